@@ -1,0 +1,45 @@
+"""How an attempt ended: a closed set of values, each with exactly one way to settle it.
+
+An outcome is not an event and not a status; `store.run_queue.settle` turns it into both budgets and status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pod_worker.core.failure import Failure
+from pod_worker.core.run import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    summary: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    by: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back unfinished (drain, preemption): queued again, no budget spent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lease is gone or can no longer be trusted: nothing may be written to the run."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Succeeded | Failed | Canceled | Released | Lost

@@ -1,0 +1,118 @@
+"""A run as data, its states, and the one function that says which state may follow which.
+
+A `Run` is a frozen picture of the document at one moment. Only the queue (`store.run_queue`) and, for foreign
+emitters, the projections change `status`, and both ask `can_advance` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+# An open JSON value: only for what is open by contract (params, summaries, state). Codecs check that it is
+# finite and encodable; msgspec cannot read a recursive alias, so the recursion is in words.
+Json: TypeAlias = Any
+
+
+class RunStatus(StrEnum):
+    QUEUED = "QUEUED"
+    SCHEDULED = "SCHEDULED"
+    RUNNING = "RUNNING"
+    AUTO_VALIDATING = "AUTO_VALIDATING"
+    AWAITING_HUMAN = "AWAITING_HUMAN"
+    HUMAN_VALIDATED = "HUMAN_VALIDATED"
+    HUMAN_REJECTED = "HUMAN_REJECTED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+    @classmethod
+    def read(cls, word: str) -> RunStatus:
+        """Tolerant of the one old word that is still in databases."""
+        return cls.SCHEDULED if word == "STARTING" else cls(word)
+
+
+_S = RunStatus
+_ENDS = frozenset({_S.FAILED, _S.CANCELED})
+_VERDICTS = frozenset({_S.HUMAN_VALIDATED, _S.HUMAN_REJECTED})
+
+TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    _S.QUEUED: frozenset({_S.SCHEDULED, _S.FAILED, _S.CANCELED}),
+    _S.SCHEDULED: frozenset({_S.QUEUED, _S.RUNNING, _S.COMPLETED}) | _ENDS,
+    _S.RUNNING: frozenset({_S.QUEUED, _S.AUTO_VALIDATING, _S.COMPLETED}) | _ENDS,
+    _S.AUTO_VALIDATING: frozenset({_S.QUEUED, _S.AWAITING_HUMAN, _S.COMPLETED}) | _ENDS,
+    _S.AWAITING_HUMAN: _VERDICTS | _ENDS,
+    # A finished run may still be reviewed; the original's data is full of those.
+    _S.COMPLETED: frozenset({_S.AUTO_VALIDATING, _S.AWAITING_HUMAN}) | _VERDICTS,
+    _S.HUMAN_VALIDATED: frozenset(),
+    _S.HUMAN_REJECTED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELED: frozenset(),
+}
+
+ACTIVE = frozenset({_S.SCHEDULED, _S.RUNNING, _S.AUTO_VALIDATING})  # a worker holds a lease
+TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _VERDICTS
+
+
+def can_advance(current: RunStatus, to: RunStatus) -> bool:
+    """Whether `to` may follow `current`. Standing still is always allowed: repeats are harmless."""
+    return current == to or to in TRANSITIONS[current]
+
+
+def predecessors(to: RunStatus) -> frozenset[RunStatus]:
+    """The states from which `to` may be reached: the filter of a conditional write."""
+    return frozenset(state for state in RunStatus if state != to and to in TRANSITIONS[state])
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What an attempt left behind for a stage. `done` means the next attempt skips it."""
+
+    stage: str
+    done: bool
+    state: dict[str, Json] = field(default_factory=dict)
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a pod must have before it may claim the run; None means anything will do."""
+
+    gpu: str | None = None
+    min_vram_gb: float | None = None
+    region: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    id: str
+    pipeline: str
+    queue: str
+    status: RunStatus
+    params: dict[str, Json]
+    attempt: int = 0
+    priority: int = 0
+    max_attempts: int = 3
+    retry_count: int = 0
+    crash_count: int = 0
+    hypothesis_id: str | None = None
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    requirements: Requirements = Requirements()
+    queued_at: datetime | None = None
+    run_after: datetime | None = None
+    created_at: datetime | None = None
+    claimed_by: str | None = None
+    lease_expires_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def is_done(self, stage: str) -> bool:
+        found = self.checkpoints.get(stage)
+        return found is not None and found.done
+
+    def has_live_lease(self, now: datetime) -> bool:
+        return self.status in ACTIVE and self.lease_expires_at is not None and self.lease_expires_at > now

@@ -1,0 +1,121 @@
+"""A stage is a named step of a pipeline: a function from a context to a summary.
+
+This module holds the names on the wire, the words people read, and the shape of what a stage is given. It runs
+nothing: `stages/` has the stages, `worker.child` runs them one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from pod_worker.core.payload import Payload
+from pod_worker.core.run import Json, Run
+
+# The one table from the wire's stage names to words.
+STAGE_WORDS: dict[str, str] = {
+    "Stage_1": "preliminary investigation",
+    "Stage_2": "baseline tuning",
+    "Stage_3": "research agenda",
+    "Stage_4": "ablation studies",
+    "plots": "plots",
+    "paper": "paper",
+    "validation": "validation",
+    "ideation": "ideation",
+    "training": "training",
+}
+
+
+def words_for(stage: str) -> str:
+    """Foreign emitters use names of their own; those are their own words."""
+    return STAGE_WORDS.get(stage, stage)
+
+
+class Emit(Protocol):
+    def emit(self, payload: Payload) -> str:
+        """Durable on this machine's disk before it returns the event's id. Never waits for a network."""
+
+
+class ArtifactKind(StrEnum):
+    PLOT = "plot"
+    FIGURE = "figure"
+    PAPER = "paper"
+    CODE = "code"
+    LOG = "log"
+    ADAPTER = "adapter"
+    MODEL_CARD = "model_card"
+    REPORT = "report"
+    CHECKPOINT = "checkpoint"
+    DATA = "data"
+    ARCHIVE = "archive"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that left the pod. `key` is `runs/<run>/<attempt>/<name>`; `sha256` is lower-case hex."""
+
+    key: str
+    bytes: int
+    sha256: str
+    kind: str
+    content_type: str
+    role: str | None = None
+
+
+class Artifacts(Protocol):
+    def publish(
+        self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
+    ) -> Artifact:
+        """Upload and register one file; returns when it is verified in the store.
+
+        Raises RunError(STORAGE) when the store cannot be made to take it. Publishing the same bytes again
+        (after a crash) finds the ledger's entry and uploads nothing.
+        """
+
+    def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
+        """Download an artifact of this run to `target` (atomic), verifying the hash where it is given."""
+
+
+class StopSignal(Protocol):
+    def check(self) -> None:
+        """Raise CancelRequested or DrainRequested if somebody asked the run to stop; call it often."""
+
+    def is_set(self) -> bool: ...
+
+
+class Context(Protocol):
+    """What a stage is given. `work_dir` is the run's own folder on this pod: it outlives an attempt, so a
+    stage may find its own earlier files there, and must not rely on that (the next attempt may be elsewhere)."""
+
+    @property
+    def run(self) -> Run: ...
+    @property
+    def stage(self) -> str: ...
+    @property
+    def work_dir(self) -> Path: ...
+    @property
+    def artifacts(self) -> Artifacts: ...
+    @property
+    def stop(self) -> StopSignal: ...
+
+    def emit(self, payload: Payload) -> str: ...
+
+    def log(self, message: str, level: str = "info", **fields: Json) -> None: ...
+
+    def checkpoint(self, state: dict[str, Json]) -> None:
+        """Record how far this stage has come, on the run document (small: keys and positions, not data).
+        The next attempt finds it in `saved_state`."""
+
+    @property
+    def saved_state(self) -> dict[str, Json]:
+        """What the last `checkpoint` of this stage recorded, by whichever attempt; empty at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    name: str  # the wire's name
+    run: Callable[[Context], dict[str, Json]]  # returns the stage's summary; raises to fail
