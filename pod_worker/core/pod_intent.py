@@ -1,0 +1,86 @@
+"""What we meant to rent, written down before we ask for it, so that no crash can hide a pod that bills.
+
+An intent names one create attempt by a pod name that is never used twice. Its state says whether a pod of that
+name may live; the transitions are compare-and-set, and at most one intent of an order may be CREATED. This module
+knows no provider and no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class IntentState(StrEnum):
+    OPEN = "OPEN"
+    """A create was about to be sent, or was sent and its outcome is not known yet."""
+    DOUBTFUL = "DOUBTFUL"
+    """Its pod did not show up in time and the launcher went on without it; it may still appear late."""
+    CREATED = "CREATED"
+    """Its pod exists and is wanted: `pod_id` says which."""
+    FAILED = "FAILED"
+    """The provider refused the create; no pod is expected."""
+    RETIRED = "RETIRED"
+    """Nobody wants its pod; whatever carries the name is to be terminated, again and again until it is gone."""
+
+
+MAY_BECOME: Mapping[IntentState, frozenset[IntentState]] = {
+    IntentState.OPEN: frozenset(IntentState) - {IntentState.OPEN},
+    IntentState.DOUBTFUL: frozenset({IntentState.CREATED, IntentState.RETIRED}),
+    IntentState.CREATED: frozenset({IntentState.RETIRED}),
+    IntentState.FAILED: frozenset({IntentState.RETIRED}),
+    IntentState.RETIRED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One attempt of one order. `name` is the pod's name at the provider and the intent's identity."""
+
+    name: str
+    order_id: str
+    attempt: int
+    recorded_at: datetime
+    placement: str
+    """Candidate in words (GPU, cloud, data center, volume), for people who read the log."""
+    state: IntentState = IntentState.OPEN
+    pod_id: str | None = None
+    note: str = ""
+
+
+class IntentConflict(Exception):
+    """Somebody else recorded this attempt of the order: another launcher is at work on it."""
+
+    def __init__(self, order_id: str, attempt: int) -> None:
+        super().__init__(
+            f"attempt {attempt} of pod order {order_id} is already recorded: another launcher is at it; "
+            "wait for it, or use a new order id for a second pod"
+        )
+
+
+class IntentLog(Protocol):
+    """Durable memory of intents. Every method raises on an unreachable store; none may guess."""
+
+    def record(self, intent: Intent) -> None:
+        """Store a new intent durably before returning. Raises IntentConflict for a taken (order, attempt)."""
+
+    def advance(
+        self,
+        name: str,
+        *,
+        expect: Collection[IntentState],
+        to: IntentState,
+        pod_id: str | None = None,
+        note: str = "",
+    ) -> bool:
+        """Compare-and-set. False when the state is not one of `expect`, or when `to` is CREATED and another intent
+        of the same order already is."""
+
+    def of_order(self, order_id: str) -> Sequence[Intent]:
+        """All intents of an order, oldest first."""
+
+    def named(self, names: Collection[str]) -> Mapping[str, Intent]:
+        """The intents among `names` that exist."""

@@ -1,0 +1,120 @@
+"""A read-only, typed view of one decoded JSON object, as the wire codecs of the adapters see it.
+
+Providers add, drop and misspell fields; every accessor answers with a default instead of an error. Fields without
+which a pod could not be told from another (its id) are asked for with `required_text`, which does raise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+
+
+class Undecodable(Exception):
+    """The reply does not have the shape that the API promises."""
+
+
+class Document:
+    __slots__ = ("_fields",)
+
+    def __init__(self, value: object) -> None:
+        """Anything that is not a JSON object reads as an empty one."""
+        self._fields: dict[str, object] = value if isinstance(value, dict) else {}
+
+    def __bool__(self) -> bool:
+        return bool(self._fields)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._fields
+
+    def required_text(self, key: str) -> str:
+        value = self._fields.get(key)
+        if not isinstance(value, str) or not value:
+            raise Undecodable(f"the reply has no usable {key!r}")
+        return value
+
+    def text(self, *keys: str) -> str:
+        """The first non-empty string among `keys`, else an empty one."""
+        for key in keys:
+            value = self._fields.get(key)
+            if isinstance(value, str) and value:
+                return value
+        return ""
+
+    def number(self, *keys: str) -> float | None:
+        """Numbers also arrive as strings (REST v1's costPerHr)."""
+        for key in keys:
+            value = self._fields.get(key)
+            if isinstance(value, bool) or not isinstance(value, int | float | str):
+                continue
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        return None
+
+    def integer(self, *keys: str) -> int | None:
+        value = self.number(*keys)
+        return None if value is None or value != value else int(value)
+
+    def money(self, *keys: str) -> Decimal:
+        for key in keys:
+            value = self._fields.get(key)
+            if value is None or isinstance(value, bool):
+                continue
+            try:
+                return Decimal(str(value))
+            except InvalidOperation:
+                continue
+        return Decimal(0)
+
+    def flag(self, key: str) -> bool:
+        return self._fields.get(key) is True
+
+    def when(self, key: str) -> datetime | None:
+        return parse_time(self.text(key))
+
+    def document(self, key: str) -> Document:
+        return Document(self._fields.get(key))
+
+    def documents(self, key: str) -> tuple[Document, ...]:
+        return documents(self._fields.get(key))
+
+    def required_documents(self, key: str) -> tuple[Document, ...]:
+        """For listings: a missing or odd list must not read as an empty one."""
+        if not isinstance(self._fields.get(key), list):
+            raise Undecodable(f"the reply has no list {key!r}")
+        return self.documents(key)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._fields.get(key)
+        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """The members whose value is a scalar, as text: how env and portMappings arrive."""
+        for key, value in self._fields.items():
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                yield key, str(value)
+
+
+def documents(value: object) -> tuple[Document, ...]:
+    """The objects of a JSON array. An element that is not an object stays as an empty document, so that a codec
+    that needs its id notices instead of passing over it."""
+    return tuple(Document(item) for item in value) if isinstance(value, list) else ()
+
+
+_GO_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: [A-Z]+)?\Z")
+
+
+def parse_time(text: str) -> datetime | None:
+    """RFC 3339, or the Go form "2026-01-02 03:04:05.678 +0000 UTC" that REST v1 sends. None when it is neither."""
+    go = _GO_TIME.match(text)
+    if go:
+        text = f"{go[1]}T{go[2]}{go[3]}"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

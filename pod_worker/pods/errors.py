@@ -1,0 +1,146 @@
+"""What a provider's refusal means for the caller: each error class carries its remedy.
+
+Adapters translate status codes and texts into these; callers act on the class (or `remedy`), never on a code.
+Messages hold the provider's words, cut short and stripped of the API key.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import ClassVar
+
+
+class Remedy(Enum):
+    NEXT_CANDIDATE = "try the next candidate and let this one cool down"
+    SKIP_CANDIDATE = "leave this candidate out"
+    STOP = "stop: the request itself is wrong"
+    STOP_ALL = "stop every launch on this account"
+    WAIT = "wait, then send the same request again"
+    LOOK_FIRST = "look the pod up by name before any further try"
+    READ_AGAIN = "read the pod's state again before deciding"
+    CHANGE_API = "switch to another API version"
+
+
+class ProviderError(Exception):
+    """Base of all provider refusals. `status` is the HTTP status, 0 where there was none."""
+
+    remedy: ClassVar[Remedy]
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Capacity(ProviderError):
+    """No machine of this kind is free just now."""
+
+    remedy = Remedy.NEXT_CANDIDATE
+
+
+class Rejected(ProviderError):
+    """A rule refuses this combination (for example a GPU that this data center does not have)."""
+
+    remedy = Remedy.SKIP_CANDIDATE
+
+
+class Forbidden(ProviderError):
+    """The key may not do this; other candidates may still be open to it."""
+
+    remedy = Remedy.SKIP_CANDIDATE
+
+
+class Invalid(ProviderError):
+    """The request is malformed; sending it again cannot help."""
+
+    remedy = Remedy.STOP
+
+
+class Unauthorized(ProviderError):
+    """The key is missing, wrong or revoked."""
+
+    remedy = Remedy.STOP_ALL
+
+
+class Balance(ProviderError):
+    """The account is out of credit or at its spend limit."""
+
+    remedy = Remedy.STOP_ALL
+
+
+class RateLimited(ProviderError):
+    """Too many requests; nothing was done. `wait_seconds` is what the provider asked for."""
+
+    remedy = Remedy.WAIT
+
+    def __init__(self, message: str, *, wait_seconds: float, status: int = 429) -> None:
+        super().__init__(message, status=status)
+        self.wait_seconds = wait_seconds
+
+
+class ServerError(ProviderError):
+    """The outcome is not known: the request may or may not have been carried out."""
+
+    remedy = Remedy.LOOK_FIRST
+
+
+class Unreachable(ServerError):
+    """No reply. `sent` is False only where the connection was never made, so nothing can have happened."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class NotFound(ProviderError):
+    """The provider knows no such pod. Right after a create this proves nothing: new pods appear with a lag."""
+
+    remedy = Remedy.READ_AGAIN
+
+
+class Conflict(ProviderError):
+    """The pod's present state does not allow this action."""
+
+    remedy = Remedy.READ_AGAIN
+
+
+class Retired(ProviderError):
+    """This API version answers 410: it has been switched off."""
+
+    remedy = Remedy.CHANGE_API
+
+
+class Unsupported(ProviderError):
+    """This API version cannot do that at all."""
+
+    remedy = Remedy.CHANGE_API
+
+
+# Texts seen from REST v1, REST v2 and GraphQL; there is no machine-readable code for a lack of machines.
+_CAPACITY_TEXT = re.compile(
+    r"no (longer any |available )?(instances|machines|gpus|capacity)\b"
+    r"|not enough (free )?(gpus|capacity|resources)"
+    r"|(insufficient|out of) (capacity|stock|resources)"
+    r"|no .{0,40}(currently |is |are )available"
+    r"|does(n.t| not) have the resources"
+    r"|capacity (error|unavailable)"
+    r"|could not find any pods with required specifications",
+    re.IGNORECASE,
+)
+_BALANCE_TEXT = re.compile(
+    r"(insufficient|not enough|negative) (funds|balance|credit)|spend(ing)? limit", re.IGNORECASE
+)
+
+_MISSING_TEXT = re.compile(r"\bnot found\b|does not exist|no such pod", re.IGNORECASE)
+
+
+def is_capacity_text(text: str) -> bool:
+    return _CAPACITY_TEXT.search(text) is not None
+
+
+def is_balance_text(text: str) -> bool:
+    return _BALANCE_TEXT.search(text) is not None
+
+
+def is_missing_text(text: str) -> bool:
+    return _MISSING_TEXT.search(text) is not None

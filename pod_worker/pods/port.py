@@ -1,0 +1,78 @@
+"""The provider port: the only way the rest of the project sees a cloud.
+
+Reads are three-valued and never raise: Known, Absent, or Unknown with the reason. Unknown is not Absent, and no
+caller may destroy anything because of it. Writes raise the typed errors of errors.py. Nothing here keeps state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from pod_worker.pods.catalogue import BillingRecord, Catalogue, LogLine, Volume
+from pod_worker.pods.errors import ProviderError
+from pod_worker.pods.pod import Pod, PodSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The provider answered, and it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The provider could not be read; `error` says why."""
+
+    error: ProviderError
+
+
+Read: TypeAlias = Known[T] | Absent | Unknown
+Listing: TypeAlias = Known[tuple[T, ...]] | Unknown
+
+
+class PodProvider(Protocol):
+    @property
+    def api(self) -> str:
+        """Which API answers: v2, v1 or graphql."""
+
+    def list(self) -> Listing[Pod]:
+        """Every pod of the account. One entry that cannot be decoded makes the whole listing Unknown: a listing
+        that hides a pod would be taken for proof that it does not exist."""
+
+    def get(self, pod_id: str) -> Read[Pod]: ...
+
+    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+        """All pods with exactly this name (names are not unique); Absent when there is none."""
+
+    def create(self, spec: PodSpec) -> Pod:
+        """Send one create, once. ServerError means that a pod may exist all the same."""
+
+    def stop(self, pod_id: str) -> None: ...
+
+    def start(self, pod_id: str) -> None: ...
+
+    def terminate(self, pod_id: str) -> None:
+        """Raises NotFound where the provider knows no such pod."""
+
+    def logs(
+        self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
+    ) -> Iterator[LogLine]:
+        """Log lines, oldest first. `since` is a LogLine.at to resume after. Without `follow` the iterator ends
+        when the backlog is read. Raises ProviderError."""
+
+    def catalogue(self) -> Known[Catalogue] | Unknown: ...
+
+    def volumes(self) -> Listing[Volume]: ...
+
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]: ...
+
+    def close(self) -> None: ...
