@@ -39,7 +39,7 @@ _ENDS = frozenset({_S.FAILED, _S.CANCELED})
 _VERDICTS = frozenset({_S.HUMAN_VALIDATED, _S.HUMAN_REJECTED})
 
 TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
-    _S.QUEUED: frozenset({_S.SCHEDULED, _S.FAILED, _S.CANCELED}),
+    _S.QUEUED: frozenset({_S.SCHEDULED, _S.CANCELED}),
     _S.SCHEDULED: frozenset({_S.QUEUED, _S.RUNNING, _S.COMPLETED}) | _ENDS,
     _S.RUNNING: frozenset({_S.QUEUED, _S.AUTO_VALIDATING, _S.COMPLETED}) | _ENDS,
     _S.AUTO_VALIDATING: frozenset({_S.QUEUED, _S.AWAITING_HUMAN, _S.COMPLETED}) | _ENDS,

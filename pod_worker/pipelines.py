@@ -1,0 +1,51 @@
+"""PIPELINES: the name of a pipeline -> how its parameters are checked and which stages it has.
+
+To add one: a tuple of stages here, and nowhere else. A pipeline that is not in the table is refused when it is
+enqueued and never claimed. Nothing heavy is imported: stages import what they need when they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.run import Json
+from pod_worker.core.stage import Stage
+from pod_worker.stages import finetune, synthetic
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    name: str
+    check_params: Callable[[dict[str, Json]], dict[str, Json]]
+    stages: Callable[[dict[str, Json]], tuple[Stage, ...]]
+
+
+PIPELINES: dict[str, Pipeline] = {
+    pipeline.name: pipeline
+    for pipeline in (
+        Pipeline("training", finetune.parse_params, lambda _params: (finetune.FINETUNE,)),
+        Pipeline("synthetic", synthetic.parse_params, synthetic.stages_of),
+    )
+}
+
+# What each worker mode claims, in order of preference. `ideation` comes first in hybrid: experiments wait for
+# ideas, never the other way round. The synthetic queue is for trials and belongs to every kind of pod.
+MODES: dict[str, tuple[str, ...]] = {
+    "experiment": ("experiment", "synthetic"),
+    "ideation": ("ideation",),
+    "hybrid": ("ideation", "experiment", "synthetic"),
+    "training": ("training", "synthetic"),
+    "all": ("ideation", "experiment", "training", "synthetic"),
+}
+
+
+def find_pipeline(name: str) -> Pipeline:
+    """Raises RunError(INVALID_INPUT) naming what there is."""
+    if name not in PIPELINES:
+        known = ", ".join(sorted(PIPELINES))
+        planned = {queue for queues in MODES.values() for queue in queues} - PIPELINES.keys()
+        reason = "is not part of this version" if name in planned else "does not exist"
+        raise RunError(FailureCode.INVALID_INPUT, f"pipeline {name!r} {reason}; there is: {known}")
+    return PIPELINES[name]

@@ -1,0 +1,111 @@
+"""What a stage is given, and the one place where a stage's end is reported.
+
+`StageContext` wraps every stage: it emits started, completed or failed, times the work and names whatever went
+wrong. It does not decide what happens to the run: the failure goes on to the child program, which reports it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from pod_worker.core.clock import Clock
+from pod_worker.core.failure import CancelRequested, DrainRequested, Interruption, classify
+from pod_worker.core.payload import LogLevel, Payload, RunLog, StageCompleted, StageFailed, StageStarted
+from pod_worker.core.run import Json, Run
+from pod_worker.core.stage import Artifacts, Emit, words_for
+
+LEVELS: dict[str, LogLevel] = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warn",
+    "warning": "warn",
+    "error": "error",
+}
+
+
+class StopFlag:
+    """Set by whoever hears that the run must stop; a cancel outranks a drain."""
+
+    def __init__(self) -> None:
+        self._reason: type[Interruption] | None = None
+        self._set = threading.Event()
+
+    def request(self, reason: type[Interruption]) -> None:
+        if self._reason is not CancelRequested:
+            self._reason = reason
+        self._set.set()
+
+    def check(self) -> None:
+        if self._reason is not None:
+            raise self._reason()
+
+    def is_set(self) -> bool:
+        return self._set.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep that ends at once when the run must stop."""
+        return self._set.wait(seconds)
+
+
+class StageContext:
+    """Implements `core.stage.Context`: `with StageContext(...) as context: context.summary = run(context)`."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: str,
+        *,
+        work_dir: Path,
+        emitter: Emit,
+        artifacts: Artifacts,
+        stop: StopFlag,
+        save: Callable[[str, dict[str, Json]], None],
+        clock: Clock,
+    ) -> None:
+        self.run = run
+        self.stage = stage
+        self.work_dir = work_dir
+        self.artifacts = artifacts
+        self.stop = stop
+        self.summary: dict[str, Json] = {}
+        self._emitter = emitter
+        self._save = save
+        self._clock = clock
+        self._began = 0.0
+        saved = run.checkpoints.get(stage)
+        self._state: dict[str, Json] = dict(saved.state) if saved else {}
+
+    def __enter__(self) -> StageContext:
+        self._began = self._clock.monotonic()
+        self.emit(StageStarted(stage=self.stage, desc=words_for(self.stage)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.emit(StageCompleted(stage=self.stage, duration_s=round(self.elapsed(), 3), summary=self.summary))
+        elif not isinstance(error, CancelRequested | DrainRequested):
+            failure = classify(error, self.stage)
+            self.emit(StageFailed(stage=self.stage, code=failure.code.value, message=failure.message))
+
+    def elapsed(self) -> float:
+        """Seconds since this attempt entered the stage."""
+        return self._clock.monotonic() - self._began
+
+    def emit(self, payload: Payload) -> str:
+        return self._emitter.emit(payload)
+
+    def log(self, message: str, level: str = "info", **fields: Json) -> None:
+        self.emit(RunLog(level=LEVELS.get(level, "info"), message=message, kv=fields or None, source=self.stage))
+
+    def checkpoint(self, state: dict[str, Json]) -> None:
+        self._state = dict(state)
+        self._save(self.stage, self._state)
+
+    @property
+    def saved_state(self) -> dict[str, Json]:
+        return dict(self._state)

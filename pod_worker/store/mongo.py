@@ -1,0 +1,113 @@
+"""The MongoDB client as every part of the product needs it: majority writes, server time, UTC, named errors.
+
+One setting decides the database: the path of the URL, else `ai_scientist`. Indexes are declared beside the
+queries that need them and created here. This module holds no query.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pymongo import IndexModel, MongoClient
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from pod_worker.core.run import Json
+
+DEFAULT_DATABASE = "ai_scientist"
+
+Document = dict[str, Json]
+Mongo = Database[Document]
+
+
+class StoreUnreachable(Exception):
+    """MongoDB did not answer; the message names the host and the fix, never a password."""
+
+
+class BadMongoUrl(Exception):
+    """The URL itself is wrong; the message says how it should look."""
+
+
+def connect(url: str, *, timeout_seconds: float = 5.0, app_name: str = "pod_worker", pool_size: int = 16) -> Mongo:
+    """A handle on the database that `url` names; connects lazily.
+
+    Writes wait for a majority with the journal, reads see majority-committed data, dates are aware UTC.
+    Raises BadMongoUrl.
+    """
+    name = database_name(url)
+    try:
+        client: MongoClient[Document] = MongoClient(
+            url,
+            appname=app_name,
+            tz_aware=True,
+            retryWrites=True,
+            retryReads=True,
+            maxPoolSize=pool_size,
+            serverSelectionTimeoutMS=int(timeout_seconds * 1000),
+            connectTimeoutMS=int(timeout_seconds * 1000),
+            socketTimeoutMS=int(max(timeout_seconds * 4, 20) * 1000),
+        )
+    except (ConfigurationError, InvalidURI, ValueError) as error:
+        raise BadMongoUrl(f"MONGODB_URL {redacted(url)} is not usable: {redacted_text(error, url)}") from None
+    return client.get_database(
+        name,
+        write_concern=WriteConcern("majority", wtimeout=20_000),
+        read_concern=ReadConcern("majority"),
+    )
+
+
+def database_name(url: str) -> str:
+    """The URL's path, else `ai_scientist`. Raises BadMongoUrl for something that is no MongoDB URL."""
+    if not url.startswith(("mongodb://", "mongodb+srv://")):
+        raise BadMongoUrl(
+            f"MONGODB_URL must begin with mongodb:// or mongodb+srv://, got {redacted(url)!r}; "
+            "for example mongodb://user:password@host:27017/ai_scientist"
+        )
+    return urlsplit(url).path.strip("/") or DEFAULT_DATABASE
+
+
+def redacted(url: str) -> str:
+    """The URL with the user and password replaced: the only form that may be shown."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url[:12] + ("…" if len(url) > 12 else "")
+    host = rest.rsplit("@", 1)[-1]
+    return f"{scheme}://{'***@' if '@' in rest else ''}{host}"
+
+
+def redacted_text(error: BaseException, url: str) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    userinfo = url.partition("://")[2].rsplit("@", 1)[0] if "@" in url else ""
+    for secret in filter(None, [userinfo, *userinfo.split(":", 1)]):
+        text = text.replace(secret, "***")
+    return text
+
+
+def check_reachable(database: Mongo, url: str = "") -> None:
+    """One round trip to a primary that can do what the queue needs. Raises StoreUnreachable."""
+    host = redacted(url) if url else "MongoDB"
+    try:
+        hello = database.client.admin.command("hello")
+    except OperationFailure as error:
+        raise StoreUnreachable(
+            f"{host} refused the login: {redacted_text(error, url)}. Check user, password and authSource."
+        ) from None
+    except PyMongoError as error:
+        raise StoreUnreachable(
+            f"cannot reach {host}: {redacted_text(error, url)[:300]}. Check that MongoDB is up, that MONGODB_URL "
+            "is right and that this machine may connect to it (`pod-worker up` starts a local one)."
+        ) from None
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise StoreUnreachable(
+            f"{host} is a standalone server; the queue needs a replica set (retryable writes, change streams). "
+            "Start mongod with --replSet rs0 and run rs.initiate()."
+        )
+
+
+def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None:
+    """Create what is missing; an index that exists is left alone."""
+    for collection, indexes in wanted.items():
+        if indexes:
+            database[collection].create_indexes(indexes)

@@ -1,0 +1,153 @@
+"""What a person may do to a run or a queue: cancel, reset, retry a stage, hide, pause, resume.
+
+Each verb is one conditional write and answers with a value that says what happened; none of them asks a worker
+for anything. A reset raises `attempt`, so whoever still holds the old one can write nothing more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pymongo import ReturnDocument
+
+from pod_worker.core.run import ACTIVE, TERMINAL, Run, RunStatus
+from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.run_document import run_from
+from pod_worker.store.run_queue import ACTIVE_STATES, LEASE_FIELDS, QUEUES, RUNS, noted
+
+ENDINGS = ["completedAt", "failedAt", "canceledAt"]
+ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable"]
+REQUESTS = ["cancelRequestedAt", "cancelRequestedBy", "runAfter", "settledToken"]
+
+# What a cancel may end on the spot: nobody is working on it, or nobody who holds a lease and could confirm
+# (a foreign or a hand-made run).
+_ENDABLE: list[Document] = [
+    {"status": {"$in": ["QUEUED", "AWAITING_HUMAN"]}},
+    {"status": {"$in": ACTIVE_STATES}, "leaseToken": {"$exists": False}},
+]
+
+
+class Verdict(StrEnum):
+    DONE = "done"
+    REQUESTED = "requested"  # a live worker was told; it will confirm
+    ALREADY = "already"  # nothing to do
+    LIVE = "live"  # refused: a worker holds a live lease
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    verdict: Verdict
+    run: Run | None = None
+
+
+class Operations:
+    def __init__(self, database: Mongo, *, collection: str = RUNS) -> None:
+        self._runs = database[collection]
+        self._queues = database[QUEUES]
+
+    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> Answer:
+        """End a waiting run now; ask a running one to end (its worker sees it at the next renewal)."""
+        ended = self._move(
+            {"_id": run_id, "$or": _ENDABLE},
+            {
+                "status": RunStatus.CANCELED.value,
+                "canceledAt": "$$NOW",
+                "history": noted("canceled", by=by, detail=reason),
+            },
+        )
+        if ended:
+            return Answer(Verdict.DONE, ended)
+        asked = self._move(
+            {"_id": run_id, "status": {"$in": ACTIVE_STATES}},
+            {
+                "cancelRequestedAt": {"$ifNull": ["$cancelRequestedAt", "$$NOW"]},
+                "cancelRequestedBy": {"$literal": by},
+                "cancelReason": {"$literal": reason},
+                "history": noted("cancel requested", by=by, detail=reason),
+            },
+        )
+        return Answer(Verdict.REQUESTED, asked) if asked else self._idle(run_id)
+
+    def reset(
+        self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
+    ) -> Answer:
+        """Any ended or stale run → QUEUED with a raised attempt. Finished stages are kept unless the run was
+        complete or `from_scratch` is asked. A live lease is refused unless `force`, which fences it."""
+        run = self._find(run_id)
+        if run is None:
+            return Answer(Verdict.MISSING)
+        if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
+            return Answer(Verdict.ALREADY, run)
+        forget = from_scratch or run.status not in (
+            ACTIVE | {RunStatus.FAILED, RunStatus.CANCELED, RunStatus.QUEUED}
+        )
+        condition: Document = {"_id": run_id, "attempt": run.attempt, "status": run.status.value}
+        if run.attempt == 0:
+            condition["attempt"] = {"$in": [0, None]}
+        if run.status in ACTIVE and not force:
+            condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
+        after = self._move(
+            condition, _requeued(forget, noted("reset", by=by)), ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS
+        )
+        return Answer(Verdict.DONE, after) if after else Answer(Verdict.LIVE, self._find(run_id))
+
+    def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> Answer:
+        """Forget one stage of an ended run and queue it again; every other finished stage is kept."""
+        run = self._find(run_id)
+        if run is None:
+            return Answer(Verdict.MISSING)
+        if run.status not in TERMINAL:
+            return Answer(Verdict.LIVE, run)
+        kept = {"$unsetField": {"field": stage, "input": {"$ifNull": ["$checkpoints", {}]}}}
+        values = _requeued(False, noted("retry stage", by=by, detail=stage)) | {"checkpoints": kept}
+        after = self._move(
+            {"_id": run_id, "attempt": run.attempt, "status": run.status.value},
+            values,
+            ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS,
+        )
+        return Answer(Verdict.DONE, after) if after else self._idle(run_id)
+
+    def hide(self, run_id: str, hidden: bool = True) -> Answer:
+        after = self._move({"_id": run_id}, {"hidden": hidden})
+        return Answer(Verdict.DONE, after) if after else Answer(Verdict.MISSING)
+
+    def pause(self, queue: str, by: str | None = None) -> None:
+        """Nobody claims from the queue any more; running runs go on."""
+        change = {"$set": {"paused": True, "by": by}, "$currentDate": {"at": True}}
+        self._queues.update_one({"_id": queue}, change, upsert=True)
+
+    def resume(self, queue: str, by: str | None = None) -> None:
+        change = {"$set": {"paused": False, "by": by}, "$currentDate": {"at": True}}
+        self._queues.update_one({"_id": queue}, change, upsert=True)
+
+    def _idle(self, run_id: str) -> Answer:
+        run = self._find(run_id)
+        return Answer(Verdict.ALREADY, run) if run else Answer(Verdict.MISSING)
+
+    def _find(self, run_id: str) -> Run | None:
+        document = self._runs.find_one({"_id": run_id})
+        return run_from(document) if document else None
+
+    def _move(self, condition: Document, values: Document, unset: list[str] | None = None) -> Run | None:
+        update: list[Document] = [{"$set": values}]
+        if unset:
+            update.append({"$unset": unset})
+        after = self._runs.find_one_and_update(condition, update, return_document=ReturnDocument.AFTER)
+        return run_from(after) if after else None
+
+
+def _requeued(forget: bool, history: Document) -> Document:
+    values: Document = {
+        "status": RunStatus.QUEUED.value,
+        "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
+        "retryCount": 0,
+        "crashCount": 0,
+        "queuedAt": "$$NOW",
+        "queue": {"$ifNull": ["$queue", {"$ifNull": ["$pipeline", "experiment"]}]},
+        "pipeline": {"$ifNull": ["$pipeline", "experiment"]},
+        "priority": {"$ifNull": ["$priority", 0]},
+        "history": history,
+    }
+    return values | ({"checkpoints": {"$literal": {}}} if forget else {})
