@@ -1,0 +1,73 @@
+"""Ownership of a data folder, and files in it that nobody else may read.
+
+The lock is advisory (flock) and belongs to the open file, so a server that inherits it keeps the folder owned
+until it is really gone. Does not protect against other machines on a network file system.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from pod_worker.local.errors import FolderInUseError
+
+LOCK_NAME = "owner.lock"
+
+
+class FolderLock:
+    """Exclusive ownership of `folder`, from `acquire` to `release` (and the death of every inheritor)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._fd: int | None = None
+
+    @property
+    def fd(self) -> int:
+        if self._fd is None:
+            raise FolderInUseError(f"The folder {self.folder} is not locked.")
+        return self._fd
+
+    def acquire(self, wait_seconds: float = 2.0) -> None:
+        """Raises FolderInUseError. Waits a moment, because a killed owner's servers need one to disappear."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + wait_seconds
+        while not _try_lock(fd):
+            if time.monotonic() > deadline:
+                owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise FolderInUseError(
+                    f"The data folder {self.folder} is in use by process {owner}. Fix: stop that stack, or choose "
+                    "another folder."
+                )
+            time.sleep(0.02)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` in one step with a file only its owner can read (0600)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        os.fchmod(fd, 0o600)  # a leftover of the same name may have had other rights
+        file.write(text)
+        file.flush()
+        os.fsync(fd)
+    temporary.replace(path)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,284 @@
+"""A real `mongod` replica set on loopback: one member for the local stack, several for failover tests.
+
+Starts, initiates and restarts safely on the same folder, also with new ports and after a SIGKILL. No
+authentication: any local user of this machine can read the data, and other machines cannot reach it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pymongo
+from pymongo.errors import OperationFailure, PyMongoError
+
+from pod_worker.local.binaries import find_mongod
+from pod_worker.local.errors import ChildDiedError, LocalStackError, NotReadyError
+from pod_worker.local.folder import FolderLock
+from pod_worker.local.process import LOOPBACK, POLL_SECONDS, ChildProcess, start_listening
+
+REPLICA_SET = "pod_worker"
+DEFAULT_DATABASE = "ai_scientist"
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+NOT_YET_INITIALIZED = 94  # error codes: mongo/src/mongo/base/error_codes.yml
+ALREADY_INITIALIZED = 23
+
+
+Client = pymongo.MongoClient[dict[str, Any]]
+
+
+@contextmanager
+def direct_client(port: int, timeout_seconds: float) -> Iterator[Client]:
+    """A connection to the mongod on `port` itself; it gives up looking for it after `timeout_seconds`."""
+    milliseconds = int(timeout_seconds * 1000)
+    client: Client = pymongo.MongoClient(
+        LOOPBACK,
+        port,
+        directConnection=True,
+        tz_aware=True,
+        serverSelectionTimeoutMS=milliseconds,
+        socketTimeoutMS=milliseconds * 5,
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+class Member:
+    """One `mongod` process of the set, with its folder, its log and the port it got."""
+
+    def __init__(self, folder: Path, argv: tuple[str, ...], port: int, lock_fd: int) -> None:
+        self.folder = folder
+        self.port = port
+        self._argv = argv
+        self._lock_fd = lock_fd
+        self._process: ChildProcess | None = None
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def process(self) -> ChildProcess:
+        if self._process is None:
+            raise ChildDiedError(f"The mongod in {self.folder} was never started.")
+        return self._process
+
+    def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
+        """Start and wait until it answers. A random port is kept for the life of this object."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._process, self.port = start_listening(self._describe, self._answers, self.port, timeout_seconds, stop)
+
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
+        self.thaw()
+        if self._process is not None:
+            self._process.stop(grace_seconds)
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would; what was acknowledged with majority is in the journal."""
+        if self._process is not None:
+            self._process.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP: alive for the kernel, silent for everybody else."""
+        self.process.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self._process is not None:
+            self._process.signal(signal.SIGCONT)
+
+    def client(self, timeout_seconds: float = 2.0) -> AbstractContextManager[Client]:
+        """A direct connection to this very member, whatever its state in the set."""
+        return direct_client(self.port, timeout_seconds)
+
+    def hello(self) -> dict[str, Any]:
+        """The answer of `hello`, or {} when the member does not answer."""
+        try:
+            with self.client(timeout_seconds=0.2) as client:
+                return client.admin.command("hello")
+        except PyMongoError:
+            return {}
+
+    def _answers(self, process: ChildProcess, port: int) -> bool:
+        """True when the process listening on the port is ours, not one that took the port first."""
+        try:
+            with direct_client(port, timeout_seconds=0.1) as client:
+                return bool(client.admin.command("serverStatus")["pid"] == process.pid)
+        except PyMongoError:
+            return False
+
+    def _describe(self, port: int) -> ChildProcess:
+        argv = (*self._argv, "--dbpath", str(self.folder), "--port", str(port))
+        return ChildProcess("mongod", argv, self.folder.with_suffix(".log"), keep_fds=(self._lock_fd,))
+
+
+class Mongod:
+    """A replica set of `members` processes in `data_dir`; a context manager.
+
+    `port` 0 means random free ports, else member i listens on `port + i`. `cache_gb` bounds WiredTiger's cache per
+    member (≥ 0.25). `parameters` are extra `--setParameter` pairs.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int = 0,
+        members: int = 1,
+        *,
+        binary: Path | None = None,
+        cache_gb: float = 0.25,
+        oplog_mb: int = 256,
+        election_timeout_seconds: float = 2.0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self._election_timeout_seconds = election_timeout_seconds
+        self._lock = FolderLock(data_dir)
+        self._ports = [port + i if port else 0 for i in range(members)]
+        self._binary = binary
+        self._options = _options(cache_gb, oplog_mb, parameters or {})
+        self.members: tuple[Member, ...] = ()
+
+    @property
+    def url(self) -> str:
+        return self.url_for(DEFAULT_DATABASE)
+
+    def url_for(self, database: str) -> str:
+        """A connection string for `database` that follows the primary wherever it is."""
+        hosts = ",".join(member.address for member in self.members)
+        return f"mongodb://{hosts}/{database}?replicaSet={REPLICA_SET}"
+
+    def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
+        """Start every member and return when the set has a primary and no member is behind.
+
+        Raises FolderInUseError, BinaryMissingError, ChildDiedError, NotReadyError, StopRequestedError.
+        """
+        binary = self._binary or find_mongod()
+        self._lock.acquire()
+        try:
+            self.members = tuple(
+                Member(self.data_dir / f"member{i}", (str(binary), *self._options), port, self._lock.fd)
+                for i, port in enumerate(self._ports)
+            )
+            for member in self.members:
+                member.start(timeout_seconds, stop)
+            self._configure()
+            self._wait_for_set(timeout_seconds, stop)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
+        """Clean shutdown of every member, the primary last."""
+        primary = self.primary() if len(self.members) > 1 else None
+        for member in sorted(self.members, key=lambda member: member is primary):
+            member.stop(grace_seconds)
+        self._lock.release()
+
+    def kill(self) -> None:
+        """SIGKILL every member."""
+        for member in self.members:
+            member.kill()
+        self._lock.release()
+
+    def primary(self) -> Member | None:
+        """The member that accepts writes now, if any."""
+        return next((member for member in self.members if member.hello().get("isWritablePrimary")), None)
+
+    def wait_for_primary(self, timeout_seconds: float = START_SECONDS) -> Member:
+        """The primary, as soon as there is one; for tests that have just killed it."""
+        deadline = time.monotonic() + timeout_seconds
+        while (primary := self.primary()) is None:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"No primary after {timeout_seconds:g} s.\n{self._log_tails()}")
+            time.sleep(POLL_SECONDS)
+        return primary
+
+    def __enter__(self) -> Mongod:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _configure(self) -> None:
+        """Initiate the set, or tell an existing one where its members listen now."""
+        hosts = [member.address for member in self.members]
+        with self.members[0].client() as client:
+            config = _read_config(client)
+            if config is None:
+                _initiate(client, hosts, self._election_timeout_seconds)
+                config = _read_config(client) or {"members": []}
+            if len(config["members"]) != len(hosts):
+                raise LocalStackError(
+                    f"{self.data_dir} holds a replica set of {len(config['members'])} members, not {len(hosts)}. "
+                    "Fix: start it with the same number, or use another folder."
+                )
+            if [member["host"] for member in config["members"]] != hosts:
+                _move(client, config, hosts)
+
+    def _wait_for_set(self, timeout_seconds: float, stop: threading.Event | None) -> None:
+        for member in self.members:
+            member.process.wait_until(partial(_is_settled, member), timeout_seconds, stop)
+        self.members[0].process.wait_until(lambda: self.primary() is not None, timeout_seconds, stop)
+
+    def _log_tails(self) -> str:
+        return "\n".join(member.process.log_tail(5) for member in self.members)
+
+
+def _options(cache_gb: float, oplog_mb: int, parameters: Mapping[str, str]) -> tuple[str, ...]:
+    wanted = {
+        "diagnosticDataCollectionEnabled": "false",
+        # The wait lets clients of a remote set find the next primary; ours stop before the server does.
+        "shutdownTimeoutMillisForSignaledShutdown": "0",
+        **parameters,
+    }
+    options = ["--bind_ip", LOOPBACK, "--nounixsocket", "--quiet", "--replSet", REPLICA_SET]
+    options += ["--wiredTigerCacheSizeGB", f"{cache_gb:g}", "--oplogSize", str(oplog_mb)]
+    for name, value in wanted.items():
+        options += ["--setParameter", f"{name}={value}"]
+    return tuple(options)
+
+
+def _read_config(client: Client) -> dict[str, Any] | None:
+    try:
+        config: dict[str, Any] = client.admin.command("replSetGetConfig")["config"]
+    except OperationFailure as error:
+        if error.code == NOT_YET_INITIALIZED:
+            return None
+        raise
+    return config
+
+
+def _initiate(client: Client, hosts: list[str], election_seconds: float) -> None:
+    config = {
+        "_id": REPLICA_SET,
+        "members": [{"_id": i, "host": host} for i, host in enumerate(hosts)],
+        "settings": {"electionTimeoutMillis": int(election_seconds * 1000), "heartbeatIntervalMillis": 500},
+    }
+    try:
+        client.admin.command("replSetInitiate", config)
+    except OperationFailure as error:
+        if error.code != ALREADY_INITIALIZED:  # its configuration was still being read from disk
+            raise
+
+
+def _move(client: Client, config: dict[str, Any], hosts: list[str]) -> None:
+    """Forced, because a set whose members all changed address has no primary that could agree."""
+    for member, host in zip(config["members"], hosts, strict=True):
+        member["host"] = host
+    config["version"] += 1
+    client.admin.command("replSetReconfig", config, force=True)
+
+
+def _is_settled(member: Member) -> bool:
+    hello = member.hello()
+    return bool(hello.get("isWritablePrimary") or hello.get("secondary"))

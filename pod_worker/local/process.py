@@ -1,0 +1,262 @@
+"""One child process: started in its own group, logged to a file, waited for by condition, stopped for good.
+
+The kernel kills the child when its parent dies (Linux), so nothing outlives us even after a SIGKILL. It does not
+restart anything: whoever owns the child decides what its death means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+from pod_worker.local.errors import ChildDiedError, NotReadyError, StopRequestedError
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.02
+TAIL_LINES = 15
+PORT_ATTEMPTS = 5
+PORT_TAKEN = "ddress already in use"  # as mongod and rclone both log it
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ChildProcess:
+    """A named child process and its log file. Not thread-safe, except for `pid` and `exit_code`."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        log_path: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        keep_fds: Sequence[int] = (),
+    ) -> None:
+        """`env` is the whole environment of the child (None: ours). `keep_fds` stay open in the child."""
+        self.name = name
+        self.argv = tuple(argv)
+        self.log_path = log_path
+        self._env = None if env is None else dict(env)
+        self._cwd = cwd
+        self._keep_fds = tuple(keep_fds)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._group_cleared = False
+
+    @property
+    def pid(self) -> int:
+        if self._popen is None:
+            raise ChildDiedError(f"{self.name} was never started.")
+        return self._popen.pid
+
+    def start(self) -> None:
+        """Start the child. The log of the run before is kept beside the new one as `<log>.1`."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
+        self._group_cleared = False
+        self._popen = _spawn_from_lasting_thread(self._spawn)
+
+    def exit_code(self) -> int | None:
+        """None while the child runs; negative for death by signal. The rest of its group goes with it."""
+        if self._popen is None:
+            return None
+        code = self._popen.poll()
+        if code is not None:
+            self._clear_group()
+        return code
+
+    def is_running(self) -> bool:
+        return self._popen is not None and self.exit_code() is None
+
+    def wait_until(
+        self, ready: Callable[[], bool], timeout_seconds: float, stop: threading.Event | None = None
+    ) -> None:
+        """Return as soon as `ready()` is true.
+
+        Raises ChildDiedError when the child ends first, NotReadyError after `timeout_seconds`, both with the end
+        of its log, and StopRequestedError when `stop` is set meanwhile.
+        """
+        stop = stop or threading.Event()
+        deadline = time.monotonic() + timeout_seconds
+        while not ready():
+            self.require_running()
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"{self.name} was not ready after {timeout_seconds:g} s.\n{self.log_tail()}")
+            if stop.wait(POLL_SECONDS):
+                raise StopRequestedError(f"Stopped while {self.name} was starting.")
+        self.require_running()
+
+    def require_running(self) -> None:
+        code = self.exit_code()
+        if code is not None:
+            raise ChildDiedError(f"{self.name} ended with {describe_exit(code)}.\n{self.log_tail()}")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the child itself; nothing happens when it is gone."""
+        if self.is_running():
+            os.kill(self.pid, number)
+
+    def stop(self, grace_seconds: float = 10.0) -> int | None:
+        """TERM, then KILL to the whole group after `grace_seconds`. Safe to call twice; returns the exit code."""
+        if self._popen is None:
+            return None
+        self.signal(signal.SIGTERM)
+        try:
+            self._popen.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+        return self.exit_code()
+
+    def kill(self) -> int | None:
+        """SIGKILL to the whole group, now."""
+        if self._popen is None:
+            return None
+        if self._popen.poll() is None:
+            _kill_group(self._popen.pid)
+            self._popen.wait()
+        return self.exit_code()
+
+    def log_tail(self, lines: int = TAIL_LINES) -> str:
+        """The last lines the child wrote, under a heading that names the log file."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 16_384))
+                text = log.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return f"(no log at {self.log_path})"
+        tail = "\n".join(f"  {line[:500]}" for line in text.splitlines()[-lines:])
+        return f"Last lines of {self.log_path}:\n{tail or '  (empty)'}"
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log_path.open("wb") as log:
+            return subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                cwd=self._cwd,
+                pass_fds=self._keep_fds,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(os.getpid()),
+            )
+
+    def _clear_group(self) -> None:
+        """Once, right after the leader's death: later its number could belong to somebody else."""
+        if not self._group_cleared and self._popen is not None:
+            self._group_cleared = True
+            _kill_group(self._popen.pid)
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 2` or `signal SIGKILL`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on now. Somebody may take it before you do: be ready to try another."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def start_listening(
+    make: Callable[[int], ChildProcess],
+    ready: Callable[[ChildProcess, int], bool],
+    port: int,
+    timeout_seconds: float,
+    stop: threading.Event | None = None,
+) -> tuple[ChildProcess, int]:
+    """Start the server that `make(port)` describes and wait for `ready(child, port)`.
+
+    `port` 0 means a random free one, chosen again when somebody else takes it first. `ready` must tell our server
+    from a stranger on that port. On any error the child is gone. Returns the child and its port.
+    """
+    attempts = 1 if port else PORT_ATTEMPTS
+    while True:
+        attempts -= 1
+        chosen = port or free_port()
+        child = make(chosen)
+        child.start()
+        try:
+            child.wait_until(partial(ready, child, chosen), timeout_seconds, stop)
+        except ChildDiedError as error:
+            if not attempts or PORT_TAKEN not in str(error):
+                raise
+        except BaseException:
+            child.kill()
+            raise
+        else:
+            return child, chosen
+
+
+def _kill_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _die_with_parent(parent: int) -> Callable[[], None] | None:
+    """For the moment between fork and exec: ask the kernel for SIGKILL at the parent's death (prctl(2))."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: nothing may allocate or lock after it
+
+    def arm() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died between the fork and the prctl
+            os._exit(1)
+
+    return arm
+
+
+_Spawn = Callable[[], "subprocess.Popen[bytes]"]
+_spawner_lock = threading.Lock()
+_spawner_jobs: queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]] | None = None
+
+
+def _spawn_from_lasting_thread(spawn: _Spawn) -> subprocess.Popen[bytes]:
+    """Run `spawn` in a thread that lasts as long as the process.
+
+    PR_SET_PDEATHSIG fires when the *thread* that forked ends, so a child started from a short-lived thread would
+    be killed with that thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return spawn()
+    future: Future[subprocess.Popen[bytes]] = Future()
+    _jobs().put((spawn, future))
+    return future.result()
+
+
+def _jobs() -> queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]]:
+    global _spawner_jobs
+    with _spawner_lock:
+        if _spawner_jobs is None:
+            _spawner_jobs = queue.SimpleQueue()
+            threading.Thread(target=_serve, args=(_spawner_jobs,), name="spawner", daemon=True).start()
+        return _spawner_jobs
+
+
+def _serve(jobs: queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]]) -> None:
+    while True:
+        spawn, future = jobs.get()
+        try:
+            future.set_result(spawn())
+        except OSError as error:
+            future.set_exception(error)

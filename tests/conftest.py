@@ -1,0 +1,101 @@
+"""Real services for every test: one mongod and one S3 server per session, a fresh database or bucket per test.
+
+Nothing is started before the first test that asks for it. A missing service fails the test and names the fix;
+it is never skipped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from minio import Minio
+    from pymongo import MongoClient
+    from pymongo.database import Database
+
+    from pod_worker.local.mongod import Mongod
+    from pod_worker.local.s3 import ObjectStoreServer, S3Access
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """A one-node replica set in a temporary folder, shared by the session."""
+    from pod_worker.local.errors import LocalStackError
+    from pod_worker.local.mongod import Mongod
+
+    server = Mongod(tmp_path_factory.mktemp("mongod"))
+    try:
+        server.start()
+    except LocalStackError as error:
+        pytest.fail(str(error), pytrace=False)
+    yield server
+    server.kill()  # the folder is thrown away: no need for the second a clean stop takes
+
+
+@pytest.fixture(scope="session")
+def mongo_client(mongod: Mongod) -> Iterator[MongoClient[dict[str, Any]]]:
+    """One client for the session, with time zones. Make your own from `mongodb_url` to test a connection."""
+    from pymongo import MongoClient
+
+    client: MongoClient[dict[str, Any]] = MongoClient(mongod.url, tz_aware=True)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def mongodb_url(mongod: Mongod, mongo_client: MongoClient[dict[str, Any]]) -> Iterator[str]:
+    """The URL of a database nobody else uses; dropped afterwards."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    yield mongod.url_for(name)
+    mongo_client.drop_database(name)
+
+
+@pytest.fixture
+def db(mongodb_url: str, mongo_client: MongoClient[dict[str, Any]]) -> Database[dict[str, Any]]:
+    """The empty database of `mongodb_url`, through the session's client."""
+    from pymongo.uri_parser import parse_uri
+
+    return mongo_client[parse_uri(mongodb_url)["database"]]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreServer]:
+    """A real S3 server in a temporary folder, shared by the session."""
+    from pod_worker.local.errors import LocalStackError
+    from pod_worker.local.s3 import ObjectStoreServer
+
+    server = ObjectStoreServer(tmp_path_factory.mktemp("s3"))
+    try:
+        server.start()
+    except LocalStackError as error:
+        pytest.fail(str(error), pytrace=False)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_server: ObjectStoreServer) -> Iterator[Minio]:
+    """A minio client for the session's server."""
+    import urllib3
+    from minio import Minio
+
+    access, http = s3_server.access, urllib3.PoolManager(retries=False, timeout=10.0)
+    yield Minio(access.endpoint, access.access_key, access.secret_key, secure=False, http_client=http)
+    http.clear()
+
+
+@pytest.fixture
+def s3(s3_server: ObjectStoreServer, s3_client: Minio) -> S3Access:
+    """Endpoint, keys and a fresh bucket of this test's own (`s3.bucket`)."""
+    from dataclasses import replace
+
+    access = replace(s3_server.access, bucket=f"test-{os.getpid()}-{next(_numbers)}")
+    s3_client.make_bucket(access.bucket)
+    return access
