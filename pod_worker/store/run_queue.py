@@ -192,6 +192,8 @@ class RunQueue:
         values: Document = {
             "status": RunStatus.SCHEDULED.value,
             "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
+            # Events never move the status of an attempt that was claimed here, not even a late one after settle.
+            "leasedAttempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
             "claimedBy": _literal(claimant.worker_id),
             "claimedAt": "$$NOW",
             "leaseToken": token,
