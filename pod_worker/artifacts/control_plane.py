@@ -1,0 +1,172 @@
+"""The pod's calls to the artifact routes: one method per route, retried with backoff, answers as values.
+
+Transient trouble is waited out, as long as the caller's patience lasts; a lost lease is `Fenced`; any other
+refusal is `Turned` with its code. Sleeps end when the run is asked to stop; the token is never in a message.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+import requests
+import tenacity
+
+from pod_worker.artifacts.transfer import Transient, host, retry_after, unreachable
+from pod_worker.artifacts.wire import (
+    AbortRequest,
+    ArtifactView,
+    Download,
+    Finalized,
+    FinalizeRequest,
+    Grant,
+    PresignRequest,
+    Problem,
+)
+from pod_worker.core.failure import FailureCode, Interruption, RunError
+from pod_worker.core.lease import Fence
+from pod_worker.core.stage import StopSignal
+
+T = TypeVar("T")
+
+_TIMEOUT_SECONDS = (10.0, 60.0)
+_SLICE_SECONDS = 0.2  # how soon a sleep notices that the run should stop
+
+
+class Fenced(Interruption):
+    """The attempt no longer holds its run: stop and write nothing more. Outside `Exception`, like the other
+    interruptions, so that no stage's `except Exception` carries on."""
+
+
+class Turned(Exception):
+    """The control plane said no, by the problem's `code`; asking the same again will not help."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one request is tried before a store that is down becomes the run's failure."""
+
+    total_seconds: float = 900.0
+    first_seconds: float = 0.5
+    cap_seconds: float = 30.0
+
+
+class Retrying:
+    """Repeats a call while it raises Transient: exponential backoff with full jitter, Retry-After obeyed."""
+
+    def __init__(self, patience: Patience, rng: random.Random, stop: StopSignal) -> None:
+        self._patience = patience
+        self._rng = rng
+        self._stop = stop
+
+    def __call__(self, call: Callable[[], T]) -> T:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            stop=tenacity.stop_after_delay(self._patience.total_seconds),
+            wait=self._wait,
+            sleep=self.sleep,
+            reraise=True,
+        )(call)
+
+    def sleep(self, seconds: float) -> None:
+        """Raises what the stop signal raises, at most _SLICE_SECONDS late."""
+        while seconds > 0:
+            self._stop.check()
+            time.sleep(min(seconds, _SLICE_SECONDS))
+            seconds -= _SLICE_SECONDS
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, Transient) else None
+        doubled = self._patience.first_seconds * 2 ** min(state.attempt_number, 30)
+        return (asked or 0.0) + self._rng.uniform(0, min(self._patience.cap_seconds, doubled))
+
+
+class ControlPlane:
+    """Speaks for one attempt of one run."""
+
+    def __init__(
+        self, url: str, token: str | None, fence: Fence, session: requests.Session, retrying: Retrying
+    ) -> None:
+        self._url = url
+        self._routes = f"{url.rstrip('/')}/api/runs/{quote(fence.run_id, safe='')}/artifacts"
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._fence = fence
+        self._session = session
+        self._retrying = retrying
+
+    def presign_put(self, request: PresignRequest) -> Grant:
+        ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
+        return msgspec.json.decode(self._ask("presign", ours), type=Grant)
+
+    def presign_get(self, key: str) -> Download:
+        asked = self._ask("presign", PresignRequest(action="get", key=key))
+        return msgspec.json.decode(asked, type=Download)
+
+    def finalize(self, request: FinalizeRequest) -> ArtifactView:
+        """Returns when the store's copy is verified and registered, however long the reading takes."""
+        ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
+        while not (answer := self._ask("finalize", ours)):
+            self._retrying.sleep(1.0)
+        return msgspec.json.decode(answer, type=Finalized).artifact
+
+    def abort(self, key: str, upload_id: str) -> None:
+        fence = self._fence
+        self._ask(
+            "abort", AbortRequest(key=key, upload_id=upload_id, attempt=fence.attempt, lease_token=fence.token)
+        )
+
+    def _ask(self, route: str, request: PresignRequest | FinalizeRequest | AbortRequest) -> bytes:
+        """The body of a good answer; empty for "not yet". Raises Transient, Fenced, Turned, RunError."""
+        body = msgspec.json.encode(request)
+        return self._retrying(lambda: self._post(f"{self._routes}/{route}", body))
+
+    def _post(self, url: str, body: bytes) -> bytes:
+        try:
+            answer = self._session.post(
+                url, data=body, headers=self._headers, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            )
+        except requests.RequestException as error:
+            raise Transient(f"control plane: {unreachable(self._url, error)}") from None
+        if answer.status_code in (202, 204):
+            return b""
+        if answer.status_code == 200:
+            return answer.content
+        raise self._refusal(answer)
+
+    def _refusal(self, answer: requests.Response) -> BaseException:
+        status, where = answer.status_code, host(self._url)
+        problem = _problem(answer)
+        if problem is not None and problem.code == "fenced":
+            return Fenced(problem.detail)
+        if status in (408, 425, 429) or status >= 500:
+            said = problem.detail if problem else f"status {status}"
+            return Transient(f"control plane at {where}: {said}", retry_after(answer))
+        if status in (401, 403):
+            return RunError(
+                FailureCode.STORAGE, f"the control plane at {where} refused the token: check CONTROL_PLANE_TOKEN"
+            )
+        if problem is None:
+            return RunError(
+                FailureCode.STORAGE,
+                f"{where} answered {status} to an artifact request: check CONTROL_PLANE_URL",
+            )
+        return Turned(problem.code, problem.detail)
+
+
+def _problem(answer: requests.Response) -> Problem | None:
+    try:
+        return msgspec.json.decode(answer.content, type=Problem)
+    except msgspec.MsgspecError:
+        return None

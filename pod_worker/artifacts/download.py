@@ -1,0 +1,96 @@
+"""An artifact back onto this machine's disk: streamed, resumed by Range, verified, and renamed when whole.
+
+A partial file lies beside its target under a name made from the content's hash, so that a later call (after a
+crash, too) goes on with it; without a known hash every call starts anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import requests
+
+from pod_worker.artifacts import transfer
+from pod_worker.artifacts.control_plane import ControlPlane, Retrying
+from pod_worker.artifacts.ledger import sync_folder
+from pod_worker.artifacts.transfer import BLOCK_BYTES, TIMEOUT_SECONDS, Transient
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.stage import StopSignal
+
+
+def fetch(
+    control: ControlPlane,
+    session: requests.Session,
+    retrying: Retrying,
+    stop: StopSignal,
+    key: str,
+    target: Path,
+    sha256: str | None,
+) -> Path:
+    """Raises RunError(STORAGE) when the bytes do not match, and what `transfer` raises."""
+    wanted = sha256 or control.presign_get(key).sha256
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{(wanted or 'unknown')[:16]}.partial")
+    if wanted is None:
+        partial.unlink(missing_ok=True)
+    for _ in range(2):  # a partial file left by somebody else may be wrong: once more from nothing
+        _complete(control, session, retrying, stop, key, partial)
+        found = _sha256(partial, stop)
+        if wanted in (None, found):
+            return _landed(partial, target)
+        partial.unlink()
+    raise RunError(
+        FailureCode.STORAGE, f"{key} has sha256 {found}, expected {wanted}: the stored object is not it"
+    )
+
+
+def _complete(
+    control: ControlPlane,
+    session: requests.Session,
+    retrying: Retrying,
+    stop: StopSignal,
+    key: str,
+    partial: Path,
+) -> None:
+    def go_on() -> None:
+        # A URL per try: it may have expired since the last one.
+        _append(session, control.presign_get(key).url, partial, stop)
+
+    retrying(go_on)
+
+
+def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal) -> None:
+    """One request for what is missing, appended. Raises Transient with whatever arrived kept."""
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+            if answer.status_code == 416 and have:
+                return  # nothing is missing; the hash decides
+            if answer.status_code not in (200, 206):
+                raise _refusal(url, answer)
+            with open(partial, "ab" if answer.status_code == 206 else "wb") as file:
+                for block in answer.iter_content(BLOCK_BYTES):
+                    stop.check()
+                    file.write(block)
+    except requests.RequestException as error:
+        raise Transient(transfer.unreachable(url, error)) from None
+
+
+def _refusal(url: str, answer: requests.Response) -> Exception:
+    refused = transfer.refusal(url, answer)
+    return Transient(str(refused)) if isinstance(refused, transfer.UrlExpired) else refused
+
+
+def _sha256(path: Path, stop: StopSignal) -> str:
+    with open(path, "rb") as file:
+        return transfer.fingerprint(file, stop.check).sha256
+
+
+def _landed(partial: Path, target: Path) -> Path:
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, target)
+    sync_folder(target.parent)
+    return target

@@ -1,0 +1,88 @@
+"""Where an artifact lives in the bucket: `runs/<run>/<attempt>/<filename>`, and which names are refused.
+
+Keys come from code that models write and from the network, so every part is checked before it is used. Pure
+rules, used by both ends; nothing here touches a file or a store.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+NAME_LIMIT = 512  # characters, CONTRACT
+KEY_LIMIT_BYTES = 1024  # S3's limit on an object key
+SEGMENT_LIMIT_BYTES = 255  # a file name, for stores that keep objects as files
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class BadName(ValueError):
+    """The message says which name, which rule and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    run_id: str
+    attempt: int
+    filename: str
+
+    def __str__(self) -> str:
+        return f"runs/{self.run_id}/{self.attempt}/{self.filename}"
+
+    @classmethod
+    def read(cls, text: str) -> Key:
+        """Raises BadName for anything that is not a key of ours."""
+        parts = text.split("/", 3)
+        if len(parts) != 4 or parts[0] != "runs" or not re.fullmatch(r"0|[1-9]\d{0,8}", parts[2]):
+            raise BadName(f"{text[:200]!r} is not a key: it must look like runs/<run>/<attempt>/<filename>")
+        return cls.of(parts[1], int(parts[2]), parts[3])
+
+    @classmethod
+    def of(cls, run_id: str, attempt: int, filename: str) -> Key:
+        if "/" in run_id:
+            raise BadName(f"run id {run_id[:200]!r} holds a slash: no artifact can be kept under it")
+        check_filename(run_id)
+        check_filename(filename)
+        key = cls(run_id, attempt, filename)
+        if len(str(key).encode()) > KEY_LIMIT_BYTES:
+            raise BadName(f"the key of {filename[:80]!r} is longer than {KEY_LIMIT_BYTES} bytes: shorten the name")
+        return key
+
+    def told_apart(self, sha256: str) -> Key:
+        """The key for other bytes under a name that is taken: registered objects are never overwritten."""
+        path = PurePosixPath(self.filename)
+        return Key.of(self.run_id, self.attempt, str(path.with_name(f"{path.stem}.{sha256[:12]}{path.suffix}")))
+
+
+def check_filename(name: str) -> None:
+    """A relative path of plain segments. Raises BadName."""
+    if not name or len(name) > NAME_LIMIT:
+        raise BadName(f"an artifact's name has 1 to {NAME_LIMIT} characters, this one has {len(name)}")
+    if _CONTROL.search(name):
+        raise BadName(f"{name[:200]!r} holds a backslash or a control character: rename the file")
+    try:
+        segments = name.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise BadName(f"{name[:200]!r} is not valid UTF-8: rename the file") from None
+    for segment in segments:
+        if segment in (b"", b".", b".."):
+            raise BadName(f"{name[:200]!r} must be a relative path without empty, '.' or '..' segments")
+        if len(segment) > SEGMENT_LIMIT_BYTES:
+            raise BadName(f"{name[:80]!r}… has a segment longer than {SEGMENT_LIMIT_BYTES} bytes: shorten it")
+
+
+def is_word(text: str) -> bool:
+    """Fit to be a kind or a role."""
+    return _WORD.fullmatch(text) is not None
+
+
+def is_sha256(text: str) -> bool:
+    return _SHA256.fullmatch(text) is not None
+
+
+def artifact_id(run_id: str, kind: str, sha256: str) -> str:
+    """The registry's deterministic id: the same bytes of the same kind are one artifact of a run."""
+    return f"{run_id}:{kind}:{sha256}"

@@ -1,0 +1,157 @@
+"""Bytes between a file and a presigned URL: streamed in constant memory, interruptible between blocks.
+
+Answers of the store become named exceptions; a URL, which is a secret while it lives, never gets into one.
+Retrying is the caller's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import requests
+
+BLOCK_BYTES = 1024 * 1024
+TIMEOUT_SECONDS = (10.0, 120.0)  # connect; silence while reading or writing
+_EXPIRED = ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "Request has expired")
+
+
+class Transient(Exception):
+    """Asking again may help; after `retry_after` seconds where the other side said so."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UrlExpired(Exception):
+    """The store no longer honours the URL: presign again."""
+
+
+class Gone(Exception):
+    """The store does not know the upload or the object."""
+
+
+class Refusal(Exception):
+    """The store will not take this, however often it is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A file's content and what the file system says of it, to notice a writer."""
+
+    sha256: str
+    bytes: int
+    inode: int
+    modified_ns: int
+
+
+def fingerprint(file: BinaryIO, check: Callable[[], None]) -> Fingerprint:
+    """Hash an open file from its beginning, in constant memory; `check` may raise to stop."""
+    before = os.fstat(file.fileno())
+    hasher, size = hashlib.sha256(), 0
+    file.seek(0)
+    while block := file.read(BLOCK_BYTES):
+        check()
+        hasher.update(block)
+        size += len(block)
+    return Fingerprint(hasher.hexdigest(), size, before.st_ino, before.st_mtime_ns)
+
+
+def is_untouched(file: BinaryIO, known: Fingerprint) -> bool:
+    now = os.fstat(file.fileno())
+    return (now.st_size, now.st_mtime_ns) == (known.bytes, known.modified_ns)
+
+
+class Window:
+    """A bounded view of a file for `requests` to stream: `length` bytes from `start`.
+
+    A file that shrank under us raises Refusal: a body shorter than its Content-Length would hang the request.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, length: int, check: Callable[[], None]) -> None:
+        self._file = file
+        self._start = start
+        self._length = length
+        self._left = length
+        self._check = check
+        file.seek(start)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, size: int = -1) -> bytes:
+        self._check()
+        wanted = self._left if size < 0 else min(size, self._left)
+        if wanted == 0:
+            return b""
+        block = self._file.read(wanted)
+        if not block:
+            raise Refusal("the file shrank while it was being uploaded")
+        self._left -= len(block)
+        return block
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.read(BLOCK_BYTES):
+            yield block
+
+
+def put(
+    session: requests.Session,
+    url: str,
+    file: BinaryIO,
+    start: int,
+    length: int,
+    check: Callable[[], None],
+    content_type: str | None = None,
+) -> str:
+    """Upload `length` bytes from `start`; returns the store's etag.
+
+    Raises Transient, UrlExpired, Gone, Refusal, and whatever `check` raises.
+    """
+    # requests would send an empty file-like body as chunked, which S3 refuses.
+    body = Window(file, start, length, check) if length else b""
+    headers = {"Content-Type": content_type} if content_type else {}
+    try:
+        answer = session.put(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+    except requests.RequestException as error:
+        raise Transient(unreachable(url, error)) from None
+    if answer.status_code not in (200, 201, 204):
+        raise refusal(url, answer)
+    return answer.headers.get("ETag", "").strip('"')
+
+
+def refusal(url: str, answer: requests.Response) -> Exception:
+    """What an answer of the store means, without the URL in it."""
+    status, text = answer.status_code, answer.text[:2000]
+    said = f"the object store at {host(url)} answered {status}"
+    if status in (408, 425, 429) or status >= 500:
+        return Transient(said, retry_after(answer))
+    # rclone says 400 where S3 says 403.
+    if status == 403 or (status == 400 and any(word in text for word in _EXPIRED)):
+        return UrlExpired(f"{said}: the presigned URL was not accepted")
+    if status == 404:
+        return Gone(said)
+    return Refusal(f"{said}: {_code(text)}")
+
+
+def retry_after(answer: requests.Response) -> float | None:
+    value = answer.headers.get("Retry-After", "")
+    return min(float(value), 300.0) if value.isascii() and value.isdigit() else None
+
+
+def unreachable(url: str, error: requests.RequestException) -> str:
+    return f"no answer from {host(url)} ({type(error).__name__})"
+
+
+def host(url: str) -> str:
+    return urlsplit(url).netloc.rsplit("@", 1)[-1]
+
+
+def _code(text: str) -> str:
+    _, found, rest = text.partition("<Code>")
+    return rest.partition("</Code>")[0][:100] if found else "no reason given"

@@ -1,0 +1,170 @@
+"""A control plane with the artifact routes on a real port, a run that is held, and a publisher for it."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+
+from pod_worker.artifacts.ledger import Ledger
+from pod_worker.artifacts.object_store import ObjectStore
+from pod_worker.artifacts.publisher import Patience, Publisher
+from pod_worker.control.artifacts import router
+from pod_worker.core.lease import Fence
+from pod_worker.core.payload import Payload
+
+TOKEN = "control-plane-token"
+MIB = 1024 * 1024
+
+
+@dataclass
+class Plane:
+    """The control plane and everything behind it."""
+
+    url: str
+    database: Any
+    store: ObjectStore
+    requests: list[tuple[str, str]] = field(default_factory=list)  # (method and path, body)
+
+    def asked(self, route: str) -> list[dict[str, Any]]:
+        return [json.loads(body) for path, body in self.requests if path.endswith(route)]
+
+
+class Events:
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+
+    def emit(self, payload: Payload) -> str:
+        self.payloads.append(payload)
+        return str(len(self.payloads))
+
+    @property
+    def types(self) -> list[str]:
+        return [payload.type for payload in self.payloads]
+
+
+class Stop:
+    """Raises `error` from its n-th check on."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.after = 0
+        self.checks = 0
+        self.on_check: Callable[[], None] = lambda: None
+
+    def check(self) -> None:
+        self.checks += 1
+        self.on_check()
+        if self.error is not None and self.checks > self.after:
+            raise self.error
+
+    def is_set(self) -> bool:
+        return self.error is not None
+
+
+@pytest.fixture
+def store(s3: Any) -> ObjectStore:
+    return ObjectStore(s3.endpoint, s3.access_key, s3.secret_key, s3.bucket)
+
+
+@pytest.fixture
+def planes(db: Any, store: ObjectStore) -> Iterator[Callable[..., Plane]]:
+    """Starts control planes; give it what `router` takes, to change part size, URL lifetime or waiting."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(**settings: Any) -> Plane:
+        plane = Plane("", db, store)
+        app = _app(plane, settings)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the control plane did not start"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        plane.url = f"http://127.0.0.1:{port}"
+        running.append((server, thread))
+        return plane
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)
+
+
+def _app(plane: Plane, settings: dict[str, Any]) -> FastAPI:
+    def authorize(request: Request) -> None:
+        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise HTTPException(401, "no")
+
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def note(request: Request, go_on: Any) -> Any:
+        body = await request.body()
+        plane.requests.append((f"{request.method} {request.url.path}", body.decode()))
+        return await go_on(request)
+
+    app.include_router(router(plane.database, plane.store, authorize, **settings))
+    return app
+
+
+@pytest.fixture
+def plane(planes: Callable[..., Plane]) -> Plane:
+    return planes(part_bytes=MIB)
+
+
+@pytest.fixture
+def fence(db: Any) -> Fence:
+    """A run that is held by attempt 2."""
+    db["runs"].insert_one({"_id": "run1", "status": "RUNNING", "attempt": 2, "leaseToken": "token2"})
+    return Fence("run1", 2, "token2")
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def stop() -> Stop:
+    return Stop()
+
+
+@pytest.fixture
+def publisher(plane: Plane, fence: Fence, events: Events, stop: Stop, tmp_path: Path) -> Callable[..., Publisher]:
+    """Makes publishers on the same ledger, as a restarted process would."""
+
+    def make(**changes: Any) -> Publisher:
+        settings: dict[str, Any] = {
+            "control_plane_url": plane.url,
+            "token": TOKEN,
+            "fence": fence,
+            "ledger": Ledger(tmp_path / "work" / "artifacts.jsonl"),
+            "emit": events,
+            "stop": stop,
+            "rng": random.Random(1),
+            "patience": Patience(20, 0.05, 0.2),
+        }
+        return Publisher(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a file of `size` random bytes; the same seed gives the same bytes."""
+
+    def write(size: int, name: str = "result.bin", seed: int = 0) -> Path:
+        path = tmp_path / name
+        path.write_bytes(random.Random(seed).randbytes(size))
+        return path
+
+    return write
