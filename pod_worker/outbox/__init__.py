@@ -1,0 +1,11 @@
+"""The outbox: events go to this machine's disk first and to ingest when the network allows.
+
+A training process needs only what is exported here; `outbox.shipper` (and with it the HTTP client) is
+imported by the supervisor alone.
+"""
+
+from pod_worker.outbox.emitter import PodEmitter, RunEmitter
+from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.spool import Spool, SpoolInUse, adopt_orphans
+
+__all__ = ["PodEmitter", "RunEmitter", "Spool", "SpoolInUse", "Ulids", "adopt_orphans"]

@@ -1,0 +1,143 @@
+"""What of one stream is not yet acknowledged, in the order in which it should go.
+
+Facts before samples when there is more than one batch, by seq within a batch. It reads files and moves the
+stream's cursor; what an answer means is the shipper's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from pod_worker.outbox.cursor import Cursor, Span, load_cursor, whole_bytes
+
+_SEQ = b'{"specversion":"1.0","seq":'
+_NO_SEQ = 1 << 62
+_HELD_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    span: Span
+    data: bytes  # newline included
+
+    @property
+    def seq(self) -> int:
+        """Events without one sort last."""
+        if not self.data.startswith(_SEQ):
+            return _NO_SEQ
+        return int(self.data[len(_SEQ) : self.data.index(b",", len(_SEQ))])
+
+
+class Backlog:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._cursor: Cursor = load_cursor(directory)
+        self._is_saved = True
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each segment, in sending order: facts, set-aside lines, samples, each oldest first."""
+        try:
+            entries = [entry for entry in os.scandir(self.directory) if entry.name.endswith(".ndjson")]
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for entry in sorted(entries, key=lambda entry: (entry.name.startswith("samples"), entry.name)):
+            try:
+                found[entry.name] = entry.stat().st_size
+            except FileNotFoundError:  # thinned just now
+                continue
+        return found
+
+    def take(self, max_lines: int, max_bytes: int, with_held: bool) -> list[Line]:
+        """The next unacknowledged lines; those held back come along when `with_held`."""
+        sizes = self.sizes()
+        self._forget_missing(sizes)
+        lines: list[Line] = []
+        if with_held:
+            lines = self._read_held(max_lines)
+        for name, size in sizes.items():
+            start = self._cursor.offsets.get(name, 0)
+            if size <= start or len(self._cursor.held) >= _HELD_LIMIT:
+                continue
+            room = max_bytes - sum(len(line.data) for line in lines)
+            lines += self._read(name, start, max_lines - len(lines), room, bool(lines))
+            if len(lines) >= max_lines:
+                break
+        return sorted(lines, key=lambda line: line.seq)
+
+    def settle(self, lines: Collection[Line], put_off: Collection[Line]) -> None:
+        """Move past `lines`, all answered; those `put_off` are held for another time."""
+        answered = {line.span for line in lines}
+        held = [span for span in self._cursor.held if span not in answered]
+        offsets = dict(self._cursor.offsets)
+        for span in answered:
+            offsets[span.file] = max(offsets.get(span.file, 0), span.end)
+        self._cursor = Cursor(offsets, held + [line.span for line in put_off])
+        self._is_saved = False
+        self.save()
+
+    def save(self) -> None:
+        """Write the cursor if it is not on disk yet. A full disk only means that a crash would send again."""
+        if self._is_saved:
+            return
+        try:
+            self._cursor.save(self.directory)
+            self._is_saved = True
+        except OSError:
+            pass
+
+    def whole_sizes(self) -> dict[str, int]:
+        """What `is_settled` may be asked for: a line that a crash tore is never going to be delivered."""
+        return {name: whole_bytes(self.directory / name) for name in self.sizes()}
+
+    def is_settled(self, sizes: dict[str, int]) -> bool:
+        """Whether everything up to `sizes` is acknowledged (or was thinned, or refused for good)."""
+        cursor = self._cursor
+        return all(
+            cursor.is_settled(name, size) for name, size in sizes.items() if (self.directory / name).exists()
+        )
+
+    def pending_bytes(self) -> int:
+        cursor = self._cursor
+        return sum(max(0, size - cursor.offsets.get(name, 0)) for name, size in self.sizes().items()) + sum(
+            span.end - span.start for span in cursor.held
+        )
+
+    def has_held(self) -> bool:
+        return bool(self._cursor.held)
+
+    def _read(self, name: str, start: int, max_lines: int, max_bytes: int, has_some: bool) -> list[Line]:
+        """Whole lines from `start`. A first line longer than `max_bytes` is read if nothing else is sent."""
+        data = self._bytes(name, start, max(max_bytes, 0))
+        if b"\n" not in data and not has_some:
+            data = self._bytes(name, start, -1)
+        lines = []
+        for text in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1][:max_lines]:
+            end = start + len(text) + 1
+            if text:
+                lines.append(Line(Span(name, start, end), text + b"\n"))
+            start = end
+        return lines
+
+    def _read_held(self, max_lines: int) -> list[Line]:
+        spans = self._cursor.held[:max_lines]
+        found = [Line(span, self._bytes(span.file, span.start, span.end - span.start)) for span in spans]
+        return [line for line in found if line.data]
+
+    def _bytes(self, name: str, start: int, count: int) -> bytes:
+        try:
+            with open(self.directory / name, "rb") as file:
+                file.seek(start)
+                return file.read(count)
+        except FileNotFoundError:
+            return b""
+
+    def _forget_missing(self, sizes: dict[str, int]) -> None:
+        cursor = self._cursor
+        if cursor.offsets.keys() <= sizes.keys() and all(span.file in sizes for span in cursor.held):
+            return
+        offsets = {name: offset for name, offset in cursor.offsets.items() if name in sizes}
+        self._cursor = Cursor(offsets, [span for span in cursor.held if span.file in sizes])

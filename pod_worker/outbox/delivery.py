@@ -1,0 +1,203 @@
+"""One request to ingest and what its answer means, line by line. It sends and reads; it never retries.
+
+Only an answer that is recognisably ingest's own counts as an acknowledgement: a proxy's login page with
+status 200 does not.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias
+
+import msgspec
+import requests
+
+from pod_worker.core.clock import Clock
+
+_TIMEOUT_SECONDS = (5.0, 30.0)  # connect, read
+_DETAIL_LIMIT = 500
+# Codes of a line's refusal that say "not now" rather than "never".
+TRANSIENT_CODES = frozenset(
+    {"transient", "retry", "unavailable", "internal", "timeout", "storage", "rate_limited", "overloaded"}
+)
+_TRANSIENT_STATUSES = frozenset({408, 425, 429})
+_CONTENT_STATUSES = frozenset({400, 413, 415, 422})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Stored by ingest, other than the lines (by position in the request) that it refused or put off."""
+
+    refused: dict[int, Refusal] = field(default_factory=dict)
+    put_off: frozenset[int] = frozenset()
+    duplicates: int = 0
+    fenced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The request as a whole was refused for its content: some line in it is poison."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Nothing was acknowledged; the same request may succeed later."""
+
+    reason: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    """Nothing will be acknowledged until a person changes something; `reason` says what."""
+
+    reason: str
+
+
+Answer: TypeAlias = Taken | Rejected | Unavailable | Misconfigured
+
+
+class _LineError(msgspec.Struct):
+    line: int | None = None
+    event_id: str | None = None
+    code: str | None = None
+    error: Any = None
+    transient: bool | None = None
+
+
+class _Counts(msgspec.Struct):
+    accepted: int
+    duplicates: int = 0
+    fenced: int = 0
+    errors: list[_LineError] = []
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+class _Bearer(requests.auth.AuthBase):
+    """As an auth object, so that requests never looks for another password in ~/.netrc."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class IngestClient:
+    """POSTs NDJSON batches to `<url>/api/ingest/events` over one kept-alive connection. For one thread."""
+
+    def __init__(self, url: str, token: str | None, clock: Clock) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"CONTROL_PLANE_URL must begin with http:// or https://, not {url!r}")
+        self.endpoint = url.rstrip("/") + "/api/ingest/events"
+        self._clock = clock
+        self._session = requests.Session()
+        self._session.auth = _Bearer(token)
+        self._session.headers.update({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"})
+
+    def send(self, lines: Sequence[bytes]) -> Answer:
+        """One request. `lines` end in newlines. Never raises for what a network or a server can do."""
+        body = gzip.compress(b"".join(lines), compresslevel=1, mtime=0)
+        try:
+            # A redirect would turn the POST into a GET whose 200 acknowledges nothing.
+            response = self._session.post(
+                self.endpoint, data=body, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            )
+        except requests.RequestException as error:
+            return Unavailable(f"{type(error).__name__}: {error}"[:_DETAIL_LIMIT])
+        return self._read(response, lines)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _read(self, response: requests.Response, lines: Sequence[bytes]) -> Answer:
+        status = response.status_code
+        if status in (200, 201, 202, 207):
+            return self._read_counts(response, lines)
+        detail = f"HTTP {status}: {response.text[:_DETAIL_LIMIT]}"
+        if status >= 500 or status in _TRANSIENT_STATUSES:
+            return Unavailable(detail, _retry_after(response.headers.get("Retry-After"), self._clock.now()))
+        if status in _CONTENT_STATUSES:
+            return Rejected(Refusal(str(status), detail))
+        return Misconfigured(_fix(status, self.endpoint, response.headers.get("Location")))
+
+    def _read_counts(self, response: requests.Response, lines: Sequence[bytes]) -> Answer:
+        try:
+            counts = msgspec.json.decode(response.content, type=_Counts)
+        except msgspec.DecodeError:
+            return Misconfigured(
+                f"{self.endpoint} answered {response.status_code} but not as ingest does; events are kept. "
+                "Set CONTROL_PLANE_URL to the control plane itself, not to a proxy's page."
+            )
+        refused: dict[int, Refusal] = {}
+        put_off: set[int] = set()
+        for place, error in _placed(counts.errors, lines):
+            if error.transient or (error.transient is None and error.code in TRANSIENT_CODES):
+                put_off.add(place)
+            else:
+                refused[place] = Refusal(error.code or "invalid", _text(error.error))
+        return Taken(refused, frozenset(put_off), counts.duplicates, counts.fenced)
+
+
+def _placed(errors: list[_LineError], lines: Sequence[bytes]) -> list[tuple[int, _LineError]]:
+    """Each error with its line's position: by event id where given, else by the 1-based line number."""
+    if not errors:
+        return []
+    places = {_id_of(line): place for place, line in enumerate(lines)}
+    found = []
+    for error in errors:
+        place = places.get(error.event_id, -1) if error.event_id else (error.line or 0) - 1
+        if 0 <= place < len(lines):
+            found.append((place, error))
+    return found
+
+
+def _id_of(line: bytes) -> str:
+    try:
+        return msgspec.json.decode(line, type=_Identified).id
+    except msgspec.DecodeError:  # bytes that a power cut left behind; ingest refuses them by line number
+        return ""
+
+
+def _text(error: Any) -> str:
+    text = error if isinstance(error, str) else msgspec.json.encode(error).decode()
+    return text[:_DETAIL_LIMIT]
+
+
+def _fix(status: int, endpoint: str, location: str | None) -> str:
+    if status in (401, 403):
+        return f"{endpoint} refuses the token (HTTP {status}); events are kept. Set a valid CONTROL_PLANE_TOKEN."
+    if 300 <= status < 400:
+        return f"{endpoint} redirects to {location}; events are kept. Set CONTROL_PLANE_URL to where it points."
+    return f"{endpoint} answers HTTP {status}; events are kept. Check CONTROL_PLANE_URL and the control plane."
+
+
+def _retry_after(header: str | None, now: datetime) -> float | None:
+    """Seconds, from either form of the header (RFC 9110 section 10.2.3); None if absent or unreadable."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,156 @@
+"""Emitters: a payload becomes the final CloudEvents line, on disk before `emit` returns. No network here.
+
+The line is what goes over the wire byte for byte; the constant part of the envelope is encoded once. A metric,
+log or progress event that cannot be encoded is replaced by a warning in the run's log, because telemetry must
+not kill a run; a fact that cannot be encoded raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from pod_worker.core.clock import Clock
+from pod_worker.core.event import SPEC_VERSION
+from pod_worker.core.payload import Payload, RunLog
+from pod_worker.outbox.line import LINE_LIMIT_BYTES, Unencodable, encode_data, stand_in
+from pod_worker.outbox.room import Thinned
+from pod_worker.outbox.spool import Spool, pod_stream, run_stream
+from pod_worker.outbox.stream import FACTS, SAMPLES
+
+_json = msgspec.json.Encoder().encode
+_BEFORE = b'{"specversion":%b,' % _json(SPEC_VERSION)
+
+
+class _Envelope(msgspec.Struct):
+    source: str
+    subject: str
+    attempt: int | None = None
+
+
+class Emitter:
+    """Emits events of one subject into one stream. Threads and processes may each have one of their own."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        stream: str,
+        source: str,
+        subject: str,
+        clock: Clock,
+        new_id: Callable[[], str],
+        attempt: int | None = None,
+        traceparent: str | None = None,
+    ) -> None:
+        kind, _, name = subject.partition("/")
+        self._spool, self._stream = spool, spool.stream(stream)
+        self._clock, self._new_id = clock, new_id
+        self._has_seq = attempt is not None
+        self._reported_drops = 0
+        constant: dict[str, object] = {
+            "source": source,
+            "subject": subject,
+            "datacontenttype": "application/json",
+            "attempt": attempt,
+            "traceparent": traceparent,
+        }
+        sent = {key: value for key, value in constant.items() if value is not None}
+        self._constant = _json(sent)[1:-1]
+        self._data_start = b'{"run_id":%b' % _json(name) if kind == "run" else b"{"
+
+    def emit(self, payload: Payload) -> str:
+        """Record one event and return its id; it survives this process's death from here on.
+
+        Raises ValueError naming the field when a fact cannot be encoded, OSError when a fact finds no disk at
+        all. Samples (Payload.sample) raise neither: see the module's words.
+        """
+        try:
+            data = self._encoded(payload)
+        except ValueError as problem:
+            if not payload.sample:
+                raise
+            payload = stand_in(payload, problem)
+            data = self._encoded(payload)
+        event_id = self._new_id()
+        after = b'"id":"%b","time":%b,"type":"%b",%b,"data":%b}\n' % (
+            event_id.encode(),
+            self._time(),
+            payload.type.encode(),
+            self._constant,
+            data,
+        )
+        lane = SAMPLES if payload.sample else FACTS
+        numbered = self._has_seq and not payload.transient
+        thinned = self._spool.append(self._stream, lane, _BEFORE, after, numbered)
+        if thinned or (thinned is not None and self._spool.dropped != self._reported_drops):
+            self._report(thinned)
+        return event_id
+
+    def _encoded(self, payload: Payload) -> bytes:
+        fields = encode_data(payload)
+        if len(fields) > LINE_LIMIT_BYTES - 4096:
+            raise Unencodable(
+                type(payload).__name__,
+                "(all)",
+                f"{len(fields)} bytes exceed ingest's 1 MiB; send it as an artifact",
+            )
+        start = self._data_start
+        if len(start) == 1:
+            return fields
+        return start + b"}" if fields == b"{}" else b"%b,%b" % (start, fields[1:])
+
+    def _time(self) -> bytes:
+        now = self._clock.now()
+        if now.microsecond:
+            return _json(now)  # "2026-01-31T10:00:00.000001Z", quotes included
+        return b'"%b"' % now.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
+
+    def _report(self, thinned: list[Thinned]) -> None:
+        """Say in the log of the run that was thinned how much is missing; a drop is said where it is seen."""
+        for loss in thinned:
+            if (emitter := self._sibling(loss.example)) is not None:
+                emitter._warn(
+                    f"{loss.count} log and metric events were thinned, the oldest first: the spool is full "
+                    f"({self._spool.max_bytes} bytes). Mend the way to ingest or raise POD_WORKER_SPOOL_MAX_MB."
+                )
+        drops, self._reported_drops = self._spool.dropped - self._reported_drops, self._spool.dropped
+        if drops and self._has_seq:
+            self._warn(f"{drops} log and metric events could not be recorded: the disk is full.")
+
+    def _warn(self, message: str) -> None:
+        self.emit(RunLog(level="warn", message=message, source="outbox"))
+
+    def _sibling(self, example: bytes) -> Emitter | None:
+        """An emitter for the run that an event belongs to; None if it is not about an attempt."""
+        found = msgspec.json.decode(example, type=_Envelope)
+        kind, _, name = found.subject.partition("/")
+        if kind != "run" or found.attempt is None:
+            return None
+        stream = run_stream(name, found.attempt)
+        return Emitter(self._spool, stream, found.source, found.subject, self._clock, self._new_id, found.attempt)
+
+
+class RunEmitter(Emitter):
+    """`core.stage.Emit` for one attempt of one run. `source` is `runpod://pod/<pod id>`."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        source: str,
+        run_id: str,
+        attempt: int,
+        clock: Clock,
+        new_id: Callable[[], str],
+        traceparent: str | None = None,
+    ) -> None:
+        stream = run_stream(run_id, attempt)
+        super().__init__(spool, stream, source, f"run/{run_id}", clock, new_id, attempt, traceparent)
+        self._report(spool.keep_bound())
+
+
+class PodEmitter(Emitter):
+    """Events about the pod itself, such as a shortage of GPUs: no attempt, no seq."""
+
+    def __init__(self, spool: Spool, source: str, pod_id: str, clock: Clock, new_id: Callable[[], str]) -> None:
+        super().__init__(spool, pod_stream(pod_id), source, f"pod/{pod_id}", clock, new_id)

@@ -1,0 +1,149 @@
+"""From a payload to the JSON of its `data`, strict about what ingest would refuse.
+
+NaN, infinities and values that are not JSON raise `Unencodable`, which names the field; nothing is silently
+turned into null. It knows no files and no envelope.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, fields, replace
+from enum import Enum
+from typing import Any, get_args
+
+import msgspec
+
+from pod_worker.core.payload import LOG_MESSAGE_BYTES, RENAMED, LogLevel, Payload, RunLog
+from pod_worker.core.run import Json
+
+LINE_LIMIT_BYTES = 1024 * 1024  # what ingest takes (CONTRACT section 3)
+_INT_LIMIT = 1 << 63  # BSON's largest integer
+_DEPTH_LIMIT = 64
+_LEVELS = frozenset(get_args(LogLevel))
+_REPR_LIMIT = 200
+_encode = msgspec.json.Encoder().encode
+
+
+class Unencodable(ValueError):
+    """A payload that ingest could only refuse. `field` is its dotted name."""
+
+    def __init__(self, kind: str, field: str, problem: str) -> None:
+        super().__init__(f"{kind}: field {field} {problem}")
+        self.field = field
+
+
+_Plan = tuple[tuple[str, str, bool], ...]
+_PLANS: dict[type[Payload], _Plan] = {}
+
+
+def _plan(kind: type[Payload]) -> _Plan:
+    """(attribute, name on the wire, required) of each field, worked out once per payload type."""
+    found = tuple(
+        (field.name, RENAMED.get(field.name, field.name), field.default is MISSING) for field in fields(kind)
+    )
+    _PLANS[kind] = found
+    return found
+
+
+def encode_data(payload: Payload) -> bytes:
+    """The payload's fields as a JSON object, without those that are None.
+
+    Raises Unencodable (a ValueError) naming the first field that cannot be sent.
+    """
+    kind = type(payload)
+    if kind is RunLog:
+        payload = _sendable_log(payload)  # type: ignore[arg-type]
+    values: dict[str, Json] = {}
+    for name, wire, required in _PLANS.get(kind) or _plan(kind):
+        value = getattr(payload, name)
+        exact = type(value)
+        if (
+            exact is str
+            or (exact is float and math.isfinite(value))
+            or (exact is int and -_INT_LIMIT <= value < _INT_LIMIT)
+            or exact is bool
+        ):
+            values[wire] = value
+        elif value is not None:
+            values[wire] = _plain(value, wire, kind.__name__)
+        elif required:
+            raise Unencodable(kind.__name__, wire, "is None; give it a value")
+    try:
+        return _encode(values)
+    except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
+        return _encode({name: _plain(value, name, kind.__name__) for name, value in values.items()})
+
+
+def stand_in(payload: Payload, problem: ValueError) -> RunLog:
+    """The warning that takes the place of a metric, a log or a progress event that cannot be sent."""
+    shown = {wire: _shown(getattr(payload, name)) for name, wire, _ in _PLANS.get(type(payload)) or ()}
+    return RunLog(level="warn", message=f"{payload.type} was not recorded: {problem}", kv=shown)
+
+
+def _plain(value: Any, path: str, kind: str, depth: int = 0) -> Json:
+    """Exact JSON types only, or Unencodable. Numpy and torch scalars become numbers by their `item()`."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value, path, kind, depth + 1)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int):
+        if -_INT_LIMIT <= value < _INT_LIMIT:
+            return int(value)
+        raise Unencodable(kind, path, f"is {value}: integers above 64 bits do not fit; send it as text")
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        raise Unencodable(kind, path, f"is {value}, which JSON cannot carry; leave it out or send a finite one")
+    if depth >= _DEPTH_LIMIT:
+        raise Unencodable(kind, path, f"is nested deeper than {_DEPTH_LIMIT}; send a flatter value")
+    if isinstance(value, dict):
+        return {
+            _key(key, path, kind): _plain(inner, f"{path}.{key}", kind, depth + 1) for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(inner, f"{path}[{place}]", kind, depth + 1) for place, inner in enumerate(value)]
+    if callable(item := getattr(value, "item", None)) and getattr(value, "size", 1) == 1:
+        return _plain(item(), path, kind, depth + 1)
+    raise Unencodable(kind, path, f"is a {type(value).__name__}, which is not JSON; send text or numbers")
+
+
+def _key(key: Any, path: str, kind: str) -> str:
+    if isinstance(key, str | int):
+        return str(key).encode("utf-8", "backslashreplace").decode()
+    raise Unencodable(kind, path, f"has a key of type {type(key).__name__}; keys must be text")
+
+
+def _sendable_log(log: RunLog) -> RunLog:
+    """A log line is never lost for its decoration: the message is cut, odd levels and values are made plain."""
+    if not isinstance(log.message, str):
+        log = replace(log, message=str(log.message))
+    if len(log.message) > LOG_MESSAGE_BYTES // 4:  # four bytes a character at most
+        log = replace(log, message=cut_bytes(log.message, LOG_MESSAGE_BYTES))
+    if log.level not in _LEVELS:
+        level: LogLevel = "error" if log.level in ("critical", "fatal") else "info"
+        log = replace(log, level=level)
+    if log.kv:
+        try:
+            log = replace(log, kv=_plain(log.kv, "kv", "RunLog"))
+        except (Unencodable, TypeError, RecursionError):
+            log = replace(log, kv={str(key): _shown(value) for key, value in (log.kv or {}).items()})
+    return log
+
+
+def _shown(value: Any) -> Json:
+    try:
+        return _plain(value, "", "")
+    except (Unencodable, RecursionError, TypeError, RuntimeError):
+        text = repr(value)
+        return _plain(text if len(text) <= _REPR_LIMIT else f"{text[:_REPR_LIMIT]}...", "", "")
+
+
+def cut_bytes(text: str, limit: int) -> str:
+    """At most `limit` bytes of UTF-8, the words that say how much was cut included."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return text
+    note = f" [cut: {len(data)} bytes, {limit} allowed]"
+    return data[: limit - len(note)].decode("utf-8", "ignore") + note

@@ -1,0 +1,376 @@
+"""The thread that brings spooled events to ingest and marks them delivered after ingest has said so.
+
+At least once: an event leaves the spool's backlog only when an answer acknowledged or refused that very line,
+so a crash sends again and ingest absorbs it. It never blocks `emit`, never discards on an error, and keeps
+lines that ingest refuses for good in the spool's dead-letter file.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.outbox.backlog import Backlog, Line
+from pod_worker.outbox.delivery import IngestClient, Misconfigured, Refusal, Rejected, Taken, Unavailable
+from pod_worker.outbox.spool import Spool
+
+CATCH_UP_LINES = 500
+_BATCH_BYTES = 4 * 1024 * 1024  # decoded; ingest takes 8 MiB
+_SUSPECT_LINES = 32  # how many lines are searched for poison at a time
+_BACKOFF_FIRST_SECONDS = 0.5
+_BACKOFF_CAP_SECONDS = 30.0
+_HURRIED_CAP_SECONDS = 1.0
+_RETRY_AFTER_CAP_SECONDS = 300.0
+_WARN_AGAIN_SECONDS = 600.0
+_TEND_SECONDS = 30.0
+KEEP_SECONDS = 86_400.0
+
+Trouble = Unavailable | Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class ShipperStats:
+    acknowledged: int = 0  # lines that ingest took (duplicates and fenced ones included)
+    duplicates: int = 0
+    fenced: int = 0
+    refused: int = 0  # lines in a dead-letter file
+    failures: int = 0  # requests that brought nothing
+    requests: int = 0
+    dropped: int = 0  # samples this process could not write for want of disk
+    pending_bytes: int = 0
+    last_trouble: str | None = None  # None as soon as something is acknowledged
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of a batch, line by line."""
+
+    taken: list[Line]
+    put_off: list[Line]
+    refused: list[tuple[Line, Refusal]]
+    trouble: Trouble | None = None
+
+
+class Shipper:
+    """Ships `spools` to `url`. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        spools: Sequence[Spool],
+        url: str,
+        token: str | None,
+        batch_events: int = 50,
+        batch_seconds: float = 1.0,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        log: Callable[[str], None] = lambda message: None,
+        keep_seconds: float = KEEP_SECONDS,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._client = IngestClient(url, token, self._clock)
+        self._spools = list(spools)
+        self._batch_events, self._batch_seconds = batch_events, batch_seconds
+        self._tick_seconds = min(0.25, batch_seconds / 4)
+        self._rng = rng or random.Random()
+        self._log = log
+        self._keep_seconds = keep_seconds
+        self._changed = threading.Condition()
+        self._backlogs: dict[Path, Backlog] = {}
+        self._waiting_since: dict[Path, float] = {}
+        self._stats = ShipperStats()
+        self._warned: dict[str, float] = {}
+        self._line_limit = CATCH_UP_LINES
+        self._failures_in_a_row = self._put_offs_in_a_row = 0
+        self._not_before = self._held_not_before = self._tended_at = 0.0
+        self._is_told_when = False
+        self._hurried = 0
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 35.0) -> None:
+        """End the thread after the request in flight. Flushes nothing: what is left stays on disk."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        self._client.close()
+
+    def add(self, spool: Spool) -> None:
+        with self._changed:
+            self._spools.append(spool)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was emitted before the call is acknowledged or refused; False after `timeout`
+        seconds. Events put off by ingest and a wait that ingest asked for (Retry-After) count as not done."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            folders = [folder for spool in self._spools for folder in spool.stream_folders()]
+            goals = {folder: Backlog(folder).whole_sizes() for folder in folders}
+            self._hurry()
+            try:
+                while not self._is_reached(goals):
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._is_stopping:
+                        return False
+                    self._changed.wait(left)
+                return True
+            finally:
+                self._hurried -= 1
+
+    def stats(self) -> ShipperStats:
+        with self._changed:
+            pending = sum(backlog.pending_bytes() for backlog in self._backlogs.values())
+            dropped = sum(spool.dropped for spool in self._spools)
+            return replace(self._stats, pending_bytes=pending, dropped=dropped)
+
+    # -- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                pause = self._round()
+            except OSError as error:  # the spool's own disk: keep the thread, the events are where they were
+                pause = self._back_off(Unavailable(f"the spool cannot be read: {error}"))
+            with self._changed:
+                if self._is_stopping:
+                    return
+                if pause > 0:
+                    self._changed.wait(pause)
+
+    def _round(self) -> float:
+        """One pass over all streams; seconds to wait before the next."""
+        now = self._clock.monotonic()
+        if now < self._not_before:
+            return self._not_before - now
+        if now >= self._tended_at + _TEND_SECONDS:
+            self._tend(now)
+        has_sent = False
+        for backlog in self._found_backlogs():
+            lines = self._due(backlog, now)
+            if not lines:
+                continue
+            trouble = self._ship(backlog, lines)
+            if trouble is not None:
+                return self._back_off(trouble)
+            has_sent = True
+            if self._is_stopping:
+                break
+        return 0.0 if has_sent else self._tick_seconds
+
+    def _found_backlogs(self) -> list[Backlog]:
+        with self._changed:
+            folders = [folder for spool in self._spools for folder in spool.stream_folders()]
+            for folder in folders:
+                if folder not in self._backlogs:
+                    self._backlogs[folder] = Backlog(folder)
+            for gone in self._backlogs.keys() - set(folders):
+                del self._backlogs[gone]
+            return [self._backlogs[folder] for folder in folders]
+
+    def _due(self, backlog: Backlog, now: float) -> list[Line]:
+        """The next batch of a stream, if it is large or old enough to go."""
+        with_held = backlog.has_held() and (now >= self._held_not_before)
+        lines = backlog.take(self._line_limit, _BATCH_BYTES, with_held)
+        if not lines:
+            self._waiting_since.pop(backlog.directory, None)
+            return []
+        since = self._waiting_since.setdefault(backlog.directory, now)
+        is_due = len(lines) >= min(self._batch_events, self._line_limit) or now >= since + self._batch_seconds
+        return lines if is_due or self._hurried or with_held else []
+
+    def _ship(self, backlog: Backlog, lines: list[Line]) -> Trouble | None:
+        if len(lines) > _SUSPECT_LINES:
+            answer = self._send(lines)
+            if isinstance(answer, Rejected):
+                self._line_limit = _SUSPECT_LINES  # look for the poison in a small batch, next round
+                return None
+            outcome = _Outcome([], [], [])
+            _sort(answer, lines, outcome)
+        else:
+            outcome = self._search(lines)
+        if outcome.trouble is not None and not (outcome.taken or outcome.refused):
+            return outcome.trouble
+        self._settle(backlog, lines, outcome)
+        return outcome.trouble
+
+    def _search(self, lines: list[Line]) -> _Outcome:
+        """Send, halving whatever is rejected as a whole, until every line has its own answer.
+
+        A line is only called poison when ingest took something else meanwhile: a server that rejects
+        everything is broken, and no reason to give up a single event.
+        """
+        outcome = _Outcome([], [], [])
+        suspects: list[tuple[Line, Refusal]] = []
+        parts, is_alive = [lines], False
+        while parts:
+            part = parts.pop(0)
+            answer = self._send(part)
+            if isinstance(answer, Rejected):
+                if len(part) == 1:
+                    suspects.append((part[0], answer.refusal))
+                else:
+                    middle = len(part) // 2
+                    parts += [part[:middle], part[middle:]]
+                continue
+            is_alive = is_alive or isinstance(answer, Taken)
+            _sort(answer, part, outcome)
+            if outcome.trouble is not None:
+                break
+        outcome.put_off += [line for part in parts for line in part]
+        if is_alive:
+            outcome.refused += suspects
+        elif suspects:
+            outcome.put_off += [line for line, _ in suspects]
+            reason = f"ingest rejects everything ({suspects[0][1].error}); events are kept"
+            outcome.trouble = outcome.trouble or Unavailable(reason)
+        return outcome
+
+    def _send(self, lines: Sequence[Line]) -> Taken | Rejected | Trouble:
+        answer = self._client.send([line.data for line in lines])
+        with self._changed:
+            self._stats = replace(self._stats, requests=self._stats.requests + 1)
+            if isinstance(answer, Taken):
+                self._stats = replace(
+                    self._stats,
+                    duplicates=self._stats.duplicates + answer.duplicates,
+                    fenced=self._stats.fenced + answer.fenced,
+                )
+        return answer
+
+    def _settle(self, backlog: Backlog, lines: list[Line], outcome: _Outcome) -> None:
+        kept = self._bury(backlog.directory.parent, outcome.refused)
+        put_off = outcome.put_off + kept
+        with self._changed:
+            backlog.settle(lines, put_off)
+            self._stats = replace(
+                self._stats,
+                acknowledged=self._stats.acknowledged + len(outcome.taken),
+                refused=self._stats.refused + len(outcome.refused) - len(kept),
+                last_trouble=None if outcome.taken else self._stats.last_trouble,
+            )
+            self._waiting_since.pop(backlog.directory, None)
+            if outcome.taken:
+                self._failures_in_a_row = 0
+                self._warned.clear()
+                self._line_limit = min(CATCH_UP_LINES, self._line_limit * 2)
+            if put_off:
+                self._put_offs_in_a_row += 1
+                self._held_not_before = self._clock.monotonic() + self._jitter(self._put_offs_in_a_row)
+            elif not backlog.has_held():
+                self._put_offs_in_a_row = 0
+            self._changed.notify_all()
+
+    def _bury(self, spool: Path, refused: Collection[tuple[Line, Refusal]]) -> list[Line]:
+        """Refused lines go to the dead-letter file, whole, with the reason. Returns them if the disk is full."""
+        if not refused:
+            return []
+        path = next(found.dead_letter for found in self._spools if found.directory == spool)
+        records = [
+            msgspec.json.encode(
+                {
+                    "refused_at": self._clock.now(),
+                    "code": refusal.code,
+                    "error": refusal.error,
+                    "event": line.data.decode("utf-8", "replace").rstrip("\n"),
+                }
+            )
+            for line, refusal in refused
+        ]
+        try:
+            with open(path, "ab") as file:
+                file.write(b"\n".join(records) + b"\n")
+        except OSError:
+            return [line for line, _ in refused]
+        _, first = next(iter(refused))
+        self._log(f"ingest refused {len(refused)} events ({first.code}: {first.error}); they are kept in {path}")
+        return []
+
+    # -- waiting ---------------------------------------------------------------------------------------------
+
+    def _back_off(self, trouble: Trouble) -> float:
+        """Note the trouble and say how long to wait: what ingest asks for, else full jitter."""
+        with self._changed:
+            self._failures_in_a_row += 1
+            self._stats = replace(self._stats, failures=self._stats.failures + 1, last_trouble=trouble.reason)
+            self._is_told_when = isinstance(trouble, Unavailable) and trouble.retry_after is not None
+            if isinstance(trouble, Misconfigured):
+                pause = self._capped(_BACKOFF_CAP_SECONDS * self._rng.uniform(0.5, 1.0))
+            elif trouble.retry_after is not None:
+                pause = min(trouble.retry_after, _RETRY_AFTER_CAP_SECONDS) + self._rng.uniform(0, 0.1)
+            else:
+                pause = self._jitter(self._failures_in_a_row)
+            self._not_before = self._clock.monotonic() + pause
+            self._changed.notify_all()
+        if isinstance(trouble, Misconfigured) or self._failures_in_a_row >= 3:
+            self._warn(trouble.reason)
+        return pause
+
+    def _jitter(self, failures: int) -> float:
+        bound = _BACKOFF_FIRST_SECONDS * 2 ** min(failures, 16)
+        return self._rng.uniform(0, self._capped(min(bound, _BACKOFF_CAP_SECONDS)))
+
+    def _capped(self, seconds: float) -> float:
+        return min(seconds, _HURRIED_CAP_SECONDS) if self._hurried else seconds
+
+    def _hurry(self) -> None:
+        """While somebody flushes, batches need not fill and waits of our own choosing are short."""
+        self._hurried += 1
+        if not self._is_told_when:
+            self._not_before = 0.0
+        self._held_not_before = 0.0
+        self._changed.notify_all()
+
+    def _is_reached(self, goals: dict[Path, dict[str, int]]) -> bool:
+        for folder, sizes in goals.items():
+            backlog = self._backlogs.get(folder)
+            if backlog is None:
+                if folder.exists() and any(sizes.values()):
+                    return False
+            elif not backlog.is_settled(sizes):
+                return False
+        return True
+
+    def _warn(self, message: str) -> None:
+        now = self._clock.monotonic()
+        if now >= self._warned.get(message, -_WARN_AGAIN_SECONDS) + _WARN_AGAIN_SECONDS:
+            self._warned[message] = now
+            self._log(message)
+
+    def _tend(self, now: float) -> None:
+        """Now and then: the reserve, cursors that a full disk refused, delivered streams that are old."""
+        self._tended_at = now
+        with self._changed:
+            for backlog in self._backlogs.values():
+                backlog.save()
+            for spool in list(self._spools):
+                spool.fill_reserve()
+                spool.prune(self._keep_seconds)
+                if spool.remove_if_empty():
+                    self._spools.remove(spool)
+
+
+def _sort(answer: Taken | Trouble, lines: Sequence[Line], outcome: _Outcome) -> None:
+    """Put each line of an answered request where it belongs."""
+    if not isinstance(answer, Taken):
+        outcome.put_off += lines
+        outcome.trouble = answer
+        return
+    for place, line in enumerate(lines):
+        if place in answer.refused:
+            outcome.refused.append((line, answer.refused[place]))
+        elif place in answer.put_off:
+            outcome.put_off.append(line)
+        else:
+            outcome.taken.append(line)

@@ -1,0 +1,276 @@
+"""A worker's folder of undelivered and recently delivered events, and who owns it.
+
+One folder per worker incarnation. Its owner holds a flock for as long as it lives, so that a later worker can
+tell a dead one's spool and adopt it; a child process joins without owning. It bounds the folder's size and
+keeps a reserve for facts on a full disk. It knows nothing of events' contents or of the network.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.outbox.room import Thinned, make_room, segments
+from pod_worker.outbox.stream import FACTS, SAMPLES, Stream, Write
+
+DEFAULT_BYTES = 512 * 1024 * 1024
+_SEGMENT_BYTES = 4 * 1024 * 1024
+_RESERVE_BYTES = 1024 * 1024
+_NAME_LIMIT = 150
+_OWNER, _MEMBERS, _RESERVE = "owner.lock", "members.lock", "reserve"
+DEAD_LETTER = "dead_letter.ndjson"
+
+
+class SpoolInUse(RuntimeError):
+    """Another living process owns the folder."""
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+class Spool:
+    """Use `Spool.open` (the worker), `Spool.join` (its child, or a reader) or `adopt_orphans`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        max_bytes: int = DEFAULT_BYTES,
+        clock: Clock | None = None,
+        owner_fd: int | None = None,
+        write: Write = os.write,
+    ) -> None:
+        self.directory = directory
+        self.max_bytes = max_bytes
+        self.dropped = 0  # samples that this process could not write, for want of disk
+        self.is_adopted = False
+        self._clock = clock or SystemClock()
+        self._owner_fd = owner_fd
+        self._write = write
+        self._segment_bytes = max(4096, min(_SEGMENT_BYTES, max_bytes // 16))
+        self._mutex = threading.Lock()
+        self._streams: dict[str, Stream] = {}
+        self._member_fd = os.open(directory / _MEMBERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._member_fd, fcntl.LOCK_SH)
+
+    @classmethod
+    def open(cls, root: Path, worker_id: str, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
+        """Create (or take over from a dead owner) the folder of this worker and own it.
+
+        Raises SpoolInUse if a living process owns it, OSError if the disk refuses.
+        """
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        final = root / f"worker-{_file_name(worker_id)}"
+        if not final.exists():
+            # Owned before it has its name: nobody can adopt a spool in the moment between.
+            fresh = root / f".new-{final.name}-{os.getpid()}"
+            fresh.mkdir(mode=0o700)
+            fd = _own(fresh)
+            os.rename(fresh, final)
+        else:
+            fd = _own(final)
+        if fd is None:
+            raise SpoolInUse(f"{final} belongs to a living worker; give each worker an id of its own")
+        spool = cls(final, max_bytes, clock, fd)
+        spool.fill_reserve()
+        return spool
+
+    @classmethod
+    def join(cls, directory: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
+        """Share a folder that somebody else owns: to emit into it (a child) or to read it."""
+        return cls(directory, max_bytes, clock)
+
+    @property
+    def is_owner(self) -> bool:
+        return self._owner_fd is not None
+
+    @property
+    def dead_letter(self) -> Path:
+        return self.directory / DEAD_LETTER
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def stream(self, name: str) -> Stream:
+        """The one Stream of this process for a name made by `run_stream` or `pod_stream`."""
+        with self._mutex:
+            if name not in self._streams:
+                self._streams[name] = Stream(self.directory / name, self._segment_bytes, self._write)
+            return self._streams[name]
+
+    def append(
+        self, stream: Stream, lane: int, before: bytes, after: bytes, numbered: bool
+    ) -> list[Thinned] | None:
+        """One durable line. Returns what had to be thinned to keep the bound (nearly always nothing).
+
+        None for a sample that the disk refused; it is counted in `dropped`. A fact makes room for itself:
+        delivered segments, then samples, then the reserve; only then is OSError raised.
+        """
+        try:
+            closed = stream.append(lane, before, after, numbered)
+        except OSError:
+            if lane == SAMPLES:
+                self.dropped += 1
+                return None
+            return self._append_fact(stream, before, after, numbered)
+        return self.keep_bound() if closed else []
+
+    def _append_fact(self, stream: Stream, before: bytes, after: bytes, numbered: bool) -> list[Thinned]:
+        _, thinned = make_room(self.stream_folders(), 2 * self._segment_bytes, may_thin=True)
+        try:
+            stream.append(FACTS, before, after, numbered)
+            return thinned
+        except OSError:
+            (self.directory / _RESERVE).unlink(missing_ok=True)
+        try:
+            stream.append(FACTS, before, after, numbered)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: an event could not be recorded; free disk under {self.directory}",
+            ) from error
+        return thinned
+
+    def keep_bound(self) -> list[Thinned]:
+        """Bring the folder back under `max_bytes`; returns what undelivered samples that cost."""
+        excess = self.size_bytes() - self.max_bytes
+        if excess <= 0:
+            return []
+        freed, _ = make_room(self.stream_folders(), excess, may_thin=False)
+        if freed < excess:
+            # Runs that ended long ago keep small segments open: end those that are delivered.
+            for folder in self.stream_folders():
+                if any(found.is_acked and found.bytes and not found.is_closed for found in segments(folder)):
+                    self.stream(folder.name).close_segments()
+        return make_room(self.stream_folders(), excess - freed, may_thin=True)[1] if freed < excess else []
+
+    def fill_reserve(self) -> bool:
+        """Keep a little of the disk for facts. False while the disk is too full to."""
+        path = self.directory / _RESERVE
+        if path.exists():
+            return True
+        free = shutil.disk_usage(self.directory).free
+        if free < 4 * _RESERVE_BYTES:
+            return False
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, _RESERVE_BYTES)
+        except OSError:
+            path.unlink(missing_ok=True)
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def stream_folders(self) -> list[Path]:
+        found = [entry for entry in self.directory.iterdir() if entry.name.startswith(("run-", "pod-"))]
+        return sorted(found)
+
+    def size_bytes(self) -> int:
+        """Bytes of all segments, delivered or not."""
+        return sum(found.bytes for folder in self.stream_folders() for found in segments(folder))
+
+    def lines(self, name: str | None = None) -> Iterator[bytes]:
+        """Every whole line still on disk, of one stream or of all: facts, samples, then those set aside."""
+        for folder in self.stream_folders() if name is None else [self.directory / name]:
+            for path in sorted(folder.glob("*.ndjson")):
+                data = path.read_bytes()
+                yield from data[: data.rfind(b"\n") + 1].splitlines()
+
+    def event_ids(self, run_id: str, attempt: int) -> list[str]:
+        """The id of every event of an attempt that is still on disk (all of them until pruned or over bound)."""
+        lines = self.lines(run_stream(run_id, attempt))
+        return [msgspec.json.decode(line, type=_Identified).id for line in lines]
+
+    # -- ending ----------------------------------------------------------------------------------------------
+
+    def prune(self, older_than: float) -> int:
+        """Remove streams that are wholly delivered and quiet for `older_than` seconds; returns how many."""
+        oldest = self._clock.now().timestamp() - older_than
+
+        def is_disposable(folder: Path) -> bool:
+            return all(
+                not found.bytes or (found.is_acked and found.written_at <= oldest) for found in segments(folder)
+            )
+
+        removed = 0
+        for folder in self.stream_folders():
+            if is_disposable(folder):
+                removed += self.stream(folder.name).remove(lambda folder=folder: is_disposable(folder))  # type: ignore[misc]
+                with self._mutex:
+                    self._streams.pop(folder.name).close()
+        return removed
+
+    def remove_if_empty(self) -> bool:
+        """Remove an adopted folder with no stream, no dead letter and nobody else in it."""
+        if not self.is_adopted or self.stream_folders() or self.dead_letter.exists():
+            return False
+        try:
+            fcntl.flock(self._member_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        shutil.rmtree(self.directory)
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Give up ownership and open files. What is on disk stays, for `adopt_orphans`."""
+        with self._mutex:
+            for stream in self._streams.values():
+                stream.close()
+            self._streams.clear()
+        for fd in (self._member_fd, self._owner_fd):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self._member_fd, self._owner_fd = -1, None
+
+
+def adopt_orphans(root: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> list[Spool]:
+    """Own every spool under `root` whose worker is dead, so that what it left is still delivered."""
+    found = []
+    for directory in sorted(root.glob("worker-*")):
+        fd = _own(directory)
+        if fd is not None:
+            found.append(Spool(directory, max_bytes, clock, fd))
+            found[-1].is_adopted = True
+    return found
+
+
+def run_stream(run_id: str, attempt: int) -> str:
+    return f"run-{_file_name(run_id)}-{attempt}"
+
+
+def pod_stream(pod_id: str) -> str:
+    return f"pod-{_file_name(pod_id)}"
+
+
+def _file_name(name: str) -> str:
+    """Any id as one path segment."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= _NAME_LIMIT else hashlib.sha256(name.encode()).hexdigest()
+
+
+def _own(directory: Path) -> int | None:
+    """The descriptor that holds the owner's lock, or None if somebody living holds it."""
+    try:
+        fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(directory / _OWNER).st_ino == os.fstat(fd).st_ino:
+            return fd
+    except (BlockingIOError, FileNotFoundError):  # owned, or removed by its owner just now
+        pass
+    os.close(fd)
+    return None

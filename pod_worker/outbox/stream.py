@@ -1,0 +1,293 @@
+"""The durable append: one folder per (run, attempt), written by any thread of any process that shares it.
+
+Two lanes of append-only segments (`facts`, `samples`) and a small header that holds the last `seq` and the
+committed length of each lane, all moved under one flock. A line is in the kernel before `append` returns, so
+it survives SIGKILL at any instruction; it is not synced, so it does not promise to survive a power cut. The
+lock is waited for at most a second: behind a frozen process the line goes to a file of its own, without seq.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+FACTS, SAMPLES = 0, 1
+LANES = ("facts", "samples")
+LOCK_SECONDS = 1.0
+_LOCK_MEMORY_SECONDS = 5.0  # after one wait in vain, how long the next emits do not wait at all
+_HEAD = struct.Struct("<8s5Q")  # magic, last seq, then (segment, committed bytes) of facts and of samples
+_MAGIC = b"spool-v1"
+_GONE = b"removed!"  # written before a pruned folder is unlinked: whoever still holds it open starts anew
+_START = (_MAGIC, 0, 1, 0, 1, 0)
+_Head = tuple[bytes, int, int, int, int, int]
+Write = Callable[[int, bytes], int]
+
+
+class _Numbered(msgspec.Struct):
+    seq: int = 0
+
+
+def segment_name(lane: int, number: int) -> str:
+    return f"{LANES[lane]}.{number:08d}.ndjson"
+
+
+def read_head(directory: Path) -> _Head:
+    """The header without the lock, for readers that only need to know which segments are closed."""
+    try:
+        return _unpacked((directory / "head").read_bytes())
+    except FileNotFoundError:
+        return _START
+
+
+class Stream:
+    _head_fd: int
+    _aside_fd: int
+    _lane_fds: list[int]
+    _lane_segments: list[int]
+
+    def __init__(self, directory: Path, segment_bytes: int, write: Write = os.write) -> None:
+        self.directory = directory
+        self._segment_bytes = segment_bytes
+        self._write = write
+        self._impatient_until = 0.0
+        self._forget()
+
+    def append(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
+        """Write `before`, the next seq (where `numbered`) and `after` as one line; True if a segment closed.
+
+        Raises OSError (ENOSPC and kin) having written nothing.
+        """
+        if os.getpid() != self._pid:
+            self._forget()  # a forked child shares its parent's lock with it, so it needs one of its own
+        if not self._mutex.acquire(timeout=LOCK_SECONDS):
+            return self._append_aside(before + after)
+        try:
+            if not self._lock():
+                return self._append_aside(before + after)
+            try:
+                return self._append_locked(lane, before, after, numbered)
+            finally:
+                fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
+
+    def close_segments(self) -> None:
+        """End both current segments, so that the room they take can be given back; skipped if busy."""
+        with self._mutex:
+            if self._lock():
+                try:
+                    _, seq, facts, facts_end, samples, samples_end = self._settled()
+                    self._save((_MAGIC, seq, facts + (facts_end > 0), 0, samples + (samples_end > 0), 0))
+                finally:
+                    fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+
+    def remove(self, is_disposable: Callable[[], bool]) -> bool:
+        """Unlink the whole folder if `is_disposable` still says so under the lock."""
+        with self._mutex:
+            if not self._lock():
+                return False
+            try:
+                self._settled()
+                if not is_disposable():
+                    return False
+                os.pwrite(self._head_fd, _HEAD.pack(_GONE, 0, 0, 0, 0, 0), 0)
+                for path in self.directory.iterdir():
+                    path.unlink(missing_ok=True)
+                self.directory.rmdir()
+                return True
+            finally:
+                fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+                self._close()
+
+    def close(self) -> None:
+        with self._mutex:
+            self._close()
+
+    # -- under the lock ------------------------------------------------------------------------------------
+
+    def _append_locked(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
+        head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
+        if not self._is_settled(head):
+            head = self._settled()
+        _, seq, facts, facts_end, samples, samples_end = head
+        if numbered:
+            seq += 1
+            line = b'%b"seq":%d,%b' % (before, seq, after)
+        else:
+            line = before + after
+        fd = self._lane_fds[lane]
+        written = self._write(fd, line)
+        if written != len(line):
+            os.ftruncate(fd, samples_end if lane else facts_end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
+        closed = False
+        if lane == FACTS:
+            facts_end += written
+            if facts_end >= self._segment_bytes:
+                closed, facts, facts_end = True, facts + 1, 0
+        else:
+            samples_end += written
+            if samples_end >= self._segment_bytes:
+                closed, samples, samples_end = True, samples + 1, 0
+        os.pwrite(self._head_fd, _HEAD.pack(_MAGIC, seq, facts, facts_end, samples, samples_end), 0)
+        return closed
+
+    def _is_settled(self, head: _Head) -> bool:
+        """Nobody died between a line and the header, and the open segments are the current ones."""
+        return (
+            head[0] == _MAGIC
+            and head[2] == self._lane_segments[FACTS]
+            and head[4] == self._lane_segments[SAMPLES]
+            and os.lseek(self._lane_fds[FACTS], 0, os.SEEK_END) == head[3]
+            and os.lseek(self._lane_fds[SAMPLES], 0, os.SEEK_END) == head[5]
+        )
+
+    def _settled(self) -> _Head:
+        """Open the current segments and take in what a process wrote there before it died."""
+        head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
+        if head[0] != _MAGIC:
+            head = self._rebuilt(seq=0)
+        _, seq, *lanes = head
+        for lane in (FACTS, SAMPLES):
+            self._open_segment(lane, lanes[2 * lane])
+            committed = lanes[2 * lane + 1]
+            if os.lseek(self._lane_fds[lane], 0, os.SEEK_END) < committed:  # only a power cut takes lines away
+                return self._rebuilt(seq)
+            end, last = _mend_tail(self._lane_fds[lane], committed)
+            lanes[2 * lane + 1], seq = end, max(seq, last)
+        mended = (_MAGIC, seq, lanes[0], lanes[1], lanes[2], lanes[3])
+        self._save(mended)
+        return mended
+
+    def _rebuilt(self, seq: int) -> _Head:
+        """The header from the segments alone: for a new folder, and after a power cut."""
+        state: list[int] = []
+        for lane in (FACTS, SAMPLES):
+            numbers = [1]
+            for path in self.directory.glob(f"{LANES[lane]}.*.ndjson"):
+                numbers.append(int(path.name.split(".")[1]))
+                fd = os.open(path, os.O_RDWR | os.O_APPEND)
+                try:
+                    seq = max(seq, _mend_tail(fd, 0)[1])
+                finally:
+                    os.close(fd)
+            self._open_segment(lane, max(numbers))
+            state += [max(numbers), os.lseek(self._lane_fds[lane], 0, os.SEEK_END)]
+        head = (_MAGIC, seq, state[0], state[1], state[2], state[3])
+        self._save(head)
+        return head
+
+    def _save(self, head: _Head) -> None:
+        os.pwrite(self._head_fd, _HEAD.pack(*head), 0)
+
+    def _open_segment(self, lane: int, number: int) -> None:
+        if self._lane_segments[lane] == number:
+            return
+        path = self.directory / segment_name(lane, number)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self._lane_fds[lane] >= 0:
+            os.close(self._lane_fds[lane])
+        self._lane_fds[lane], self._lane_segments[lane] = fd, number
+
+    # -- the lock ------------------------------------------------------------------------------------------
+
+    def _lock(self) -> bool:
+        """The flock across processes. False when somebody sits on it for longer than LOCK_SECONDS."""
+        while True:
+            if self._head_fd < 0:
+                self._open_head()
+            if not self._wait_for_lock():
+                return False
+            if os.pread(self._head_fd, 8, 0) != _GONE:
+                return True
+            fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+            self._close()
+
+    def _wait_for_lock(self) -> bool:
+        try:
+            fcntl.flock(self._head_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
+        started = time.monotonic()
+        pause = 0.00002
+        while (now := time.monotonic()) < started + LOCK_SECONDS and now >= self._impatient_until:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.002)
+            try:
+                fcntl.flock(self._head_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                continue
+        if now >= self._impatient_until:
+            self._impatient_until = now + _LOCK_MEMORY_SECONDS
+        return False
+
+    def _open_head(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._head_fd = os.open(self.directory / "head", flags, 0o600)
+
+    def _append_aside(self, line: bytes) -> bool:
+        with self._aside_mutex:
+            if self._aside_fd < 0:
+                name = f"aside.{os.getpid()}-{time.time_ns()}.ndjson"
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._aside_fd = os.open(self.directory / name, flags, 0o600)
+            end = os.lseek(self._aside_fd, 0, os.SEEK_END)
+            if self._write(self._aside_fd, line) != len(line):
+                os.ftruncate(self._aside_fd, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
+        return False
+
+    def _forget(self) -> None:
+        """Start without open files; those of a parent process are left to it."""
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._aside_mutex = threading.Lock()
+        self._head_fd = -1
+        self._aside_fd = -1
+        self._lane_fds = [-1, -1]
+        self._lane_segments = [0, 0]
+
+    def _close(self) -> None:
+        for fd in (*self._lane_fds, self._head_fd, self._aside_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._head_fd = self._aside_fd = -1
+        self._lane_fds = [-1, -1]
+        self._lane_segments = [0, 0]
+
+
+def _unpacked(data: bytes) -> _Head:
+    if len(data) < _HEAD.size:
+        return (b"", 0, 0, 0, 0, 0)
+    magic, seq, facts, facts_end, samples, samples_end = _HEAD.unpack_from(data)
+    return (magic, seq, facts, facts_end, samples, samples_end)
+
+
+def _mend_tail(fd: int, start: int) -> tuple[int, int]:
+    """(end, last seq) of the whole lines from `start`; a torn last line, never acknowledged, is cut off."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if size <= start:
+        return size, 0
+    tail = os.pread(fd, size - start, start)
+    whole = tail.rfind(b"\n") + 1
+    if whole < len(tail):
+        os.ftruncate(fd, start + whole)
+    return start + whole, max((_seq_of(line) for line in tail[:whole].splitlines()), default=0)
+
+
+def _seq_of(line: bytes) -> int:
+    try:
+        return msgspec.json.decode(line, type=_Numbered).seq
+    except msgspec.DecodeError:  # a block of zeros after a power cut
+        return 0
