@@ -83,12 +83,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreS
 @pytest.fixture(scope="session")
 def s3_client(s3_server: ObjectStoreServer) -> Iterator[Minio]:
     """A minio client for the session's server."""
-    import urllib3
-    from minio import Minio
+    from pod_worker.local.s3 import connect
 
-    access, http = s3_server.access, urllib3.PoolManager(retries=False, timeout=10.0)
-    yield Minio(access.endpoint, access.access_key, access.secret_key, secure=False, http_client=http)
-    http.clear()
+    with connect(s3_server.access) as client:
+        yield client
 
 
 @pytest.fixture

@@ -47,6 +47,21 @@ class FolderLock:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
 
+    def is_held(self) -> bool:
+        """Whether this very object holds the folder."""
+        return self._fd is not None
+
+    def is_held_by_somebody(self) -> bool:
+        """Whether any live process holds the folder; looks without taking it."""
+        try:
+            fd = os.open(self.folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _try_lock(fd)
+        finally:
+            os.close(fd)
+
     def release(self) -> None:
         if self._fd is not None:
             os.close(self._fd)

@@ -6,118 +6,27 @@ authentication: any local user of this machine can read the data, and other mach
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pymongo
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 
 from pod_worker.local.binaries import find_mongod
-from pod_worker.local.errors import ChildDiedError, LocalStackError, NotReadyError
+from pod_worker.local.description import without_password
+from pod_worker.local.errors import LocalStackError, NotReadyError
 from pod_worker.local.folder import FolderLock
-from pod_worker.local.process import LOOPBACK, POLL_SECONDS, ChildProcess, start_listening
+from pod_worker.local.member import START_SECONDS, STOP_SECONDS, Client, Member
+from pod_worker.local.process import LOOPBACK, POLL_SECONDS
 
 REPLICA_SET = "pod_worker"
 DEFAULT_DATABASE = "ai_scientist"
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
 NOT_YET_INITIALIZED = 94  # error codes: mongo/src/mongo/base/error_codes.yml
 ALREADY_INITIALIZED = 23
-
-
-Client = pymongo.MongoClient[dict[str, Any]]
-
-
-@contextmanager
-def direct_client(port: int, timeout_seconds: float) -> Iterator[Client]:
-    """A connection to the mongod on `port` itself; it gives up looking for it after `timeout_seconds`."""
-    milliseconds = int(timeout_seconds * 1000)
-    client: Client = pymongo.MongoClient(
-        LOOPBACK,
-        port,
-        directConnection=True,
-        tz_aware=True,
-        serverSelectionTimeoutMS=milliseconds,
-        socketTimeoutMS=milliseconds * 5,
-    )
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-class Member:
-    """One `mongod` process of the set, with its folder, its log and the port it got."""
-
-    def __init__(self, folder: Path, argv: tuple[str, ...], port: int, lock_fd: int) -> None:
-        self.folder = folder
-        self.port = port
-        self._argv = argv
-        self._lock_fd = lock_fd
-        self._process: ChildProcess | None = None
-
-    @property
-    def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
-
-    @property
-    def process(self) -> ChildProcess:
-        if self._process is None:
-            raise ChildDiedError(f"The mongod in {self.folder} was never started.")
-        return self._process
-
-    def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
-        """Start and wait until it answers. A random port is kept for the life of this object."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._process, self.port = start_listening(self._describe, self._answers, self.port, timeout_seconds, stop)
-
-    def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
-        self.thaw()
-        if self._process is not None:
-            self._process.stop(grace_seconds)
-
-    def kill(self) -> None:
-        """SIGKILL, as a power cut would; what was acknowledged with majority is in the journal."""
-        if self._process is not None:
-            self._process.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP: alive for the kernel, silent for everybody else."""
-        self.process.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        if self._process is not None:
-            self._process.signal(signal.SIGCONT)
-
-    def client(self, timeout_seconds: float = 2.0) -> AbstractContextManager[Client]:
-        """A direct connection to this very member, whatever its state in the set."""
-        return direct_client(self.port, timeout_seconds)
-
-    def hello(self) -> dict[str, Any]:
-        """The answer of `hello`, or {} when the member does not answer."""
-        try:
-            with self.client(timeout_seconds=0.2) as client:
-                return client.admin.command("hello")
-        except PyMongoError:
-            return {}
-
-    def _answers(self, process: ChildProcess, port: int) -> bool:
-        """True when the process listening on the port is ours, not one that took the port first."""
-        try:
-            with direct_client(port, timeout_seconds=0.1) as client:
-                return bool(client.admin.command("serverStatus")["pid"] == process.pid)
-        except PyMongoError:
-            return False
-
-    def _describe(self, port: int) -> ChildProcess:
-        argv = (*self._argv, "--dbpath", str(self.folder), "--port", str(port))
-        return ChildProcess("mongod", argv, self.folder.with_suffix(".log"), keep_fds=(self._lock_fd,))
 
 
 class Mongod:
@@ -170,8 +79,15 @@ class Mongod:
             )
             for member in self.members:
                 member.start(timeout_seconds, stop)
+            self.members[0].process.wait_until(self._is_initiated, timeout_seconds, stop)
             self._configure()
             self._wait_for_set(timeout_seconds, stop)
+        except PyMongoError as error:
+            self.kill()
+            raise LocalStackError(
+                f"The mongod in {self.data_dir} refused to become a replica set: {error}. Fix: if the folder "
+                "comes from elsewhere, use another one."
+            ) from error
         except BaseException:
             self.kill()
             raise
@@ -210,13 +126,10 @@ class Mongod:
         self.stop()
 
     def _configure(self) -> None:
-        """Initiate the set, or tell an existing one where its members listen now."""
+        """Tell the set where its members listen now."""
         hosts = [member.address for member in self.members]
         with self.members[0].client() as client:
-            config = _read_config(client)
-            if config is None:
-                _initiate(client, hosts, self._election_timeout_seconds)
-                config = _read_config(client) or {"members": []}
+            config: dict[str, Any] = client.admin.command("replSetGetConfig")["config"]
             if len(config["members"]) != len(hosts):
                 raise LocalStackError(
                     f"{self.data_dir} holds a replica set of {len(config['members'])} members, not {len(hosts)}. "
@@ -225,6 +138,18 @@ class Mongod:
             if [member["host"] for member in config["members"]] != hosts:
                 _move(client, config, hosts)
 
+    def _is_initiated(self) -> bool:
+        """True when the set has a configuration; gives it one if it never had."""
+        with self.members[0].client() as client:
+            try:
+                client.admin.command("replSetGetConfig")
+            except OperationFailure as error:
+                if error.code != NOT_YET_INITIALIZED:
+                    raise
+                _initiate(client, [member.address for member in self.members], self._election_timeout_seconds)
+                return False
+            return True
+
     def _wait_for_set(self, timeout_seconds: float, stop: threading.Event | None) -> None:
         for member in self.members:
             member.process.wait_until(partial(_is_settled, member), timeout_seconds, stop)
@@ -232,6 +157,25 @@ class Mongod:
 
     def _log_tails(self) -> str:
         return "\n".join(member.process.log_tail(5) for member in self.members)
+
+
+def require_mongodb(url: str, timeout_seconds: float = 5.0) -> None:
+    """Raises LocalStackError, without the password, when no MongoDB answers at `url`."""
+    shown, milliseconds = without_password(url), int(timeout_seconds * 1000)
+    fix = "Fix: correct MONGODB_URL, or unset it to start a local one."
+    try:
+        client: Client = pymongo.MongoClient(url, serverSelectionTimeoutMS=milliseconds)
+    except (ConfigurationError, ValueError):  # their messages may quote the password
+        raise LocalStackError(
+            f"{shown} is not a MongoDB connection string; in user and password, characters like @ : / must be "
+            f"percent-encoded. {fix}"
+        ) from None
+    with client:
+        try:
+            client.admin.command("ping")
+        except PyMongoError as error:
+            reason = str(error).partition(", Timeout:")[0].partition(", full error:")[0]
+            raise LocalStackError(f"No MongoDB at {shown}: {reason}. {fix}") from error
 
 
 def _options(cache_gb: float, oplog_mb: int, parameters: Mapping[str, str]) -> tuple[str, ...]:
@@ -246,16 +190,6 @@ def _options(cache_gb: float, oplog_mb: int, parameters: Mapping[str, str]) -> t
     for name, value in wanted.items():
         options += ["--setParameter", f"{name}={value}"]
     return tuple(options)
-
-
-def _read_config(client: Client) -> dict[str, Any] | None:
-    try:
-        config: dict[str, Any] = client.admin.command("replSetGetConfig")["config"]
-    except OperationFailure as error:
-        if error.code == NOT_YET_INITIALIZED:
-            return None
-        raise
-    return config
 
 
 def _initiate(client: Client, hosts: list[str], election_seconds: float) -> None:

@@ -7,28 +7,24 @@ restart anything: whoever owns the child decides what its death means.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
 from pod_worker.local.errors import ChildDiedError, NotReadyError, StopRequestedError
+from pod_worker.local.spawning import die_with_parent, spawn_from_lasting_thread
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.02
 TAIL_LINES = 15
 PORT_ATTEMPTS = 5
 PORT_TAKEN = "ddress already in use"  # as mongod and rclone both log it
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ChildProcess:
@@ -66,7 +62,7 @@ class ChildProcess:
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
         self._group_cleared = False
-        self._popen = _spawn_from_lasting_thread(self._spawn)
+        self._popen = spawn_from_lasting_thread(self._spawn)
 
     def exit_code(self) -> int | None:
         """None while the child runs; negative for death by signal. The rest of its group goes with it."""
@@ -88,14 +84,14 @@ class ChildProcess:
         Raises ChildDiedError when the child ends first, NotReadyError after `timeout_seconds`, both with the end
         of its log, and StopRequestedError when `stop` is set meanwhile.
         """
-        stop = stop or threading.Event()
         deadline = time.monotonic() + timeout_seconds
         while not ready():
             self.require_running()
             if time.monotonic() > deadline:
                 raise NotReadyError(f"{self.name} was not ready after {timeout_seconds:g} s.\n{self.log_tail()}")
-            if stop.wait(POLL_SECONDS):
+            if stop is not None and stop.is_set():
                 raise StopRequestedError(f"Stopped while {self.name} was starting.")
+            time.sleep(POLL_SECONDS)
         self.require_running()
 
     def require_running(self) -> None:
@@ -150,7 +146,7 @@ class ChildProcess:
                 cwd=self._cwd,
                 pass_fds=self._keep_fds,
                 start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
+                preexec_fn=die_with_parent(os.getpid()),
             )
 
     def _clear_group(self) -> None:
@@ -210,53 +206,3 @@ def start_listening(
 def _kill_group(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """For the moment between fork and exec: ask the kernel for SIGKILL at the parent's death (prctl(2))."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: nothing may allocate or lock after it
-
-    def arm() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died between the fork and the prctl
-            os._exit(1)
-
-    return arm
-
-
-_Spawn = Callable[[], "subprocess.Popen[bytes]"]
-_spawner_lock = threading.Lock()
-_spawner_jobs: queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]] | None = None
-
-
-def _spawn_from_lasting_thread(spawn: _Spawn) -> subprocess.Popen[bytes]:
-    """Run `spawn` in a thread that lasts as long as the process.
-
-    PR_SET_PDEATHSIG fires when the *thread* that forked ends, so a child started from a short-lived thread would
-    be killed with that thread.
-    """
-    if threading.current_thread() is threading.main_thread():
-        return spawn()
-    future: Future[subprocess.Popen[bytes]] = Future()
-    _jobs().put((spawn, future))
-    return future.result()
-
-
-def _jobs() -> queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]]:
-    global _spawner_jobs
-    with _spawner_lock:
-        if _spawner_jobs is None:
-            _spawner_jobs = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(_spawner_jobs,), name="spawner", daemon=True).start()
-        return _spawner_jobs
-
-
-def _serve(jobs: queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]]) -> None:
-    while True:
-        spawn, future = jobs.get()
-        try:
-            future.set_result(spawn())
-        except OSError as error:
-            future.set_exception(error)
