@@ -70,10 +70,11 @@ class Stream:
         if not self._mutex.acquire(timeout=LOCK_SECONDS):
             return self._append_aside(before + after)
         try:
-            if not self._lock():
+            head = self._lock()
+            if head is None:
                 return self._append_aside(before + after)
             try:
-                return self._append_locked(lane, before, after, numbered)
+                return self._append_locked(head, lane, before, after, numbered)
             finally:
                 fcntl.flock(self._head_fd, fcntl.LOCK_UN)
         finally:
@@ -82,7 +83,7 @@ class Stream:
     def close_segments(self) -> None:
         """End both current segments, so that the room they take can be given back; skipped if busy."""
         with self._mutex:
-            if self._lock():
+            if self._lock() is not None:
                 try:
                     _, seq, facts, facts_end, samples, samples_end = self._settled()
                     self._save((_MAGIC, seq, facts + (facts_end > 0), 0, samples + (samples_end > 0), 0))
@@ -92,7 +93,7 @@ class Stream:
     def remove(self, is_disposable: Callable[[], bool]) -> bool:
         """Unlink the whole folder if `is_disposable` still says so under the lock."""
         with self._mutex:
-            if not self._lock():
+            if self._lock() is None:
                 return False
             try:
                 self._settled()
@@ -113,8 +114,7 @@ class Stream:
 
     # -- under the lock ------------------------------------------------------------------------------------
 
-    def _append_locked(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
-        head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
+    def _append_locked(self, head: _Head, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
         if not self._is_settled(head):
             head = self._settled()
         _, seq, facts, facts_end, samples, samples_end = head
@@ -199,15 +199,16 @@ class Stream:
 
     # -- the lock ------------------------------------------------------------------------------------------
 
-    def _lock(self) -> bool:
-        """The flock across processes. False when somebody sits on it for longer than LOCK_SECONDS."""
+    def _lock(self) -> _Head | None:
+        """Take the flock across processes and read the header. None when somebody sits on it for too long."""
         while True:
             if self._head_fd < 0:
                 self._open_head()
             if not self._wait_for_lock():
-                return False
-            if os.pread(self._head_fd, 8, 0) != _GONE:
-                return True
+                return None
+            head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
+            if head[0] != _GONE:
+                return head
             fcntl.flock(self._head_fd, fcntl.LOCK_UN)
             self._close()
 
