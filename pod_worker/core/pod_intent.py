@@ -84,3 +84,6 @@ class IntentLog(Protocol):
 
     def named(self, names: Collection[str]) -> Mapping[str, Intent]:
         """The intents among `names` that exist."""
+
+    def of_pod(self, pod_id: str) -> Intent | None:
+        """The intent that recorded this pod as its own."""
