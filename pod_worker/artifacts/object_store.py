@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -117,21 +117,21 @@ class ObjectStore:
         headers = {"Content-Type": content_type}
         return str(self._asked(lambda: self._client._create_multipart_upload(self.bucket, key, headers)))
 
-    def list_parts(self, key: str, upload_id: str) -> list[StoredPart]:
-        """What the store has of an upload, in order. Raises UploadGone."""
+    def list_parts(self, key: str, upload_id: str, limit: int = 10_000) -> list[StoredPart]:
+        """The first `limit` parts that the store has of an upload, in order. Raises UploadGone."""
         found: list[StoredPart] = []
         marker: str | None = None
         while True:
             page = self._asked(
                 lambda after=marker: self._client._list_parts(  # type: ignore[misc]
-                    self.bucket, key, upload_id, max_parts=1000, part_number_marker=after
+                    self.bucket, key, upload_id, max_parts=min(limit, 1000), part_number_marker=after
                 )
             )
             found += [
                 StoredPart(number=part.part_number, etag=part.etag.strip('"'), bytes=part.size)
                 for part in page.parts
             ]
-            if not page.is_truncated or not page.parts:
+            if not page.is_truncated or not page.parts or len(found) >= limit:
                 return found
             marker = str(page.next_part_number_marker or found[-1].number)
 
@@ -181,10 +181,13 @@ class ObjectStore:
         except ObjectMissing:
             pass
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str) -> list[StoredObject]:
+        """Every object whose key begins with `prefix`."""
         found = self._asked(lambda: [*self._client.list_objects(self.bucket, prefix=prefix, recursive=True)])
-        for item in found:
-            yield StoredObject(item.object_name, int(item.size or 0), str(item.etag or ""), item.last_modified)
+        return [
+            StoredObject(item.object_name, int(item.size or 0), str(item.etag or ""), item.last_modified)
+            for item in found
+        ]
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """The one place where the client's errors become ours."""

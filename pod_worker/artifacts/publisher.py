@@ -7,11 +7,10 @@ verified.
 
 from __future__ import annotations
 
-import mimetypes
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,8 +20,9 @@ from pod_worker.artifacts import download, transfer
 from pod_worker.artifacts.control_plane import ControlPlane, Fenced, Patience, Retrying, Turned
 from pod_worker.artifacts.keys import BadName, check_filename
 from pod_worker.artifacts.ledger import Entry, Ledger, State
-from pod_worker.artifacts.transfer import Fingerprint, Gone, Refusal, Transient, UrlExpired
-from pod_worker.artifacts.wire import ArtifactView, FinalizeRequest, Grant, PresignRequest
+from pod_worker.artifacts.transfer import Gone, Refusal, Transient, UrlExpired
+from pod_worker.artifacts.upload import Upload, Uploader
+from pod_worker.artifacts.wire import ArtifactView
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered
@@ -30,12 +30,12 @@ from pod_worker.core.stage import Artifact, ArtifactKind, Emit, StopSignal
 
 __all__ = ["Fenced", "Patience", "Publisher"]
 
-_UPLOADS = 3  # whole uploads of one file: the store lost it, or got other bytes than ours
-_RENEWALS = 5  # presigned URLs in a row that the store does not accept
+_UPLOADS = 2  # whole uploads of one file: the store lost the first, or got other bytes than ours
+_START_AGAIN = ("mismatch", "object_missing", "upload_gone", "bad_parts")
 
 
 class Publisher:
-    """One attempt's artifacts. Not for several threads at once: parts are sent one after another, in order."""
+    """One attempt's artifacts. Threads may share it; files go one after another, parts in order."""
 
     def __init__(
         self,
@@ -48,186 +48,97 @@ class Publisher:
         rng: random.Random,
         patience: Patience | None = None,
     ) -> None:
-        self._fence = fence
+        self._attempt = fence.attempt
         self._ledger = ledger
         self._emit = emit
         self._stop = stop
         self._session = _session()
         self._retrying = Retrying(patience or Patience(), rng, stop)
         self._control = ControlPlane(control_plane_url, token, fence, self._session, self._retrying)
+        self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop)
+        self._one_at_a_time = threading.Lock()
 
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
     ) -> Artifact:
-        """See `core.stage.Artifacts`. Raises also Fenced, and what the stop signal raises.
+        """See `core.stage.Artifacts`. `name` may have folders; the bytes decide what is the same artifact.
 
-        RunError(USER_ERROR): the file cannot be read, has no usable name, or changed while it was uploaded.
+        Raises also Fenced, what the stop signal raises, and RunError(USER_ERROR) for a file that cannot be
+        read, has no usable name, or changed while it was uploaded.
         """
         filename = name or path.name
-        with self._reported(filename), _opened(path) as file:
+        with self._one_at_a_time, self._reported(filename), _opened(path) as file:
             check_filename(filename)
             known = transfer.fingerprint(file, self._stop.check)
             entry = self._ledger.find(kind, known.sha256)
-            if entry and self._is_settled(entry, role) and entry.artifact:
+            if entry and entry.artifact and self._is_settled(entry, role):
                 return entry.artifact
             if entry is None:
                 self._emit.emit(ArtifactDetected(path=filename))
-                entry = self._ledger.put(Entry(kind.value, known.sha256, known.bytes, attempt=self._fence.attempt))
-            return self._settle(_Upload(file, known, filename, role), entry)
+                entry = self._fresh(Entry(kind.value, known.sha256, known.bytes))
+            return self._settle(Upload(file, known, filename, role), entry)
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
         """See `core.stage.Artifacts`. An interrupted download goes on where it stopped."""
         with _named():
             return download.fetch(self._control, self._session, self._retrying, self._stop, key, target, sha256)
 
+    def close(self) -> None:
+        self._session.close()
+
     def _is_settled(self, entry: Entry, role: str | None) -> bool:
         # What an earlier attempt registered is asked for again: a person may have removed it since.
-        ours = entry.state is State.REGISTERED and entry.attempt == self._fence.attempt
+        ours = entry.state is State.REGISTERED and entry.attempt == self._attempt
         return ours and entry.artifact is not None and role in (None, entry.artifact.role)
 
-    def _settle(self, upload: _Upload, entry: Entry) -> Artifact:
-        view = self._registered(upload, entry)
-        artifact = Artifact(
-            view.key,
-            upload.known.bytes,
-            upload.known.sha256,
-            view.kind,
-            view.content_type or upload.content_type,
-            view.role,
-        )
+    def _settle(self, upload: Upload, entry: Entry) -> Artifact:
+        made = _artifact(self._registered(upload, entry), upload)
         # The event first: a crash between the two repeats the event, and its projection does not mind.
         self._emit.emit(
             ArtifactRegistered(
-                key=artifact.key,
-                bytes=artifact.bytes,
-                content_type=artifact.content_type,
-                kind=artifact.kind,
-                sha256=artifact.sha256,
-                role=artifact.role,
+                key=made.key,
+                bytes=made.bytes,
+                content_type=made.content_type,
+                kind=made.kind,
+                sha256=made.sha256,
+                role=made.role,
             )
         )
         self._ledger.put(
-            Entry(entry.kind, entry.sha256, entry.bytes, State.REGISTERED, self._fence.attempt, artifact=artifact)
+            Entry(entry.kind, entry.sha256, entry.bytes, State.REGISTERED, self._attempt, artifact=made)
         )
-        return artifact
+        return made
 
-    def _registered(self, upload: _Upload, entry: Entry) -> ArtifactView:
+    def _registered(self, upload: Upload, entry: Entry) -> ArtifactView:
+        """Upload what is missing and have it registered; once more from the start if the store lost it."""
         for _ in range(_UPLOADS):
             try:
                 if entry.state is not State.UPLOADED:
-                    grant = self._granted(upload, entry)
+                    grant = self._control.presign_put(upload.request(entry))
                     if grant.artifact is not None:
                         return self._with_role(upload, grant.artifact)
-                    entry = self._sent(upload, entry, grant)
-                return self._control.finalize(self._promise(upload, entry))
+                    entry = self._uploader.send(upload, entry, grant, self._attempt)
+                return self._control.finalize(upload.promise(entry))
             except Turned as refused:
+                if refused.code not in _START_AGAIN:
+                    raise
                 problem = str(refused)
-                if refused.code not in ("mismatch", "object_missing", "upload_gone", "bad_parts"):
-                    raise RunError(FailureCode.STORAGE, f"{upload.filename}: {refused}") from None
             except Gone as gone:
                 problem = str(gone)
             self._abandon(self._ledger.find(entry.kind, entry.sha256) or entry)
-            self._check_unchanged(upload)
-            entry = self._ledger.put(Entry(entry.kind, entry.sha256, entry.bytes, attempt=self._fence.attempt))
+            upload.check_unchanged(self._stop, by_hash=True)
+            entry = self._fresh(entry)
         raise RunError(FailureCode.STORAGE, f"{upload.filename} was uploaded {_UPLOADS} times in vain: {problem}")
 
-    def _granted(self, upload: _Upload, entry: Entry, first_part: int | None = None) -> Grant:
-        return self._control.presign_put(
-            PresignRequest(
-                action="put",
-                filename=upload.filename,
-                key=entry.key,
-                content_type=upload.content_type,
-                bytes=entry.bytes,
-                sha256=entry.sha256,
-                kind=entry.kind,
-                upload_id=entry.upload_id,
-                first_part=first_part,
-            )
-        )
-
-    def _with_role(self, upload: _Upload, view: ArtifactView) -> ArtifactView:
+    def _with_role(self, upload: Upload, view: ArtifactView) -> ArtifactView:
         if upload.role in (None, view.role):
             return view
-        asked = self._promise(upload, Entry(view.kind, upload.known.sha256, upload.known.bytes, key=view.key))
-        return self._control.finalize(asked)
-
-    def _promise(self, upload: _Upload, entry: Entry) -> FinalizeRequest:
-        return FinalizeRequest(
-            key=entry.key or "",
-            bytes=entry.bytes,
-            sha256=entry.sha256,
-            kind=entry.kind,
-            content_type=upload.content_type,
-            role=upload.role,
-            upload_id=entry.upload_id,
-            parts=entry.stored_parts if entry.upload_id else None,
+        return self._control.finalize(
+            upload.promise(Entry(view.kind, upload.known.sha256, upload.known.bytes, key=view.key))
         )
 
-    def _sent(self, upload: _Upload, entry: Entry, grant: Grant) -> Entry:
-        moved = replace(entry, key=grant.key, attempt=self._fence.attempt, state=State.UPLOADING)
-        if grant.upload_id is None:
-            self._send_whole(upload, self._ledger.put(replace(moved, upload_id=None, parts={})), grant)
-        else:
-            moved = self._send_parts(upload, self._begun(moved, grant), grant)
-        self._check_unchanged(upload, by_hash=False)
-        return self._ledger.put(
-            replace(self._ledger.find(entry.kind, entry.sha256) or moved, state=State.UPLOADED)
-        )
-
-    def _send_whole(self, upload: _Upload, entry: Entry, grant: Grant) -> None:
-        url = grant.url
-        for _ in range(_RENEWALS):
-            try:
-                self._put(upload, url or "", 0, entry.bytes, upload.content_type)
-                return
-            except UrlExpired as expired:
-                problem = str(expired)
-                url = self._granted(upload, entry).url
-                if url is None:
-                    raise Gone("the upload is no longer wanted") from None
-        raise RunError(FailureCode.STORAGE, f"{upload.filename}: {problem}. Check the store's and the pod's clock")
-
-    def _begun(self, entry: Entry, grant: Grant) -> Entry:
-        """The entry with those finished parts that both the ledger and the store know."""
-        same = entry.upload_id == grant.upload_id
-        if same and entry.part_bytes != grant.part_bytes:
-            raise Gone("the store's part size has changed since the upload began")
-        kept = {
-            part.number: part.etag for part in grant.stored if same and entry.parts.get(part.number) == part.etag
-        }
-        return self._ledger.put(replace(entry, upload_id=grant.upload_id, part_bytes=grant.part_bytes, parts=kept))
-
-    def _send_parts(self, upload: _Upload, entry: Entry, grant: Grant) -> Entry:
-        urls = {part.number: part.url for part in grant.parts}
-        size, total, renewals = grant.part_bytes or 0, grant.parts_total or 0, 0
-        number = 1
-        while number <= total:
-            self._stop.check()
-            if number in entry.parts:
-                number += 1
-                continue
-            if number not in urls:
-                urls = {part.number: part.url for part in self._granted(upload, entry, number).parts}
-                if number not in urls:
-                    raise Gone("the upload is no longer wanted")
-            start = (number - 1) * size
-            try:
-                etag = self._put(upload, urls[number], start, min(size, entry.bytes - start), None)
-            except UrlExpired as expired:
-                renewals += 1
-                if renewals > _RENEWALS:
-                    raise RunError(FailureCode.STORAGE, f"{upload.filename}: {expired}") from None
-                urls = {}
-                continue
-            renewals = 0
-            entry = self._ledger.part(entry, number, etag)
-        return entry
-
-    def _put(self, upload: _Upload, url: str, start: int, length: int, content_type: str | None) -> str:
-        return self._retrying(
-            lambda: transfer.put(self._session, url, upload.file, start, length, self._stop.check, content_type)
-        )
+    def _fresh(self, entry: Entry) -> Entry:
+        return self._ledger.put(Entry(entry.kind, entry.sha256, entry.bytes, attempt=self._attempt))
 
     def _abandon(self, entry: Entry) -> None:
         if entry.upload_id and entry.key:
@@ -235,16 +146,6 @@ class Publisher:
                 self._control.abort(entry.key, entry.upload_id)
             except (Turned, Transient):
                 pass  # the store expires unfinished uploads by itself
-
-    def _check_unchanged(self, upload: _Upload, by_hash: bool = True) -> None:
-        same = transfer.is_untouched(upload.file, upload.known)
-        if same and by_hash:
-            same = transfer.fingerprint(upload.file, self._stop.check).sha256 == upload.known.sha256
-        if not same:
-            raise RunError(
-                FailureCode.USER_ERROR,
-                f"{upload.filename} changed while it was being uploaded: publish it once its writer is done",
-            )
 
     @contextmanager
     def _reported(self, filename: str) -> Iterator[None]:
@@ -256,15 +157,9 @@ class Publisher:
             raise
 
 
-class _Upload:
-    """What stays the same through all tries to upload one file."""
-
-    def __init__(self, file: BinaryIO, known: Fingerprint, filename: str, role: str | None) -> None:
-        self.file = file
-        self.known = known
-        self.filename = filename
-        self.role = role
-        self.content_type = mimetypes.guess_type(filename)[0] or "application/octet-stream"
+def _artifact(view: ArtifactView, upload: Upload) -> Artifact:
+    content_type = view.content_type or upload.content_type
+    return Artifact(view.key, upload.known.bytes, upload.known.sha256, view.kind, content_type, view.role)
 
 
 def _session() -> requests.Session:

@@ -17,6 +17,7 @@ import requests
 
 BLOCK_BYTES = 1024 * 1024
 TIMEOUT_SECONDS = (10.0, 120.0)  # connect; silence while reading or writing
+_STALLED = ("RequestTimeout", "IncompleteBody")  # S3 says 400 to a body that came too slowly
 _EXPIRED = ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "Request has expired")
 
 
@@ -129,7 +130,7 @@ def refusal(url: str, answer: requests.Response) -> Exception:
     """What an answer of the store means, without the URL in it."""
     status, text = answer.status_code, answer.text[:2000]
     said = f"the object store at {host(url)} answered {status}"
-    if status in (408, 425, 429) or status >= 500:
+    if status in (408, 425, 429) or status >= 500 or (status == 400 and any(word in text for word in _STALLED)):
         return Transient(said, retry_after(answer))
     # rclone says 400 where S3 says 403.
     if status == 403 or (status == 400 and any(word in text for word in _EXPIRED)):

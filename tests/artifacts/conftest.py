@@ -17,6 +17,7 @@ from fastapi import FastAPI, HTTPException, Request
 from pod_worker.artifacts.ledger import Ledger
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.artifacts.publisher import Patience, Publisher
+from pod_worker.control import problem
 from pod_worker.control.artifacts import router
 from pod_worker.core.lease import Fence
 from pod_worker.core.payload import Payload
@@ -105,6 +106,7 @@ def _app(plane: Plane, settings: dict[str, Any]) -> FastAPI:
             raise HTTPException(401, "no")
 
     app = FastAPI()
+    problem.install(app)
 
     @app.middleware("http")
     async def note(request: Request, go_on: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,9 @@ MIB = 1024 * 1024
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB, 3 * MIB + 17])
-def test_every_size_arrives_whole_and_is_registered(size, publisher, plane, file, events):
+def test_every_size_arrives_whole_and_is_registered(
+    size: int, publisher: Any, plane: Any, file: Any, events: Any
+) -> None:
     path = file(size, "résult data.bin")
     made = publisher().publish(path, ArtifactKind.DATA, role="final")
     content = path.read_bytes()
