@@ -1,0 +1,194 @@
+"""Settings: read once, by the composition roots, from the environment, `.env`, and `*_FILE` secrets.
+
+An unknown `POD_WORKER_*` name is refused with the nearest known one. Where each value came from can be shown;
+what a secret's value is cannot.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+PREFIX = "pod_worker_"
+SECRETS = {
+    "mongodb_url",
+    "control_plane_token",
+    "minio_access_key",
+    "minio_secret_key",
+    "runpod_api_key",
+    "openai_api_key",
+    "anthropic_api_key",
+}
+# Set for our own child processes and scripts; not settings.
+INTERNAL = {"pod_worker_attempt", "pod_worker_uplink_fd", "pod_worker_skip_gpu", "pod_worker_data"}
+
+Seconds = Annotated[float, Meta(gt=0)]
+Patience = Annotated[float, Meta(ge=0)]
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or wrong; the message names it and the fix."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Names are the environment's in lower case; ours carry the prefix `pod_worker_`.
+
+    msgspec rather than pydantic: the supervisor has 70 MB to live in and `--help` 0.3 s to answer.
+    """
+
+    mongodb_url: str | None = None
+    control_plane_url: str = "http://127.0.0.1:8787"
+    control_plane_token: str | None = None
+    worker_mode: str = "experiment"
+    minio_endpoint: str | None = None
+    minio_public_endpoint: str | None = None
+    minio_access_key: str | None = None
+    minio_secret_key: str | None = None
+    minio_bucket: str = "pod-worker"
+    minio_region: str = "us-east-1"
+    runpod_api_key: str | None = None
+    openai_api_key: str | None = None
+    anthropic_api_key: str | None = None
+
+    pod_worker_lease_seconds: Annotated[float, Meta(ge=3, le=3600)] = 60
+    pod_worker_lease_margin_seconds: Seconds | None = None
+    pod_worker_renew_seconds: Seconds = 15
+    pod_worker_poll_seconds: Seconds = 10
+    pod_worker_heartbeat_seconds: Seconds = 15
+    pod_worker_rescue_seconds: Seconds = 15
+    pod_worker_grace_seconds: Patience = 30
+    pod_worker_cancel_seconds: Patience = 5
+    pod_worker_kill_seconds: Seconds = 5
+    pod_worker_flush_seconds: Patience = 10
+    pod_worker_batch_events: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    pod_worker_batch_seconds: Seconds = 1
+    pod_worker_spool_dir: str = "~/.pod_worker/spool"
+    pod_worker_spool_max_mb: Annotated[int, Meta(ge=8)] = 1024
+    pod_worker_work_dir: str = "~/.pod_worker/work"
+    pod_worker_min_disk_gb: Patience = 1
+    pod_worker_required_gpus: Annotated[int, Meta(ge=0)] | None = None
+    pod_worker_region: str | None = None
+    pod_worker_image: str | None = None
+    pod_worker_rate_limit: Seconds = 5000
+    pod_worker_llm: str | None = None
+
+    @property
+    def margin_seconds(self) -> float:
+        """How long before the lease's end it is no longer trusted: a quarter, unless set."""
+        given = self.pod_worker_lease_margin_seconds
+        return given if given is not None else self.pod_worker_lease_seconds / 4
+
+    @property
+    def work_dir(self) -> Path:
+        return Path(self.pod_worker_work_dir).expanduser().resolve()
+
+    @property
+    def spool_dir(self) -> Path:
+        return Path(self.pod_worker_spool_dir).expanduser().resolve()
+
+    def require_mongodb_url(self) -> str:
+        if self.mongodb_url is None:
+            raise ConfigurationError(
+                "MONGODB_URL is not set. Export it or put it into .env, for example "
+                "MONGODB_URL=mongodb://user:password@host:27017/ai_scientist — or start a local stack "
+                "with `pod-worker up` and pass --data DIR to use that one."
+            )
+        return self.mongodb_url
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    name: str
+    source: str  # environment | .env | file PATH | default
+    shown: str  # the value, or *** for a secret that is set
+
+
+def load(env: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """Raises ConfigurationError that lists every problem at once."""
+    return load_with_origins(env, env_file)[0]
+
+
+def load_with_origins(
+    env: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")
+) -> tuple[Settings, list[Origin]]:
+    given = _gather(os.environ if env is None else env, env_file)
+    types = {each.name: each.type for each in msgspec.structs.fields(Settings)}
+    values: dict[str, Any] = {}
+    problems = [_unknown(name, list(types)) for name in given if name not in types]
+    for name, (_, text) in given.items():
+        if name in types:
+            try:
+                values[name] = msgspec.convert(text, types[name], strict=False)
+            except msgspec.ValidationError as error:
+                shown = "" if name in SECRETS else f" (got {text!r})"
+                problems.append(f"{name.upper()}: {error}{shown}")
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    settings = Settings(**values)
+    _check_lease(settings)
+    return settings, _origins(settings, given)
+
+
+def _check_lease(settings: Settings) -> None:
+    renew, lease = settings.pod_worker_renew_seconds, settings.pod_worker_lease_seconds
+    if renew * 2 > lease - settings.margin_seconds:
+        raise ConfigurationError(
+            f"POD_WORKER_RENEW_SECONDS ({renew:g}) must be at most half of the time that a lease is trusted "
+            f"({lease - settings.margin_seconds:g} s of POD_WORKER_LEASE_SECONDS={lease:g}), or one lost renewal "
+            "loses the run"
+        )
+
+
+def _gather(env: Mapping[str, str], env_file: Path | None) -> dict[str, tuple[str, str]]:
+    """Lower-case name -> (where from, value). The environment wins over `.env`, a value over its `_FILE`."""
+    gathered: dict[str, tuple[str, str]] = {}
+    known = {each.name for each in msgspec.structs.fields(Settings)}
+    for source, values in ((".env", _dotenv(env_file)), ("environment", env)):
+        for name, value in values.items():
+            secret = name.lower().removesuffix("_file")
+            if secret in SECRETS and name.lower() != secret:
+                gathered[secret] = (f"file {value}", _secret_file(name, value))
+        for name, value in values.items():
+            lower = name.lower()
+            if value != "" and lower not in INTERNAL and (lower in known or name.startswith(PREFIX.upper())):
+                gathered[lower] = (source, value)
+    return gathered
+
+
+def _dotenv(path: Path | None) -> dict[str, str]:
+    if path is None or not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return {name: value for name, value in dotenv_values(path).items() if value is not None}
+
+
+def _secret_file(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{name} points to {path}, which cannot be read: {error.strerror}") from None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    ours = ", ".join(each.upper() for each in known if each.startswith(PREFIX))
+    hint = f"did you mean {near[0].upper()}?" if near else f"known are {ours}"
+    return f"unknown setting {name.upper()}: {hint}"
+
+
+def _origins(settings: Settings, given: dict[str, tuple[str, str]]) -> list[Origin]:
+    found = []
+    for each in msgspec.structs.fields(Settings):
+        value = getattr(settings, each.name)
+        shown = "" if value is None else "***" if each.name in SECRETS else str(value)
+        source = given[each.name][0] if each.name in given else "default"
+        found.append(Origin(each.name.upper(), source, shown))
+    return found

@@ -1,0 +1,19 @@
+"""All indexes of all collections, gathered from the modules that need them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from pymongo import IndexModel
+
+from pod_worker.store import artifacts, event_log, metric_series, pod_intents, run_queue, views, workers
+
+MODULES: tuple[ModuleType, ...] = (run_queue, workers, event_log, metric_series, views, artifacts, pod_intents)
+
+
+def all_indexes() -> dict[str, list[IndexModel]]:
+    gathered: dict[str, list[IndexModel]] = {}
+    for module in MODULES:
+        for collection, indexes in module.INDEXES.items():
+            gathered.setdefault(collection, []).extend(indexes)
+    return gathered

@@ -1,0 +1,152 @@
+"""The child program: runs the stages of one attempt, one after another, and says how it ended.
+
+It holds no MongoDB credentials and decides nothing about the run's future: it emits events to the spool that it
+shares with the supervisor, reports checkpoints, and its last word is an outcome. The one broad catch is here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.failure import (
+    CancelRequested,
+    DrainRequested,
+    Failure,
+    Interruption,
+    classify,
+)
+from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
+from pod_worker.core.payload import RunLog
+from pod_worker.core.run import Json
+from pod_worker.core.stage import Emit, Stage
+from pod_worker.pipelines import find_pipeline
+from pod_worker.stages.context import StageContext, StopFlag
+from pod_worker.worker import protocol, telemetry
+
+
+class Uplink:
+    """The child's pipe to its supervisor; whole lines only, from any thread."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)
+        self._file = os.fdopen(fd, "wb", buffering=0)
+        self._lock = threading.Lock()
+
+    def send(self, message: msgspec.Struct) -> None:
+        data = memoryview(protocol.line(message))
+        with self._lock:
+            while data:  # a raw pipe may take less than everything
+                data = data[self._file.write(data) or 0 :]
+
+
+class Attempt:
+    def __init__(self, spec: protocol.Spec, uplink: Uplink, emitter: Emit, stop: StopFlag) -> None:
+        self._spec = spec
+        self._run = spec.run()
+        self._uplink = uplink
+        self._emitter = emitter
+        self._stop = stop
+        self._clock = SystemClock()
+        self._artifacts = telemetry.LazyArtifacts(spec, emitter, stop)
+        self._stage: str | None = None
+
+    def execute(self) -> Outcome:
+        try:
+            summary: dict[str, Json] = {}
+            for stage in find_pipeline(self._run.pipeline).stages(self._run.params):
+                if not self._run.is_done(stage.name):
+                    summary[stage.name] = self._execute_stage(stage)
+            return Succeeded(summary)
+        except CancelRequested:
+            return Canceled()
+        except DrainRequested:
+            return Released("the worker is stopping")
+        except Interruption as other:  # the store says that the attempt is over
+            return Lost(str(other))
+        except BaseException as error:
+            return Failed(self._name(error))
+
+    def _execute_stage(self, stage: Stage) -> dict[str, Json]:
+        self._stage = stage.name
+        self._stop.check()
+        work_dir = Path(self._spec.work_dir)
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with StageContext(
+            self._run,
+            stage.name,
+            work_dir=work_dir,
+            emitter=self._emitter,
+            artifacts=self._artifacts,
+            stop=self._stop,
+            save=lambda name, state: self._save(name, state, done=False),
+            clock=self._clock,
+        ) as context:
+            context.summary = stage.run(context)
+        self._save(stage.name, context.summary, done=True)
+        return context.summary
+
+    def _save(self, stage: str, state: dict[str, Json], *, done: bool) -> None:
+        self._uplink.send(protocol.Saved(stage, done, state))
+
+    def _name(self, error: BaseException) -> Failure:
+        return classify(error, self._stage)
+
+
+def listen(stop: StopFlag) -> None:
+    """Obey the supervisor's orders; leave at once when it is gone (the guard would see to it anyway)."""
+    for received in sys.stdin.buffer:
+        order = protocol.read_stop(received)
+        stop.request(CancelRequested if order.reason == "cancel" else DrainRequested)
+    os._exit(3)
+
+
+def install_hooks(emitter: Emit) -> None:
+    """An exception in a thread that nobody joins is reported, not lost."""
+
+    def report(
+        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str
+    ) -> None:
+        failure = classify((error or kind()).with_traceback(trace))
+        emitter.emit(
+            RunLog(
+                level="error",
+                message=f"uncaught in {where}: {failure.message}",
+                kv={"code": failure.code.value, "traceback": failure.traceback},
+                source="child",
+            )
+        )
+
+    sys.excepthook = lambda kind, error, trace: report(kind, error, trace, "the main thread")
+    threading.excepthook = lambda args: report(
+        args.exc_type,
+        args.exc_value,
+        args.exc_traceback,
+        f"thread {args.thread.name if args.thread else '?'}",
+    )
+
+
+def main() -> int:
+    uplink = Uplink(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
+    spec = protocol.read_spec(sys.stdin.buffer.readline())
+    emitter = telemetry.join_spool(spec)
+    install_hooks(emitter)
+    stop = StopFlag()
+    threading.Thread(target=listen, args=(stop,), name="orders", daemon=True).start()
+    uplink.send(protocol.Ready())
+    outcome = Attempt(spec, uplink, emitter, stop).execute()
+    uplink.send(protocol.Ended.of(outcome))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a stage's stray non-daemon thread or atexit hook must not keep the GPU.
+    os._exit(0 if isinstance(outcome, Succeeded) else 1)
+
+
+if __name__ == "__main__":
+    main()

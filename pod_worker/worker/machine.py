@@ -1,0 +1,151 @@
+"""What this machine is and how it is doing: pod id, GPUs (NVML), CPU, memory, disk.
+
+Figures only; what they mean for a run is decided elsewhere. A machine without NVIDIA's library has no GPUs.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    name: str
+    vram_gb: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLoad:
+    util: float  # 0..1, of the busiest GPU
+    used_gb: float  # summed
+    temp_c: float  # of the hottest
+    power_w: float  # summed
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    cpu_pct: float
+    rss_gb: float  # of this process and everything below it
+    disk_free_gb: float
+    gpu: GpuLoad | None
+
+
+class Gpus:
+    """NVML, opened once. Without a driver every list is empty."""
+
+    def __init__(self) -> None:
+        self._handles: list[object] = []
+        try:
+            import pynvml
+
+            self._nvml = pynvml
+            pynvml.nvmlInit()
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        except Exception:  # NVML has one error class per driver state; all of them mean: no GPU to speak of
+            self._handles = []
+
+    def list(self) -> list[Gpu]:
+        return [self._gpu(handle) for handle in self._handles]
+
+    def _gpu(self, handle: object) -> Gpu:
+        name = self._nvml.nvmlDeviceGetName(handle)
+        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        return Gpu(name.decode() if isinstance(name, bytes) else name, round(memory.total / GIB, 1))
+
+    def load(self) -> GpuLoad | None:
+        """None where there is no GPU, or where the driver has stopped answering."""
+        nvml = getattr(self, "_nvml", None)
+        if not self._handles or nvml is None:
+            return None
+        try:
+            return GpuLoad(
+                util=max(nvml.nvmlDeviceGetUtilizationRates(h).gpu for h in self._handles) / 100,
+                used_gb=round(sum(nvml.nvmlDeviceGetMemoryInfo(h).used for h in self._handles) / GIB, 3),
+                temp_c=max(nvml.nvmlDeviceGetTemperature(h, 0) for h in self._handles),
+                power_w=round(sum(nvml.nvmlDeviceGetPowerUsage(h) for h in self._handles) / 1000, 1),
+            )
+        except nvml.NVMLError:
+            return None
+
+
+class Machine:
+    def __init__(self, work_dir: Path, gpus: Gpus | None = None) -> None:
+        self._work_dir = work_dir
+        self._gpus = gpus or Gpus()
+        self._process = psutil.Process()
+        psutil.cpu_percent()  # the first call only sets the mark that the next one measures from
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        return self._gpus.list()
+
+    def load(self) -> Load:
+        return Load(
+            cpu_pct=psutil.cpu_percent(),
+            rss_gb=round(self._resident_bytes() / GIB, 3),
+            disk_free_gb=round(free_bytes(self._work_dir) / GIB, 2),
+            gpu=self._gpus.load(),
+        )
+
+    def _resident_bytes(self) -> int:
+        total = 0
+        for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.Error:
+                continue  # it ended between the listing and the look
+        return total
+
+
+def free_bytes(path: Path) -> int:
+    """Free space where `path` is, or will be."""
+    while not path.exists():
+        path = path.parent
+    return psutil.disk_usage(str(path)).free
+
+
+def pod_id(env: Mapping[str, str]) -> str:
+    """RunPod sets RUNPOD_POD_ID; elsewhere the host's name has to do."""
+    return env.get("RUNPOD_POD_ID") or socket.gethostname()
+
+
+def promised_gpus(env: Mapping[str, str]) -> int:
+    """How many GPUs the pod was rented with (RunPod sets RUNPOD_GPU_COUNT); 0 where nobody says."""
+    count = env.get("RUNPOD_GPU_COUNT", "")
+    return int(count) if count.isdigit() else 0
+
+
+def gpu_names(gpus: list[Gpu]) -> tuple[str, ...]:
+    """Every name under which a run may ask for these GPUs: 'NVIDIA GeForce RTX 4090' is also 'RTX 4090'."""
+    names: set[str] = set()
+    for gpu in gpus:
+        short = gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+        names |= {gpu.name, gpu.name.removeprefix("NVIDIA "), short}
+    return tuple(sorted(names))
+
+
+def region(env: Mapping[str, str]) -> str | None:
+    return env.get("RUNPOD_DC_ID") or env.get("RUNPOD_DATACENTER") or None
+
+
+def child_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a run: everything but secrets. What a run needs of those comes down its pipe."""
+    return {name: value for name, value in env.items() if not is_secret(name)}
+
+
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "MONGODB_URL", "MINIO_", "AWS_")
+# Needed by trusted stages to load gated models; sandboxed code gets an allow-list of its own.
+NOT_WITHHELD = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
+
+
+def is_secret(name: str) -> bool:
+    if name in NOT_WITHHELD or name.startswith("TOKENIZERS_"):
+        return False
+    return any(word in name.upper() for word in SECRET_WORDS)

@@ -1,0 +1,102 @@
+"""What a run prints, made into bounded logs: a file on the pod for everything, events for people.
+
+The file is two halves that replace each other, so the end is always kept. Events are limited per second; what
+is skipped is counted and said. Bytes that are no text are replaced, control characters dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from io import BufferedReader, FileIO
+from pathlib import Path
+
+from pod_worker.core.clock import Clock
+from pod_worker.core.payload import RunLog
+
+FILE_BYTES = 16 * 1024 * 1024
+LINES_PER_SECOND = 50
+BURST_LINES = 500
+LINE_CHARACTERS = 4_000
+TAIL_LINES = 40
+
+_SPLIT = re.compile(rb"[\r\n]+")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class OutputCapture:
+    def __init__(self, source: BufferedReader, path: Path, emit: Callable[[RunLog], object], clock: Clock) -> None:
+        self._source = source
+        self._path = path
+        self._emit = emit
+        self._clock = clock
+        self._allowance = float(BURST_LINES)
+        self._refilled = clock.monotonic()
+        self._skipped = 0
+        self._rest = b""
+        self.tail: list[str] = []  # the last lines, for the report of a crash
+
+    def run(self) -> None:
+        """Reads until the end; keeps reading even when the disk is full, or the run would block on its pipe."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        chunk = self._read()
+        while chunk:
+            with open(self._path, "wb", buffering=0) as file:
+                written = 0
+                while chunk and written < FILE_BYTES:
+                    written += _write(file, chunk)
+                    self._take(chunk)
+                    chunk = self._read()
+            if chunk:
+                self._path.replace(self._path.with_suffix(".1"))
+        self._take(b"\n")
+        self._say_skipped()
+
+    def _read(self) -> bytes:
+        try:
+            return self._source.read1(65536)
+        except ValueError:
+            return b""  # closed under us
+
+    def _take(self, chunk: bytes) -> None:
+        *lines, self._rest = _SPLIT.split(self._rest + chunk)
+        if len(self._rest) > LINE_CHARACTERS:
+            lines, self._rest = [*lines, self._rest], b""
+        for raw in lines:
+            if raw.strip():
+                self._line(raw)
+
+    def _line(self, raw: bytes) -> None:
+        if not self._may_emit():
+            self._skipped += 1
+            self._remember(raw)
+            return
+        self._say_skipped()
+        self._emit(RunLog(message=self._remember(raw), source="stdout"))
+
+    def _remember(self, raw: bytes) -> str:
+        text = _CONTROL.sub("", raw[:LINE_CHARACTERS].decode("utf-8", "replace")).rstrip()
+        self.tail = [*self.tail[1 - TAIL_LINES :], text]
+        return text
+
+    def _may_emit(self) -> bool:
+        now = self._clock.monotonic()
+        self._allowance = min(self._allowance + (now - self._refilled) * LINES_PER_SECOND, BURST_LINES)
+        self._refilled = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+    def _say_skipped(self) -> None:
+        if self._skipped:
+            count, self._skipped = self._skipped, 0
+            message = f"{count} lines of output skipped here; the pod keeps the last of them in {self._path.name}"
+            self._emit(RunLog(level="warn", message=message, source="stdout"))
+
+
+def _write(file: FileIO, chunk: bytes) -> int:
+    try:
+        return file.write(chunk) or 0
+    except OSError:
+        return len(chunk)  # a full disk costs the file, never the run

@@ -1,0 +1,158 @@
+"""What supervisor and child say to each other: one JSON object a line.
+
+Down the child's stdin: the spec, then `stop` orders. Up the child's own pipe: ready, checkpoints, the outcome.
+Secrets travel here, never in argv or the environment.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from pod_worker.core.failure import Failure, FailureCode
+from pod_worker.core.lease import Fence
+from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
+from pod_worker.core.run import Checkpoint, Json, Run, RunStatus
+
+UPLINK_FD_VARIABLE = "POD_WORKER_UPLINK_FD"
+
+
+class SavedStage(msgspec.Struct):
+    done: bool
+    state: dict[str, Json]
+    attempt: int = 0
+
+
+class Spec(msgspec.Struct):
+    """Everything the child is given."""
+
+    run_id: str
+    pipeline: str
+    params: dict[str, Json]
+    attempt: int
+    lease_token: str
+    checkpoints: dict[str, SavedStage]
+    pod_id: str
+    worker_id: str
+    spool_dir: str
+    spool_max_bytes: int
+    work_dir: str
+    control_plane_url: str
+    control_plane_token: str | None = None
+
+    @classmethod
+    def of(cls, run: Run, fence: Fence, **places: Json) -> Spec:
+        saved = {
+            stage: SavedStage(checkpoint.done, checkpoint.state, checkpoint.attempt)
+            for stage, checkpoint in run.checkpoints.items()
+        }
+        return cls(
+            run_id=run.id,
+            pipeline=run.pipeline,
+            params=run.params,
+            attempt=fence.attempt,
+            lease_token=fence.token,
+            checkpoints=saved,
+            **places,
+        )
+
+    def run(self) -> Run:
+        saved = {
+            stage: Checkpoint(stage, entry.done, entry.state, entry.attempt)
+            for stage, entry in self.checkpoints.items()
+        }
+        return Run(
+            id=self.run_id,
+            pipeline=self.pipeline,
+            queue=self.pipeline,
+            status=RunStatus.RUNNING,
+            params=self.params,
+            attempt=self.attempt,
+            checkpoints=saved,
+        )
+
+
+class Stop(msgspec.Struct, tag="stop"):
+    reason: str  # cancel | drain
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    pass
+
+
+class Saved(msgspec.Struct, tag="checkpoint"):
+    stage: str
+    done: bool
+    state: dict[str, Json]
+
+
+class Ended(msgspec.Struct, tag="outcome"):
+    """The child's own word on how it ended; the supervisor has the last one."""
+
+    kind: str  # succeeded | failed | canceled | released | lost
+    summary: dict[str, Json] = {}
+    code: str | None = None
+    message: str = ""
+    stage: str | None = None
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Ended:
+        match outcome:
+            case Succeeded(summary):
+                return cls("succeeded", summary=summary)
+            case Failed(failure):
+                return cls(
+                    "failed",
+                    code=failure.code.value,
+                    message=failure.message,
+                    stage=failure.stage,
+                    traceback=failure.traceback,
+                )
+            case Canceled(_, reason):
+                return cls("canceled", message=reason or "")
+            case Released(reason):
+                return cls("released", message=reason)
+            case lost:
+                return cls("lost", message=lost.reason)
+
+    def outcome(self) -> Outcome | None:
+        """None for `lost`: the supervisor finds that out by itself."""
+        match self.kind:
+            case "succeeded":
+                return Succeeded(self.summary)
+            case "failed":
+                code = FailureCode(self.code or FailureCode.INTERNAL)
+                return Failed(Failure(code, self.message, self.stage, self.traceback))
+            case "canceled":
+                return Canceled(reason=self.message or None)
+            case "released":
+                return Released(self.message)
+            case _:
+                return None
+
+
+Message: TypeAlias = Ready | Saved | Ended
+
+_encoder = msgspec.json.Encoder()
+_message_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Ready | Saved | Ended)
+_spec_decoder = msgspec.json.Decoder(Spec)
+_stop_decoder = msgspec.json.Decoder(Stop)
+
+
+def line(message: msgspec.Struct) -> bytes:
+    return _encoder.encode(message) + b"\n"
+
+
+def read_message(received: bytes) -> Message:
+    """Raises msgspec.MsgspecError on anything else."""
+    return _message_decoder.decode(received)
+
+
+def read_spec(received: bytes) -> Spec:
+    return _spec_decoder.decode(received)
+
+
+def read_stop(received: bytes) -> Stop:
+    return _stop_decoder.decode(received)

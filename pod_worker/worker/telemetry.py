@@ -1,0 +1,60 @@
+"""How the child reaches the outside: the spool it shares with its supervisor, and the artifact store.
+
+The publisher is built when a stage first asks for it: importing an HTTP client costs more than starting a child.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.lease import Fence
+from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, Emit, StopSignal
+from pod_worker.outbox.emitter import RunEmitter
+from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.spool import Spool
+from pod_worker.worker.protocol import Spec
+
+
+def source_of(pod_id: str) -> str:
+    return f"runpod://pod/{pod_id}"
+
+
+def join_spool(spec: Spec) -> RunEmitter:
+    clock = SystemClock()
+    spool = Spool.join(Path(spec.spool_dir), spec.spool_max_bytes)
+    return RunEmitter(spool, source_of(spec.pod_id), spec.run_id, spec.attempt, clock, Ulids(clock))
+
+
+class LazyArtifacts:
+    """`core.stage.Artifacts`, opened at the first use."""
+
+    def __init__(self, spec: Spec, emitter: Emit, stop: StopSignal) -> None:
+        self._spec, self._emitter, self._stop = spec, emitter, stop
+        self._opened: Artifacts | None = None
+
+    def publish(
+        self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
+    ) -> Artifact:
+        return self._open().publish(path, kind, name, role)
+
+    def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
+        return self._open().fetch(key, target, sha256)
+
+    def _open(self) -> Artifacts:
+        if self._opened is None:
+            from pod_worker.artifacts.ledger import Ledger
+            from pod_worker.artifacts.publisher import Publisher
+
+            spec = self._spec
+            self._opened = Publisher(
+                spec.control_plane_url,
+                spec.control_plane_token,
+                Fence(spec.run_id, spec.attempt, spec.lease_token),
+                Ledger(Path(spec.work_dir) / "artifacts.ledger"),
+                self._emitter,
+                self._stop,
+                random.Random(),
+            )
+        return self._opened
