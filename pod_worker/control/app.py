@@ -1,0 +1,61 @@
+"""Puts the control plane together: one FastAPI app over the database and the object store it is given.
+
+Holds no rule of its own. Indexes are made by the composition root (`store.indexes`), settings are read there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from pod_worker import __version__
+from pod_worker.artifacts.object_store import ObjectStore
+from pod_worker.control import artifacts, health, ingest_routes, problem
+from pod_worker.control.auth import Gate
+from pod_worker.control.ingest import Ingest
+from pod_worker.control.rate import RateLimit
+from pod_worker.control.telemetry import Telemetry
+from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.store.mongo import Mongo
+
+REQUESTS_PER_SECOND = 1000.0
+BURST = 2000
+
+
+def build_app(
+    database: Mongo,
+    object_store: ObjectStore | None,
+    *,
+    token: str | None,
+    open_on_loopback: bool,
+    clock: Clock | None = None,
+    requests_per_second: float = REQUESTS_PER_SECOND,
+    burst: int = BURST,
+) -> FastAPI:
+    """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it."""
+    clock = clock or SystemClock()
+    app = FastAPI(
+        title="pod_worker control plane", version=__version__, docs_url=None, redoc_url=None, lifespan=_life
+    )
+    gate = Gate(token, open_on_loopback)
+    telemetry = Telemetry()
+    ingest = Ingest(database, clock, telemetry)
+    app.state.ingest = ingest
+    problem.install(app)
+    app.include_router(health.router(database, clock, telemetry, gate.authorize))
+    app.include_router(
+        ingest_routes.router(ingest, gate.authorize, RateLimit(requests_per_second, burst, clock.monotonic))
+    )
+    if object_store is not None:
+        app.include_router(artifacts.router(database, object_store, gate.authorize))
+    return app
+
+
+@asynccontextmanager
+async def _life(app: FastAPI) -> AsyncIterator[None]:
+    app.state.stopping = asyncio.Event()
+    yield
+    app.state.stopping.set()

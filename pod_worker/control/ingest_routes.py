@@ -1,0 +1,144 @@
+"""The two ingest routes: what comes over HTTP, and which status each fate has. CONTRACT section 3.
+
+Reading the body is the event loop's work, everything else is a thread's: threads of their own, so that a slow
+database keeps neither the health route nor the read API from answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from pod_worker.control.auth import Authorize
+from pod_worker.control.body import LINE_LIMIT, decoded, lines_of, read_body
+from pod_worker.control.ingest import Ingest, Line, Verdict
+from pod_worker.control.problem import MEDIA_TYPE, Problem
+from pod_worker.control.rate import RateLimit
+from pod_worker.control.wire import Refused, read_binary, read_line
+from pod_worker.core.run import Json
+
+T = TypeVar("T")
+
+THREADS = 8
+ERRORS_SHOWN = 1000
+_ONE = frozenset({"application/cloudevents+json", "application/json"})
+_LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_BATCH = "application/cloudevents-batch+json"
+_encode = msgspec.json.Encoder().encode
+
+
+def router(ingest: Ingest, authorize: Authorize, rate: RateLimit) -> APIRouter:
+    routes = _Routes(ingest)
+    made = APIRouter(tags=["ingest"], dependencies=[Depends(rate.check), Depends(authorize)])
+    made.add_api_route("/api/ingest/event", routes.event, methods=["POST"], status_code=201)
+    made.add_api_route("/api/ingest/events", routes.events, methods=["POST"], status_code=202)
+    return made
+
+
+class _Routes:
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ingest")
+
+    async def event(self, request: Request) -> Response:
+        """One CloudEvent, structured or binary."""
+        body = await read_body(request.stream(), request.headers)
+        return await self._in_thread(lambda: self._take_one(request, body))
+
+    async def events(self, request: Request) -> Response:
+        """NDJSON (or a CloudEvents batch), a verdict for each line."""
+        body = await read_body(request.stream(), request.headers)
+        return await self._in_thread(lambda: self._take_many(request, body))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _take_one(self, request: Request, body: bytes) -> Response:
+        is_binary = "ce-specversion" in request.headers
+        _check_type(request, frozenset({"application/json"}) if is_binary else _ONE)
+        body = decoded(body, request.headers.get("content-encoding", ""))
+        lines_of(body.replace(b"\n", b" "))  # one event is one line: the same limit
+        try:
+            arrival = read_binary(request.headers, body) if is_binary else read_line(body)
+        except Refused as why:
+            self._ingest.refuse(body, why)
+            raise _invalid(why.error, [_error(why.event_id, why.code, why.error)]) from None
+        line = self._ingest.take([arrival])[0]
+        if line.verdict is Verdict.INVALID:
+            raise _invalid(line.error or "", [_error(line.event_id, line.code, line.error)])
+        answer = {"event_id": line.event_id}
+        if line.verdict is not Verdict.ACCEPTED:
+            answer["status"] = line.verdict.value
+        return _json(201, answer)
+
+    def _take_many(self, request: Request, body: bytes) -> Response:
+        kind = _check_type(request, _LINES | {_BATCH})
+        body = decoded(body, request.headers.get("content-encoding", ""))
+        lines = self._ingest.take_lines(_batch_lines(body) if kind == _BATCH else lines_of(body))
+        counts = Counter(line.verdict for line in lines)
+        answer: dict[str, Json] = {
+            "accepted": counts[Verdict.ACCEPTED],
+            "duplicates": counts[Verdict.DUPLICATE],
+            "fenced": counts[Verdict.FENCED],
+            "invalid": counts[Verdict.INVALID],
+        }
+        if not counts[Verdict.INVALID]:
+            return _json(202, answer)
+        errors = [_bad_line(line) for line in lines if line.verdict is Verdict.INVALID]
+        said = {
+            "type": "urn:pod-worker:problem:bad-lines",
+            "title": "Some lines were refused",
+            "status": 207,
+            "detail": f"{len(errors)} of {len(lines)} lines were refused; every good line is kept",
+            "instance": request.url.path,
+        }
+        return _json(207, said | answer | {"errors": errors[:ERRORS_SHOWN]}, MEDIA_TYPE)
+
+
+def _check_type(request: Request, allowed: frozenset[str]) -> str:
+    """The media type; none at all is taken for the usual one."""
+    given = request.headers.get("content-type", "")
+    kind, _, parameters = given.partition(";")
+    kind = kind.strip().lower()
+    charset = parameters.partition("charset=")[2].strip(' "').lower()
+    if kind and kind not in allowed:
+        wanted = " or ".join(sorted(allowed))
+        raise Problem(415, "bad_content_type", f"Content-Type {kind[:80]!r} is not read here: send {wanted}")
+    if charset and charset not in ("utf-8", "utf8", "us-ascii"):
+        raise Problem(415, "bad_content_type", f"charset {charset[:40]!r} is not read: send UTF-8")
+    return kind
+
+
+def _batch_lines(body: bytes) -> list[tuple[int, bytes]]:
+    """A JSON array of events: its elements are its lines."""
+    try:
+        found = msgspec.json.decode(body, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(f"the batch is not a JSON array of events: {error}", []) from None
+    if len(found) > LINE_LIMIT:
+        raise Problem(413, "too_large", f"{len(found)} events, {LINE_LIMIT} are allowed: send smaller batches")
+    return [(number, bytes(each)) for number, each in enumerate(found, 1)]
+
+
+def _invalid(detail: str, errors: list[Json]) -> Problem:
+    return Problem(422, "bad_event", detail, extra={"errors": errors})
+
+
+def _error(event_id: str | None, code: str | None, error: str | None) -> Json:
+    found = {"event_id": event_id, "code": code, "error": error}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _bad_line(line: Line) -> Json:
+    return {"line": line.number} | _error(line.event_id, line.code, line.error)
+
+
+def _json(status: int, answer: Json, media_type: str = "application/json") -> Response:
+    return Response(_encode(answer), status, media_type=media_type)

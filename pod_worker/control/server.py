@@ -1,0 +1,82 @@
+"""Runs the app: uvicorn with a stop that finishes what was begun and ends every live view.
+
+`serve` blocks until SIGTERM or SIGINT. A second signal forces. It knows nothing of the app but that
+`app.state.stopping` (an asyncio.Event) tells live views to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+GRACE_SECONDS = 10
+
+
+def serve(
+    app: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    on_ready: Callable[[str, int], None] | None = None,
+    grace_seconds: int = GRACE_SECONDS,
+    backlog: int = 512,
+) -> None:
+    """Serve until told to stop. `on_ready(host, port)` gets the real port once requests are taken.
+
+    Raises OSError when the address cannot be bound; the message names it.
+    """
+    listener = bind(host, port, backlog)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=grace_seconds,
+        timeout_keep_alive=75,
+        server_header=False,
+        ws="none",
+    )
+    server = _Server(config, app, lambda: on_ready(host, listener.getsockname()[1]) if on_ready else None)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def bind(host: str, port: int, backlog: int = 512) -> socket.socket:
+    """A listening socket; port 0 picks a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        fix = "Choose another --port, or stop what listens there"
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}. {fix}") from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._app = app
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            # Live views end first: uvicorn waits for every open response.
+            self._loop.call_soon_threadsafe(self._app.state.stopping.set)

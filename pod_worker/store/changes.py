@@ -1,0 +1,84 @@
+"""What an event changes in the views, as data: facts, points and moves, one type for each order-proof rule.
+
+Made by `control.projections`, applied by `store.views`. Field paths are dotted and snake_case, `views` spells
+them for the database; a word that comes from the wire (a stage's or metric's name) is quoted with `named`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+from pod_worker.core.run import Json, RunStatus
+
+_QUOTED = str.maketrans({"%": "%25", ".": "%2E", "$": "%24", "\0": "%00"})
+
+
+class View(StrEnum):
+    RUN = "run"
+    STAGE = "stage"
+    VALIDATION = "validation"
+    ARTIFACT = "artifact"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Fields of one document that are always written together, and only over an older version of themselves.
+
+    `key` names the row within the run ("" for the run itself). None means absent.
+    """
+
+    view: View
+    key: str
+    group: str
+    fields: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of a metric's series; a later one for the same step (or moment) takes its place."""
+
+    stage: str
+    name: str
+    value: float
+    time: datetime
+    step: int | None = None
+    epoch: float | None = None
+    unit: str | None = None
+    is_latest_shown: bool = True  # also as the run's latest value of that metric
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A step of the run's status. `path` is what the run must have gone through, the new status last."""
+
+    path: tuple[RunStatus, ...]
+    fields: Mapping[str, Json]
+
+
+Change: TypeAlias = Facts | Point | Move
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """A change, the run it is about, and who wrote it."""
+
+    run_id: str
+    attempt: int
+    version: str
+    change: Change
+
+
+def named(word: str) -> str:
+    """A name from the wire as one segment of a field path."""
+    return "=" + word.translate(_QUOTED)
+
+
+def unquoted(segment: str) -> str:
+    """The wire's name again, from the database's field name."""
+    for letter, code in (("\0", "%00"), ("$", "%24"), (".", "%2E"), ("%", "%25")):
+        segment = segment.replace(code, letter)
+    return segment

@@ -1,0 +1,218 @@
+"""The event log: every event once, by its id, in the order of arrival. What is in it is what counts.
+
+The unique id *is* the deduplication. `position` (microseconds of arrival plus the place in the batch) orders the
+log, pages it and resumes live views; it never decides which event is newer. Lines that were refused are kept
+beside it for thirty days, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import bson
+from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import BulkWriteError
+
+from pod_worker.core.event import Event
+from pod_worker.core.run import Json
+from pod_worker.store.mongo import Document, Mongo
+
+EVENTS = "events"
+DEAD = "events_dead"
+KEPT_DAYS = 30
+DEAD_LINE_LIMIT = 64 * 1024
+REPLAY_BATCH = 1000
+LEVELS = ("debug", "info", "warn", "error")
+
+INDEXES: dict[str, list[IndexModel]] = {
+    EVENTS: [
+        IndexModel([("runId", ASCENDING), ("position", ASCENDING)], name="run"),
+        # Lifecycle events and warnings are few among many samples: a small index finds them at once.
+        IndexModel(
+            [("runId", ASCENDING), ("type", ASCENDING), ("position", ASCENDING)],
+            name="notable",
+            partialFilterExpression={"notable": True},
+        ),
+        IndexModel([("expireAt", ASCENDING)], name="expiry", expireAfterSeconds=0),
+    ],
+    DEAD: [IndexModel([("receivedAt", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_DAYS * 86400)],
+}
+
+_DUPLICATE_KEY = 11000
+_RAW = bson.CodecOptions(document_class=RawBSONDocument, tz_aware=True)
+
+
+class Unstorable(ValueError):
+    """An event that BSON cannot hold; the message says which value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as it goes into the log. `attempt` is the one it counts for."""
+
+    event: Event
+    attempt: int | None
+    position: int
+    received_at: datetime
+    is_sample: bool  # kept for thirty days only
+    level: str | None = None
+    is_fenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a batch, by place: whose id was there already, and what the server would not take."""
+
+    duplicates: frozenset[int]
+    refused: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLine:
+    text: bytes
+    code: str
+    error: str
+    event_id: str | None
+    received_at: datetime
+
+
+class EventLog:
+    def __init__(self, database: Mongo) -> None:
+        self._database = database
+        self._events = database[EVENTS]
+        self._dead = database[DEAD]
+
+    def append(self, documents: Sequence[RawBSONDocument]) -> Appended:
+        """Store encoded entries in one round trip, durably. Raises PyMongoError when that is not certain."""
+        if not documents:
+            return Appended(frozenset(), {})
+        try:
+            self._events.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            if error.details.get("writeConcernErrors"):
+                raise
+            errors = error.details["writeErrors"]
+            known = frozenset(each["index"] for each in errors if each["code"] == _DUPLICATE_KEY)
+            return Appended(
+                known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known}
+            )
+        return Appended(frozenset(), {})
+
+    def stored(self, ids: Sequence[str]) -> dict[str, Entry]:
+        """The entries with these ids, as they were stored first."""
+        found = self._events.find({"_id": {"$in": list(ids)}})
+        return {entry.event.id: entry for each in found if (entry := entry_from(each))}
+
+    def replay(self, run_id: str) -> Iterator[Entry]:
+        """Every entry of a run that can still be read, oldest first."""
+        found = self._events.find({"runId": run_id}).sort("position", ASCENDING).batch_size(REPLAY_BATCH)
+        for document in found:
+            entry = entry_from(document)
+            if entry is not None:
+                yield entry
+
+    def run_ids(self) -> Iterator[str]:
+        """Every run that has events."""
+        for each in self._events.aggregate([{"$group": {"_id": "$runId"}}]):
+            if isinstance(each["_id"], str):
+                yield each["_id"]
+
+    def bury(self, lines: Iterable[DeadLine]) -> None:
+        """Keep refused lines. The same line refused again is the same row."""
+        documents = [_dead_document(line) for line in lines]
+        if not documents:
+            return
+        try:
+            self._dead.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
+                raise
+
+
+def encoded(entry: Entry) -> RawBSONDocument:
+    """Raises Unstorable. Encoding here, one event at a time, keeps one odd value from failing its batch."""
+    event = entry.event
+    document: Document = {
+        "_id": event.id,
+        "runId": event.run_id,
+        "attempt": entry.attempt,
+        "seq": event.seq,
+        "type": event.type,
+        "time": event.time,
+        "receivedAt": entry.received_at,
+        "position": entry.position,
+        "source": event.source,
+        "data": event.data,
+    }
+    if event.run_id is None:
+        document["subject"] = event.subject
+    if event.attempt is None:
+        document["isAttemptImplied"] = True
+    if event.traceparent:
+        document["traceparent"] = event.traceparent
+    if entry.is_fenced:
+        document["isFenced"] = True
+    if entry.level:
+        document["level"] = entry.level
+    if entry.is_sample:
+        document["expireAt"] = _expiry(entry.received_at)
+    if not entry.is_sample or entry.level in ("warn", "error"):
+        document["notable"] = True
+    try:
+        return RawBSONDocument(bson.encode(document), _RAW)
+    except (BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise Unstorable(f"data cannot be stored: {error}") from None
+
+
+def entry_from(document: Document) -> Entry | None:
+    """None for a document that is no event of ours (reads are tolerant)."""
+    time, received_at, data = document.get("time"), document.get("receivedAt"), document.get("data")
+    if not isinstance(time, datetime) or not isinstance(data, dict) or not isinstance(document.get("type"), str):
+        return None
+    attempt, run_id = _integer(document.get("attempt")), document.get("runId")
+    event = Event(
+        id=str(document["_id"]),
+        source=str(document.get("source", "")),
+        type=document["type"],
+        subject=f"run/{run_id}" if run_id else str(document.get("subject", "")),
+        time=time,
+        data=data,
+        seq=_integer(document.get("seq")),
+        attempt=None if document.get("isAttemptImplied") else attempt,
+        traceparent=document.get("traceparent"),
+    )
+    return Entry(
+        event=event,
+        attempt=attempt,
+        position=_integer(document.get("position")) or 0,
+        received_at=received_at if isinstance(received_at, datetime) else time,
+        is_sample="expireAt" in document,
+        level=document.get("level"),
+        is_fenced=bool(document.get("isFenced")),
+    )
+
+
+def _expiry(received_at: datetime) -> datetime:
+    # Whole hours: many equal keys make a small index.
+    return received_at.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)
+
+
+def _dead_document(line: DeadLine) -> Document:
+    return {
+        "_id": hashlib.sha256(line.code.encode() + b"\0" + line.text).hexdigest(),
+        "line": line.text[:DEAD_LINE_LIMIT].decode("utf-8", "backslashreplace"),
+        "bytes": len(line.text),
+        "code": line.code,
+        "error": line.error,
+        "eventId": line.event_id,
+        "receivedAt": line.received_at,
+    }
+
+
+def _integer(value: Json) -> int | None:
+    return int(value) if isinstance(value, int | float) else None

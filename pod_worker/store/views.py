@@ -1,0 +1,235 @@
+"""The views people look at, kept by three rules that hold in any order and with any repetition.
+
+Facts overwrite only older versions of themselves; points are kept by step; status moves only where
+`core.run` allows it, never while a lease is held, and never for an attempt that the queue claimed (the queue
+settles those). A batch costs at most one write per collection. Which event means what is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.errors import BulkWriteError
+
+from pod_worker.core.run import Json, RunStatus, predecessors
+from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
+from pod_worker.store.metric_series import MetricSeries
+from pod_worker.store.mongo import Document, Mongo
+
+RUNS = "runs"
+COLLECTIONS = {View.STAGE: "stages", View.VALIDATION: "validations", View.ARTIFACT: "artifacts"}
+VERSIONS = "v"  # where a document keeps who wrote each group
+
+INDEXES: dict[str, list[IndexModel]] = {
+    "stages": [IndexModel([("runId", ASCENDING)], name="run")],
+    "validations": [IndexModel([("runId", ASCENDING)], name="run")],
+}
+
+_Write: TypeAlias = UpdateOne
+_DUPLICATE_KEY = 11000
+
+
+@dataclass(slots=True)
+class _Row:
+    """What a batch says about one document: the newest of each group, and the moves in order."""
+
+    groups: dict[str, tuple[str, Mapping[str, Json]]] = field(default_factory=dict)
+    moves: list[Stamped] = field(default_factory=list)
+
+    def add(self, group: str, version: str, fields: Mapping[str, Json]) -> None:
+        known = self.groups.get(group)
+        if known is None or known[0] < version:
+            self.groups[group] = (version, fields)
+
+
+class Views:
+    def __init__(self, database: Mongo) -> None:
+        self._database = database
+        self._series = MetricSeries(database)
+
+    def attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """The current attempt of each run that exists."""
+        found = self._database[RUNS].find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
+        return {str(each["_id"]): _integer(each.get("attempt")) for each in found}
+
+    def apply(self, changes: Iterable[Stamped]) -> None:
+        """Bring the views up to date. Safe to repeat, in any order, at the same time as others."""
+        rows: dict[tuple[View, str, str], _Row] = {}
+        points: list[tuple[str, str, Point]] = []
+        for stamped in changes:
+            change = stamped.change
+            if isinstance(change, Facts):
+                row = rows.setdefault((change.view, stamped.run_id, change.key), _Row())
+                row.add(change.group, stamped.version, change.fields)
+            elif isinstance(change, Point):
+                points.append((stamped.run_id, stamped.version, change))
+                if change.is_latest_shown:
+                    row = rows.setdefault((View.RUN, stamped.run_id, ""), _Row())
+                    path = f"metrics.{named(change.name)}"
+                    row.add(path, stamped.version, {path: change.value})
+            else:
+                rows.setdefault((View.RUN, stamped.run_id, ""), _Row()).moves.append(stamped)
+        self._write(rows)
+        self._series.add(points)
+
+    def _write(self, rows: dict[tuple[View, str, str], _Row]) -> None:
+        writes: dict[str, list[_Write]] = {}
+        for (view, run_id, key), row in rows.items():
+            if view is View.RUN:
+                writes.setdefault(RUNS, []).append(UpdateOne({"_id": run_id}, _run_update(row)))
+            else:
+                writes.setdefault(COLLECTIONS[view], []).append(_row_upsert(view, run_id, key, row))
+        for collection, batch in writes.items():
+            bulk_upsert(self._database, collection, batch)
+
+    def clear(self, run_id: str) -> None:
+        """Forget what replaying the event log will bring back: not the heartbeat and the metric series (their
+        events are not kept for ever), not what the queue or a verified upload wrote."""
+        self._database["stages"].delete_many({"runId": run_id})
+        self._database["validations"].delete_many({"_id": f"{run_id}:auto"})
+        self._database["artifacts"].delete_many({"runId": run_id, "verifiedAt": None})
+        gone = [*_REPLAYED, VERSIONS]
+        self._database[RUNS].update_one(
+            {"_id": run_id},
+            [
+                {"$set": {"kept": {"heartbeat": f"${VERSIONS}.heartbeat", "status": f"${VERSIONS}.status"}}},
+                {"$unset": gone},
+                {"$set": {VERSIONS: "$kept"}},
+                {"$unset": "kept"},
+            ],
+        )
+
+
+_REPLAYED = [
+    "currentStage",
+    "stageTiming",
+    "metrics",
+    "startedAt",
+    "lastEventSeq",
+    "totalDurationS",
+    "interruption",
+    "trainingCheckpoint",
+    "paper",
+    "budget",
+    "gpuShortage",
+]
+
+
+def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
+    """One round trip. Two first upserts of one row can collide; the loser's second try finds the row."""
+    try:
+        database[collection].bulk_write(writes, ordered=False)
+    except BulkWriteError as error:
+        errors = error.details["writeErrors"]
+        if any(each["code"] != _DUPLICATE_KEY for each in errors):
+            raise
+        database[collection].bulk_write([writes[each["index"]] for each in errors], ordered=False)
+
+
+# ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _row_upsert(view: View, run_id: str, key: str, row: _Row) -> _Write:
+    values = _fact_values(row.groups)
+    values["runId"] = {"$literal": run_id}
+    if view is View.STAGE:
+        values["name"] = {"$literal": key}
+        if "status" not in row.groups:
+            values["status"] = {"$ifNull": ["$status", "RUNNING"]}  # progress without a word of its start
+    if view is View.VALIDATION:
+        values |= {"kind": key, "createdBy": {"$ifNull": ["$createdBy", "auto"]}}
+    if view is View.ARTIFACT:
+        # What the object store confirmed outranks what an event claims.
+        is_verified = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
+        values = {name: {"$cond": [is_verified, f"${name}", value]} for name, value in values.items()}
+    return UpdateOne({"_id": f"{run_id}:{key}"}, [{"$set": values}], upsert=True)
+
+
+def _run_update(row: _Row) -> list[Document]:
+    update: list[Document] = []
+    if row.groups:
+        update.append({"$set": _fact_values(row.groups)})
+    for stamped in sorted(row.moves, key=lambda each: each.version):
+        assert isinstance(stamped.change, Move)
+        update.append({"$set": _move_values(stamped, stamped.change)})
+    return update
+
+
+def _fact_values(groups: Mapping[str, tuple[str, Mapping[str, Json]]]) -> Document:
+    """`$set` of an update pipeline: every expression in it sees the document as it was before."""
+    values: Document = {}
+    for group, (version, fields) in groups.items():
+        mark = f"{VERSIONS}.{spelled(group)}"
+        is_newer = {"$lt": [{"$ifNull": [f"${mark}", ""]}, version]}
+        values[mark] = {"$max": [f"${mark}", version]}
+        for path, value in fields.items():
+            name = spelled(path)
+            values[name] = {"$cond": [is_newer, _value(value), f"${name}"]}
+    return values
+
+
+def _value(value: Json) -> Json:
+    return "$$REMOVE" if value is None else {"$literal": value}
+
+
+# ── status ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _move_values(stamped: Stamped, move: Move) -> Document:
+    may = {
+        "$and": [
+            {"$in": [{"$ifNull": ["$status", "QUEUED"]}, _sources(move.path)]},
+            {"$eq": [{"$ifNull": ["$attempt", 0]}, stamped.attempt]},
+            {"$ne": [{"$ifNull": ["$leasedAttempt", -1]}, stamped.attempt]},
+            {"$eq": [{"$type": "$leaseToken"}, "missing"]},
+            {"$lt": [{"$ifNull": [f"${VERSIONS}.status", ""]}, stamped.version]},
+        ]
+    }
+    wanted: dict[str, Json] = {"status": move.path[-1].value, **move.fields}
+    values: Document = {f"{VERSIONS}.status": {"$cond": [may, stamped.version, f"${VERSIONS}.status"]}}
+    for path, value in wanted.items():
+        name = spelled(path)
+        values[name] = {"$cond": [may, _value(value), f"${name}"]}
+    return values
+
+
+def _sources(path: tuple[RunStatus, ...]) -> list[str]:
+    """The states from which walking the path ends at its end."""
+    found = [status.value for status in RunStatus if status is not path[-1] and _walk(status, path) is path[-1]]
+    return found + (["STARTING"] if RunStatus.SCHEDULED.value in found else [])  # an old word for SCHEDULED
+
+
+def _walk(status: RunStatus, path: tuple[RunStatus, ...]) -> RunStatus:
+    for step in path:
+        status = step if status in predecessors(step) else status
+    return status
+
+
+# ── names ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+_SPELLED: dict[str, str] = {}
+_SPELLED_LIMIT = 10_000
+
+
+def spelled(path: str) -> str:
+    """`current_stage.max_iterations` → `currentStage.maxIterations`; quoted words stay as they are."""
+    found = _SPELLED.get(path)
+    if found is None:
+        found = ".".join(_spelled_word(word) for word in path.split("."))
+        if len(_SPELLED) < _SPELLED_LIMIT:
+            _SPELLED[path] = found
+    return found
+
+
+def _spelled_word(word: str) -> str:
+    if word.startswith("="):
+        return word[1:] or "%"
+    first, *rest = word.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _integer(value: Json) -> int:
+    return int(value) if isinstance(value, int | float) else 0
