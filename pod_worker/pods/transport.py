@@ -185,7 +185,7 @@ class Transport:
                 yield response
         except requests.RequestException as lost:
             raise Unreachable(
-                f"{method} {path} at {self.base_url}: {self.redact(_cause(lost))}", sent=_may_have_been_sent(lost)
+                self._redact(f"{method} {path} at {self.base_url}: {_cause(lost)}"), sent=_may_have_been_sent(lost)
             ) from None
 
     def _decode(self, response: requests.Response) -> Reply:
@@ -194,12 +194,12 @@ class Transport:
             raw += chunk
             if len(raw) > MAX_BODY_BYTES:
                 raise ServerError(f"the reply is over {MAX_BODY_BYTES >> 20} MiB", status=response.status_code)
-        text = raw.decode("utf-8", "replace")
+        text = raw.decode("utf-8", "replace").replace(self._key, "***")
         try:
             body: object = json.loads(text) if text else None
         except ValueError:
             body = None
-        return Reply(response.status_code, body, self.redact(text), response.headers)
+        return Reply(response.status_code, body, text[:DETAIL_LENGTH], response.headers)
 
     def stream(
         self, path: str, *, params: Json, headers: Mapping[str, str], quiet_seconds: float
@@ -215,7 +215,7 @@ class Transport:
                 return
             yield from _lines(response)
 
-    def redact(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         return text[: DETAIL_LENGTH * 4].replace(self._key, "***")[:DETAIL_LENGTH]
 
     def rest(self, failures: int) -> None:

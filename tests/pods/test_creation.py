@@ -94,7 +94,7 @@ def test_no_intent_means_no_pod() -> None:
     def refuse(intent: Intent) -> None:
         raise ConnectionError("no database")
 
-    bench.log.record = refuse  # type: ignore[method-assign,assignment]
+    bench.log.record = refuse  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         bench.launch()
     assert bench.cloud.made == []
