@@ -56,7 +56,9 @@ class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     batch_size: Annotated[int, Meta(ge=1, description="rows in one forward pass, from 1 up")] = 8
     gradient_accumulation: Annotated[int, Meta(ge=1, description="forward passes per step, from 1 up")] = 1
     max_length: Annotated[int, Meta(ge=2, description="tokens kept of a row, from 2 up")] = 2048
-    epochs: Annotated[float, Meta(ge=0, description="passes over the data, parts allowed; 0 trains nothing")] = 1.0
+    epochs: Annotated[
+        float, Meta(ge=0, le=1e6, description="passes over the data, parts allowed; 0 trains nothing")
+    ] = 1.0
     max_steps: Annotated[Count | None, Meta(description="optimizer steps, overrides epochs; 0 trains nothing")] = (
         None
     )
@@ -65,7 +67,7 @@ class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW's second beta, 0 up to but not 1")] = 0.999
     epsilon: Annotated[float, Meta(ge=0, description="AdamW's epsilon, 0 or more")] = 1e-8
     grad_clip: Annotated[float, Meta(ge=0, description="largest gradient norm; 0 does not clip")] = 1.0
-    seed: Annotated[int, Meta(ge=0, lt=2**63, description="seeds split, order, adapter and dropout")] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**53, description="seeds split, order, adapter and dropout")] = 0
 
     precision: Annotated[Precision, Meta(description="auto, fp32, bf16 or fp16")] = "auto"
     packing: Annotated[Packing, Meta(description="group (by length), packed (end to end) or auto")] = "auto"
@@ -130,7 +132,7 @@ def parse(params: Mapping[str, Json]) -> TrainingParams:
 
 def complete(params: Mapping[str, Json]) -> dict[str, Json]:
     """The same parameters checked, with every default written out: what a run document keeps."""
-    return {name: getattr(parse(params), name) for name in FIELDS}
+    return msgspec.structs.asdict(parse(params))
 
 
 def describe(name: str) -> str:

@@ -1,0 +1,165 @@
+"""One file that holds everything a training needs to go on: adapter, optimizer, random states, position.
+
+The file is an uncompressed tar of safetensors and JSON with a manifest of hashes. It appears under its name only
+when it is whole and on disk; reading one back verifies every hash and never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+VERSION = 1
+BLOCK = 1 << 20
+PARTS = ("adapter", "optimizer", "random")
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One logged step. `loss` is per loss-bearing token since the step logged before."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+
+
+class EvalPoint(msgspec.Struct, frozen=True):
+    step: int
+    loss: float
+
+
+class Progress(msgspec.Struct):
+    """How far a training has come. `step` counts finished optimizer steps; tokens are loss-bearing ones."""
+
+    step: int = 0
+    tokens: int = 0
+    rows: int = 0
+    seconds: float = 0.0  # spent in steps, over all attempts
+    loss_sum: float = 0.0  # since the last logged step
+    loss_tokens: int = 0
+    grad_norm: float = 0.0
+    scaler: dict[str, float] = {}
+    curve: list[Point] = []
+    evals: list[EvalPoint] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`fingerprint` names what must be the same for these numbers to mean anything."""
+
+    progress: Progress
+    fingerprint: dict[str, str]
+    adapter: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    random: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    path: Path
+    bytes: int
+    sha256: str
+
+
+class BadCheckpoint(Exception):
+    """The file is absent, cut short or changed; the text says which."""
+
+
+class _Manifest(msgspec.Struct):
+    version: int
+    fingerprint: dict[str, str]
+    progress: Progress
+    sha256: dict[str, str]
+
+
+def pack(snapshot: Snapshot, path: Path) -> Packed:
+    """Write atomically: a crash leaves the old file or the new one, never a half."""
+    folder = path.with_suffix(".parts")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        tensors: Mapping[str, Tensor] = getattr(snapshot, part)
+        save_file({name: each.detach().contiguous().cpu() for name, each in tensors.items()}, folder / part)
+    hashes = {part: hash_file(folder / part) for part in PARTS}
+    manifest = _Manifest(VERSION, snapshot.fingerprint, snapshot.progress, hashes)
+    (folder / "manifest").write_bytes(msgspec.json.encode(manifest))
+    whole = folder / "whole"
+    _write_tar(whole, [folder / "manifest", *(folder / part for part in PARTS)])
+    packed = Packed(path, whole.stat().st_size, hash_file(whole))
+    whole.replace(path)
+    _sync(path.parent)
+    shutil.rmtree(folder)
+    return packed
+
+
+def unpack(path: Path) -> Snapshot:
+    """Raises BadCheckpoint."""
+    folder = path.with_suffix(".parts")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for name in ("manifest", *PARTS):
+                tar.extract(name, folder, filter="data")
+        manifest = msgspec.json.decode((folder / "manifest").read_bytes(), type=_Manifest)
+        _verify(manifest, folder)
+        return Snapshot(
+            manifest.progress, manifest.fingerprint, **{part: load_file(folder / part) for part in PARTS}
+        )
+    except (tarfile.TarError, KeyError, EOFError, msgspec.MsgspecError, SafetensorError) as error:
+        raise BadCheckpoint(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
+    except FileNotFoundError as error:
+        raise BadCheckpoint(f"{path.name} is not there") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _verify(manifest: _Manifest, folder: Path) -> None:
+    if manifest.version != VERSION:
+        raise BadCheckpoint(f"was written in format {manifest.version}, this version reads {VERSION}")
+    for part in PARTS:
+        if hash_file(folder / part) != manifest.sha256.get(part):
+            raise BadCheckpoint(f"part {part!r} is not what was written (sha256 differs)")
+
+
+def hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_tar(path: Path, members: list[Path]) -> None:
+    with path.open("wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for member in members:
+                tar.add(member, member.name, filter=_plain)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The same state gives the same bytes, whoever writes it and when."""
+    entry.mtime = entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o600
+    return entry
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

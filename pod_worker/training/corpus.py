@@ -1,0 +1,81 @@
+"""The data of one training: found, read, divided and encoded, with a fingerprint of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.stage import Context
+from pod_worker.training.batches import split
+from pod_worker.training.checkpoint import hash_file
+from pod_worker.training.masks import Encoded, Tokenizer, encode
+from pod_worker.training.params import TrainingParams
+from pod_worker.training.rows import Row, read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Rows as read. `sha256` is of the files, so it is the same on every pod."""
+
+    training: list[Row]
+    held_out: list[Row]
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    training: Encoded
+    held_out: Encoded
+    sha256: str
+
+
+def read(context: Context, params: TrainingParams) -> Raw:
+    """Raises RunError(INVALID_INPUT) naming file and line, or what fetching an artifact raises."""
+    path = _local(context, params.dataset)
+    rows = read_rows(path, params.format, params.max_rows)
+    if params.eval_dataset is None:
+        training, held_out = split(rows, params.eval_fraction, params.seed)
+        return Raw(training, held_out, hash_file(path))
+    held_path = _local(context, params.eval_dataset)
+    both = hashlib.sha256((hash_file(path) + hash_file(held_path)).encode()).hexdigest()
+    return Raw(rows, read_rows(held_path, params.format), both)
+
+
+def encode_all(raw: Raw, tokenizer: Tokenizer, max_length: int) -> Corpus:
+    held_out = encode(raw.held_out, tokenizer, max_length) if raw.held_out else Encoded([])
+    return Corpus(encode(raw.training, tokenizer, max_length), held_out, raw.sha256)
+
+
+def remarks(encoded: Encoded, max_length: int) -> list[str]:
+    """What happened to the rows that their owner should know."""
+    said = []
+    if encoded.truncated:
+        share = encoded.lost_tokens / (encoded.lost_tokens + encoded.loss_tokens)
+        said.append(
+            f"{encoded.truncated} rows were cut to max_length={max_length}, "
+            f"which took {encoded.lost_tokens} loss-bearing tokens ({share:.1%})"
+        )
+    if encoded.dropped:
+        said.append(f"{encoded.dropped} rows have no loss-bearing token within max_length and are left out")
+    if encoded.split:
+        said.append(
+            f"the chat template rewrites earlier turns, so {encoded.split} conversations "
+            "were taken as one example per assistant turn"
+        )
+    return said
+
+
+def _local(context: Context, dataset: str) -> Path:
+    path = Path(dataset).expanduser()
+    if path.exists() or not dataset.startswith("runs/"):
+        return path
+    folder = context.work_dir / "data" / hashlib.sha256(dataset.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return context.artifacts.fetch(dataset, folder / path.name)
+    except FileNotFoundError as error:
+        raise RunError(
+            FailureCode.INVALID_INPUT, f"data set {dataset} is no artifact of this run and no file here"
+        ) from error

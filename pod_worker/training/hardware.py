@@ -1,0 +1,127 @@
+"""What this machine can do, and what a training therefore does: device, precision, layout of a batch, kernel.
+
+Capabilities are probed, never tried and caught. `decide` is a pure function from parameters and capabilities to
+an execution, and every choice that the parameters left open comes with the reason that is logged.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.training.params import TrainingParams
+
+Attention = Literal["sdpa", "flash_attention_2"]
+
+# Without these units a bf16 product is emulated: 14 times slower than fp32 on a small model.
+BF16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    device: Literal["cuda", "cpu"]
+    name: str
+    has_bf16: bool
+    has_varlen_kernel: bool  # attention over rows laid end to end, without a mask
+    has_bitsandbytes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    packed: bool
+    attention: Attention
+    reasons: tuple[str, ...]
+
+
+def probe() -> Capabilities:
+    import torch
+
+    has_bitsandbytes = importlib.util.find_spec("bitsandbytes") is not None
+    if not torch.cuda.is_available():
+        units = BF16_UNITS & _cpu_flags(Path("/proc/cpuinfo"))
+        return Capabilities("cpu", _cpu_name(Path("/proc/cpuinfo")), bool(units), False, has_bitsandbytes)
+    # FlashAttention 2 needs Ampere or later; older cards have no bf16 units either.
+    is_recent = torch.cuda.get_device_capability() >= (8, 0)
+    name = torch.cuda.get_device_name()
+    return Capabilities("cuda", name, is_recent, is_recent and _has_flash_attention(), has_bitsandbytes)
+
+
+def decide(params: TrainingParams, machine: Capabilities) -> Execution:
+    """Raises RunError(INVALID_INPUT) for a method that this machine has no software for."""
+    if params.method != "lora" and not machine.has_bitsandbytes:
+        raise RunError(
+            FailureCode.INVALID_INPUT,
+            f"method {params.method!r} needs bitsandbytes, which is not installed: "
+            "pip install 'pod_worker[train]' on Linux, or use method 'lora'",
+        )
+    precision, why_precision = _precision(params, machine)
+    packed, why_packed = _layout(params, machine)
+    attention: Attention = "flash_attention_2" if packed and _kernel_fits(machine, precision) else "sdpa"
+    why_kernel = "rows stay apart without a mask" if attention == "flash_attention_2" else "torch's own kernels"
+    reasons = (
+        f"precision {precision}: {why_precision}",
+        f"rows {'packed end to end' if packed else 'grouped by length'}: {why_packed}",
+        f"attention {attention}: {why_kernel}",
+    )
+    return Execution(machine.device, precision, packed, attention, reasons)
+
+
+def _precision(params: TrainingParams, machine: Capabilities) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
+    wanted = params.precision
+    if machine.device == "cpu":
+        if wanted == "bf16" and machine.has_bf16:
+            return "bf16", "as asked, and the CPU has units for it"
+        if wanted in ("bf16", "fp16"):
+            return "fp32", f"{wanted} was asked, but this CPU has no units for it and would emulate it slowly"
+        return "fp32", "as asked" if wanted == "fp32" else "the exact choice on a CPU"
+    if wanted == "bf16" and not machine.has_bf16:
+        return "fp16", "bf16 was asked, but this GPU is older than Ampere"
+    if wanted == "auto":
+        return ("bf16", "the GPU has it") if machine.has_bf16 else ("fp16", "the GPU has no bf16")
+    return wanted, "as asked"
+
+
+def _layout(params: TrainingParams, machine: Capabilities) -> tuple[bool, str]:
+    # Attention over a packed row with a dense block mask grows with the square of the whole row.
+    if params.packing == "packed":
+        slow = "" if machine.has_varlen_kernel else ", though without a variable-length kernel it is slower"
+        return True, f"as asked{slow}"
+    if params.packing == "group":
+        return False, "as asked"
+    if machine.has_varlen_kernel and params.precision != "fp32":
+        return True, "a variable-length attention kernel is there"
+    return False, "there is no variable-length attention kernel, so little padding is the fastest"
+
+
+def _kernel_fits(machine: Capabilities, precision: str) -> bool:
+    return machine.has_varlen_kernel and precision != "fp32"
+
+
+def _has_flash_attention() -> bool:
+    """The module alone is not enough: FlashAttention 4 uses the same name for another interface."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return False
+    owners = importlib.metadata.packages_distributions().get("flash_attn", [])
+    return any(owner.replace("_", "-").lower() == "flash-attn" for owner in owners)
+
+
+def _cpu_flags(path: Path) -> frozenset[str]:
+    for line in _cpu_lines(path):
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _cpu_name(path: Path) -> str:
+    names = (line.partition(":")[2].strip() for line in _cpu_lines(path) if line.startswith("model name"))
+    return next(names, "CPU")
+
+
+def _cpu_lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []

@@ -1,0 +1,153 @@
+"""What a training leaves behind: the adapter, a card that says how it came about, a report with the curve.
+
+The same training writes the same adapter bytes. Every number on the card is in the report too, as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import msgspec
+from safetensors.torch import save_file
+
+from pod_worker.core.run import Json
+from pod_worker.core.stage import Artifact, ArtifactKind, Context
+from pod_worker.training.base_model import adapter_weights, exported_adapter
+from pod_worker.training.checkpoint import Progress
+from pod_worker.training.corpus import Corpus
+from pod_worker.training.curve import draw
+from pod_worker.training.loop import Task
+
+CARD_ROWS = 12
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "flash-attn")
+
+
+def publish(context: Context, task: Task, data: Corpus, progress: Progress) -> dict[str, Json]:
+    """Write everything below the run's folder, publish it, and return the stage's summary."""
+    folder = context.work_dir / "results"
+    (folder / "adapter").mkdir(parents=True, exist_ok=True)
+    summary = summarise(task, data, progress)
+    _write_adapter(folder / "adapter", task)
+    (folder / "README.md").write_text(card(task, data, progress, summary), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(report(task, data, progress, summary), indent=1) + "\n")
+    (folder / "loss.svg").write_text(draw(progress.curve, progress.evals), encoding="utf-8")
+
+    def send(name: str, kind: ArtifactKind, role: str | None = None) -> Artifact:
+        context.stop.check()
+        return context.artifacts.publish(folder / name, kind, name=name, role=role)
+
+    adapter = send("adapter/adapter_model.safetensors", ArtifactKind.ADAPTER, "final")
+    send("adapter/adapter_config.json", ArtifactKind.ADAPTER)
+    send("README.md", ArtifactKind.MODEL_CARD)
+    send("report.json", ArtifactKind.REPORT)
+    send("loss.svg", ArtifactKind.REPORT)
+    context.log(f"published the adapter as {adapter.key}", bytes=adapter.bytes, sha256=adapter.sha256)
+    return {**summary, "adapter": adapter.key, "adapter_sha256": adapter.sha256}
+
+
+def summarise(task: Task, data: Corpus, progress: Progress) -> dict[str, Json]:
+    curve, evals = progress.curve, progress.evals
+    return {
+        "loss_first": curve[0].loss if curve else None,
+        "loss_last": curve[-1].loss if curve else None,
+        "eval_loss_before": evals[0].loss if evals else None,
+        "eval_loss_after": evals[-1].loss if evals else None,
+        "steps": progress.step,
+        "epochs": round(progress.step / task.plan.steps_per_epoch, 4),
+        "rows": progress.rows,
+        "tokens": progress.tokens,
+        "train_seconds": round(progress.seconds, 3),
+        "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+        "trainable_parameters": sum(weight.numel() for weight in adapter_weights(task.model).values()),
+        "data_rows": len(data.training.examples),
+        "held_out_rows": len(data.held_out.examples),
+        "data_sha256": data.sha256,
+    }
+
+
+def report(task: Task, data: Corpus, progress: Progress, summary: dict[str, Json]) -> dict[str, Json]:
+    execution = task.execution
+    return {
+        "summary": summary,
+        "hyper_parameters": msgspec.structs.asdict(task.params),
+        "execution": {
+            "device": execution.device,
+            "precision": execution.precision,
+            "attention": execution.attention,
+            "packed": execution.packed,
+            "reasons": list(execution.reasons),
+        },
+        "data": {
+            "sha256": data.sha256,
+            "truncated": data.training.truncated,
+            "lost_tokens": data.training.lost_tokens,
+            "dropped": data.training.dropped,
+            "split": data.training.split,
+        },
+        "versions": versions(),
+        "curve": msgspec.to_builtins(progress.curve),
+        "evaluations": msgspec.to_builtins(progress.evals),
+    }
+
+
+def versions() -> dict[str, str]:
+    installed = {each.name.lower().replace("_", "-"): each.version for each in importlib.metadata.distributions()}
+    return {name: installed[name] for name in LIBRARIES if name in installed}
+
+
+def card(task: Task, data: Corpus, progress: Progress, summary: dict[str, Json]) -> str:
+    params = task.params
+    head = f"---\nbase_model: {json.dumps(params.model)}\nlibrary_name: peft\ntags: [lora]\n---\n"
+    load = (
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = {params.model!r}\nmodel = PeftModel.from_pretrained("
+        'AutoModelForCausalLM.from_pretrained(base), "adapter")\n'
+        "tokenizer = AutoTokenizer.from_pretrained(base)\n```\n"
+    )
+    sections = {
+        "Result": _table(summary),
+        "Loss": _curve_table(progress),
+        "Data": _data(task, data),
+        "Hyper-parameters": _table(msgspec.structs.asdict(params)),
+        "Software": _table(versions()),
+        "How to load it": load,
+    }
+    title = f"\n# LoRA adapter for {params.model}\n"
+    return head + title + "".join(f"\n## {name}\n\n{body}" for name, body in sections.items())
+
+
+def _data(task: Task, data: Corpus) -> str:
+    training = data.training
+    return (
+        f"`{Path(task.params.dataset).name}`, sha256 `{data.sha256}`: {len(training.examples)} examples to train "
+        f"on with {training.loss_tokens} loss-bearing tokens, {len(data.held_out.examples)} held out. "
+        f"{training.truncated} were cut to fit, {training.dropped} left out.\n"
+    )
+
+
+def _curve_table(progress: Progress) -> str:
+    points = progress.curve
+    if not points:
+        return "No step was taken.\n"
+    every = max(1, -(-len(points) // CARD_ROWS))
+    shown = [point for place, point in enumerate(points) if place % every == 0 or point is points[-1]]
+    held = {point.step: point.loss for point in progress.evals}
+    lines = [
+        f"| {point.step} | {point.loss:.4f} | {held[point.step]:.4f} |"
+        if point.step in held
+        else f"| {point.step} | {point.loss:.4f} | |"
+        for point in shown
+    ]
+    return "| Step | Loss | Held-out loss |\n|---|---|---|\n" + "\n".join(lines) + "\n"
+
+
+def _table(values: dict[str, Json] | dict[str, str]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in values.items())
+
+
+def _write_adapter(folder: Path, task: Task) -> None:
+    weights, config = exported_adapter(task.model, task.params.model)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")

@@ -1,0 +1,167 @@
+"""Reads a JSONL data set into rows of one format, or says which line of which file is wrong and why.
+
+A row is `messages` (a conversation), `prompt` + `completion`, or `text`. Nothing is guessed per row: the first
+row fixes the format of the file unless it is given. Knows no tokenizer and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.run import Json
+from pod_worker.training.params import Format
+
+SHOWN_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages as the template wants them: dicts with at least `role` and `content`."""
+
+    messages: tuple[dict[str, Json], ...]
+    tools: tuple[dict[str, Json], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+Content: TypeAlias = Conversation | Completion | Text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`place` is `file:line`, for every message about this row."""
+
+    place: str
+    content: Content
+
+
+class RowProblem(Exception):
+    """Why one line is not a row; collected, then reported together."""
+
+
+def read_rows(path: Path, format: Format = "auto", limit: int = 0) -> list[Row]:
+    """All rows (or the first `limit`). Raises RunError(INVALID_INPUT) that names the file and the lines."""
+    rows: list[Row] = []
+    problems: list[str] = []
+    for number, line in _lines(path):
+        if limit and len(rows) == limit:
+            break
+        try:
+            fields = _decode(line)
+            format = _format_of(fields) if format == "auto" else format
+            rows.append(Row(f"{path.name}:{number}", _READERS[format](fields)))
+        except RowProblem as problem:
+            problems.append(f"line {number}: {problem}")
+    if problems:
+        raise _refusal(path, problems)
+    if not rows:
+        raise RunError(FailureCode.INVALID_INPUT, f"data set {path} is empty: give one JSON object a line")
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist on this machine"
+        raise RunError(FailureCode.INVALID_INPUT, f"data set {path} {what}: give the path of a JSONL file")
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    yield number, line
+    except PermissionError as error:
+        raise RunError(FailureCode.INVALID_INPUT, f"data set {path} may not be read: {error.strerror}") from error
+
+
+def _refusal(path: Path, problems: list[str]) -> RunError:
+    more = f"; and {len(problems) - SHOWN_PROBLEMS} more bad lines" if len(problems) > SHOWN_PROBLEMS else ""
+    return RunError(FailureCode.INVALID_INPUT, f"data set {path}: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")
+
+
+def _decode(line: bytes) -> dict[str, Json]:
+    try:
+        value = msgspec.json.decode(line.decode())
+    except UnicodeDecodeError as error:
+        raise RowProblem(f"not valid UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    except msgspec.DecodeError as error:
+        raise RowProblem(f"not valid JSON ({error}); each line must be one JSON object") from None
+    if not isinstance(value, dict):
+        raise RowProblem(f"a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _format_of(fields: dict[str, Json]) -> Format:
+    if "messages" in fields:
+        return "messages"
+    if "prompt" in fields and "completion" in fields:
+        return "prompt_completion"
+    if "text" in fields:
+        return "text"
+    raise RowProblem(f"has {_names(fields)}; needs 'messages', or 'prompt' and 'completion', or 'text'")
+
+
+def _names(fields: dict[str, Json]) -> str:
+    return ", ".join(repr(name) for name in list(fields)[:8]) or "no fields"
+
+
+def _string(fields: dict[str, Json], name: str, where: str = "") -> str:
+    if name not in fields:
+        raise RowProblem(f"{where}has no {name!r} (has {_names(fields)})")
+    value = fields[name]
+    if not isinstance(value, str):
+        raise RowProblem(f"{where}{name!r} is a {type(value).__name__}, not text")
+    return value
+
+
+def _conversation(fields: dict[str, Json]) -> Content:
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RowProblem("'messages' is missing" if messages is None else "'messages' is not a list of messages")
+    for position, message in enumerate(messages):
+        _check_message(message, f"message {position} ")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise RowProblem("no message has the role 'assistant', so there is nothing to learn")
+    tools = fields.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RowProblem("'tools' is not a list of JSON schemas")
+    return Conversation(tuple(messages), tuple(tools))
+
+
+def _check_message(message: Json, where: str) -> None:
+    if not isinstance(message, dict):
+        raise RowProblem(f"{where}is not an object with 'role' and 'content'")
+    _string(message, "role", where)
+    if not message.get("tool_calls"):
+        _string(message, "content", where)
+
+
+def _completion(fields: dict[str, Json]) -> Content:
+    completion = _string(fields, "completion")
+    if not completion:
+        raise RowProblem("'completion' is empty, so there is nothing to learn")
+    return Completion(_string(fields, "prompt"), completion)
+
+
+def _text(fields: dict[str, Json]) -> Content:
+    text = _string(fields, "text")
+    if not text:
+        raise RowProblem("'text' is empty, so there is nothing to learn")
+    return Text(text)
+
+
+_READERS = {"messages": _conversation, "prompt_completion": _completion, "text": _text}

@@ -1,0 +1,126 @@
+"""Keeps a training's checkpoints: on this disk, in the artifact store, and by name on the run document.
+
+What the run document names is what counts. A checkpoint that cannot be read is said so and the one before it is
+used, then the start; a file that the document does not name is never trusted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.payload import TrainingCheckpoint
+from pod_worker.core.stage import ArtifactKind, Context
+from pod_worker.training.checkpoint import BadCheckpoint, Packed, Snapshot, hash_file, pack, unpack
+
+KEPT = 2
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """`key` is empty for a checkpoint that only this pod's disk has."""
+
+    step: int
+    key: str
+    sha256: str
+    bytes: int
+
+
+class Shelf:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._folder = context.work_dir / "checkpoints"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._entries = self._named()
+
+    def store(self, snapshot: Snapshot) -> Entry:
+        """On disk, in the store, on the run document: in this order, so each names only what the last one has.
+
+        A store that is away stops no training, and a drain that ends the upload loses no step on this pod: the
+        document then names the file on this disk and, beside it, the last one that any pod can fetch.
+        """
+        step = snapshot.progress.step
+        packed = pack(snapshot, self._path(step))
+        entry = Entry(step, "", packed.sha256, packed.bytes)
+        try:
+            key = self._publish(packed)
+            entry = msgspec.structs.replace(entry, key=key)
+        finally:
+            self._name(entry)
+        return entry
+
+    def _publish(self, packed: Packed) -> str:
+        try:
+            return self._context.artifacts.publish(
+                packed.path, ArtifactKind.CHECKPOINT, name=f"checkpoints/{packed.path.name}"
+            ).key
+        except RunError as problem:
+            if problem.code not in (FailureCode.STORAGE, FailureCode.NETWORK):
+                raise
+            self._context.log(f"{packed.path.name} stays on this pod only: {problem}", "warning")
+            return ""
+
+    def _name(self, entry: Entry) -> None:
+        known = [entry, *(old for old in self._entries if old.step != entry.step)]
+        fetchable = next((each for each in known if each.key), None)
+        self._entries = [each for place, each in enumerate(known) if place < KEPT or each is fetchable]
+        newest, *older = (msgspec.to_builtins(each) for each in self._entries)
+        self._context.checkpoint({**newest, "previous": older})
+        if entry.key:
+            self._context.emit(TrainingCheckpoint(**msgspec.structs.asdict(entry)))
+        self._tidy()
+
+    def newest(self, fingerprint: dict[str, str]) -> Snapshot | None:
+        """The last good checkpoint of this very training, or None: begin at the start."""
+        self._tidy()
+        for entry in self._entries:
+            try:
+                snapshot = self._read(entry)
+            except (BadCheckpoint, RunError) as problem:
+                self._context.log(
+                    f"checkpoint of step {entry.step} cannot be used: {problem}", "warning", key=entry.key
+                )
+                continue
+            changed = sorted(name for name in fingerprint if snapshot.fingerprint.get(name) != fingerprint[name])
+            if not changed:
+                return snapshot
+            self._context.log(
+                f"checkpoint of step {entry.step} is of another training ({', '.join(changed)} changed)", "warning"
+            )
+        if self._entries:
+            self._context.log("no checkpoint can be used: training begins at the start", "warning")
+        return None
+
+    def _read(self, entry: Entry) -> Snapshot:
+        path = self._path(entry.step)
+        if not path.is_file() or hash_file(path) != entry.sha256:
+            if not entry.key:
+                raise BadCheckpoint("it was never uploaded and this pod's disk does not have it")
+            self._context.artifacts.fetch(entry.key, path, entry.sha256)
+        if hash_file(path) != entry.sha256:
+            raise BadCheckpoint(f"{path.name} is not what was published (sha256 differs)")
+        return unpack(path)
+
+    def _named(self) -> list[Entry]:
+        state = self._context.saved_state
+        if "key" not in state:
+            return []
+        try:
+            return msgspec.convert([state, *state.get("previous", [])], list[Entry])
+        except (msgspec.ValidationError, TypeError) as error:
+            self._context.log(f"the saved state of this stage cannot be read ({error})", "warning")
+            return []
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}.tar"
+
+    def _tidy(self) -> None:
+        """Leave only what is named: older ones, and the remains of a crash, take disk for nothing."""
+        named = {self._path(entry.step) for entry in self._entries}
+        for path in self._folder.glob("step-*.tar"):
+            if path not in named:
+                path.unlink()
+        for parts in self._folder.glob("*.parts"):
+            shutil.rmtree(parts)
