@@ -29,7 +29,7 @@ class FolderLock:
             raise FolderInUseError(f"The folder {self.folder} is not locked.")
         return self._fd
 
-    def acquire(self, wait_seconds: float = 2.0) -> None:
+    def acquire(self, wait_seconds: float = 1.0) -> None:
         """Raises FolderInUseError. Waits a moment, because a killed owner's servers need one to disappear."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -5,6 +5,7 @@ Can be stopped, killed and frozen on its own, as failover tests need. Knows noth
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -107,4 +108,10 @@ class Member:
 
     def _describe(self, port: int) -> ChildProcess:
         argv = (*self._argv, "--dbpath", str(self.folder), "--port", str(port))
-        return ChildProcess("mongod", argv, self.folder.with_suffix(".log"), keep_fds=(self._lock_fd,))
+        log = self.folder.with_suffix(".log")
+        return ChildProcess("mongod", argv, log, keep_fds=(self._lock_fd,), is_notable=_is_complaint)
+
+
+def _is_complaint(line: str) -> bool:
+    """A warning, error or fatal line; the dozens about an orderly exit after a fatal one only hide it."""
+    return re.search(r'"s":"[WEF]"', line) is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,7 @@ class Mongod:
                 Member(self.data_dir / f"member{i}", (str(binary), *self._options), port, self._lock.fd)
                 for i, port in enumerate(self._ports)
             )
-            for member in self.members:
-                member.start(timeout_seconds, stop)
+            self._start_members(timeout_seconds, stop)
             self.members[0].process.wait_until(self._is_initiated, timeout_seconds, stop)
             self._configure()
             self._wait_for_set(timeout_seconds, stop)
@@ -125,6 +125,14 @@ class Mongod:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
+    def _start_members(self, timeout_seconds: float, stop: threading.Event | None) -> None:
+        if len(self.members) == 1:
+            return self.members[0].start(timeout_seconds, stop)
+        with ThreadPoolExecutor(len(self.members)) as pool:
+            for started in [pool.submit(member.start, timeout_seconds, stop) for member in self.members]:
+                started.result()
+        return None
+
     def _configure(self) -> None:
         """Tell the set where its members listen now."""
         hosts = [member.address for member in self.members]
@@ -156,7 +164,7 @@ class Mongod:
         self.members[0].process.wait_until(lambda: self.primary() is not None, timeout_seconds, stop)
 
     def _log_tails(self) -> str:
-        return "\n".join(member.process.log_tail(5) for member in self.members)
+        return "\n".join(member.process.log_tail() for member in self.members)
 
 
 def require_mongodb(url: str, timeout_seconds: float = 5.0) -> None:

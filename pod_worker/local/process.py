@@ -23,6 +23,7 @@ from pod_worker.local.spawning import die_with_parent, spawn_from_lasting_thread
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.02
 TAIL_LINES = 15
+TAIL_BYTES = 256 * 1024
 PORT_ATTEMPTS = 5
 PORT_TAKEN = "ddress already in use"  # as mongod and rclone both log it
 
@@ -39,14 +40,19 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         keep_fds: Sequence[int] = (),
+        is_notable: Callable[[str], bool] = bool,
     ) -> None:
-        """`env` is the whole environment of the child (None: ours). `keep_fds` stay open in the child."""
+        """`env` is the whole environment of the child (None: ours). `keep_fds` stay open in the child.
+
+        Errors quote the last log lines that are `is_notable`, or simply the last ones where none is.
+        """
         self.name = name
         self.argv = tuple(argv)
         self.log_path = log_path
         self._env = None if env is None else dict(env)
         self._cwd = cwd
         self._keep_fds = tuple(keep_fds)
+        self._is_notable = is_notable
         self._popen: subprocess.Popen[bytes] | None = None
         self._group_cleared = False
 
@@ -106,9 +112,13 @@ class ChildProcess:
 
     def stop(self, grace_seconds: float = 10.0) -> int | None:
         """TERM, then KILL to the whole group after `grace_seconds`. Safe to call twice; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.finish(grace_seconds)
+
+    def finish(self, grace_seconds: float) -> int | None:
+        """Wait for a child that was already asked to stop, then KILL. Asking twice would mean force to some."""
         if self._popen is None:
             return None
-        self.signal(signal.SIGTERM)
         try:
             self._popen.wait(grace_seconds)
         except subprocess.TimeoutExpired:
@@ -124,16 +134,21 @@ class ChildProcess:
             self._popen.wait()
         return self.exit_code()
 
-    def log_tail(self, lines: int = TAIL_LINES) -> str:
-        """The last lines the child wrote, under a heading that names the log file."""
+    def log_tail(self) -> str:
+        """The last lines worth showing, under a heading that names the log file."""
+        lines = self.log_lines()
+        notable = [line for line in lines if self._is_notable(line)] or lines
+        tail = "\n".join(f"  {line[:500]}" for line in notable[-TAIL_LINES:])
+        return f"Last lines of {self.log_path}:\n{tail or '  (empty)'}"
+
+    def log_lines(self) -> list[str]:
+        """The end of the log, at most TAIL_BYTES of it."""
         try:
             with self.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - 16_384))
-                text = log.read().decode("utf-8", "replace")
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+                return log.read().decode("utf-8", "replace").splitlines()
         except FileNotFoundError:
-            return f"(no log at {self.log_path})"
-        tail = "\n".join(f"  {line[:500]}" for line in text.splitlines()[-lines:])
-        return f"Last lines of {self.log_path}:\n{tail or '  (empty)'}"
+            return []
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log_path.open("wb") as log:
@@ -193,8 +208,8 @@ def start_listening(
         child.start()
         try:
             child.wait_until(partial(ready, child, chosen), timeout_seconds, stop)
-        except ChildDiedError as error:
-            if not attempts or PORT_TAKEN not in str(error):
+        except ChildDiedError:
+            if not attempts or not any(PORT_TAKEN in line for line in child.log_lines()):
                 raise
         except BaseException:
             child.kill()

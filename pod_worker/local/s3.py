@@ -5,18 +5,18 @@ machine: uploads in progress and metadata live in the server's memory.
 
 How it differs from MinIO and AWS, as measured with rclone 1.75 and minio-py 7.2:
 
-- Errors with a body are `text/xml`, which minio-py raises as InvalidResponseError with the S3 code in its text, not as
-  S3Error; only `stat_object` of a missing key gives S3Error NoSuchKey.
+- Errors with a body are `text/xml`, which minio-py raises as InvalidResponseError with the S3 code in its text,
+  not as S3Error; only `stat_object` of a missing key gives S3Error NoSuchKey.
 - Presigned URLs sign the host alone and every `x-amz-*` header must be signed: a PUT with `x-amz-checksum-*` or
   `x-amz-meta-*` is 403. A checksum as a query parameter is ignored. `Content-MD5` is obeyed (400 BadDigest).
-- An expired URL is 400 AccessDenied (AWS: 403), an unsigned GET 400. A presigned GET cannot be used for HEAD (as AWS).
+- An expired URL is 400 AccessDenied (AWS: 403), an unsigned GET 400. HEAD with a URL presigned for GET is 403.
 - A range GET answers 200 with Content-Range, not 206. A PUT without Content-Length is 411. `If-None-Match: *` is
   ignored: the object is overwritten, atomically.
-- The ETag of an object is its MD5, computed at the first HEAD or list after a start (0.7 s per GB), then remembered.
-  Completing a multipart upload answers the usual `md5-N`, later HEADs the MD5 of the whole.
-- Multipart: parts of any size, in any order (buffered when early, 256 MB per upload), numbers without gaps; a part may
-  be sent again only with the same bytes (else 501), ListParts works. A restart forgets uploads in progress:
-  404 NoSuchUpload, start again. Completing twice is 404 NoSuchUpload.
+- The ETag of an object is its MD5, computed at the first HEAD or list after a start (about 1.5 s per GB), then
+  remembered. Completing a multipart upload answers the usual `md5-N`, later HEADs the MD5 of the whole.
+- Multipart: parts of any size, in any order (buffered when early, 256 MB per upload), numbers without gaps; a part
+  may be sent again only with the same bytes (else 501); ListParts works. Completing twice is 404 NoSuchUpload, and
+  a restart forgets uploads in progress: 404 NoSuchUpload, start again.
 - Content-Type and metadata are forgotten by a restart, the type is then guessed from the name;
   `response-content-type` and `response-content-disposition` of a presigned GET work.
 - Keys are paths: `a` and `a/b` cannot both exist (500), `.` and `..` segments and `//` are refused.
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import urllib3
 from minio import Minio
-from minio.error import MinioException
+from minio.error import InvalidResponseError, MinioException
 from urllib3.exceptions import HTTPError
 
 from pod_worker.local.binaries import find_rclone
@@ -176,7 +176,7 @@ def require_bucket(access: S3Access) -> None:
     """Make sure the bucket of a given server exists. Raises LocalStackError when the server refuses."""
     try:
         with connect(access) as client:
-            if not client.bucket_exists(access.bucket):
+            if not _has_bucket(client, access.bucket):
                 client.make_bucket(access.bucket)
     except (HTTPError, MinioException, ValueError) as error:
         raise LocalStackError(
@@ -184,6 +184,15 @@ def require_bucket(access: S3Access) -> None:
             "MINIO_ENDPOINT, MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MINIO_BUCKET, or unset MINIO_ENDPOINT to "
             "start a local server."
         ) from error
+
+
+def _has_bucket(client: Minio, bucket: str) -> bool:
+    try:
+        return bool(client.bucket_exists(bucket))
+    except InvalidResponseError as error:  # how minio-py reads the NoSuchBucket of an rclone elsewhere
+        if "NoSuchBucket" in str(error):
+            return False
+        raise
 
 
 def _kept_keys(path: Path) -> tuple[str, str]:

@@ -22,7 +22,8 @@ def die_with_parent(parent: int) -> Callable[[], None] | None:
     """For the moment between fork and exec: ask the kernel for SIGKILL at the parent's death (prctl(2))."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: nothing may allocate or lock after it
+    # Looked up before the fork, where locks are safe; PyDLL, because after it the GIL must not change hands.
+    prctl = ctypes.PyDLL(None).prctl
 
     def arm() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
