@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     minio_public_endpoint: str | None = None
     minio_access_key: str | None = None
     minio_secret_key: str | None = None
-    minio_bucket: str = "pod-worker"
+    minio_bucket: str = "ai-scientist"
     minio_region: str = "us-east-1"
     runpod_api_key: str | None = None
     openai_api_key: str | None = None

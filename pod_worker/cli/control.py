@@ -1,0 +1,91 @@
+"""`pod-worker control`: ingest, API, page, and the rescue of runs whose worker died."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+
+import click
+from pymongo.errors import PyMongoError
+
+from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
+from pod_worker.cli.exits import CommandError, Exit
+from pod_worker.cli.wiring import Store, open_store, settings_here
+from pod_worker.cli.worker import configure_logging
+from pod_worker.config import Settings
+from pod_worker.control.app import build_app
+from pod_worker.control.server import serve
+from pod_worker.store.mongo import redacted
+from pod_worker.store.rescue import Rescue
+
+log = logging.getLogger("pod_worker.control")
+RESCUE_SECONDS = 3.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
+@click.option("--require-key", is_flag=True, help="Ask clients on this machine for the key too.")
+@click.pass_context
+def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None:
+    """Serve ingest, the API and the page; also send the runs of dead workers back to the queue.
+
+    Needs MONGODB_URL; MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY for artifacts; CONTROL_PLANE_TOKEN
+    as the key that pods present. Prints {"url": …} when it is ready.
+    """
+    configure_logging(bool(ctx.obj and ctx.obj.get("debug")))
+    settings = settings_here()
+    if settings.control_plane_token is None and host not in LOOPBACK:
+        raise CommandError(
+            f"listening on {host} without a key would let anybody write: set CONTROL_PLANE_TOKEN", Exit.USAGE
+        )
+    store = open_store(settings, create_indexes=True)
+    app = build_app(
+        store.database,
+        object_store(settings),
+        token=settings.control_plane_token,
+        open_on_loopback=not require_key,
+    )
+    start_rescue(store.rescue())
+    serve(app, host, port, on_ready=lambda at, on: _say_ready(store, at, on))
+
+
+def _say_ready(store: Store, host: str, port: int) -> None:
+    log.info("MongoDB %s, database %s", redacted(store.url), store.database.name)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(json.dumps({"url": f"http://{shown}:{port}"}))
+
+
+def object_store(settings: Settings) -> ObjectStore | None:
+    """None, with a warning, when no object store is configured: runs without artifacts still work."""
+    endpoint, access, secret = settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key
+    if not endpoint:
+        log.warning("MINIO_ENDPOINT is not set: artifacts cannot be stored")
+        return None
+    if not access or not secret:
+        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", Exit.USAGE)
+    store = ObjectStore(
+        endpoint, access, secret, settings.minio_bucket, settings.minio_region, settings.minio_public_endpoint
+    )
+    try:
+        store.ensure_bucket()
+    except ObjectStoreError as error:
+        log.warning("the object store does not answer yet: %s", error)
+    return store
+
+
+def start_rescue(rescue: Rescue) -> None:
+    """Workers rescue too, but only while they are idle; here it never depends on them."""
+
+    def sweep() -> None:
+        while True:
+            try:
+                for each in rescue.sweep():
+                    log.warning("rescued run %s of worker %s: %s", each.run.id, each.worker_id, each.run.status)
+            except PyMongoError as error:
+                log.warning("rescue: MongoDB does not answer (%s)", type(error).__name__)
+            threading.Event().wait(RESCUE_SECONDS)
+
+    threading.Thread(target=sweep, name="rescue", daemon=True).start()

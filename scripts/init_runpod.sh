@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# From a blank pod to a running worker. Run it again whenever you like: finished steps are skipped.
+#
+#   bash scripts/init_runpod.sh [--mode M] [--no-start] [--skip-gpu] [--skip-system] [worker options]
+#
+# Steps: 1 system packages  2 virtual environment  3 torch for this machine  4 pod_worker  5 settings
+#        6 GPU check        7 worker
+# Prints what it does and never a secret. State: .venv/.init/<step>.done; delete one to repeat that step.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$here"
+start=yes
+skip_gpu=${POD_WORKER_SKIP_GPU:-}
+skip_system=
+worker_args=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --no-start) start=no ;;
+    --skip-gpu) skip_gpu=1 ;;
+    --skip-system) skip_system=1 ;;
+    -h | --help) sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    *) worker_args+=("$1") ;;
+  esac
+  shift
+done
+
+say() { printf 'init: %s\n' "$*"; }
+fail() { printf 'init: error: %s\n' "$*" >&2; exit 1; }
+marks=.venv/.init
+
+# step NAME FINGERPRINT COMMAND…: run once per fingerprint; a changed input runs it again.
+step() {
+  local name=$1 fingerprint=$2
+  shift 2
+  if [ "$(cat "$marks/$name.done" 2>/dev/null || true)" = "$fingerprint" ]; then
+    say "$name: done before, skipped"
+    return
+  fi
+  say "$name: started"
+  "$@" || fail "$name failed; mend the cause above and run this script again, it resumes here"
+  mkdir -p "$marks"
+  printf '%s' "$fingerprint" > "$marks/$name.done"
+  say "$name: done"
+}
+
+has_gpu() { command -v nvidia-smi > /dev/null 2>&1 && nvidia-smi -L > /dev/null 2>&1; }
+
+install_system_packages() {
+  command -v apt-get > /dev/null 2>&1 || { say "no apt-get here: nothing installed"; return 0; }
+  local missing=()
+  for each in git openssh-client ca-certificates; do
+    dpkg -s "$each" > /dev/null 2>&1 || missing+=("$each")
+  done
+  python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
+  [ ${#missing[@]} -eq 0 ] && return 0
+  say "installing ${missing[*]}"
+  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+
+make_environment() {
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or later is needed, found $(python3 -V 2>&1)"
+  # The image's own torch is built for its driver: an environment that sees it need not download another.
+  if python3 -c 'import torch' 2> /dev/null; then
+    python3 -m venv --system-site-packages .venv
+  else
+    python3 -m venv .venv
+  fi
+  .venv/bin/python -m pip install -q --upgrade pip
+}
+
+install_torch() {
+  if .venv/bin/python -c 'import torch' 2> /dev/null; then
+    say "torch is there: $(.venv/bin/python -c 'import torch; print(torch.__version__)')"
+  elif has_gpu; then
+    .venv/bin/python -m pip install -q 'torch>=2.4'
+  else
+    .venv/bin/python -m pip install -q 'torch==2.13.0'
+  fi
+}
+
+install_package() { .venv/bin/python -m pip install -q -e '.[train]'; }
+
+check_settings() {
+  # Says which settings are there, not what they are.
+  .venv/bin/python - <<'PY'
+import sys
+from pod_worker.config import ConfigurationError, load_with_origins
+try:
+    settings, origins = load_with_origins()
+    settings.require_mongodb_url()
+except ConfigurationError as error:
+    sys.exit(f"init: error: {error}")
+for each in origins:
+    if each.source != "default":
+        print(f"init: {each.name} from {each.source}")
+PY
+}
+
+check_gpu() {
+  nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+  .venv/bin/python -c "import torch; x = torch.ones(1024, device='cuda'); assert float((x + x).sum()) == 2048.0; print('init: CUDA computes on', torch.cuda.get_device_name(0))"
+}
+
+say "pod ${RUNPOD_POD_ID:-$(hostname)}, folder $here"
+mkdir -p .venv
+if [ -n "$skip_system" ]; then say "system packages: skipped as asked"; else install_system_packages; fi
+step environment "$(python3 -V 2>&1)" make_environment
+step torch "gpu=$(has_gpu && echo yes || echo no)" install_torch
+step package "$(cksum < pyproject.toml)" install_package
+if [ "$start" = yes ]; then check_settings || exit 2; fi
+if [ -n "$skip_gpu" ]; then
+  say "GPU check: skipped as asked"
+elif has_gpu; then
+  check_gpu || fail "the GPU does not compute; terminate this pod and rent another"
+else
+  fail "no GPU found (nvidia-smi). Rent a pod with one, or pass --skip-gpu to work without"
+fi
+if [ "$start" = no ]; then
+  say "ready. Start the worker with: bash scripts/start_worker.sh"
+  exit 0
+fi
+say "starting the worker (Ctrl-C stops it; bash scripts/start_worker.sh starts it again)"
+exec bash scripts/start_worker.sh ${worker_args[@]+"${worker_args[@]}"}
