@@ -20,7 +20,7 @@ LINE_LIMIT_BYTES = 1024 * 1024  # what ingest takes (CONTRACT section 3)
 _INT_LIMIT = 1 << 63  # BSON's largest integer
 _DEPTH_LIMIT = 64
 _LEVELS = frozenset(get_args(LogLevel))
-_REPR_LIMIT = 200
+_SHOWN_LIMIT = 200
 _encode = msgspec.json.Encoder().encode
 
 
@@ -76,6 +76,8 @@ def encode_data(payload: Payload) -> bytes:
 
 def stand_in(payload: Payload, problem: ValueError) -> RunLog:
     """The warning that takes the place of a metric, a log or a progress event that cannot be sent."""
+    if isinstance(payload, RunLog):  # its words are worth more than what hangs on them
+        return replace(payload, kv={"left_out": str(problem)}, source="outbox")
     shown = {wire: _shown(getattr(payload, name)) for name, wire, _ in _PLANS.get(type(payload)) or ()}
     return RunLog(level="warn", message=f"{payload.type} was not recorded: {problem}", kv=shown)
 
@@ -133,11 +135,15 @@ def _sendable_log(log: RunLog) -> RunLog:
 
 
 def _shown(value: Any) -> Json:
+    """The value itself if it is a small piece of JSON, else a short text about it."""
     try:
-        return _plain(value, "", "")
+        plain = _plain(value, "", "")
+        if len(_encode(plain)) <= _SHOWN_LIMIT:
+            return plain
     except (Unencodable, RecursionError, TypeError, RuntimeError):
-        text = repr(value)
-        return _plain(text if len(text) <= _REPR_LIMIT else f"{text[:_REPR_LIMIT]}...", "", "")
+        pass
+    text = value if isinstance(value, str) else repr(value)
+    return _plain(text if len(text) <= _SHOWN_LIMIT else f"{text[:_SHOWN_LIMIT]}...", "", "")
 
 
 def cut_bytes(text: str, limit: int) -> str:

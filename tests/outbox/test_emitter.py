@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from datetime import UTC, datetime
+
+import pytest
+from ulid import ULID
+
+from pod_worker.core.clock import ManualClock
+from pod_worker.core.payload import (
+    GpuShortage,
+    RunFailed,
+    RunHeartbeat,
+    RunLog,
+    RunStarted,
+    StageCompleted,
+    StageMetric,
+)
+from pod_worker.core.stage import Emit
+from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids
+from pod_worker.outbox.line import LINE_LIMIT_BYTES
+
+SOURCE = "runpod://pod/p1"
+
+
+def events(spool: Spool) -> list[dict]:
+    return [json.loads(line) for line in spool.lines()]
+
+
+def metric(step: int = 1, value: float = 0.5) -> StageMetric:
+    return StageMetric(stage="training", name="loss", value=value, step=step)
+
+
+def test_the_line_is_the_whole_envelope(spool):
+    clock = ManualClock(datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC))
+    emitter: Emit = RunEmitter(spool, SOURCE, "r1", 3, clock, lambda: "ID", traceparent="00-ab-cd-01")
+    assert emitter.emit(RunStarted(pod_id="p1")) == "ID"
+    assert events(spool) == [
+        {
+            "specversion": "1.0",
+            "id": "ID",
+            "source": SOURCE,
+            "type": "ai.run.started",
+            "subject": "run/r1",
+            "time": "2026-02-03T04:05:06.000000Z",
+            "datacontenttype": "application/json",
+            "seq": 1,
+            "attempt": 3,
+            "traceparent": "00-ab-cd-01",
+            "data": {"run_id": "r1", "pod_id": "p1"},
+        }
+    ]
+
+
+def test_time_has_microseconds_and_ids_are_ulids(spool, emitter):
+    event_id = emitter.emit(RunLog(message="m"))
+    ULID.from_str(event_id)
+    (event,) = events(spool)
+    assert event["id"] == event_id
+    assert len(event["time"]) == len("2026-01-01T00:00:00.000000Z")
+    assert event["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("run_id", ['a"b\\c', "../../etc", "é/ü", "x" * 300, ".", "a.b"])
+def test_any_run_id_is_one_folder_and_survives_the_wire(spool, clock, run_id):
+    RunEmitter(spool, SOURCE, run_id, 1, clock, Ulids(clock)).emit(RunLog(message="m"))
+    (event,) = events(spool)
+    assert event["subject"] == f"run/{run_id}"
+    assert event["data"]["run_id"] == run_id
+    assert event["id"] in spool.event_ids(run_id, 1)
+    assert [folder.parent for folder in spool.stream_folders()] == [spool.directory]
+
+
+def test_heartbeats_have_no_seq_and_attempts_count_for_themselves(spool, emitter, clock):
+    emitter.emit(RunHeartbeat(cpu_pct=1.0))
+    emitter.emit(RunHeartbeat())
+    emitter.emit(metric())
+    RunEmitter(spool, SOURCE, "r1", 2, clock, Ulids(clock)).emit(metric())
+    assert [(event["attempt"], event.get("seq")) for event in events(spool)] == [
+        (1, None),
+        (1, None),
+        (1, 1),
+        (2, 1),
+    ]
+    assert events(spool)[1]["data"] == {"run_id": "r1"}
+
+
+def test_a_pod_has_neither_attempt_nor_seq(spool, clock):
+    PodEmitter(spool, SOURCE, "p1", clock, Ulids(clock)).emit(GpuShortage(required_gpus=1, available_gpus=0))
+    (event,) = events(spool)
+    assert event["subject"] == "pod/p1"
+    assert {"seq", "attempt"}.isdisjoint(event)
+    assert event["data"] == {"required_gpus": 1, "available_gpus": 0}
+
+
+def test_a_metric_that_cannot_be_sent_leaves_a_warning_in_its_place(spool, emitter):
+    ids = [emitter.emit(metric(1)), emitter.emit(metric(2, float("nan"))), emitter.emit(metric(3))]
+    found = events(spool)
+    assert [event["id"] for event in found] == ids
+    assert [event["seq"] for event in found] == [1, 2, 3]
+    assert found[1]["type"] == "ai.run.log"
+    assert found[1]["data"]["level"] == "warn"
+    assert found[1]["data"]["kv"]["step"] == 2
+
+
+def test_a_fact_that_cannot_be_sent_raises_and_takes_no_number(spool, emitter):
+    emitter.emit(metric(1))
+    with pytest.raises(ValueError, match=r"field summary\.score is nan"):
+        emitter.emit(StageCompleted(stage="s", summary={"score": float("nan")}))
+    emitter.emit(metric(2))
+    assert [event["seq"] for event in events(spool)] == [1, 2]
+
+
+def test_a_line_that_ingest_would_find_too_long_is_refused_here(spool, emitter):
+    with pytest.raises(ValueError, match="1 MiB"):
+        emitter.emit(RunFailed(code="INTERNAL", message="x" * LINE_LIMIT_BYTES))
+    emitter.emit(RunLog(message="m", kv={"huge": "x" * LINE_LIMIT_BYTES}))
+    (event,) = events(spool)
+    assert event["data"]["message"] == "m"
+    assert "1 MiB" in event["data"]["kv"]["left_out"]
+
+
+class Disk:
+    """Lets so many bytes through, and frees what is deleted only by being told."""
+
+    def __init__(self) -> None:
+        self.room = 1 << 40
+
+    def write(self, fd: int, data: bytes) -> int:
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(data)
+        return os.write(fd, data)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def tight(tmp_path, clock, disk):
+    directory = tmp_path / "tight"
+    directory.mkdir()
+    spool = Spool(directory, max_bytes=1 << 20, write=disk.write)
+    yield spool, RunEmitter(spool, SOURCE, "r1", 1, clock, Ulids(clock))
+    spool.close()
+
+
+def test_on_a_full_disk_samples_are_dropped_counted_and_reported(tight, disk):
+    spool, emitter = tight
+    emitter.emit(metric(1))
+    disk.room = 0
+    for step in range(5):
+        emitter.emit(metric(step))
+    assert spool.dropped == 5
+    disk.room = 1 << 20
+    emitter.emit(metric(9))
+    first, ninth, warning = events(spool)
+    assert [event["seq"] for event in (first, ninth, warning)] == [1, 2, 3]
+    assert warning["data"]["message"].startswith("5 log and metric events could not be recorded")
+    emitter.emit(metric(10))
+    assert len(events(spool)) == 4, "reported once"
+
+
+def test_a_fact_takes_the_room_of_samples_then_the_reserve_and_only_then_raises(tight, disk, monkeypatch):
+    spool, emitter = tight
+    assert spool.fill_reserve()
+    reserve = spool.directory / "reserve"
+    freed = {"samples": 0, "reserve": 0}
+    unlink = type(reserve).unlink
+
+    def free(path, missing_ok=False):
+        if path.exists():
+            kind = "reserve" if path.name == "reserve" else "samples"
+            freed[kind] += 1
+            disk.room += 600
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(type(reserve), "unlink", free)
+    while not any(path.name.startswith("samples.00000002") for path in spool.directory.rglob("*")):
+        emitter.emit(RunLog(message="x" * 5000))
+    disk.room = 0
+    emitter.emit(RunFailed(code="INTERNAL", message="first"))
+    assert freed == {"samples": 1, "reserve": 0}
+    disk.room = 0
+    emitter.emit(RunFailed(code="INTERNAL", message="second"))
+    assert freed == {"samples": 1, "reserve": 1}
+    disk.room = 0
+    with pytest.raises(OSError, match=r"No space left.*could not be recorded; free disk under") as caught:
+        emitter.emit(RunFailed(code="INTERNAL", message="third"))
+    assert caught.value.errno == errno.ENOSPC
+    assert [e["data"]["message"] for e in events(spool) if e["type"] == "ai.run.failed"] == ["first", "second"]
