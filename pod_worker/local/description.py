@@ -19,7 +19,10 @@ STACK_FILE = "stack.json"
 
 @dataclass(frozen=True)
 class StackDescription:
-    """`pids` maps the names of the children to process ids; `s3_keys_file` is None for a server that was given."""
+    """`pids` maps `stack` (the owner) and the names of its children to process ids.
+
+    `s3_keys_file` is None for a server that was given.
+    """
 
     mongodb_url: str
     control_plane_url: str | None

@@ -63,12 +63,18 @@ class ChildProcess:
         return self._popen.pid
 
     def start(self) -> None:
-        """Start the child. The log of the run before is kept beside the new one as `<log>.1`."""
+        """Start the child. The log of the run before is kept beside the new one as `<log>.1`.
+
+        Raises ChildDiedError when there is no such program or it is not made for this machine.
+        """
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
         self._group_cleared = False
-        self._popen = spawn_from_lasting_thread(self._spawn)
+        try:
+            self._popen = spawn_from_lasting_thread(self._spawn)
+        except OSError as error:
+            raise ChildDiedError(f"{self.name} could not be started: {error}.") from error
 
     def exit_code(self) -> int | None:
         """None while the child runs; negative for death by signal. The rest of its group goes with it."""

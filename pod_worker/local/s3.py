@@ -31,6 +31,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import urllib3
@@ -114,13 +115,14 @@ class ObjectStoreServer:
 
     def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
         """Raises FolderInUseError, BinaryMissingError, ChildDiedError, NotReadyError, StopRequestedError."""
+        binary = self._binary or find_rclone()
         self._lock.acquire()
         try:
             self._keys = self._given_keys or _kept_keys(self.keys_file)
             (self.objects_dir / self._bucket).mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self.objects_dir)
             self._process, self.port = start_listening(
-                self._describe, self._answers, self.port, timeout_seconds, stop
+                partial(self._describe, binary), self._answers, self.port, timeout_seconds, stop
             )
         except BaseException:
             self.kill()
@@ -143,8 +145,7 @@ class ObjectStoreServer:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def _describe(self, port: int) -> ChildProcess:
-        binary = self._binary or find_rclone()
+    def _describe(self, binary: Path, port: int) -> ChildProcess:
         argv = [str(binary), "serve", "s3", str(self.objects_dir), "--addr", f"{LOOPBACK}:{port}"]
         argv += ["--config", os.devnull, "--cache-dir", str(self.data_dir / "cache"), "--log-level", "NOTICE"]
         access = self.access

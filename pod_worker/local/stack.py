@@ -6,6 +6,7 @@ line decides which to start, and when the death of one ends the stack.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -159,7 +160,7 @@ class Stack:
             s3_bucket=self.s3.bucket,
             s3_keys_file=keys_file,
             token=self._token,
-            pids={name: process.pid for name, process in self._processes()},
+            pids={"stack": os.getpid()} | {name: process.pid for name, process in self._processes()},
         )
 
     def stop(self) -> None:

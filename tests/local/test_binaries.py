@@ -1,8 +1,9 @@
-"""Where the executables come from, and what a machine without them is told."""
+"""Where the executables come from, and what a machine without usable ones is told."""
 
 from __future__ import annotations
 
-import subprocess
+import sysconfig
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -10,41 +11,95 @@ import pytest
 
 from pod_worker.local import binaries
 from pod_worker.local.errors import BinaryMissingError
+from pod_worker.local.mongod import Mongod
+from pod_worker.local.s3 import ObjectStoreServer
 
-
-def test_path_wins_over_the_package(tmp_path: Path) -> None:
-    mine = tmp_path / "mongod"
-    mine.write_text("#!/bin/sh\n")
-    mine.chmod(0o755)
-
-    assert binaries.find_mongod(path=str(tmp_path)) == mine
-
-
-@pytest.mark.parametrize("find", [binaries.find_mongod, binaries.find_rclone])
-def test_packaged_binary_runs(find, tmp_path: Path) -> None:
-    binary = find(path=str(tmp_path))
-
-    assert subprocess.run([binary, "--version"], capture_output=True, check=True).stdout
-
-
-@pytest.mark.parametrize(
-    ("find", "fix"), [(binaries.find_mongod, "MONGODB_URL"), (binaries.find_rclone, "MINIO_ENDPOINT")]
+Find = Callable[..., Path]
+FINDERS = pytest.mark.parametrize(
+    ("find", "name", "fix"),
+    [(binaries.find_mongod, "mongod", "MONGODB_URL"), (binaries.find_rclone, "rclone", "MINIO_ENDPOINT")],
 )
-def test_missing_binary_names_every_fix(find, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binaries, "_packaged", lambda package, name: None)
-    monkeypatch.setattr(binaries, "_beside_python", lambda name: None)
 
+
+@pytest.fixture
+def no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine where only PATH has anything."""
+    monkeypatch.setattr(binaries, "MONGOD_PACKAGE", "no-such-distribution")
+    monkeypatch.setattr(binaries, "RCLONE_PACKAGE", "no-such-distribution")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "no-scripts"))
+
+
+def script(folder: Path, name: str, code: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{code}\n")
+    path.chmod(0o755)
+    return path
+
+
+@FINDERS
+def test_path_wins_over_the_package(find: Find, name: str, fix: str, tmp_path: Path) -> None:
+    mine = script(tmp_path, name, "echo db version v7.0.1")
+
+    assert find(path=str(tmp_path)) == mine
+
+
+@FINDERS
+def test_package_is_used_when_the_one_on_path_does_not_run(
+    find: Find, name: str, fix: str, tmp_path: Path
+) -> None:
+    script(tmp_path, name, "exit 1")
+
+    assert tmp_path not in find(path=str(tmp_path)).parents
+
+
+def test_package_is_used_when_the_mongod_on_path_is_too_old(tmp_path: Path) -> None:
+    script(tmp_path, "mongod", "echo db version v4.4.29")
+
+    assert tmp_path not in binaries.find_mongod(path=str(tmp_path)).parents
+
+
+@FINDERS
+@pytest.mark.usefixtures("no_packages")
+def test_machine_without_any_is_told_every_fix(find: Find, name: str, fix: str, tmp_path: Path) -> None:
     with pytest.raises(BinaryMissingError) as caught:
         find(path=str(tmp_path))
 
     message = str(caught.value)
-    assert "pip install 'pod_worker[local]'" in message
-    assert fix in message
+    assert message.startswith(f"No usable {name} for linux")
+    assert "none on PATH and none in the installed packages. Fix: pip install 'pod_worker[local]'" in message
     assert "https://" in message
+    assert fix in message
 
 
-def test_package_that_is_not_installed_has_no_binary() -> None:
-    assert binaries._packaged("no-such-distribution", "mongod") is None
+@FINDERS
+@pytest.mark.usefixtures("no_packages")
+def test_binary_that_cannot_run_here_is_named_with_its_complaint(
+    find: Find, name: str, fix: str, tmp_path: Path
+) -> None:
+    broken = script(tmp_path, name, "echo GLIBC_2.35 not found >&2; exit 127")
+
+    with pytest.raises(BinaryMissingError, match=rf"{broken} .*\(GLIBC_2.35 not found\). Fix: pip install"):
+        find(path=str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_binary_for_another_machine_is_refused(tmp_path: Path) -> None:
+    alien = tmp_path / "mongod"
+    alien.write_bytes(b"\x7fELF nonsense")
+    alien.chmod(0o755)
+
+    with pytest.raises(BinaryMissingError, match=r"does not run here \(.*Exec format error"):
+        binaries.find_mongod(path=str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_servers_pass_the_error_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(BinaryMissingError):
+        Mongod(tmp_path / "mongodb").start()
+    with pytest.raises(BinaryMissingError):
+        ObjectStoreServer(tmp_path / "s3").start()
 
 
 def test_lost_executable_bit_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +108,7 @@ def test_lost_executable_bit_is_restored(tmp_path: Path, monkeypatch: pytest.Mon
     binary.chmod(0o644)
     monkeypatch.setattr(metadata, "files", lambda package: [_Located(binary)])
 
-    assert binaries._packaged("any", "mongod") == binary
+    assert list(binaries._packaged("any", "mongod")) == [binary]
     assert binary.stat().st_mode & 0o100
 
 

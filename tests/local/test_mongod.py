@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import psutil
@@ -11,6 +10,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from pod_worker.local.errors import ChildDiedError, FolderInUseError, LocalStackError
+from pod_worker.local.folder import FolderLock
 from pod_worker.local.mongod import Mongod, require_mongodb
 
 
@@ -69,14 +69,24 @@ def test_folder_has_one_owner(mongod: Mongod) -> None:
     assert mongod.primary() is not None
 
 
-def test_taken_port_is_an_error_that_shows_the_log(tmp_path: Path) -> None:
-    with socket.socket() as stranger:
-        stranger.bind(("127.0.0.1", 0))
-        stranger.listen()
-        server = Mongod(tmp_path, port=stranger.getsockname()[1])
+def test_server_stays_owner_of_its_folder_without_us(tmp_path: Path) -> None:
+    """Where the kernel does not end children with us, a survivor must not meet a second server."""
+    server = Mongod(tmp_path)
+    server.start()
+    server._lock.release()
 
-        with pytest.raises(ChildDiedError, match="ddress already in use"):
-            server.start()
+    with pytest.raises(FolderInUseError):
+        Mongod(tmp_path).start()
+
+    server.kill()
+    again = FolderLock(tmp_path)
+    again.acquire()
+    again.release()
+
+
+def test_set_that_already_listens_on_our_port_is_not_taken_for_ours(mongod: Mongod, tmp_path: Path) -> None:
+    with pytest.raises(ChildDiedError, match="ddress already in use"):
+        Mongod(tmp_path, port=mongod.members[0].port).start()
 
 
 def test_broken_data_is_an_error_that_shows_the_log_and_frees_the_folder(tmp_path: Path) -> None:
@@ -102,6 +112,7 @@ def test_three_members_elect_a_new_primary_and_move_together(tmp_path: Path, eve
         eventually(lambda: bool(killed.hello().get("secondary")))
     with Mongod(tmp_path, members=3) as server:
         assert read(server) == [1, 2]
+        server.kill()
     with pytest.raises(LocalStackError, match="a replica set of 3 members, not 1"):
         Mongod(tmp_path, members=1).start()
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def on_term(number, frame):
 signal.signal(signal.SIGTERM, on_term)
 print("ready", flush=True)
 time.sleep(600)
+"""
+WAIT_FOR_BOTH = """
+    while len(open(sys.argv[1]).read().split()) < 2: time.sleep(0.01)
 """
 UP = f"""
 import sys, threading
@@ -73,12 +77,16 @@ def _is_published(data_dir: Path) -> bool:
     return description is not None and description.token is not None
 
 
+def _says_ready(log: Path) -> bool:
+    return "ready" in log.read_text()
+
+
 def test_description_is_private_complete_and_without_the_s3_secret(up, tmp_path: Path) -> None:
     _, description = up
     path = tmp_path / "stack.json"
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert sorted(description.pids) == ["mongod", "s3", "sleeper"]
+    assert sorted(description.pids) == ["mongod", "s3", "sleeper", "stack"]
     assert description.mongodb_url.startswith("mongodb://127.0.0.1:")
     assert description.token == "t0ken"
     assert description.s3_keys_file is not None
@@ -107,7 +115,7 @@ def test_sigkill_leaves_nothing_running_and_the_folder_usable(up, tmp_path: Path
     assert (tmp_path / "stack.json").exists()
     assert read_description(tmp_path) is None
     with Stack(tmp_path) as again:
-        assert again.describe().pids.keys() == {"mongod", "s3"}
+        assert again.describe().pids.keys() == {"mongod", "s3", "stack"}
 
 
 def test_second_stack_on_the_folder_is_refused_and_does_no_harm(given: Stack, tmp_path: Path) -> None:
@@ -122,7 +130,7 @@ def test_children_stop_in_reverse_order(given: Stack, tmp_path: Path, eventually
     for name in ("control", "worker"):
         argv = [sys.executable, "-c", SAY_TERM, str(order), name, "0.1"]
         log = tmp_path / "logs" / f"{name}.log"
-        given.start_process(name, argv, ready=lambda log=log: "ready" in log.read_text())
+        given.start_process(name, argv, ready=partial(_says_ready, log))
 
     given.stop()
 
@@ -136,17 +144,12 @@ def test_children_of_one_role_stop_at_the_same_time(given: Stack, tmp_path: Path
     children = []
     for name in ("worker-1", "worker-2"):
         log = tmp_path / "logs" / f"{name}.log"
-        ready = lambda log=log: "ready" in log.read_text()  # noqa: E731
+        ready = partial(_says_ready, log)
         children.append(given.start_process(name, [*argv, name], role="worker", grace_seconds=20, ready=ready))
 
     given.stop()
 
     assert [child.exit_code() for child in children] == [0, 0]
-
-
-WAIT_FOR_BOTH = """
-    while len(open(sys.argv[1]).read().split()) < 2: time.sleep(0.01)
-"""
 
 
 def test_watch_names_the_child_that_ended(given: Stack) -> None:
@@ -160,7 +163,7 @@ def test_watch_names_the_child_that_ended(given: Stack) -> None:
     assert "bye" in exited.log_tail
     assert given.remove("brief") == 7
     assert given.watch(timeout_seconds=0.3) is None
-    assert set(given.describe().pids) == {"steady"}
+    assert given.describe().pids.keys() == {"stack", "steady"}
 
 
 def test_watch_ends_with_the_stop_event(given: Stack) -> None:
@@ -193,7 +196,7 @@ def test_child_that_is_never_ready_is_not_left_running(given: Stack, tmp_path: P
         given.start_process("slow", [sys.executable, "-c", code], ready=not_ready, ready_seconds=0.1)
 
     assert is_gone(int(pid_file.read_text()))
-    assert given.describe().pids == {}
+    assert given.describe().pids == {"stack": os.getpid()}
 
 
 def test_child_that_dies_while_starting_shows_its_last_words(given: Stack) -> None:
@@ -228,7 +231,7 @@ def test_given_servers_are_used_and_left_alone(
     with Stack(tmp_path, mongodb_url=mongod.url_for("given"), s3=access) as stack:
         assert stack.mongodb_url.startswith(mongod.url_for("given").partition("?")[0])
         assert stack.s3 == access
-        assert stack.describe().pids == {}
+        assert stack.describe().pids == {"stack": os.getpid()}
         assert stack.describe().s3_keys_file is None
 
     assert mongod.primary() is not None
