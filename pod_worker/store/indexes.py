@@ -6,9 +6,29 @@ from types import ModuleType
 
 from pymongo import IndexModel
 
-from pod_worker.store import artifacts, event_log, metric_series, pod_intents, run_queue, views, workers
+from pod_worker.store import (
+    artifacts,
+    event_log,
+    metric_series,
+    pod_intents,
+    queue_depth,
+    read_models,
+    run_queue,
+    views,
+    workers,
+)
 
-MODULES: tuple[ModuleType, ...] = (run_queue, workers, event_log, metric_series, views, artifacts, pod_intents)
+MODULES: tuple[ModuleType, ...] = (
+    run_queue,
+    workers,
+    event_log,
+    metric_series,
+    views,
+    queue_depth,
+    read_models,
+    artifacts,
+    pod_intents,
+)
 
 
 def all_indexes() -> dict[str, list[IndexModel]]:

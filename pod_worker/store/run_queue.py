@@ -50,9 +50,9 @@ INDEXES: dict[str, list[IndexModel]] = {
             unique=True,
             partialFilterExpression={"uniqueKey": {"$type": "string"}},
         ),
-        IndexModel([("status", ASCENDING), ("createdAt", DESCENDING)], name="by_status"),
-        IndexModel([("createdAt", DESCENDING)], name="newest"),
-        IndexModel([("pipeline", ASCENDING), ("createdAt", DESCENDING)], name="by_pipeline"),
+        IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
+        IndexModel([("createdAt", DESCENDING), ("_id", DESCENDING)], name="newest"),
+        IndexModel([("pipeline", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_pipeline"),
     ],
     QUEUES: [],
 }
