@@ -13,14 +13,18 @@ from fastapi import FastAPI
 
 from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.control import artifacts, health, ingest_routes, problem
+from pod_worker.control import artifacts, health, ingest_routes, live, problem, runs_api, training
 from pod_worker.control.auth import Gate
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.rate import RateLimit
 from pod_worker.control.telemetry import Telemetry
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.store.mongo import Mongo
+from pod_worker.store.operations import Operations
+from pod_worker.store.queue_depth import QueueDepth
+from pod_worker.store.run_queue import RunQueue
 
+TITLE = "pod_worker control plane"
 REQUESTS_PER_SECOND = 1000.0
 BURST = 2000
 
@@ -31,24 +35,25 @@ def build_app(
     *,
     token: str | None,
     open_on_loopback: bool,
+    operator: runs_api.Operator | None = None,
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
 ) -> FastAPI:
     """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it."""
     clock = clock or SystemClock()
-    app = FastAPI(
-        title="pod_worker control plane", version=__version__, docs_url=None, redoc_url=None, lifespan=_life
-    )
+    app = FastAPI(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
     gate = Gate(token, open_on_loopback)
-    telemetry = Telemetry()
+    rate = RateLimit(requests_per_second, burst, clock.monotonic)
+    telemetry = Telemetry(QueueDepth(database).read)
     ingest = Ingest(database, clock, telemetry)
-    app.state.ingest = ingest
+    find_run = RunQueue(database, clock).get
     problem.install(app)
     app.include_router(health.router(database, clock, telemetry, gate.authorize))
-    app.include_router(
-        ingest_routes.router(ingest, gate.authorize, RateLimit(requests_per_second, burst, clock.monotonic))
-    )
+    app.include_router(ingest_routes.router(ingest, gate.authorize, rate))
+    app.include_router(training.router(ingest, find_run, clock, gate.authorize_job))
+    app.include_router(live.router(database, gate.authorize))
+    app.include_router(runs_api.router(database, operator or Operations(database), gate.authorize))
     if object_store is not None:
         app.include_router(artifacts.router(database, object_store, gate.authorize))
     return app

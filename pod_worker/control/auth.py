@@ -112,9 +112,8 @@ def _is_loopback(host: str) -> bool:
         address = ip_address(host)
     except ValueError:
         return False
-    return (
-        getattr(address, "ipv4_mapped", None) is not None and host.startswith("::ffff:127.") or address.is_loopback
-    )
+    mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 client of an IPv6 socket
+    return address.is_loopback or (mapped is not None and mapped.is_loopback)
 
 
 def _hostname(host: str) -> str:

@@ -101,11 +101,13 @@ class Ingest:
         self._take(_Batch(self._clock.now(), [], [(1, line, why)]))
 
     def _take(self, batch: _Batch) -> list[Line]:
+        begun = self._clock.monotonic()
         self._fence(batch)
         self._encode(batch)
         repeated = self._store(batch)
         self._project(batch, repeated)
         self._log.bury(_dead(batch, number, line, why) for number, line, why in batch.refused)
+        self._telemetry.batch_seconds.observe(self._clock.monotonic() - begun)
         self._telemetry.count(
             ((each.arrival.event.type, each.arrival.payload is not None, each.verdict) for each in batch.pending),
             [why.code for _, _, why in batch.refused],

@@ -6,20 +6,25 @@ Each app has a registry of its own, so that two in one process do not meet.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client import Counter as Count
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from pymongo.errors import PyMongoError
 
 from pod_worker.core.payload import PAYLOADS
+from pod_worker.store.queue_depth import Depth
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 UNKNOWN_TYPES = 100
 
 
 class Telemetry:
-    def __init__(self) -> None:
+    def __init__(self, depth: Callable[[], Depth]) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_QueueGauges(depth))
         self._events = Count(
             "pod_worker_events", "Events by verdict and type", ["verdict", "type"], registry=self.registry
         )
@@ -57,3 +62,43 @@ class Telemetry:
         if len(self._unknown_seen) < UNKNOWN_TYPES:
             self._unknown_seen.add(kind)
         return kind if kind in self._unknown_seen else "other"
+
+
+class _QueueGauges(Collector):
+    """Asked at each scrape. While the database is away these are absent, and `up` is 0."""
+
+    def __init__(self, depth: Callable[[], Depth]) -> None:
+        self._depth = depth
+
+    def describe(self) -> list[Metric]:
+        return []  # else registering would ask the database
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("pod_worker_database_up", "1 while MongoDB answers")
+        try:
+            depth = self._depth()
+        except PyMongoError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield from _gauges(depth)
+
+
+def _gauges(depth: Depth) -> Iterator[Metric]:
+    runs = GaugeMetricFamily("pod_worker_runs", "Runs by queue and status", labels=["queue", "status"])
+    for queue, statuses in depth.by_queue.items():
+        for status, count in statuses.items():
+            runs.add_metric([queue, status], count)
+    oldest = GaugeMetricFamily(
+        "pod_worker_oldest_queued_seconds", "Age of the oldest queued run", labels=["queue"]
+    )
+    for queue, seconds in depth.oldest_queued_seconds.items():
+        oldest.add_metric([queue], seconds)
+    yield runs
+    yield oldest
+    yield GaugeMetricFamily("pod_worker_leases_live", "Runs held by a worker", value=depth.leases_live)
+    yield GaugeMetricFamily(
+        "pod_worker_leases_expiring", "Leases that are over or nearly", value=depth.leases_expiring
+    )

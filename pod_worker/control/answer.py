@@ -1,0 +1,29 @@
+"""Documents as JSON answers, whatever is in them: an odd value becomes text, never an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi.responses import Response
+
+from pod_worker.core.run import Json
+
+
+def _plain(value: Any) -> Json:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    return str(value)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def encoded(value: Json) -> bytes:
+    """Dates in RFC 3339, NaN and infinities as null, anything unknown as text."""
+    return _encoder.encode(value)
+
+
+def answer(value: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    fresh = {"Cache-Control": "no-store"} | (headers or {})
+    return Response(encoded(value), status, fresh, "application/json")

@@ -1,0 +1,37 @@
+"""The views again, from the event log alone: the same projections over the same events.
+
+Safe while the run goes on. What the log no longer holds (heartbeats, samples older than thirty days) stays as
+it is; what the queue and verified uploads wrote is not touched.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from pod_worker.control.ingest import arrived_from
+from pod_worker.control.projections import changes_of
+from pod_worker.store.event_log import EventLog
+from pod_worker.store.mongo import Mongo
+from pod_worker.store.views import Views
+
+BATCH = 1000
+
+
+def rebuild(database: Mongo, run_id: str) -> int:
+    """Returns how many events counted; 0 for a run that does not exist."""
+    views, log = Views(database), EventLog(database)
+    attempts = views.attempts([run_id])
+    if not attempts:
+        return 0
+    views.clear(run_id)
+    entries, counted = log.replay(run_id), 0
+    while batch := list(islice(entries, BATCH)):
+        arrived = arrived_from(batch, attempts)
+        views.apply(changes_of(arrived))
+        counted += len(arrived)
+    return counted
+
+
+def rebuild_all(database: Mongo) -> dict[str, int]:
+    """Every run that has events: run id -> how many counted."""
+    return {run_id: rebuild(database, run_id) for run_id in EventLog(database).run_ids()}
