@@ -18,21 +18,17 @@ import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.outbox.backlog import Backlog, Line
-from pod_worker.outbox.delivery import IngestClient, Misconfigured, Refusal, Rejected, Taken, Unavailable
+from pod_worker.outbox.delivery import Answer, IngestClient, Misconfigured, Refusal, Taken, Unavailable
+from pod_worker.outbox.exchange import SUSPECT_LINES, Outcome, Trouble, exchange
+from pod_worker.outbox.patience import Patience
 from pod_worker.outbox.spool import Spool
 
 CATCH_UP_LINES = 500
 _BATCH_BYTES = 4 * 1024 * 1024  # decoded; ingest takes 8 MiB
-_SUSPECT_LINES = 32  # how many lines are searched for poison at a time
-_BACKOFF_FIRST_SECONDS = 0.5
-_BACKOFF_CAP_SECONDS = 30.0
-_HURRIED_CAP_SECONDS = 1.0
-_RETRY_AFTER_CAP_SECONDS = 300.0
 _WARN_AGAIN_SECONDS = 600.0
+_FAILURES_TO_WARN = 3
 _TEND_SECONDS = 30.0
 KEEP_SECONDS = 86_400.0
-
-Trouble = Unavailable | Misconfigured
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +42,6 @@ class ShipperStats:
     dropped: int = 0  # samples this process could not write for want of disk
     pending_bytes: int = 0
     last_trouble: str | None = None  # None as soon as something is acknowledged
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What became of a batch, line by line."""
-
-    taken: list[Line]
-    put_off: list[Line]
-    refused: list[tuple[Line, Refusal]]
-    trouble: Trouble | None = None
 
 
 class Shipper:
@@ -78,7 +64,7 @@ class Shipper:
         self._spools = list(spools)
         self._batch_events, self._batch_seconds = batch_events, batch_seconds
         self._tick_seconds = min(0.25, batch_seconds / 4)
-        self._rng = rng or random.Random()
+        self._patience = Patience(rng or random.Random())
         self._log = log
         self._keep_seconds = keep_seconds
         self._changed = threading.Condition()
@@ -87,10 +73,7 @@ class Shipper:
         self._stats = ShipperStats()
         self._warned: dict[str, float] = {}
         self._line_limit = CATCH_UP_LINES
-        self._failures_in_a_row = self._put_offs_in_a_row = 0
-        self._not_before = self._held_not_before = self._tended_at = 0.0
-        self._is_told_when = False
-        self._hurried = 0
+        self._tended_at = 0.0
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
@@ -118,7 +101,8 @@ class Shipper:
         with self._changed:
             folders = [folder for spool in self._spools for folder in spool.stream_folders()]
             goals = {folder: Backlog(folder).whole_sizes() for folder in folders}
-            self._hurry()
+            self._patience.hurry()
+            self._changed.notify_all()
             try:
                 while not self._is_reached(goals):
                     left = deadline - time.monotonic()
@@ -127,7 +111,7 @@ class Shipper:
                     self._changed.wait(left)
                 return True
             finally:
-                self._hurried -= 1
+                self._patience.hurried -= 1
 
     def stats(self) -> ShipperStats:
         with self._changed:
@@ -152,8 +136,8 @@ class Shipper:
     def _round(self) -> float:
         """One pass over all streams; seconds to wait before the next."""
         now = self._clock.monotonic()
-        if now < self._not_before:
-            return self._not_before - now
+        if now < self._patience.not_before:
+            return self._patience.not_before - now
         if now >= self._tended_at + _TEND_SECONDS:
             self._tend(now)
         has_sent = False
@@ -181,63 +165,25 @@ class Shipper:
 
     def _due(self, backlog: Backlog, now: float) -> list[Line]:
         """The next batch of a stream, if it is large or old enough to go."""
-        with_held = backlog.has_held() and (now >= self._held_not_before)
+        with_held = backlog.has_held() and (now >= self._patience.held_not_before)
         lines = backlog.take(self._line_limit, _BATCH_BYTES, with_held)
         if not lines:
             self._waiting_since.pop(backlog.directory, None)
             return []
         since = self._waiting_since.setdefault(backlog.directory, now)
         is_due = len(lines) >= min(self._batch_events, self._line_limit) or now >= since + self._batch_seconds
-        return lines if is_due or self._hurried or with_held else []
+        return lines if is_due or self._patience.hurried or with_held else []
 
     def _ship(self, backlog: Backlog, lines: list[Line]) -> Trouble | None:
-        if len(lines) > _SUSPECT_LINES:
-            answer = self._send(lines)
-            if isinstance(answer, Rejected):
-                self._line_limit = _SUSPECT_LINES  # look for the poison in a small batch, next round
-                return None
-            outcome = _Outcome([], [], [])
-            _sort(answer, lines, outcome)
-        else:
-            outcome = self._search(lines)
-        if outcome.trouble is not None and not (outcome.taken or outcome.refused):
-            return outcome.trouble
-        self._settle(backlog, lines, outcome)
+        outcome = exchange(self._send, lines)
+        if outcome is None:
+            self._line_limit = SUSPECT_LINES  # look for the poison in a small batch, next round
+            return None
+        if outcome.taken or outcome.refused or outcome.trouble is None:
+            self._settle(backlog, lines, outcome)
         return outcome.trouble
 
-    def _search(self, lines: list[Line]) -> _Outcome:
-        """Send, halving whatever is rejected as a whole, until every line has its own answer.
-
-        A line is only called poison when ingest took something else meanwhile: a server that rejects
-        everything is broken, and no reason to give up a single event.
-        """
-        outcome = _Outcome([], [], [])
-        suspects: list[tuple[Line, Refusal]] = []
-        parts, is_alive = [lines], False
-        while parts:
-            part = parts.pop(0)
-            answer = self._send(part)
-            if isinstance(answer, Rejected):
-                if len(part) == 1:
-                    suspects.append((part[0], answer.refusal))
-                else:
-                    middle = len(part) // 2
-                    parts += [part[:middle], part[middle:]]
-                continue
-            is_alive = is_alive or isinstance(answer, Taken)
-            _sort(answer, part, outcome)
-            if outcome.trouble is not None:
-                break
-        outcome.put_off += [line for part in parts for line in part]
-        if is_alive:
-            outcome.refused += suspects
-        elif suspects:
-            outcome.put_off += [line for line, _ in suspects]
-            reason = f"ingest rejects everything ({suspects[0][1].error}); events are kept"
-            outcome.trouble = outcome.trouble or Unavailable(reason)
-        return outcome
-
-    def _send(self, lines: Sequence[Line]) -> Taken | Rejected | Trouble:
+    def _send(self, lines: Sequence[Line]) -> Answer:
         answer = self._client.send([line.data for line in lines])
         with self._changed:
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
@@ -249,7 +195,7 @@ class Shipper:
                 )
         return answer
 
-    def _settle(self, backlog: Backlog, lines: list[Line], outcome: _Outcome) -> None:
+    def _settle(self, backlog: Backlog, lines: list[Line], outcome: Outcome) -> None:
         kept = self._bury(backlog.directory.parent, outcome.refused)
         put_off = outcome.put_off + kept
         with self._changed:
@@ -262,14 +208,13 @@ class Shipper:
             )
             self._waiting_since.pop(backlog.directory, None)
             if outcome.taken:
-                self._failures_in_a_row = 0
+                self._patience.failures = 0
                 self._warned.clear()
                 self._line_limit = min(CATCH_UP_LINES, self._line_limit * 2)
             if put_off:
-                self._put_offs_in_a_row += 1
-                self._held_not_before = self._clock.monotonic() + self._jitter(self._put_offs_in_a_row)
+                self._patience.after_put_off(self._clock.monotonic())
             elif not backlog.has_held():
-                self._put_offs_in_a_row = 0
+                self._patience.put_offs = 0
             self._changed.notify_all()
 
     def _bury(self, spool: Path, refused: Collection[tuple[Line, Refusal]]) -> list[Line]:
@@ -300,37 +245,14 @@ class Shipper:
     # -- waiting ---------------------------------------------------------------------------------------------
 
     def _back_off(self, trouble: Trouble) -> float:
-        """Note the trouble and say how long to wait: what ingest asks for, else full jitter."""
+        """Note the trouble, say it where a person can help, and return how long to wait."""
         with self._changed:
-            self._failures_in_a_row += 1
             self._stats = replace(self._stats, failures=self._stats.failures + 1, last_trouble=trouble.reason)
-            self._is_told_when = isinstance(trouble, Unavailable) and trouble.retry_after is not None
-            if isinstance(trouble, Misconfigured):
-                pause = self._capped(_BACKOFF_CAP_SECONDS * self._rng.uniform(0.5, 1.0))
-            elif trouble.retry_after is not None:
-                pause = min(trouble.retry_after, _RETRY_AFTER_CAP_SECONDS) + self._rng.uniform(0, 0.1)
-            else:
-                pause = self._jitter(self._failures_in_a_row)
-            self._not_before = self._clock.monotonic() + pause
+            pause = self._patience.after(trouble, self._clock.monotonic())
             self._changed.notify_all()
-        if isinstance(trouble, Misconfigured) or self._failures_in_a_row >= 3:
+        if isinstance(trouble, Misconfigured) or self._patience.failures >= _FAILURES_TO_WARN:
             self._warn(trouble.reason)
         return pause
-
-    def _jitter(self, failures: int) -> float:
-        bound = _BACKOFF_FIRST_SECONDS * 2 ** min(failures, 16)
-        return self._rng.uniform(0, self._capped(min(bound, _BACKOFF_CAP_SECONDS)))
-
-    def _capped(self, seconds: float) -> float:
-        return min(seconds, _HURRIED_CAP_SECONDS) if self._hurried else seconds
-
-    def _hurry(self) -> None:
-        """While somebody flushes, batches need not fill and waits of our own choosing are short."""
-        self._hurried += 1
-        if not self._is_told_when:
-            self._not_before = 0.0
-        self._held_not_before = 0.0
-        self._changed.notify_all()
 
     def _is_reached(self, goals: dict[Path, dict[str, int]]) -> bool:
         for folder, sizes in goals.items():
@@ -359,18 +281,3 @@ class Shipper:
                 spool.prune(self._keep_seconds)
                 if spool.remove_if_empty():
                     self._spools.remove(spool)
-
-
-def _sort(answer: Taken | Trouble, lines: Sequence[Line], outcome: _Outcome) -> None:
-    """Put each line of an answered request where it belongs."""
-    if not isinstance(answer, Taken):
-        outcome.put_off += lines
-        outcome.trouble = answer
-        return
-    for place, line in enumerate(lines):
-        if place in answer.refused:
-            outcome.refused.append((line, answer.refused[place]))
-        elif place in answer.put_off:
-            outcome.put_off.append(line)
-        else:
-            outcome.taken.append(line)

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from ulid import ULID
 
+from pod_worker.control.wire import read_line
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.payload import (
+    PAYLOADS,
     GpuShortage,
     RunFailed,
     RunHeartbeat,
@@ -21,6 +23,7 @@ from pod_worker.core.payload import (
 from pod_worker.core.stage import Emit
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids
 from pod_worker.outbox.line import LINE_LIMIT_BYTES
+from tests.outbox.payloads import example
 
 SOURCE = "runpod://pod/p1"
 
@@ -193,3 +196,31 @@ def test_a_fact_takes_the_room_of_samples_then_the_reserve_and_only_then_raises(
         emitter.emit(RunFailed(code="INTERNAL", message="third"))
     assert caught.value.errno == errno.ENOSPC
     assert [e["data"]["message"] for e in events(spool) if e["type"] == "ai.run.failed"] == ["first", "second"]
+
+
+@pytest.mark.parametrize("kind", PAYLOADS.values(), ids=PAYLOADS)
+def test_ingest_reads_every_kind_of_event_as_it_was_given(spool, emitter, kind):
+    payload = example(kind)
+    emitter.emit(payload)
+    (line,) = spool.lines()
+    arrival = read_line(line)
+    assert arrival.payload == payload
+    assert arrival.event.attempt == 1
+    assert arrival.event.run_id == "r1"
+    assert arrival.event.seq == (None if kind.transient else 1)
+
+
+def test_the_deepest_data_that_is_emitted_is_taken_by_ingest(spool, emitter):
+    deepest = None
+    for depth in range(1, 100):
+        value: object = 1
+        for _ in range(depth):
+            value = [value]
+        try:
+            emitter.emit(StageCompleted(stage="s", summary={"value": value}))
+            deepest = depth
+        except ValueError:
+            break
+    assert deepest
+    for line in spool.lines():
+        read_line(line)
