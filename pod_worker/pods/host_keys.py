@@ -1,0 +1,67 @@
+"""Trust on first use, per pod: the first host key seen is remembered, a different one later is refused.
+
+Pods are short-lived, so a global known_hosts would only collect clashes; accepting any key at every connection
+would hand secrets to whoever answers. A pod that was stopped and started makes new keys: forget its pin then.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+
+class HostKeyChanged(Exception):
+    def __init__(self, pod_id: str, pinned: str, offered: str) -> None:
+        super().__init__(
+            f"pod {pod_id} now shows host key {offered}, but {pinned} was pinned at the first connection; "
+            "somebody may be answering in its place. If the pod was stopped and started since, run "
+            f"`pod-worker pods ssh {pod_id} --forget-host-key`"
+        )
+
+
+class HostKeyPins(Protocol):
+    def check(self, pod_id: str, offered: str) -> None:
+        """Pin at first use. Raises HostKeyChanged for any other key afterwards."""
+
+    def forget(self, pod_id: str) -> None: ...
+
+
+def fingerprint(key_type: str, key: bytes) -> str:
+    """As `ssh-keygen -l` prints it."""
+    digest = base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+    return f"{key_type} SHA256:{digest}"
+
+
+class PinFolder:
+    """One small file per pod."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def check(self, pod_id: str, offered: str) -> None:
+        pinned = self._pin(pod_id, offered)
+        if pinned != offered:
+            raise HostKeyChanged(pod_id, pinned, offered)
+
+    def forget(self, pod_id: str) -> None:
+        self._path(pod_id).unlink(missing_ok=True)
+
+    def _pin(self, pod_id: str, offered: str) -> str:
+        """What is pinned now. A hard link makes first use atomic: of two first connections one wins."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".new") as fresh:
+            fresh.write(offered)
+            fresh.flush()
+            try:
+                os.link(fresh.name, self._path(pod_id))
+            except FileExistsError:
+                return self._path(pod_id).read_text()
+        return offered
+
+    def _path(self, pod_id: str) -> Path:
+        return self._folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', pod_id)}.pin"
