@@ -14,9 +14,11 @@ import requests
 from pod_worker.artifacts import transfer
 from pod_worker.artifacts.control_plane import ControlPlane, Retrying
 from pod_worker.artifacts.ledger import sync_folder
-from pod_worker.artifacts.transfer import BLOCK_BYTES, TIMEOUT_SECONDS, Transient
+from pod_worker.artifacts.transfer import TIMEOUT_SECONDS, Transient
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
+
+_BLOCK_BYTES = 64 * 1024  # a block cut short by a broken line is lost: small ones lose little
 
 
 def fetch(
@@ -70,12 +72,19 @@ def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal
                 return  # nothing is missing; the hash decides
             if answer.status_code not in (200, 206):
                 raise _refusal(url, answer)
-            with open(partial, "ab" if answer.status_code == 206 else "wb") as file:
-                for block in answer.iter_content(BLOCK_BYTES):
+            with open(partial, "ab" if _begins_at(answer) == have else "wb") as file:
+                for block in answer.iter_content(_BLOCK_BYTES):
                     stop.check()
                     file.write(block)
     except requests.RequestException as error:
         raise Transient(transfer.unreachable(url, error)) from None
+
+
+def _begins_at(answer: requests.Response) -> int:
+    """The offset of the answer's first byte. rclone says 200 to a range, so the status does not tell."""
+    unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
+    first = rest.partition("-")[0]
+    return int(first) if unit == "bytes" and first.isascii() and first.isdigit() else 0
 
 
 def _refusal(url: str, answer: requests.Response) -> Exception:

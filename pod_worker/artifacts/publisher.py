@@ -125,6 +125,9 @@ class Publisher:
                 problem = str(refused)
             except Gone as gone:
                 problem = str(gone)
+            except RunError:
+                self._abandon(self._ledger.find(entry.kind, entry.sha256) or entry)
+                raise
             self._abandon(self._ledger.find(entry.kind, entry.sha256) or entry)
             upload.check_unchanged(self._stop, by_hash=True)
             entry = self._fresh(entry)
@@ -144,7 +147,7 @@ class Publisher:
         if entry.upload_id and entry.key:
             try:
                 self._control.abort(entry.key, entry.upload_id)
-            except (Turned, Transient):
+            except (Turned, Transient, RunError):
                 pass  # the store expires unfinished uploads by itself
 
     @contextmanager

@@ -138,6 +138,9 @@ class Uploader:
                 if expired >= _EXPIRED_LIMIT:
                     raise Refusal(f"{error}. Check the clocks and keys of store and control plane") from None
                 raise Transient(str(error)) from None
+            except Refusal:
+                upload.check_unchanged(self._stop)  # then it is the file's writer who is to blame
+                raise
 
         return self._retrying(once)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,67 @@ class Stop:
 
     def is_set(self) -> bool:
         return self.error is not None
+
+
+class Line:
+    """A TCP line to a server that breaks when it is told to."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.break_after: list[tuple[str, int]] = []  # ("up" or "down", bytes) for connections to come
+        self.bytes = {"up": 0, "down": 0}
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            way, limit = self.break_after.pop(0) if self.break_after else ("", 0)
+            for name, source, sink in (("up", client, server), ("down", server, client)):
+                arguments = (name, source, sink, limit if name == way else None)
+                thread = threading.Thread(target=self._pump, args=arguments, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _pump(self, name: str, source: socket.socket, sink: socket.socket, limit: int | None) -> None:
+        moved = 0
+        try:
+            while block := source.recv(65536):
+                if limit is not None and moved + len(block) > limit:
+                    sink.sendall(block[: limit - moved])
+                    break
+                sink.sendall(block)
+                moved += len(block)
+                self.bytes[name] += len(block)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        sink.close()  # the other pump closes its own
+
+
+@pytest.fixture
+def line(s3: Any) -> Iterator[Line]:
+    """A breakable line to the object store."""
+    made = Line(s3.endpoint)
+    yield made
+    made.close()
 
 
 @pytest.fixture
