@@ -1,0 +1,61 @@
+"""What is due to happen to pods, in order of virtual time. A timer belongs to one life of one pod; whoever reads
+the agenda drops the timers of lives that are over."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Due(StrEnum):
+    PULL = "pull"
+    """A machine was found: the image is pulled now (STARTING)."""
+    RUN = "run"
+    READY = "ready"
+    FAIL = "fail"
+    VANISH = "vanish"
+    INTERRUPT = "interrupt"
+    EXIT = "exit"
+    STOP = "stop"
+    TERMINATE = "terminate"
+
+
+LIFELONG = frozenset({Due.VANISH, Due.INTERRUPT, Due.STOP, Due.TERMINATE})
+"""These survive a pod's stops and starts."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Timer:
+    at_ns: int
+    seq: int
+    due: Due
+    pod_id: str
+    life: int
+
+
+class Agenda:
+    def __init__(self) -> None:
+        self._heap: list[Timer] = []
+        self._seq = 0
+
+    def add(self, at_ns: int, due: Due, pod_id: str = "", life: int = 0) -> None:
+        self._seq += 1
+        heapq.heappush(self._heap, Timer(at_ns, self._seq, due, pod_id, life))
+
+    def pop(self) -> Timer:
+        return heapq.heappop(self._heap)
+
+    @property
+    def next_ns(self) -> int | None:
+        return self._heap[0].at_ns if self._heap else None
+
+    def timers(self) -> list[Timer]:
+        return sorted(self._heap)
+
+    def restore(self, timers: list[Timer]) -> None:
+        self._heap = sorted(timers)
+        self._seq = max((timer.seq for timer in timers), default=0)
+
+    def __len__(self) -> int:
+        return len(self._heap)

@@ -1,0 +1,40 @@
+"""Why the fake cloud says no, in one vocabulary that each API surface spells in its own way.
+
+A `Refusal` is an expected answer, not a fault of the fake. It never carries a secret.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+NO_INSTANCES = "There are no instances currently available"
+NO_LONGER_ANY = (
+    "There are no longer any instances available with the requested specifications. Please refresh and try again."
+)
+NO_FREE_GPUS = "There are not enough free GPUs on the host machine to start this pod."
+
+
+class Kind(StrEnum):
+    INVALID = "invalid"
+    """The body does not match the contract: v2 422, v1 and GraphQL 400-like."""
+    RULE = "rule"
+    """The body matches, but breaks a cross-field rule: 400."""
+    CAPACITY = "capacity"
+    BALANCE = "balance"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    STATE = "state"
+    """The action does not fit the pod's status: 409."""
+    SERVER = "server"
+
+
+class Refusal(Exception):
+    def __init__(self, kind: Kind, detail: str, errors: tuple[str, ...] = ()) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.errors = errors
+
+
+def not_found(noun: str) -> Refusal:
+    return Refusal(Kind.NOT_FOUND, f"{noun} not found")

@@ -1,0 +1,209 @@
+"""The fake as a web application, and the function that serves it until interrupted.
+
+`build_app` puts the surfaces together behind the gate; `serve` is what `pod-worker fake-runpod` calls; `running`
+serves in a thread, for tests. This module reads no environment: its callers pass what they read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import Response
+
+from pod_worker.fake_runpod import snapshot
+from pod_worker.fake_runpod.account import DEFAULT_API_KEY, Account
+from pod_worker.fake_runpod.answers import error_answer, json_answer, refusal_answer
+from pod_worker.fake_runpod.catalogue import Catalogue, load_catalogue
+from pod_worker.fake_runpod.clock import VirtualClock
+from pod_worker.fake_runpod.contents import PodRunner
+from pod_worker.fake_runpod.control import control_routes
+from pod_worker.fake_runpod.faults import read_rules
+from pod_worker.fake_runpod.gate import Gate
+from pod_worker.fake_runpod.graphql_api import graphql_routes
+from pod_worker.fake_runpod.host import Host
+from pod_worker.fake_runpod.physics import Physics
+from pod_worker.fake_runpod.rate_limit import Quotas, RateLimiter
+from pod_worker.fake_runpod.refusal import Refusal
+from pod_worker.fake_runpod.rest_v1 import v1_routes
+from pod_worker.fake_runpod.rest_v2 import v2_routes
+from pod_worker.fake_runpod.telemetry import telemetry_routes
+from pod_worker.fake_runpod.world import World
+
+DEFAULT_PORT = 9000
+MakeRunner = Callable[[Host], PodRunner]
+DETAILS = {404: "The requested path was not found.", 405: "The requested method is not allowed for this path."}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one fake behaves. `speed`: virtual seconds per real second, 0 = only stepped. `state`: file to keep the
+    cloud in. `faults`: YAML file of rules. `make_runner` gives pods their contents; None leaves them empty."""
+
+    account: Account = field(default_factory=Account)
+    speed: float = 1.0
+    state: Path | None = None
+    faults: Path | None = None
+    catalogue: Path | None = None
+    physics: Physics = field(default_factory=Physics)
+    quotas: Quotas = field(default_factory=Quotas)
+    seed: int | None = None
+    make_runner: MakeRunner | None = None
+
+
+def build_host(options: Options) -> Host:
+    """The world, its clock and its contents. Raises ValueError for a bad state file, msgspec.ValidationError for a
+    bad fault or catalogue file."""
+    catalogue = load_catalogue(options.catalogue)
+    saved = snapshot.read(options.state) if options.state else None
+    now_ns = saved.now_ns if saved else time.time_ns()
+    clock = VirtualClock(now_ns, options.speed)
+    world = _world(options, catalogue, saved, now_ns)
+    host = Host(world, clock, state=options.state)
+    if options.make_runner is not None:
+        host.runner = options.make_runner(host)
+    for rule in read_rules(options.faults) if options.faults else ():
+        world.faults.add(rule, now_ns)
+    return host
+
+
+def _world(options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int) -> World:
+    account = options.account
+    if saved is not None:
+        saved.account.api_keys = account.api_keys
+        account = saved.account
+    # A seed makes ids repeat from run to run; without one they must not, or a state file's pods would meet twins.
+    seed = time.time_ns() if options.seed is None else options.seed
+    world = World(account, catalogue, now_ns, physics=options.physics, seed=seed)
+    if saved is not None:
+        snapshot.put_back(world, saved)
+    return world
+
+
+def build_app(host: Host, quotas: Quotas | None = None) -> FastAPI:
+    """All surfaces of one host: v2 under `/v2`, v1 under `/v1` and at the root, GraphQL, telemetry, control."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        ticking = asyncio.create_task(host.run())
+        yield
+        ticking.cancel()
+        host.close()
+
+    app = FastAPI(title="Fake RunPod", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Gate, host=host, limiter=RateLimiter(quotas or Quotas(), time.monotonic))
+    for routes in (v2_routes, graphql_routes, control_routes, telemetry_routes):
+        app.include_router(routes(host))
+    app.include_router(v1_routes(host), prefix="/v1")
+    app.include_router(v1_routes(host))
+
+    @app.get("/")
+    async def root() -> Response:
+        return json_answer(
+            {"server": "fake-runpod", "surfaces": ["/v2", "/v1", "/graphql", "/telemetry", "/_fake"]}
+        )
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> Response:
+        return refusal_answer(request.scope["fake.surface"], refusal)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        detail = DETAILS.get(error.status_code, str(error.detail))
+        answer = error_answer(request.scope["fake.surface"], error.status_code, detail)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return app
+
+
+def make_server(options: Options, host: Host, address: str, port: int) -> uvicorn.Server:
+    host.base_url = f"http://{address}:{port}"
+    config = uvicorn.Config(
+        build_app(host, options.quotas),
+        host=address,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
+    return ClosingServer(config, host)
+
+
+class ClosingServer(uvicorn.Server):
+    """Ends open log streams first: uvicorn would wait for them before it tells the application to close."""
+
+    def __init__(self, config: uvicorn.Config, host: Host) -> None:
+        super().__init__(config)
+        self._pods_host = host
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self._pods_host.end_streams()
+        await super().shutdown(sockets)
+
+
+def serve(
+    options: Options | None = None,
+    *,
+    address: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; `on_ready` is called with the base URL once requests are answered."""
+    options = options or Options()
+    host = build_host(options)
+    server = make_server(options, host, address, port)
+    if on_ready is not None:
+        threading.Thread(target=_announce, args=(server, host, on_ready), daemon=True).start()
+    server.run()
+
+
+def _announce(server: uvicorn.Server, host: Host, on_ready: Callable[[str], None]) -> None:
+    if _await_start(server):
+        on_ready(host.base_url)
+
+
+def _await_start(server: uvicorn.Server, seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not server.started and not server.should_exit and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return server.started
+
+
+@dataclass(frozen=True, slots=True)
+class RunningFake:
+    """A fake that serves in a thread. `host` may be read; change it through HTTP, which runs on its loop."""
+
+    url: str
+    api_key: str
+    host: Host
+
+
+@contextlib.contextmanager
+def running(options: Options | None = None) -> Iterator[RunningFake]:
+    """Serve on a free loopback port for the length of the block. Raises RuntimeError when it does not start."""
+    options = options or Options()
+    host = build_host(options)
+    server = make_server(options, host, "127.0.0.1", 0)
+    sock = server.config.bind_socket()
+    host.base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="fake-runpod")
+    thread.start()
+    try:
+        if not _await_start(server):
+            raise RuntimeError("the fake RunPod server did not start within 30 seconds")
+        keys = options.account.api_keys
+        yield RunningFake(host.base_url, keys[0] if keys else DEFAULT_API_KEY, host)
+    finally:
+        server.should_exit = True
+        thread.join()
+        sock.close()
