@@ -88,8 +88,18 @@ def _load_base(folder: Path, params: TrainingParams, execution: Execution) -> to
             f"model {params.model!r} lacks {len(missing)} weights ({', '.join(missing[:3])} ...), "
             "so training would start from random ones: give a complete causal language model"
         )
+    _keep_weights_as_loaded(model)
     model.config.use_cache = False
     return model.requires_grad_(False)
+
+
+def _keep_weights_as_loaded(model: torch.nn.Module) -> None:
+    """On some CPUs bitsandbytes repacks a 4-bit layer the first time it is evaluated, for good, and the product
+    for repacked weights has no gradient: training after an evaluation would go silently wrong (seen in 0.50).
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _quantization(params: TrainingParams, execution: Execution) -> Json:

@@ -37,7 +37,7 @@ class Shape:
     layers: int = 3
     heads: int = 4
     key_value_heads: int = 2
-    intermediate: int = 352
+    intermediate: int = 384
     positions: int = 1024
 
 

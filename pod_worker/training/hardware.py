@@ -64,7 +64,13 @@ def decide(params: TrainingParams, machine: Capabilities) -> Execution:
     packed, why_packed = _layout(params, machine)
     attention: Attention = "flash_attention_2" if packed and _kernel_fits(machine, precision) else "sdpa"
     why_kernel = "rows stay apart without a mask" if attention == "flash_attention_2" else "torch's own kernels"
+    base = {
+        "lora": (),
+        "qlora": ("base model in 4 bits (nf4, double quantisation): a quarter of the memory, not faster",),
+        "8bit": ("base model in 8 bits: half the memory, not faster",),
+    }[params.method]
     reasons = (
+        *base,
         f"precision {precision}: {why_precision}",
         f"rows {'packed end to end' if packed else 'grouped by length'}: {why_packed}",
         f"attention {attention}: {why_kernel}",

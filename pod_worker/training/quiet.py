@@ -71,7 +71,9 @@ class _Handler(logging.Handler):
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        self._once(f"{category.__name__}: {message}", "debug")
+        # What a library will change one day concerns whoever pins its version, not whoever trains.
+        if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+            self._once(f"{category.__name__}: {message}", "debug")
 
     def _once(self, text: str, level: str) -> None:
         self._seen[text] = self._seen.get(text, 0) + 1

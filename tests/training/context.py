@@ -21,12 +21,12 @@ class FolderArtifacts:
     def __init__(self, root: Path, attempt: int) -> None:
         self.root, self.attempt = root, attempt
         self.published: list[Artifact] = []
-        self.is_away = False
+        self.refused: set[ArtifactKind] = set()
 
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
     ) -> Artifact:
-        if self.is_away:
+        if kind in self.refused:
             raise RunError(FailureCode.STORAGE, "the store is away")
         key = f"runs/test/{self.attempt}/{name or path.name}"
         target = self.root / key
