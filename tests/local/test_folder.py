@@ -46,8 +46,10 @@ def test_new_folder_belongs_to_its_owner_alone(tmp_path: Path) -> None:
 
 def test_private_file_is_replaced_with_0600_whatever_was_there(tmp_path: Path) -> None:
     path = tmp_path / "stack.json"
-    path.write_text("old")
-    path.chmod(0o644)
+    leftover = tmp_path / f".stack.json.{os.getpid()}.tmp"
+    for file in (path, leftover):
+        file.write_text("old")
+        file.chmod(0o644)
 
     write_private(path, "new")
 

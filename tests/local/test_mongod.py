@@ -9,7 +9,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from pod_worker.local.errors import ChildDiedError, FolderInUseError, LocalStackError
+from pod_worker.local.errors import ChildDiedError, FolderInUseError, LocalStackError, NotReadyError
 from pod_worker.local.folder import FolderLock
 from pod_worker.local.mongod import Mongod, require_mongodb
 
@@ -84,9 +84,18 @@ def test_server_stays_owner_of_its_folder_without_us(tmp_path: Path) -> None:
     again.release()
 
 
-def test_set_that_already_listens_on_our_port_is_not_taken_for_ours(mongod: Mongod, tmp_path: Path) -> None:
+def test_taken_port_is_an_error_that_shows_the_log(mongod: Mongod, tmp_path: Path) -> None:
     with pytest.raises(ChildDiedError, match="ddress already in use"):
         Mongod(tmp_path, port=mongod.members[0].port).start()
+
+
+def test_set_that_already_listens_on_our_port_is_not_taken_for_ours(mongod: Mongod, tmp_path: Path) -> None:
+    idle = tmp_path / "idle"
+    idle.write_text("#!/bin/sh\nexec sleep 600\n")
+    idle.chmod(0o755)
+
+    with pytest.raises(NotReadyError):
+        Mongod(tmp_path, port=mongod.members[0].port, binary=idle).start(timeout_seconds=0.5)
 
 
 def test_broken_data_is_an_error_that_shows_the_log_and_frees_the_folder(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ time.sleep(600)
 """
 WAIT_FOR_BOTH = """
     while len(open(sys.argv[1]).read().split()) < 2: time.sleep(0.01)
+    time.sleep(0.3 if sys.argv[2] == "worker-1" else 0)
 """
 UP = f"""
 import sys, threading
@@ -119,8 +120,10 @@ def test_sigkill_leaves_nothing_running_and_the_folder_usable(up, tmp_path: Path
 
 
 def test_second_stack_on_the_folder_is_refused_and_does_no_harm(given: Stack, tmp_path: Path) -> None:
+    second = Stack(tmp_path)
     with pytest.raises(FolderInUseError, match=f"in use by process {os.getpid()}"):
-        Stack(tmp_path).start()
+        second.start()
+    second.stop()
 
     assert read_description(tmp_path) == given.describe()
 
@@ -138,7 +141,10 @@ def test_children_stop_in_reverse_order(given: Stack, tmp_path: Path, eventually
 
 
 def test_children_of_one_role_stop_at_the_same_time(given: Stack, tmp_path: Path) -> None:
-    """Each would wait for the other's signal for ever, were they stopped one after the other."""
+    """Each would wait for the other's signal for ever, were they stopped one after the other.
+
+    The slower one must not be asked again, which a worker would take for "now, by force".
+    """
     order = tmp_path / "order"
     argv = [sys.executable, "-c", SAY_TERM.replace("time.sleep(float(sys.argv[3]))", WAIT_FOR_BOTH), str(order)]
     children = []
@@ -150,6 +156,7 @@ def test_children_of_one_role_stop_at_the_same_time(given: Stack, tmp_path: Path
     given.stop()
 
     assert [child.exit_code() for child in children] == [0, 0]
+    assert sorted(order.read_text().split()) == ["worker-1", "worker-2"]
 
 
 def test_watch_names_the_child_that_ended(given: Stack) -> None:
