@@ -92,6 +92,11 @@ class ReadModels:
         found = self._runs.find_one({"_id": run_id}, dict.fromkeys(_SECRET, 0))
         return _shown(found) if found else None
 
+    def ids_like(self, part: str, limit: int) -> list[str]:
+        """Runs whose id begins with `part`: people type the first characters only."""
+        found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\uffff"}}, {"_id": 1}).limit(limit)
+        return [str(each["_id"]) for each in found] if part else []
+
     def stages(self, run_id: str) -> list[Document]:
         """In the order in which they started."""
         found = [_titled(each) for each in self._of_run("stages", run_id)]
