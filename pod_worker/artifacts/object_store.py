@@ -137,7 +137,7 @@ class ObjectStore:
 
     def complete_multipart(self, key: str, upload_id: str, parts: list[StoredPart]) -> None:
         """Raises UploadGone, BadParts."""
-        ordered = [Part(part.number, part.etag) for part in sorted(parts, key=lambda part: part.number)]
+        ordered = [Part(part.number, part.etag.strip('"')) for part in sorted(parts, key=lambda part: part.number)]
         self._asked(lambda: self._client._complete_multipart_upload(self.bucket, key, upload_id, ordered))
 
     def abort(self, key: str, upload_id: str) -> None:

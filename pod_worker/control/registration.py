@@ -21,7 +21,7 @@ from pod_worker.core.stage import Artifact
 from pod_worker.store import artifacts as registry
 from pod_worker.store.mongo import Mongo
 
-_FORGET_SECONDS = 600.0
+_FORGET_SECONDS = 300.0
 
 
 class Registration:
@@ -95,35 +95,29 @@ class Registration:
 
 
 class Readings:
-    """At most one reading of an object at a time, however often finalize is asked, in threads of their own so
-    that long readings never starve the other routes."""
+    """One reading of an object, however often and by how many finalize is asked, in threads of their own so that
+    long readings never starve the other routes. What was read is remembered for a while, by the object's etag."""
 
     def __init__(self, store: ObjectStore, threads: int = 4) -> None:
         self._store = store
         self._limiter = CapacityLimiter(threads)
-        self._running: dict[str, asyncio.Task[Digest]] = {}
+        self._tasks: dict[str, asyncio.Task[Digest]] = {}
 
     async def digest(self, found: StoredObject, wait_seconds: float) -> Digest | None:
         """None: still reading; ask again. Raises ObjectStoreError."""
         name = f"{found.key} {found.etag}"
-        task = self._running.get(name)
+        task = self._tasks.get(name)
         if task is None:
-            task = self._running[name] = asyncio.create_task(self._read(found.key))
+            task = self._tasks[name] = asyncio.create_task(self._read(found.key))
             task.add_done_callback(lambda done: self._forget_later(name, done))
         await asyncio.wait({task}, timeout=wait_seconds)
-        if not task.done():
-            return None
-        self._forget(name, task)
-        return task.result()
+        return task.result() if task.done() else None
 
     async def _read(self, key: str) -> Digest:
         return await to_thread.run_sync(self._store.sha256, key, limiter=self._limiter, abandon_on_cancel=True)
 
     def _forget_later(self, name: str, task: asyncio.Task[Digest]) -> None:
-        if not task.cancelled():
-            task.exception()  # looked at, or asyncio complains when nobody comes back for it
-        task.get_loop().call_later(_FORGET_SECONDS, self._forget, name, task)
-
-    def _forget(self, name: str, task: asyncio.Task[Digest]) -> None:
-        if self._running.get(name) is task:
-            del self._running[name]
+        # The exception is looked at, or asyncio complains when nobody comes back for it.
+        is_failed = task.cancelled() or task.exception() is not None
+        seconds = 0.0 if is_failed else _FORGET_SECONDS
+        task.get_loop().call_later(seconds, self._tasks.pop, name, None)
