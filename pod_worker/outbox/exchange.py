@@ -56,10 +56,10 @@ def exchange(send: Send, lines: list[Line]) -> Outcome | None:
 def _search(send: Send, lines: list[Line]) -> Outcome:
     """Halve whatever is rejected as a whole until it is single lines.
 
-    A line is only called poison when ingest took something else meanwhile: a server that rejects everything
-    is broken, and no reason to give up a single event.
+    A line is only called poison when it is rejected again after ingest took something else: a server that
+    rejects everything is broken, and no reason to give up a single event.
     """
-    outcome, suspects, is_alive = Outcome(), list[tuple[Line, Refusal]](), False
+    outcome, suspects, is_alive = Outcome(), list[Line](), False
     parts = [lines]
     while parts and outcome.trouble is None:
         part = parts.pop(0)
@@ -68,15 +68,28 @@ def _search(send: Send, lines: list[Line]) -> Outcome:
             is_alive = is_alive or isinstance(answer, Taken)
             outcome.sort(answer, part)
         elif len(part) == 1:
-            suspects.append((part[0], answer.refusal))
+            suspects += part
+            last = answer.refusal
         else:
             middle = len(part) // 2
             parts += [part[:middle], part[middle:]]
     outcome.put_off += [line for part in parts for line in part]
-    if is_alive:
-        outcome.refused += suspects
+    if is_alive and outcome.trouble is None:
+        _confirm(send, suspects, outcome)
     elif suspects:
-        outcome.put_off += [line for line, _ in suspects]
-        reason = f"ingest rejects everything ({suspects[0][1].error}); events are kept"
-        outcome.trouble = outcome.trouble or Unavailable(reason)
+        outcome.put_off += suspects
+        outcome.trouble = outcome.trouble or Unavailable(
+            f"ingest rejects everything ({last.error}); events are kept"
+        )
     return outcome
+
+
+def _confirm(send: Send, suspects: list[Line], outcome: Outcome) -> None:
+    while suspects and outcome.trouble is None:
+        line = suspects.pop(0)
+        answer = send([line])
+        if isinstance(answer, Rejected):
+            outcome.refused.append((line, answer.refusal))
+        else:
+            outcome.sort(answer, [line])
+    outcome.put_off += suspects

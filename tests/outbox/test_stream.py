@@ -83,13 +83,14 @@ def dying(write_bytes: int | None):
 @pytest.mark.parametrize("written", [0, 1, 9, -1, None], ids=lambda n: f"{n} bytes")
 @pytest.mark.parametrize("lane", [FACTS, SAMPLES])
 @pytest.mark.parametrize("next_lane", [FACTS, SAMPLES])
-def test_death_between_line_and_header(directory, written, lane, next_lane):
-    before = Stream(directory, BIG)
-    put(before, "before", SAMPLES)
-    before.close()
+@pytest.mark.parametrize("survivor_was", ["open", "not open"])
+def test_death_between_line_and_header(directory, written, lane, next_lane, survivor_was):
+    survivor = Stream(directory, BIG)
+    put(survivor, "before", SAMPLES)
+    if survivor_was == "not open":
+        survivor.close()
     with pytest.raises(Killed):
         put(Stream(directory, BIG, dying(written)), "dying", lane)
-    survivor = Stream(directory, BIG)
     put(survivor, "next", next_lane)
     put(survivor, "last", FACTS)
     # A whole line stays and keeps its number; a torn one, whose emit never returned, is gone and so is its number.
@@ -184,18 +185,22 @@ def test_a_full_disk_leaves_no_trace_of_the_line(directory):
     stream.close()
 
 
-def test_a_forked_child_takes_its_own_lock(directory):
-    stream = Stream(directory, BIG)
+def test_a_child_forked_while_the_lock_is_held_waits_for_it_like_any_other(directory):
+    children = []
+
+    def write(fd: int, data: bytes) -> int:
+        if not children:
+            children.append(os.fork())
+            if children[0] == 0:
+                put(stream, "child")
+                os._exit(0)
+        return os.write(fd, data)
+
+    stream = Stream(directory, BIG, write)
     put(stream, "parent")
-    pid = os.fork()
-    if pid == 0:
-        for number in range(200):
-            put(stream, f"child {number}")
-        os._exit(0)
-    for number in range(200):
-        put(stream, f"parent {number}")
-    assert os.waitpid(pid, 0)[1] == 0
-    assert [seq for seq, _ in read(directory)] == list(range(1, 402))
+    assert os.waitpid(children[0], 0)[1] == 0
+    put(stream, "parent again")
+    assert read(directory) == [(1, "parent"), (2, "child"), (3, "parent again")]
     stream.close()
 
 
