@@ -52,9 +52,10 @@ def _download(model: str, revision: str | None, check_stop: Callable[[], None]) 
         )
     info = _asked(model, revision, partial(HfApi().model_info, model, revision=revision, timeout=TIMEOUT_SECONDS))
     folder = Path()
+    bring = partial(hf_hub_download, model, revision=info.sha)
     for name in wanted_files([file.rfilename for file in info.siblings or []]):
         check_stop()
-        folder = Path(_asked(model, revision, partial(hf_hub_download, model, name, revision=info.sha))).parent
+        folder = Path(_asked(model, revision, partial(bring, filename=name))).parent
     return folder
 
 

@@ -46,9 +46,7 @@ def test_zero_is_legal_where_zero_means_something(name: str) -> None:
     assert getattr(parse(GOOD | {name: 0}), name) == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["rank", "batch_size", "gradient_accumulation", "max_length", "log_every"]
-)
+@pytest.mark.parametrize("name", ["rank", "batch_size", "gradient_accumulation", "max_length", "log_every"])
 def test_zero_is_refused_where_it_means_nothing(name: str) -> None:
     assert f"'{name}' is 0" in refusal(**{name: 0})
 

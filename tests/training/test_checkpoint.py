@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+import numpy
+import pytest
+import torch
+
+from pod_worker.core.payload import TrainingCheckpoint
+from pod_worker.core.stage import ArtifactKind
+from pod_worker.training import random_state
+from pod_worker.training.checkpoint import BadCheckpoint, EvalPoint, Point, Progress, Snapshot, pack, unpack
+from pod_worker.training.shelf import Shelf
+from tests.training.context import FolderContext
+
+FINGERPRINT = {"lr": "0.1", "data set": "abc"}
+
+
+def snapshot(step: int = 3) -> Snapshot:
+    progress = Progress(
+        step=step, loss_sum=0.1 + 0.2, curve=[Point(3, 1 / 3, 0.1, 2.0)], evals=[EvalPoint(0, 7.0)]
+    )
+    weights = {"a.weight": torch.arange(6.0).reshape(2, 3) / 7}
+    return Snapshot(progress, FINGERPRINT, weights, {"a.weight/step": torch.tensor(3.0)}, random_state.capture())
+
+
+def test_what_was_packed_comes_back_to_the_bit(tmp_path: Path) -> None:
+    before = snapshot()
+    after = unpack(pack(before, tmp_path / "x.tar").path)
+    assert msgspec.to_builtins(after.progress) == msgspec.to_builtins(before.progress)
+    assert after.fingerprint == FINGERPRINT
+    for part in ("adapter", "optimizer", "random"):
+        one, other = getattr(before, part), getattr(after, part)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_the_same_state_packs_to_the_same_bytes(tmp_path: Path) -> None:
+    before = snapshot()
+    assert pack(before, tmp_path / "a.tar").sha256 == pack(before, tmp_path / "b.tar").sha256
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "absent"])
+def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
+    path = pack(snapshot(), tmp_path / "x.tar").path
+    data = bytearray(path.read_bytes())
+    place = data.index(numpy.float32(1 / 7).tobytes())
+    match damage:
+        case "cut":
+            path.write_bytes(data[: len(data) // 2])
+        case "flipped":
+            data[place] ^= 1
+            path.write_bytes(data)
+        case "empty":
+            path.write_bytes(b"")
+        case "absent":
+            path.unlink()
+    with pytest.raises(BadCheckpoint):
+        unpack(path)
+
+
+def test_every_generator_goes_on_where_it_was() -> None:
+    random_state.seed_all(5)
+    random.gauss(0, 1)  # leaves half a pair in the generator
+    numpy.random.standard_normal()
+    state = random_state.capture()
+
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), random.random(), numpy.random.standard_normal(), torch.rand(1).item()]
+
+    first = draw()
+    assert draw() != first
+    random_state.restore(state)
+    assert draw() == first
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> FolderContext:
+    return FolderContext(tmp_path, {})
+
+
+def test_a_stored_checkpoint_is_announced_and_found_by_another_pod(context: FolderContext) -> None:
+    entry = Shelf(context).store(snapshot(3))
+    assert [each.key for each in context.events if isinstance(each, TrainingCheckpoint)] == [entry.key]
+    elsewhere = FolderContext(context.root, {}, attempt=2, pod="other")
+    found = Shelf(elsewhere).newest(FINGERPRINT)
+    assert found
+    assert found.progress.step == 3
+
+
+def test_only_what_is_named_is_kept_on_disk_and_trusted(context: FolderContext) -> None:
+    shelf = Shelf(context)
+    for step in (1, 2, 3):
+        shelf.store(snapshot(step))
+    folder = context.work_dir / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000002.tar", "step-00000003.tar"]
+    pack(snapshot(9), folder / "step-00000009.tar")
+    (folder / "step-00000009.parts").mkdir()
+    (context.root / "state.json").unlink()  # a reset forgot the stage
+    assert Shelf(context).newest(FINGERPRINT) is None
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("spoiled", "step"), [((3,), 2), ((3, 2), None)])
+def test_a_bad_checkpoint_gives_way_to_the_one_before_it(
+    context: FolderContext, spoiled: tuple[int, ...], step: int | None
+) -> None:
+    shelf = Shelf(context)
+    for each in (1, 2, 3):
+        shelf.store(snapshot(each))
+    for each in spoiled:
+        for path in context.root.rglob(f"step-{each:08d}.tar"):
+            path.write_bytes(b"spoiled")
+    found = Shelf(context).newest(FINGERPRINT)
+    assert (found.progress.step if found else None) == step
+    assert f"checkpoint of step {spoiled[-1]} cannot be used" in " ".join(context.logs("warning"))
+    assert ("begins at the start" in " ".join(context.logs("warning"))) == (step is None)
+
+
+def test_a_checkpoint_of_another_training_is_not_used(context: FolderContext) -> None:
+    Shelf(context).store(snapshot(3))
+    assert Shelf(context).newest(FINGERPRINT | {"lr": "0.2"}) is None
+    assert "of another training (lr changed)" in " ".join(context.logs("warning"))
+
+
+def test_a_store_that_is_away_costs_no_step_on_this_pod(context: FolderContext) -> None:
+    shelf = Shelf(context)
+    shelf.store(snapshot(1))
+    context.artifacts.refused.add(ArtifactKind.CHECKPOINT)
+    for step in (2, 3, 4):
+        assert shelf.store(snapshot(step)).key == ""
+    assert [each.step for each in context.events if isinstance(each, TrainingCheckpoint)] == [1]
+    found = Shelf(context).newest(FINGERPRINT)
+    assert found
+    assert found.progress.step == 4
+    elsewhere = Shelf(FolderContext(context.root, {}, attempt=2, pod="other")).newest(FINGERPRINT)
+    assert elsewhere
+    assert elsewhere.progress.step == 1  # the last one that every pod can fetch is never forgotten
+
+
+def test_a_saved_state_that_makes_no_sense_is_said_and_not_used(context: FolderContext) -> None:
+    context.checkpoint({"key": 7, "step": "x"})
+    assert Shelf(context).newest(FINGERPRINT) is None
+    assert "cannot be read" in " ".join(context.logs("warning"))

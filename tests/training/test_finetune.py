@@ -1,0 +1,243 @@
+"""The whole stage, in this process, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pod_worker.core.failure import CancelRequested, FailureCode, RunError
+from pod_worker.core.payload import RunLog, StageProgress
+from pod_worker.core.run import Json
+from pod_worker.core.stage import ArtifactKind
+from pod_worker.stages.finetune import FINETUNE
+from pod_worker.training.checkpoint import EvalPoint, Point
+from pod_worker.training.curve import draw
+from pod_worker.training.demo_material import Material
+from pod_worker.training.masks import encode
+from tests.training.context import FolderContext, Stop
+
+Params = Callable[..., dict[str, Json]]
+
+
+def refusal(context: FolderContext) -> str:
+    with pytest.raises(RunError) as caught:
+        FINETUNE.run(context)
+    assert caught.value.code is FailureCode.INVALID_INPUT
+    return caught.value.message
+
+
+def adapter_of(context: FolderContext) -> dict[str, torch.Tensor]:
+    (path,) = context.artifacts.root.rglob("adapter_model.safetensors")
+    weights: dict[str, torch.Tensor] = load_file(path)
+    return weights
+
+
+def test_the_loss_falls_and_everything_about_it_is_published(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(max_steps=40, dropout=0.0))
+    summary = FINETUNE.run(context)
+    assert summary["eval_loss_before"] > 8
+    assert summary["eval_loss_after"] < 6.8
+    assert summary["steps"] == 40
+    kinds = [(each.kind, each.key.removeprefix("runs/test/1/")) for each in context.artifacts.published]
+    assert kinds == [
+        ("adapter", "adapter/adapter_model.safetensors"),
+        ("adapter", "adapter/adapter_config.json"),
+        ("model_card", "README.md"),
+        ("report", "report.json"),
+        ("report", "loss.svg"),
+    ]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_every_logged_step_has_its_metrics_and_progress(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(max_steps=10, eval_every=5))
+    FINETUNE.run(context)
+    for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gb"):
+        values = context.metric(name)
+        assert len(values) == 4, name  # steps 3, 6, 9 and the last
+        assert all(math.isfinite(value) for value in values)
+    assert len(context.metric("eval_loss")) == 3
+    progress = [each for each in context.events if isinstance(each, StageProgress)]
+    assert [each.iteration for each in progress] == [0, 3, 6, 9, 10]
+    assert (progress[0].progress, progress[-1].progress, progress[-1].eta_s) == (0, 1, 0)
+    assert all(each.max_iterations == 10 for each in progress)
+
+
+def test_the_first_line_says_what_will_be_done(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(max_steps=0))
+    FINETUNE.run(context)
+    first = next(each for each in context.events if isinstance(each, RunLog) and each.level == "info")
+    assert first.message.startswith("fine-tuning ")
+    assert first.kv
+    assert first.kv.keys() >= {"trainable_parameters", "loss_tokens", "device", "precision", "attention"}
+    assert context.logs("error") == []
+
+
+def test_no_step_is_a_training_too(tmp_path: Path, params: Params) -> None:
+    summary = FINETUNE.run(FolderContext(tmp_path, params(epochs=0, max_steps=None)))
+    assert summary["steps"] == 0
+    assert summary["loss_last"] is None
+    assert summary["eval_loss_after"] == summary["eval_loss_before"]
+
+
+def test_accumulation_is_exactly_a_large_batch(tmp_path: Path, params: Params) -> None:
+    results = []
+    for batch, parts in ((8, 1), (2, 4)):
+        context = FolderContext(
+            tmp_path / str(parts), params(batch_size=batch, gradient_accumulation=parts, dropout=0.0)
+        )
+        results.append((FINETUNE.run(context), adapter_of(context)))
+    (large, one), (parted, other) = results
+    assert parted["loss_last"] == pytest.approx(large["loss_last"], rel=1e-5)
+    assert parted["eval_loss_after"] == pytest.approx(large["eval_loss_after"], rel=1e-5)
+    assert parted["tokens"] == large["tokens"]
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Params, material: Material) -> None:
+    import warnings
+
+    from peft import PeftModel
+    from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+    from pod_worker.training.base_model import load_tokenizer
+    from pod_worker.training.corpus import read
+    from pod_worker.training.loss import collate, loss_sum
+    from pod_worker.training.params import parse
+
+    context = FolderContext(tmp_path, params())
+    summary = FINETUNE.run(context)
+    folder = next(context.artifacts.root.rglob("adapter"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = AutoModelForCausalLM.from_pretrained(material.model)
+        before = {name: weight.clone() for name, weight in base.state_dict().items()}
+        model = PeftModel.from_pretrained(base, folder).eval()
+    held_out = encode(
+        read(context, parse(params())).held_out, load_tokenizer(material.model, "tiny"), 128
+    ).examples
+    with torch.no_grad():
+        loss = loss_sum(model, collate(held_out, packed=False)).item()
+        logits = model(input_ids=torch.from_numpy(held_out[0].tokens).long()[None]).logits
+        merged = model.merge_and_unload()(input_ids=torch.from_numpy(held_out[0].tokens).long()[None]).logits
+    assert loss / sum(example.loss_tokens for example in held_out) == pytest.approx(
+        summary["eval_loss_after"], rel=1e-6
+    )
+    torch.testing.assert_close(logits, merged, rtol=1e-3, atol=1e-3)
+    stored = load_file(material.model / "model.safetensors")
+    assert all(torch.equal(stored[name], before[name]) for name in stored)
+
+
+def test_only_the_adapter_changes(tmp_path: Path, params: Params) -> None:
+    from pod_worker.core.clock import SystemClock
+    from pod_worker.training.base_model import adapter_weights
+    from pod_worker.training.loop import Loop
+    from pod_worker.training.lora import prepare
+    from pod_worker.training.params import parse
+    from pod_worker.training.quiet import routed
+    from pod_worker.training.shelf import Shelf
+
+    context = FolderContext(tmp_path, params())
+    with routed(lambda _message, _level: None):
+        task, _ = prepare(context, parse(params()))
+        before = {name: weight.clone() for name, weight in task.model.state_dict().items()}
+        Loop(task, context, Shelf(context), SystemClock()).run()
+    trained = adapter_weights(task.model).keys()
+    changed = {name for name, weight in task.model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == trained
+
+
+def test_the_card_and_the_report_hold_the_numbers(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(eval_every=6))
+    summary = FINETUNE.run(context)
+    results = context.work_dir / "results"
+    report = json.loads((results / "report.json").read_text())
+    assert report["summary"]["eval_loss_after"] == summary["eval_loss_after"]
+    assert [point["step"] for point in report["evaluations"]] == [0, 6, 12]
+    assert report["hyper_parameters"]["rank"] == 4
+    assert {"torch", "transformers", "peft"} <= report["versions"].keys()
+    card = (results / "README.md").read_text()
+    assert card.startswith("---\nbase_model: ")
+    assert f"| 12 | {summary['loss_last']:.4f} | {summary['eval_loss_after']:.4f} |" in card
+    assert summary["data_sha256"] in card
+    ElementTree.parse(results / "loss.svg")
+
+
+def test_curves_of_any_length_are_well_formed() -> None:
+    points = [Point(step, 1 / (step + 1), 0.1, 1.0) for step in range(5000)]
+    for curve, evals in (([], []), (points[:1], []), ([], [EvalPoint(0, 3.0)]), (points, [EvalPoint(0, 3.0)])):
+        svg = draw(curve, evals)
+        ElementTree.fromstring(svg)
+        assert len(svg) < 30_000
+
+
+def test_rows_cut_to_fit_are_reported(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(max_length=40, max_steps=1))
+    FINETUNE.run(context)
+    assert any("rows were cut to max_length=40" in line for line in context.logs("warning"))
+
+
+def test_a_length_the_model_cannot_place_is_lowered_and_said(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(max_length=5000, max_steps=0))
+    FINETUNE.run(context)
+    assert any("max_length is 256, not 5000" in line for line in context.logs("warning"))
+
+
+def test_the_data_set_may_be_an_artifact(tmp_path: Path, params: Params, material: Material) -> None:
+    context = FolderContext(tmp_path, params(dataset="runs/test/1/data/rows.jsonl", max_steps=1))
+    context.artifacts.publish(material.dataset, ArtifactKind.DATA, "data/rows.jsonl")
+    assert FINETUNE.run(context)["data_rows"] == 108
+
+
+def test_held_out_rows_may_be_a_file_of_their_own(tmp_path: Path, params: Params, material: Material) -> None:
+    other = tmp_path / "held.jsonl"
+    other.write_text("".join(material.dataset.read_text().splitlines(keepends=True)[:7]))
+    summary = FINETUNE.run(FolderContext(tmp_path, params(eval_dataset=str(other), max_steps=1)))
+    assert (summary["data_rows"], summary["held_out_rows"]) == (120, 7)
+
+
+def test_bad_input_ends_before_a_model_is_loaded(tmp_path: Path, params: Params) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": [{"role": "user"}]}\n')
+    assert "line 1: message 0 has no 'content'" in refusal(FolderContext(tmp_path, params(dataset=str(bad))))
+    assert "does not exist" in refusal(FolderContext(tmp_path, params(dataset="/no/such.jsonl")))
+    assert "there is no such folder" in refusal(FolderContext(tmp_path, params(model="/no/such/model")))
+
+
+def test_a_model_smaller_than_its_tokenizer_is_refused(tmp_path: Path, params: Params, material: Material) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in material.model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    from safetensors.torch import save_file
+
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name][:1000].contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 1000}))
+    assert "do not match" in refusal(FolderContext(tmp_path, params(model=str(folder))))
+
+
+def test_a_loss_that_is_not_finite_fails_with_advice(tmp_path: Path, params: Params) -> None:
+    with pytest.raises(RunError, match="lower lr") as caught:
+        FINETUNE.run(FolderContext(tmp_path, params(lr=1e8, grad_clip=0, warmup=0)))
+    assert caught.value.code is FailureCode.USER_ERROR
+
+
+def test_a_cancel_ends_it_at_once_and_leaves_nothing(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(), stop=Stop(after=8, reason=CancelRequested))
+    with pytest.raises(CancelRequested):
+        FINETUNE.run(context)
+    assert context.stop.checks == 9
+    assert context.artifacts.published == []
+    assert context.saved_state == {}
