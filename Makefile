@@ -1,0 +1,64 @@
+# Every target makes .venv and installs what it needs; there is no other step.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SEED ?= 1
+MINUTES ?= 5
+WORKERS ?= 8
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-pods up test check lint types bench chaos mutation conformance system clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	@# torch first and by this pin: a range would fetch the newest build with gigabytes of CUDA
+	$(BIN)/python -m pip install -q 'torch==2.13.0'
+	$(BIN)/python -m pip install -q -e '.[local,train,dev]'
+	@touch $@
+
+demo: $(READY) ## Local stack, a real LoRA training and a synthetic run, watched and checked (about a minute)
+	@$(BIN)/pod-worker demo
+
+demo-pods: $(READY) ## The same run through a rented pod: fake RunPod, real worker process in the pod
+	@bash scripts/demo_pods.sh
+
+up: $(READY) ## The local stack in the foreground, until Ctrl-C
+	@$(BIN)/pod-worker up
+
+test: $(READY) system ## All tests against a real MongoDB, a real S3 server, real processes and signals
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types test ## What CI runs: ruff, mypy --strict, the tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY) ## Speed beside peers and physical limits, as ratios measured in one run
+	$(BIN)/python -m benchmarks
+
+chaos: $(READY) ## Faults for MINUTES on WORKERS workers, replayable by SEED; ends with the promises as a table
+	$(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) --workers $(WORKERS)
+
+mutation: $(READY) system ## Remove each guard in turn; some test must turn red for every one
+	$(BIN)/python scripts/mutation_check.py
+
+conformance: $(READY) ## Real RunPod clients (their SDKs and MCP servers) against the fake RunPod
+	$(BIN)/python -m tests.conformance
+
+system: ## sshd, for the tests that speak to a pod (needs root or an installed openssh-server)
+	@bash scripts/install_sshd.sh
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
