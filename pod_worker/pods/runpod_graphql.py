@@ -6,6 +6,7 @@ that live clients are known to use are asked for. There is no billing and no log
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -151,7 +152,7 @@ class RunpodGraphQL:
         reply = self._transport.call("POST", "/graphql", body=body, repeatable=repeatable)
         answer = Document(reply.body)
         errors = answer.documents("errors")
-        if errors and reply.status < 500:
+        if errors:
             raise refusal_of(errors[0], reply.status)
         if not reply.is_success:
             raise legacy_refusal(reply.status, reply.text, "graphql")
@@ -160,20 +161,26 @@ class RunpodGraphQL:
         return answer.document("data")
 
 
+_OUR_MISTAKE = ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED")
+_NOT_CLEAR = re.compile(r"something went wrong|internal (server )?error|time(d )?out|try again", re.IGNORECASE)
+
+
 def refusal_of(error: Document, status: int) -> ProviderError:
     """GraphQL refuses with HTTP 200; what kind of refusal it is stands in the text or in extensions.code."""
     said = error.text("message") or "no reason given"
     code = error.document("extensions").text("code")
-    if status in (401, 403) or code == "UNAUTHENTICATED":
+    if code == "UNAUTHENTICATED":
         return Unauthorized(f"graphql: {said}", status=status)
+    if status not in (200, 400):
+        return legacy_refusal(status, said, "graphql")
     known = legacy_refusal(500, said, "graphql")
     if not isinstance(known, ServerError):
         return known
     if is_missing_text(said):
         return NotFound(f"graphql: {said}", status=status)
-    if status == 400 or code in ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED"):
+    if status == 400 or code in _OUR_MISTAKE:
         return Invalid(f"graphql: {said}", status=status)
-    if code == "RUNPOD" and "something went wrong" not in said.casefold():
+    if code == "RUNPOD" and not _NOT_CLEAR.search(said):
         return Rejected(f"graphql: {said}", status=status)
     return ServerError(f"graphql: {said}", status=status)
 

@@ -24,6 +24,8 @@ from pod_worker.pods.transport import Json, Reply, Transport, segment
 MAX_PAGES = 1000
 FOLLOW_QUIET_SECONDS = 60.0
 BACKLOG_QUIET_SECONDS = 2.0
+BACKLOG_SECONDS = 10.0
+"""The stream of a busy pod never goes quiet: whoever does not follow gets ten seconds of it."""
 
 
 class RunpodV2:
@@ -104,6 +106,7 @@ class RunpodV2:
             params={"tail": tail},
             headers=headers,
             quiet_seconds=FOLLOW_QUIET_SECONDS if follow else BACKLOG_QUIET_SECONDS,
+            total_seconds=float("inf") if follow else BACKLOG_SECONDS,
         )
         for event in events(_text_lines(lines)):
             entry = Document(_json(event.data))

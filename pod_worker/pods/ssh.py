@@ -146,6 +146,8 @@ class SSHClient:
             self._client.close()
             self._client = self._transport = None
 
+    close = disconnect
+
     def execute_command(self, command: str, timeout: int = 600) -> tuple[int, str, str]:
         """(exit_code, stdout, stderr); -1 with what had been printed when the time ran out."""
         result = self.run(command, timeout_seconds=timeout)
@@ -222,7 +224,10 @@ def _collect(channel: paramiko.Channel, timeout_seconds: float, sink: OutputSink
     start = time.monotonic()
     quiet_since: float | None = None
     while time.monotonic() < start + timeout_seconds + KILL_AFTER_SECONDS + SLACK_SECONDS:
-        select.select([channel], [], [], 0.2)
+        if channel.eof_received:
+            channel.status_event.wait(0.2)  # both streams are closed: select() would return at once, for ever
+        else:
+            select.select([channel], [], [], 0.2)
         if _drain(channel, out, err) or not channel.exit_status_ready():
             quiet_since = None
             continue

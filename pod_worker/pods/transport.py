@@ -202,18 +202,20 @@ class Transport:
         return Reply(response.status_code, body, text[:DETAIL_LENGTH], response.headers)
 
     def stream(
-        self, path: str, *, params: Json, headers: Mapping[str, str], quiet_seconds: float
+        self, path: str, *, params: Json, headers: Mapping[str, str], quiet_seconds: float, total_seconds: float
     ) -> Iterator[str | Reply]:
         """Lines of a long response, newline cut off; a Reply as the only item where the status is not 2xx.
 
-        Ends where the server closes, or after `quiet_seconds` without a byte. Raises Unreachable on a broken one.
+        Ends where the server closes, after `quiet_seconds` without a byte, or at the first byte that comes after
+        `total_seconds`. Raises Unreachable on a broken one.
         """
         accept = {"Accept": "text/event-stream", **headers}
         with self._response("GET", path, params=params, headers=accept, read_seconds=quiet_seconds) as response:
             if response.status_code >= 300:
                 yield self._decode(response)
                 return
-            yield from _lines(response)
+            start = self._clock.monotonic()
+            yield from _lines(response, lambda: self._clock.monotonic() - start > total_seconds)
 
     def _redact(self, text: str) -> str:
         return text[: DETAIL_LENGTH * 4].replace(self._key, "***")[:DETAIL_LENGTH]
@@ -234,10 +236,10 @@ class Transport:
         return ceiling * self._rng.random()
 
 
-def _lines(response: requests.Response) -> Iterator[str]:
+def _lines(response: requests.Response, is_over: Callable[[], bool]) -> Iterator[str]:
     """Whole lines as they arrive. `read1` returns what is there; iter_lines would wait for a full block."""
     rest = b""
-    while True:
+    while not is_over():
         try:
             chunk = response.raw.read1(64 * 1024, decode_content=True)
         except ReadTimeoutError:

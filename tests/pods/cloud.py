@@ -1,0 +1,95 @@
+"""The fake RunPod server as the tests of this package use it: over HTTP, on a clock that they step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from pod_worker.core.clock import ManualClock
+from pod_worker.pods.port import PodProvider
+from pod_worker.pods.providers import connect
+from pod_worker.pods.transport import Patience
+
+GPU = "NVIDIA GeForce RTX 4090"
+OTHER_GPU = "NVIDIA L4"
+CENTER = "EU-RO-1"
+
+
+@dataclass
+class Cloud:
+    url: str
+    api_key: str
+    clock: ManualClock
+
+    def provider(self, api: str, patience: Patience = Patience(total_wait_seconds=30)) -> PodProvider:  # noqa: B008
+        return connect(
+            api,
+            self.api_key,
+            root=self.url,
+            clock=self.clock,
+            sleep=self.sleep,
+            rng=random.Random(1),
+            patience=patience,
+        )
+
+    def sleep(self, seconds: float) -> None:
+        """Both clocks move together: what the client waits, the cloud lives through."""
+        self.clock.advance(seconds)
+        self.step(seconds)
+
+    def step(self, seconds: float) -> None:
+        self._post("clock", {"step_seconds": seconds})
+
+    def fault(self, kind: str, **rule: Any) -> None:
+        self._post("faults", {"kind": kind, **rule})
+
+    def physics(self, **changes: Any) -> None:
+        requests.patch(f"{self.url}/_fake/physics", json=changes, timeout=10).raise_for_status()
+
+    def trouble(self, pod_id: str, kind: str) -> None:
+        self._post(f"pods/{pod_id}/{kind}", {})
+
+    def say(self, pod_id: str, *lines: str) -> None:
+        self._post(f"pods/{pod_id}/logs", {"lines": lines})
+
+    def truth(self) -> list[dict[str, Any]]:
+        """Every pod that exists and bills, seen or not."""
+        answer = requests.get(f"{self.url}/_fake/pods", timeout=10)
+        answer.raise_for_status()
+        pods: list[dict[str, Any]] = answer.json()["pods"]
+        return pods
+
+    def living(self) -> list[str]:
+        return [pod["id"] for pod in self.truth() if pod["status"] != "TERMINATED"]
+
+    def asked(self, method: str) -> list[dict[str, Any]]:
+        answer = requests.get(f"{self.url}/_fake/requests", timeout=10).json()
+        entries = answer if isinstance(answer, list) else next(v for v in answer.values() if isinstance(v, list))
+        return [each for each in entries if each["method"] == method]
+
+    def make_volume(self, name: str, center: str = CENTER) -> str:
+        answer = requests.post(
+            f"{self.url}/v2/network-volumes",
+            json={"name": name, "size": 20, "dataCenter": center},
+            headers={"Authorization": f"Bearer {self.api_key}"},
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def _post(self, path: str, body: dict[str, Any]) -> None:
+        answer = requests.post(f"{self.url}/_fake/{path}", json=body, timeout=10)
+        assert answer.ok, answer.text
+
+
+def until(cloud: Cloud, is_so: Callable[[], bool], seconds: int = 120) -> None:
+    """Step the cloud second by second until the condition holds."""
+    for _ in range(seconds):
+        if is_so():
+            return
+        cloud.step(1)
+    raise AssertionError(f"not so after {seconds} s of the cloud's time")

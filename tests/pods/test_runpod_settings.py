@@ -1,0 +1,84 @@
+"""The seed's names and defaults, ours beside them, and what a wrong value is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pod_worker.pods.pod import Cloud
+from pod_worker.pods.runpod_settings import RunpodConfigurationError, from_env
+
+KEY = {"RUNPOD_API_KEY": "rpa_secret"}
+
+
+def test_the_documented_defaults() -> None:
+    settings = from_env(KEY)
+    assert settings.gpu_types == ("NVIDIA GeForce RTX 4090",)
+    assert settings.worker_image == "runpod/pytorch:2.4.0-py3.11-cuda12.4.1-devel-ubuntu22.04"
+    assert settings.storage_name is None
+    assert settings.volume_mount_path == "/workspace"
+    assert (settings.disk_size_gb, settings.container_disk_gb) == (20, 10)
+    assert settings.ssh_password == "runpod"
+    assert settings.login.private_key_path is None
+    assert (settings.api, settings.root, settings.clouds) == ("v2", None, (Cloud.SECURE,))
+
+
+def test_every_name_is_read(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA me\n")
+    settings = from_env(
+        {
+            **KEY,
+            "RUNPOD_GPU_TYPE": "RTX 4090, NVIDIA  RTX A4500",
+            "RUNPOD_WORKER_IMAGE": "img",
+            "RUNPOD_STORAGE_NAME": "Peter",
+            "RUNPOD_VOLUME_MOUNT_PATH": "/data",
+            "RUNPOD_DISK_SIZE_GB": "30",
+            "RUNPOD_CONTAINER_DISK_GB": "40",
+            "RUNPOD_SSH_PUBLIC_KEY_PATH": str(tmp_path / "key.pub"),
+            "RUNPOD_SSH_PRIVATE_KEY_PATH": "~/key",
+            "RUNPOD_REST_VERSION": "graphql",
+            "RUNPOD_API_BASE_URL": "http://127.0.0.1:9000",
+            "RUNPOD_CLOUD_TYPE": "ALL",
+            "RUNPOD_MAX_PRICE_PER_HOUR": "0.80",
+            "MONGODB_URL": "mongodb://u:p@h/db",
+            "CONTROL_PLANE_TOKEN": "tok",
+            "CONTROL_PLANE_URL": "",
+        }
+    )
+    assert settings.gpu_types == ("RTX 4090", "NVIDIA  RTX A4500"), "the two spaces are part of the id"
+    assert settings.ssh_public_key == "ssh-ed25519 AAAA me"
+    assert settings.login.private_key_path == Path.home() / "key"
+    assert (settings.api, settings.root) == ("graphql", "http://127.0.0.1:9000")
+    assert settings.clouds == (Cloud.SECURE, Cloud.COMMUNITY)
+    assert settings.price_ceiling == 0.8
+    assert settings.worker_env == {"MONGODB_URL": "mongodb://u:p@h/db", "CONTROL_PLANE_TOKEN": "tok"}
+
+
+def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("rpa_from_file\n")
+    assert from_env({"RUNPOD_API_KEY_FILE": str(tmp_path / "key")}).api_key == "rpa_from_file"
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "RUNPOD_API_KEY is not set"),
+        ({"RUNPOD_API_KEY_FILE": "/no/file"}, "cannot be read"),
+        ({**KEY, "RUNPOD_SSH_PUBLIC_KEY_PATH": "/no/file"}, "cannot be read"),
+        ({**KEY, "RUNPOD_REST_VERSION": "v3"}, "v2, v1, graphql"),
+        ({**KEY, "RUNPOD_CLOUD_TYPE": "PRIVATE"}, "COMMUNITY"),
+        ({**KEY, "RUNPOD_DISK_SIZE_GB": "big"}, "whole number"),
+        ({**KEY, "RUNPOD_MAX_PRICE_PER_HOUR": "cheap"}, "USD per hour"),
+        ({**KEY, "RUNPOD_MAX_PRICE_PER_HOUR": "nan"}, "USD per hour"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_fix(env: dict[str, str], said: str) -> None:
+    with pytest.raises(RunpodConfigurationError, match=said):
+        from_env(env)
+
+
+def test_no_secret_is_shown() -> None:
+    shown = repr(from_env({**KEY, "MONGODB_URL": "mongodb://u:hunter2@h", "RUNPOD_SSH_PASSWORD": "hunter2"}))
+    assert "rpa_secret" not in shown
+    assert "hunter2" not in shown
