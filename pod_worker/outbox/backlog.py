@@ -16,6 +16,8 @@ from pod_worker.outbox.cursor import Cursor, Span, load_cursor, whole_bytes
 _SEQ = b'{"specversion":"1.0","seq":'
 _NO_SEQ = 1 << 62
 _HELD_LIMIT = 1000
+_LOOK_SECONDS = 5.0
+_DISK_TICK_SECONDS = 0.1  # file times may stand still for some milliseconds; be generous
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,29 @@ class Backlog:
         self.directory = directory
         self._cursor: Cursor = load_cursor(directory)
         self._is_saved = True
+        self._head = str(directory / "head")
+        self._written = 0  # the header's modification time, in ns
+        self._written_seen_at = self._empty_at = self._look_again_at = 0.0
+        self.waiting_since: float | None = None  # monotonic: when its oldest line was first seen, for the shipper
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether a look would find nothing, at the price of one stat: most streams are quiet for ever.
+
+        Crashes and lines set aside leave the header alone: for those there is a look now and then all the same.
+        """
+        try:
+            written = os.stat(self._head).st_mtime_ns
+        except FileNotFoundError:
+            return False
+        if written != self._written or now >= self._look_again_at:
+            self._written, self._written_seen_at = written, now
+            self._look_again_at = now + _LOOK_SECONDS
+        return self._empty_at >= self._written_seen_at + _DISK_TICK_SECONDS
+
+    def note_empty(self, now: float) -> None:
+        """A look found nothing to send."""
+        if not self._cursor.held:
+            self._empty_at = now
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each segment, in sending order: facts, set-aside lines, samples, each oldest first."""

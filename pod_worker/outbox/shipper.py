@@ -7,6 +7,7 @@ lines that ingest refuses for good in the spool's dead-letter file.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -68,8 +69,7 @@ class Shipper:
         self._log = log
         self._keep_seconds = keep_seconds
         self._changed = threading.Condition()
-        self._backlogs: dict[Path, Backlog] = {}
-        self._waiting_since: dict[Path, float] = {}
+        self._backlogs: dict[str, Backlog] = {}
         self._stats = ShipperStats()
         self._warned: dict[str, float] = {}
         self._line_limit = CATCH_UP_LINES
@@ -100,7 +100,7 @@ class Shipper:
         deadline = time.monotonic() + timeout
         with self._changed:
             folders = [folder for spool in self._spools for folder in spool.stream_folders()]
-            goals = {folder: Backlog(folder).whole_sizes() for folder in folders}
+            goals = {str(folder): Backlog(folder).whole_sizes() for folder in folders}
             self._patience.hurry()
             self._changed.notify_all()
             try:
@@ -155,24 +155,29 @@ class Shipper:
 
     def _found_backlogs(self) -> list[Backlog]:
         with self._changed:
-            folders = [folder for spool in self._spools for folder in spool.stream_folders()]
-            for folder in folders:
-                if folder not in self._backlogs:
-                    self._backlogs[folder] = Backlog(folder)
-            for gone in self._backlogs.keys() - set(folders):
-                del self._backlogs[gone]
-            return [self._backlogs[folder] for folder in folders]
+            found: dict[str, Backlog] = {}
+            for spool in self._spools:
+                for name in spool.stream_names():
+                    folder = f"{spool.directory}/{name}"
+                    found[folder] = self._backlogs.get(folder) or Backlog(spool.directory / name)
+            self._backlogs = found
+            return list(found.values())
 
     def _due(self, backlog: Backlog, now: float) -> list[Line]:
         """The next batch of a stream, if it is large or old enough to go."""
-        with_held = backlog.has_held() and (now >= self._patience.held_not_before)
+        if backlog.is_quiet(now) and not self._patience.hurried:
+            return []
+        with_held = backlog.has_held() and now >= self._patience.held_not_before
         lines = backlog.take(self._line_limit, _BATCH_BYTES, with_held)
         if not lines:
-            self._waiting_since.pop(backlog.directory, None)
+            backlog.waiting_since = None
+            backlog.note_empty(now)
             return []
-        since = self._waiting_since.setdefault(backlog.directory, now)
-        is_due = len(lines) >= min(self._batch_events, self._line_limit) or now >= since + self._batch_seconds
-        return lines if is_due or self._patience.hurried or with_held else []
+        if backlog.waiting_since is None:
+            backlog.waiting_since = now
+        is_full = len(lines) >= min(self._batch_events, self._line_limit)
+        is_old = now >= backlog.waiting_since + self._batch_seconds
+        return lines if is_full or is_old or with_held or self._patience.hurried else []
 
     def _ship(self, backlog: Backlog, lines: list[Line]) -> Trouble | None:
         outcome = exchange(self._send, lines)
@@ -206,7 +211,7 @@ class Shipper:
                 refused=self._stats.refused + len(outcome.refused) - len(kept),
                 last_trouble=None if outcome.taken else self._stats.last_trouble,
             )
-            self._waiting_since.pop(backlog.directory, None)
+            backlog.waiting_since = None
             if outcome.taken:
                 self._patience.failures = 0
                 self._warned.clear()
@@ -221,7 +226,7 @@ class Shipper:
         """Refused lines go to the dead-letter file, whole, with the reason. Returns them if the disk is full."""
         if not refused:
             return []
-        path = next(found.dead_letter for found in self._spools if found.directory == spool)
+        owner = next(found for found in self._spools if found.directory == spool)
         records = [
             msgspec.json.encode(
                 {
@@ -234,12 +239,14 @@ class Shipper:
             for line, refusal in refused
         ]
         try:
-            with open(path, "ab") as file:
-                file.write(b"\n".join(records) + b"\n")
+            owner.bury(b"\n".join(records) + b"\n")
         except OSError:
             return [line for line, _ in refused]
         _, first = next(iter(refused))
-        self._log(f"ingest refused {len(refused)} events ({first.code}: {first.error}); they are kept in {path}")
+        self._log(
+            f"ingest refused {len(refused)} events ({first.code}: {first.error}); "
+            f"they are kept in {owner.dead_letter}"
+        )
         return []
 
     # -- waiting ---------------------------------------------------------------------------------------------
@@ -254,11 +261,11 @@ class Shipper:
             self._warn(trouble.reason)
         return pause
 
-    def _is_reached(self, goals: dict[Path, dict[str, int]]) -> bool:
+    def _is_reached(self, goals: dict[str, dict[str, int]]) -> bool:
         for folder, sizes in goals.items():
             backlog = self._backlogs.get(folder)
             if backlog is None:
-                if folder.exists() and any(sizes.values()):
+                if any(sizes.values()) and os.path.exists(folder):
                     return False
             elif not backlog.is_settled(sizes):
                 return False

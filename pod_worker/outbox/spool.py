@@ -28,6 +28,8 @@ _RESERVE_BYTES = 1024 * 1024
 _NAME_LIMIT = 150
 _OWNER, _MEMBERS, _RESERVE = "owner.lock", "members.lock", "reserve"
 DEAD_LETTER = "dead_letter.ndjson"
+DEAD_LETTER_BYTES = 64 * 1024 * 1024
+DEAD_LETTER_SECONDS = 30 * 86_400.0
 
 
 class SpoolInUse(RuntimeError):
@@ -118,7 +120,8 @@ class Spool:
             closed = stream.append(lane, before, after, numbered)
         except OSError:
             if lane == SAMPLES:
-                self.dropped += 1
+                with self._mutex:
+                    self.dropped += 1
                 return None
             return self._append_fact(stream, before, after, numbered)
         return self.keep_bound() if closed else []
@@ -170,11 +173,21 @@ class Spool:
             os.close(fd)
         return True
 
+    def bury(self, letters: bytes) -> None:
+        """Append to the dead-letter file, of which at most two of DEAD_LETTER_BYTES are kept. Raises OSError."""
+        path = self.dead_letter
+        if path.exists() and path.stat().st_size + len(letters) > DEAD_LETTER_BYTES:
+            os.replace(path, path.with_suffix(".old.ndjson"))
+        with open(path, "ab") as file:
+            file.write(letters)
+
     # -- reading ---------------------------------------------------------------------------------------------
 
+    def stream_names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.directory) if name.startswith(("run-", "pod-")))
+
     def stream_folders(self) -> list[Path]:
-        found = [entry for entry in self.directory.iterdir() if entry.name.startswith(("run-", "pod-"))]
-        return sorted(found)
+        return [self.directory / name for name in self.stream_names()]
 
     def size_bytes(self) -> int:
         """Bytes of all segments, delivered or not."""
@@ -212,8 +225,10 @@ class Spool:
         return removed
 
     def remove_if_empty(self) -> bool:
-        """Remove an adopted folder with no stream, no dead letter and nobody else in it."""
-        if not self.is_adopted or self.stream_folders() or self.dead_letter.exists():
+        """Remove an adopted folder with no stream, no dead letter of this month and nobody else in it."""
+        oldest = self._clock.now().timestamp() - DEAD_LETTER_SECONDS
+        letter = self.dead_letter
+        if not self.is_adopted or self.stream_folders() or (letter.exists() and letter.stat().st_mtime > oldest):
             return False
         try:
             fcntl.flock(self._member_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -63,7 +63,7 @@ class Stream:
     def append(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
         """Write `before`, the next seq (where `numbered`) and `after` as one line; True if a segment closed.
 
-        Raises OSError (ENOSPC and kin) having written nothing.
+        Raises OSError (ENOSPC and kin) having recorded nothing.
         """
         if os.getpid() != self._pid:
             self._forget()  # a forked child shares its parent's lock with it, so it needs one of its own
@@ -125,8 +125,7 @@ class Stream:
             line = before + after
         fd = self._lane_fds[lane]
         written = self._write(fd, line)
-        if written != len(line):
-            os.ftruncate(fd, samples_end if lane else facts_end)
+        if written != len(line):  # the next emit cuts the torn line off, as after a crash
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
         closed = False
         if lane == FACTS:
@@ -238,6 +237,7 @@ class Stream:
         self._head_fd = os.open(self.directory / "head", flags, 0o600)
 
     def _append_aside(self, line: bytes) -> bool:
+        """Into a file that only this process writes, so that it needs neither lock nor recovery."""
         with self._aside_mutex:
             if self._aside_fd < 0:
                 name = f"aside.{os.getpid()}-{time.time_ns()}.ndjson"

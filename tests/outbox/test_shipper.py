@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -98,6 +99,7 @@ def test_a_server_in_trouble_is_tried_again(ingest, emitter, ship, status):
     assert shipper.flush(20)
     assert list(ingest.stored) == ids
     assert shipper.stats().failures == 2
+    assert not shipper.said, "a short trouble is nobody's business"
     assert shipper.stats().last_trouble is None
 
 
@@ -355,3 +357,28 @@ def test_stop_is_quick_and_keeps_the_rest(ingest, spool, emitter, ship):
     ingest.plan = lambda events: None
     assert ship().flush(5)
     assert len(ingest.stored) == 5
+
+
+def test_a_stream_that_was_quiet_is_noticed_at_once(ingest, emitter, ship):
+    ship(batch_seconds=0.05)
+    expected = 0
+    for pause in (0.0, 0.3, 0.6):
+        threading.Event().wait(pause)
+        expected += len(say(emitter, 1))
+        started = time.monotonic()
+        ingest.wait_for(lambda expected=expected: len(ingest.stored) == expected)
+        assert time.monotonic() - started < 3, "within the batch's time, not at the look every five seconds"
+
+
+def test_what_is_set_aside_beside_a_quiet_stream_is_delivered_too(ingest, spool, emitter, ship, monkeypatch):
+    monkeypatch.setattr("pod_worker.outbox.stream.LOCK_SECONDS", 0.02)
+    monkeypatch.setattr("pod_worker.outbox.backlog._LOOK_SECONDS", 0.3)
+    ids = say(emitter, 1)
+    ship()
+    ingest.wait_for(lambda: len(ingest.stored) == 1)
+    with open(spool.stream_folders()[0] / "head") as frozen:
+        fcntl.flock(frozen, fcntl.LOCK_EX)
+        ids += say(emitter, 1)
+        ingest.wait_for(lambda: len(ingest.stored) == 2)
+    assert list(ingest.stored) == ids
+    assert "seq" not in ingest.events[1]

@@ -198,14 +198,22 @@ def test_an_adopted_folder_goes_when_nothing_and_nobody_is_in_it(tmp_path):
     own.close()
 
 
+def test_dead_letters_are_bounded_too(spool, monkeypatch):
+    monkeypatch.setattr("pod_worker.outbox.spool.DEAD_LETTER_BYTES", 1000)
+    for number in range(10):
+        spool.bury(b"%04d" % number + b"x" * 395 + b"\n")
+    kept = spool.dead_letter.with_suffix(".old.ndjson").read_bytes() + spool.dead_letter.read_bytes()
+    assert [line[:4] for line in kept.splitlines()] == [b"0006", b"0007", b"0008", b"0009"]
+
+
 EMIT_LOOP = """
-import os, random, sys, threading
+import os, random, sys, threading, time
 from pathlib import Path
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import RunLog, RunHeartbeat, StageCompleted, StageMetric
 from pod_worker.outbox import RunEmitter, Spool, Ulids
 
-directory, threads, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+directory, threads, count, pause = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 clock = SystemClock()
 emitter = RunEmitter(Spool.join(directory, 1 << 30), "runpod://pod/p1", "r1", 1, clock, Ulids(clock))
 
@@ -218,6 +226,7 @@ def loop(seed):
             StageCompleted(stage="s", summary={"step": step}),
         ])
         os.write(1, emitter.emit(payload).encode() + b"\\n")
+        time.sleep(pause)
 
 workers = [threading.Thread(target=loop, args=(seed,)) for seed in range(threads)]
 for worker in workers:
@@ -227,8 +236,8 @@ for worker in workers:
 """
 
 
-def start_loop(directory: Path, threads: int, count: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", EMIT_LOOP, str(directory), str(threads), str(count)]
+def start_loop(directory: Path, threads: int, count: int, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", EMIT_LOOP, str(directory), str(threads), str(count), str(pause)]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
@@ -249,7 +258,7 @@ def test_killed_at_any_point_every_event_whose_emit_returned_is_there_once(tmp_p
     """SIGKILL in a tight loop, over and over on the same attempt, a second process emitting all the while."""
     rng = random.Random(7)
     spool = Spool.open(tmp_path, "w1", max_bytes=1 << 30)
-    bystander = start_loop(spool.directory, threads=1, count=1_000_000)
+    bystander = start_loop(spool.directory, threads=1, count=1_000_000, pause=0.0005)
     heard: list[bytes] = []
     listener = threading.Thread(target=lambda: heard.append(bystander.stdout.read()))
     listener.start()

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,10 @@ def test_behind_a_frozen_process_a_line_goes_aside_without_waiting_long(director
     put(stream, "before")
     with open(directory / "head") as frozen:
         fcntl.flock(frozen, fcntl.LOCK_EX)
+        started = time.monotonic()
         put(stream, "aside", FACTS)
         put(stream, "aside too", SAMPLES)  # does not wait again
+        assert time.monotonic() - started < 1
     put(stream, "after")
     assert read(directory) == [(None, "aside"), (None, "aside too"), (1, "before"), (2, "after")]
     stream.close()
@@ -182,6 +185,23 @@ def test_a_full_disk_leaves_no_trace_of_the_line(directory):
     room[0] = BIG
     put(stream, "kept")
     assert read(directory) == [(1, "kept")]
+    stream.close()
+
+
+def test_a_full_disk_leaves_no_trace_in_a_line_set_aside(directory, monkeypatch):
+    monkeypatch.setattr("pod_worker.outbox.stream.LOCK_SECONDS", 0.02)
+    room = [BIG]
+    stream = Stream(directory, BIG, lambda fd, data: os.write(fd, data[: room[0]]))
+    put(stream, "before")
+    with open(directory / "head") as frozen:
+        fcntl.flock(frozen, fcntl.LOCK_EX)
+        put(stream, "aside")
+        room[0] = 5
+        with pytest.raises(OSError, match="No space left"):
+            put(stream, "lost")
+        room[0] = BIG
+        put(stream, "aside too")
+    assert read(directory) == [(None, "aside"), (None, "aside too"), (1, "before")]
     stream.close()
 
 
