@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control import artifacts, health, ingest_routes, live, problem, runs_api, training
 from pod_worker.control.auth import Gate
 from pod_worker.control.ingest import Ingest
+from pod_worker.control.intake import Intake
 from pod_worker.control.rate import RateLimit
 from pod_worker.control.telemetry import Telemetry
 from pod_worker.core.clock import Clock, SystemClock
@@ -47,10 +49,11 @@ def build_app(
     rate = RateLimit(requests_per_second, burst, clock.monotonic)
     telemetry = Telemetry(QueueDepth(database).read)
     ingest = Ingest(database, clock, telemetry)
+    app.state.intake = intake = Intake(ingest)
     find_run = RunQueue(database, clock).get
     problem.install(app)
     app.include_router(health.router(database, clock, telemetry, gate.authorize))
-    app.include_router(ingest_routes.router(ingest, gate.authorize, rate))
+    app.include_router(ingest_routes.router(intake, gate.authorize, rate))
     app.include_router(training.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
     app.include_router(runs_api.router(database, operator or Operations(database), gate.authorize))
@@ -64,3 +67,4 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping = asyncio.Event()
     yield
     app.state.stopping.set()
+    await run_in_threadpool(app.state.intake.close)

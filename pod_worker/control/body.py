@@ -67,13 +67,18 @@ def lines_of(body: bytes) -> list[tuple[int, bytes]]:
     """(line number from 1, line) of every line that is not blank. Raises Problem 413."""
     found: list[tuple[int, bytes]] = []
     for number, line in enumerate(body.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if len(line) > LINE_LIMIT_BYTES:
-            raise _too_large(f"line {number} is {len(line)} bytes, {LINE_LIMIT_BYTES} are allowed")
+        check_line(number, line)
         if line and not line.isspace():
             found.append((number, line))
     if len(found) > LINE_LIMIT:
         raise _too_large(f"{len(found)} lines, {LINE_LIMIT} are allowed")
     return found
+
+
+def check_line(number: int, line: bytes) -> None:
+    """Raises Problem 413."""
+    if len(line) > LINE_LIMIT_BYTES:
+        raise _too_large(f"line {number} is {len(line)} bytes")
 
 
 def _too_large(what: str) -> Problem:

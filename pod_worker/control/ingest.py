@@ -1,8 +1,8 @@
-"""A batch of lines on its way in: check, store, project. Nothing is acknowledged that is not stored.
+"""Lines on their way in: check, store, project. Nothing is acknowledged that is not stored.
 
 Each line gets its own verdict; a bad one is refused alone and kept with the reason. Duplicates are projected
-again, from what was stored first: that heals a crash between storing and projecting. The number of round trips
-does not grow with the batch. HTTP is not known here.
+again, from what was stored first: that heals a crash between storing and projecting. Any number of batches go
+in together at the same number of round trips. HTTP is not known here.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+import msgspec
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError
 
@@ -23,6 +24,7 @@ from pod_worker.control.telemetry import Telemetry
 from pod_worker.control.wire import Arrival, Refused, payload_of, read_line
 from pod_worker.core.clock import Clock
 from pod_worker.core.payload import RunLog
+from pod_worker.store.commit import OneWait
 from pod_worker.store.event_log import DeadLine, Entry, EventLog, Unstorable, encoded
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.views import Views
@@ -39,8 +41,7 @@ class Verdict(StrEnum):
     INVALID = "invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line's fate. `number` counts from 1."""
 
     number: int
@@ -50,8 +51,7 @@ class Line:
     error: str | None = None
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(msgspec.Struct):
     number: int
     arrival: Arrival
     line: bytes = b""
@@ -63,120 +63,165 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Batch:
-    received_at: datetime
+class Batch:
+    """The lines of one request, read."""
+
     pending: list[_Pending] = field(default_factory=list)
     refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
 
+    def lines(self) -> list[Line]:
+        good = [Line(each.number, each.verdict, each.arrival.event.id) for each in self.pending]
+        bad = [Line(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
+        return sorted(good + bad, key=lambda line: line.number) if bad else good
+
+    def refuse(self, places: Mapping[int, Refused]) -> None:
+        """Turn pending lines (by their place) into refused ones."""
+        for place, why in places.items():
+            each = self.pending[place]
+            self.refused.append((each.number, each.line, why))
+        self.pending = [each for place, each in enumerate(self.pending) if place not in places]
+
+
+def read_batch(lines: Iterable[tuple[int, bytes]]) -> Batch:
+    """(line number, line) each; touches nothing."""
+    batch = Batch()
+    for number, line in lines:
+        try:
+            batch.pending.append(_Pending(number, read_line(line), line))
+        except Refused as why:
+            batch.refused.append((number, line, why))
+    return batch
+
+
+def batch_of(arrivals: Sequence[Arrival]) -> Batch:
+    """The same for events that were read elsewhere."""
+    return Batch([_Pending(number, arrival) for number, arrival in enumerate(arrivals, 1)])
+
+
+def refused_batch(line: bytes, why: Refused) -> Batch:
+    return Batch([], [(1, line, why)])
+
 
 class Ingest:
-    """Thread-safe; every method blocks on the database."""
+    """Thread-safe; blocks on the database."""
 
     def __init__(self, database: Mongo, clock: Clock, telemetry: Telemetry) -> None:
-        self._log = EventLog(database)
-        self._views = Views(database)
+        self._wait = OneWait(database)
+        self._stores = {
+            True: (EventLog(self._wait.quick), Views(self._wait.quick)),
+            False: (EventLog(self._wait.patient), Views(self._wait.patient)),
+        }
         self._clock = clock
         self._telemetry = telemetry
         self._recent = _Recent(RECENT_TRANSIENT)
         self._positions = _Positions()
 
-    def take_lines(self, lines: Iterable[tuple[int, bytes]]) -> list[Line]:
-        """Raises PyMongoError when the batch may not be stored; sending it again is then safe and needed."""
-        batch = _Batch(self._clock.now())
-        for number, line in lines:
-            try:
-                batch.pending.append(_Pending(number, read_line(line), line))
-            except Refused as why:
-                batch.refused.append((number, line, why))
-        return self._take(batch)
+    def take(self, batch: Batch) -> list[Line]:
+        return self.take_all([batch])[0]
 
-    def take(self, arrivals: Sequence[Arrival]) -> list[Line]:
-        """The same for events that were read elsewhere."""
-        batch = _Batch(self._clock.now())
-        batch.pending = [_Pending(number, arrival) for number, arrival in enumerate(arrivals, 1)]
-        return self._take(batch)
+    def take_all(self, batches: Sequence[Batch]) -> list[list[Line]]:
+        """The fate of every line of every batch.
 
-    def refuse(self, line: bytes, why: Refused) -> None:
-        """Keep a line that could not be read as an event."""
-        self._take(_Batch(self._clock.now(), [], [(1, line, why)]))
-
-    def _take(self, batch: _Batch) -> list[Line]:
-        begun = self._clock.monotonic()
-        self._fence(batch)
-        self._encode(batch)
-        repeated = self._store(batch)
-        self._project(batch, repeated)
-        self._log.bury(_dead(batch, number, line, why) for number, line, why in batch.refused)
+        Raises PyMongoError when something may not be stored; sending all of it again is then safe and needed.
+        """
+        begun, received_at = self._clock.monotonic(), self._clock.now()
+        pending = [each for batch in batches for each in batch.pending]
+        with self._wait.group() as is_quick:
+            events, views = self._stores[is_quick]
+            _fence(pending, views)
+            for batch in batches:
+                self._encode(batch, received_at)
+            repeated = _store(batches, events)
+            self._project([each for batch in batches for each in batch.pending], repeated, views)
+            events.bury(
+                DeadLine(line, why.code, why.error, why.event_id, received_at)
+                for batch in batches
+                for _, line, why in batch.refused
+            )
         self._telemetry.batch_seconds.observe(self._clock.monotonic() - begun)
-        self._telemetry.count(
-            ((each.arrival.event.type, each.arrival.payload is not None, each.verdict) for each in batch.pending),
-            [why.code for _, _, why in batch.refused],
-        )
-        return _lines(batch)
+        for batch in batches:
+            self._settle(batch)
+        return [batch.lines() for batch in batches]
 
-    def _fence(self, batch: _Batch) -> None:
-        """Which attempt each event counts for, and whether the run has moved on to another."""
-        run_ids = {run_id for each in batch.pending if (run_id := each.arrival.event.run_id)}
-        attempts = self._views.attempts(sorted(run_ids)) if run_ids else {}
-        for each in batch.pending:
-            event = each.arrival.event
-            current = attempts.get(event.run_id or "")
-            each.attempt = event.attempt if event.attempt is not None else current
-            if current is not None and each.attempt is not None:
-                each.is_fenced = each.attempt != current
-                each.verdict = Verdict.FENCED if each.is_fenced else Verdict.ACCEPTED
-                # History of an earlier attempt still counts; nobody can know of an attempt that has not begun.
-                each.is_projected = each.attempt <= current and each.arrival.payload is not None
-
-    def _encode(self, batch: _Batch) -> None:
-        kept: list[_Pending] = []
-        position = self._positions.take(batch.received_at, len(batch.pending))
-        for offset, each in enumerate(batch.pending):
+    def _encode(self, batch: Batch, received_at: datetime) -> None:
+        position = self._positions.take(received_at, len(batch.pending))
+        odd: dict[int, Refused] = {}
+        for place, each in enumerate(batch.pending):
             if _is_transient(each):
-                each.arrival = _not_ahead(each.arrival, batch.received_at)
-                kept.append(each)
+                each.arrival = _not_ahead(each.arrival, received_at)
                 continue
             try:
-                each.document = encoded(_entry(each, position + offset, batch.received_at))
-                kept.append(each)
+                each.document = encoded(_entry(each, position + place, received_at))
             except Unstorable as error:
-                why = Refused("unstorable", str(error), each.arrival.event.id)
-                batch.refused.append((each.number, each.line, why))
-        batch.pending = kept
+                odd[place] = Refused("unstorable", str(error), each.arrival.event.id)
+        if odd:
+            batch.refuse(odd)
 
-    def _store(self, batch: _Batch) -> list[Entry]:
-        """Returns what was stored earlier under the ids that came again."""
-        stored = [each for each in batch.pending if each.document is not None]
-        outcome = self._log.append([each.document for each in stored if each.document is not None])
-        for place in outcome.duplicates:
-            stored[place].verdict, stored[place].is_projected = Verdict.DUPLICATE, False
-        for place, error in outcome.refused.items():
-            each = stored[place]
-            why = Refused("unstorable", f"the database refused it: {error[:300]}", each.arrival.event.id)
-            batch.refused.append((each.number, each.line, why))
-        gone = {id(stored[place]) for place in outcome.refused}
-        batch.pending = [each for each in batch.pending if id(each) not in gone]
-        for each in batch.pending:
+    def _project(self, pending: Sequence[_Pending], repeated: list[Entry], views: Views) -> None:
+        for each in pending:
             if each.document is None and self._recent.has(each.arrival.event.id):
                 each.verdict = Verdict.DUPLICATE
-        ids = [stored[place].arrival.event.id for place in outcome.duplicates]
-        return list(self._log.stored(ids).values()) if ids else []
-
-    def _project(self, batch: _Batch, repeated: list[Entry]) -> None:
-        arrived = [counted for pending in batch.pending if (counted := _arrived(pending))]
+        arrived = [counted for each in pending if (counted := _arrived(each))]
         if repeated:
             run_ids = sorted({run_id for entry in repeated if (run_id := entry.event.run_id)})
-            arrived += arrived_from(repeated, self._views.attempts(run_ids))
+            arrived += arrived_from(repeated, views.attempts(run_ids))
         try:
-            self._views.apply(changes_of(arrived))
+            views.apply(changes_of(arrived))
         except BulkWriteError as error:
             # Stored, so nothing is lost: `pod-worker events rebuild` brings the view up to date. Refusing
             # the batch would only make its sender repeat it for ever.
             self._telemetry.projection_failures.inc()
             log.error("a batch was stored but not projected: %s", str(error.details)[:500])
+
+    def _settle(self, batch: Batch) -> None:
         for each in batch.pending:
             if each.document is None:
                 self._recent.add(each.arrival.event.id)
+        events = (
+            (each.arrival.event.type, each.arrival.payload is not None, each.verdict) for each in batch.pending
+        )
+        self._telemetry.count(events, [why.code for _, _, why in batch.refused])
+
+
+def _fence(pending: Sequence[_Pending], views: Views) -> None:
+    """Which attempt each event counts for, and whether the run has moved on to another."""
+    run_ids = {run_id for each in pending if (run_id := each.arrival.run_id)}
+    attempts = views.attempts(sorted(run_ids)) if run_ids else {}
+    for each in pending:
+        event = each.arrival.event
+        current = attempts.get(each.arrival.run_id or "")
+        each.attempt = event.attempt if event.attempt is not None else current
+        if current is not None and each.attempt is not None:
+            each.is_fenced = each.attempt != current
+            each.verdict = Verdict.FENCED if each.is_fenced else Verdict.ACCEPTED
+            # History of an earlier attempt still counts; nobody can know of an attempt that has not begun.
+            each.is_projected = each.attempt <= current and each.arrival.payload is not None
+
+
+def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
+    """Returns what was stored earlier under the ids that came again."""
+    stored = [
+        (batch, place, each.document)
+        for batch in batches
+        for place, each in enumerate(batch.pending)
+        if each.document is not None
+    ]
+    outcome = events.append([document for _, _, document in stored])
+    repeated: list[str] = []
+    for index in outcome.duplicates:
+        batch, place, _ = stored[index]
+        each = batch.pending[place]
+        each.verdict, each.is_projected = Verdict.DUPLICATE, False
+        repeated.append(each.arrival.event.id)
+    odd: dict[int, dict[int, Refused]] = {}
+    for index, error in outcome.refused.items():
+        batch, place, _ = stored[index]
+        event_id = batch.pending[place].arrival.event.id
+        why = Refused("unstorable", f"the database refused it: {error[:300]}", event_id)
+        odd.setdefault(id(batch), {})[place] = why
+    for batch in batches:
+        batch.refuse(odd.get(id(batch), {}))
+    return list(events.stored(repeated).values()) if repeated else []
 
 
 def arrived_from(entries: Iterable[Entry], attempts: dict[str, int]) -> list[Arrived]:
@@ -198,10 +243,10 @@ def arrived_from(entries: Iterable[Entry], attempts: dict[str, int]) -> list[Arr
 
 
 def _arrived(each: _Pending) -> Arrived | None:
-    event, payload = each.arrival.event, each.arrival.payload
-    if not each.is_projected or payload is None or event.run_id is None or each.attempt is None:
+    arrival = each.arrival
+    if not each.is_projected or arrival.payload is None or arrival.run_id is None or each.attempt is None:
         return None
-    return Arrived(event, payload, event.run_id, each.attempt)
+    return Arrived(arrival.event, arrival.payload, arrival.run_id, each.attempt)
 
 
 def _is_transient(each: _Pending) -> bool:
@@ -210,24 +255,24 @@ def _is_transient(each: _Pending) -> bool:
 
 def _not_ahead(arrival: Arrival, now: datetime) -> Arrival:
     """A heartbeat cannot come from the future: a pod's clock that is ahead would make it look alive for ever."""
-    return replace(arrival, event=replace(arrival.event, time=min(arrival.event.time, now)))
+    event = replace(arrival.event, time=min(arrival.event.time, now))
+    return Arrival(event, arrival.payload, arrival.run_id)
 
 
 def _entry(each: _Pending, position: int, received_at: datetime) -> Entry:
     payload = each.arrival.payload
     level = {"warning": "warn"}.get(payload.level, payload.level) if isinstance(payload, RunLog) else None
     is_sample = payload is not None and payload.sample
-    return Entry(each.arrival.event, each.attempt, position, received_at, is_sample, level, each.is_fenced)
-
-
-def _dead(batch: _Batch, number: int, line: bytes, why: Refused) -> DeadLine:
-    return DeadLine(line, why.code, why.error, why.event_id, batch.received_at)
-
-
-def _lines(batch: _Batch) -> list[Line]:
-    good = [Line(each.number, each.verdict, each.arrival.event.id) for each in batch.pending]
-    bad = [Line(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in batch.refused]
-    return sorted(good + bad, key=lambda line: line.number) if bad else good
+    return Entry(
+        each.arrival.event,
+        each.arrival.run_id,
+        each.attempt,
+        position,
+        received_at,
+        is_sample,
+        level,
+        each.is_fenced,
+    )
 
 
 class _Positions:

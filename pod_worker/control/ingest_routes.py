@@ -1,32 +1,26 @@
 """The two ingest routes: what comes over HTTP, and which status each fate has. CONTRACT section 3.
 
-Reading the body is the event loop's work, everything else is a thread's: threads of their own, so that a slow
+Reading the body is the event loop's work, everything else happens in the intake's own threads, so that a slow
 database keeps neither the health route nor the read API from answering.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from pod_worker.control.auth import Authorize
-from pod_worker.control.body import LINE_LIMIT, decoded, lines_of, read_body
-from pod_worker.control.ingest import Ingest, Line, Verdict
+from pod_worker.control.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
+from pod_worker.control.ingest import Batch, Line, Verdict, batch_of, read_batch, refused_batch
+from pod_worker.control.intake import Intake
 from pod_worker.control.problem import MEDIA_TYPE, Problem
 from pod_worker.control.rate import RateLimit
 from pod_worker.control.wire import Refused, read_binary, read_line
 from pod_worker.core.run import Json
 
-T = TypeVar("T")
-
-THREADS = 8
 ERRORS_SHOWN = 1000
 _ONE = frozenset({"application/cloudevents+json", "application/json"})
 _LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
@@ -34,8 +28,8 @@ _BATCH = "application/cloudevents-batch+json"
 _encode = msgspec.json.Encoder().encode
 
 
-def router(ingest: Ingest, authorize: Authorize, rate: RateLimit) -> APIRouter:
-    routes = _Routes(ingest)
+def router(intake: Intake, authorize: Authorize, rate: RateLimit) -> APIRouter:
+    routes = _Routes(intake)
     made = APIRouter(tags=["ingest"], dependencies=[Depends(rate.check), Depends(authorize)])
     made.add_api_route("/api/ingest/event", routes.event, methods=["POST"], status_code=201)
     made.add_api_route("/api/ingest/events", routes.events, methods=["POST"], status_code=202)
@@ -43,45 +37,29 @@ def router(ingest: Ingest, authorize: Authorize, rate: RateLimit) -> APIRouter:
 
 
 class _Routes:
-    def __init__(self, ingest: Ingest) -> None:
-        self._ingest = ingest
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ingest")
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
     async def event(self, request: Request) -> Response:
         """One CloudEvent, structured or binary."""
-        body = await read_body(request.stream(), request.headers)
-        return await self._in_thread(lambda: self._take_one(request, body))
-
-    async def events(self, request: Request) -> Response:
-        """NDJSON (or a CloudEvents batch), a verdict for each line."""
-        body = await read_body(request.stream(), request.headers)
-        return await self._in_thread(lambda: self._take_many(request, body))
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _take_one(self, request: Request, body: bytes) -> Response:
         is_binary = "ce-specversion" in request.headers
         _check_type(request, frozenset({"application/json"}) if is_binary else _ONE)
-        body = decoded(body, request.headers.get("content-encoding", ""))
-        lines_of(body.replace(b"\n", b" "))  # one event is one line: the same limit
-        try:
-            arrival = read_binary(request.headers, body) if is_binary else read_line(body)
-        except Refused as why:
-            self._ingest.refuse(body, why)
-            raise _invalid(why.error, [_error(why.event_id, why.code, why.error)]) from None
-        line = self._ingest.take([arrival])[0]
+        body = await read_body(request.stream(), request.headers)
+        line = (await self._intake.take(lambda: _read_one(request, body, is_binary)))[0]
         if line.verdict is Verdict.INVALID:
-            raise _invalid(line.error or "", [_error(line.event_id, line.code, line.error)])
+            error = _error(line.event_id, line.code, line.error)
+            raise Problem(422, "bad_event", line.error or "", extra={"errors": [error]})
         answer = {"event_id": line.event_id}
         if line.verdict is not Verdict.ACCEPTED:
             answer["status"] = line.verdict.value
         return _json(201, answer)
 
-    def _take_many(self, request: Request, body: bytes) -> Response:
+    async def events(self, request: Request) -> Response:
+        """NDJSON (or a CloudEvents batch), a verdict for each line."""
         kind = _check_type(request, _LINES | {_BATCH})
-        body = decoded(body, request.headers.get("content-encoding", ""))
-        lines = self._ingest.take_lines(_batch_lines(body) if kind == _BATCH else lines_of(body))
+        body = await read_body(request.stream(), request.headers)
+        encoding = request.headers.get("content-encoding", "")
+        lines = await self._intake.take(lambda: _read_many(decoded(body, encoding), kind))
         counts = Counter(line.verdict for line in lines)
         answer: dict[str, Json] = {
             "accepted": counts[Verdict.ACCEPTED],
@@ -91,15 +69,32 @@ class _Routes:
         }
         if not counts[Verdict.INVALID]:
             return _json(202, answer)
-        errors = [_bad_line(line) for line in lines if line.verdict is Verdict.INVALID]
-        said = {
-            "type": "urn:pod-worker:problem:bad-lines",
-            "title": "Some lines were refused",
-            "status": 207,
-            "detail": f"{len(errors)} of {len(lines)} lines were refused; every good line is kept",
-            "instance": request.url.path,
-        }
-        return _json(207, said | answer | {"errors": errors[:ERRORS_SHOWN]}, MEDIA_TYPE)
+        return _json(207, _refusals(request, lines) | answer, MEDIA_TYPE)
+
+
+def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
+    body = decoded(body, request.headers.get("content-encoding", ""))
+    check_line(1, body)
+    try:
+        return batch_of([read_binary(request.headers, body) if is_binary else read_line(body)])
+    except Refused as why:
+        return refused_batch(body, why)
+
+
+def _read_many(body: bytes, kind: str) -> Batch:
+    return read_batch(_batch_lines(body) if kind == _BATCH else lines_of(body))
+
+
+def _refusals(request: Request, lines: list[Line]) -> dict[str, Json]:
+    errors = [_bad_line(line) for line in lines if line.verdict is Verdict.INVALID]
+    return {
+        "type": "urn:pod-worker:problem:bad-lines",
+        "title": "Some lines were refused",
+        "status": 207,
+        "detail": f"{len(errors)} of {len(lines)} lines were refused; every good line is kept",
+        "instance": request.url.path,
+        "errors": errors[:ERRORS_SHOWN],
+    }
 
 
 def _check_type(request: Request, allowed: frozenset[str]) -> str:
@@ -119,16 +114,14 @@ def _check_type(request: Request, allowed: frozenset[str]) -> str:
 def _batch_lines(body: bytes) -> list[tuple[int, bytes]]:
     """A JSON array of events: its elements are its lines."""
     try:
-        found = msgspec.json.decode(body, type=list[msgspec.Raw])
+        found = [bytes(each) for each in msgspec.json.decode(body, type=list[msgspec.Raw])]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(f"the batch is not a JSON array of events: {error}", []) from None
+        raise Problem(422, "bad_batch", f"the body is not a JSON array of events: {error}") from None
     if len(found) > LINE_LIMIT:
         raise Problem(413, "too_large", f"{len(found)} events, {LINE_LIMIT} are allowed: send smaller batches")
-    return [(number, bytes(each)) for number, each in enumerate(found, 1)]
-
-
-def _invalid(detail: str, errors: list[Json]) -> Problem:
-    return Problem(422, "bad_event", detail, extra={"errors": errors})
+    for number, each in enumerate(found, 1):
+        check_line(number, each)
+    return list(enumerate(found, 1))
 
 
 def _error(event_id: str | None, code: str | None, error: str | None) -> Json:

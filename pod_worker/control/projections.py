@@ -7,8 +7,10 @@ here knows the database, the order in which events arrive, or what was projected
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, TypeAlias, TypeVar
+
+import msgspec
 
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, version_key
@@ -25,8 +27,7 @@ _GAUGES = tuple(field.name for field in fields(p.RunHeartbeat))
 _NO_ERROR = {"error_code": None, "error_message": None, "error_traceback": None, "error_stage": None}
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True):
     """An event that counts, and for which attempt: its own, or the run's current one where it names none."""
 
     event: Event

@@ -38,6 +38,7 @@ def serve(
         timeout_graceful_shutdown=grace_seconds,
         timeout_keep_alive=75,
         server_header=False,
+        proxy_headers=False,  # whoever sends X-Forwarded-For could else choose its own address
         ws="none",
     )
     server = _Server(config, app, lambda: on_ready(host, listener.getsockname()[1]) if on_ready else None)

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.answer import answer
 from pod_worker.control.body import read_body
-from pod_worker.control.ingest import Ingest
+from pod_worker.control.ingest import Ingest, batch_of
 from pod_worker.control.problem import Problem
 from pod_worker.control.wire import Arrival, payload_of
 from pod_worker.core.clock import Clock
@@ -66,7 +66,7 @@ def router(
         run = find_run(run_id)
         if run is None:
             raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
-        ingest.take(_arrivals(run_id, figures, clock.now()))
+        ingest.take(batch_of(_arrivals(run_id, figures, clock.now())))
         stop = run.cancel_requested_at is not None or run.status in TERMINAL - {RunStatus.COMPLETED}
         return answer({"status": "ok"} | ({"command": "stop"} if stop else {}))
 
@@ -97,4 +97,4 @@ def _arrivals(run_id: str, figures: _Figures, now: datetime) -> list[Arrival]:
 def _arrival(run_id: str, kind: str, event_id: str, figures: dict[str, Json], now: datetime) -> Arrival:
     data = {"run_id": run_id} | {name: value for name, value in figures.items() if value is not None}
     event = Event(event_id, SOURCE, kind, f"run/{run_id}", now, data)
-    return Arrival(event, payload_of(kind, data, event_id))
+    return Arrival(event, payload_of(kind, data, event_id), run_id)

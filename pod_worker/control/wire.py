@@ -7,7 +7,6 @@ Knows nothing of HTTP, batches or the database.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -52,12 +51,12 @@ class _JustId(msgspec.Struct):
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """A good event. `payload` is None for an `ai.*` type that this version does not know."""
 
     event: Event
     payload: Payload | None
+    run_id: str | None
 
 
 class Refused(ValueError):
@@ -119,9 +118,9 @@ def _checked(envelope: _Envelope, line: bytes) -> Arrival:
         raise Refused("unknown_type", f"type {envelope.type[:100]!r} is not an ai.* type", envelope.id)
     if envelope.datacontenttype is not None and not _is_json(envelope.datacontenttype):
         raise Refused("bad_event", "datacontenttype must be application/json", envelope.id)
-    _check_subject(envelope)
+    run_id = _checked_subject(envelope)
     payload = payload_of(envelope.type, envelope.data, envelope.id)
-    return Arrival(_event(envelope), payload)
+    return Arrival(_event(envelope), payload, run_id)
 
 
 def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) -> Payload | None:
@@ -144,7 +143,8 @@ def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) ->
     return payload
 
 
-def _check_subject(envelope: _Envelope) -> None:
+def _checked_subject(envelope: _Envelope) -> str | None:
+    """The run that the event is about, if any."""
     kind, _, name = envelope.subject.partition("/")
     if kind not in SUBJECTS or not 0 < len(name) <= ID_LIMIT or "\0" in name:
         wanted = "run/<id>, ideation/<id>, pod/<id> or hypothesis/<id>"
@@ -153,6 +153,7 @@ def _check_subject(envelope: _Envelope) -> None:
         found = envelope.data.get("run_id")
         said = f"is {str(found)[:100]!r}" if found is not None else "is missing"
         raise Refused("run_mismatch", f"data.run_id {said}, the subject names run {name[:100]!r}", envelope.id)
+    return name if kind == "run" else None
 
 
 def _event(envelope: _Envelope) -> Event:

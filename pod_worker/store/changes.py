@@ -1,16 +1,18 @@
 """What an event changes in the views, as data: facts, points and moves, one type for each order-proof rule.
 
-Made by `control.projections`, applied by `store.views`. Field paths are dotted and snake_case, `views` spells
-them for the database; a word that comes from the wire (a stage's or metric's name) is quoted with `named`.
+Made by `control.projections`, applied by `store.views`; structs, because there are many of them a second. Field
+paths are dotted and snake_case, `versioned` spells them for the database; a word that comes from the wire (a
+stage's or a metric's name) is quoted with `named`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
+
+import msgspec
 
 from pod_worker.core.run import Json, RunStatus
 
@@ -24,8 +26,7 @@ class View(StrEnum):
     ARTIFACT = "artifact"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """Fields of one document that are always written together, and only over an older version of themselves.
 
     `key` names the row within the run ("" for the run itself). None means absent.
@@ -37,8 +38,7 @@ class Facts:
     fields: Mapping[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """One point of a metric's series; a later one for the same step (or moment) takes its place."""
 
     stage: str
@@ -51,8 +51,7 @@ class Point:
     is_latest_shown: bool = True  # also as the run's latest value of that metric
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """A step of the run's status. `path` is what the run must have gone through, the new status last."""
 
     path: tuple[RunStatus, ...]
@@ -62,8 +61,7 @@ class Move:
 Change: TypeAlias = Facts | Point | Move
 
 
-@dataclass(frozen=True, slots=True)
-class Stamped:
+class Stamped(msgspec.Struct, frozen=True):
     """A change, the run it is about, and who wrote it."""
 
     run_id: str

@@ -11,8 +11,10 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import bson
+import msgspec
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
@@ -51,11 +53,11 @@ class Unstorable(ValueError):
     """An event that BSON cannot hold; the message says which value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An event as it goes into the log. `attempt` is the one it counts for."""
 
     event: Event
+    run_id: str | None
     attempt: int | None
     position: int
     received_at: datetime
@@ -139,7 +141,7 @@ def encoded(entry: Entry) -> RawBSONDocument:
     event = entry.event
     document: Document = {
         "_id": event.id,
-        "runId": event.run_id,
+        "runId": entry.run_id,
         "attempt": entry.attempt,
         "seq": event.seq,
         "type": event.type,
@@ -149,7 +151,7 @@ def encoded(entry: Entry) -> RawBSONDocument:
         "source": event.source,
         "data": event.data,
     }
-    if event.run_id is None:
+    if entry.run_id is None:
         document["subject"] = event.subject
     if event.attempt is None:
         document["isAttemptImplied"] = True
@@ -188,6 +190,7 @@ def entry_from(document: Document) -> Entry | None:
     )
     return Entry(
         event=event,
+        run_id=event.run_id,
         attempt=attempt,
         position=_integer(document.get("position")) or 0,
         received_at=received_at if isinstance(received_at, datetime) else time,
@@ -197,6 +200,7 @@ def entry_from(document: Document) -> Entry | None:
     )
 
 
+@lru_cache(maxsize=16)  # a batch has one time of arrival
 def _expiry(received_at: datetime) -> datetime:
     # Whole hours: many equal keys make a small index.
     return received_at.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)

@@ -18,10 +18,10 @@ from pod_worker.core.run import Json, RunStatus, predecessors
 from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
 from pod_worker.store.metric_series import MetricSeries
 from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.versioned import VERSIONS, is_newer, newer_groups, spelled
 
 RUNS = "runs"
 COLLECTIONS = {View.STAGE: "stages", View.VALIDATION: "validations", View.ARTIFACT: "artifacts"}
-VERSIONS = "v"  # where a document keeps who wrote each group
 
 INDEXES: dict[str, list[IndexModel]] = {
     "stages": [IndexModel([("runId", ASCENDING)], name="run")],
@@ -133,46 +133,25 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
 
 
 def _row_upsert(view: View, run_id: str, key: str, row: _Row) -> _Write:
-    values = _fact_values(row.groups)
-    values["runId"] = {"$literal": run_id}
+    own: Document = {"runId": {"$literal": run_id}}
+    unless: Document | None = None
     if view is View.STAGE:
-        values["name"] = {"$literal": key}
-        if "status" not in row.groups:
-            values["status"] = {"$ifNull": ["$status", "RUNNING"]}  # progress without a word of its start
+        own["name"] = {"$literal": key}
+        own["status"] = {"$ifNull": ["$status", "RUNNING"]}  # progress without a word of its start
     if view is View.VALIDATION:
-        values |= {"kind": key, "createdBy": {"$ifNull": ["$createdBy", "auto"]}}
+        own |= {"kind": key, "createdBy": {"$ifNull": ["$createdBy", "auto"]}}
     if view is View.ARTIFACT:
         # What the object store confirmed outranks what an event claims.
-        is_verified = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
-        values = {name: {"$cond": [is_verified, f"${name}", value]} for name, value in values.items()}
-    return UpdateOne({"_id": f"{run_id}:{key}"}, [{"$set": values}], upsert=True)
+        unless = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
+    return UpdateOne({"_id": f"{run_id}:{key}"}, [newer_groups(row.groups, unless), {"$set": own}], upsert=True)
 
 
 def _run_update(row: _Row) -> list[Document]:
-    update: list[Document] = []
-    if row.groups:
-        update.append({"$set": _fact_values(row.groups)})
+    update = [newer_groups(row.groups)] if row.groups else []
     for stamped in sorted(row.moves, key=lambda each: each.version):
         assert isinstance(stamped.change, Move)
         update.append({"$set": _move_values(stamped, stamped.change)})
     return update
-
-
-def _fact_values(groups: Mapping[str, tuple[str, Mapping[str, Json]]]) -> Document:
-    """`$set` of an update pipeline: every expression in it sees the document as it was before."""
-    values: Document = {}
-    for group, (version, fields) in groups.items():
-        mark = f"{VERSIONS}.{spelled(group)}"
-        is_newer = {"$lt": [{"$ifNull": [f"${mark}", ""]}, version]}
-        values[mark] = {"$max": [f"${mark}", version]}
-        for path, value in fields.items():
-            name = spelled(path)
-            values[name] = {"$cond": [is_newer, _value(value), f"${name}"]}
-    return values
-
-
-def _value(value: Json) -> Json:
-    return "$$REMOVE" if value is None else {"$literal": value}
 
 
 # ── status ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,15 +163,15 @@ def _move_values(stamped: Stamped, move: Move) -> Document:
             {"$in": [{"$ifNull": ["$status", "QUEUED"]}, _sources(move.path)]},
             {"$eq": [{"$ifNull": ["$attempt", 0]}, stamped.attempt]},
             {"$ne": [{"$ifNull": ["$leasedAttempt", -1]}, stamped.attempt]},
-            {"$eq": [{"$type": "$leaseToken"}, "missing"]},
-            {"$lt": [{"$ifNull": [f"${VERSIONS}.status", ""]}, stamped.version]},
+            {"$lte": ["$leaseToken", None]},  # missing or null
+            is_newer(f"{VERSIONS}.status", stamped.version),
         ]
     }
     wanted: dict[str, Json] = {"status": move.path[-1].value, **move.fields}
     values: Document = {f"{VERSIONS}.status": {"$cond": [may, stamped.version, f"${VERSIONS}.status"]}}
     for path, value in wanted.items():
         name = spelled(path)
-        values[name] = {"$cond": [may, _value(value), f"${name}"]}
+        values[name] = {"$cond": [may, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}
     return values
 
 
@@ -206,29 +185,6 @@ def _walk(status: RunStatus, path: tuple[RunStatus, ...]) -> RunStatus:
     for step in path:
         status = step if status in predecessors(step) else status
     return status
-
-
-# ── names ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-_SPELLED: dict[str, str] = {}
-_SPELLED_LIMIT = 10_000
-
-
-def spelled(path: str) -> str:
-    """`current_stage.max_iterations` → `currentStage.maxIterations`; quoted words stay as they are."""
-    found = _SPELLED.get(path)
-    if found is None:
-        found = ".".join(_spelled_word(word) for word in path.split("."))
-        if len(_SPELLED) < _SPELLED_LIMIT:
-            _SPELLED[path] = found
-    return found
-
-
-def _spelled_word(word: str) -> str:
-    if word.startswith("="):
-        return word[1:] or "%"
-    first, *rest = word.split("_")
-    return first + "".join(part.capitalize() for part in rest)
 
 
 def _integer(value: Json) -> int:

@@ -1,0 +1,57 @@
+"""One wait for a majority instead of one for each write.
+
+A replica set's oplog is one line: when a write is committed by a majority, so is everything that the same
+primary wrote before it. So a group of writes goes out without waiting, and one write that changes nothing waits
+for all of them (mongod makes such a write wait for the last operation it knows). If the primary changed in
+between, the argument is void: then nothing may be acknowledged, and `OneWait` raises. Sharded clusters have
+several lines, so there every write waits for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bson.min_key import MinKey
+from pymongo.errors import AutoReconnect
+from pymongo.write_concern import WriteConcern
+
+from pod_worker.store.mongo import Mongo
+
+_ONE_LINE = frozenset({"ReplicaSetWithPrimary", "ReplicaSetNoPrimary", "Single"})
+
+
+class OneWait:
+    def __init__(self, database: Mongo) -> None:
+        self.patient = database
+        self.quick: Mongo = database.with_options(write_concern=WriteConcern(w=1))
+
+    @contextmanager
+    def group(self) -> Iterator[bool]:
+        """True: write through `quick`, leaving the block waits. False: write through `patient`.
+
+        Raises PyMongoError when what was written may be lost; writing all of it again is then needed.
+        """
+        primary = self._primary()
+        if primary is None:
+            yield False
+            return
+        yield True
+        self.patient["runs"].update_one({"_id": MinKey()}, {"$set": {"never": True}})
+        if self._primary() != primary:
+            raise AutoReconnect("the primary changed while a batch was stored")
+
+    def _primary(self) -> tuple[object, ...] | None:
+        """Which primary, in which term; None where the argument does not hold."""
+        topology = self.patient.client.topology_description
+        if topology.topology_type_name == "Unknown":
+            self.patient.client.admin.command("ping")
+            topology = self.patient.client.topology_description
+        if topology.topology_type_name not in _ONE_LINE:
+            return None
+        servers = topology.server_descriptions().values()
+        return tuple(
+            (each.address, each.election_id)
+            for each in servers
+            if each.server_type_name in ("RSPrimary", "Standalone")
+        )
