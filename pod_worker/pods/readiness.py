@@ -86,4 +86,4 @@ def wait_until_ready(
             return state
         if age >= boot_seconds:
             return Broken(f"not ready after {age:.0f} s: {state.note}")
-        sleep(every_seconds)
+        sleep(min(every_seconds, boot_seconds - age))
