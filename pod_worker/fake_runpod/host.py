@@ -72,8 +72,10 @@ class Host:
             change()
             self.catch_up()
 
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(apply)
+        # A report that comes after the server went down has nobody left to hear it.
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(apply)
 
     # life of the server
 

@@ -164,7 +164,9 @@ def serve(
     server = make_server(options, host, address, port)
     if on_ready is not None:
         threading.Thread(target=_announce, args=(server, host, on_ready), daemon=True).start()
-    server.run()
+    # uvicorn shuts down in order and then raises the signal again.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
 
 
 def _announce(server: uvicorn.Server, host: Host, on_ready: Callable[[str], None]) -> None:

@@ -1,0 +1,161 @@
+"""Pods with real contents: the start command as a local process, with the pod's environment and its own folder.
+
+Every pod's processes hang below one `container.py`, so that stopping a pod, or losing this server, leaves none of
+them behind. There is no image and no isolation: commands come from this machine, as this user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from pod_worker.fake_runpod.contents import PodEvents
+from pod_worker.fake_runpod.pod import Pod
+
+CONTAINER = Path(__file__).with_name("container.py")
+PATIENCE_SECONDS = 10.0
+
+
+class ProcessRunner:
+    def __init__(self, root: Path, events: PodEvents, *, search_path: str = os.defpath) -> None:
+        """`root`: folder for the pods' folders and the network volumes. `search_path`: PATH inside pods, after the
+        folder of this Python, which makes `pod-worker` and `python` those of this installation."""
+        self._root = root.resolve()
+        self._events = events
+        self._path = f"{Path(sys.executable).parent}{os.pathsep}{search_path}"
+        self._contents: dict[str, Contents] = {}
+
+    def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
+        if not start_command:
+            self._events.contents_said(pod.id, "no start command, and no image to have one: this pod idles")
+            return
+        folder = self._folder(pod)
+        system = {"PATH": self._path, "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
+        previous = self._contents.get(pod.id)
+        contents = Contents(pod.id, pod.life, folder, start_command, system | env, self._events, previous)
+        self._contents[pod.id] = contents
+        contents.start()
+
+    def stop(self, pod_id: str, reason: str, notice_seconds: float, *, is_final: bool) -> None:
+        contents = self._contents.get(pod_id)
+        if contents is not None:
+            contents.stop(notice_seconds)
+        if is_final:
+            self._contents.pop(pod_id, None)
+            folder = self._root / "pods" / pod_id
+            if contents is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                contents.remove_folder_at_end()
+
+    def close(self) -> None:
+        for contents in self._contents.values():
+            contents.stop(0)
+        for contents in self._contents.values():
+            contents.wait(PATIENCE_SECONDS)
+
+    def _folder(self, pod: Pod) -> Path:
+        """The pod's working folder. Its volume lies at the mount path below it: `/workspace` is `./workspace`."""
+        folder = self._root / "pods" / pod.id
+        mount = folder / pod.spec.mount_path.strip("/")
+        mount.parent.mkdir(parents=True, exist_ok=True)
+        if pod.spec.network_volume_id is None:
+            mount.mkdir(exist_ok=True)
+        elif not mount.is_symlink():
+            volume = self._root / "volumes" / pod.spec.network_volume_id
+            volume.mkdir(parents=True, exist_ok=True)
+            mount.symlink_to(volume, target_is_directory=True)
+        return folder
+
+
+class Contents(threading.Thread):
+    """One life of one pod's contents: waits for the previous life to end, then runs until the command does."""
+
+    def __init__(
+        self,
+        pod_id: str,
+        life: int,
+        folder: Path,
+        command: tuple[str, ...],
+        env: dict[str, str],
+        events: PodEvents,
+        previous: Contents | None,
+    ) -> None:
+        super().__init__(name=f"pod-{pod_id}", daemon=True)
+        self._pod_id = pod_id
+        self._life = life
+        self._folder = folder
+        self._command = command
+        self._env = env
+        self._events = events
+        self._previous = previous
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self._is_removed = False
+
+    def run(self) -> None:
+        if self._previous is not None:
+            self._previous.join()
+            self._previous = None
+        with self._lock:
+            process = None if self._is_stopped else self._spawn()
+            self._process = process
+        if process is not None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                self._events.contents_said(self._pod_id, line.decode(errors="replace").rstrip("\r\n"))
+            process.stdout.close()
+            code = process.wait()
+            self._hang_up()
+            self._events.contents_exited(self._pod_id, self._life, code)
+        with self._lock:
+            self._process = None
+            if self._is_removed:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def stop(self, notice_seconds: float) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._order(notice_seconds)
+
+    def remove_folder_at_end(self) -> None:
+        with self._lock:
+            self._is_removed = True
+            if not self.is_alive():
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait(self, seconds: float) -> None:
+        """Until the contents have ended; by force when they have not after `seconds`."""
+        self.join(seconds)
+        if self.is_alive() and self._process is not None:
+            self._process.kill()
+            self.join(seconds)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(CONTAINER), *self._command],
+            cwd=self._folder,
+            env=self._env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _order(self, notice_seconds: float) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(b"stop %f\n" % notice_seconds)
+                self._process.stdin.flush()
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            if self._process is not None and self._process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self._process.stdin.close()

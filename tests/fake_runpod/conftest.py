@@ -1,0 +1,43 @@
+"""One fake per session on a clock that only moves when a test steps it; emptied before every test."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from pod_worker.fake_runpod.physics import Physics
+from pod_worker.fake_runpod.server import Options, RunningFake, running
+from tests.fake_runpod.api import Api
+
+PHYSICS = Physics(billing_lag_seconds=0)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunningFake]:
+    with running(Options(speed=0, physics=PHYSICS, seed=1)) as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(server: RunningFake) -> RunningFake:
+    httpx.post(f"{server.url}/_fake/reset").raise_for_status()
+    httpx.patch(
+        f"{server.url}/_fake/physics", json={"billing_lag_seconds": 0, "ssh_host": None}
+    ).raise_for_status()
+    return server
+
+
+@pytest.fixture
+def api(fake: RunningFake) -> Iterator[Api]:
+    with Api(fake) as client:
+        yield client
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
