@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_lease_margin_seconds: Seconds | None = None
     pod_worker_renew_seconds: Seconds = 15
     pod_worker_poll_seconds: Seconds = 10
+    pod_worker_change_stream: bool = True  # off where the database user may not watch; polls do the rest
     pod_worker_heartbeat_seconds: Seconds = 15
     pod_worker_rescue_seconds: Seconds = 15
     pod_worker_grace_seconds: Patience = 30

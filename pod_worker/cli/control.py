@@ -41,7 +41,7 @@ def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None
         raise CommandError(
             f"listening on {host} without a key would let anybody write: set CONTROL_PLANE_TOKEN", Exit.USAGE
         )
-    store = open_store(settings, create_indexes=True)
+    store = open_store(settings, create_indexes=True, app_name="pod_worker control")
     app = build_app(
         store.database,
         object_store(settings),

@@ -45,7 +45,7 @@ def list_runs(status: tuple[str, ...], pipeline: str | None, limit: int, with_hi
         print_json(page.items)
         return
     print_table(
-        ["id", "pipeline", "status", "stage", "progress", "attempt", "worker", "age"],
+        ["id", "pipeline", "status", "stage", "progress", "age", "worker"],
         [_row(each) for each in page.items],
         {"status": STATUS_STYLE},
     )
@@ -59,16 +59,15 @@ def list_runs(status: tuple[str, ...], pipeline: str | None, limit: int, with_hi
 def _row(run: Document) -> list[str]:
     stage = _dict(run.get("currentStage"))
     progress = stage.get("progress")
-    shown = f"{bar(progress, 10)} {progress:4.0%}" if isinstance(progress, int | float) else "-"
+    shown = f"{bar(progress, 8)} {progress:4.0%}" if isinstance(progress, int | float) else "-"
     return [
         str(run["_id"]),
         str(run.get("pipeline", "-")),
         str(run.get("status", "-")),
         str(stage.get("name", "-")),
         shown,
-        str(run.get("attempt", "-")),
-        str(run.get("claimedBy") or "-"),
         age(_date(run.get("createdAt"))),
+        str(run.get("claimedBy") or "-"),
     ]
 
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from pod_worker.cli.exits import CommandError, Exit
 from pod_worker.cli.output import say
 from pod_worker.cli.wiring import local_data
 from pod_worker.config import load
+from pod_worker.local.description import without_password
 from pod_worker.local.process import free_port
 from pod_worker.local.s3 import S3Access, parse_endpoint
 from pod_worker.local.stack import Stack, stop_on_signals
@@ -117,7 +119,9 @@ def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> i
         local.start()
         for number in range(1, workers + 1):
             local.start_worker(f"worker-{number}", "--mode", mode)
-        click.echo(local.stack.describe().to_json())
+        described = local.stack.describe()
+        shown = replace(described, mongodb_url=without_password(described.mongodb_url))
+        click.echo(shown.to_json())
         say(f"ready: open {local.url}/   (logs in {local.data / 'logs'}; Ctrl-C stops everything)")
         while not stop.is_set():
             exited = local.stack.watch()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pod_worker.cli.exits import Exit
-from pod_worker.cli.output import STATUS_STYLE, bar, console, is_terminal, span
+from pod_worker.cli.output import STATUS_STYLE, WHOLE, bar, console, is_terminal, span
 from pod_worker.cli.wiring import Store
 from pod_worker.core.run import TERMINAL, Json
 from pod_worker.store.mongo import Document
@@ -83,7 +83,7 @@ def _picture(models: ReadModels, runs: list[Document]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("run", "status", "stage", "progress", "eta", "metrics"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     for run in runs:
         status = str(run.get("status"))
         name = Text(f"{run.get('pipeline', '')}\n{run['_id']}")
@@ -112,7 +112,7 @@ def _stage_bar(stage: Document) -> str:
     progress = stage.get("progress")
     fraction = float(progress) if isinstance(progress, int | float) else 0.0
     took = stage.get("durationS")
-    return f"{bar(fraction, 16)} {fraction:4.0%}" + (f" {span(took)}" if isinstance(took, int | float) else "")
+    return f"{bar(fraction, 12)} {fraction:4.0%}" + (f" {span(took)}" if isinstance(took, int | float) else "")
 
 
 def _eta(run: Document) -> str:

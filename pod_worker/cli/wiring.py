@@ -69,11 +69,13 @@ def settings_here() -> Settings:
     return load(env)
 
 
-def open_store(settings: Settings | None = None, *, create_indexes: bool = False) -> Store:
+def open_store(
+    settings: Settings | None = None, *, create_indexes: bool = False, app_name: str = "pod_worker cli"
+) -> Store:
     """Raises ConfigurationError, BadMongoUrl or StoreUnreachable, each with its fix."""
     settings = settings or settings_here()
     url = settings.require_mongodb_url()
-    database = connect(url)
+    database = connect(url, app_name=app_name)
     check_reachable(database, url)
     if create_indexes:
         prepare(database)

@@ -91,7 +91,7 @@ def build(settings: Settings, mode: str, limits: Limits, stop: StopRequest) -> D
     clock = SystemClock()
     env = os.environ
     url = settings.require_mongodb_url()
-    store = Store(connect(url), url, settings)
+    store = Store(connect(url, app_name="pod_worker worker"), url, settings)
     machine = machines.Machine(settings.work_dir)
     gpus = machine.gpus
     pod = machines.pod_id(env)
@@ -108,7 +108,7 @@ def build(settings: Settings, mode: str, limits: Limits, stop: StopRequest) -> D
         queue=store.queue(),
         rescue=store.rescue(),
         register=WorkerRegister(store.database),
-        wakeup=lambda on_change: Wakeup(store.database, on_change=on_change),
+        wakeup=lambda wake: Wakeup(store.database, on_change=wake) if settings.pod_worker_change_stream else None,
         claimant=Claimant(
             worker_id=worker_id,
             pod_id=pod,

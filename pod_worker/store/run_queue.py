@@ -199,7 +199,7 @@ class RunQueue:
             "leaseToken": token,
             "leaseExpiresAt": self._lease_end(),
             "pod": _literal(pod),
-            "history": noted("claimed", by=claimant.worker_id),
+            "history": noted("claimed", raised=1, by=claimant.worker_id),
         }
         return [{"$set": values}, {"$unset": ["runAfter", "cancelRequestedAt", "cancelRequestedBy"]}]
 
@@ -299,10 +299,17 @@ def judge_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Rand
     return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.retry_count, rng), failure.code)
 
 
-def noted(what: str, **details: Json) -> Document:
-    """A line for the run's short history: what happened to it, by whose hand, at the server's time."""
+def noted(what: str, *, raised: int = 0, **details: Json) -> Document:
+    """A line for the run's short history: what happened to it, by whose hand, at the server's time.
+
+    `raised`: by how much the same write raises the attempt.
+    """
     entry = {name: _literal(value) for name, value in details.items() if value is not None}
-    line = {"at": "$$NOW", "what": _literal(what), "attempt": {"$ifNull": ["$attempt", 0]}} | entry
+    line = {
+        "at": "$$NOW",
+        "what": _literal(what),
+        "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, raised]},
+    } | entry
     return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [line]]}, -HISTORY_LIMIT]}
 
 

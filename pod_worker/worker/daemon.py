@@ -86,7 +86,7 @@ class Daemon:
         queue: RunQueue,
         rescue: Rescue,
         register: WorkerRegister,
-        wakeup: Callable[[Callable[[], None]], Wakeup],
+        wakeup: Callable[[Callable[[], None]], Wakeup | None],
         claimant: Claimant,
         card: WorkerCard,
         place: Place,
@@ -145,7 +145,8 @@ class Daemon:
                 return False
         self._state, self._reason = WorkerState.IDLE, None
         self._presence.start()
-        self._wakeup.start()
+        if self._wakeup:
+            self._wakeup.start()
         log.info(
             "worker %s ready: mode %s, queues %s",
             self._card.worker_id,
@@ -282,7 +283,8 @@ class Daemon:
     # ── shutdown ────────────────────────────────────────────────────────────────────────────────────────
 
     def shutdown(self) -> None:
-        self._wakeup.stop()
+        if self._wakeup:
+            self._wakeup.stop()
         delivered = self._delivery.flush(self._rhythm.flush_seconds)
         self._delivery.stop()
         if not delivered:

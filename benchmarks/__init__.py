@@ -1,0 +1,1 @@
+"""Speed beside peers and physical limits; `python -m benchmarks` prints and stores every table."""
