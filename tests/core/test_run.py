@@ -1,0 +1,82 @@
+"""Which state may follow which, and what a run says of itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pod_worker.core.pod_intent import MAY_BECOME, IntentState
+from pod_worker.core.run import (
+    ACTIVE,
+    TERMINAL,
+    TRANSITIONS,
+    Checkpoint,
+    Run,
+    RunStatus,
+    can_advance,
+    predecessors,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+statuses = st.sampled_from(RunStatus)
+
+
+def test_every_state_says_what_may_follow() -> None:
+    assert TRANSITIONS.keys() == set(RunStatus)
+    assert IntentState.RETIRED in MAY_BECOME
+    assert MAY_BECOME.keys() == set(IntentState)
+
+
+def test_every_state_is_waiting_held_or_over() -> None:
+    waiting = {RunStatus.QUEUED, RunStatus.AWAITING_HUMAN}
+    assert waiting | ACTIVE | TERMINAL == set(RunStatus)
+    assert len(waiting) + len(ACTIVE) + len(TERMINAL) == len(RunStatus)
+
+
+def test_every_state_can_be_reached_from_the_queue_and_everything_unfinished_can_end() -> None:
+    reached = {RunStatus.QUEUED}
+    while more := {to for state in reached for to in TRANSITIONS[state]} - reached:
+        reached |= more
+    assert reached == set(RunStatus)
+    for state in set(RunStatus) - TERMINAL - {RunStatus.QUEUED}:
+        assert {RunStatus.FAILED, RunStatus.CANCELED} <= TRANSITIONS[state], state
+    assert RunStatus.CANCELED in TRANSITIONS[RunStatus.QUEUED]
+
+
+def test_an_ended_run_is_never_taken_back_by_a_transition() -> None:
+    for state in TERMINAL:
+        assert not TRANSITIONS[state] & (ACTIVE - {RunStatus.AUTO_VALIDATING} | {RunStatus.QUEUED}), state
+    for state in (RunStatus.FAILED, RunStatus.CANCELED):
+        assert not TRANSITIONS[state]
+
+
+@given(statuses, statuses)
+def test_predecessors_are_the_transitions_turned_round(current: RunStatus, to: RunStatus) -> None:
+    assert (current in predecessors(to)) == (current != to and to in TRANSITIONS[current])
+    assert can_advance(current, to) == (current == to or current in predecessors(to))
+
+
+def test_the_old_word_for_scheduled_is_read() -> None:
+    assert RunStatus.read("STARTING") is RunStatus.SCHEDULED
+    for status in RunStatus:
+        assert RunStatus.read(status.value) is status
+    with pytest.raises(ValueError, match="WEIRD"):
+        RunStatus.read("WEIRD")
+
+
+@given(statuses, st.none() | st.integers(-60, 60))
+def test_a_lease_is_live_while_a_worker_holds_the_run_and_its_end_is_ahead(
+    status: RunStatus, ahead: int | None
+) -> None:
+    end = None if ahead is None else NOW + timedelta(seconds=ahead)
+    run = Run("a", "synthetic", "synthetic", status, {}, lease_expires_at=end)
+    assert run.has_live_lease(NOW) == (status in ACTIVE and ahead is not None and ahead > 0)
+
+
+def test_only_a_finished_stage_is_done() -> None:
+    saved = {"a": Checkpoint("a", True), "b": Checkpoint("b", False, {"step": 3})}
+    run = Run("a", "synthetic", "synthetic", RunStatus.RUNNING, {}, checkpoints=saved)
+    assert [stage for stage in ("a", "b", "c") if run.is_done(stage)] == ["a"]
