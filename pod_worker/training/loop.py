@@ -73,8 +73,7 @@ class Loop:
                 random = random_state.capture()
                 self._fulfil_dues()
         except DrainRequested:
-            # A step that was cut off is taken again: its gradient and its random numbers must not count twice.
-            self._optimizer.zero_grad()
+            # A step that was cut off is taken again, with the random numbers it had.
             random_state.restore(random)
             self._save()
             raise

@@ -1,6 +1,7 @@
-"""One attempt of a training as a process of its own: `python -m tests.training.attempt ROOT ATTEMPT KILL_AT PARAMS`.
+"""One attempt of a training as a process of its own.
 
-With KILL_AT it kills itself with SIGKILL, not politely, when the loss of that step has been emitted.
+`python -m tests.training.attempt ROOT ATTEMPT KILL_AT PARAMS`: when the loss of step KILL_AT has been emitted, it
+kills itself with SIGKILL, not politely.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.training.base_model import load_tokenizer
 from pod_worker.training.demo_material import CHAT_TEMPLATE, Material
-from pod_worker.training.masks import Encoded, Example, Tokenizer, encode
+from pod_worker.training.masks import Encoded, Example, Tokenizer, _reaches, encode
 from pod_worker.training.rows import Completion, Content, Conversation, Row, Text
 
 MARKED = (
@@ -172,6 +172,10 @@ def test_any_text_in_any_number_of_turns(pairs: list[tuple[str, str]], tiny: Tok
     )
     (example,) = one(tiny, Conversation(messages)).examples
     assert learned(tiny, example) == [f"{answer}<|im_end|>\n" for _, answer in pairs]
+
+
+def test_the_space_that_a_tokenizer_leaves_out_of_a_words_offsets_is_the_words() -> None:
+    assert list(_reaches([(0, 0), (0, 3), (4, 7), (7, 8), (7, 8)])) == [(0, 0), (0, 3), (3, 7), (7, 8), (8, 8)]
 
 
 @pytest.fixture(scope="module")
