@@ -1,0 +1,25 @@
+"""The version of a projected fact must survive the event log, or a replay writes other versions than ingest did."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import bson
+
+from pod_worker.control.projections import Arrived
+from pod_worker.core.event import Event
+from pod_worker.core.payload import RunCompleted
+
+
+def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> None:
+    arrived = datetime(2026, 1, 1, 10, 0, 0, 123_456, tzinfo=UTC)
+    options = bson.CodecOptions(tz_aware=True)  # type: ignore[var-annotated]
+    stored = bson.decode(bson.encode({"time": arrived}), options)["time"]
+
+    assert stored != arrived
+    assert _version(stored) == _version(arrived)
+
+
+def _version(time: datetime) -> str:
+    event = Event("id", "source", "ai.run.completed", "run/r", time, {}, seq=3, attempt=1)
+    return Arrived(event, RunCompleted(total_duration_s=1.0), "r", 1).version
