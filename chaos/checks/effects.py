@@ -1,0 +1,130 @@
+"""Was any work done twice that had been recorded, and did two attempts of a run ever live at once?
+
+The runs' own evidence says what was done; the database's history says what was recorded before the next claim; the
+process table says who was alive.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from chaos.drill import Record
+from chaos.evidence import Note
+from chaos.history import Move, What
+from chaos.report import Row, none_wanted, told
+from chaos.sightings import PERIOD_SECONDS
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A claim as the history has it. `done` and `steps` are what earlier attempts had recorded by then."""
+
+    run: str
+    number: int
+    worker: str
+    at: float
+    done: frozenset[str]
+    steps: dict[str, int]
+
+
+def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
+    attempts = claims(history)
+    yield told("attempts", str(len(attempts)), "claims in the history; each is one lease of one worker")
+    yield none_wanted(
+        "attempts executed twice",
+        list(twice(record.notes, attempts)),
+        "an attempt that ran in two processes, or that nobody had claimed",
+    )
+    yield none_wanted(
+        "doubled effects",
+        list(doubled(record.notes, attempts)),
+        "a stage, or a step of one, done again though it was recorded before the attempt began",
+        of=len(record.notes),
+    )
+    yield from overlaps(record)
+
+
+def claims(history: Sequence[Move]) -> dict[tuple[str, int], Attempt]:
+    found: dict[tuple[str, int], Attempt] = {}
+    for move in history:
+        if move.what is What.CLAIMED:
+            saved = move.before.get("checkpoints") or {}
+            found[move.run, move.attempt] = Attempt(
+                run=move.run,
+                number=move.attempt,
+                worker=str(move.after.get("claimedBy")),
+                at=move.at,
+                done=frozenset(stage for stage, each in saved.items() if each.get("done")),
+                steps={stage: int((each.get("state") or {}).get("step", 0)) for stage, each in saved.items()},
+            )
+    return found
+
+
+def twice(notes: Sequence[Note], attempts: dict[tuple[str, int], Attempt]) -> Iterator[str]:
+    pids: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for note in notes:
+        pids[note.run, note.attempt].add(note.pid)
+    for key, found in pids.items():
+        if key not in attempts:
+            yield f"{key[0]}/{key[1]} ran without a claim in the history"
+        elif len(found) > 1:
+            yield f"{key[0]}/{key[1]} ran in {len(found)} processes"
+
+
+def doubled(notes: Sequence[Note], attempts: dict[tuple[str, int], Attempt]) -> Iterator[str]:
+    for note in notes:
+        attempt = attempts.get((note.run, note.attempt))
+        if attempt is None:
+            continue
+        name = f"{note.run}/{note.attempt} {note.stage}"
+        if note.stage in attempt.done:
+            yield f"{name}: {note.what} {note.step}, but the stage was recorded as done"
+        elif note.what == "step" and note.step < attempt.steps.get(note.stage, 0):
+            yield f"{name}: step {note.step}, but {attempt.steps[note.stage]} were recorded"
+
+
+def overlaps(record: Record) -> Iterator[Row]:
+    spans = {key: list(found) for key, found in record.sightings.items()}
+    seconds, offenders = 0.0, []
+    for run, numbers in _attempts_by_run(spans).items():
+        for first in numbers:
+            for second in (each for each in numbers if each > first):
+                shared = shared_seconds(spans[f"{run}/{first}"], spans[f"{run}/{second}"])
+                if shared > 0:
+                    seconds += shared
+                    offenders.append(f"{run}: attempts {first} and {second} for {shared:.2f} s")
+    offenders += late_acts(record.notes)
+    meaning = (
+        f"two attempts of one run alive at once, looked at every {PERIOD_SECONDS:g} s (longest gap "
+        f"{record.longest_gap_seconds:.2f} s), or a step noted after the next attempt's first"
+    )
+    yield Row("overlap", f"{seconds:.2f} s", "0 s", not offenders, meaning, offenders)
+
+
+def late_acts(notes: Sequence[Note]) -> list[str]:
+    """Steps of an attempt after a later one had begun to work; exact, where looking at processes is coarse."""
+    newest: dict[str, int] = {}
+    found: list[str] = []
+    for note in sorted(notes, key=lambda each: each.boot):
+        if note.attempt < newest.get(note.run, 0):
+            found.append(
+                f"{note.run}/{note.attempt} did {note.stage} step {note.step} after {newest[note.run]} began"
+            )
+        newest[note.run] = max(note.attempt, newest.get(note.run, 0))
+    return found
+
+
+def _attempts_by_run(spans: dict[str, list[Span]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for key in spans:
+        run, _, number = key.rpartition("/")
+        found[run].append(int(number))
+    return {run: sorted(numbers) for run, numbers in found.items()}
+
+
+def shared_seconds(first: Sequence[Span], second: Sequence[Span]) -> float:
+    return sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a in first for b in second)

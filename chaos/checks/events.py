@@ -1,0 +1,98 @@
+"""Is every event that was promised to be durable in the event log, exactly once?
+
+Three ledgers are held against the log: the lines still in the pods' spools, the ids that the runs noted after
+`emit` had returned, and the sequence numbers of each attempt, which have no gap. Where a full disk made a spool
+thin samples, the run's log says how many, and so many may be missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from chaos.drill import Record
+from chaos.evidence import Emitted
+from chaos.report import Row, none_wanted, told
+from pod_worker.core.payload import PAYLOADS
+from pod_worker.store.mongo import Mongo
+
+Attempt = tuple[str, int]
+_THINNED = re.compile(r"^(\d+) log and metric events were thinned")
+
+
+def rows(record: Record, database: Mongo) -> Iterator[Row]:
+    stored = {str(each["_id"]) for each in database["events"].find({}, {"_id": 1})}
+    kept = [each for each in record.emitted if not is_transient(each)]
+    yield told("events emitted", str(len(kept)), f"lines in the pods' spools; {len(stored)} events are stored")
+    missing = [
+        f"{each.id} {each.type} of {each.run}/{each.attempt} on {each.pod}"
+        for each in kept
+        if each.id not in stored
+    ]
+    yield none_wanted("events missing", missing, "in a spool, not in the event log, after the drain")
+    allowed = thinned(database)
+    yield none_wanted(
+        "promises broken",
+        list(broken_promises(record, stored, allowed)),
+        "noted by a run after emit had returned, not in the event log (samples owned up to as thinned aside)",
+        of=sum(len(note.events) for note in record.notes),
+    )
+    numbers = sequence_numbers(database)
+    yield none_wanted(
+        "gaps in sequences",
+        list(gaps(numbers, allowed)),
+        "sequence numbers missing below an attempt's highest, thinned samples that were owned up to aside",
+    )
+    yield none_wanted("numbers given twice", list(repeats(numbers)), "two events of one attempt with one number")
+    dead = database["events_dead"].count_documents({}) + len(record.dead_letters)
+    offenders = [*record.dead_letters, *(str(each.get("error")) for each in database["events_dead"].find())]
+    yield Row("events refused", str(dead), "0", dead == 0, "dead letters, on a pod or in the database", offenders)
+
+
+def is_transient(emitted: Emitted) -> bool:
+    payload = PAYLOADS.get(emitted.type)
+    return payload is not None and payload.transient
+
+
+def thinned(database: Mongo) -> Counter[Attempt]:
+    """Per attempt, how many samples its own log says were thinned."""
+    found: Counter[Attempt] = Counter()
+    for each in database["events"].find({"type": "ai.run.log", "data.source": "outbox"}):
+        match = _THINNED.match(str(each["data"].get("message")))
+        if match:
+            found[str(each["runId"]), int(each.get("attempt") or 0)] += int(match[1])
+    return found
+
+
+def broken_promises(record: Record, stored: set[str], allowed: Mapping[Attempt, int]) -> Iterator[str]:
+    missing: dict[Attempt, list[str]] = defaultdict(list)
+    for note in record.notes:
+        missing[note.run, note.attempt] += [each for each in note.events if each not in stored]
+    dropped_on = record.pods_with_full_disk
+    for attempt, ids in missing.items():
+        # A sample that found no byte of disk is dropped and counted; emit says so only in the log.
+        if len(ids) > allowed.get(attempt, 0) and not dropped_on:
+            yield f"{attempt[0]}/{attempt[1]}: {len(ids)} events, the first {ids[0]}"
+
+
+def sequence_numbers(database: Mongo) -> dict[Attempt, list[int]]:
+    found: dict[Attempt, list[int]] = defaultdict(list)
+    wanted = {"runId": {"$type": "string"}, "seq": {"$type": "number"}}
+    for each in database["events"].find(wanted, {"runId": 1, "attempt": 1, "seq": 1}):
+        found[str(each["runId"]), int(each.get("attempt") or 0)].append(int(each["seq"]))
+    return found
+
+
+def gaps(numbers: Mapping[Attempt, Sequence[int]], allowed: Mapping[Attempt, int]) -> Iterator[str]:
+    for attempt, found in numbers.items():
+        absent = sorted(set(range(1, max(found) + 1)) - set(found))
+        if len(absent) > allowed.get(attempt, 0):
+            yield f"{attempt[0]}/{attempt[1]}: {len(absent)} of {max(found)} missing, the first {absent[:5]}"
+
+
+def repeats(numbers: Mapping[Attempt, Sequence[int]]) -> Iterator[str]:
+    for attempt, found in numbers.items():
+        again = [number for number, count in Counter(found).items() if count > 1]
+        if again:
+            yield f"{attempt[0]}/{attempt[1]}: {again[:5]}"

@@ -1,0 +1,294 @@
+"""What each kind of fault does, and how it is undone. One short function per kind, named as in the plan.
+
+A strike returns what undoes it, or None; the conductor runs that when the fault's time is over. Nothing here
+decides when or whom.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pymongo.errors import PyMongoError
+
+from chaos.arena import Arena, Control
+from chaos.journal import Journal
+from chaos.plan import BY_NAME, Planned, Target
+from chaos.pod import Pod, send
+from chaos.proxy import Link, Weather
+from chaos.sightings import Sightings
+from pod_worker.local.member import Member
+from pod_worker.store.operations import Operations
+
+Undo: TypeAlias = Callable[[], None] | None
+STOP, CONT, KILL, TERM = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL, signal.SIGTERM
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """What a fault is given. `work` takes what would block the conductor."""
+
+    planned: Planned
+    arena: Arena
+    operations: Operations
+    sightings: Sightings
+    work: ThreadPoolExecutor
+
+    @property
+    def pod(self) -> Pod:
+        return self.arena.pods[self.planned.target]
+
+    @property
+    def control(self) -> Control:
+        return self.arena.controls[self.planned.target]
+
+    @property
+    def target_name(self) -> str:
+        target = BY_NAME[self.planned.kind].target
+        if target is Target.POD:
+            return self.pod.name
+        return self.control.name if target is Target.CONTROL else target.value
+
+    def weather(self, links: tuple[Link, ...], weather: Weather) -> Undo:
+        delay = 0.1 + 1.4 * self.planned.size
+        for link in links:
+            self.arena.proxy.set_weather(link, weather, delay)
+
+        def clear() -> None:
+            for link in links:
+                self.arena.proxy.set_weather(link, Weather.CLEAR)
+
+        return clear
+
+
+def strike(given: Strike, journal: Journal) -> Undo:
+    """Do it and write it down, with the attempts that were on the pod."""
+    planned = given.planned
+    held = given.sightings.on_pod(given.target_name)
+    journal.note("strike", planned.kind, given.target_name, planned.seconds, held=held)
+    return _STRIKES[planned.kind](given)
+
+
+def unavailable(arena: Arena) -> dict[str, str]:
+    """Kinds that this machine cannot do, and why."""
+    if all(pod.has_small_disk for pod in arena.pods):
+        return {}
+    return {"fill_spool": "mounting a small tmpfs needs root"}
+
+
+# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _kill_worker(given: Strike) -> Undo:
+    given.pod.signal_worker(KILL)
+    return None
+
+
+def _kill_pod(given: Strike) -> Undo:
+    for pid in given.pod.tree().all():
+        send(pid, KILL)
+    return None
+
+
+def _term_worker(given: Strike) -> Undo:
+    given.pod.signal_worker(TERM)
+    return None
+
+
+def _pause_worker(given: Strike) -> Undo:
+    pid = given.pod.signal_worker(STOP)
+    return lambda: send(pid, CONT)
+
+
+def _freeze_pod(given: Strike) -> Undo:
+    pids = given.pod.tree().all()
+    for pid in pids:
+        send(pid, STOP)
+
+    def thaw() -> None:
+        for pid in pids:
+            send(pid, CONT)
+
+    return thaw
+
+
+def _replace_worker(given: Strike) -> Undo:
+    pid = given.pod.signal_worker(STOP)
+    if pid is not None:
+        given.pod.start_worker()
+
+    def thaw() -> None:
+        # The pod's owner wants one worker: the old one is told to leave as soon as it can hear.
+        send(pid, CONT)
+        send(pid, TERM)
+
+    return thaw
+
+
+def _kill_child(given: Strike) -> Undo:
+    send(given.pod.tree().child, KILL)
+    return None
+
+
+def _kill_guard(given: Strike) -> Undo:
+    send(given.pod.tree().guard, KILL)
+    return None
+
+
+def _freeze_guard(given: Strike) -> Undo:
+    pid = given.pod.tree().guard
+    send(pid, STOP)
+    return lambda: send(pid, CONT)
+
+
+# ── the pod's disk and clock, and its people ────────────────────────────────────────────────────────────────
+
+
+def _fill_spool(given: Strike) -> Undo:
+    pod = given.pod
+    pod.fill_disk()
+    return pod.free_disk
+
+
+def _skew_clock(given: Strike) -> Undo:
+    pod = given.pod
+    pod.set_clock(round((given.planned.size - 0.5) * 2 * 3600))
+    return lambda: pod.set_clock(0)
+
+
+def _cancel_run(given: Strike) -> Undo:
+    cancel = given.operations.cancel
+    return _to_runs(given, lambda run: cancel(run, by="chaos", reason="the plan says so"))
+
+
+def _reset_run(given: Strike) -> Undo:
+    reset = given.operations.reset
+    return _to_runs(given, lambda run: reset(run, by="chaos", force=True))
+
+
+def _to_runs(given: Strike, verb: Callable[[str], object]) -> Undo:
+    """The verb, for every run that has a living process on the pod, repeated while MongoDB is away."""
+    for attempt in given.sightings.on_pod(given.pod.name):
+        run = attempt.rpartition("/")[0]
+        _later(given, lambda run=run: insist(lambda: verb(run)))  # type: ignore[misc]
+    return None
+
+
+# ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _on_pod(name: str, weather: Weather) -> Callable[[Strike], Undo]:
+    return lambda given: given.weather(given.pod.links[name], weather)
+
+
+def _on_s3(weather: Weather) -> Callable[[Strike], Undo]:
+    return lambda given: given.weather((given.arena.s3_link,), weather)
+
+
+def _on_control(weather: Weather) -> Callable[[Strike], Undo]:
+    return lambda given: given.weather(given.control.db, weather)
+
+
+# ── servers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _kill_s3(given: Strike) -> Undo:
+    given.arena.s3.process.kill()
+    given.arena.s3.kill()
+    return lambda: _later(given, given.arena.s3.start)
+
+
+def _kill_control(given: Strike) -> Undo:
+    process = given.control.process
+    process.kill()
+    return process.start
+
+
+def _freeze_control(given: Strike) -> Undo:
+    process = given.control.process
+    process.signal(STOP)
+    return lambda: process.signal(CONT)
+
+
+def _step_down(given: Strike) -> Undo:
+    def ask() -> None:
+        primary = given.arena.mongod.primary()
+        if primary is None:
+            return
+        try:
+            with primary.client(5) as client:
+                client.admin.command("replSetStepDown", 6, secondaryCatchUpPeriodSecs=2, force=True)
+        except PyMongoError:
+            pass  # it closes its connections, or nobody has caught up
+
+    _later(given, ask)
+    return None
+
+
+def _kill_primary(given: Strike) -> Undo:
+    primary = given.arena.mongod.primary()
+    if primary is None:
+        return None
+    primary.kill()
+    return lambda: _later(given, lambda: _restart(primary))
+
+
+def _restart(member: Member) -> None:
+    member.start(60)
+
+
+def _freeze_primary(given: Strike) -> Undo:
+    primary = given.arena.mongod.primary()
+    if primary is None:
+        return None
+    primary.freeze()
+    return primary.thaw
+
+
+def insist(work: Callable[[], object], seconds: float = 20.0) -> None:
+    """Do what a person would: try again while a failover goes on."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            work()
+            return
+        except PyMongoError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+def _later(given: Strike, work: Callable[[], None]) -> None:
+    given.work.submit(work)
+
+
+_STRIKES: dict[str, Callable[[Strike], Undo]] = {
+    "kill_worker": _kill_worker,
+    "kill_pod": _kill_pod,
+    "term_worker": _term_worker,
+    "pause_worker": _pause_worker,
+    "freeze_worker": _pause_worker,  # the plan makes it longer than the lease
+    "freeze_pod": _freeze_pod,
+    "replace_worker": _replace_worker,
+    "kill_child": _kill_child,
+    "kill_guard": _kill_guard,
+    "freeze_guard": _freeze_guard,
+    "fill_spool": _fill_spool,
+    "skew_clock": _skew_clock,
+    "cancel_run": _cancel_run,
+    "reset_run": _reset_run,
+    **{f"db_{kind.value}": _on_pod("db", kind) for kind in Weather if kind is not Weather.CLEAR},
+    **{f"ingest_{kind.value}": _on_pod("ingest", kind) for kind in Weather if kind is not Weather.CLEAR},
+    **{f"s3_{kind.value}": _on_s3(kind) for kind in Weather if kind is not Weather.CLEAR},
+    **{f"control_db_{kind.value}": _on_control(kind) for kind in Weather if kind is not Weather.CLEAR},
+    "kill_s3": _kill_s3,
+    "kill_control": _kill_control,
+    "freeze_control": _freeze_control,
+    "step_down": _step_down,
+    "kill_primary": _kill_primary,
+    "freeze_primary": _freeze_primary,
+}
