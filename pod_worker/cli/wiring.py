@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from pod_worker.config import Settings, load
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
@@ -76,6 +78,8 @@ def open_store(
     settings = settings or settings_here()
     url = settings.require_mongodb_url()
     database = connect(url, app_name=app_name)
+    if command := click.get_current_context(silent=True):
+        command.find_root().call_on_close(database.client.close)
     check_reachable(database, url)
     if create_indexes:
         prepare(database)
