@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.outbox.cursor import Cursor, Span, load_cursor, whole_bytes
+from pod_worker.outbox.cursor import Cursor, Span, has_cursor, load_cursor, whole_bytes
 
 _SEQ = b'{"specversion":"1.0","seq":'
 _NO_SEQ = 1 << 62
@@ -78,6 +78,8 @@ class Backlog:
 
     def take(self, max_lines: int, max_bytes: int, with_held: bool) -> list[Line]:
         """The next unacknowledged lines; those held back come along when `with_held`."""
+        if self._is_saved and self._cursor.offsets and not has_cursor(self.directory):
+            self._cursor = Cursor()  # the folder was pruned and begun anew: the same names, other lines
         sizes = self.sizes()
         self._forget_missing(sizes)
         lines: list[Line] = []

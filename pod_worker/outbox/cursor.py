@@ -41,6 +41,10 @@ class Cursor(msgspec.Struct):
         os.replace(temporary, directory / FILE_NAME)
 
 
+def has_cursor(directory: Path) -> bool:
+    return os.path.exists(directory / FILE_NAME)
+
+
 def load_cursor(directory: Path) -> Cursor:
     """Nothing acknowledged where the file is absent or, after a power cut, unreadable."""
     try:

@@ -22,6 +22,7 @@ from pod_worker.core.payload import (
 )
 from pod_worker.core.stage import Emit
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids
+from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.line import LINE_LIMIT_BYTES
 from tests.outbox.payloads import example
 
@@ -196,6 +197,28 @@ def test_a_fact_takes_the_room_of_samples_then_the_reserve_and_only_then_raises(
         emitter.emit(RunFailed(code="INTERNAL", message="third"))
     assert caught.value.errno == errno.ENOSPC
     assert [e["data"]["message"] for e in events(spool) if e["type"] == "ai.run.failed"] == ["first", "second"]
+
+
+def test_on_a_full_disk_a_fact_takes_delivered_samples_before_undelivered_ones(tight, disk):
+    spool, emitter = tight
+    delivered, kept = ("samples.00000001", "samples.00000002"), "samples.00000003"
+
+    def fill_up_to(segment: str) -> None:
+        while not list(spool.directory.rglob(f"{segment}.ndjson")):
+            emitter.emit(RunLog(message="x" * 5000))
+
+    fill_up_to("samples.00000003")
+    backlog = Backlog(spool.stream_folders()[0])
+    backlog.settle(backlog.take(1000, 1 << 20, with_held=True), [])
+    fill_up_to("samples.00000005")
+    # The undelivered ones are made to look older: being delivered counts for more.
+    os.utime(next(spool.directory.rglob(f"{kept}.*")), (0, 0))
+    disk.room = 0
+    with pytest.raises(OSError, match="No space left"):
+        emitter.emit(RunFailed(code="INTERNAL", message="m"))
+    left = {path.name for path in spool.directory.rglob("samples.*")}
+    assert f"{kept}.ndjson" in left
+    assert left.isdisjoint(f"{name}.ndjson" for name in delivered)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS.values(), ids=PAYLOADS)

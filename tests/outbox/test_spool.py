@@ -168,6 +168,19 @@ def test_prune_takes_only_what_is_delivered_and_old(tmp_path):
     spool.close()
 
 
+def test_a_folder_pruned_and_begun_anew_is_read_from_its_start(tmp_path):
+    spool = Spool.open(tmp_path, "w1")
+    emitter = make_emitter(spool)
+    emitter.emit(StageCompleted(stage="before"))
+    backlog = Backlog(spool.stream_folders()[0])
+    backlog.settle(backlog.take(10, 10_000, with_held=True), [])
+    assert spool.prune(older_than=-60) == 1
+    emitter.emit(StageCompleted(stage="after"))
+    (line,) = backlog.take(10, 10_000, with_held=True)
+    assert json.loads(line.data)["data"]["stage"] == "after"
+    spool.close()
+
+
 def test_a_torn_last_line_of_a_dead_process_does_not_keep_a_folder(tmp_path):
     clock = ManualClock()
     clock._now = SystemClock().now()
