@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.control import artifacts, health, ingest_routes, live, problem, runs_api, training
+from pod_worker.control import artifacts, health, ingest_routes, live, page, problem, runs_api, training
 from pod_worker.control.auth import Gate
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.intake import Intake
@@ -57,6 +57,7 @@ def build_app(
     app.include_router(training.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
     app.include_router(runs_api.router(database, operator or Operations(database), gate.authorize))
+    app.include_router(page.router(database.name, gate.authorize))
     if object_store is not None:
         app.include_router(artifacts.router(database, object_store, gate.authorize))
     return app

@@ -1,0 +1,261 @@
+// One run as it happens: server-sent events, or a poll every three seconds where those do not get through.
+
+import { chart, legend } from "./chart.js";
+import { $, bar, make, pill, show } from "./dom.js";
+import { clock, figure, percent, since, size, span, when } from "./words.js";
+
+const id = document.body.dataset.run;
+const api = `/api/runs/${encodeURIComponent(id)}`;
+const LEVELS = ["debug", "info", "warn", "error"];
+const SAMPLES = new Set(["ai.run.log", "ai.run.stage_metric", "ai.run.stage_progress"]);
+const [LOG_LINES, POINTS, HISTORY, POLL_MS] = [500, 1500, 60, 3000];
+const state = { run: null, stages: [], series: new Map(), log: [], seen: new Set(), history: [], position: 0 };
+
+async function read(path) {
+  const response = await fetch(path, { headers: { Accept: "application/json" } });
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.detail ?? response.statusText);
+  return body;
+}
+
+// ── what is known ──────────────────────────────────────────────────────────────────────────────────────────
+
+async function load() {
+  const [detail, metrics, logs, history] = await Promise.all([
+    read(api),
+    read(`${api}/metrics?points=600`),
+    read(`${api}/logs?tail=${LOG_LINES}&level=debug`),
+    read(`${api}/events?limit=1000`),
+  ]);
+  Object.assign(state, { run: detail.run, stages: detail.stages });
+  state.series.clear();
+  for (const each of metrics.series) state.series.set(`${each.stage}/${each.name}`, { ...each, points: each.points.map(([step, value, time]) => [step ?? Date.parse(time) / 1000, value]) });
+  state.log = logs.items.map(logLine);
+  state.history = history.items.filter((event) => !SAMPLES.has(event.type)).slice(0, HISTORY);
+  state.seen = new Set([...logs.items, ...history.items].map((event) => event._id));
+  state.position = Math.max(state.position, 0, ...history.items.map((event) => event.position));
+  aside(detail);
+  render();
+}
+
+const logLine = (event) => ({ id: event._id, time: event.time, level: event.level ?? "info", message: event.data.message, source: event.data.source });
+
+function take(event) {
+  state.position = Math.max(state.position, event.position);
+  if (state.seen.has(event._id)) return;
+  state.seen.add(event._id);
+  if (event.type === "ai.run.log") state.log = [...state.log.slice(1 - LOG_LINES), logLine(event)];
+  else if (event.type === "ai.run.stage_metric") addPoint(event);
+  if (!SAMPLES.has(event.type)) state.history = [event, ...state.history].slice(0, HISTORY);
+  if (/^ai\.(artifact|validation|run\.(failed|completed))/.test(event.type)) later(() => read(api).then(aside), 300);
+}
+
+function addPoint({ data, time }) {
+  const key = `${data.stage}/${data.name}`;
+  const known = state.series.get(key) ?? { stage: data.stage, name: data.name, unit: data.unit, points: [] };
+  const x = data.step ?? Date.parse(time) / 1000;
+  const points = known.points.filter(([before]) => before !== x);
+  points.push([x, data.value]);
+  points.sort(([a], [b]) => a - b);
+  state.series.set(key, { ...known, points: points.length > POINTS ? points.filter((_, place) => place % 2 === 0 || place === points.length - 1) : points });
+}
+
+const pending = new Map();
+function later(work, milliseconds = 100) {
+  if (pending.has(work.name)) return;
+  pending.set(work.name, setTimeout(() => { pending.delete(work.name); work(); }, milliseconds));
+}
+
+// ── what is shown ──────────────────────────────────────────────────────────────────────────────────────────
+
+function render() {
+  const { run } = state;
+  if (!run) return;
+  show($("status"), run.status, () => pill(run.status));
+  document.title = `${run.status.toLowerCase()} · ${id} · pod_worker`;
+  now(run);
+  facts(run);
+  stages(run);
+  curves();
+  log();
+  show($("history"), state.history.map((event) => event._id), () => state.history.map(historyLine));
+  const open = ["QUEUED", "SCHEDULED", "RUNNING", "AUTO_VALIDATING", "AWAITING_HUMAN"].includes(run.status);
+  $("cancel").hidden = !open || Boolean(run.cancelRequestedAt);
+  $("reset").hidden = open;
+}
+
+function now(run) {
+  const stage = run.currentStage ?? {};
+  const last = state.log.at(-1);
+  const parts = [];
+  if (run.cancelRequestedAt && !run.canceledAt) parts.push("Cancel requested; waiting for the worker to confirm.");
+  else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} before it is tried again.` : "Waits for a worker.");
+  else if (stage.name && run.status !== "COMPLETED") parts.push(`${stage.name} ${percent(stage.progress)}${stage.etaS ? `, about ${span(stage.etaS)} left` : ""}`);
+  show($("now"), [parts, last?.id, stage.progress, run.status], () => [
+    stage.name ? bar(stage.progress, run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "") : null,
+    make("p", {}, parts.join(" "), last ? make("span", { class: "quiet latest" }, ` ${last.message}`) : null),
+  ]);
+}
+
+function facts(run) {
+  const ended = run.completedAt ?? run.failedAt ?? run.canceledAt;
+  const active = ["SCHEDULED", "RUNNING", "AUTO_VALIDATING"].includes(run.status);
+  const beat = run.heartbeat ?? {};
+  const entries = [
+    ["Pipeline", run.pipeline],
+    ["Attempt", `${run.attempt ?? 0}${run.maxAttempts ? ` of ${run.maxAttempts}` : ""}${run.crashCount ? `, ${run.crashCount} crashes` : ""}`],
+    ["Worker", run.claimedBy ?? run.pod?.workerId],
+    ["Pod", [run.pod?.id, run.pod?.gpu, run.pod?.region].filter(Boolean).join(" · ")],
+    ["Queued", run.queuedAt && when(run.queuedAt)],
+    ["Started", run.startedAt && when(run.startedAt)],
+    [ended ? "Took" : "Running for", run.startedAt && span(((ended ? Date.parse(ended) : Date.now()) - Date.parse(run.startedAt)) / 1000)],
+    ["Heartbeat", run.lastHeartbeat && active && `${since(run.lastHeartbeat)} ago`],
+    ["Lease ends", run.leaseExpiresAt && active && clock(run.leaseExpiresAt)],
+    ["GPU", beat.gpuUtil != null && active && percent(beat.gpuUtil > 1 ? beat.gpuUtil / 100 : beat.gpuUtil)],
+    ["Memory", beat.rssGb != null && active && `${figure(beat.rssGb)} GB`],
+    ["Best", run.currentStage?.bestMetric],
+    ["Hypothesis", run.hypothesisId],
+  ].filter(([, value]) => value !== undefined && value !== null && value !== "" && value !== false);
+  show($("facts"), entries, () => entries.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
+}
+
+function stages(run) {
+  const key = [state.stages, run.status, Math.floor(Date.now() / 5000)];
+  show($("stages"), key, () => (state.stages.length ? state.stages.map(stageRow) : make("p", { class: "empty" }, "No stage has started.")));
+}
+
+function stageRow(stage) {
+  const tone = { FAILED: "bad", COMPLETED: "ok" }[stage.status] ?? "";
+  const counts = [
+    stage.iteration != null && `iteration ${stage.iteration}${stage.maxIterations ? `/${stage.maxIterations}` : ""}`,
+    stage.totalNodes != null && `${stage.goodNodes ?? 0} good, ${stage.buggyNodes ?? 0} buggy of ${stage.totalNodes} nodes`,
+    stage.status === "RUNNING" && stage.etaS != null && `${span(stage.etaS)} left`,
+    stage.bestMetric != null && `best ${figure(stage.bestMetric)}`,
+  ].filter(Boolean);
+  const took = stage.durationS ?? (stage.startedAt ? ((stage.completedAt ? Date.parse(stage.completedAt) : Date.now()) - Date.parse(stage.startedAt)) / 1000 : NaN);
+  return make(
+    "div",
+    { class: "stage" },
+    make("div", { class: "row" }, make("b", {}, stage.title ?? stage.name), stage.title !== stage.name ? make("span", { class: "quiet mono" }, stage.name) : null, make("span", { class: "grow" }), make("span", { class: "quiet" }, span(took)), pill(stage.status)),
+    bar(stage.status === "COMPLETED" ? 1 : stage.progress, tone),
+    make("div", { class: "quiet small" }, [percent(stage.status === "COMPLETED" ? 1 : stage.progress), ...counts].join(" · ")),
+    stage.errorMessage ? make("div", { class: "bad small" }, `${stage.errorCode}: ${stage.errorMessage}`) : null,
+  );
+}
+
+function curves() {
+  const all = [...state.series.values()].filter((each) => each.points.length && each.stage !== "system");
+  const gauges = [...state.series.values()].filter((each) => each.points.length > 1 && each.stage === "system");
+  const main = all.filter((each) => /(^|_)loss$/.test(each.name)).sort((a, b) => a.name.length - b.name.length);
+  const rest = [...all.filter((each) => !main.includes(each)), ...gauges].slice(0, 12);
+  const key = [...state.series.values()].map((each) => [each.name, each.points.length, each.points.at(-1)]);
+  show($("curves"), key, () => {
+    if (!all.length && !gauges.length) return make("p", { class: "empty" }, "No metric has been reported.");
+    return [
+      main.length ? make("figure", {}, legend(main), chart(main, { label: main.map((each) => each.name).join(", ") })) : null,
+      make("div", { class: "smalls" }, ...rest.map((each) => make("figure", {}, make("figcaption", {}, make("span", { class: "quiet" }, each.name.replaceAll("_", " ")), make("b", {}, figure(each.points.at(-1)[1]))), chart([each], { width: 240, height: 110, label: each.name })))),
+    ];
+  });
+}
+
+function log() {
+  const from = LEVELS.indexOf($("level").value);
+  const lines = state.log.filter((line) => LEVELS.indexOf(line.level) >= from);
+  show($("log"), [from, lines.length, lines.at(-1)?.id, lines[0]?.id], () =>
+    lines.length ? lines.map((line) => make("div", { class: `line ${line.level}` }, make("time", { title: when(line.time) }, clock(line.time)), make("span", { class: "level" }, line.level), make("span", { class: "text" }, line.message))) : make("p", { class: "empty" }, "No log line at this level."),
+  );
+  if ($("follow").checked) $("log").scrollTop = $("log").scrollHeight;
+}
+
+function historyLine(event) {
+  const { run_id: _, ...data } = event.data ?? {};
+  const text = Object.entries(data).filter(([, value]) => value !== null && typeof value !== "object").map(([key, value]) => `${key} ${typeof value === "number" ? figure(value) : String(value).slice(0, 80)}`).join(", ");
+  return make("li", {}, make("time", { title: when(event.time) }, clock(event.time)), make("b", {}, event.type.replace(/^ai\./, "")), make("span", { class: "quiet" }, text));
+}
+
+// What changes rarely: the error box, the artifacts, the parameters.
+function aside(detail) {
+  const { run } = detail;
+  const failed = Boolean(run.errorCode) && run.status !== "COMPLETED";
+  $("error").hidden = !failed;
+  if (failed) {
+    show($("error"), [run.errorCode, run.errorMessage, detail.hint, run.status], () => [
+      make("h2", {}, run.errorCode, run.status === "QUEUED" ? make("span", { class: "quiet" }, " last attempt; it will be tried again") : null),
+      make("p", { class: "message" }, run.errorMessage ?? ""),
+      detail.hint ? make("p", { class: "hint" }, detail.hint) : null,
+      run.errorTraceback ? make("details", {}, make("summary", {}, "Traceback"), make("pre", {}, run.errorTraceback)) : null,
+    ]);
+  }
+  show($("artifacts"), detail.artifacts, () => (detail.artifacts.length ? artifactTable(detail.artifacts) : make("p", { class: "empty" }, "Nothing was uploaded yet.")));
+  const shown = { params: run.params, requirements: run.requirements, labels: run.labels, hypothesis: detail.hypothesis?.title };
+  show($("params"), shown, () => JSON.stringify(shown, null, 2));
+}
+
+function artifactTable(artifacts) {
+  return make(
+    "table",
+    { class: "list artifacts" },
+    make("tbody", {}, ...artifacts.map((each) => {
+      const name = each.key.split("/").slice(3).join("/") || each.key;
+      const path = each.key.split("/").map(encodeURIComponent).join("/");
+      return make(
+        "tr",
+        {},
+        make("td", { class: "name" }, make("a", { href: `/api/artifacts/${path}`, title: each.key }, name)),
+        make("td", {}, make("span", { class: "quiet" }, [each.kind, each.role].filter(Boolean).join(", "))),
+        make("td", { class: "num" }, size(each.bytes)),
+        make("td", { class: "mono quiet hash", title: each.sha256 ?? "" }, each.verified_at ? `✓ ${(each.sha256 ?? "").slice(0, 8)}` : "not verified"),
+      );
+    })),
+  );
+}
+
+// ── how it stays fresh ─────────────────────────────────────────────────────────────────────────────────────
+
+function connect() {
+  const source = new EventSource(`${api}/live?after=${state.position}`);
+  source.onopen = () => link("live", "ok");
+  source.addEventListener("state", (message) => {
+    const before = state.run?.status;
+    Object.assign(state, JSON.parse(message.data));
+    if (before !== state.run?.status) read(api).then(aside).catch(() => {});
+    later(render);
+  });
+  source.addEventListener("event", (message) => { take(JSON.parse(message.data)); later(render); });
+  source.addEventListener("bye", () => link("the server restarts", "bad"));
+  source.onerror = () => {
+    link("reconnecting", "bad");
+    if (source.readyState === EventSource.CLOSED) poll();
+  };
+}
+
+function poll() {
+  setTimeout(async () => {
+    try {
+      await load();
+      link("live (polling)", "ok");
+    } catch (error) {
+      link(error.message, "bad");
+    }
+    poll();
+  }, POLL_MS);
+}
+
+function link(text, tone) {
+  $("link").textContent = text;
+  $("link").className = `link ${tone}`;
+}
+
+async function act(verb, question) {
+  if (!confirm(question)) return;
+  const response = await fetch(`${api}/${verb}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ by: "dashboard" }) });
+  if (!response.ok) alert((await response.json()).detail);
+  await load();
+}
+
+$("cancel").onclick = () => act("cancel", `Cancel ${id}?`);
+$("reset").onclick = () => act("reset", `Queue ${id} again?`);
+$("level").onchange = log;
+$("follow").onchange = log;
+setInterval(() => document.hidden || render(), 1000);
+load().then(connect, (error) => { link(error.message, "bad"); $("now").textContent = error.message; });

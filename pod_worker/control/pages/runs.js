@@ -1,0 +1,126 @@
+// The list: what waits, what runs, what became of the rest. Asks again every two seconds while it is looked at.
+
+import { $, bar, make, pill, show } from "./dom.js";
+import { percent, since, span } from "./words.js";
+
+const TILES = [
+  ["Queued", ["QUEUED"]],
+  ["Running", ["SCHEDULED", "RUNNING", "AUTO_VALIDATING"]],
+  ["Awaiting review", ["AWAITING_HUMAN"]],
+  ["Completed", ["COMPLETED", "HUMAN_VALIDATED"]],
+  ["Failed", ["FAILED", "HUMAN_REJECTED"]],
+  ["Canceled", ["CANCELED"]],
+];
+const REFRESH_MS = 2000;
+const asked = new URLSearchParams(location.search);
+const view = { status: asked.get("status") ?? "", pipeline: asked.get("pipeline") ?? "", cursor: "" };
+
+async function read(path) {
+  const response = await fetch(path, { headers: { Accept: "application/json" } });
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.detail ?? response.statusText);
+  return body;
+}
+
+async function refresh() {
+  const query = new URLSearchParams(Object.entries({ ...view, pageSize: "50" }).filter(([, value]) => value));
+  try {
+    const [page, stats] = await Promise.all([read(`/api/runs?${query}`), read("/api/stats")]);
+    $("link").textContent = "live";
+    $("link").className = "link ok";
+    tiles(stats);
+    pipelines(stats);
+    list(page);
+  } catch (error) {
+    $("link").textContent = error.message;
+    $("link").className = "link bad";
+  }
+}
+
+function tiles(stats) {
+  const total = Object.values(stats.byStatus).reduce((sum, count) => sum + count, 0);
+  const entries = [["All", []], ...TILES].map(([title, statuses]) => {
+    const count = statuses.length ? statuses.reduce((sum, status) => sum + stats.byStatus[status], 0) : total;
+    return { title, key: statuses.join(","), count, note: title === "Queued" ? waiting(stats) : "" };
+  });
+  show($("tiles"), [entries, view.status], () =>
+    entries.map(({ title, key, count, note }) =>
+      make(
+        "button",
+        { class: "tile", "aria-pressed": String(key === view.status), onclick: () => go({ status: key, cursor: "" }) },
+        make("b", {}, String(count)),
+        make("span", {}, title),
+        note ? make("small", { class: "quiet" }, note) : null,
+      ),
+    ),
+  );
+}
+
+function waiting(stats) {
+  const ages = Object.values(stats.oldestQueuedSeconds);
+  return ages.length ? `oldest ${span(Math.floor(Math.max(...ages) / 5) * 5)}` : "";
+}
+
+function pipelines(stats) {
+  const names = Object.keys(stats.byQueue).filter((name) => name !== "?").sort();
+  show($("pipeline"), [names, view.pipeline], () =>
+    ["", ...names].map((name) => make("option", { value: name, selected: name === view.pipeline }, name || "all")),
+  );
+}
+
+function list(page) {
+  const body = document.querySelector("#runs tbody");
+  const known = new Map([...body.children].map((row) => [row.dataset.id, row]));
+  body.replaceChildren(
+    ...page.items.map((run) => {
+      const row = known.get(String(run._id)) ?? make("tr", { "data-id": String(run._id) });
+      show(row, [run, Math.floor(Date.now() / 1000)], () => cells(run));
+      return row;
+    }),
+  );
+  $("empty").hidden = page.items.length > 0;
+  $("empty").textContent = view.status || view.pipeline ? "No run matches this filter." : "No runs yet. Queue one with: pod-worker runs submit";
+  document.querySelector("#runs").hidden = page.items.length === 0;
+  $("total").textContent = page.total ? `${page.total}${page.total >= 10000 ? "+" : ""} runs` : "";
+  $("older").hidden = !page.nextCursor;
+  $("older").onclick = () => go({ cursor: page.nextCursor });
+  $("newer").hidden = !view.cursor;
+}
+
+function cells(run) {
+  const stage = run.currentStage ?? {};
+  const ended = run.completedAt ?? run.failedAt ?? run.canceledAt;
+  return [
+    make("td", { "data-label": "Status" }, pill(run.status)),
+    make("td", { class: "name" }, make("a", { href: `/runs/${encodeURIComponent(run._id)}`, class: "mono" }, String(run._id)), label(run)),
+    make("td", { "data-label": "Pipeline" }, String(run.pipeline ?? "–")),
+    make("td", { class: "wide" }, progress(run, stage)),
+    make("td", { "data-label": "Worker", class: "worker", title: String(run.claimedBy ?? "") }, String(run.pod?.id ?? run.claimedBy ?? "–")),
+    make("td", { "data-label": ended ? "Ended" : "Age", class: "num", title: String(run.createdAt ?? "") }, ended ? `${since(ended)} ago` : since(run.createdAt)),
+  ];
+}
+
+function label(run) {
+  const words = run.errorCode ? [run.errorCode] : Object.entries(run.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+  return words.length ? make("small", { class: run.errorCode ? "bad" : "quiet" }, ` ${words.join(" ")}`) : null;
+}
+
+function progress(run, stage) {
+  if (!stage.name) return make("span", { class: "quiet" }, run.status === "QUEUED" && run.attempt > 0 ? `attempt ${run.attempt + 1} waits` : "–");
+  const tone = run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "";
+  return make("div", { class: "progress" }, bar(stage.progress, tone), make("span", { class: "quiet" }, `${stage.name} ${percent(stage.progress)}`));
+}
+
+function go(change) {
+  Object.assign(view, change);
+  const query = new URLSearchParams(Object.entries({ status: view.status, pipeline: view.pipeline }).filter(([, value]) => value));
+  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
+  $("filter").textContent = view.status ? view.status.split(",").join(", ").toLowerCase().replaceAll("_", " ") : "";
+  refresh();
+}
+
+$("newer").onclick = () => go({ cursor: "" });
+$("pipeline").onchange = (event) => go({ pipeline: event.target.value, cursor: "" });
+go({});
+setInterval(() => document.hidden || refresh(), REFRESH_MS);
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
