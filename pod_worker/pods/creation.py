@@ -80,6 +80,8 @@ class NotLaunched:
     reason: Reason
     detail: str
     trials: tuple[Trial, ...] = ()
+    error: ProviderError | None = None
+    """The refusal that ended the launch, where it was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +184,8 @@ class Launcher:
                 self._sleep(self._patience.look_every_seconds)
                 return _Again(said)
             case Remedy.STOP | Remedy.READ_AGAIN:
-                return NotLaunched(Reason.INVALID, said)
-        return NotLaunched(Reason.STOPPED, said)
+                return NotLaunched(Reason.INVALID, said, error=refused)
+        return NotLaunched(Reason.STOPPED, said, error=refused)
 
     def _look(self, order: Order, candidate: Candidate, name: str, said: str) -> _Step:
         """The create may or may not have happened: nothing else is sent until the provider has said which."""

@@ -86,7 +86,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
         code_url=env.get("RUNPOD_CODE_URL"),
         code_ref=env.get("RUNPOD_CODE_REF"),
         require_gpu=env.get("POD_WORKER_SKIP_GPU") is None,
-        state_dir=Path(env.get("POD_WORKER_PODS_DIR", DEFAULT_STATE_DIR)).expanduser(),
+        state_dir=Path(env.get("RUNPOD_STATE_DIR", DEFAULT_STATE_DIR)).expanduser(),
     )
 
 

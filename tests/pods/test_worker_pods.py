@@ -346,7 +346,7 @@ def surroundings(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name)
     monkeypatch.setenv("RUNPOD_API_KEY", cloud.api_key)
     monkeypatch.setenv("RUNPOD_API_BASE_URL", cloud.url)
-    monkeypatch.setenv("POD_WORKER_PODS_DIR", str(tmp_path / "pods"))
+    monkeypatch.setenv("RUNPOD_STATE_DIR", str(tmp_path / "pods"))
     return cloud
 
 
