@@ -61,12 +61,18 @@ class Patience:
 
 
 class Retrying:
-    """Repeats a call while it raises Transient: exponential backoff with full jitter, Retry-After obeyed."""
+    """Repeats a call while it raises Transient: exponential backoff with full jitter, Retry-After obeyed.
 
-    def __init__(self, patience: Patience, rng: random.Random, stop: StopSignal) -> None:
+    `say` is told the reason after 4, 8, 16 … tries, so that a long wait can be seen by people.
+    """
+
+    def __init__(
+        self, patience: Patience, rng: random.Random, stop: StopSignal, say: Callable[[str], None]
+    ) -> None:
         self._patience = patience
         self._rng = rng
         self._stop = stop
+        self._say = say
 
     def __call__(self, call: Callable[[], T]) -> T:
         return tenacity.Retrying(
@@ -87,7 +93,10 @@ class Retrying:
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, Transient) else None
-        doubled = self._patience.first_seconds * 2 ** min(state.attempt_number, 30)
+        tries = state.attempt_number
+        if tries >= 4 and tries.bit_count() == 1:
+            self._say(f"tried {tries} times: {error}")
+        doubled = self._patience.first_seconds * 2 ** min(tries, 30)
         return (asked or 0.0) + self._rng.uniform(0, min(self._patience.cap_seconds, doubled))
 
 

@@ -7,7 +7,10 @@ verified.
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +21,14 @@ import requests
 
 from pod_worker.artifacts import download, transfer
 from pod_worker.artifacts.control_plane import ControlPlane, Fenced, Patience, Retrying, Turned
-from pod_worker.artifacts.keys import BadName, check_filename
+from pod_worker.artifacts.keys import NAME_LIMIT, BadName, check_filename
 from pod_worker.artifacts.ledger import Entry, Ledger, State
 from pod_worker.artifacts.transfer import Gone, Refusal, Transient, UrlExpired
 from pod_worker.artifacts.upload import Upload, Uploader
 from pod_worker.artifacts.wire import ArtifactView
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.lease import Fence
-from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered
+from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered, RunLog
 from pod_worker.core.stage import Artifact, ArtifactKind, Emit, StopSignal
 
 __all__ = ["Fenced", "Patience", "Publisher"]
@@ -53,7 +56,7 @@ class Publisher:
         self._emit = emit
         self._stop = stop
         self._session = _session()
-        self._retrying = Retrying(patience or Patience(), rng, stop)
+        self._retrying = Retrying(patience or Patience(), rng, stop, self._warn)
         self._control = ControlPlane(control_plane_url, token, fence, self._session, self._retrying)
         self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop)
         self._one_at_a_time = threading.Lock()
@@ -156,8 +159,12 @@ class Publisher:
             with _named():
                 yield
         except RunError as error:
-            self._emit.emit(ArtifactFailed(key=filename, code=error.code, message=error.message))
+            shown = filename.encode(errors="replace").decode()[:NAME_LIMIT]  # it may be what was wrong
+            self._emit.emit(ArtifactFailed(key=shown, code=error.code, message=error.message))
             raise
+
+    def _warn(self, text: str) -> None:
+        self._emit.emit(RunLog(level="warn", message=f"waiting to move an artifact: {text}", source="artifacts"))
 
 
 def _artifact(view: ArtifactView, upload: Upload) -> Artifact:
@@ -187,9 +194,14 @@ def _named() -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain file, and nothing else: code that a model wrote could leave a link to a secret, or a pipe."""
     try:
-        file = open(path, "rb")  # noqa: SIM115 (only opening it may be the caller's fault)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise RunError(FailureCode.USER_ERROR, f"cannot publish {path.name}: {error.strerror}") from None
-    with file:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise RunError(FailureCode.USER_ERROR, f"cannot publish {path.name}: {reason}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise RunError(FailureCode.USER_ERROR, f"cannot publish {path.name}: it is not a plain file")
+    with open(handle, "rb") as file:
         yield file

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
@@ -45,6 +46,7 @@ class Events:
         self.payloads: list[Payload] = []
 
     def emit(self, payload: Payload) -> str:
+        msgspec.json.encode(payload)  # as the real emitter would
         self.payloads.append(payload)
         return str(len(self.payloads))
 

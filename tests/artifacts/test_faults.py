@@ -126,7 +126,8 @@ def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
         def is_set(self) -> bool:
             return False
 
-    retrying = Retrying(Patience(60, 1.0, 4.0), random.Random(0), Never())
+    said: list[str] = []
+    retrying = Retrying(Patience(60, 1.0, 4.0), random.Random(0), Never(), said.append)
     slept: list[float] = []
     retrying.sleep = slept.append  # type: ignore[method-assign, assignment]
     answers = iter([Transient("a"), Transient("b"), Transient("c"), Transient("d"), Transient("e", 7.0)])
@@ -142,3 +143,4 @@ def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
     assert len(slept) == 5
     assert all(0 <= seconds <= 4 for seconds in slept[:4])
     assert 7 <= slept[4] <= 11
+    assert said == ["tried 4 times: d"]

@@ -107,7 +107,7 @@ def test_a_name_may_have_folders_and_odd_characters(publisher: Any, plane: Any, 
     assert plane.store.sha256(made.key).sha256 == made.sha256
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/abs", "a/../b", "nul\0"])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/abs", "a/../b", "nul\0", "x" * 600, "\udcff"])
 def test_a_name_that_leaves_its_folder_is_refused(name: str, publisher: Any, plane: Any, file: Any) -> None:
     with pytest.raises(RunError) as raised:
         publisher().publish(file(10), DATA, name=name)
@@ -119,8 +119,15 @@ def test_a_file_that_is_not_there_is_named(publisher: Any, tmp_path: Path, event
     with pytest.raises(RunError, match=r"nothing\.bin: No such file"):
         publisher().publish(tmp_path / "nothing.bin", DATA)
     assert events.types == ["ai.artifact.failed"]
-    with pytest.raises(RunError, match="directory"):
-        publisher().publish(tmp_path, DATA)
+
+
+def test_only_plain_files_are_published(publisher: Any, plane: Any, file: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(file(10, "secret"))
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (("link", "symbolic link"), ("pipe", "not a plain file"), ("", "not a plain file")):
+        with pytest.raises(RunError, match=reason):
+            publisher().publish(tmp_path / name, DATA)
+    assert plane.requests == []
 
 
 def test_an_attempt_that_lost_its_run_stops_and_says_nothing(
@@ -276,4 +283,4 @@ def test_a_store_that_stays_away_is_a_storage_failure(publisher: Any, file: Any,
             file(10), DATA
         )
     assert raised.value.code is FailureCode.STORAGE
-    assert events.types == ["ai.artifact.detected", "ai.artifact.failed"]
+    assert set(events.types) == {"ai.artifact.detected", "ai.run.log", "ai.artifact.failed"}

@@ -193,17 +193,54 @@ def test_a_killed_uploader_s_parts_are_used_again(
             process.send_signal(signal.SIGKILL)
     (entry,) = Ledger(ledger).entries()
     assert (entry.state, len(entry.parts)) == (State.UPLOADING, 3)
-    lengths: list[int] = []
+    starts = _noted_puts(monkeypatch)
+    made = publisher().publish(path, DATA)
+    assert starts == [3 * MIB, 4 * MIB]
+    assert plane.store.sha256(made.key).sha256 == made.sha256
+    assert plane.database["artifacts"].count_documents({}) == 1
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_what_is_uploaded_is_only_finalized_after_a_crash(
+    size: int, publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(size)
+    with monkeypatch.context() as broken:
+        broken.setattr(ControlPlane, "finalize", _crash)
+        with pytest.raises(Crash):
+            publisher().publish(path, DATA)
+    monkeypatch.setattr(transfer, "put", _crash)
+    assert publisher().publish(path, DATA).bytes == size
+
+
+def _crash(*arguments: Any) -> Any:
+    raise Crash
+
+
+def test_a_part_that_is_not_the_one_in_the_ledger_is_sent_again(
+    publisher: Any, plane: Any, stop: Any, file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(3 * MIB)
+    ledger = tmp_path / "work" / "artifacts.jsonl"
+    _drain_after(2, publisher(), path, ledger, stop)
+    book = Ledger(ledger)
+    book.part(book.entries()[0], 2, "0" * 32)
+    starts = _noted_puts(monkeypatch)
+    made = publisher().publish(path, DATA)
+    assert starts == [MIB, 2 * MIB]
+    assert plane.store.sha256(made.key).sha256 == made.sha256
+
+
+def _noted_puts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where each upload of bytes begins."""
+    starts: list[int] = []
 
     def noted(session: Any, url: str, file: Any, start: int, length: int, *rest: Any) -> str:
-        lengths.append(start)
+        starts.append(start)
         return _real_put(session, url, file, start, length, *rest)
 
     monkeypatch.setattr(transfer, "put", noted)
-    made = publisher().publish(path, DATA)
-    assert lengths == [3 * MIB, 4 * MIB]
-    assert plane.store.sha256(made.key).sha256 == made.sha256
-    assert plane.database["artifacts"].count_documents({}) == 1
+    return starts
 
 
 def test_parts_that_the_store_has_forgotten_are_sent_again(
@@ -227,4 +264,4 @@ def test_a_changed_part_size_starts_the_upload_again(
     other = planes(part_bytes=MIB // 2)
     made = publisher(control_plane_url=other.url).publish(path, DATA)
     assert plane.store.sha256(made.key).sha256 == made.sha256
-    assert len(other.asked("/abort")) == 1
+    assert len(other.asked("/abort")) == len(other.asked("/finalize")) == 1

@@ -85,6 +85,27 @@ def test_a_claim_in_the_same_moment_wins_over_the_registration(held: Any) -> Non
     assert held["artifacts"].count_documents({}) == 0
 
 
+def test_a_claim_waits_for_a_registration_that_has_begun(held: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the check of the fence and the row there is no moment for a new owner."""
+    claim = {"$set": {"attempt": 3, "leaseToken": "token3"}}
+    claims = [threading.Thread(target=lambda: held["runs"].update_one({"_id": "run1"}, claim))]
+    real = artifacts._row_update
+    waiting: list[bool] = []
+
+    def claimed_here(*arguments: Any) -> Any:
+        if not waiting:
+            claims[0].start()
+            claims[0].join(0.3)
+            waiting.append(claims[0].is_alive())
+        return real(*arguments)
+
+    monkeypatch.setattr(artifacts, "_row_update", claimed_here)
+    assert artifacts.register(held, NAME, "run1", FENCE, ARTIFACT) is not None
+    claims[0].join(30)
+    assert waiting == [True]
+    assert held["runs"].find_one()["attempt"] == 3
+
+
 def test_names_that_look_like_expressions_are_kept_as_they_are(held: Any) -> None:
     odd = replace(ARTIFACT, key="runs/run1/2/$key", kind="$kind", content_type="$$NOW", role="$role")
     row = artifacts.register(held, NAME, "run1", FENCE, odd)
