@@ -134,11 +134,13 @@ def _shown(run: Document) -> Document:
     for name in _QUOTED:
         if isinstance(run.get(name), Mapping):
             run[name] = {unquoted(key): value for key, value in run[name].items()}
+    if isinstance(run.get("currentStage"), Mapping):
+        run["currentStage"] = _titled(run["currentStage"])
     return run
 
 
-def _titled(stage: Document) -> Document:
-    return stage | {"title": words_for(str(stage.get("name", "")))}
+def _titled(stage: Mapping[str, Json]) -> Document:
+    return {**stage, "title": words_for(str(stage.get("name", "")))}
 
 
 def _begin(stage: Document) -> tuple[datetime, str]:

@@ -31,12 +31,14 @@ async function load() {
   state.series.clear();
   for (const each of metrics.series) state.series.set(`${each.stage}/${each.name}`, { ...each, points: each.points.map(([step, value, time]) => [step ?? Date.parse(time) / 1000, value]) });
   state.log = logs.items.map(logLine);
-  state.history = history.items.filter((event) => !SAMPLES.has(event.type)).slice(0, HISTORY);
+  state.history = newest(history.items.filter((event) => !SAMPLES.has(event.type)));
   state.seen = new Set([...logs.items, ...history.items].map((event) => event._id));
   state.position = Math.max(state.position, 0, ...history.items.map((event) => event.position));
   aside(detail);
   render();
 }
+
+const newest = (events) => events.sort((a, b) => Date.parse(b.time) - Date.parse(a.time)).slice(0, HISTORY);
 
 const logLine = (event) => ({ id: event._id, time: event.time, level: event.level ?? "info", message: event.data.message, source: event.data.source });
 
@@ -46,7 +48,7 @@ function take(event) {
   state.seen.add(event._id);
   if (event.type === "ai.run.log") state.log = [...state.log.slice(1 - LOG_LINES), logLine(event)];
   else if (event.type === "ai.run.stage_metric") addPoint(event);
-  if (!SAMPLES.has(event.type)) state.history = [event, ...state.history].slice(0, HISTORY);
+  if (!SAMPLES.has(event.type)) state.history = newest([event, ...state.history]);
   if (/^ai\.(artifact|validation|run\.(failed|completed))/.test(event.type)) later(() => read(api).then(aside), 300);
 }
 
@@ -90,7 +92,7 @@ function now(run) {
   const parts = [];
   if (run.cancelRequestedAt && !run.canceledAt) parts.push("Cancel requested; waiting for the worker to confirm.");
   else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} before it is tried again.` : "Waits for a worker.");
-  else if (stage.name && run.status !== "COMPLETED") parts.push(`${stage.name} ${percent(stage.progress)}${stage.etaS ? `, about ${span(stage.etaS)} left` : ""}`);
+  else if (stage.name && run.status !== "COMPLETED") parts.push(`${stage.title ?? stage.name} ${percent(stage.progress)}${stage.etaS ? `, about ${span(stage.etaS)} left` : ""}`);
   show($("now"), [parts, last?.id, stage.progress, run.status], () => [
     stage.name ? bar(stage.progress, run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "") : null,
     make("p", {}, parts.join(" "), last ? make("span", { class: "quiet latest" }, ` ${last.message}`) : null),
@@ -146,13 +148,15 @@ function stageRow(stage) {
 function curves() {
   const all = [...state.series.values()].filter((each) => each.points.length && each.stage !== "system");
   const gauges = [...state.series.values()].filter((each) => each.points.length > 1 && each.stage === "system");
-  const main = all.filter((each) => /(^|_)loss$/.test(each.name)).sort((a, b) => a.name.length - b.name.length);
+  const losses = all.filter((each) => /(^|_)loss$/.test(each.name)).sort((a, b) => a.name.length - b.name.length);
+  const main = losses.length ? losses : all.slice(0, 1);
   const rest = [...all.filter((each) => !main.includes(each)), ...gauges].slice(0, 12);
-  const key = [...state.series.values()].map((each) => [each.name, each.points.length, each.points.at(-1)]);
+  const width = Math.max(260, $("curves").clientWidth);
+  const key = [width, ...[...state.series.values()].map((each) => [each.name, each.points.length, each.points.at(-1)])];
   show($("curves"), key, () => {
     if (!all.length && !gauges.length) return make("p", { class: "empty" }, "No metric has been reported.");
     return [
-      main.length ? make("figure", {}, legend(main), chart(main, { label: main.map((each) => each.name).join(", ") })) : null,
+      main.length ? make("figure", {}, legend(main), chart(main, { width, height: Math.min(230, width * 0.55), label: main.map((each) => each.name).join(", ") })) : null,
       make("div", { class: "smalls" }, ...rest.map((each) => make("figure", {}, make("figcaption", {}, make("span", { class: "quiet" }, each.name.replaceAll("_", " ")), make("b", {}, figure(each.points.at(-1)[1]))), chart([each], { width: 240, height: 110, label: each.name })))),
     ];
   });

@@ -74,7 +74,8 @@ function list(page) {
   body.replaceChildren(
     ...page.items.map((run) => {
       const row = known.get(String(run._id)) ?? make("tr", { "data-id": String(run._id) });
-      show(row, [run, Math.floor(Date.now() / 1000)], () => cells(run));
+      show(row, run, () => cells(run));
+      row.lastChild.textContent = age(run);
       return row;
     }),
   );
@@ -87,16 +88,19 @@ function list(page) {
   $("newer").hidden = !view.cursor;
 }
 
+const ended = (run) => run.completedAt ?? run.failedAt ?? run.canceledAt;
+const age = (run) => (ended(run) ? `${since(ended(run))} ago` : since(run.createdAt));
+
 function cells(run) {
   const stage = run.currentStage ?? {};
-  const ended = run.completedAt ?? run.failedAt ?? run.canceledAt;
+  const worker = run.pod?.id ?? run.claimedBy;
   return [
     make("td", { "data-label": "Status" }, pill(run.status)),
     make("td", { class: "name" }, make("a", { href: `/runs/${encodeURIComponent(run._id)}`, class: "mono" }, String(run._id)), label(run)),
     make("td", { "data-label": "Pipeline" }, String(run.pipeline ?? "–")),
-    make("td", { class: "wide" }, progress(run, stage)),
-    make("td", { "data-label": "Worker", class: "worker", title: String(run.claimedBy ?? "") }, String(run.pod?.id ?? run.claimedBy ?? "–")),
-    make("td", { "data-label": ended ? "Ended" : "Age", class: "num", title: String(run.createdAt ?? "") }, ended ? `${since(ended)} ago` : since(run.createdAt)),
+    make("td", { class: stage.name ? "wide" : "wide none" }, progress(run, stage)),
+    make("td", { class: worker ? "worker" : "worker none", title: String(run.claimedBy ?? "") }, String(worker ?? "–")),
+    make("td", { class: "num", title: String(run.createdAt ?? "") }),
   ];
 }
 
@@ -108,7 +112,7 @@ function label(run) {
 function progress(run, stage) {
   if (!stage.name) return make("span", { class: "quiet" }, run.status === "QUEUED" && run.attempt > 0 ? `attempt ${run.attempt + 1} waits` : "–");
   const tone = run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "";
-  return make("div", { class: "progress" }, bar(stage.progress, tone), make("span", { class: "quiet" }, `${stage.name} ${percent(stage.progress)}`));
+  return make("div", { class: "progress" }, bar(stage.progress, tone), make("span", { class: "quiet" }, `${stage.title ?? stage.name} ${percent(stage.progress)}`));
 }
 
 function go(change) {
