@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # From a blank pod to a running worker. Run it again whenever you like: finished steps are skipped.
 #
-#   bash scripts/init_runpod.sh [--mode M] [--no-start] [--skip-gpu] [--skip-system] [worker options]
+#   bash scripts/init_runpod.sh [--mode M] [--no-start] [--skip-gpu] [--skip-system] [--extras LIST] [worker options]
 #
+# --extras: what to install beside the core, "train" unless given; "" is enough for synthetic runs.
 # Steps: 1 system packages  2 virtual environment  3 torch for this machine  4 pod_worker  5 settings
 #        6 GPU check        7 worker
 # Prints what it does and never a secret. State: .venv/.init/<step>.done; delete one to repeat that step.
@@ -13,13 +14,15 @@ cd "$here"
 start=yes
 skip_gpu=${POD_WORKER_SKIP_GPU:-}
 skip_system=
+extras=train
 worker_args=()
 while [ $# -gt 0 ]; do
   case $1 in
     --no-start) start=no ;;
     --skip-gpu) skip_gpu=1 ;;
     --skip-system) skip_system=1 ;;
-    -h | --help) sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    --extras) extras=$2; shift ;;
+    -h | --help) sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) worker_args+=("$1") ;;
   esac
   shift
@@ -66,7 +69,6 @@ make_environment() {
   else
     python3 -m venv .venv
   fi
-  .venv/bin/python -m pip install -q --upgrade pip
 }
 
 install_torch() {
@@ -79,7 +81,7 @@ install_torch() {
   fi
 }
 
-install_package() { .venv/bin/python -m pip install -q -e '.[train]'; }
+install_package() { .venv/bin/python -m pip install -q -e ".${extras:+[$extras]}"; }
 
 check_settings() {
   # Says which settings are there, not what they are.
@@ -106,8 +108,11 @@ say "pod ${RUNPOD_POD_ID:-$(hostname)}, folder $here"
 mkdir -p .venv
 if [ -n "$skip_system" ]; then say "system packages: skipped as asked"; else install_system_packages; fi
 step environment "$(python3 -V 2>&1)" make_environment
-step torch "gpu=$(has_gpu && echo yes || echo no)" install_torch
-step package "$(cksum < pyproject.toml)" install_package
+case ",$extras," in
+  *,train,*) step torch "gpu=$(has_gpu && echo yes || echo no)" install_torch ;;
+  *) say "torch: not needed without the extra 'train'" ;;
+esac
+step package "$extras $(cksum < pyproject.toml)" install_package
 if [ "$start" = yes ]; then check_settings || exit 2; fi
 if [ -n "$skip_gpu" ]; then
   say "GPU check: skipped as asked"

@@ -177,18 +177,12 @@ def _shipper(settings: Settings, spool: Spool, clock: Clock) -> Shipper:
 def _checks(settings: Settings, store: Store, gpu_count: int, clock: Clock) -> list[preflight.Check]:
     required = settings.pod_worker_required_gpus
     needed = machines.promised_gpus(os.environ) if required is None else required
-
-    def indexes() -> preflight.Problem | None:
-        prepare(store.database)
-        return None
-
     return [
-        preflight.store_check(store.database, store.url),
+        preflight.store_check(store.database, store.url, prepare),
         preflight.clock_check(store.database, clock.now),
         preflight.disk_check(Path(settings.work_dir), settings.pod_worker_min_disk_gb),
         preflight.gpu_check(needed, gpu_count, preflight.probe_cuda),
         preflight.control_plane_check(settings.control_plane_url),
-        indexes,
     ]
 
 

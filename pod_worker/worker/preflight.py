@@ -17,7 +17,7 @@ import requests
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.payload import GpuShortage
-from pod_worker.store.mongo import Mongo, StoreUnreachable, check_reachable
+from pod_worker.store.mongo import Mongo, StoreUnreachable, check_reachable, redacted_text
 from pod_worker.worker.machine import GIB, free_bytes
 
 CLOCK_SKEW_SECONDS = 30.0
@@ -39,12 +39,18 @@ def run_checks(checks: list[Check]) -> list[Problem]:
     return [problem for check in checks if (problem := check())]
 
 
-def store_check(database: Mongo, url: str) -> Check:
+def store_check(database: Mongo, url: str, prepare: Callable[[Mongo], None] | None = None) -> Check:
+    """`prepare` makes the indexes; a worker without them would scan the queue at every poll."""
+
     def check() -> Problem | None:
         try:
             check_reachable(database, url)
+            if prepare:
+                prepare(database)
         except StoreUnreachable as error:
             return Problem("store", str(error))
+        except PyMongoError as error:
+            return Problem("store", f"MongoDB did not make the indexes: {redacted_text(error, url)[:300]}")
         return None
 
     return check
