@@ -1,0 +1,124 @@
+"""`python -m benchmarks`: every measurement of this folder in one run, as a table of ratios, kept as JSON.
+
+Machines differ and are noisy, so each figure stands beside a peer or a physical limit measured in the same run.
+Each measurement is a program (`python -m benchmarks.NAME --json`); this one runs them one after another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(".tools") / "bench.json"
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    found: str
+    reach: str
+    is_reached: bool
+
+
+def emit(found: dict[str, Any]) -> list[Line]:
+    rows = {row["name"]: row for row in found["rows"]}
+    ours = rows["pod_worker"]
+    lines = [
+        Line("emit p50", f"{ours['p50_us']:.1f} µs", "≤ 30 µs", ours["p50_us"] <= 30),
+        Line("emit rate, one thread", f"{ours['rate']:,.0f}/s", "≥ 20 000/s", ours["per_second"] >= 20_000),
+    ]
+    for rival in ("tensorboard", "wandb"):
+        if rival in rows:
+            ratio = rows[rival]["p50_us"] / ours["p50_us"]
+            lines.append(Line(f"emit beside {rival}", f"{ratio:.1f} × as fast", "> 1", ratio > 1))
+    return lines
+
+
+def ingest(found: dict[str, Any]) -> list[Line]:
+    ratio = found["ratio"]
+    return [Line("ingest beside raw insert_many", f"{ratio:.2f} ×", "≥ 0.5 ×", ratio >= 0.5)]
+
+
+def pickup(found: dict[str, Any]) -> list[Line]:
+    return [
+        Line("pickup p50", f"{found['pickup_p50_s']:.3f} s", "≤ 0.3 s", found["pickup_p50_s"] <= 0.3),
+        Line(
+            "pickup without a change stream, longest",
+            f"{found['polled_max_s']:.1f} s",
+            f"≤ {found['poll_seconds']:g} s",
+            found["polled_max_s"] <= found["poll_seconds"] + 0.5,
+        ),
+        Line("idle supervisor, resident", f"{found['idle_rss_mb']:.0f} MB", "≤ 70 MB", found["idle_rss_mb"] <= 70),
+        Line("idle supervisor, CPU", f"{found['idle_cpu_pct']:.2f} %", "≤ 0.5 %", found["idle_cpu_pct"] <= 0.5),
+        Line(
+            "idle queries", f"{found['idle_queries_per_s']:.2f}/s", "≤ 0.2/s", found["idle_queries_per_s"] <= 0.2
+        ),
+        Line(
+            "pod-worker --help",
+            f"{found['help_s']:.2f} s ({found['help_s'] / found['python_s']:.1f} × bare Python)",
+            "≤ 0.3 s",
+            found["help_s"] <= 0.3,
+        ),
+    ]
+
+
+def training(found: dict[str, Any]) -> list[Line]:
+    ratio = found["ratio"]
+    return [Line("training beside HF Trainer, loss-bearing tokens/s", f"{ratio:.2f} ×", "≥ 1.3 ×", ratio >= 1.3)]
+
+
+# name -> (arguments, how its JSON becomes lines)
+PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = {
+    "emit": ([], emit),
+    "ingest": ([], ingest),
+    "pickup": ([], pickup),
+    "training": ([], training),
+}
+
+
+def run(name: str) -> dict[str, Any]:
+    words, _ = PROGRAMS[name]
+    print(f"… {name}", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *words, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if not done.stdout.strip():
+        raise SystemExit(f"benchmarks.{name} ended with code {done.returncode} and no result")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", choices=[*PROGRAMS, []], help="Only these.")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = {name: run(name) for name in arguments.names or PROGRAMS}
+    lines = [line for name, found in results.items() for line in PROGRAMS[name][1](found)]
+    machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"at": time.time(), "machine": machine, "results": results}, indent=1))
+    if arguments.json:
+        print(json.dumps(results))
+    else:
+        print(f"Python {machine['python']}, {machine['cores']} cores, {machine['system']}\n")
+        print("| What | Found | Reach | |\n|---|---|---|---|")
+        for line in lines:
+            print(f"| {line.what} | {line.found} | {line.reach} | {'yes' if line.is_reached else '**no**'} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
