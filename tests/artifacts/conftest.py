@@ -84,12 +84,15 @@ class Line:
         self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.break_after: list[tuple[str, int]] = []  # ("up" or "down", bytes) for connections to come
         self.bytes = {"up": 0, "down": 0}
+        self._ends: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for end in self._ends:
+            _shut(end)
         for thread in self._threads:
             thread.join(10)
 
@@ -100,6 +103,7 @@ class Line:
             except OSError:
                 return
             server = socket.create_connection(self._target)
+            self._ends += [client, server]
             way, limit = self.break_after.pop(0) if self.break_after else ("", 0)
             for name, source, sink in (("up", client, server), ("down", server, client)):
                 arguments = (name, source, sink, limit if name == way else None)
@@ -119,12 +123,16 @@ class Line:
                 self.bytes[name] += len(block)
         except OSError:
             pass
-        for end in (source, sink):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        _shut(source)
+        _shut(sink)
         sink.close()  # the other pump closes its own
+
+
+def _shut(end: socket.socket) -> None:
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_line_torn_by_a_crash_is_dropped_and_the_next_one_is_not_lost(path: Pa
     whole = path.read_bytes()
     ledger.put(_entry("bb"))
     everything = path.read_bytes()
-    for cut in range(len(whole), len(everything) + 1):
+    for cut in (*range(len(whole), len(everything), 9), len(everything) - 1, len(everything)):
         path.write_bytes(everything[:cut])
         again = Ledger(path)
         assert again.find("plot", "aa") == _entry("aa")
@@ -67,10 +67,11 @@ def test_garbage_in_the_middle_costs_only_itself(path: Path) -> None:
     assert [entry.sha256 for entry in Ledger(path).entries()] == ["aa", "bb"]
 
 
-def test_a_long_ledger_is_folded_when_it_is_opened(path: Path) -> None:
+def test_a_long_ledger_is_folded_when_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pod_worker.artifacts.ledger._COMPACT_LINES", 50)
     ledger = Ledger(path)
     entry = ledger.put(_entry(upload_id="u"))
-    for number in range(1, 1102):
+    for number in range(1, 60):
         entry = ledger.part(entry, number, f"e{number}")
     before = path.stat().st_size
     assert Ledger(path).find("plot", "aa") == entry
