@@ -55,7 +55,7 @@ mutation: $(READY) system ## Remove each guard in turn; some test must turn red 
 	$(BIN)/python scripts/mutation_check.py
 
 conformance: $(READY) ## Real RunPod clients (their SDKs and MCP servers) against the fake RunPod
-	$(BIN)/python -m tests.conformance
+	@bash scripts/conformance_runpod.sh
 
 system: ## sshd, for the tests that speak to a pod (needs root or an installed openssh-server)
 	@bash scripts/install_sshd.sh

@@ -21,6 +21,7 @@ EMPTY = {
     "endpoints": ("totalAmount",),
     "clusters": ("totalAmount", "gpuAmount", "diskAmount", "networkingAmount"),
 }
+COUNTED = {"serverless": "uniqueServerlessCount", "clusters": "uniqueClusterCount"}
 AGGREGATE = (
     "totalAmount",
     *("podGpuAmount", "podCpuAmount", "podDiskAmount"),
@@ -74,7 +75,8 @@ def billing_routes(host: Host) -> APIRouter:
     async def nothing(family: str, request: Request) -> Response:
         if family not in EMPTY:
             raise Refusal(Kind.NOT_FOUND, "The requested path was not found.")
-        return _answer(window(request), [], dict.fromkeys(EMPTY[family], 0), {}, {})
+        extra: dict[str, Json] = {COUNTED[family]: 0} if family in COUNTED else {}
+        return _answer(window(request), [], dict.fromkeys(EMPTY[family], 0), {}, extra)
 
     return router
 
