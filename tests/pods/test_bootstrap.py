@@ -216,7 +216,8 @@ def test_a_worker_is_started_once_and_outlives_the_connection(
     try:
         assert "already" not in first.stdout
         again = client.run("bash -s", timeout_seconds=30, stdin=script)
-        assert f"worker is running: pid {pid}" in again.stdout
+        assert again.stdout == f"worker is running: pid {pid}\n"
+        assert int((tmp_path / "state" / "worker.pid").read_text()) == pid
         client.disconnect()
         assert os.getsid(pid) == pid
         told = (tmp_path / "state" / "worker.log").read_text()

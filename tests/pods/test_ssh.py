@@ -125,6 +125,7 @@ def test_a_file_is_put_whole_and_private(client: SSHClient, tmp_path: Path) -> N
     client.put_text(str(target), "A=2\n")
     assert target.read_text() == "A=2\n"
     assert target.stat().st_mode & 0o777 == 0o600
+    assert target.parent.stat().st_mode & 0o777 == 0o700
     with pytest.raises(SshError, match="cannot write"):
         client.put_text("/proc/nowhere/file", "x")
 
@@ -136,14 +137,16 @@ def test_a_wrong_key_is_refused_with_the_fix(sshd: Sshd, pins: PinFolder, tmp_pa
         client.connect()
 
 
-def test_the_password_is_used_only_without_a_key(sshd: Sshd, pins: PinFolder) -> None:
+def test_the_password_is_used_only_without_a_key(sshd: Sshd, pins: PinFolder, tmp_path: Path) -> None:
     log = sshd.folder / "log"
     with_key = SshLogin(sshd.folder / "user_key", password="wrong")
     with SSHClient(sshd.address, with_key, pod_id="p1", pins=pins) as client:
         assert client.execute_command("true")[0] == 0
-    assert "Failed password" not in log.read_text()
-    with pytest.raises(SshAuthRefused):
-        SSHClient(sshd.address, SshLogin(password="wrong"), pod_id="p1", pins=pins).connect()
+    make_key(tmp_path / "stranger")
+    for login in (SshLogin(tmp_path / "stranger", password="wrong"), SshLogin(password="wrong")):
+        assert "Failed password" not in log.read_text()
+        with pytest.raises(SshAuthRefused):
+            SSHClient(sshd.address, login, pod_id="p1", pins=pins).connect()
     assert "Failed password" in log.read_text()
 
 
