@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import quote
@@ -70,6 +71,7 @@ class Retrying:
         self, patience: Patience, rng: random.Random, stop: StopSignal, say: Callable[[str], None]
     ) -> None:
         self._patience = patience
+        self._total_seconds = patience.total_seconds
         self._rng = rng
         self._stop = stop
         self._say = say
@@ -77,11 +79,20 @@ class Retrying:
     def __call__(self, call: Callable[[], T]) -> T:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
-            stop=tenacity.stop_after_delay(self._patience.total_seconds),
+            stop=tenacity.stop_after_delay(self._total_seconds),
             wait=self._wait,
             sleep=self.sleep,
             reraise=True,
         )(call)
+
+    @contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        """Within, a request is tried for no longer than this."""
+        self._total_seconds = min(seconds, self._patience.total_seconds)
+        try:
+            yield
+        finally:
+            self._total_seconds = self._patience.total_seconds
 
     def sleep(self, seconds: float) -> None:
         """Raises what the stop signal raises, at most _SLICE_SECONDS late."""

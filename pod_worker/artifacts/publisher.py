@@ -14,6 +14,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +22,7 @@ import requests
 
 from pod_worker.artifacts import download, transfer
 from pod_worker.artifacts.control_plane import ControlPlane, Fenced, Patience, Retrying, Turned
-from pod_worker.artifacts.keys import NAME_LIMIT, BadName, check_filename
+from pod_worker.artifacts.keys import NAME_LIMIT, BadName, Key
 from pod_worker.artifacts.ledger import Entry, Ledger, State
 from pod_worker.artifacts.transfer import Gone, Refusal, Transient, UrlExpired
 from pod_worker.artifacts.upload import Upload, Uploader
@@ -34,6 +35,8 @@ from pod_worker.core.stage import Artifact, ArtifactKind, Emit, StopSignal
 __all__ = ["Fenced", "Patience", "Publisher"]
 
 _UPLOADS = 2  # whole uploads of one file: the store lost the first, or got other bytes than ours
+# A checkpoint has a successor, and a rented GPU waits meanwhile; a result has none, so it is worth the wait.
+_CHECKPOINT_SECONDS = 60.0
 _START_AGAIN = ("mismatch", "object_missing", "upload_gone", "bad_parts")
 
 
@@ -51,6 +54,7 @@ class Publisher:
         rng: random.Random,
         patience: Patience | None = None,
     ) -> None:
+        self._run_id = fence.run_id
         self._attempt = fence.attempt
         self._ledger = ledger
         self._emit = emit
@@ -71,7 +75,7 @@ class Publisher:
         """
         filename = name or path.name
         with self._one_at_a_time, self._reported(filename), _opened(path) as file:
-            check_filename(filename)
+            Key.of(self._run_id, self._attempt, filename)
             known = transfer.fingerprint(file, self._stop.check)
             entry = self._ledger.find(kind, known.sha256)
             if entry and entry.artifact and self._is_settled(entry, role):
@@ -79,12 +83,21 @@ class Publisher:
             if entry is None:
                 self._emit.emit(ArtifactDetected(path=filename))
                 entry = self._fresh(Entry(kind.value, known.sha256, known.bytes))
-            return self._settle(Upload(file, known, filename, role), entry)
+            with self._retrying.at_most(_CHECKPOINT_SECONDS if kind is ArtifactKind.CHECKPOINT else inf):
+                return self._settle(Upload(file, known, filename, role), entry)
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
-        """See `core.stage.Artifacts`. An interrupted download goes on where it stopped."""
-        with _named():
-            return download.fetch(self._control, self._session, self._retrying, self._stop, key, target, sha256)
+        """See `core.stage.Artifacts`. An interrupted download goes on where it stopped.
+
+        RunError(INVALID_INPUT): this run has no such artifact.
+        """
+        try:
+            with _named():
+                return download.fetch(
+                    self._control, self._session, self._retrying, self._stop, key, target, sha256
+                )
+        except Turned as refused:
+            raise RunError(FailureCode.INVALID_INPUT, f"cannot fetch {key[:200]}: {refused}") from None
 
     def close(self) -> None:
         self._session.close()
@@ -124,7 +137,7 @@ class Publisher:
                 return self._control.finalize(upload.promise(entry))
             except Turned as refused:
                 if refused.code not in _START_AGAIN:
-                    raise
+                    raise RunError(FailureCode.STORAGE, f"{upload.filename}: {refused}") from None
                 problem = str(refused)
             except Gone as gone:
                 problem = str(gone)
@@ -186,7 +199,7 @@ def _named() -> Iterator[None]:
         yield
     except Transient as error:
         raise RunError(FailureCode.STORAGE, f"gave up waiting: {error}") from None
-    except (Turned, Gone, Refusal, UrlExpired) as error:
+    except (Gone, Refusal, UrlExpired) as error:
         raise RunError(FailureCode.STORAGE, str(error)) from None
     except BadName as error:
         raise RunError(FailureCode.USER_ERROR, str(error)) from None

@@ -277,6 +277,15 @@ def test_a_cancel_ends_the_waiting_for_a_store_that_is_away(publisher: Any, file
         publisher(control_plane_url="http://127.0.0.1:1", patience=Patience(3600)).publish(file(10), DATA)
 
 
+def test_a_checkpoint_waits_less_long_than_a_result(
+    publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pod_worker.artifacts.publisher._CHECKPOINT_SECONDS", 0.2)
+    away = publisher(control_plane_url="http://127.0.0.1:1", patience=Patience(3600, 0.05, 0.1))
+    with pytest.raises(RunError, match="gave up waiting"):
+        away.publish(file(10), ArtifactKind.CHECKPOINT)
+
+
 def test_a_store_that_stays_away_is_a_storage_failure(publisher: Any, file: Any, events: Any) -> None:
     with pytest.raises(RunError, match=r"gave up waiting: .*127\.0\.0\.1:1") as raised:
         publisher(control_plane_url="http://127.0.0.1:1", patience=Patience(0.3, 0.05, 0.1)).publish(
