@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.failure import CancelRequested, DrainRequested, Interruption, classify
+from pod_worker.core.failure import CancelRequested, Interruption, classify
 from pod_worker.core.payload import LogLevel, Payload, RunLog, StageCompleted, StageFailed, StageStarted
 from pod_worker.core.run import Json, Run
 from pod_worker.core.stage import Artifacts, Emit, words_for
@@ -88,7 +88,7 @@ class StageContext:
     ) -> None:
         if error is None:
             self.emit(StageCompleted(stage=self.stage, duration_s=round(self.elapsed(), 3), summary=self.summary))
-        elif not isinstance(error, CancelRequested | DrainRequested):
+        elif not isinstance(error, Interruption):  # being stopped is no failure of the stage
             failure = classify(error, self.stage)
             self.emit(StageFailed(stage=self.stage, code=failure.code.value, message=failure.message))
 
