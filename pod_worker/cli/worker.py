@@ -26,8 +26,8 @@ from pod_worker.store.mongo import connect, redacted
 from pod_worker.store.run_queue import Claimant
 from pod_worker.store.wakeup import Wakeup
 from pod_worker.store.workers import WorkerCard, WorkerRegister
+from pod_worker.worker import hooks, preflight, signals
 from pod_worker.worker import machine as machines
-from pod_worker.worker import preflight, signals
 from pod_worker.worker.daemon import Daemon, Limits, Rhythm, StopRequest, clean_work_dirs
 from pod_worker.worker.guard import become_subreaper
 from pod_worker.worker.supervisor import Patience, Place
@@ -70,6 +70,7 @@ def worker(
     limits = Limits(run_id, max_runs, exit_when_idle)
     stop = StopRequest()
     daemon = build(settings, chosen, limits, stop)
+    hooks.install(daemon.report, "worker")
     become_subreaper()  # what outlives even a guard that was killed comes back to us
     signals.listen(lambda number: _on_signal(number, stop, daemon), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     code = daemon.run()

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
@@ -23,12 +22,11 @@ from pod_worker.core.failure import (
     classify,
 )
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
-from pod_worker.core.payload import RunLog
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Emit, Stage
 from pod_worker.pipelines import find_pipeline
 from pod_worker.stages.context import StageContext, StopFlag
-from pod_worker.worker import protocol, telemetry
+from pod_worker.worker import hooks, protocol, telemetry
 
 
 class Uplink:
@@ -107,36 +105,11 @@ def listen(stop: StopFlag) -> None:
     os._exit(3)
 
 
-def install_hooks(emitter: Emit) -> None:
-    """An exception in a thread that nobody joins is reported, not lost."""
-
-    def report(
-        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str
-    ) -> None:
-        failure = classify((error or kind()).with_traceback(trace))
-        emitter.emit(
-            RunLog(
-                level="error",
-                message=f"uncaught in {where}: {failure.message}",
-                kv={"code": failure.code.value, "traceback": failure.traceback},
-                source="child",
-            )
-        )
-
-    sys.excepthook = lambda kind, error, trace: report(kind, error, trace, "the main thread")
-    threading.excepthook = lambda args: report(
-        args.exc_type,
-        args.exc_value,
-        args.exc_traceback,
-        f"thread {args.thread.name if args.thread else '?'}",
-    )
-
-
 def main() -> int:
     uplink = Uplink(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
     spec = protocol.read_spec(sys.stdin.buffer.readline())
     emitter = telemetry.join_spool(spec)
-    install_hooks(emitter)
+    hooks.install(emitter.emit, "child")
     stop = StopFlag()
     threading.Thread(target=listen, args=(stop,), name="orders", daemon=True).start()
     uplink.send(protocol.Ready())

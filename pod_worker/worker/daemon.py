@@ -19,6 +19,7 @@ from pymongo.errors import PyMongoError
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.outcome import Failed, Lost, Succeeded
+from pod_worker.core.payload import RunLog
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import Emit
 from pod_worker.store.rescue import Rescue
@@ -112,6 +113,7 @@ class Daemon:
         self._awake = threading.Event()
         self._wakeup = wakeup(self._wake)
         self._supervisor: Supervisor | None = None
+        self._busy_emitter: Emit | None = None
         self._state = WorkerState.IDLE
         self._reason: str | None = None
         self._run_id: str | None = None
@@ -127,6 +129,10 @@ class Daemon:
             return self.main_loop()
         finally:
             self.shutdown()
+
+    def report(self, entry: RunLog) -> None:
+        """An error that nobody caught: told where people look, beside the run it may have hurt."""
+        (self._busy_emitter or self._pod_emitter).emit(entry)
 
     # ── startup ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -228,7 +234,7 @@ class Daemon:
         self._state = WorkerState.BUSY
         self._run_id = run.id
         self._try_to_show()
-        emitter = self._run_emitter(run.id, run.attempt)
+        emitter = self._busy_emitter = self._run_emitter(run.id, run.attempt)
         heartbeat = run_heartbeat(emitter, self._machine, self._rhythm.heartbeat_seconds)
         supervisor = self._supervise(claim, emitter)
         heartbeat.start()
@@ -236,7 +242,7 @@ class Daemon:
             verdict = supervisor.supervise()
         finally:
             heartbeat.stop()
-            self._supervisor = None
+            self._supervisor = self._busy_emitter = None
         self._conclude(claim, verdict)
 
     def _supervise(self, claim: Claim, emitter: Emit) -> Supervisor:

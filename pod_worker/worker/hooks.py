@@ -1,0 +1,39 @@
+"""Errors that nobody caught, reported instead of lost: in the main thread and in every other one.
+
+Python prints such an error to a stream that may be read by nobody; here it becomes a log event that people see.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from pod_worker.core.failure import classify
+from pod_worker.core.payload import RunLog
+
+
+def install(report: Callable[[RunLog], object], source: str) -> None:
+    """From now on an uncaught error of this process goes to `report`, and is printed as before."""
+
+    def tell(
+        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt | SystemExit):
+            return
+        failure = classify((error or kind()).with_traceback(trace))
+        details = {"code": failure.code.value, "traceback": failure.traceback}
+        report(RunLog(level="error", message=f"uncaught in {where}: {failure.message}", kv=details, source=source))
+
+    def in_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        tell(kind, error, trace, "the main thread")
+        sys.__excepthook__(kind, error, trace)
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else "?"
+        tell(args.exc_type, args.exc_value, args.exc_traceback, f"thread {name}")
+        threading.__excepthook__(args)
+
+    sys.excepthook = in_main
+    threading.excepthook = in_thread
