@@ -1,3 +1,7 @@
 """`python manage_runs.py list|show|reset|cancel|stats …` = `pod-worker runs …`."""
+
 import sys
-from pod_worker.cli import main; main(["runs", *sys.argv[1:]])  # noqa: E401,E702,I001
+
+from pod_worker.cli import main
+
+main(["runs", *sys.argv[1:]])
