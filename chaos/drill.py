@@ -36,7 +36,8 @@ LOOK_SECONDS = 0.5  # how often the queue is looked at
 RESTART_SECONDS = 0.5  # a pod's pause before it starts a fresh worker
 STOP_SECONDS = 60.0
 LEFTOVERS_SECONDS = 60.0
-FAULT_EXITS = frozenset({0, 143, -9})  # asked to stop, or killed
+# Asked to stop, or killed; -15: asked to before it listened, when it had not claimed anything yet.
+FAULT_EXITS = frozenset({0, 143, -9, -15})
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ class What(StrEnum):
     CANCEL_REQUESTED = "cancel requested"
     CANCELED = "canceled"  # by a person, on the spot
     RESET = "reset"
+    MOVED = "moved"  # a status that none of the above explains
     ARTIFACT = "artifact"  # touched by a registration
     OTHER = "other"  # projections, and the harness's own notes
 
@@ -174,11 +175,13 @@ def _meaning(before: Document, after: Document) -> What:
     if changed("leaseExpiresAt"):
         return What.RENEWED
     if changed("status"):
-        started = after.get("status") == "RUNNING"
-        return What.STARTED if started else What.CANCELED if after.get("status") == "CANCELED" else What.RESET
+        return _BY_STATUS.get(str(after.get("status")), What.MOVED)
     if changed("lastArtifactAt"):
         return What.ARTIFACT
     return What.OTHER
+
+
+_BY_STATUS = {"RUNNING": What.STARTED, "CANCELED": What.CANCELED}
 
 
 def seconds(value: object) -> float:

@@ -25,6 +25,7 @@ from pod_worker.local.member import Member
 from pod_worker.store.operations import Operations
 
 Undo: TypeAlias = Callable[[], None] | None
+OFFLINE_SECONDS = 3.0  # of work that nobody hears of, before the worker dies
 STOP, CONT, KILL, TERM = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL, signal.SIGTERM
 
 
@@ -178,6 +179,21 @@ def _to_runs(given: Strike, verb: Callable[[str], object]) -> Undo:
     return None
 
 
+def _die_offline(given: Strike) -> Undo:
+    """What the worker still emits stays on the pod until long after another worker took the run over."""
+    pod = given.pod
+    process = pod.processes[-1] if pod.processes else None
+    clear = given.weather(pod.links["ingest"], Weather.CUT)
+
+    def kill_soon() -> None:
+        time.sleep(OFFLINE_SECONDS)
+        if process is not None:
+            process.signal(KILL)
+
+    _later(given, kill_soon)
+    return clear
+
+
 # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -279,6 +295,7 @@ _STRIKES: dict[str, Callable[[Strike], Undo]] = {
     "freeze_guard": _freeze_guard,
     "fill_spool": _fill_spool,
     "skew_clock": _skew_clock,
+    "die_offline": _die_offline,
     "cancel_run": _cancel_run,
     "reset_run": _reset_run,
     **{f"db_{kind.value}": _on_pod("db", kind) for kind in Weather if kind is not Weather.CLEAR},

@@ -20,6 +20,6 @@ def check(record: Record, database: Mongo, s3: S3Access) -> Iterator[Row]:
     yield from fencing.rows(record, history)
     yield from rescues.rows(record, history)
     yield from events.rows(record, database)
-    yield from views.rows(database)
+    yield from views.rows(database, record.seed)
     yield from artifacts.rows(database, s3)
     yield from processes.rows(record)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from chaos.drill import Record
 from chaos.history import Move, What
 from chaos.report import Row, none_wanted, percentile, told
+from chaos.workload import Order
 
 CANCEL_SECONDS = 35.0
 
@@ -26,7 +27,9 @@ def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
     )
     lost = sorted(set(record.unfinished) | {run for run, found in ends.items() if not found})
     yield none_wanted("runs lost", lost, "still not ended when the drain was over")
-    yield none_wanted("wrong endings", list(wrong_endings(record, history)), "ended as its work did not ask for")
+    yield none_wanted(
+        "wrong endings", list(wrong_endings(record.orders, history)), "ended as its work did not ask for"
+    )
     yield from cancels(history)
 
 
@@ -47,10 +50,10 @@ def endings(history: Sequence[Move], run: str) -> list[str]:
     return found
 
 
-def wrong_endings(record: Record, history: Sequence[Move]) -> Iterator[str]:
+def wrong_endings(orders: Mapping[str, Order], history: Sequence[Move]) -> Iterator[str]:
     canceled = {move.run for move in history if move.what in (What.CANCEL_REQUESTED, What.CANCELED)}
     for move in history:
-        order = record.orders.get(move.run)
+        order = orders.get(move.run)
         if order is None or not move.ends:
             continue
         status, code = str(move.after["status"]), move.after.get("errorCode")

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from chaos.drill import Record
-from chaos.evidence import Emitted
+from chaos.evidence import Emitted, Note
 from chaos.report import Row, none_wanted, told
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.mongo import Mongo
 
 Attempt = tuple[str, int]
-_THINNED = re.compile(r"^(\d+) log and metric events were thinned")
+# What the outbox says in a run's log when it had to let samples go: thinned from a full spool, or never recorded
+# because the disk had no byte left.
+_OWNED_UP = re.compile(r"^(\d+) log and metric events (were thinned|could not be recorded)")
 
 
 def rows(record: Record, database: Mongo) -> Iterator[Row]:
@@ -34,7 +36,7 @@ def rows(record: Record, database: Mongo) -> Iterator[Row]:
     allowed = thinned(database)
     yield none_wanted(
         "promises broken",
-        list(broken_promises(record, stored, allowed)),
+        list(broken_promises(record.notes, stored, allowed)),
         "noted by a run after emit had returned, not in the event log (samples owned up to as thinned aside)",
         of=sum(len(note.events) for note in record.notes),
     )
@@ -56,23 +58,23 @@ def is_transient(emitted: Emitted) -> bool:
 
 
 def thinned(database: Mongo) -> Counter[Attempt]:
-    """Per attempt, how many samples its own log says were thinned."""
+    """Per attempt, how many samples its own log says are missing."""
     found: Counter[Attempt] = Counter()
     for each in database["events"].find({"type": "ai.run.log", "data.source": "outbox"}):
-        match = _THINNED.match(str(each["data"].get("message")))
+        match = _OWNED_UP.match(str(each["data"].get("message")))
         if match:
             found[str(each["runId"]), int(each.get("attempt") or 0)] += int(match[1])
     return found
 
 
-def broken_promises(record: Record, stored: set[str], allowed: Mapping[Attempt, int]) -> Iterator[str]:
+def broken_promises(
+    notes: Sequence[Note], stored: Collection[str], allowed: Mapping[Attempt, int]
+) -> Iterator[str]:
     missing: dict[Attempt, list[str]] = defaultdict(list)
-    for note in record.notes:
+    for note in notes:
         missing[note.run, note.attempt] += [each for each in note.events if each not in stored]
-    dropped_on = record.pods_with_full_disk
     for attempt, ids in missing.items():
-        # A sample that found no byte of disk is dropped and counted; emit says so only in the log.
-        if len(ids) > allowed.get(attempt, 0) and not dropped_on:
+        if len(ids) > allowed.get(attempt, 0):
             yield f"{attempt[0]}/{attempt[1]}: {len(ids)} events, the first {ids[0]}"
 
 

@@ -19,6 +19,7 @@ _ON_POD = frozenset(
     {
         "kill_worker",
         "kill_pod",
+        "die_offline",
         "term_worker",
         "pause_worker",
         "freeze_worker",
@@ -69,9 +70,10 @@ def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
         [
             f"{each.run}/{each.attempt} on {each.pod}: rescued {each.seconds:.1f} s after its last renewal"
             for each in found
-            if not is_explained(each, record.journal.entries, record.lease_seconds)
+            if each.seconds < record.lease_seconds
+            or not is_explained(each, record.journal.entries, record.lease_seconds)
         ],
-        "a run taken from a worker that no fault had kept from renewing",
+        "a run taken before its lease was over, or from a worker that no fault had kept from renewing",
         of=len(found),
     )
     yield _cost(record, history)

@@ -1,4 +1,4 @@
-"""The version of a projected fact must survive the event log, or a replay writes other versions than ingest did."""
+"""The version of a projected fact survives the event log, or a replay would write other versions than ingest."""
 
 from __future__ import annotations
 
