@@ -5,6 +5,7 @@ What an API cannot do is part of the suite: it must say so (Unknown or Unsupport
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,9 @@ from decimal import Decimal
 
 import pytest
 
+from pod_worker.pods.candidates import Candidate, Cooldowns
 from pod_worker.pods.catalogue import Stock
+from pod_worker.pods.creation import Launched, Launcher, Order
 from pod_worker.pods.errors import (
     Balance,
     Capacity,
@@ -31,6 +34,7 @@ from pod_worker.pods.pod import Cloud as Tier
 from pod_worker.pods.pod import Pod, PodSpec, PodStatus
 from pod_worker.pods.port import Absent, Known, PodProvider, Unknown
 from tests.pods.cloud import CENTER, GPU, Cloud, until
+from tests.pods.stepped import DictLog
 
 SPEC = PodSpec("worker-1", "runpod/pytorch", GPU, env={"A": "1", "QUOTE": 'a"b\\c\n$x'})
 
@@ -186,6 +190,47 @@ def test_created_then_500_is_found_by_name(provider: PodProvider, cloud: Cloud) 
     found = provider.find_by_name(SPEC.name)
     assert isinstance(found, Known)
     assert [pod.id for pod in found.value] == cloud.living()
+
+
+def test_the_launcher_gets_one_pod_out_of_a_bad_hour(provider: PodProvider, cloud: Cloud) -> None:
+    """A shortage, a create that is answered with 500 after the fact, a pod that shows up late, a 429, a 503."""
+    cloud.fault("no_capacity", gpu=GPU, data_center=CENTER)
+    cloud.fault("create_then_500", times=1)
+    cloud.fault("read_after_write_lag", seconds=20)
+    cloud.fault("too_many_requests", times=1, retry_after=3)
+    cloud.fault("http_error", status=503, method="GET", times=1)
+    log, numbers = DictLog(), itertools.count()
+    launcher = Launcher(
+        provider,
+        log,
+        clock=cloud.clock,
+        sleep=cloud.sleep,
+        new_id=lambda: f"{next(numbers):010d}",
+        cooldowns=Cooldowns(cloud.clock),
+    )
+    places = (Candidate(GPU, data_center_id=CENTER), Candidate(GPU))
+    launched = launcher.launch(Order("order", SPEC, places))
+    assert isinstance(launched, Launched)
+    assert cloud.living() == [launched.pod.id]
+    assert [trial.candidate for trial in launched.trials] == [places[0]]
+    assert launcher.launch(Order("order", SPEC, places)).pod.id == launched.pod.id  # type: ignore[union-attr]
+    launcher.retire("order")
+    assert cloud.living() == []
+
+
+def test_v1_and_v2_agree_on_the_bill(cloud: Cloud) -> None:
+    first, second = cloud.provider("v1"), cloud.provider("v2")
+    for count in (1, 2):
+        pod = second.create(replace(SPEC, gpu_count=count, pod_volume_gb=20))
+        cloud.step(3600 * count)
+        second.terminate(pod.id)
+    start = datetime.now(UTC) - timedelta(days=2)
+    bills = [each.billing(start=start, end=start + timedelta(days=25)) for each in (first, second)]
+    sums = [sum(record.total_usd for record in bill.value) for bill in bills if isinstance(bill, Known)]
+    assert len(sums) == 2
+    assert sums[0] == sums[1] > Decimal("3.4")
+    first.close()
+    second.close()
 
 
 def test_a_new_pod_may_lag_behind(provider: PodProvider, cloud: Cloud) -> None:
