@@ -111,3 +111,8 @@ def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None
     for collection, indexes in wanted.items():
         if indexes:
             database[collection].create_indexes(indexes)
+
+
+def literal(value: Json) -> Document:
+    """Data inside an update pipeline: a `$` in a user's text must stay text."""
+    return {"$literal": value}

@@ -11,21 +11,17 @@ from enum import StrEnum
 
 from pymongo import ReturnDocument
 
-from pod_worker.core.run import ACTIVE, TERMINAL, Run, RunStatus
-from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.run_document import run_from
-from pod_worker.store.run_queue import ACTIVE_STATES, LEASE_FIELDS, QUEUES, RUNS, noted
+from pod_worker.core.run import ACTIVE, TERMINAL, Json, Run, RunStatus
+from pod_worker.store.mongo import Document, Mongo, literal
+from pod_worker.store.run_document import LEASE_FIELDS, noted, run_from
+from pod_worker.store.run_queue import QUEUES, RUNS
 
 ENDINGS = ["completedAt", "failedAt", "canceledAt"]
 ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable"]
-REQUESTS = ["cancelRequestedAt", "cancelRequestedBy", "runAfter", "settledToken"]
+REQUESTS = ["cancelRequestedAt", "cancelRequestedBy", "cancelReason", "runAfter", "settledToken", "settledAs"]
 
-# What a cancel may end on the spot: nobody is working on it, or nobody who holds a lease and could confirm
-# (a foreign or a hand-made run).
-_ENDABLE: list[Document] = [
-    {"status": {"$in": ["QUEUED", "AWAITING_HUMAN"]}},
-    {"status": {"$in": ACTIVE_STATES}, "leaseToken": {"$exists": False}},
-]
+# Nobody holds a lease and could confirm: it waits, or it is a foreign or a hand-made run.
+_IS_FREE: Document = {"$eq": [{"$type": "$leaseToken"}, "missing"]}
 
 
 class Verdict(StrEnum):
@@ -48,66 +44,61 @@ class Operations:
         self._queues = database[QUEUES]
 
     def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> Answer:
-        """End a waiting run now; ask a running one to end (its worker sees it at the next renewal)."""
-        ended = self._move(
-            {"_id": run_id, "$or": _ENDABLE},
+        """End a waiting run now; ask a running one to end (its worker sees it at the next renewal).
+
+        One write that decides by what it finds, so that no worker can slip through between two questions.
+        """
+
+        def either(free: Json, held: Json) -> Document:
+            return {"$cond": [_IS_FREE, free, held]}
+
+        after = self._move(
+            {"_id": run_id, "status": {"$nin": [status.value for status in TERMINAL]}},
             {
-                "status": RunStatus.CANCELED.value,
-                "canceledAt": "$$NOW",
-                "history": noted("canceled", by=by, detail=reason),
+                "status": either(RunStatus.CANCELED.value, "$status"),
+                "canceledAt": either("$$NOW", "$canceledAt"),
+                "cancelRequestedAt": either("$cancelRequestedAt", {"$ifNull": ["$cancelRequestedAt", "$$NOW"]}),
+                "cancelRequestedBy": either("$cancelRequestedBy", literal(by)),
+                "cancelReason": literal(reason),
+                "history": noted(either("canceled", "cancel requested"), by=by, detail=reason),
             },
         )
-        if ended:
-            return Answer(Verdict.DONE, ended)
-        asked = self._move(
-            {"_id": run_id, "status": {"$in": ACTIVE_STATES}},
-            {
-                "cancelRequestedAt": {"$ifNull": ["$cancelRequestedAt", "$$NOW"]},
-                "cancelRequestedBy": {"$literal": by},
-                "cancelReason": {"$literal": reason},
-                "history": noted("cancel requested", by=by, detail=reason),
-            },
-        )
-        return Answer(Verdict.REQUESTED, asked) if asked else self._idle(run_id)
+        if after is None:
+            return self._idle(run_id)
+        return Answer(Verdict.DONE if after.status is RunStatus.CANCELED else Verdict.REQUESTED, after)
 
     def reset(
         self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
     ) -> Answer:
         """Any ended or stale run → QUEUED with a raised attempt. Finished stages are kept unless the run was
         complete or `from_scratch` is asked. A live lease is refused unless `force`, which fences it."""
-        run = self._find(run_id)
-        if run is None:
-            return Answer(Verdict.MISSING)
-        if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
-            return Answer(Verdict.ALREADY, run)
-        forget = from_scratch or run.status not in (
-            ACTIVE | {RunStatus.FAILED, RunStatus.CANCELED, RunStatus.QUEUED}
-        )
-        condition: Document = {"_id": run_id, "attempt": run.attempt, "status": run.status.value}
-        if run.attempt == 0:
-            condition["attempt"] = {"$in": [0, None]}
-        if run.status in ACTIVE and not force:
-            condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
-        after = self._move(
-            condition, _requeued(forget, noted("reset", by=by)), ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS
-        )
-        return Answer(Verdict.DONE, after) if after else Answer(Verdict.LIVE, self._find(run_id))
+        while (run := self._find(run_id)) is not None:
+            if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
+                return Answer(Verdict.ALREADY, run)
+            keeps = run.status in ACTIVE | {RunStatus.FAILED, RunStatus.CANCELED, RunStatus.QUEUED}
+            condition = _as_seen(run)
+            if run.status in ACTIVE and not force:
+                condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
+            after = self._requeue(condition, _requeued(from_scratch or not keeps, noted("reset", by=by)))
+            if after:
+                return Answer(Verdict.DONE, after)
+            if self._is_as_seen(run):
+                return Answer(Verdict.LIVE, self._find(run_id))
+        return Answer(Verdict.MISSING)
 
     def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> Answer:
         """Forget one stage of an ended run and queue it again; every other finished stage is kept."""
-        run = self._find(run_id)
-        if run is None:
-            return Answer(Verdict.MISSING)
-        if run.status not in TERMINAL:
-            return Answer(Verdict.LIVE, run)
-        kept = {"$unsetField": {"field": stage, "input": {"$ifNull": ["$checkpoints", {}]}}}
-        values = _requeued(False, noted("retry stage", by=by, detail=stage)) | {"checkpoints": kept}
-        after = self._move(
-            {"_id": run_id, "attempt": run.attempt, "status": run.status.value},
-            values,
-            ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS,
-        )
-        return Answer(Verdict.DONE, after) if after else self._idle(run_id)
+        while (run := self._find(run_id)) is not None:
+            if run.status not in TERMINAL:
+                return Answer(Verdict.LIVE, run)
+            kept = {"$unsetField": {"field": stage, "input": {"$ifNull": ["$checkpoints", {}]}}}
+            values = _requeued(False, noted("retry stage", by=by, detail=stage)) | {"checkpoints": kept}
+            after = self._requeue(_as_seen(run), values)
+            if after:
+                return Answer(Verdict.DONE, after)
+            if self._is_as_seen(run):
+                break  # an odd document: no attempt that could be raised
+        return self._idle(run_id)
 
     def hide(self, run_id: str, hidden: bool = True) -> Answer:
         after = self._move({"_id": run_id}, {"hidden": hidden})
@@ -121,6 +112,14 @@ class Operations:
     def resume(self, queue: str, by: str | None = None) -> None:
         change = {"$set": {"paused": False, "by": by}, "$currentDate": {"at": True}}
         self._queues.update_one({"_id": queue}, change, upsert=True)
+
+    def _requeue(self, condition: Document, values: Document) -> Run | None:
+        return self._move(condition, values, ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS)
+
+    def _is_as_seen(self, run: Run) -> bool:
+        """Whether nobody moved it meanwhile: then looking again changes nothing."""
+        now = self._find(run.id)
+        return now is not None and (now.attempt, now.status) == (run.attempt, run.status)
 
     def _idle(self, run_id: str) -> Answer:
         run = self._find(run_id)
@@ -136,6 +135,16 @@ class Operations:
             update.append({"$unset": unset})
         after = self._runs.find_one_and_update(condition, update, return_document=ReturnDocument.AFTER)
         return run_from(after) if after else None
+
+
+def _as_seen(run: Run) -> Document:
+    """Still in the attempt and state that were looked at; a hand-made run may have no attempt yet."""
+    status = [run.status.value] + (["STARTING"] if run.status is RunStatus.SCHEDULED else [])
+    return {
+        "_id": run.id,
+        "attempt": {"$in": [run.attempt, *([] if run.attempt else [None])]},
+        "status": {"$in": status},
+    }
 
 
 def _requeued(forget: bool, history: Document) -> Document:

@@ -13,8 +13,8 @@ from pymongo import ReturnDocument
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.run_document import run_from
-from pod_worker.store.run_queue import ACTIVE_STATES, LEASE_FIELDS, MAX_CRASHES, RUNS, noted
+from pod_worker.store.run_document import LEASE_FIELDS, noted, run_from
+from pod_worker.store.run_queue import ACTIVE_STATES, MAX_CRASHES, RUNS
 
 BATCH = 100
 

@@ -10,9 +10,12 @@ from datetime import datetime
 from typing import TypeVar
 
 from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
-from pod_worker.store.mongo import Document
+from pod_worker.store.mongo import Document, literal
 
 T = TypeVar("T")
+
+LEASE_FIELDS = ["leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt"]
+HISTORY_LIMIT = 50
 
 
 def run_from(document: Document) -> Run:
@@ -60,6 +63,20 @@ def requirements_document(requirements: Requirements) -> Document:
         "region": requirements.region,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def noted(what: str | Document, *, raised: int = 0, **details: Json) -> Document:
+    """A line for the run's short history: what happened to it, by whose hand, at the server's time.
+
+    `what` may be an expression. `raised`: by how much the same write raises the attempt.
+    """
+    entry = {name: literal(value) for name, value in details.items() if value is not None}
+    line = {
+        "at": "$$NOW",
+        "what": literal(what) if isinstance(what, str) else what,
+        "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, raised]},
+    } | entry
+    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [line]]}, -HISTORY_LIMIT]}
 
 
 def _checkpoints(value: Json) -> dict[str, Checkpoint]:

@@ -14,20 +14,22 @@ from dataclasses import dataclass, field
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import ConnectionFailure, DuplicateKeyError, WTimeoutError
+from pymongo.read_concern import ReadConcern
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.failure import Failure, FailureClass, FailureCode, backoff_seconds
 from pod_worker.core.lease import Fence, Lease, Renewal
-from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
+from pod_worker.core.outcome import Lost, Outcome
 from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
-from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.run_document import checkpoint_document, requirements_document, run_from
+from pod_worker.store.mongo import Document, Mongo, literal
+from pod_worker.store.run_document import checkpoint_document, noted, requirements_document, run_from
+from pod_worker.store.settling import Settlement, judged, settling
 
 RUNS = "runs"
 QUEUES = "queues"
 MAX_CRASHES = 5  # without progress between them; then the run is POISON
-HISTORY_LIMIT = 50
-PEEK = 8
+PEEK = 32  # runs seen at one look
+TRIES = 3  # takes after one look; what was seen is stale by then
+LOOKS = 4
 
 ACTIVE_STATES = [RunStatus.SCHEDULED.value, RunStatus.RUNNING.value, RunStatus.AUTO_VALIDATING.value]
 
@@ -94,15 +96,6 @@ class Claim:
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What became of the run. `status` QUEUED means it will be tried again."""
-
-    status: RunStatus
-    retry_in_seconds: float | None = None
-    code: FailureCode | None = None
-
-
 class RunQueue:
     def __init__(
         self,
@@ -116,12 +109,14 @@ class RunQueue:
         rng: random.Random | None = None,
     ) -> None:
         self._runs = database[collection]
+        self._hints = self._runs.with_options(read_concern=ReadConcern("local"))
         self._queues = database[QUEUES]
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._margin_seconds = margin_seconds
         self._max_crashes = max_crashes
         self._rng = rng or random.Random()
+        self._width = 1
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,21 +145,34 @@ class RunQueue:
 
         Looks at the head of the queue without a lock, then takes one run by id with the whole condition
         repeated: losers of a race touch another document instead of retrying the hot one
-        (SERVER-133243 shows what sorting findAndModify does under contention).
+        (SERVER-133243 shows what sorting findAndModify does under contention). None while others are claiming
+        means that nothing was left for us, not that a race was lost.
         """
         wanted = _claimable(claimant) | ({"_id": run_id} if run_id else {})
-        candidates = self._candidates(wanted)
-        paused = self.paused() if candidates else frozenset()
-        free = [each for each in candidates if each["queue"] not in paused]
-        for candidate in _spread(free, self._rng):
-            claim = self._take(candidate["_id"], wanted, claimant)
-            if claim is not None:
-                return claim
+        for _ in range(LOOKS):
+            candidates = self._look(wanted)
+            for candidate in _spread(candidates, self._width, self._rng):
+                claim = self._take(candidate["_id"], wanted, claimant)
+                if claim is not None:
+                    self._width = max(self._width // 2, 1)
+                    return claim
+                # A lost race costs as long as a won one (the server waits for the journal either way), so
+                # the more were lost of late, the wider the part of the queue that the next try is drawn from.
+                self._width = min(self._width * 2, PEEK)
+            if len(candidates) < PEEK:
+                return None
         return None
 
-    def _candidates(self, wanted: Document) -> list[Document]:
-        order = [("priority", DESCENDING), ("queuedAt", ASCENDING), ("_id", ASCENDING)]
-        return list(self._runs.find(wanted, {"_id": 1, "queue": 1}).sort(order).limit(PEEK))
+    def _look(self, wanted: Document) -> list[Document]:
+        """The first claimable runs of queues that are not paused, as they are this moment on the primary.
+
+        Local reads on purpose: majority reads lag by a journal write, and show runs that are gone already.
+        """
+        order = {"priority": DESCENDING, "queuedAt": ASCENDING, "_id": ASCENDING}
+        found = self._hints.find(wanted, {"_id": 1, "queue": 1, "priority": 1}).sort(list(order.items())).limit(PEEK)
+        candidates = list(found)
+        paused = self.paused() if candidates else frozenset()
+        return [each for each in candidates if each["queue"] not in paused]
 
     def _take(self, run_id: str, wanted: Document, claimant: Claimant) -> Claim | None:
         token = secrets.token_hex(16)
@@ -194,11 +202,11 @@ class RunQueue:
             "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
             # Events never move the status of an attempt that was claimed here, not even a late one after settle.
             "leasedAttempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
-            "claimedBy": _literal(claimant.worker_id),
+            "claimedBy": literal(claimant.worker_id),
             "claimedAt": "$$NOW",
             "leaseToken": token,
             "leaseExpiresAt": self._lease_end(),
-            "pod": _literal(pod),
+            "pod": literal(pod),
             "history": noted("claimed", raised=1, by=claimant.worker_id),
         }
         return [{"$set": values}, {"$unset": ["runAfter", "cancelRequestedAt", "cancelRequestedBy"]}]
@@ -233,7 +241,7 @@ class RunQueue:
     def checkpoint(self, fence: Fence, checkpoint: Checkpoint) -> bool:
         """Record how far a stage has come. Progress also clears the crash count: a run that gets on is no
         crash loop. False: the attempt is over."""
-        entry = {"$literal": checkpoint_document(checkpoint)}
+        entry = literal(checkpoint_document(checkpoint))
         update = [{"$set": {f"checkpoints.{checkpoint.stage}": entry, "crashCount": 0}}]
         return self._runs.update_one(_fenced(fence), update).matched_count == 1
 
@@ -242,37 +250,23 @@ class RunQueue:
     def settle(self, fence: Fence, outcome: Outcome) -> Settlement | None:
         """End the attempt with one fenced write. None: the attempt was over already, nothing was written.
 
-        Safe to repeat after an unknown outcome: the token is gone once the first try has worked, and
-        `settledToken` tells our own success from somebody else's takeover.
+        Safe to repeat after an unknown outcome, also when others have had the run since: `settledToken` and
+        `settledAs` tell our own success, and what it was, from somebody else's takeover.
         """
         if isinstance(outcome, Lost):
             return None
-        document = self._runs.find_one(
-            {
-                "_id": fence.run_id,
-                "attempt": fence.attempt,
-                "$or": [{"leaseToken": fence.token}, {"settledToken": fence.token}],
-            }
-        )
-        if document is None:
-            return None
-        if document.get("settledToken") == fence.token:
-            return Settlement(RunStatus.read(document["status"]))
-        settlement = self._judge(run_from(document), outcome)
-        written = self._runs.update_one(_fenced(fence), _settling(fence, outcome, settlement)).matched_count
-        return settlement if written or self._was_settled(fence) else None
+        while (document := self._held_or_settled(fence)) is not None:
+            if document.get("settledToken") == fence.token:
+                return Settlement(RunStatus.read(document.get("settledAs") or document["status"]))
+            settlement = judged(run_from(document), outcome, self._max_crashes, self._rng)
+            # A cancel that came since the look must not be forgotten by the write: then judge again.
+            seen = _fenced(fence) | {"cancelRequestedAt": document.get("cancelRequestedAt")}
+            if self._runs.update_one(seen, settling(fence, outcome, settlement)).matched_count:
+                return settlement
+        return None
 
-    def _was_settled(self, fence: Fence) -> bool:
-        return self._runs.count_documents({"_id": fence.run_id, "settledToken": fence.token}, limit=1) == 1
-
-    def _judge(self, run: Run, outcome: Outcome) -> Settlement:
-        if isinstance(outcome, Succeeded):
-            return Settlement(RunStatus.COMPLETED)
-        if isinstance(outcome, Canceled) or run.cancel_requested_at is not None:
-            return Settlement(RunStatus.CANCELED, code=FailureCode.CANCELED)
-        if isinstance(outcome, Failed):
-            return judge_failure(run, outcome.failure, self._max_crashes, self._rng)
-        return Settlement(RunStatus.QUEUED)
+    def _held_or_settled(self, fence: Fence) -> Document | None:
+        return self._runs.find_one({"_id": fence.run_id, "$or": [_fenced(fence), {"settledToken": fence.token}]})
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,37 +277,6 @@ class RunQueue:
     def paused(self) -> frozenset[str]:
         """The names of the queues that nobody may claim from."""
         return frozenset(str(each["_id"]) for each in self._queues.find({"paused": True}, {"_id": 1}))
-
-
-def judge_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Random) -> Settlement:
-    """Retry or end, from the code's rule and the two budgets. Pure."""
-    rule = failure.rule
-    if not rule.retryable:
-        return Settlement(RunStatus.FAILED, code=failure.code)
-    if rule.failure_class is FailureClass.INFRA:
-        if run.crash_count + 1 >= max_crashes:
-            return Settlement(RunStatus.FAILED, code=FailureCode.POISON)
-        return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.crash_count, rng), failure.code)
-    if run.retry_count + 1 >= run.max_attempts:
-        return Settlement(RunStatus.FAILED, code=failure.code)
-    return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.retry_count, rng), failure.code)
-
-
-def noted(what: str, *, raised: int = 0, **details: Json) -> Document:
-    """A line for the run's short history: what happened to it, by whose hand, at the server's time.
-
-    `raised`: by how much the same write raises the attempt.
-    """
-    entry = {name: _literal(value) for name, value in details.items() if value is not None}
-    line = {
-        "at": "$$NOW",
-        "what": _literal(what),
-        "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, raised]},
-    } | entry
-    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [line]]}, -HISTORY_LIMIT]}
-
-
-LEASE_FIELDS = ["leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt"]
 
 
 def _fenced(fence: Fence) -> Document:
@@ -334,12 +297,17 @@ def _claimable(claimant: Claimant) -> Document:
     }
 
 
-def _spread(candidates: list[Document], rng: random.Random) -> list[Document]:
-    """The head first, so that a quiet queue is served in order; then the others at random, so that many
+def _spread(candidates: list[Document], width: int, rng: random.Random) -> list[Document]:
+    """The first tries. In a quiet queue (`width` 1) the head comes first, so that it is served in order; where
+    races were lost, any of the first `width` of the same priority. Then the others at random, so that many
     losers of one race do not meet again at the second."""
-    head, rest = candidates[:1], candidates[1:]
+    if not candidates:
+        return []
+    equal = [each for each in candidates[:width] if each.get("priority") == candidates[0].get("priority")]
+    first = rng.choice(equal)
+    rest = [each for each in candidates if each is not first]
     rng.shuffle(rest)
-    return head + rest
+    return [first, *rest][:TRIES]
 
 
 def _identity(request: RunRequest) -> Document:
@@ -368,76 +336,6 @@ def _insertion(request: RunRequest) -> list[Document]:
         document["uniqueKey"] = request.unique_key
     if request.hypothesis_id:
         document["hypothesisId"] = request.hypothesis_id
-    fresh = {"$mergeObjects": [_literal(document), {"createdAt": "$$NOW", "queuedAt": "$$NOW"}]}
+    fresh = {"$mergeObjects": [literal(document), {"createdAt": "$$NOW", "queuedAt": "$$NOW"}]}
     is_new = {"$eq": [{"$type": "$createdAt"}, "missing"]}
     return [{"$replaceWith": {"$cond": [is_new, fresh, "$$ROOT"]}}]
-
-
-def _settling(fence: Fence, outcome: Outcome, settlement: Settlement) -> list[Document]:
-    values: Document = {
-        "status": settlement.status.value,
-        "settledToken": fence.token,
-        "history": noted(_verb(outcome), code=settlement.code, detail=_detail(outcome)),
-    } | _budgets(outcome, settlement)
-    values |= _ending(settlement.status) | _error_fields(outcome, settlement)
-    gone = list(LEASE_FIELDS)
-    if settlement.status is RunStatus.COMPLETED:
-        gone += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
-    return [{"$set": values}, {"$unset": gone}]
-
-
-def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
-    fields: Document = {}
-    if isinstance(outcome, Failed) and settlement.status is not RunStatus.CANCELED:
-        infra = outcome.failure.rule.failure_class is FailureClass.INFRA
-        counter = "crashCount" if infra else "retryCount"
-        fields[counter] = {"$add": [{"$ifNull": [f"${counter}", 0]}, 1]}
-    if settlement.status is RunStatus.QUEUED:
-        wait = settlement.retry_in_seconds
-        fields["queuedAt"] = {"$ifNull": ["$queuedAt", "$$NOW"]}  # keeps its place in the line
-        fields["runAfter"] = {"$add": ["$$NOW", round(wait * 1000)]} if wait else "$$REMOVE"
-    return fields
-
-
-def _ending(status: RunStatus) -> Document:
-    field_of = {
-        RunStatus.COMPLETED: "completedAt",
-        RunStatus.FAILED: "failedAt",
-        RunStatus.CANCELED: "canceledAt",
-    }
-    return {field_of[status]: "$$NOW"} if status in field_of else {}
-
-
-def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
-    if not isinstance(outcome, Failed) or settlement.status is RunStatus.CANCELED:
-        return {}
-    failure = outcome.failure
-    message = failure.message
-    if settlement.code is FailureCode.POISON:
-        message = f"gave up after repeated crashes; the last one was {failure.code}: {failure.message}"
-    return {
-        "errorCode": (settlement.code or failure.code).value,
-        "errorMessage": _literal(message),
-        "errorTraceback": _literal(failure.traceback),
-        "errorStage": _literal(failure.stage),
-        "retryable": failure.rule.retryable,
-    }
-
-
-def _verb(outcome: Outcome) -> str:
-    return type(outcome).__name__.lower()
-
-
-def _detail(outcome: Outcome) -> str | None:
-    match outcome:
-        case Failed(failure):
-            return f"{failure.code}: {failure.message}"[:300]
-        case Released(reason) | Lost(reason) | Canceled(_, reason):
-            return reason
-        case _:
-            return None
-
-
-def _literal(value: Json) -> Document:
-    """Data inside a pipeline: a `$` in a user's text must stay text."""
-    return {"$literal": value}

@@ -32,7 +32,8 @@ from pod_worker.core.payload import (
 )
 from pod_worker.core.run import Checkpoint, RunStatus
 from pod_worker.core.stage import Emit
-from pod_worker.store.run_queue import Claim, RunQueue, Settlement
+from pod_worker.store.run_queue import Claim, RunQueue
+from pod_worker.store.settling import Settlement
 from pod_worker.worker import protocol
 from pod_worker.worker.guarded import GuardedChild, GuardReport, child_command
 from pod_worker.worker.memory_kills import MemoryKills

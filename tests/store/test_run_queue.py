@@ -19,6 +19,7 @@ from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.operations import Operations, Verdict
 from pod_worker.store.rescue import Rescue
 from pod_worker.store.run_queue import INDEXES, Claim, Claimant, RunQueue, RunRequest
+from tests.store.unreliable import Loss, Unreliable
 
 Db = Database[dict[str, Any]]
 
@@ -190,7 +191,11 @@ def test_a_paused_queue_is_not_claimed_from_and_other_queues_are(queue: RunQueue
 
 def test_claim_and_rescue_use_their_indexes(queue: RunQueue, db: Db) -> None:
     queue.enqueue_many([request(f"r{n}") for n in range(200)])
-    claim_filter = {"status": "QUEUED", "queue": {"$in": ["synthetic", "x"]}, "$expr": {"$lte": ["$runAfter", "$$NOW"]}}
+    claim_filter = {
+        "status": "QUEUED",
+        "queue": {"$in": ["synthetic", "x"]},
+        "$expr": {"$lte": ["$runAfter", "$$NOW"]},
+    }
     plan = (
         db.runs.find(claim_filter, {"_id": 1})
         .sort([("priority", -1), ("queuedAt", 1), ("_id", 1)])
@@ -206,6 +211,27 @@ def test_claim_and_rescue_use_their_indexes(queue: RunQueue, db: Db) -> None:
         "$expr": {"$lt": ["$leaseExpiresAt", "$$NOW"]},
     }
     assert "'leases'" in str(db.runs.find(expired).explain()["queryPlanner"]["winningPlan"])
+
+
+def test_a_long_paused_queue_does_not_hide_the_others(queue: RunQueue, operations: Operations) -> None:
+    queue.enqueue_many([request(f"r{n:02d}", queue="paused", priority=9) for n in range(20)])
+    queue.enqueue(request("a"))
+    operations.pause("paused")
+
+    claim = queue.claim(claimant(queues=("synthetic", "paused")))
+    assert claim is not None
+    assert claim.run.id == "a"
+
+
+def test_a_claim_whose_reply_was_lost_is_found_by_its_token(db: Db, queue: RunQueue) -> None:
+    queue.enqueue(request("a"))
+    losses = iter([Loss.REPLY])
+    lossy = RunQueue(Unreliable(db, lambda _call: next(losses, Loss.NOTHING)), SystemClock())  # type: ignore[arg-type]
+
+    claim = lossy.claim(claimant())
+    assert claim is not None
+    assert (claim.run.attempt, claim.run.status) == (1, RunStatus.SCHEDULED)
+    assert queue.start(claim.lease.fence)
 
 
 # ── the fence ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -287,6 +313,35 @@ def test_settling_again_after_an_unknown_outcome_answers_the_same(queue: RunQueu
     assert first.status is second.status is RunStatus.COMPLETED
 
 
+def test_settling_again_answers_the_same_even_when_somebody_else_has_had_the_run_since(queue: RunQueue) -> None:
+    queue.enqueue(request("a"))
+    fence = claimed(queue).lease.fence
+    first = queue.settle(fence, Released("drain"))
+    later = claimed(queue, "w2").lease.fence
+    assert queue.settle(fence, Released("drain")) == first
+
+    queue.settle(later, Succeeded())
+    assert queue.settle(fence, Released("drain")) is None  # two attempts later nobody remembers
+
+
+def test_a_cancel_between_the_settles_look_and_its_write_is_not_forgotten(
+    db: Db, queue: RunQueue, operations: Operations
+) -> None:
+    queue.enqueue(request("a"))
+    fence = claimed(queue).lease.fence
+    verdicts: list[Verdict] = []
+
+    def cancel_first(_call: str) -> Loss:
+        if not verdicts:
+            verdicts.append(operations.cancel("a").verdict)
+        return Loss.NOTHING
+
+    settlement = RunQueue(Unreliable(db, cancel_first), SystemClock()).settle(fence, Released("drain"))  # type: ignore[arg-type]
+    assert verdicts == [Verdict.REQUESTED]
+    assert settlement is not None
+    assert settlement.status is RunStatus.CANCELED
+
+
 def test_a_lost_outcome_writes_nothing(queue: RunQueue, db: Db) -> None:
     queue.enqueue(request("a"))
     fence = claimed(queue).lease.fence
@@ -323,7 +378,9 @@ def rerun(queue: RunQueue, db: Db, outcome: Outcome) -> RunStatus:
     return settlement.status
 
 
-def test_user_failures_end_after_max_attempts_and_infra_failures_do_not_spend_them(queue: RunQueue, db: Db) -> None:
+def test_user_failures_end_after_max_attempts_and_infra_failures_do_not_spend_them(
+    queue: RunQueue, db: Db
+) -> None:
     queue.enqueue(request("a", max_attempts=2))
     assert rerun(queue, db, failed(FailureCode.NETWORK)) is RunStatus.QUEUED
     assert rerun(queue, db, failed(FailureCode.NETWORK)) is RunStatus.QUEUED
@@ -370,7 +427,9 @@ def test_rescue_leaves_live_leases_alone_and_requeues_dead_ones_with_their_check
     assert rescue.sweep() == []
 
 
-def test_rescue_of_a_run_that_keeps_killing_workers_ends_as_poison(queue: RunQueue, rescue: Rescue, db: Db) -> None:
+def test_rescue_of_a_run_that_keeps_killing_workers_ends_as_poison(
+    queue: RunQueue, rescue: Rescue, db: Db
+) -> None:
     queue.enqueue(request("a"))
     for _ in range(5):
         claimed(queue)
@@ -453,8 +512,20 @@ def test_retry_stage_forgets_only_that_stage(queue: RunQueue, operations: Operat
     assert list(run.checkpoints) == ["Stage_1"]
 
 
+def test_hand_made_runs_can_be_canceled_reset_and_tried_again(operations: Operations, db: Db) -> None:
+    db.runs.insert_one({"_id": "starting", "status": "STARTING"})
+    db.runs.insert_one({"_id": "ended", "status": "COMPLETED", "checkpoints": {"paper": {"done": True}}})
+
+    assert operations.cancel("starting").verdict is Verdict.DONE
+    assert operations.reset("starting").verdict is Verdict.DONE
+    assert operations.retry_stage("ended", "paper").verdict is Verdict.DONE
+    assert [run["status"] for run in db.runs.find()] == ["QUEUED", "QUEUED"]
+
+
 def test_one_odd_document_breaks_neither_claim_nor_read(queue: RunQueue, db: Db) -> None:
-    db.runs.insert_one({"_id": "odd", "status": "WEIRD", "queue": 7, "params": [], "checkpoints": "x", "attempt": "y"})
+    db.runs.insert_one(
+        {"_id": "odd", "status": "WEIRD", "queue": 7, "params": [], "checkpoints": "x", "attempt": "y"}
+    )
     queue.enqueue(request("good"))
     assert claimed(queue).run.id == "good"
     odd = queue.get("odd")
