@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from minio import Minio
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from pod_worker.local.s3 import ObjectStoreServer, S3Access
 
 _numbers = itertools.count(1)
+
+# HYPOTHESIS_PROFILE=deep looks for minutes instead of seconds. No deadlines: machines are shared.
+settings.register_profile("short", deadline=None, print_blob=True)
+settings.register_profile("deep", deadline=None, print_blob=True, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
 @pytest.fixture(scope="session")
