@@ -378,12 +378,16 @@ def test_a_stream_that_was_quiet_is_noticed_at_once(ingest, emitter, ship):
         assert time.monotonic() - started < 3, "within the batch's time, not at the look every five seconds"
 
 
-def test_what_is_set_aside_beside_a_quiet_stream_is_delivered_too(ingest, spool, emitter, ship, monkeypatch):
+def test_what_is_set_aside_beside_a_quiet_stream_is_delivered_too(
+    ingest, spool, emitter, ship, clock, monkeypatch
+):
     monkeypatch.setattr("pod_worker.outbox.stream.LOCK_SECONDS", 0.02)
     monkeypatch.setattr("pod_worker.outbox.backlog._LOOK_SECONDS", 0.3)
     ids = say(emitter, 1)
-    ship()
+    shipper = ship()
     ingest.wait_for(lambda: len(ingest.stored) == 1)
+    (backlog,) = shipper._backlogs.values()
+    until(lambda: backlog.is_quiet(clock.monotonic()))
     with open(spool.stream_folders()[0] / "head") as frozen:
         fcntl.flock(frozen, fcntl.LOCK_EX)
         ids += say(emitter, 1)
