@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +44,10 @@ def read(context: Context, params: TrainingParams) -> Raw:
     return Raw(rows, read_rows(held_path, params.format), both)
 
 
-def encode_all(raw: Raw, tokenizer: Tokenizer, max_length: int) -> Corpus:
-    held_out = encode(raw.held_out, tokenizer, max_length) if raw.held_out else Encoded([])
-    return Corpus(encode(raw.training, tokenizer, max_length), held_out, raw.sha256)
+def encode_all(raw: Raw, tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None]) -> Corpus:
+    training = encode(raw.training, tokenizer, max_length, check_stop)
+    held_out = encode(raw.held_out, tokenizer, max_length, check_stop) if raw.held_out else Encoded([])
+    return Corpus(training, held_out, raw.sha256)
 
 
 def remarks(encoded: Encoded, max_length: int) -> list[str]:

@@ -58,7 +58,7 @@ def prepare(context: Context, params: TrainingParams) -> tuple[Task, Corpus]:
     config = read_config(folder, params.model)
     tokenizer = load_tokenizer(folder, params.model)
     max_length = min(params.max_length, position_limit(config) or params.max_length)
-    data = corpus.encode_all(raw, tokenizer, max_length)
+    data = corpus.encode_all(raw, tokenizer, max_length, context.stop.check)
     model = load_model(folder, params, execution)
     check_vocabulary(tokenizer, model, params.model)
     plan = Plan(

@@ -8,7 +8,7 @@ whose spans cannot be found exactly is refused, never approximated.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.training.rows import Completion, Conversation, Row, Text
+
+ROWS_BETWEEN_CHECKS = 256
 
 Span: TypeAlias = tuple[int, int]  # half-open, in characters
 
@@ -69,11 +71,16 @@ class InexactMask(Exception):
     """This row's loss positions cannot be found exactly; the text says why and what to do."""
 
 
-def encode(rows: Iterable[Row], tokenizer: Tokenizer, max_length: int) -> Encoded:
-    """Raises RunError(INVALID_INPUT) naming the row whose mask cannot be exact, or when nothing is left."""
+def encode(
+    rows: Iterable[Row], tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None] = lambda: None
+) -> Encoded:
+    """Raises RunError(INVALID_INPUT) naming the row whose mask cannot be exact, or when nothing is left; and what
+    `check_stop` raises, which is asked now and then: a large data set takes minutes."""
     done = Encoded([])
     for row in rows:
         done.rows += 1
+        if done.rows % ROWS_BETWEEN_CHECKS == 0:
+            check_stop()
         try:
             examples = list(_examples(row, tokenizer))
         except InexactMask as problem:

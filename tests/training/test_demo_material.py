@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pod_worker.training.demo_material import Material, build
+from pod_worker.training.demo_material import Material, build, demo_params
+from pod_worker.training.params import parse
 from pod_worker.training.rows import Conversation, read_rows
 
 
@@ -27,6 +28,10 @@ def test_rows_are_signatures_with_their_docstrings(material: Material) -> None:
         question, answer = row.content.messages
         assert "\ndef " in question["content"]
         assert answer["content"].strip()
+
+
+def test_the_demos_parameters_are_good_ones(material: Material) -> None:
+    assert parse(demo_params(material)).dataset == str(material.dataset)
 
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:

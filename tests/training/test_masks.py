@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.training.base_model import load_tokenizer
 from pod_worker.training.demo_material import CHAT_TEMPLATE, Material
 from pod_worker.training.masks import Encoded, Example, Tokenizer, _reaches, encode
@@ -183,6 +183,15 @@ def tiny(material: Material) -> Tokenizer:
     loaded = load_tokenizer(material.model, "tiny")
     assert loaded.chat_template == CHAT_TEMPLATE
     return loaded
+
+
+def test_a_large_data_set_hears_a_stop(tokenizer: Tokenizer) -> None:
+    def stop() -> None:
+        raise DrainRequested
+
+    rows = [Row("a:1", Text("a"))] * 300
+    with pytest.raises(DrainRequested):
+        encode(rows, tokenizer, 10, stop)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, material: Material) -> None:
