@@ -34,7 +34,7 @@ from pod_worker.worker.supervisor import Patience, Place, Supervisor, Verdict
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED, EXIT_TEMPORARY, EXIT_TERMINATED = 0, 1, 75, 143
-PREFLIGHT_RETRY_SECONDS = 30.0
+PREFLIGHT_RETRY_SECONDS = (2.0, 30.0)  # the first pause, doubled up to the last: a short outage costs little
 REGISTER_SECONDS = 60.0
 RESCUE_SECONDS = 15.0
 
@@ -140,6 +140,7 @@ class Daemon:
         """Preflight until it passes. False: stopped, or refused where waiting is not wanted."""
         self._delivery.start()
         said: list[str] = []
+        pause, longest = PREFLIGHT_RETRY_SECONDS
         while problems := run_checks(self._checks):
             messages = [f"{problem.check}: {problem.message}" for problem in problems]
             if messages != said:
@@ -147,8 +148,9 @@ class Daemon:
                 said = messages
             if self._limits.exit_when_idle_seconds is not None or self._limits.run_id:
                 return False
-            if self._stop.asked.wait(PREFLIGHT_RETRY_SECONDS):
+            if self._stop.asked.wait(pause * self._rng.uniform(0.8, 1.0)):
                 return False
+            pause = min(pause * 2, longest)
         self._state, self._reason = WorkerState.IDLE, None
         self._presence.start()
         if self._wakeup:
