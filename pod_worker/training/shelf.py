@@ -79,6 +79,8 @@ class Shelf:
             try:
                 snapshot = self._read(entry)
             except (BadCheckpoint, RunError) as problem:
+                if isinstance(problem, RunError) and problem.code is FailureCode.NETWORK:
+                    raise  # it may well be there: to wait is cheaper than to train it again
                 self._context.log(
                     f"checkpoint of step {entry.step} cannot be used: {problem}", "warning", key=entry.key
                 )

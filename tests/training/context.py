@@ -22,10 +22,14 @@ class FolderArtifacts:
         self.root, self.attempt = root, attempt
         self.published: list[Artifact] = []
         self.refused: set[ArtifactKind] = set()
+        self.heeds: Stop | None = None  # an upload may be ended by a stop too
+        self.is_unreachable = False
 
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
     ) -> Artifact:
+        if self.heeds:
+            self.heeds.check()
         if kind in self.refused:
             raise RunError(FailureCode.STORAGE, "the store is away")
         key = f"runs/test/{self.attempt}/{name or path.name}"
@@ -40,6 +44,8 @@ class FolderArtifacts:
         return artifact
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
+        if self.is_unreachable:
+            raise RunError(FailureCode.NETWORK, "the control plane cannot be reached")
         source = self.root / key
         if not source.is_file():
             raise RunError(FailureCode.STORAGE, f"{key} is not in the store")

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from pod_worker.core.failure import RunError
 from pod_worker.core.payload import TrainingCheckpoint
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.training import random_state
@@ -139,6 +140,14 @@ def test_a_store_that_is_away_costs_no_step_on_this_pod(context: FolderContext) 
     elsewhere = Shelf(FolderContext(context.root, {}, attempt=2, pod="other")).newest(FINGERPRINT)
     assert elsewhere
     assert elsewhere.progress.step == 1  # the last one that every pod can fetch is never forgotten
+
+
+def test_a_network_that_is_down_is_waited_for_not_trained_around(context: FolderContext) -> None:
+    Shelf(context).store(snapshot(3))
+    elsewhere = FolderContext(context.root, {}, attempt=2, pod="other")
+    elsewhere.artifacts.is_unreachable = True
+    with pytest.raises(RunError, match="cannot be reached"):
+        Shelf(elsewhere).newest(FINGERPRINT)
 
 
 def test_a_saved_state_that_makes_no_sense_is_said_and_not_used(context: FolderContext) -> None:

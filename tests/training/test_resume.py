@@ -81,6 +81,20 @@ def test_a_drain_saves_the_last_whole_step_and_another_pod_goes_on(
     assert_same(summary, uninterrupted(wanted))
 
 
+def test_a_drain_that_ends_the_upload_too_loses_no_step_on_this_pod(
+    tmp_path: Path, params: Params, uninterrupted: Params
+) -> None:
+    wanted = params()
+    first = FolderContext(tmp_path, wanted, stop=Stop(after=10, reason=DrainRequested))
+    first.artifacts.heeds = first.stop
+    with pytest.raises(DrainRequested):
+        FINETUNE.run(first)
+    assert first.saved_state["key"] == ""
+    second = FolderContext(tmp_path, wanted, attempt=2)
+    assert_same(FINETUNE.run(second), uninterrupted(wanted))
+    assert f"resumed at step {first.saved_state['step']} of 12" in second.logs()
+
+
 def test_a_training_can_be_interrupted_again_and_again(
     tmp_path: Path, params: Params, uninterrupted: Params
 ) -> None:
