@@ -65,9 +65,6 @@ class Emitter:
         Raises ValueError naming the field when a fact cannot be encoded, OSError when a fact finds no disk at
         all. Samples (Payload.sample) raise neither: see the module's words.
         """
-        return self._record(payload, SAMPLES if payload.sample else FACTS)
-
-    def _record(self, payload: Payload, lane: int) -> str:
         try:
             data = self._encoded(payload)
         except ValueError as problem:
@@ -83,6 +80,7 @@ class Emitter:
             self._constant,
             data,
         )
+        lane = SAMPLES if payload.sample else FACTS
         numbered = self._has_seq and not payload.transient
         thinned = self._spool.append(self._stream, lane, _BEFORE, after, numbered)
         if thinned or (thinned is not None and self._spool.dropped != self._reported_drops):
@@ -119,17 +117,12 @@ class Emitter:
         total = self._spool.dropped
         drops, self._reported_drops = total - self._reported_drops, total
         if drops and self._has_seq:
-            said = self._warn(f"{drops} log and metric events could not be recorded: the disk is full.")
-            if not said:  # the room was just enough for the event before: say it with the next one
+            self._warn(f"{drops} log and metric events could not be recorded: the disk is full.")
+            if self._spool.dropped > total:  # the warning found no room itself: say it with the next event
                 self._reported_drops = total - drops
 
-    def _warn(self, message: str) -> bool:
-        """A fact, although it is a log line: what owns up to a loss must not be lost for the same reason."""
-        try:
-            self._record(RunLog(level="warn", message=message, source="outbox"), FACTS)
-        except OSError:
-            return False
-        return True
+    def _warn(self, message: str) -> None:
+        self.emit(RunLog(level="warn", message=message, source="outbox"))
 
     def _sibling(self, example: bytes) -> Emitter | None:
         """An emitter for the run that an event belongs to; None if it is not about an attempt."""
