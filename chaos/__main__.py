@@ -100,6 +100,7 @@ def run(
     controls: int,
     lease: float,
     trains: bool,
+    pace: float = 1.0,
     drain_seconds: float = DRAIN_SECONDS,
 ) -> list[report.Row]:
     """A whole chaos run in `folder`; the rows of its table."""
@@ -107,7 +108,7 @@ def run(
     timing = Timing(lease=lease, renew=lease / 4)
     journal = Journal(folder / "journal.ndjson", _say)
     with Arena(folder, workers, controls, timing, _say) as arena:
-        work = orders(seed, _material(folder) if trains else None)
+        work = orders(seed, _material(folder) if trains else None, pace=pace)
         drill = Drill(arena, planned, work, journal, seed=seed, seconds=seconds, drain_seconds=drain_seconds)
         record = drill.run()
         _say("checking …")

@@ -71,7 +71,6 @@ class Record:
     unfinished: list[str]
     skipped: dict[str, str]
     wall_minus_boot: float
-    pods_with_full_disk: frozenset[str] = frozenset()
 
 
 @dataclass(order=True)
@@ -100,8 +99,6 @@ class Drill:
         self._orders: dict[str, Order] = {}
         self._ends: list[Ended] = []
         self._undo: dict[int, Callable[[], None]] = {}
-        self._full_disks: set[str] = set()
-        self._canceled: set[str] = set()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="chaos")
         self._looking: Future[None] | None = None
         self._is_queueing = True
@@ -147,8 +144,6 @@ class Drill:
 
     def _strike(self, planned: Planned) -> None:
         given = injector.Strike(planned, self._arena, self._operations, self._sightings, self._pool)
-        if planned.kind == "fill_spool":
-            self._full_disks.add(given.target_name)
         undo = injector.strike(given, self._journal)
         if undo is None:
             return
@@ -266,7 +261,7 @@ class Drill:
             orders=self._orders,
             journal=self._journal,
             changes=changes,
-            notes=evidence.read_notes(pod.evidence for pod in self._arena.pods),
+            notes=evidence.read_notes({pod.name: pod.evidence for pod in self._arena.pods}),
             emitted=emitted,
             dead_letters=dead_letters,
             sightings=intervals,
@@ -276,7 +271,6 @@ class Drill:
             unfinished=unfinished,
             skipped=skipped,
             wall_minus_boot=time.time() - time.clock_gettime(time.CLOCK_BOOTTIME),
-            pods_with_full_disk=frozenset(self._full_disks),
         )
 
     def _deliver_leftovers(self) -> None:

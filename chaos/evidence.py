@@ -7,7 +7,7 @@ durable. Spools are read as files, by the same reader the product offers to peop
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +26,19 @@ class Note:
     what: str
     step: int
     events: tuple[str, ...]
+    pod: str = ""
 
 
-def read_notes(paths: Iterable[Path]) -> list[Note]:
-    """Of all pods, in order of time. A torn last line, of a process killed as it wrote, is left out."""
-    notes = [note for path in paths if path.exists() for note in _notes(path)]
+def read_notes(files: Mapping[str, Path]) -> list[Note]:
+    """Of all pods (name -> file), in order of time. A torn last line, of a process killed as it wrote, is left out."""
+    notes = [note for pod, path in files.items() if path.exists() for note in _notes(pod, path)]
     return sorted(notes, key=lambda note: note.boot)
 
 
-def _notes(path: Path) -> Iterator[Note]:
+def _notes(pod: str, path: Path) -> Iterator[Note]:
     for line in path.read_bytes().split(b"\n")[:-1]:
         fields = json.loads(line)
-        yield Note(**{**fields, "events": tuple(fields["events"])})
+        yield Note(**{**fields, "events": tuple(fields["events"]), "pod": pod})
 
 
 @dataclass(frozen=True, slots=True)

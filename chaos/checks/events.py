@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from chaos.drill import Record
 from chaos.evidence import Emitted, Note
+from chaos.journal import Entry
 from chaos.report import Row, none_wanted, told
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.mongo import Mongo
@@ -36,7 +38,7 @@ def rows(record: Record, database: Mongo) -> Iterator[Row]:
     allowed = thinned(database)
     yield none_wanted(
         "promises broken",
-        list(broken_promises(record.notes, stored, allowed)),
+        list(broken_promises(record.notes, stored, allowed, full_disks(record.journal.entries))),
         "noted by a run after emit had returned, not in the event log (samples owned up to as thinned aside)",
         of=sum(len(note.events) for note in record.notes),
     )
@@ -68,14 +70,42 @@ def thinned(database: Mongo) -> Counter[Attempt]:
 
 
 def broken_promises(
-    notes: Sequence[Note], stored: Collection[str], allowed: Mapping[Attempt, int]
+    notes: Sequence[Note],
+    stored: Collection[str],
+    allowed: Mapping[Attempt, int],
+    full: Sequence[FullDisk] = (),
 ) -> Iterator[str]:
+    """A process that dies while its disk is full takes the count of what it dropped with it; that is no promise."""
     missing: dict[Attempt, list[str]] = defaultdict(list)
+    last: dict[Attempt, Note] = {}
     for note in notes:
-        missing[note.run, note.attempt] += [each for each in note.events if each not in stored]
+        attempt = (note.run, note.attempt)
+        last[attempt] = note
+        missing[attempt] += [each for each in note.events if each not in stored]
     for attempt, ids in missing.items():
-        if len(ids) > allowed.get(attempt, 0):
+        died_full = any(disk.covers(last[attempt]) for disk in full)
+        if len(ids) > allowed.get(attempt, 0) and not died_full:
             yield f"{attempt[0]}/{attempt[1]}: {len(ids)} events, the first {ids[0]}"
+
+
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """When a pod's spool had no room; boot times."""
+
+    pod: str
+    begin: float
+    end: float
+
+    def covers(self, note: Note) -> bool:
+        return note.pod == self.pod and self.begin <= note.boot <= self.end
+
+
+def full_disks(entries: Sequence[Entry]) -> list[FullDisk]:
+    return [
+        FullDisk(entry.target, entry.boot, entry.boot + entry.seconds + 0.5)
+        for entry in entries
+        if entry.what == "strike" and entry.kind == "fill_spool"
+    ]
 
 
 def sequence_numbers(database: Mongo) -> dict[Attempt, list[int]]:

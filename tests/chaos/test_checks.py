@@ -204,3 +204,11 @@ def test_an_event_that_was_promised_and_is_not_stored_is_seen() -> None:
     assert list(events.broken_promises(notes, {"a", "b"}, {})) == []
     assert list(events.broken_promises(notes, {"a"}, {}))
     assert list(events.broken_promises(notes, {"a"}, {("r", 1): 1})) == []
+
+
+def test_only_the_death_of_a_process_on_a_full_disk_excuses_what_it_did_not_own_up_to() -> None:
+    last = Note(10, 1, "r", 1, "Stage_1", "step", 0, ("a",), "pod-0")
+    assert list(events.broken_promises([last], set(), {}, [events.FullDisk("pod-0", 9, 11)])) == []
+    assert list(events.broken_promises([last], set(), {}, [events.FullDisk("pod-1", 9, 11)]))
+    lived_on = Note(12, 1, "r", 1, "Stage_1", "step", 1, (), "pod-0")
+    assert list(events.broken_promises([last, lived_on], set(), {}, [events.FullDisk("pod-0", 9, 11)]))
