@@ -1,6 +1,6 @@
 """Who owes what: piecewise-constant rates on the virtual clock, summed in integers without rounding drift.
 
-A `Tally` answers "how many nano-dollars up to this instant"; any bill is the difference of two such answers, so
+A `Tally` answers "how many pico-dollars up to this instant"; any bill is the difference of two such answers, so
 records add up to their totals exactly, however time is cut into buckets and pods into groups. Rates are
 nano-dollars per 720 hours (a RunPod month), which makes GB-months and GPU-hours both whole numbers.
 """
@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from pod_worker.fake_runpod import instants
-from pod_worker.fake_runpod.instants import DAY, HOUR, SECOND
+from pod_worker.fake_runpod.instants import DAY, HOUR
+from pod_worker.fake_runpod.money import PICO_PER_NANO
 
 MONTH_HOURS = 720
 PER_MONTH = MONTH_HOURS * HOUR
@@ -37,7 +38,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Nano-dollars and milliseconds."""
+    """Pico-dollars and milliseconds."""
 
     compute: int = 0
     disk: int = 0
@@ -75,9 +76,9 @@ class Tally:
         self.rates.append(rates)
 
     def until(self, instant: int) -> Amounts:
-        """Everything owed up to `instant`, rounded down to whole nano-dollars and milliseconds."""
+        """Everything owed up to `instant`, rounded down to whole pico-dollars and milliseconds."""
         compute, disk, on = self._integrals(instant)
-        return Amounts(compute // PER_MONTH, disk // PER_MONTH, on // 1_000_000)
+        return Amounts(compute * PICO_PER_NANO // PER_MONTH, disk * PICO_PER_NANO // PER_MONTH, on // 1_000_000)
 
     @property
     def current(self) -> Rates:
@@ -113,7 +114,7 @@ class Charge:
 
 @dataclass(slots=True)
 class Archive:
-    """Folded lines of one group: whole nano-dollars per day instead of break points. A folded day's charges stand
+    """Folded lines of one group: whole pico-dollars per day instead of break points. A folded day's charges stand
     at its start: day buckets and wider stay right, only hours inside an archived day lose their shape."""
 
     line: Line
@@ -133,7 +134,7 @@ class Ledger:
     """All lines of one kind (pods, or network volumes). Lines of things long gone are folded into one archive
     per group once there are more than `keep` of them: totals stay exact, memory stays flat."""
 
-    def __init__(self, keep: int = 20_000) -> None:
+    def __init__(self, keep: int = 5_000) -> None:
         self._keep = keep
         self._closed: deque[str] = deque()
         self._rate = OFF
@@ -225,12 +226,3 @@ def bucket_next(edge: int, bucket: str) -> int:
     moment = instants.as_datetime(edge)
     later: datetime = moment + timedelta(days=32 if bucket == "month" else 366)
     return bucket_start(instants.of(later), bucket)
-
-
-def usd(nano: int) -> float:
-    return nano / 1_000_000_000
-
-
-def hourly(rate: int) -> float:
-    """USD per hour of a rate in nano-dollars per 720 hours."""
-    return rate / MONTH_HOURS / SECOND

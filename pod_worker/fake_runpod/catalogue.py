@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-NANO = 1_000_000_000
+from pod_worker.fake_runpod.money import NANO
 
 GpuRow = tuple[str, str, int, str | None, Decimal | None, Decimal | None, int, int]
 DataCenterRow = tuple[str, str, str, str, bool, list[str]]

@@ -2,7 +2,7 @@
 
 A program of its own, standard library only, started by path so that it costs milliseconds. It takes orders on
 stdin: `stop SECONDS` sends SIGTERM to the command and SIGKILL to everything after that time; end of file means
-that the server died, and kills at once. Adopting orphans needs Linux; elsewhere only the command's session is killed.
+that the server died, and kills at once. Adopting orphans needs Linux; elsewhere only the session is killed.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import instants
 from pod_worker.fake_runpod.answers import json_answer, no_content, plain_error
-from pod_worker.fake_runpod.billing import usd
 from pod_worker.fake_runpod.faults import parse_rules
 from pod_worker.fake_runpod.host import Host
+from pod_worker.fake_runpod.money import amount_usd, price_usd
 from pod_worker.fake_runpod.physics import Physics
 from pod_worker.fake_runpod.pod import Pod
 
@@ -125,7 +125,7 @@ def _account_routes(host: Host) -> APIRouter:
     router, world = APIRouter(), host.world
 
     def show() -> Response:
-        money = {"balance_usd": usd(world.treasury.balance_nano(world.now_ns))}
+        money = {"balance_usd": price_usd(world.treasury.balance_nano(world.now_ns))}
         money["spend_usd_per_hour"] = world.treasury.spend_usd_per_hour
         return json_answer({"id": world.account.id, **money, "secrets": sorted(world.account.secrets)})
 
@@ -141,7 +141,7 @@ def _account_routes(host: Host) -> APIRouter:
             return plain_error(400, str(error))
         if change.balance_usd is not None:
             # Set what is left, whatever was spent so far.
-            spent = world.account.balance_usd - usd(world.treasury.balance_nano(world.now_ns))
+            spent = world.account.balance_usd - price_usd(world.treasury.balance_nano(world.now_ns))
             world.account.balance_usd = change.balance_usd + spent
         for name in ("spend_limit_usd_per_hour", "ssh_keys", "secrets"):
             if (value := getattr(change, name)) is not None:
@@ -227,6 +227,6 @@ def _truth(host: Host, pod: Pod) -> dict[str, Json]:
         "data_center": pod.data_center_id,
         "gpu": pod.gpu_id,
         "gpu_count": pod.gpu_count,
-        "cost_usd_per_hour": usd(pod.cost_nano),
-        "owed_usd": usd(owed.total),
+        "cost_usd_per_hour": price_usd(pod.cost_nano),
+        "owed_usd": amount_usd(owed.total),
     }

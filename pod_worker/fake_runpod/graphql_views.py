@@ -12,13 +12,13 @@ from pod_worker.core.run import Json
 from pod_worker.fake_runpod import instants
 from pod_worker.fake_runpod.account import Template
 from pod_worker.fake_runpod.catalogue import DataCenter, GpuType
+from pod_worker.fake_runpod.money import price_usd
 from pod_worker.fake_runpod.pod import Pod, PortMapping, Status
-from pod_worker.fake_runpod.v1_views import desired_status, prices, shown_mappings
+from pod_worker.fake_runpod.v1_views import SPOT_SHARE, desired_status, prices, shown_mappings
 from pod_worker.fake_runpod.world import World
 
 GRADES = ("NONE", "LOW", "MEDIUM", "HIGH")
 CUDA_CORES = {"NVIDIA GeForce RTX 4090": 16384, "NVIDIA H100 80GB HBM3": 16896, "NVIDIA A100-SXM4-80GB": 6912}
-NANO = 1_000_000_000
 
 
 def pod_view(pod: Pod, world: World) -> dict[str, Json]:
@@ -42,8 +42,8 @@ def pod_view(pod: Pod, world: World) -> dict[str, Json]:
         "volumeMountPath": spec.mount_path,
         "networkVolumeId": spec.network_volume_id,
         "templateId": spec.template_id,
-        "costPerHr": pod.rate_nano / NANO,
-        "adjustedCostPerHr": pod.rate_nano / NANO,
+        "costPerHr": price_usd(pod.rate_nano),
+        "adjustedCostPerHr": price_usd(pod.rate_nano),
         "machineId": pod.machine_id,
         "consumerUserId": world.account.id,
         "createdAt": instants.rfc3339(pod.created_ns),
@@ -89,7 +89,7 @@ def _machine(pod: Pod, world: World) -> dict[str, Json]:
         "location": world.catalogue.data_centers[pod.data_center_id].location,
         "dataCenterId": pod.data_center_id,
         "secureCloud": pod.cloud == "SECURE",
-        "costPerHr": pod.rate_nano / NANO,
+        "costPerHr": price_usd(pod.rate_nano),
     }
 
 
@@ -126,11 +126,11 @@ def lowest_price_view(gpu: GpuType, world: World, wish: Mapping[str, Json]) -> d
         default="NONE",
     )
     is_there = grade != "NONE" and bool(cuda)
-    price = min((gpu.price_nano[cloud] for cloud in clouds if cloud in gpu.price_nano), default=0) / NANO
+    price = price_usd(min((gpu.price_nano[cloud] for cloud in clouds if cloud in gpu.price_nano), default=0))
     return {
         "gpuName": gpu.name,
         "gpuTypeId": gpu.id,
-        "minimumBidPrice": round(price / 2, 4) if is_there else None,
+        "minimumBidPrice": round(price * SPOT_SHARE, 4) if is_there else None,
         "uninterruptablePrice": price if is_there else None,
         "minMemory": 62,
         "minVcpu": 16,
@@ -184,7 +184,7 @@ def user_view(world: World) -> dict[str, Json]:
         "id": account.id,
         "email": account.email,
         "pubKey": "\n\n".join(account.ssh_keys),
-        "clientBalance": world.treasury.balance_nano(world.now_ns) / NANO,
+        "clientBalance": price_usd(world.treasury.balance_nano(world.now_ns)),
         "currentSpendPerHr": world.treasury.spend_usd_per_hour,
         "spendLimit": int(account.spend_limit_usd_per_hour),
         "notifyPodsStale": True,

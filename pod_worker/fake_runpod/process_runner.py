@@ -73,7 +73,7 @@ class ProcessRunner:
         return folder
 
 
-class Contents(threading.Thread):
+class Contents:
     """One life of one pod's contents: waits for the previous life to end, then runs until the command does."""
 
     def __init__(
@@ -86,7 +86,6 @@ class Contents(threading.Thread):
         events: PodEvents,
         previous: Contents | None,
     ) -> None:
-        super().__init__(name=f"pod-{pod_id}", daemon=True)
         self._pod_id = pod_id
         self._life = life
         self._folder = folder
@@ -98,26 +97,39 @@ class Contents(threading.Thread):
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
         self._is_removed = False
+        self._is_over = threading.Event()
 
-    def run(self) -> None:
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"pod-{self._pod_id}", daemon=True).start()
+
+    def _run(self) -> None:
         if self._previous is not None:
-            self._previous.join()
+            self._previous.wait()
             self._previous = None
-        with self._lock:
-            process = None if self._is_stopped else self._spawn()
-            self._process = process
-        if process is not None:
-            assert process.stdout is not None
-            for line in process.stdout:
-                self._events.contents_said(self._pod_id, line.decode(errors="replace").rstrip("\r\n"))
-            process.stdout.close()
-            code = process.wait()
-            self._hang_up()
-            self._events.contents_exited(self._pod_id, self._life, code)
+        try:
+            with self._lock:
+                self._process = None if self._is_stopped else self._spawn()
+            if self._process is not None:
+                self._follow(self._process)
+        except OSError as error:
+            self._events.contents_said(self._pod_id, f"cannot start the contents: {error}")
+            self._events.contents_exited(self._pod_id, self._life, 1)
         with self._lock:
             self._process = None
+            self._is_over.set()
             if self._is_removed:
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._events.contents_said(self._pod_id, line.decode(errors="replace").rstrip("\r\n"))
+        process.stdout.close()
+        code = process.wait()
+        with self._lock, contextlib.suppress(OSError):
+            process.stdin.close()
+        self._events.contents_exited(self._pod_id, self._life, code)
 
     def stop(self, notice_seconds: float) -> None:
         with self._lock:
@@ -127,15 +139,14 @@ class Contents(threading.Thread):
     def remove_folder_at_end(self) -> None:
         with self._lock:
             self._is_removed = True
-            if not self.is_alive():
+            if self._is_over.is_set():
                 shutil.rmtree(self._folder, ignore_errors=True)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         """Until the contents have ended; by force when they have not after `seconds`."""
-        self.join(seconds)
-        if self.is_alive() and self._process is not None:
+        if not self._is_over.wait(seconds) and self._process is not None:
             self._process.kill()
-            self.join(seconds)
+            self._is_over.wait(seconds)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -153,9 +164,3 @@ class Contents(threading.Thread):
             with contextlib.suppress(OSError, ValueError):
                 self._process.stdin.write(b"stop %f\n" % notice_seconds)
                 self._process.stdin.flush()
-
-    def _hang_up(self) -> None:
-        with self._lock:
-            if self._process is not None and self._process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    self._process.stdin.close()

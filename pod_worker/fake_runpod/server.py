@@ -135,6 +135,8 @@ def make_server(options: Options, host: Host, address: str, port: int) -> uvicor
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
+        # Longer than clients keep idle connections: none is cut off in the moment it is used again.
+        timeout_keep_alive=120,
     )
     return ClosingServer(config, host)
 

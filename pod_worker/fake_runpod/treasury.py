@@ -8,10 +8,9 @@ from __future__ import annotations
 from pod_worker.fake_runpod import costs
 from pod_worker.fake_runpod.account import Account, Volume
 from pod_worker.fake_runpod.billing import MONTH_HOURS, Ledger, Line
+from pod_worker.fake_runpod.money import NANO, PICO_PER_NANO, price_usd
 from pod_worker.fake_runpod.pod import Pod
 from pod_worker.fake_runpod.refusal import Kind, Refusal
-
-NANO = 1_000_000_000
 
 
 class Treasury:
@@ -23,11 +22,11 @@ class Treasury:
 
     def balance_nano(self, now_ns: int) -> int:
         spent = self.pods.total.until(now_ns).total + self.volumes.total.until(now_ns).total
-        return round(self._account.balance_usd * NANO) - spent
+        return round(self._account.balance_usd * NANO) - spent // PICO_PER_NANO
 
     @property
     def spend_usd_per_hour(self) -> float:
-        return (self.pods.rate + self.volumes.rate) / MONTH_HOURS / NANO
+        return price_usd(self.pods.rate + self.volumes.rate) / MONTH_HOURS
 
     def check_affordable(self, pod: Pod, now_ns: int) -> None:
         """One hour of credit, and the spend limit. Raises Refusal(BALANCE) or Refusal(RULE)."""

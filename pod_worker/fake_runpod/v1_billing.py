@@ -1,4 +1,4 @@
-"""REST v1 billing: bare arrays of records, grouped by GPU type unless by pod. The same nano-dollars as v2's."""
+"""REST v1 billing: bare arrays of records, grouped by GPU type unless by pod. The same pico-dollars as v2's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from starlette.responses import Response
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import instants
 from pod_worker.fake_runpod.answers import json_answer
-from pod_worker.fake_runpod.billing import NOTHING, Amounts, usd
+from pod_worker.fake_runpod.billing import NOTHING, Amounts
 from pod_worker.fake_runpod.billing_window import read_window
 from pod_worker.fake_runpod.host import Host
+from pod_worker.fake_runpod.money import amount_usd
 from pod_worker.fake_runpod.refusal import Kind, Refusal
 
 
@@ -51,7 +52,7 @@ def _record(at_ns: int, group: str, name: str, amounts: Amounts, disk_gb: int) -
     """Both spellings of the disk field: the document's and the one that was seen."""
     return {
         group: name,
-        "amount": usd(amounts.total),
+        "amount": amount_usd(amounts.total),
         "time": instants.rfc3339(at_ns),
         "timeBilledMs": amounts.millis,
         "diskSpaceBilledGb": disk_gb,

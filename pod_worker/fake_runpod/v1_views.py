@@ -10,10 +10,11 @@ from pod_worker.core.run import Json
 from pod_worker.fake_runpod import instants
 from pod_worker.fake_runpod.account import Account, Registry, Template, Volume
 from pod_worker.fake_runpod.catalogue import Catalogue, GpuType
+from pod_worker.fake_runpod.costs import SPOT_SHARE_PERCENT
+from pod_worker.fake_runpod.money import price_usd
 from pod_worker.fake_runpod.pod import Pod, PortMapping, Status
 
-NANO = 1_000_000_000
-SPOT_SHARE = 0.5
+SPOT_SHARE = SPOT_SHARE_PERCENT / 100
 
 
 def desired_status(pod: Pod) -> str:
@@ -26,7 +27,7 @@ def shown_mappings(pod: Pod) -> list[PortMapping]:
 
 
 def pod_view(pod: Pod, account: Account, catalogue: Catalogue) -> dict[str, Json]:
-    spec, cost = pod.spec, pod.rate_nano / NANO
+    spec, cost = pod.spec, price_usd(pod.rate_nano)
     mappings = shown_mappings(pod)
     started = pod.started_ns or pod.created_ns
     return {
@@ -85,7 +86,7 @@ def _machine(pod: Pod, catalogue: Catalogue) -> dict[str, Json]:
         "maxUploadSpeedMbps": 1000,
         "diskThroughputMBps": 1000,
         "podHostId": pod.host_id,
-        "costPerHr": pod.rate_nano / NANO,
+        "costPerHr": price_usd(pod.rate_nano),
         "maintenanceStart": None,
         "maintenanceEnd": None,
         "maintenanceNote": None,
@@ -105,18 +106,18 @@ def prices(gpu: GpuType) -> dict[str, Json]:
     secure, community = (gpu.price_nano.get(cloud) for cloud in ("SECURE", "COMMUNITY"))
     best = secure or community or 0
 
-    def usd(nano: float | None) -> float | None:
-        return None if nano is None else round(nano / NANO, 4)
+    def usd(nano: int | None, share: float = 1.0) -> float | None:
+        return None if nano is None else round(price_usd(nano) * share, 4)
 
     return {
         "securePrice": usd(secure),
         "communityPrice": usd(community),
-        "oneWeekPrice": usd(best * 0.95),
-        "oneMonthPrice": usd(best * 0.9),
-        "threeMonthPrice": usd(best * 0.85),
-        "sixMonthPrice": usd(best * 0.8),
-        "communitySpotPrice": usd(None if community is None else community * SPOT_SHARE),
-        "secureSpotPrice": usd(None if secure is None else secure * SPOT_SHARE),
+        "oneWeekPrice": usd(best, 0.95),
+        "oneMonthPrice": usd(best, 0.9),
+        "threeMonthPrice": usd(best, 0.85),
+        "sixMonthPrice": usd(best, 0.8),
+        "communitySpotPrice": usd(community, SPOT_SHARE),
+        "secureSpotPrice": usd(secure, SPOT_SHARE),
     }
 
 

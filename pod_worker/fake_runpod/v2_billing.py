@@ -11,9 +11,10 @@ from starlette.responses import Response
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import instants
 from pod_worker.fake_runpod.answers import json_answer
-from pod_worker.fake_runpod.billing import NOTHING, Amounts, Charge, usd
+from pod_worker.fake_runpod.billing import NOTHING, Amounts, Charge
 from pod_worker.fake_runpod.billing_window import Window, read_window
 from pod_worker.fake_runpod.host import Host
+from pod_worker.fake_runpod.money import amount_usd
 from pod_worker.fake_runpod.refusal import Kind, Refusal
 
 EMPTY = {
@@ -30,7 +31,7 @@ AGGREGATE = (
     *("clusterGpuAmount", "clusterDiskAmount", "clusterNetworkingAmount"),
 )
 
-Nano = dict[str, int]
+Pico = dict[str, int]
 
 
 def billing_routes(host: Host) -> APIRouter:
@@ -61,14 +62,14 @@ def billing_routes(host: Host) -> APIRouter:
     @router.get("")
     async def everything(request: Request) -> Response:
         span = window(request)
-        buckets: dict[tuple[int, int], list[Nano]] = {}
+        buckets: dict[tuple[int, int], list[Pico]] = {}
         for ledger in (world.treasury.pods, world.treasury.volumes):
             for c in span.charges(ledger, world.billed_until()):
                 named = _aggregate_pod(c) if ledger is world.treasury.pods else _aggregate_volume(c)
                 buckets.setdefault((c.start_ns, c.end_ns), []).append(named)
         zero = dict.fromkeys(AGGREGATE, 0)
         sums = {edges: _sum(parts, zero) for edges, parts in sorted(buckets.items())}
-        records = [_range(*edges) | _usd(nano) for edges, nano in sums.items()]
+        records = [_range(*edges) | _usd(pico) for edges, pico in sums.items()]
         return _answer(span, records, _sum(list(sums.values()), zero), {}, {})
 
     @router.get("/{family}")
@@ -81,13 +82,13 @@ def billing_routes(host: Host) -> APIRouter:
     return router
 
 
-def pod_amounts(charge: Charge | None) -> Nano:
+def pod_amounts(charge: Charge | None) -> Pico:
     amounts, is_cpu = (charge.amounts, charge.line.is_cpu) if charge else (NOTHING, False)
     compute = {"gpuAmount": 0, "cpuAmount": 0} | {"cpuAmount" if is_cpu else "gpuAmount": amounts.compute}
     return {"totalAmount": amounts.total, **compute, "diskAmount": amounts.disk}
 
 
-def volume_amounts(charge: Charge | None) -> Nano:
+def volume_amounts(charge: Charge | None) -> Pico:
     amounts: Amounts = charge.amounts if charge else NOTHING
     is_fast = charge is not None and charge.line.group == "HIGH_PERFORMANCE"
     return {
@@ -97,13 +98,13 @@ def volume_amounts(charge: Charge | None) -> Nano:
     }
 
 
-def _aggregate_pod(charge: Charge) -> Nano:
+def _aggregate_pod(charge: Charge) -> Pico:
     amounts = pod_amounts(charge)
-    renamed = {f"pod{name[0].upper()}{name[1:]}": nano for name, nano in amounts.items() if name != "totalAmount"}
+    renamed = {f"pod{name[0].upper()}{name[1:]}": pico for name, pico in amounts.items() if name != "totalAmount"}
     return {"totalAmount": amounts["totalAmount"], **renamed}
 
 
-def _aggregate_volume(charge: Charge) -> Nano:
+def _aggregate_volume(charge: Charge) -> Pico:
     amounts = volume_amounts(charge)
     return {
         "totalAmount": amounts["totalAmount"],
@@ -112,28 +113,28 @@ def _aggregate_volume(charge: Charge) -> Nano:
     }
 
 
-def _sum(parts: list[Nano], zero: Nano) -> Nano:
+def _sum(parts: list[Pico], zero: Pico) -> Pico:
     total = dict(zero)
     for part in parts:
-        for name, nano in part.items():
-            total[name] += nano
+        for name, pico in part.items():
+            total[name] += pico
     return total
 
 
-def _usd(nano: Nano) -> dict[str, Json]:
-    return {name: usd(amount) for name, amount in nano.items()}
+def _usd(pico: Pico) -> dict[str, Json]:
+    return {name: amount_usd(amount) for name, amount in pico.items()}
 
 
 def _range(start_ns: int, end_ns: int) -> dict[str, Json]:
     return {"startTime": instants.rfc3339(start_ns), "endTime": instants.rfc3339(end_ns)}
 
 
-def _record(charge: Charge, nano: Nano) -> dict[str, Json]:
-    return _range(charge.start_ns, charge.end_ns) | _usd(nano)
+def _record(charge: Charge, pico: Pico) -> dict[str, Json]:
+    return _range(charge.start_ns, charge.end_ns) | _usd(pico)
 
 
 def _answer(
-    span: Window, records: list[dict[str, Json]], totals: Nano, query: dict[str, Json], extra: dict[str, Json]
+    span: Window, records: list[dict[str, Json]], totals: Pico, query: dict[str, Json], extra: dict[str, Json]
 ) -> Response:
     asked = _range(span.start_ns, span.end_ns) | {"bucketSize": span.bucket}
     asked |= {name: value for name, value in query.items() if value is not None}

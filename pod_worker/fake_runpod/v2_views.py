@@ -13,10 +13,9 @@ from pod_worker.core.run import Json
 from pod_worker.fake_runpod import instants
 from pod_worker.fake_runpod.account import Template, Volume
 from pod_worker.fake_runpod.catalogue import CpuFlavor, DataCenter, GpuType
+from pod_worker.fake_runpod.money import price_usd
 from pod_worker.fake_runpod.pod import Pod, PortMapping, Status
 from pod_worker.fake_runpod.refusal import Kind, Refusal
-
-NANO = 1_000_000_000
 
 
 def pod_view(pod: Pod, now_ns: int) -> dict[str, Json]:
@@ -37,7 +36,7 @@ def pod_view(pod: Pod, now_ns: int) -> dict[str, Json]:
         "dataCenterId": pod.data_center_id,
         "cudaVersion": pod.cuda_version,
         "ssh": {"proxy": _ssh_proxy(pod), "direct": _ssh_direct(pod)},
-        "cost": pod.cost_nano / NANO,
+        "cost": price_usd(pod.cost_nano),
         "locked": spec.locked,
         "globalNetworking": _global_networking(pod),
         "template": None,
@@ -136,9 +135,9 @@ def template_view(template: Template) -> dict[str, Json]:
 
 
 def gpu_view(gpu: GpuType) -> dict[str, Json]:
-    price = {cloud.lower(): gpu.price_nano.get(cloud, 0) / NANO for cloud in ("SECURE", "COMMUNITY")}
+    price = {cloud.lower(): price_usd(gpu.price_nano.get(cloud, 0)) for cloud in ("SECURE", "COMMUNITY")}
     if gpu.pool is not None:
-        price["serverless"] = round(max(gpu.price_nano.values()) * 1.5 / NANO, 4)
+        price["serverless"] = round(price_usd(max(gpu.price_nano.values())) * 1.5, 4)
     return {
         "id": gpu.id,
         "name": gpu.name,
@@ -153,7 +152,7 @@ def gpu_view(gpu: GpuType) -> dict[str, Json]:
 
 
 def cpu_view(cpu: CpuFlavor) -> dict[str, Json]:
-    price = cpu.price_nano_per_vcpu / NANO
+    price = price_usd(cpu.price_nano_per_vcpu)
     return {
         "id": cpu.id,
         "name": cpu.name,

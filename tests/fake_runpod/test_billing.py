@@ -20,6 +20,7 @@ from pod_worker.fake_runpod.billing import (
     bucket_start,
 )
 from pod_worker.fake_runpod.instants import DAY, HOUR, SECOND
+from pod_worker.fake_runpod.money import PICO_PER_NANO
 
 START = 1_767_225_600 * SECOND  # 2026-01-01
 RATES = st.builds(Rates, st.integers(0, 10**13), st.integers(0, 10**11), st.booleans())
@@ -38,8 +39,8 @@ def tally_of(steps: list[tuple[int, Rates]]) -> Tally:
 @given(STEPS)
 def test_a_bill_is_the_exact_sum_of_rate_times_time(steps: list[tuple[int, Rates]]) -> None:
     owed = tally_of(steps).until(START + 400 * DAY)
-    compute = sum(Fraction(rates.compute * span, PER_MONTH) for span, rates in steps)
-    assert 0 <= compute - owed.compute < 1  # nano-dollars
+    compute = sum(Fraction(rates.compute * span, PER_MONTH) * PICO_PER_NANO for span, rates in steps)
+    assert 0 <= compute - owed.compute < 1  # pico-dollars
 
 
 @given(STEPS, st.sampled_from(BUCKETS))
@@ -78,7 +79,7 @@ def test_the_running_total_follows_every_line() -> None:
         ledger.open(Line(name, "gpu", False, 0), START, Rates(compute=720 * 10**9, on=True))
     ledger.close("a", START + HOUR)
     assert ledger.rate == 720 * 10**9
-    assert ledger.total.until(START + 2 * HOUR).compute == 3 * 10**9
+    assert ledger.total.until(START + 2 * HOUR).compute == 3 * 10**12
 
 
 def test_the_running_total_forgets_its_past_but_not_its_sum() -> None:

@@ -138,10 +138,10 @@ def test_stopping_frees_compute_and_doubles_the_volume_disk() -> None:
     while_on = tally.until(world.now_ns)
     run_for(world, 3600)
     while_off = tally.until(world.now_ns) - while_on
-    assert while_on.compute == 690_000_000
-    assert while_on.disk == (50 + 100) * 100_000_000 // 720
+    assert while_on.compute == 690_000_000_000
+    assert while_on.disk == (50 + 100) * 100_000_000_000 // 720
     assert while_off.compute == while_off.millis == 0
-    assert abs(while_off.disk - 100 * 200_000_000 / 720) < 2
+    assert abs(while_off.disk - 100 * 200_000_000_000 / 720) < 2
 
 
 def test_the_contents_start_when_it_runs_and_stop_with_it() -> None:
@@ -298,7 +298,7 @@ def test_a_vanished_pod_stops_billing_when_it_vanishes() -> None:
     pod = create(world)
     run_for(world, 10 * 3600)
     assert world.every_pod() == []
-    assert world.treasury.pods.lines[pod.id].tally.until(world.now_ns).compute == 345_000_000
+    assert world.treasury.pods.lines[pod.id].tally.until(world.now_ns).compute == 345_000_000_000
 
 
 def test_a_pod_can_come_back_without_gpus() -> None:
