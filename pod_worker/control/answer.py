@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from fastapi.responses import Response
 
 from pod_worker.core.run import Json
 
 
-def _plain(value: Any) -> Json:
-    if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
-    return str(value)
-
-
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
+_encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def encoded(value: Json) -> bytes:

@@ -10,18 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from enum import StrEnum
 
-import msgspec
-from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError
 
+from pod_worker.control.batch import Batch, Line, Pending, Verdict
 from pod_worker.control.projections import Arrived, changes_of
 from pod_worker.control.telemetry import Telemetry
-from pod_worker.control.wire import Arrival, Refused, payload_of, read_line
+from pod_worker.control.wire import Arrival, Refused, payload_of
 from pod_worker.core.clock import Clock
 from pod_worker.core.payload import RunLog
 from pod_worker.store.commit import OneWait
@@ -32,74 +30,6 @@ from pod_worker.store.views import Views
 RECENT_TRANSIENT = 20_000
 
 log = logging.getLogger(__name__)
-
-
-class Verdict(StrEnum):
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    FENCED = "fenced"  # of another attempt than the run's: stored, and no longer able to move the run
-    INVALID = "invalid"
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One line's fate. `number` counts from 1."""
-
-    number: int
-    verdict: Verdict
-    event_id: str | None = None
-    code: str | None = None
-    error: str | None = None
-
-
-class _Pending(msgspec.Struct):
-    number: int
-    arrival: Arrival
-    line: bytes = b""
-    attempt: int | None = None
-    is_fenced: bool = False
-    is_projected: bool = False
-    document: RawBSONDocument | None = None
-    verdict: Verdict = Verdict.ACCEPTED
-
-
-@dataclass(slots=True)
-class Batch:
-    """The lines of one request, read."""
-
-    pending: list[_Pending] = field(default_factory=list)
-    refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
-
-    def lines(self) -> list[Line]:
-        good = [Line(each.number, each.verdict, each.arrival.event.id) for each in self.pending]
-        bad = [Line(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
-        return sorted(good + bad, key=lambda line: line.number) if bad else good
-
-    def refuse(self, places: Mapping[int, Refused]) -> None:
-        """Turn pending lines (by their place) into refused ones."""
-        for place, why in places.items():
-            each = self.pending[place]
-            self.refused.append((each.number, each.line, why))
-        self.pending = [each for place, each in enumerate(self.pending) if place not in places]
-
-
-def read_batch(lines: Iterable[tuple[int, bytes]]) -> Batch:
-    """(line number, line) each; touches nothing."""
-    batch = Batch()
-    for number, line in lines:
-        try:
-            batch.pending.append(_Pending(number, read_line(line), line))
-        except Refused as why:
-            batch.refused.append((number, line, why))
-    return batch
-
-
-def batch_of(arrivals: Sequence[Arrival]) -> Batch:
-    """The same for events that were read elsewhere."""
-    return Batch([_Pending(number, arrival) for number, arrival in enumerate(arrivals, 1)])
-
-
-def refused_batch(line: bytes, why: Refused) -> Batch:
-    return Batch([], [(1, line, why)])
 
 
 class Ingest:
@@ -157,7 +87,7 @@ class Ingest:
         if odd:
             batch.refuse(odd)
 
-    def _project(self, pending: Sequence[_Pending], repeated: list[Entry], views: Views) -> None:
+    def _project(self, pending: Sequence[Pending], repeated: list[Entry], views: Views) -> None:
         for each in pending:
             if each.document is None and self._recent.has(each.arrival.event.id):
                 each.verdict = Verdict.DUPLICATE
@@ -183,7 +113,7 @@ class Ingest:
         self._telemetry.count(events, [why.code for _, _, why in batch.refused])
 
 
-def _fence(pending: Sequence[_Pending], views: Views) -> None:
+def _fence(pending: Sequence[Pending], views: Views) -> None:
     """Which attempt each event counts for, and whether the run has moved on to another."""
     run_ids = {run_id for each in pending if (run_id := each.arrival.run_id)}
     attempts = views.attempts(sorted(run_ids)) if run_ids else {}
@@ -242,14 +172,14 @@ def arrived_from(entries: Iterable[Entry], attempts: dict[str, int]) -> list[Arr
     return found
 
 
-def _arrived(each: _Pending) -> Arrived | None:
+def _arrived(each: Pending) -> Arrived | None:
     arrival = each.arrival
     if not each.is_projected or arrival.payload is None or arrival.run_id is None or each.attempt is None:
         return None
     return Arrived(arrival.event, arrival.payload, arrival.run_id, each.attempt)
 
 
-def _is_transient(each: _Pending) -> bool:
+def _is_transient(each: Pending) -> bool:
     return each.arrival.payload is not None and each.arrival.payload.transient
 
 
@@ -259,7 +189,7 @@ def _not_ahead(arrival: Arrival, now: datetime) -> Arrival:
     return Arrival(event, arrival.payload, arrival.run_id)
 
 
-def _entry(each: _Pending, position: int, received_at: datetime) -> Entry:
+def _entry(each: Pending, position: int, received_at: datetime) -> Entry:
     payload = each.arrival.payload
     level = {"warning": "warn"}.get(payload.level, payload.level) if isinstance(payload, RunLog) else None
     is_sample = payload is not None and payload.sample

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from pod_worker.control.auth import Authorize
+from pod_worker.control.batch import Batch, Line, Verdict, batch_of, read_batch, refused_batch
 from pod_worker.control.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
-from pod_worker.control.ingest import Batch, Line, Verdict, batch_of, read_batch, refused_batch
 from pod_worker.control.intake import Intake
 from pod_worker.control.problem import MEDIA_TYPE, Problem
 from pod_worker.control.rate import RateLimit

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from pod_worker.control.ingest import Batch, Ingest, Line
+from pod_worker.control.batch import Batch, Line
+from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import RETRY_SECONDS, Problem
 
 THREADS = 2  # one talks to the database while the other reads

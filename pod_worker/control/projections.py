@@ -24,7 +24,8 @@ PROJECTIONS: dict[str, Projection] = {}
 SYSTEM_STAGE = "system"  # the series of a pod's own gauges, beside those of the stages
 _COUNTS = ("eta_s", "iteration", "max_iterations", "good_nodes", "buggy_nodes", "total_nodes", "best_metric")
 _GAUGES = tuple(field.name for field in fields(p.RunHeartbeat))
-_NO_ERROR = {"error_code": None, "error_message": None, "error_traceback": None, "error_stage": None}
+_ERROR = ("error_code", "error_message", "error_traceback", "error_stage", "retryable", "failed_at")
+_NO_ERROR = {"error": dict.fromkeys(_ERROR)}
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -78,7 +79,7 @@ def _started(event: Event, data: p.RunStarted) -> Iterable[Change]:
     pod = {"id": data.pod_id, "worker_id": data.worker_id, "gpu": data.gpu, "region": data.region}
     fields = {f"pod.{name}": value for name, value in pod.items()} | {"pod.image": data.image}
     yield Facts(View.RUN, "", "started", {"started_at": event.time, **fields})
-    yield Move((S.RUNNING,), {**_NO_ERROR, "retryable": None, "failed_at": None})
+    yield Move((S.RUNNING,), _NO_ERROR)
 
 
 @_projects(p.RunHeartbeat)
@@ -94,7 +95,7 @@ def _heartbeat(event: Event, data: p.RunHeartbeat) -> Iterable[Change]:
 @_projects(p.RunCompleted)
 def _completed(event: Event, data: p.RunCompleted) -> Iterable[Change]:
     yield Facts(View.RUN, "", "duration", {"total_duration_s": data.total_duration_s})
-    yield Move((S.COMPLETED,), {"completed_at": event.time, **_NO_ERROR, "retryable": None})
+    yield Move((S.COMPLETED,), {"completed": {"completed_at": event.time}, **_NO_ERROR})
 
 
 @_projects(p.RunFailed)
@@ -105,13 +106,15 @@ def _failed(event: Event, data: p.RunFailed) -> Iterable[Change]:
         "error_traceback": data.traceback,
         "error_stage": data.stage,
         "retryable": data.retryable,
+        "failed_at": event.time,
     }
-    yield Move((S.FAILED,), {"failed_at": event.time, **error})
+    yield Move((S.FAILED,), {"error": error})
 
 
 @_projects(p.RunCanceled)
 def _canceled(event: Event, data: p.RunCanceled) -> Iterable[Change]:
-    yield Move((S.CANCELED,), {"canceled_at": event.time, "canceled_by": data.by, "cancel_reason": data.reason})
+    ended = {"canceled_at": event.time, "canceled_by": data.by, "cancel_reason": data.reason}
+    yield Move((S.CANCELED,), {"canceled": ended})
 
 
 @_projects(p.RunLost)
@@ -228,7 +231,7 @@ def _paper(event: Event, data: p.PaperGenerated) -> Iterable[Change]:
 def _validation_started(event: Event, data: p.ValidationStarted) -> Iterable[Change]:
     begun = {"model": data.model, "rubric_version": data.rubric_version, "started_at": event.time}
     yield Facts(View.VALIDATION, "auto", "started", begun)
-    yield Move((S.RUNNING, S.AUTO_VALIDATING), {})
+    yield Move((S.RUNNING, S.AUTO_VALIDATING))
 
 
 @_projects(p.ValidationCompleted)
@@ -236,7 +239,7 @@ def _validated(event: Event, data: p.ValidationCompleted) -> Iterable[Change]:
     judged = {"verdict": data.verdict, "rubric": data.scores, "notes": data.notes, "created_at": event.time}
     yield Facts(View.VALIDATION, "auto", "verdict", judged)
     # A verdict implies that the validation began, even when word of that arrives later.
-    yield Move((S.RUNNING, S.AUTO_VALIDATING, S.AWAITING_HUMAN), {})
+    yield Move((S.RUNNING, S.AUTO_VALIDATING, S.AWAITING_HUMAN))
 
 
 @_projects(p.BudgetWarning, p.BudgetExceeded)

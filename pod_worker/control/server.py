@@ -77,7 +77,9 @@ class _Server(uvicorn.Server):
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
+        # Not uvicorn's own: that one raises the signal again when all is done, and `serve` is to return.
+        self.force_exit = self.should_exit
+        self.should_exit = True
         if self._loop is not None:
             # Live views end first: uvicorn waits for every open response.
             self._loop.call_soon_threadsafe(self._app.state.stopping.set)

@@ -17,8 +17,9 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.answer import answer
+from pod_worker.control.batch import batch_of
 from pod_worker.control.body import read_body
-from pod_worker.control.ingest import Ingest, batch_of
+from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import Problem
 from pod_worker.control.wire import Arrival, payload_of
 from pod_worker.core.clock import Clock

@@ -52,10 +52,13 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A step of the run's status. `path` is what the run must have gone through, the new status last."""
+    """A step of the run's status. `path` is what the run must have gone through, the new status last.
+
+    `groups` are facts that go with it: kept if the run takes the step, or took it already in this attempt.
+    """
 
     path: tuple[RunStatus, ...]
-    fields: Mapping[str, Json]
+    groups: Mapping[str, Mapping[str, Json]] = {}
 
 
 Change: TypeAlias = Facts | Point | Move

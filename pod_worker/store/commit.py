@@ -14,17 +14,22 @@ from contextlib import contextmanager
 
 from bson.min_key import MinKey
 from pymongo.errors import AutoReconnect
+from pymongo.read_concern import ReadConcern
+from pymongo.topology_description import TopologyDescription
 from pymongo.write_concern import WriteConcern
 
 from pod_worker.store.mongo import Mongo
 
-_ONE_LINE = frozenset({"ReplicaSetWithPrimary", "ReplicaSetNoPrimary", "Single"})
+_ONE_LINE = frozenset({"ReplicaSetWithPrimary", "ReplicaSetNoPrimary", "Single", "Unknown"})
 
 
 class OneWait:
     def __init__(self, database: Mongo) -> None:
         self.patient = database
-        self.quick: Mongo = database.with_options(write_concern=WriteConcern(w=1))
+        # Reads see what was just written, also by a group that failed half-way: the wait at the end covers it.
+        self.quick: Mongo = database.with_options(
+            write_concern=WriteConcern(w=1), read_concern=ReadConcern("local")
+        )
 
     @contextmanager
     def group(self) -> Iterator[bool]:
@@ -43,15 +48,16 @@ class OneWait:
 
     def _primary(self) -> tuple[object, ...] | None:
         """Which primary, in which term; None where the argument does not hold."""
-        topology = self.patient.client.topology_description
-        if topology.topology_type_name == "Unknown":
-            self.patient.client.admin.command("ping")
-            topology = self.patient.client.topology_description
-        if topology.topology_type_name not in _ONE_LINE:
-            return None
-        servers = topology.server_descriptions().values()
-        return tuple(
-            (each.address, each.election_id)
-            for each in servers
-            if each.server_type_name in ("RSPrimary", "Standalone")
-        )
+        client = self.patient.client
+        found = _primaries(client.topology_description)
+        if found == ():  # nobody has asked for it yet
+            client.admin.command("ping")
+            found = _primaries(client.topology_description)
+        return found
+
+
+def _primaries(topology: TopologyDescription) -> tuple[object, ...] | None:
+    if topology.topology_type_name not in _ONE_LINE:
+        return None
+    servers = topology.server_descriptions().values()
+    return tuple((each.address, each.election_id) for each in servers if each.server_type_name == "RSPrimary")

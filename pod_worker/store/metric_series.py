@@ -136,7 +136,10 @@ def _sample(key: str, each: Json) -> Sample | None:
     value, epoch = each.get("x"), each.get("e")
     if not isinstance(value, int | float):
         return None
-    step = None if key.startswith("t") else int(key)
+    try:
+        step = None if key.startswith("t") else int(key)
+    except ValueError:
+        return None
     return Sample(step, float(value), each["t"], epoch if isinstance(epoch, int | float) else None)
 
 

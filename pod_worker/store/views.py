@@ -14,7 +14,7 @@ from typing import TypeAlias
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from pod_worker.core.run import Json, RunStatus, predecessors
+from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
 from pod_worker.store.metric_series import MetricSeries
 from pod_worker.store.mongo import Document, Mongo
@@ -95,7 +95,7 @@ class Views:
         self._database[RUNS].update_one(
             {"_id": run_id},
             [
-                {"$set": {"kept": {"heartbeat": f"${VERSIONS}.heartbeat", "status": f"${VERSIONS}.status"}}},
+                {"$set": {"kept": {name: f"${VERSIONS}.{name}" for name in _KEPT}}},
                 {"$unset": gone},
                 {"$set": {VERSIONS: "$kept"}},
                 {"$unset": "kept"},
@@ -103,6 +103,7 @@ class Views:
         )
 
 
+_KEPT = ("heartbeat", "status", "error", "completed", "canceled")
 _REPLAYED = [
     "currentStage",
     "stageTiming",
@@ -158,20 +159,26 @@ def _run_update(row: _Row) -> list[Document]:
 
 
 def _move_values(stamped: Stamped, move: Move) -> Document:
-    may = {
-        "$and": [
-            {"$in": [{"$ifNull": ["$status", "QUEUED"]}, _sources(move.path)]},
-            {"$eq": [{"$ifNull": ["$attempt", 0]}, stamped.attempt]},
-            {"$ne": [{"$ifNull": ["$leasedAttempt", -1]}, stamped.attempt]},
-            {"$lte": ["$leaseToken", None]},  # missing or null
-            is_newer(f"{VERSIONS}.status", stamped.version),
-        ]
+    status = {"$ifNull": ["$status", "QUEUED"]}
+    is_free: list[Document] = [
+        {"$eq": [{"$ifNull": ["$attempt", 0]}, stamped.attempt]},
+        {"$ne": ["$leasedAttempt", stamped.attempt]},
+        {"$lte": ["$leaseToken", None]},  # missing or null
+    ]
+    mark = f"{VERSIONS}.status"
+    moves = {"$and": [*is_free, {"$in": [status, _sources(move.path)]}, is_newer(mark, stamped.version)]}
+    values = {
+        "status": {"$cond": [moves, move.path[-1].value, "$status"]},
+        mark: {"$cond": [moves, stamped.version, f"${mark}"]},
     }
-    wanted: dict[str, Json] = {"status": move.path[-1].value, **move.fields}
-    values: Document = {f"{VERSIONS}.status": {"$cond": [may, stamped.version, f"${VERSIONS}.status"]}}
-    for path, value in wanted.items():
-        name = spelled(path)
-        values[name] = {"$cond": [may, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}
+    moved = {"$in": [status, _at_or_after(move.path[-1])]}
+    for group, fields in move.groups.items():
+        mark = f"{VERSIONS}.{spelled(group)}"
+        holds = {"$and": [*is_free, {"$or": [moves, moved]}, is_newer(mark, stamped.version)]}
+        values[mark] = {"$cond": [holds, stamped.version, f"${mark}"]}
+        for path, value in fields.items():
+            name = spelled(path)
+            values[name] = {"$cond": [holds, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}
     return values
 
 
@@ -185,6 +192,15 @@ def _walk(status: RunStatus, path: tuple[RunStatus, ...]) -> RunStatus:
     for step in path:
         status = step if status in predecessors(step) else status
     return status
+
+
+def _at_or_after(status: RunStatus) -> list[str]:
+    """Where a run can be that went through the status and was not queued again since."""
+    found, new = {status}, {status}
+    while new:
+        new = {after for each in new for after in TRANSITIONS[each]} - found - {RunStatus.QUEUED}
+        found |= new
+    return sorted(each.value for each in found)
 
 
 def _integer(value: Json) -> int:

@@ -1,0 +1,90 @@
+"""The log keeps each id once, and says which ids it had; refused lines are kept beside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pod_worker.core.event import Event
+from pod_worker.core.run import Json
+from pod_worker.store.event_log import INDEXES, DeadLine, Entry, EventLog, Unstorable, encoded, entry_from
+from pod_worker.store.mongo import ensure_indexes
+
+NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def log(db: Any) -> EventLog:
+    ensure_indexes(db, INDEXES)
+    return EventLog(db)
+
+
+def entry(name: str, position: int = 1, run_id: str | None = "r1", attempt: int | None = 1, **data: Json) -> Entry:
+    subject = f"run/{run_id}" if run_id else "pod/p1"
+    event = Event(name, "test://x", "ai.run.log", subject, NOW, data, seq=position, attempt=attempt)
+    return Entry(event, run_id, attempt or 0, position, NOW, is_sample=True, level="info")
+
+
+def test_an_entry_comes_back_as_it_went_in(log: EventLog) -> None:
+    entries = {
+        "a": entry("a", kv={"x.y": 1, "$z": [None]}),
+        "b": entry("b", run_id=None),
+        "c": entry("c", attempt=None),
+    }
+    log.append([encoded(each) for each in entries.values()])
+    assert log.stored(["a", "b", "c", "d"]) == entries
+
+
+def test_an_id_is_stored_once(log: EventLog) -> None:
+    first = log.append([encoded(entry("a")), encoded(entry("b"))])
+    assert (first.duplicates, first.refused) == (frozenset(), {})
+    again = log.append([encoded(entry("b", 9)), encoded(entry("c")), encoded(entry("c"))])
+    assert again.duplicates == {0, 2}
+    assert log.stored(["b"])["b"].position == 1, "the first one stands"
+
+
+def test_what_the_server_will_not_take_is_named(log: EventLog, db: Any) -> None:
+    db.create_collection("strict", validator={"data.n": {"$ne": 13}})
+    strict = EventLog(db)
+    strict._events = db["strict"]
+    outcome = strict.append([encoded(entry(f"e{n}", n=n)) for n in (12, 13, 14)])
+    assert list(outcome.refused) == [1]
+    assert db["strict"].count_documents({}) == 2
+
+
+@pytest.mark.parametrize("value", [2**63, {"a\0b": 1}, {"deep": "\ud800"}, object()])
+def test_what_cannot_be_stored_says_so_before_it_is_sent(value: Any) -> None:
+    with pytest.raises(Unstorable):
+        encoded(entry("a", value=value))
+
+
+def test_replay_is_in_order_of_arrival(log: EventLog, db: Any) -> None:
+    log.append([encoded(entry(f"e{n}", position=-n)) for n in range(5)] + [encoded(entry("other", run_id="r2"))])
+    db["events"].insert_one({"_id": "odd", "runId": "r1", "position": 0})
+    assert [each.event.id for each in log.replay("r1")] == ["e4", "e3", "e2", "e1", "e0"]
+    assert set(log.run_ids()) == {"r1", "r2"}
+
+
+def test_an_odd_document_is_no_entry() -> None:
+    assert entry_from({"_id": 1}) is None
+    assert entry_from({"_id": 1, "time": NOW, "type": 5, "data": {}}) is None
+
+
+def test_a_dead_line_is_kept_once_and_cut(log: EventLog, db: Any) -> None:
+    line = DeadLine(b"\xff" + b"x" * 100_000, "bad_json", "why", None, NOW)
+    log.bury([line, line])
+    log.bury([line])
+    kept = list(db["events_dead"].find())
+    assert len(kept) == 1
+    assert (kept[0]["bytes"], len(kept[0]["line"])) == (100_001, 64 * 1024 + 3)
+
+
+def test_samples_leave_and_lifecycle_stays(db: Any) -> None:
+    ensure_indexes(db, INDEXES)
+    expiry = db["events"].index_information()["expiry"]
+    assert (expiry["key"], expiry["expireAfterSeconds"]) == ([("expireAt", 1)], 0)
+    kept = Entry(entry("a").event, "r1", 1, 1, NOW, is_sample=False)
+    assert "expireAt" not in encoded(kept)
+    assert encoded(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13, tzinfo=UTC)

@@ -1,0 +1,80 @@
+"""Series: by step, newest version wins, no point twice, read back in order."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pod_worker.store.changes import Point
+from pod_worker.store.metric_series import BUCKET_STEPS, MetricSeries
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def series(db: Any) -> MetricSeries:
+    return MetricSeries(db)
+
+
+def point(step: int | None, value: float, seconds: float = 0, **more: Any) -> Point:
+    return Point(
+        **(
+            {"stage": "s", "name": "loss", "value": value, "time": NOW + timedelta(seconds=seconds), "step": step}
+            | more
+        )
+    )
+
+
+def values(series: MetricSeries) -> list[tuple[int | None, float]]:
+    return [(each.step, each.value) for found in series.read("r1") for each in found.samples]
+
+
+def test_points_come_back_in_order_of_step(series: MetricSeries, db: Any) -> None:
+    points = [("r1", "v1", point(step, float(step))) for step in range(0, 5 * BUCKET_STEPS, 2)]
+    random.Random(1).shuffle(points)
+    for start in range(0, len(points), 37):
+        series.add(points[start : start + 37])
+    assert values(series) == [(step, float(step)) for step in range(0, 5 * BUCKET_STEPS, 2)]
+    assert db["metrics"].count_documents({}) == 5
+
+
+def test_a_step_has_one_point_the_newest(series: MetricSeries) -> None:
+    for version, value in (("v2", 2.0), ("v3", 3.0), ("v1", 99.0)):
+        series.add([("r1", version, point(7, value))])
+    series.add([("r1", "v4", point(8, 4.0)), ("r1", "v0", point(8, 99.0))])
+    assert values(series) == [(7, 3.0), (8, 4.0)]
+
+
+def test_points_without_a_step_are_told_apart_by_time(series: MetricSeries) -> None:
+    series.add([("r1", "v", point(None, float(n), seconds=n * 600)) for n in range(10)])
+    series.add([("r1", "v", point(None, 3.0, seconds=1800))])
+    assert values(series) == [(None, float(n)) for n in range(10)]
+
+
+def test_series_are_told_apart_by_stage_and_name(series: MetricSeries) -> None:
+    series.add([("r1", "v", point(1, 1.0, stage=stage, name=name)) for stage in "ab" for name in ("x", "y.z")])
+    series.add([("r2", "v", point(1, 1.0))])
+    assert {(each.stage, each.name) for each in series.read("r1")} == {(s, n) for s in "ab" for n in ("x", "y.z")}
+    assert [each.name for each in series.read("r1", ["y.z"], "b")] == ["y.z"]
+
+
+def test_negative_and_huge_steps(series: MetricSeries) -> None:
+    series.add([("r1", "v", point(step, 1.0)) for step in (-5, 0, 2**40)])
+    assert [step for step, _ in values(series)] == [-5, 0, 2**40]
+
+
+def test_an_odd_document_is_passed_over(series: MetricSeries, db: Any) -> None:
+    series.add([("r1", "v", point(1, 1.0, epoch=0.5, unit="nats"))])
+    odd = {"runId": "r1", "name": "loss", "stage": "s"}
+    db["metrics"].insert_many(
+        [
+            odd | {"points": 5},
+            odd | {"points": {"x": {"t": NOW, "x": 1.0}, "2": {"x": 1.0}, "3": {"t": NOW, "x": "a"}}},
+        ]
+    )
+    found = series.read("r1")[0]
+    assert [(each.step, each.epoch) for each in found.samples] == [(1, 0.5)]
+    assert found.unit == "nats"
