@@ -20,6 +20,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.lease import Fence, Lease, Renewal
 from pod_worker.core.outcome import Lost, Outcome
 from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.store.crowd import BATCH, Candidate, Crowd
 from pod_worker.store.mongo import Document, Mongo, literal
 from pod_worker.store.run_document import checkpoint_document, noted, requirements_document, run_from
 from pod_worker.store.settling import Settlement, judged, settling
@@ -27,9 +28,8 @@ from pod_worker.store.settling import Settlement, judged, settling
 RUNS = "runs"
 QUEUES = "queues"
 MAX_CRASHES = 5  # without progress between them; then the run is POISON
-PEEK = 32  # runs seen at one look
-TRIES = 3  # takes after one look; what was seen is stale by then
-LOOKS = 4
+ORDER = [("priority", DESCENDING), ("queuedAt", ASCENDING), ("_id", ASCENDING)]
+LOOKS = 4  # lost races in a row, until a claimer waits for its next poll
 
 ACTIVE_STATES = [RunStatus.SCHEDULED.value, RunStatus.RUNNING.value, RunStatus.AUTO_VALIDATING.value]
 
@@ -116,7 +116,7 @@ class RunQueue:
         self._margin_seconds = margin_seconds
         self._max_crashes = max_crashes
         self._rng = rng or random.Random()
-        self._width = 1
+        self._crowd = Crowd(clock, self._rng)
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,47 +143,59 @@ class RunQueue:
     def claim(self, claimant: Claimant, run_id: str | None = None) -> Claim | None:
         """Take the first run this pod can do, or None. Idle cost: one indexed query.
 
-        Looks at the head of the queue without a lock, then takes one run by id with the whole condition
-        repeated: losers of a race touch another document instead of retrying the hot one
-        (SERVER-133243 shows what sorting findAndModify does under contention). None while others are claiming
-        means that nothing was left for us, not that a race was lost.
+        Looks at the head of the queue without a lock, then takes one of a few runs by id with the whole
+        condition repeated. Where races are lost, claimers spread out (`crowd`): they touch different documents
+        instead of retrying the hot one (SERVER-133243 shows what sorting findAndModify does under contention).
+        None while others are claiming means that nothing was left, not that a race was lost.
         """
-        wanted = _claimable(claimant) | ({"_id": run_id} if run_id else {})
+        wanted = _claimable(claimant)
+        if run_id:
+            return self._take([run_id], wanted, claimant) if self._look(wanted | {"_id": run_id}, 1) else None
+        if (batch := self._crowd.kept()) and (claim := self._take(batch, wanted, claimant)):
+            return claim
         for _ in range(LOOKS):
-            candidates = self._look(wanted)
-            for candidate in _spread(candidates, self._width, self._rng):
-                claim = self._take(candidate["_id"], wanted, claimant)
-                if claim is not None:
-                    self._width = max(self._width // 2, 1)
-                    return claim
-                # A lost race costs as long as a won one (the server waits for the journal either way), so
-                # the more were lost of late, the wider the part of the queue that the next try is drawn from.
-                self._width = min(self._width * 2, PEEK)
-            if len(candidates) < PEEK:
-                return None
+            peek = self._crowd.peek
+            seen = self._look(wanted, peek)
+            if seen and (claim := self._take(self._crowd.choose(seen), wanted, claimant)):
+                return claim
+            if len(seen) < min(peek, BATCH):
+                return None  # there was no more
         return None
 
-    def _look(self, wanted: Document) -> list[Document]:
-        """The first claimable runs of queues that are not paused, as they are this moment on the primary.
+    def _look(self, wanted: Document, limit: int) -> list[Candidate]:
+        """The first claimable runs of queues that are not paused.
 
-        Local reads on purpose: majority reads lag by a journal write, and show runs that are gone already.
+        Local reads on purpose: majority reads lag by a journal write and show runs that are gone already.
         """
-        order = {"priority": DESCENDING, "queuedAt": ASCENDING, "_id": ASCENDING}
-        found = self._hints.find(wanted, {"_id": 1, "queue": 1, "priority": 1}).sort(list(order.items())).limit(PEEK)
-        candidates = list(found)
-        paused = self.paused() if candidates else frozenset()
-        return [each for each in candidates if each["queue"] not in paused]
+        found = self._first(wanted, limit)
+        if not found:
+            return []
+        paused = self.paused()
+        if any(each["queue"] in paused for each in found):
+            # Asked again without them: a long paused queue must not hide the others.
+            open_queues = [name for name in wanted["queue"]["$in"] if name not in paused]
+            found = self._first(wanted | {"queue": {"$in": open_queues}}, limit)
+        return [Candidate(each["_id"], each.get("priority")) for each in found]
 
-    def _take(self, run_id: str, wanted: Document, claimant: Claimant) -> Claim | None:
+    def _first(self, wanted: Document, limit: int) -> list[Document]:
+        return list(self._hints.find(wanted, {"_id": 1, "queue": 1, "priority": 1}).sort(ORDER).limit(limit))
+
+    def _take(self, run_ids: list[str], wanted: Document, claimant: Claimant) -> Claim | None:
+        """The best of these runs that is still to be had, in one statement."""
         token = secrets.token_hex(16)
         asked_at = self._clock.monotonic()
         try:
             document = self._runs.find_one_and_update(
-                wanted | {"_id": run_id}, self._claiming(claimant, token), return_document=ReturnDocument.AFTER
+                wanted | {"_id": {"$in": run_ids}},
+                self._claiming(claimant, token),
+                sort=ORDER,
+                hint="_id_",
+                return_document=ReturnDocument.AFTER,
             )
         except (ConnectionFailure, WTimeoutError):
             # Unknown outcome: the token is ours alone, so finding it says that the claim happened.
-            document = self._runs.find_one({"_id": run_id, "leaseToken": token})
+            document = self._runs.find_one({"leaseToken": token})
+        self._crowd.took(run_ids, document["_id"] if document else None)
         if document is None:
             return None
         run = run_from(document)
@@ -295,19 +307,6 @@ def _claimable(claimant: Claimant) -> Document:
         # A missing runAfter sorts before every date, so this also admits runs that need not wait.
         "$expr": {"$lte": ["$runAfter", "$$NOW"]},
     }
-
-
-def _spread(candidates: list[Document], width: int, rng: random.Random) -> list[Document]:
-    """The first tries. In a quiet queue (`width` 1) the head comes first, so that it is served in order; where
-    races were lost, any of the first `width` of the same priority. Then the others at random, so that many
-    losers of one race do not meet again at the second."""
-    if not candidates:
-        return []
-    equal = [each for each in candidates[:width] if each.get("priority") == candidates[0].get("priority")]
-    first = rng.choice(equal)
-    rest = [each for each in candidates if each is not first]
-    rng.shuffle(rest)
-    return [first, *rest][:TRIES]
 
 
 def _identity(request: RunRequest) -> Document:
