@@ -28,7 +28,7 @@ demo: $(READY) ## Local stack, a real LoRA training and a synthetic run, watched
 	@$(BIN)/pod-worker demo
 
 demo-pods: $(READY) ## The same run through a rented pod: fake RunPod, real worker process in the pod
-	@bash scripts/demo_pods.sh
+	@$(BIN)/pod-worker demo-pods
 
 up: $(READY) ## The local stack in the foreground, until Ctrl-C
 	@$(BIN)/pod-worker up

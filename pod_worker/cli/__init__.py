@@ -17,6 +17,10 @@ from pod_worker.cli.exits import Exit, exit_of
 # name -> (module:attribute, what `--help` says about it)
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("stack:demo", "Local stack, a real training and a synthetic run, watched to the end."),
+    "demo-pods": (
+        "pod_demonstration:demo_pods",
+        "The same through a rented pod: fake RunPod, real worker in the pod.",
+    ),
     "up": ("stack:up", "The local stack in the foreground: MongoDB, S3, control plane, workers."),
     "worker": ("worker:worker", "The daemon on a pod: claim runs and execute them."),
     "control": ("control:control", "Ingest, API and the page that shows runs."),

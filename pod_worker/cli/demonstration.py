@@ -95,7 +95,7 @@ def _run(
     say("queued a LoRA training and a synthetic run; watching …")
     watch_runs(store, run_ids)
     checks = _check(store, local, run_ids)
-    _report(checks, as_json)
+    report_checks(checks, as_json)
     if keep and not stop.is_set():
         say(f"still running: {local.url}/ (Ctrl-C stops it)")
         local.stack.watch()
@@ -198,7 +198,7 @@ def _stored(store: Store, run_ids: list[str]) -> set[str]:
     return {str(each["_id"]) for each in store.database.events.find({"runId": {"$in": run_ids}}, {"_id": 1})}
 
 
-def _report(checks: list[Check], as_json: bool) -> None:
+def report_checks(checks: list[Check], as_json: bool) -> None:
     if as_json:
         print_json([{"check": c.what, "found": c.found, "ok": c.is_true} for c in checks])
         return

@@ -1,0 +1,95 @@
+"""`pod-worker fake-runpod`: a RunPod on this machine whose pods cost nothing and can hold real workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pod_worker.cli.exits import CommandError, Exit
+from pod_worker.cli.output import say
+
+if TYPE_CHECKING:
+    from pod_worker.fake_runpod.server import MakeRunner
+
+# What the story told by `--pods runner` needs where a pod's own environment lacks it.
+STORY_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
+
+
+@click.command("fake-runpod")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), envvar="FAKE_RUNPOD_PORT", default=9000, show_default=True)
+@click.option(
+    "--api-key", "keys", multiple=True, help="A key that is let in. [default: FAKE_RUNPOD_API_KEY or rpa_fake]"
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Virtual seconds per second; 0: only stepped.",
+)
+@click.option(
+    "--pods",
+    "contents",
+    type=click.Choice(["none", "runner", "process"]),
+    default="process",
+    show_default=True,
+    help="What runs in a pod.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the pods' files. [default: a temporary one]"
+)
+@click.option("--state", type=click.Path(path_type=Path), help="File in which the cloud outlives this process.")
+@click.option("--faults", type=click.Path(exists=True, path_type=Path), help="YAML file of fault rules.")
+def fake_runpod(
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    speed: float,
+    contents: str,
+    data: Path | None,
+    state: Path | None,
+    faults: Path | None,
+) -> None:
+    """Serve REST v2, REST v1 and GraphQL as RunPod does, with a virtual clock and a virtual bill.
+
+    Point a client at it: RUNPOD_API_BASE_URL=http://127.0.0.1:9000 RUNPOD_API_KEY=rpa_fake pod-worker pods list.
+    `--pods process` starts the pod's command as a real local process; `--pods runner` tells a research run's story
+    (RUN_ID in the pod's environment). Faults: POST /_fake/faults, or --faults FILE.
+    """
+    import msgspec
+
+    from pod_worker.fake_runpod.account import Account
+    from pod_worker.fake_runpod.server import Options, serve
+
+    given = keys or tuple(filter(None, [os.environ.get("FAKE_RUNPOD_API_KEY")])) or ("rpa_fake",)
+    folder = data or Path(tempfile.mkdtemp(prefix="fake_runpod_"))
+    options = Options(
+        account=Account(api_keys=list(given)),
+        speed=speed,
+        state=state,
+        faults=faults,
+        make_runner=_make_runner(contents, folder, speed),
+    )
+    say(f"pods: {contents}, their files in {folder}")
+    try:
+        serve(options, address=host, port=port, on_ready=lambda url: click.echo(f'{{"url": "{url}"}}'))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise CommandError(str(error), Exit.USAGE) from None
+
+
+def _make_runner(contents: str, folder: Path, speed: float) -> MakeRunner | None:
+    from pod_worker.fake_runpod.process_runner import ProcessRunner
+    from pod_worker.fake_runpod.story_runner import FakeRunner
+
+    if contents == "none":
+        return None
+    if contents == "process":
+        return lambda host: ProcessRunner(folder, host)
+    names = [*STORY_VARIABLES, *(name for name in os.environ if name.startswith("MINIO_"))]
+    defaults = {name: os.environ[name] for name in names if name in os.environ}
+    return lambda host: FakeRunner(folder, host, speed=speed, defaults=defaults)
