@@ -22,7 +22,7 @@ MAX_CRASHES = 3  # fewer than in production, so that short histories get there
 class ModelRun:
     id: str
     queue: str
-    place: int  # in the line: smaller is older
+    place: float  # in the line: smaller is older
     priority: int = 0
     max_attempts: int = 2
     status: RunStatus = S.QUEUED
@@ -77,7 +77,7 @@ class QueueModel:
 
     def claim(self, run_id: str, token: str) -> ModelRun:
         run = self.runs[run_id]
-        assert run in self.claimable()
+        assert run in self.claimable(paused=frozenset())
         run.status, run.attempt, run.token = S.SCHEDULED, run.attempt + 1, token
         run.is_expired = run.is_cancel_requested = False
         run.wait = ""
@@ -144,7 +144,7 @@ class QueueModel:
             run.retries += 1
             is_over = rule is None or run.retries >= run.max_attempts
         run.status = S.FAILED if is_over else S.QUEUED
-        if not is_over:
+        if not is_over and code is not FailureCode.PREEMPTED:  # that one comes back at once
             run.wait = "ahead"
 
     # ── time and other hands ────────────────────────────────────────────────────────────────────────────
@@ -235,4 +235,5 @@ def outcome_rule(code: FailureCode) -> FailureClass | None:
         FailureCode.STAGE_TIMEOUT: FailureClass.USER,
         FailureCode.NETWORK: FailureClass.INFRA,
         FailureCode.CRASHED_SIGNAL: FailureClass.INFRA,
+        FailureCode.PREEMPTED: FailureClass.INFRA,
     }[code]
