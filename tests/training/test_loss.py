@@ -72,7 +72,10 @@ def test_a_quantised_layers_gradient_survives_an_evaluation(
 
     def gradients() -> tuple[torch.Tensor, ...]:
         quantised.train()
-        return torch.autograd.grad(loss_sum(quantised, collate(examples, packed=False)), weights)
+        found: tuple[torch.Tensor, ...] = torch.autograd.grad(
+            loss_sum(quantised, collate(examples, packed=False)), weights
+        )
+        return found
 
     before = gradients()
     quantised.eval()
