@@ -30,7 +30,7 @@ class Note:
 
 
 def read_notes(files: Mapping[str, Path]) -> list[Note]:
-    """Of all pods (name -> file), in order of time. A torn last line, of a process killed as it wrote, is left out."""
+    """Of all pods (name -> file), in order of time. A torn last line, of a killed process, is left out."""
     notes = [note for pod, path in files.items() if path.exists() for note in _notes(pod, path)]
     return sorted(notes, key=lambda note: note.boot)
 

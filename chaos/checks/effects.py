@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from chaos.drill import Record
 from chaos.evidence import Note
 from chaos.history import Move, What
+from chaos.journal import Entry
 from chaos.report import Row, none_wanted, told
 from chaos.sightings import PERIOD_SECONDS
 
 Span = tuple[float, float]
+THAW_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +99,49 @@ def overlaps(record: Record) -> Iterator[Row]:
                 if shared > 0:
                     seconds += shared
                     offenders.append(f"{run}: attempts {first} and {second} for {shared:.2f} s")
-    offenders += late_acts(record.notes)
+    late = late_acts(record.notes)
+    thawed = [act for act in late if is_thaw(act, record.journal.entries)]
+    offenders += [str(act) for act in late if act not in thawed]
     meaning = (
         f"two attempts of one run alive at once, looked at every {PERIOD_SECONDS:g} s (longest gap "
         f"{record.longest_gap_seconds:.2f} s), or a step noted after the next attempt's first"
     )
     yield Row("overlap", f"{seconds:.2f} s", "0 s", not offenders, meaning, offenders)
+    meaning = "done in the moment between the thaw of a pod frozen whole past its lease and its guard's kill"
+    yield told("steps after a thaw", str(len(thawed)), meaning)
 
 
-def late_acts(notes: Sequence[Note]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class LateAct:
+    note: Note
+    newest: int  # the attempt that had begun meanwhile
+
+    def __str__(self) -> str:
+        note = self.note
+        return f"{note.run}/{note.attempt} did {note.stage} step {note.step} after {self.newest} began"
+
+
+def late_acts(notes: Sequence[Note]) -> list[LateAct]:
     """Steps of an attempt after a later one had begun to work; exact, where looking at processes is coarse."""
     newest: dict[str, int] = {}
-    found: list[str] = []
+    found: list[LateAct] = []
     for note in sorted(notes, key=lambda each: each.boot):
         if note.attempt < newest.get(note.run, 0):
-            found.append(
-                f"{note.run}/{note.attempt} did {note.stage} step {note.step} after {newest[note.run]} began"
-            )
+            found.append(LateAct(note, newest[note.run]))
         newest[note.run] = max(note.attempt, newest.get(note.run, 0))
     return found
+
+
+def is_thaw(act: LateAct, entries: Sequence[Entry]) -> bool:
+    """Nobody can kill what is frozen together with the killer: what it does between the thaw and the kill is told,
+    and no more than told. The database takes none of it."""
+    return any(
+        entry.what == "heal"
+        and entry.kind == "freeze_pod"
+        and entry.target == act.note.pod
+        and abs(entry.boot - act.note.boot) <= THAW_SECONDS
+        for entry in entries
+    )
 
 
 def _attempts_by_run(spans: dict[str, list[Span]]) -> dict[str, list[int]]:

@@ -75,7 +75,7 @@ def broken_promises(
     allowed: Mapping[Attempt, int],
     full: Sequence[FullDisk] = (),
 ) -> Iterator[str]:
-    """A process that dies while its disk is full takes the count of what it dropped with it; that is no promise."""
+    """A process that dies while its disk is full takes the count of what it dropped with it: no promise there."""
     missing: dict[Attempt, list[str]] = defaultdict(list)
     last: dict[Attempt, Note] = {}
     for note in notes:

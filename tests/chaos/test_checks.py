@@ -99,6 +99,18 @@ def test_a_step_after_the_next_attempt_began_is_seen() -> None:
     assert effects.late_acts([first, second, note(3, 1, "Stage_1", 1)])
 
 
+def test_only_the_moment_after_a_whole_pod_was_thawed_excuses_a_late_step() -> None:
+    late = effects.LateAct(Note(10.0, 1, "r", 1, "Stage_1", "step", 1, (), "pod-0"), 2)
+
+    def healed(kind: str, pod: str, boot: float) -> Entry:
+        return Entry(boot, 0.0, "heal", kind, pod)
+
+    assert effects.is_thaw(late, [healed("freeze_pod", "pod-0", 9.9)])
+    assert not effects.is_thaw(late, [healed("freeze_worker", "pod-0", 9.9)])
+    assert not effects.is_thaw(late, [healed("freeze_pod", "pod-1", 9.9)])
+    assert not effects.is_thaw(late, [healed("freeze_pod", "pod-0", 8.0)])
+
+
 def test_overlap_is_the_time_in_which_both_lived() -> None:
     assert effects.shared_seconds([(0, 4), (10, 12)], [(4, 10)]) == 0
     assert effects.shared_seconds([(0, 5)], [(4, 10)]) == 1
