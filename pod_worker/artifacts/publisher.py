@@ -92,7 +92,8 @@ class Publisher:
         RunError(INVALID_INPUT): this run has no such artifact.
         """
         try:
-            with _named():
+            # Unreachable is not absent: who resumes from a checkpoint must not start over for a store that is away.
+            with _named(away=FailureCode.NETWORK):
                 return download.fetch(
                     self._control, self._session, self._retrying, self._stop, key, target, sha256
                 )
@@ -193,12 +194,12 @@ def _session() -> requests.Session:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
-    """Give everything that can go wrong with the store its failure code."""
+def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
+    """Give everything that can go wrong with the store its failure code; `away` is for one that never answered."""
     try:
         yield
     except Transient as error:
-        raise RunError(FailureCode.STORAGE, f"gave up waiting: {error}") from None
+        raise RunError(away, f"gave up waiting: {error}") from None
     except (Gone, Refusal, UrlExpired) as error:
         raise RunError(FailureCode.STORAGE, str(error)) from None
     except BadName as error:

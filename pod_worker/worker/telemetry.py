@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.failure import CancelRequested, DrainRequested
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, Emit, StopSignal
 from pod_worker.outbox.emitter import RunEmitter
@@ -27,11 +28,34 @@ def join_spool(spec: Spec) -> RunEmitter:
     return RunEmitter(spool, source_of(spec.pod_id), spec.run_id, spec.attempt, clock, Ulids(clock))
 
 
+class CancelOnly:
+    """A stop signal for transfers: a cancel ends one, a drain does not, for then the last checkpoint must still
+    leave the pod. (A drain that takes too long is ended by its supervisor.)"""
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+
+    def check(self) -> None:
+        try:
+            self._stop.check()
+        except DrainRequested:
+            pass
+
+    def is_set(self) -> bool:
+        try:
+            self._stop.check()
+        except DrainRequested:
+            return False
+        except CancelRequested:
+            return True
+        return False
+
+
 class LazyArtifacts:
     """`core.stage.Artifacts`, opened at the first use."""
 
     def __init__(self, spec: Spec, emitter: Emit, stop: StopSignal) -> None:
-        self._spec, self._emitter, self._stop = spec, emitter, stop
+        self._spec, self._emitter, self._stop = spec, emitter, CancelOnly(stop)
         self._opened: Artifacts | None = None
 
     def publish(
