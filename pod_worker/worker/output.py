@@ -7,6 +7,7 @@ is skipped is counted and said. Bytes that are no text are replaced, control cha
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -20,7 +21,6 @@ BURST_LINES = 500
 LINE_CHARACTERS = 4_000
 TAIL_LINES = 40
 
-_SPLIT = re.compile(rb"[\r\n]+")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -34,7 +34,12 @@ class OutputCapture:
         self._refilled = clock.monotonic()
         self._skipped = 0
         self._rest = b""
-        self.tail: list[str] = []  # the last lines, for the report of a crash
+        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines, for the report of a crash."""
+        return [_text(raw) for raw in self._tail]
 
     def run(self) -> None:
         """Reads until the end; keeps reading even when the disk is full, or the run would block on its pipe."""
@@ -59,40 +64,38 @@ class OutputCapture:
             return b""  # closed under us
 
     def _take(self, chunk: bytes) -> None:
-        *lines, self._rest = _SPLIT.split(self._rest + chunk)
+        *lines, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
         if len(self._rest) > LINE_CHARACTERS:
             lines, self._rest = [*lines, self._rest], b""
-        for raw in lines:
-            if raw.strip():
-                self._line(raw)
+        self._take_lines([raw[:LINE_CHARACTERS] for raw in lines if raw.strip()])
 
-    def _line(self, raw: bytes) -> None:
-        if not self._may_emit():
-            self._skipped += 1
-            self._remember(raw)
-            return
-        self._say_skipped()
-        self._emit(RunLog(message=self._remember(raw), source="stdout"))
+    def _take_lines(self, lines: list[bytes]) -> None:
+        """A flood must cost little here, beside the thread that renews the lease: what is skipped is not read."""
+        shown = self._allowed(len(lines))
+        if shown:
+            self._say_skipped()
+        for raw in lines[:shown]:
+            self._emit(RunLog(message=_text(raw), source="stdout"))
+        self._skipped += len(lines) - shown
+        self._tail.extend(lines[-TAIL_LINES:])
 
-    def _remember(self, raw: bytes) -> str:
-        text = _CONTROL.sub("", raw[:LINE_CHARACTERS].decode("utf-8", "replace")).rstrip()
-        self.tail = [*self.tail[1 - TAIL_LINES :], text]
-        return text
-
-    def _may_emit(self) -> bool:
+    def _allowed(self, wanted: int) -> int:
         now = self._clock.monotonic()
         self._allowance = min(self._allowance + (now - self._refilled) * LINES_PER_SECOND, BURST_LINES)
         self._refilled = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+        shown = min(wanted, int(self._allowance))
+        self._allowance -= shown
+        return shown
 
     def _say_skipped(self) -> None:
         if self._skipped:
             count, self._skipped = self._skipped, 0
             message = f"{count} lines of output skipped here; the pod keeps the last of them in {self._path.name}"
             self._emit(RunLog(level="warn", message=message, source="stdout"))
+
+
+def _text(raw: bytes) -> str:
+    return _CONTROL.sub("", raw.decode("utf-8", "replace")).rstrip()
 
 
 def _write(file: FileIO, chunk: bytes) -> int:
