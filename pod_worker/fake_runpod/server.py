@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
+from socket import create_server, socket
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
@@ -126,12 +126,22 @@ def build_app(host: Host, quotas: Quotas | None = None) -> FastAPI:
     return app
 
 
-def make_server(options: Options, host: Host, address: str, port: int) -> uvicorn.Server:
-    host.base_url = f"http://{address}:{port}"
+def bind(host: Host, address: str, port: int) -> socket:
+    """A listening socket (port 0: any free one), and the host told where it is reached. Raises OSError."""
+    try:
+        listener = create_server((address, port), backlog=2048)
+    except OSError as error:
+        text = (
+            f"cannot listen on {address}:{port}: {error.strerror}. Give another port, or stop what listens there"
+        )
+        raise OSError(error.errno, text) from None
+    host.base_url = f"http://{address}:{listener.getsockname()[1]}"
+    return listener
+
+
+def make_server(options: Options, host: Host) -> uvicorn.Server:
     config = uvicorn.Config(
         build_app(host, options.quotas),
-        host=address,
-        port=port,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
@@ -160,15 +170,17 @@ def serve(
     port: int = DEFAULT_PORT,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `on_ready` is called with the base URL once requests are answered."""
+    """Serve until SIGINT or SIGTERM; port 0 picks a free one. `on_ready` gets the base URL once requests are
+    answered. Raises OSError when the address is taken."""
     options = options or Options()
     host = build_host(options)
-    server = make_server(options, host, address, port)
-    if on_ready is not None:
-        threading.Thread(target=_announce, args=(server, host, on_ready), daemon=True).start()
-    # uvicorn shuts down in order and then raises the signal again.
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    with bind(host, address, port) as listener:
+        server = make_server(options, host)
+        if on_ready is not None:
+            threading.Thread(target=_announce, args=(server, host, on_ready), daemon=True).start()
+        # uvicorn shuts down in order and then raises the signal again.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
 
 
 def _announce(server: uvicorn.Server, host: Host, on_ready: Callable[[str], None]) -> None:
@@ -197,10 +209,9 @@ def running(options: Options | None = None) -> Iterator[RunningFake]:
     """Serve on a free loopback port for the length of the block. Raises RuntimeError when it does not start."""
     options = options or Options()
     host = build_host(options)
-    server = make_server(options, host, "127.0.0.1", 0)
-    sock = server.config.bind_socket()
-    host.base_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="fake-runpod")
+    listener = bind(host, "127.0.0.1", 0)
+    server = make_server(options, host)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="fake-runpod")
     thread.start()
     try:
         if not _await_start(server):
@@ -210,4 +221,4 @@ def running(options: Options | None = None) -> Iterator[RunningFake]:
     finally:
         server.should_exit = True
         thread.join()
-        sock.close()
+        listener.close()

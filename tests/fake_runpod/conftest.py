@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import httpx
@@ -34,10 +33,3 @@ def fake(server: RunningFake) -> RunningFake:
 def api(fake: RunningFake) -> Iterator[Api]:
     with Api(fake) as client:
         yield client
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

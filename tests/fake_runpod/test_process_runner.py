@@ -115,6 +115,28 @@ def test_a_stop_is_polite_first(api: Api, marker: str) -> None:
     until(lambda: not processes_with(marker), "the end")
 
 
+def test_a_terminated_pod_keeps_its_folder_until_its_last_word(api: Api, marker: str, tmp_path: Path) -> None:
+    volume = api.post("/v2/network-volumes", json={"name": "v", "size": 10, "dataCenter": "EU-RO-1"}).json()
+    script = "trap 'sleep 0.3; echo bye > workspace/word; exit' TERM; echo up; while :; do sleep 0.05; done"
+    pod_id = start(api, script, marker, networkVolumeId=volume["id"])
+    until(lambda: "up" in said(api, pod_id), "the pod to be up")
+    api.delete(f"/v2/pods/{pod_id}").raise_for_status()
+    until(lambda: not (tmp_path / "pods" / pod_id).exists(), "the folder to be gone")
+    assert (tmp_path / "volumes" / volume["id"] / "word").read_text() == "bye\n"
+
+
+def test_the_next_life_waits_for_the_end_of_the_last(api: Api, marker: str) -> None:
+    script = (
+        "mkdir busy && echo alone || echo overlap; trap 'sleep 0.5; rmdir busy; exit' TERM; "
+        "while :; do sleep 0.05; done"
+    )
+    pod_id = start(api, script, marker)
+    until(lambda: len(said(api, pod_id)) == 1, "the first life")
+    api.act(pod_id, "restart").raise_for_status()
+    until(lambda: len(said(api, pod_id)) >= 2, "the second life")
+    assert said(api, pod_id) == ["alone", "alone"]
+
+
 def test_an_interruption_gives_its_notice_and_no_more(api: Api, marker: str) -> None:
     pod_id = start(api, "trap '' TERM; echo up; while :; do sleep 0.05; done", marker)
     until(lambda: "up" in said(api, pod_id), "the pod to be up")

@@ -15,7 +15,7 @@ import pytest
 from pod_worker.fake_runpod.account import Account
 from pod_worker.fake_runpod.physics import Physics
 from pod_worker.fake_runpod.rate_limit import Quotas
-from pod_worker.fake_runpod.server import Options, build_host, running
+from pod_worker.fake_runpod.server import Options, build_host, running, serve
 from tests.fake_runpod.api import Api
 from tests.fake_runpod.waiting import until
 
@@ -111,19 +111,18 @@ def test_two_fakes_with_one_seed_give_the_same_ids() -> None:
 
 SERVE = """
 from pod_worker.fake_runpod.server import serve
-serve(port={port}, on_ready=lambda url: print(url, flush=True))
+serve(port=0, on_ready=lambda url: print(url, flush=True))
 """
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_serve_says_when_it_is_ready_and_ends_on_a_signal(sent: signal.Signals, free_port: int) -> None:
-    script = SERVE.format(port=free_port)
+def test_serve_says_when_it_is_ready_and_ends_on_a_signal(sent: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip()
-        assert url == f"http://127.0.0.1:{free_port}"
+        assert url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{url}/").json()["server"] == "fake-runpod"
         headers = {"Authorization": "Bearer rpa_fake"}
         body = {"name": "p", "image": "i", "gpu": {"id": "NVIDIA L4", "count": 1}}
@@ -134,3 +133,8 @@ def test_serve_says_when_it_is_ready_and_ends_on_a_signal(sent: signal.Signals, 
             process.wait(20)
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with running() as fake, pytest.raises(OSError, match="cannot listen on"):
+        serve(port=int(fake.url.rpartition(":")[2]))

@@ -96,6 +96,26 @@ def test_stock_comes_back_with_every_end_of_a_pod() -> None:
         create(world, data_center_ids=("US-TX-3",))
 
 
+def test_a_pod_stopped_on_its_way_up_stays_down() -> None:
+    for seconds in (0, 1, 5, 10):
+        world = make_world()
+        pod = create(world)
+        run_for(world, seconds)
+        world.act(pod, "stop")
+        run_for(world, 3600)
+        assert (pod.status, pod.ready) == (Status.EXITED, False)
+
+
+def test_a_stopped_pod_gives_its_gpus_back_once() -> None:
+    world = make_world(Account(spend_limit_usd_per_hour=RICH))
+    pods = [create(world, data_center_ids=("US-TX-3",), gpu_count=8) for _ in range(50)]
+    world.act(pods[0], "stop")
+    world.act(pods[0], "terminate")
+    create(world, data_center_ids=("US-TX-3",), gpu_count=8)
+    with pytest.raises(Refusal, match="no instances"):
+        create(world, data_center_ids=("US-TX-3",))
+
+
 def test_a_stopped_pod_may_find_its_gpus_taken() -> None:
     world = make_world(Account(spend_limit_usd_per_hour=RICH))
     pod = create(world, gpu_count=8, data_center_ids=("US-TX-3",))
