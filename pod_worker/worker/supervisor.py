@@ -43,6 +43,7 @@ from pod_worker.worker.renewal import Renewer
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 SETTLE_RETRY_SECONDS = 1.0
+LAST_WORDS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +152,7 @@ class Supervisor:
         )
         self._start_child()
         report = self._attend()
-        self._listener.join()
-        self._reader.join()
-        self._drain_inbox()
+        self._hear_the_last()
         outcome = self._judge(report)
         settlement = self._settle(outcome)
         self._renewer.stop()
@@ -205,6 +204,14 @@ class Supervisor:
                 return item.report
             self._handle(item)
             self._step_if_due()
+
+    def _hear_the_last(self) -> None:
+        # Bounded: with the guard killed, a process that hid from the sweep may hold the child's pipes open.
+        for thread in (self._listener, self._reader):
+            thread.join(LAST_WORDS_SECONDS)
+        if not self._reader.is_alive():
+            self._child.output.close()
+        self._drain_inbox()
 
     def _drain_inbox(self) -> None:
         """What the child said just before its end may have been read just after it."""

@@ -1,0 +1,148 @@
+"""Children that behave as badly as a process can, and a supervisor at work on one of them.
+
+The programs speak just enough of the protocol to be taken for a run: they read the spec, say `ready`, and then do
+their worst. The supervisor, the guard, the queue and MongoDB are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.payload import Payload, RunLog
+from pod_worker.store.operations import Operations
+from pod_worker.store.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.worker import supervisor
+from pod_worker.worker.guarded import Command, marked
+from pod_worker.worker.supervisor import Patience, Place, Supervisor, Verdict
+
+LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4
+PATIENCE = Patience(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
+CLAIMANT = Claimant("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
+WAIT_SECONDS = 15.0
+
+PRELUDE = """
+import ctypes, json, os, signal, subprocess, sys, threading, time
+uplink = os.fdopen(int(os.environ["POD_WORKER_UPLINK_FD"]), "wb", buffering=0)
+spec = json.loads(sys.stdin.buffer.readline())
+uplink.write(b'{"type":"ready"}\\n')
+def succeed():
+    uplink.write(b'{"type":"outcome","kind":"succeeded"}\\n')
+    os._exit(0)
+"""
+
+
+class Attempt:
+    """A supervisor in a thread of its own, and what it said."""
+
+    def __init__(self, db: Database[dict[str, Any]], folder: Path, program: str) -> None:
+        self.events: list[Payload] = []
+        self.operations = Operations(db)
+        self.folder = folder
+        self._runs = db["runs"]
+        self._queue = RunQueue(db, SystemClock(), lease_seconds=LEASE_SECONDS, margin_seconds=MARGIN_SECONDS)
+        self._queue.enqueue(RunRequest("r", "synthetic", {}))
+        claim = self._queue.claim(CLAIMANT)
+        assert claim is not None
+        self._fence = claim.lease.fence
+        self._program = PRELUDE + program
+        self._verdict: Verdict | None = None
+        place = Place("pod-0", "pod-0:w", folder / "spool", 1 << 24, folder / "work", "http://127.0.0.1:9", None)
+        self.supervisor = Supervisor(
+            self._queue,
+            claim,
+            self,
+            place,
+            env=dict(os.environ),
+            clock=SystemClock(),
+            renew_seconds=RENEW_SECONDS,
+            patience=PATIENCE,
+        )
+        self._thread = threading.Thread(target=self._supervise, daemon=True)
+
+    def emit(self, payload: Payload) -> str:
+        self.events.append(payload)
+        return "id"
+
+    def command(self, mark: str, env: dict[str, str]) -> Command:
+        return Command([sys.executable, "-c", self._program], env, mark)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _supervise(self) -> None:
+        self._verdict = self.supervisor.supervise()
+
+    # ── what can be asked ───────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found = self._runs.find_one({"_id": "r"})
+        assert found is not None
+        return found
+
+    @property
+    def logs(self) -> list[RunLog]:
+        return [event for event in list(self.events) if isinstance(event, RunLog)]
+
+    def living(self) -> list[int]:
+        """Every process of the attempt, the guard included."""
+        return marked(f"r/{self._fence.attempt}")
+
+    def wait_until(self, is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not is_true():
+            assert time.monotonic() < end, f"waited {seconds:g} s in vain; {self.document}"
+            threading.Event().wait(0.02)
+
+    def outlive_a_lease(self) -> None:
+        """Return when the lease has been renewed beyond its first end: the child starved nobody."""
+        first: datetime = self.document["leaseExpiresAt"]
+        self.wait_until(lambda: (self.document["leaseExpiresAt"] - first).total_seconds() > LEASE_SECONDS)
+        assert (self.document["status"], self.document["attempt"]) == ("RUNNING", 1)
+
+    def cancel(self) -> float:
+        """A person's cancel; seconds until the whole tree is gone and the document says so."""
+        began = time.monotonic()
+        self.operations.cancel("r", by="somebody")
+        self.verdict()
+        assert self.document["status"] == "CANCELED"
+        return time.monotonic() - began
+
+    def close_output(self) -> None:
+        """For a test whose child outlived the supervisor's patience: the reader ends when the orphan does."""
+        self.supervisor._reader.join(WAIT_SECONDS)
+        self.supervisor._child.output.close()
+
+    def verdict(self) -> Verdict:
+        self._thread.join(WAIT_SECONDS)
+        assert self._verdict is not None, "the supervisor did not come to an end"
+        return self._verdict
+
+
+@contextmanager
+def supervised(db: Database[dict[str, Any]], folder: Path, program: str) -> Iterator[Attempt]:
+    """An attempt at `program`, running; nothing of it is left afterwards, or the test fails."""
+    attempt = Attempt(db, folder, program)
+    original = supervisor.__dict__["child_command"]
+    supervisor.__dict__["child_command"] = attempt.command
+    try:
+        attempt.start()
+        attempt.wait_until(lambda: attempt.document["status"] != "SCHEDULED")
+        yield attempt
+        attempt.verdict()
+        assert attempt.living() == []
+    finally:
+        supervisor.__dict__["child_command"] = original
+        for pid in attempt.living():
+            os.kill(pid, 9)

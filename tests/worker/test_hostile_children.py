@@ -1,0 +1,183 @@
+"""Whatever a run does, its lease is kept, a cancel ends it, its logs stay small and nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from pod_worker.core.failure import FailureCode
+from pod_worker.core.outcome import Canceled, Failed, Succeeded
+from pod_worker.worker import output
+from tests.worker.hostile import PATIENCE, supervised
+
+Db = Database[dict[str, Any]]
+
+# From the request to the confirmed end: both waits, the guard's sweep, and a loaded machine's slack. The promise
+# is 35 s with the default patience of 5 + 5 s.
+CANCEL_SECONDS = PATIENCE.cancel_seconds + PATIENCE.kill_seconds + 5.0
+MIB = 1 << 20
+
+HOSTILE = {
+    "holds the GIL in native code": "ctypes.PyDLL(None).sleep(600)",
+    "deadlocks": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "ignores every signal it can": """
+for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+while True:
+    time.sleep(600)
+""",
+    "stops itself": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "forks into new sessions and closes everything": """
+for _ in range(4):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() > 0:
+            os._exit(0)
+        os.closerange(0, 64)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+time.sleep(600)
+""",
+    "spins in threads": """
+for _ in range(8):
+    threading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()
+""",
+    "talks nonsense to its supervisor": """
+while True:
+    uplink.write(b'{"type":"outcome"' + os.urandom(2000).replace(b"\\n", b"") + b"\\n")
+    time.sleep(0.001)
+""",
+}
+
+
+@pytest.mark.parametrize("program", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_child_neither_loses_its_lease_nor_survives_a_cancel(
+    db: Db, tmp_path: Path, program: str
+) -> None:
+    with supervised(db, tmp_path, program) as attempt:
+        attempt.outlive_a_lease()
+        assert attempt.cancel() < CANCEL_SECONDS
+        assert isinstance(attempt.verdict().outcome, Canceled)
+
+
+def test_what_a_child_leaves_behind_ends_with_it(db: Db, tmp_path: Path) -> None:
+    program = """
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+succeed()
+"""
+    with supervised(db, tmp_path, program) as attempt:
+        assert isinstance(attempt.verdict().outcome, Succeeded)
+        assert attempt.document["status"] == "COMPLETED"
+
+
+def test_an_orphan_that_hides_from_the_sweep_cannot_hold_up_the_end_of_its_run(
+    db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the guard killed and its mark thrown away it escapes; it must not keep the run from being tried again."""
+    monkeypatch.setattr("pod_worker.worker.supervisor.LAST_WORDS_SECONDS", 0.2)
+    program = """
+hidden = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={}, start_new_session=True)
+print(hidden.pid, flush=True)
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(600)
+"""
+    with supervised(db, tmp_path, program) as attempt:
+        outcome = attempt.verdict().outcome
+        os.kill(int(attempt.logs[0].message), signal.SIGKILL)
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.code is FailureCode.CRASHED_SIGNAL
+    assert attempt.document["status"] == "QUEUED"
+    attempt.close_output()
+
+
+def test_a_flood_of_a_gigabyte_is_read_to_its_end_and_leaves_small_logs(db: Db, tmp_path: Path) -> None:
+    program = """
+chunk = (b"x" * 99 + b"\\n") * 10_000
+for _ in range(1074):
+    os.write(1, chunk)
+os.write(1, b"the end\\n")
+succeed()
+"""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with supervised(db, tmp_path, program) as attempt:
+        assert isinstance(attempt.verdict().outcome, Succeeded)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    kept = sorted((tmp_path / "work").glob("output.*"))
+    assert sum(path.stat().st_size for path in kept) <= 2 * output.FILE_BYTES + MIB
+    assert (tmp_path / "work" / "output.log").read_bytes().endswith(b"the end\n")
+    assert len(attempt.logs) < 2 * output.BURST_LINES + 30 * output.LINES_PER_SECOND
+    assert any("lines of output skipped" in log.message for log in attempt.logs)
+    assert grown < 32 * 1024, f"the supervisor grew by {grown} KiB"
+
+
+def test_binary_output_and_a_line_without_end_are_bounded_text(db: Db, tmp_path: Path) -> None:
+    program = """
+os.write(1, os.urandom(3_000_000).replace(b"\\n", b"").replace(b"\\r", b""))
+os.write(2, b"\\n\\xff\\xfe\\x00\\x1b[31m last words\\n")
+succeed()
+"""
+    with supervised(db, tmp_path, program) as attempt:
+        assert isinstance(attempt.verdict().outcome, Succeeded)
+    assert attempt.logs[-1].message.endswith("last words")
+    for log in attempt.logs:
+        assert len(log.message) <= output.LINE_CHARACTERS
+        assert not set(log.message) & {chr(code) for code in (*range(9), *range(11, 32))}
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path | None]:
+    """A cgroup with 64 MiB, or None where this user may not make one."""
+    for root in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        group = root / f"pod-worker-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            name = "memory.limit_in_bytes" if (group / "memory.limit_in_bytes").exists() else "memory.max"
+            (group / name).write_text(str(64 * MIB))
+        except OSError:
+            group.rmdir()
+            continue
+        yield group
+        _remove(group)
+        return
+    yield None
+
+
+def _remove(group: Path) -> None:
+    """The kernel lets go of a cgroup a moment after its last process."""
+    for _ in range(200):
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            threading.Event().wait(0.02)
+
+
+def test_a_child_that_eats_memory_to_the_limit_is_named_and_nobody_else_dies(
+    db: Db, tmp_path: Path, memory_group: Path | None
+) -> None:
+    """In a cgroup the kernel's OOM killer strikes; without one, a limit of the process ends it."""
+    limit = (
+        f"open({str(memory_group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))"
+        if memory_group
+        else "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))"
+    )
+    program = f"{limit}\nhoard = []\nwhile True:\n    hoard.append(bytearray(b'x') * 1_000_000)\n"
+    with supervised(db, tmp_path, program) as attempt:
+        outcome = attempt.verdict().outcome
+    assert isinstance(outcome, Failed)
+    if memory_group:
+        assert outcome.failure.code is FailureCode.HOST_OOM
+    else:
+        assert "MemoryError" in (outcome.failure.traceback or "")
+    assert attempt.document["status"] == "QUEUED", "another pod may have more memory"
