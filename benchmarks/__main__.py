@@ -76,12 +76,22 @@ def training(found: dict[str, Any]) -> list[Line]:
     return [Line("training beside HF Trainer, loss-bearing tokens/s", f"{ratio:.2f} ×", "≥ 1.3 ×", ratio >= 1.3)]
 
 
+def fake_runpod(found: dict[str, Any]) -> list[Line]:
+    rate, error, growth = found["requests_per_cpu_s"], found["month_error_usd"], found["month_growth_pct"]
+    return [
+        Line("fake RunPod, 1 000 pods, one core", f"{rate:,.0f} requests/CPU-s", "≥ 500/s", rate >= 500),
+        Line("fake RunPod, a month: bill beside price × time", f"{error:.1e} USD", "≤ 1e-6", error <= 1e-6),
+        Line("fake RunPod, a month: memory from day 10 on", f"{growth:+.1f} %", "≤ 10 %", growth <= 10),
+    ]
+
+
 # name -> (arguments, how its JSON becomes lines)
 PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = {
     "emit": ([], emit),
     "ingest": ([], ingest),
     "pickup": ([], pickup),
     "training": ([], training),
+    "fake_runpod": ([], fake_runpod),
 }
 
 

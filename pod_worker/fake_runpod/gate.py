@@ -78,7 +78,8 @@ class Gate:
         refused = self._trouble(surface, occasion) or self._unauthorized(surface, scope)
         verdict: Verdict | None = None
         if refused is None and surface == "v2":
-            verdict = self._limiter.count(_key_of(scope) or "")
+            # Quotas are the user's, whichever of their keys or pods asks.
+            verdict = self._limiter.count(self._host.world.account.id)
             send = self._with_quota(send, verdict)
             if verdict.exceeded:
                 refused = self._too_many(surface, f"for the {verdict.exceeded} window", verdict.retry_after)

@@ -1,4 +1,4 @@
-"""Per-key request quotas in three windows, and the headers that v2 reports them in (IETF ratelimit-headers draft).
+"""Per-user request quotas in three windows, and v2's headers for them (IETF ratelimit-headers draft).
 
 Windows are real time, because clients wait in real time. Generous by default: strict quotas are for tests of
 clients, `RunPod`'s documented example being 60, 3000 and 50000.
@@ -53,9 +53,9 @@ class RateLimiter:
         self._monotonic = monotonic
         self._usage: dict[str, Usage] = {}
 
-    def count(self, key: str) -> Verdict:
-        """One more request with this key; a refused one does not count."""
-        usage, now = self._usage.setdefault(key, Usage()), self._monotonic()
+    def count(self, user: str) -> Verdict:
+        """One more request of this user; a refused one does not count."""
+        usage, now = self._usage.setdefault(user, Usage()), self._monotonic()
         left: dict[str, tuple[int, int]] = {}
         for name, width in WINDOWS:
             start = usage.started.get(name)

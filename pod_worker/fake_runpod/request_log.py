@@ -11,6 +11,8 @@ from collections import Counter, deque
 from pod_worker.core.run import Json
 
 KEEP = 500
+KEEP_COUNTS = 500
+OTHER = "other"
 
 
 class RequestLog:
@@ -19,8 +21,13 @@ class RequestLog:
         self._recent: deque[tuple[str, str, int]] = deque(maxlen=KEEP)
 
     def note(self, method: str, path: str, ids: tuple[str, ...], status: int) -> None:
+        """`ids`: the parts of the path that the route knew as ids."""
         route = "/".join("{id}" if part in ids else part for part in path.split("/"))
-        self._counts[method, route, status] += 1
+        entry = (method, route, status)
+        if entry not in self._counts and len(self._counts) >= KEEP_COUNTS:
+            # Nothing that callers invent may make the counts grow for ever.
+            entry = (method, OTHER, status)
+        self._counts[entry] += 1
         self._recent.append((method, path, status))
 
     def clear(self) -> None:

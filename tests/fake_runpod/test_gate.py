@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from pod_worker.fake_runpod.rate_limit import Quotas, RateLimiter
+from pod_worker.fake_runpod.request_log import KEEP_COUNTS, RequestLog
 from tests.fake_runpod.api import Api
 
 SURFACES = {"v2": "/v2/pods", "v1": "/v1/pods", "graphql": "/graphql"}
@@ -36,7 +37,7 @@ def test_quota_headers_come_with_every_v2_answer(api: Api) -> None:
     assert "ratelimit" not in httpx.get(f"{api.fake.url}/v2/pods").headers  # a 401 has no quota
 
 
-def test_quotas_are_per_key_and_per_window() -> None:
+def test_quotas_are_per_user_and_per_window() -> None:
     now = [0.0]
     limiter = RateLimiter(Quotas(minute=2, hour=3, day=100), lambda: now[0])
     assert limiter.count("a").state == '"minute";r=1;t=60, "hour";r=2;t=3600, "day";r=99;t=86400'
@@ -171,3 +172,12 @@ def test_what_was_asked_is_counted_without_ids(api: Api) -> None:
         (c["method"], c["route"], c["status"]): c["count"] for c in api.get("/_fake/requests").json()["counts"]
     }
     assert counts == {("POST", "/v2/pods", 201): 2, ("GET", "/v2/pods/{id}", 200): 2}
+
+
+def test_counts_stay_few_whatever_callers_invent() -> None:
+    log = RequestLog()
+    for i in range(2000):
+        log.note("GET", f"/v2/invented/{i}", (), 404)
+    counts = {count["route"]: count["count"] for count in log.view()["counts"]}
+    assert len(counts) == KEEP_COUNTS + 1
+    assert counts["other"] == 2000 - KEEP_COUNTS

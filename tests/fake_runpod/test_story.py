@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from minio import Minio
 from pod_worker.control.app import build_app
 from pod_worker.control.server import bind
 from pod_worker.core.payload import RunLog, StageCompleted, StageProgress
+from pod_worker.fake_runpod import story as story_module
 from pod_worker.fake_runpod.physics import Physics
 from pod_worker.fake_runpod.server import Options, running
 from pod_worker.fake_runpod.story import story
@@ -25,6 +27,19 @@ from tests.fake_runpod.waiting import until
 
 TOKEN = "story-token"
 QUICK = Physics(provision_seconds=0, pull_seconds=0, ready_seconds=0, stop_grace_seconds=20)
+
+
+def test_only_the_program_in_the_pod_reaches_beside_itself() -> None:
+    package = Path(story_module.__file__).parent
+    allowed = re.compile(r"pod_worker\.(core|fake_runpod)\b")
+    imports = re.compile(r"^(?:from|import) (pod_worker\.\w+)", re.MULTILINE)
+    reaching = {
+        path.name
+        for path in package.glob("*.py")
+        for name in imports.findall(path.read_text())
+        if not allowed.match(name)
+    }
+    assert reaching == {"runner.py"}
 
 
 def test_the_story_is_the_documented_one() -> None:
