@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chaos.checks.effects import claims
+from chaos.checks.effects import Attempt, claims
 from chaos.drill import Record
 from chaos.evidence import Note
 from chaos.history import Move, What, seconds
@@ -128,11 +128,13 @@ def lost_seconds(notes: Sequence[Note], history: Sequence[Move]) -> list[float]:
         by_attempt.setdefault((note.run, note.attempt), []).append(note)
     lost = []
     for (run, number), done in by_attempt.items():
-        after = next((attempts[run, n] for n in range(number + 1, number + 50) if (run, n) in attempts), None)
-        if after is None:
-            continue
-        kept = [
-            note.boot for note in done if note.stage in after.done or note.step < after.steps.get(note.stage, 0)
-        ]
-        lost.append(max(0.0, done[-1].boot - (kept[-1] if kept else done[0].boot)))
+        heir = next((attempts[run, n] for n in range(number + 1, number + 50) if (run, n) in attempts), None)
+        if heir is not None:
+            began = by_attempt.get((run, heir.number), [done[-1]])[0].boot
+            lost.append(_lost([note for note in done if note.boot <= began], heir))
     return lost
+
+
+def _lost(done: list[Note], heir: Attempt) -> float:
+    kept = [note.boot for note in done if note.stage in heir.done or note.step < heir.steps.get(note.stage, 0)]
+    return max(0.0, done[-1].boot - (kept[-1] if kept else done[0].boot)) if done else 0.0
