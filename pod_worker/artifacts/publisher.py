@@ -92,7 +92,7 @@ class Publisher:
         RunError(INVALID_INPUT): this run has no such artifact.
         """
         try:
-            # Unreachable is not absent: who resumes from a checkpoint must not start over for a store that is away.
+            # Unreachable is not absent: a resuming training must not start over because a store is away.
             with _named(away=FailureCode.NETWORK):
                 return download.fetch(
                     self._control, self._session, self._retrying, self._stop, key, target, sha256
