@@ -39,5 +39,5 @@ def version_key(attempt: int, seq: int | None, time: datetime, event_id: str) ->
 
     A total order, so a larger one overwriting a smaller one gives the same view whatever the order of arrival.
     """
-    # %Y has no leading zeros on Linux, and zero values of foreign clocks lie in the first years.
-    return f"{attempt:08d}.{seq or 0:012d}.{time.year:04d}{time:%m%dT%H%M%S%f}.{event_id}"
+    # isoformat, because %Y has no leading zeros on Linux, and because this is done for every event.
+    return f"{attempt:08d}.{seq or 0:012d}.{time.isoformat(timespec='microseconds')}.{event_id}"
