@@ -7,7 +7,6 @@ from fastapi.responses import Response
 
 from pod_worker.core.run import Json
 
-
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 

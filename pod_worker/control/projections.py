@@ -15,7 +15,7 @@ import msgspec
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, version_key
 from pod_worker.core.run import RunStatus as S
-from pod_worker.store.changes import Change, Facts, Move, Point, Stamped, View, named
+from pod_worker.store.changes import Change, Facts, Move, Nested, Point, Stamped, View, named
 
 PayloadT = TypeVar("PayloadT", bound=p.Payload)
 Projection: TypeAlias = Callable[[Event, Any], Iterable[Change]]
@@ -139,16 +139,14 @@ def _interruption(event: Event, kind: str, reason: str) -> Facts:
 def _stage_started(event: Event, data: p.StageStarted) -> Iterable[Change]:
     yield Facts(View.STAGE, data.stage, "started", {"started_at": event.time, "desc": data.desc})
     yield Facts(View.STAGE, data.stage, "status", _stage_status("RUNNING"))
-    yield from _progressed(data.stage, 0.0)
-    yield from _counted(p.StageProgress(stage=data.stage, progress=0.0))
+    yield from _progressed(p.StageProgress(stage=data.stage, progress=0.0))
     timing = f"stage_timing.{named(data.stage)}"
     yield Facts(View.RUN, "", f"{timing}.started", {f"{timing}.started_at": event.time})
 
 
 @_projects(p.StageProgress)
 def _stage_progress(event: Event, data: p.StageProgress) -> Iterable[Change]:
-    yield from _progressed(data.stage, data.progress)
-    yield from _counted(data)
+    yield from _progressed(data)
 
 
 @_projects(p.StageMetric)
@@ -160,7 +158,8 @@ def _stage_metric(event: Event, data: p.StageMetric) -> Iterable[Change]:
 def _stage_completed(event: Event, data: p.StageCompleted) -> Iterable[Change]:
     ended = {"completed_at": event.time, "duration_s": data.duration_s, "summary": data.summary}
     yield Facts(View.STAGE, data.stage, "status", _stage_status("COMPLETED") | ended)
-    yield from _progressed(data.stage, 1.0)
+    yield Facts(View.STAGE, data.stage, "progress", {"progress": 1.0})
+    yield Facts(View.RUN, "", "current_stage", {"current_stage": Nested(name=data.stage, progress=1.0)})
     timing = f"stage_timing.{named(data.stage)}"
     times = {f"{timing}.completed_at": event.time, f"{timing}.duration_s": data.duration_s}
     yield Facts(View.RUN, "", f"{timing}.completed", times)
@@ -178,18 +177,14 @@ def _stage_status(status: str) -> dict[str, Any]:
     return {"status": status} | dict.fromkeys(absent)
 
 
-def _progressed(stage: str, progress: float) -> Iterable[Change]:
-    clamped = min(1.0, max(0.0, progress))
-    yield Facts(View.STAGE, stage, "progress", {"progress": clamped})
-    shown = {"current_stage.name": stage, "current_stage.progress": clamped}
-    yield Facts(View.RUN, "", "current_stage", shown)
-
-
-def _counted(data: p.StageProgress) -> Iterable[Change]:
+def _progressed(data: p.StageProgress) -> Iterable[Change]:
+    clamped = min(1.0, max(0.0, data.progress))
+    counts = {name: value for name in _COUNTS if (value := getattr(data, name)) is not None}
+    yield Facts(View.STAGE, data.stage, "progress", {"progress": clamped})
     # A group of its own: a stage's end moves its progress to 1 and leaves its counts as they were.
-    counts = {name: getattr(data, name) for name in _COUNTS}
-    yield Facts(View.STAGE, data.stage, "counts", counts)
-    yield Facts(View.RUN, "", "current_counts", {f"current_stage.{name}": n for name, n in counts.items()})
+    yield Facts(View.STAGE, data.stage, "counts", {"counts": Nested(counts)})
+    shown = Nested(name=data.stage, progress=clamped, **counts)
+    yield Facts(View.RUN, "", "current_stage", {"current_stage": shown})
 
 
 @_projects(p.NodeSelectedBest)

@@ -29,6 +29,7 @@ def rebuild(database: Mongo, run_id: str) -> int:
         arrived = arrived_from(batch, attempts)
         views.apply(changes_of(arrived))
         counted += len(arrived)
+    views.series.compact(run_id)
     return counted
 
 

@@ -26,6 +26,10 @@ class View(StrEnum):
     ARTIFACT = "artifact"
 
 
+class Nested(dict[str, Json]):
+    """A value whose keys are ours and spelled like paths; any other dict is written as it came."""
+
+
 class Facts(msgspec.Struct, frozen=True):
     """Fields of one document that are always written together, and only over an older version of themselves.
 

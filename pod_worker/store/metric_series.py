@@ -1,17 +1,20 @@
-"""The metric series: up to 128 points of one metric in one document, kept by step.
+"""The metric series: what arrived together is one document, inserted once and never changed.
 
-A point is replaced only by one with a larger version, which `$max` decides by itself because the version is the
-point's first field (BSON compares documents field by field). Why buckets and not a time-series collection:
+A reader merges them: the point with the largest version stands for its step (or, without steps, its moment). So
+writing costs one insert for each run and batch, in any order and any number of times. `compact` rewrites the
+documents of a run as a few large ones. Why not a time-series collection, or one document for each point:
 docs/decisions/003-metrics-collection.md.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pymongo import ASCENDING, IndexModel, UpdateOne
+import msgspec
+from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
 from pod_worker.core.run import Json
@@ -19,23 +22,14 @@ from pod_worker.store.changes import Point
 from pod_worker.store.mongo import Document, Mongo
 
 METRICS = "metrics"
-BUCKET_STEPS = 128
-BUCKET_SECONDS = 1800  # of points that have no step
-READ_BUCKETS = 20_000
+COMPACT_POINTS = 5_000  # in one document, about half a megabyte
 
-INDEXES: dict[str, list[IndexModel]] = {
-    METRICS: [
-        IndexModel(
-            [("runId", ASCENDING), ("name", ASCENDING), ("stage", ASCENDING), ("bucket", ASCENDING)], name="series"
-        )
-    ]
-}
+INDEXES: dict[str, list[IndexModel]] = {METRICS: [IndexModel([("runId", ASCENDING)], name="run")]}
 
 _DUPLICATE_KEY = 11000
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     step: int | None
     value: float
     time: datetime
@@ -50,98 +44,111 @@ class Series:
     samples: list[Sample]  # in order of step, then time
 
 
+_Versioned = tuple[str, Sample]
+_Merged = dict[int | datetime, _Versioned]
+
+
 class MetricSeries:
     def __init__(self, database: Mongo) -> None:
         self._metrics = database[METRICS]
 
     def add(self, points: Iterable[tuple[str, str, Point]]) -> None:
         """(run id, version, point) each. One round trip."""
-        buckets: dict[str, tuple[Document, Document]] = {}
+        by_run: dict[str, list[tuple[str, Point]]] = {}
         for run_id, version, point in points:
-            bucket, key = _place(point)
-            name = f"{run_id}:{point.stage}:{point.name}:{bucket}"
-            found = buckets.get(name)
-            if found is None:
-                head = {"runId": run_id, "stage": point.stage, "name": point.name, "bucket": bucket}
-                found = buckets[name] = (head, {})
-            _keep_newest(found[1], f"points.{key}", _document(version, point))
-            if point.unit is not None:
-                found[1]["unit"] = point.unit
-        writes = [
-            UpdateOne({"_id": name}, {"$setOnInsert": head, "$max": points}, upsert=True)
-            for name, (head, points) in buckets.items()
-        ]
-        if writes:
-            self._write(writes)
+            by_run.setdefault(run_id, []).append((version, point))
+        self._insert([_chunk(run_id, each) for run_id, each in by_run.items()])
 
-    def _write(self, writes: list[UpdateOne]) -> None:
+    def _insert(self, documents: list[Document]) -> None:
+        if not documents:
+            return
         try:
-            self._metrics.bulk_write(writes, ordered=False)
+            self._metrics.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            errors = error.details["writeErrors"]
-            if any(each["code"] != _DUPLICATE_KEY for each in errors):
+            # The same points again, under the same id.
+            if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
                 raise
-            self._metrics.bulk_write([writes[each["index"]] for each in errors], ordered=False)
 
     def read(self, run_id: str, names: Sequence[str] = (), stage: str | None = None) -> list[Series]:
-        """The series of a run, all or those named."""
-        wanted: Document = {"runId": run_id}
-        if names:
-            wanted["name"] = {"$in": list(names)}
-        if stage is not None:
-            wanted["stage"] = stage
-        order = [("name", ASCENDING), ("stage", ASCENDING), ("bucket", ASCENDING)]
-        gathered: dict[tuple[str, str], tuple[str | None, list[Sample]]] = {}
-        for document in self._metrics.find(wanted).sort(order).limit(READ_BUCKETS):
-            name = (str(document.get("stage", "")), str(document.get("name", "")))
-            unit, samples = gathered.get(name, (None, []))
-            samples.extend(_samples(document))
-            gathered[name] = (document.get("unit") or unit, samples)
+        """The series of a run, all or those named, in order of stage and name."""
+        merged, units = self._merged(run_id)
         return [
-            Series(stage, name, unit, sorted(samples, key=_order))
-            for (stage, name), (unit, samples) in gathered.items()
+            Series(key[0], key[1], units.get(key), [sample for _, sample in _ordered(found)])
+            for key, found in sorted(merged.items())
+            if (not names or key[1] in names) and (stage is None or key[0] == stage)
         ]
 
+    def compact(self, run_id: str) -> None:
+        """Rewrite the run's documents as few as possible. A crash half-way leaves points twice, never none."""
+        old = [each["_id"] for each in self._metrics.find({"runId": run_id}, {"_id": 1})]
+        merged, units = self._merged(run_id)
+        new: list[Document] = []
+        for (stage, name), found in sorted(merged.items()):
+            points = _ordered(found)
+            for start in range(0, len(points), COMPACT_POINTS):
+                part = [
+                    (version, Point(stage, name, s.value, s.time, s.step, s.epoch, units.get((stage, name))))
+                    for version, s in points[start : start + COMPACT_POINTS]
+                ]
+                new.append(_chunk(run_id, part))
+        self._insert(new)
+        kept = {each["_id"] for each in new}
+        self._metrics.delete_many({"_id": {"$in": [name for name in old if name not in kept]}})
 
-def _place(point: Point) -> tuple[int, str]:
-    """(bucket, key within it). Points without a step are told apart by their moment."""
-    if point.step is not None:
-        return point.step // BUCKET_STEPS, str(point.step)
-    moment = point.time.timestamp()
-    return int(moment // BUCKET_SECONDS), f"t{int(moment * 1000)}"
-
-
-def _document(version: str, point: Point) -> Document:
-    document: Document = {"v": version, "x": point.value, "t": point.time}
-    if point.epoch is not None:
-        document["e"] = point.epoch
-    return document
-
-
-def _keep_newest(points: Document, path: str, document: Document) -> None:
-    known = points.get(path)
-    if known is None or known["v"] < document["v"]:
-        points[path] = document
-
-
-def _samples(document: Document) -> list[Sample]:
-    points: Json = document.get("points")
-    found = [_sample(str(key), each) for key, each in points.items()] if isinstance(points, dict) else []
-    return [sample for sample in found if sample is not None]
-
-
-def _sample(key: str, each: Json) -> Sample | None:
-    if not isinstance(each, dict) or not isinstance(each.get("t"), datetime):
-        return None
-    value, epoch = each.get("x"), each.get("e")
-    if not isinstance(value, int | float):
-        return None
-    try:
-        step = None if key.startswith("t") else int(key)
-    except ValueError:
-        return None
-    return Sample(step, float(value), each["t"], epoch if isinstance(epoch, int | float) else None)
+    def _merged(self, run_id: str) -> tuple[dict[tuple[str, str], _Merged], dict[tuple[str, str], str]]:
+        merged: dict[tuple[str, str], _Merged] = {}
+        units: dict[tuple[str, str], str] = {}
+        for document in self._metrics.find({"runId": run_id}):
+            for column in _columns(document):
+                key = (str(column.get("s", "")), str(column.get("n", "")))
+                if isinstance(column.get("u"), str):
+                    units[key] = column["u"]
+                _merge(merged.setdefault(key, {}), column)
+        return merged, units
 
 
-def _order(sample: Sample) -> tuple[int, datetime]:
-    return (sample.step if sample.step is not None else -1, sample.time)
+def _chunk(run_id: str, points: Sequence[tuple[str, Point]]) -> Document:
+    """One document; its id follows from what is in it, so that the same points are the same document."""
+    columns: dict[tuple[str, str], Document] = {}
+    for version, point in points:
+        column = columns.get((point.stage, point.name))
+        if column is None:
+            column = {"s": point.stage, "n": point.name, "v": [], "k": [], "x": [], "t": []}
+            columns[point.stage, point.name] = column
+        column["v"].append(version)
+        column["k"].append(point.step)
+        column["x"].append(point.value)
+        column["t"].append(point.time)
+        if point.epoch is not None:
+            column.setdefault("e", {})[str(len(column["v"]) - 1)] = point.epoch
+        if point.unit is not None:
+            column["u"] = point.unit
+    named = "\0".join(f"{version}\0{point.stage}\0{point.name}\0{point.step}" for version, point in points)
+    digest = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+    return {"_id": f"{run_id}:{digest}", "runId": run_id, "columns": list(columns.values())}
+
+
+def _columns(document: Document) -> list[Document]:
+    columns: Json = document.get("columns")
+    return [each for each in columns if isinstance(each, dict)] if isinstance(columns, list) else []
+
+
+def _merge(merged: _Merged, column: Document) -> None:
+    lists = [column.get(name) for name in ("v", "k", "x", "t")]
+    if not all(isinstance(each, list) for each in lists):
+        return
+    epochs: Json = column.get("e") or {}
+    for place, (version, step, value, time) in enumerate(zip(*lists, strict=False)):
+        if not isinstance(version, str) or not isinstance(time, datetime) or not isinstance(value, int | float):
+            continue
+        key: int | datetime = step if isinstance(step, int) else time
+        known = merged.get(key)
+        if known is None or known[0] < version:
+            is_counted = isinstance(step, int)
+            merged[key] = (version, Sample(step if is_counted else None, value, time, epochs.get(str(place))))
+
+
+def _ordered(merged: _Merged) -> list[_Versioned]:
+    return sorted(
+        merged.values(), key=lambda each: (each[1].step if each[1].step is not None else -1, each[1].time)
+    )

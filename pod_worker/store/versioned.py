@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from pod_worker.core.run import Json
+from pod_worker.store.changes import Nested
 from pod_worker.store.mongo import Document
 
 VERSIONS = "v"
@@ -53,6 +54,8 @@ def newer_groups(groups: Groups, unless: Document | None = None) -> Document:
         leaves: dict[str, Document] = {}
         for path, value in fields.items():
             parent, _, leaf = spelled(path).rpartition(".")
+            if isinstance(value, Nested):
+                value = {spelled(key): inner for key, inner in value.items()}
             leaves.setdefault(parent, {})[leaf] = value
         for parent, values in leaves.items():
             root.at(parent.split(".") if parent else []).leaves.append((condition, values))

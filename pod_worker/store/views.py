@@ -48,7 +48,7 @@ class _Row:
 class Views:
     def __init__(self, database: Mongo) -> None:
         self._database = database
-        self._series = MetricSeries(database)
+        self.series = MetricSeries(database)
 
     def attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
         """The current attempt of each run that exists."""
@@ -73,7 +73,7 @@ class Views:
             else:
                 rows.setdefault((View.RUN, stamped.run_id, ""), _Row()).moves.append(stamped)
         self._write(rows)
-        self._series.add(points)
+        self.series.add(points)
 
     def _write(self, rows: dict[tuple[View, str, str], _Row]) -> None:
         writes: dict[str, list[_Write]] = {}

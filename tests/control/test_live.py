@@ -9,12 +9,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from pod_worker.control.server import bind
+from pod_worker.local.mongod import Mongod
+from pod_worker.store.indexes import all_indexes
+from pod_worker.store.mongo import ensure_indexes
 from tests.control.lines import JSON, NDJSON, event, ndjson
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +51,31 @@ class Server:
         self.process.stdout.close()
 
 
+@pytest.fixture(scope="module")
+def shared(mongod: Mongod, mongo_client: Any) -> Iterator[tuple[Server, Any]]:
+    """One process for all tests that do not stop it, and its database."""
+    name = f"live_{os.getpid()}"
+    database = mongo_client[name]
+    ensure_indexes(database, all_indexes())
+    made = Server(mongod.url_for(name))
+    yield made, database
+    made.close()
+    mongo_client.drop_database(name)
+
+
 @pytest.fixture
-def server(store: Any, mongodb_url: str) -> Iterator[Server]:
-    store["runs"].insert_one({"_id": "r1", "status": "RUNNING", "attempt": 1, "leaseToken": "secret"})
+def server(shared: tuple[Server, Any]) -> Server:
+    """The shared process, with a run `r1` that nothing was told about yet."""
+    made, database = shared
+    for collection in database.list_collection_names():
+        database[collection].delete_many({})
+    database["runs"].insert_one({"_id": "r1", "status": "RUNNING", "attempt": 1, "leaseToken": "secret"})
+    return made
+
+
+@pytest.fixture
+def stoppable(store: Any, mongodb_url: str) -> Iterator[Server]:
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
     made = Server(mongodb_url)
     yield made
     made.close()
@@ -121,7 +148,7 @@ def test_a_view_resumes_without_a_gap(server: Server) -> None:
     resumed.close()
 
 
-def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, store: Any) -> None:
+def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, shared: Any) -> None:
     """Two processes: the later position may be stored first."""
     from pod_worker.control.ingest import Ingest
     from pod_worker.control.telemetry import Telemetry
@@ -136,7 +163,7 @@ def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, store:
     assert view.until("now") == ["now"]
     clock = ManualClock(SystemClock().now())
     clock.advance(-2)
-    take(Ingest(store, clock, Telemetry(Depth)), read_line(ndjson(event("late"))))
+    take(Ingest(shared[1], clock, Telemetry(Depth)), read_line(ndjson(event("late"))))
     assert view.until("late") == ["late"]
     view.close()
 
@@ -154,15 +181,15 @@ def test_no_such_run(server: Server) -> None:
     assert requests.get(f"{server.url}/api/runs/none/live", timeout=20).status_code == 404
 
 
-def test_the_server_stops_with_a_view_open(server: Server) -> None:
-    view = View(server)
+def test_the_server_stops_with_a_view_open(stoppable: Server) -> None:
+    view = View(stoppable)
     next(view.messages())
-    assert server.stop() == 0
+    assert stoppable.stop() == 0
     assert [kind for kind, _, _ in view.messages()][-1] == "bye"
     view.close()
 
 
-def test_a_stop_finishes_what_was_begun(server: Server, store: Any) -> None:
+def test_a_stop_finishes_what_was_begun(stoppable: Server, store: Any) -> None:
     """SIGTERM while a batch is on its way in: it is answered, and what was answered is stored."""
     answers: list[Any] = []
     batches = [ndjson(*(event(f"{b}-{n}") for n in range(500))) for b in range(20)]
@@ -172,7 +199,7 @@ def test_a_stop_finishes_what_was_begun(server: Server, store: Any) -> None:
         with requests.Session() as session:
             for batch in batches:
                 try:
-                    url = f"{server.url}/api/ingest/events"
+                    url = f"{stoppable.url}/api/ingest/events"
                     answers.append(session.post(url, data=batch, headers=NDJSON, timeout=20).status_code)
                 except requests.ConnectionError:
                     return
@@ -181,7 +208,7 @@ def test_a_stop_finishes_what_was_begun(server: Server, store: Any) -> None:
     thread = threading.Thread(target=send)
     thread.start()
     assert sent.wait(20)
-    assert server.stop() == 0
+    assert stoppable.stop() == 0
     thread.join()
     assert set(answers) == {202}
     assert store["events"].count_documents({}) >= 500 * len(answers)
@@ -199,12 +226,11 @@ def test_curl_gets_the_guides_answers(server: Server) -> None:
     assert curl("/api/ingest/events", "application/x-ndjson", SEED_BATCH)["accepted"] == 2
 
 
-def test_a_port_that_is_taken_is_named(server: Server, mongodb_url: str) -> None:
-    port = server.url.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "tests.control.serve", mongodb_url, port]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=dict(os.environ))
-    assert done.returncode != 0
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+def test_a_port_that_is_taken_is_named() -> None:
+    with closing(bind("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}.*--port"):
+            bind("127.0.0.1", port)
 
 
 def test_keys_hold_over_a_socket_too(server: Server) -> None:

@@ -20,10 +20,11 @@ from pod_worker.control.wire import Arrival, payload_of
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.event import Event
 from pod_worker.core.payload import PAYLOADS
+from pod_worker.store.metric_series import MetricSeries
 from pod_worker.store.queue_depth import Depth
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
-VIEWS = ("stages", "validations", "artifacts", "metrics")
+VIEWS = ("stages", "validations", "artifacts")
 
 
 def test_every_payload_has_a_projection() -> None:
@@ -86,7 +87,7 @@ class Bench:
         self._database = database
 
     def view(self, run: dict[str, Any], deliveries: Sequence[Sequence[Arrival]], *, rebuilt: bool = False) -> Any:
-        for name in ("runs", "events", *VIEWS):
+        for name in ("runs", "events", "metrics", *VIEWS):
             self._database[name].delete_many({})
         self._database["runs"].insert_one(dict(run))
         ingest = Ingest(self._database, SystemClock(), Telemetry(Depth))
@@ -94,7 +95,8 @@ class Bench:
             ingest.take(batch_of(batch))
         if rebuilt:
             rebuild(self._database, "r1")
-        return {name: {each["_id"]: each for each in self._database[name].find()} for name in ("runs", *VIEWS)}
+        rows = {name: {each["_id"]: each for each in self._database[name].find()} for name in ("runs", *VIEWS)}
+        return rows | {"metrics": MetricSeries(self._database).read("r1")}
 
 
 @pytest.fixture
@@ -161,7 +163,9 @@ def test_the_view_of_two_attempts(bench: Bench) -> None:
     stage = view["stages"]["r1:Stage_1"]
     assert (stage["status"], stage["summary"], stage["progress"]) == ("COMPLETED", {"a.b": "$x"}, 1.0)
     assert view["stages"]["r1:Stage_2"]["status"] == "FAILED", "the second attempt only reported progress there"
-    assert [each["points"]["1"]["x"] for each in view["metrics"].values()] == [1.1]
+    assert [(each.name, [point.value for point in each.samples]) for each in view["metrics"]] == [
+        ("eval.loss", [1.1])
+    ]
     assert view["artifacts"]["r1:data:k"]["bytes"] == 7
 
 

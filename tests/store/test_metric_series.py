@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pod_worker.store import metric_series
 from pod_worker.store.changes import Point
-from pod_worker.store.metric_series import BUCKET_STEPS, MetricSeries
+from pod_worker.store.metric_series import MetricSeries, Series
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,12 +34,37 @@ def values(series: MetricSeries) -> list[tuple[int | None, float]]:
 
 
 def test_points_come_back_in_order_of_step(series: MetricSeries, db: Any) -> None:
-    points = [("r1", "v1", point(step, float(step))) for step in range(0, 5 * BUCKET_STEPS, 2)]
+    points = [("r1", f"v{step}", point(step, float(step))) for step in range(0, 640, 2)]
     random.Random(1).shuffle(points)
     for start in range(0, len(points), 37):
         series.add(points[start : start + 37])
-    assert values(series) == [(step, float(step)) for step in range(0, 5 * BUCKET_STEPS, 2)]
-    assert db["metrics"].count_documents({}) == 5
+    assert values(series) == [(step, float(step)) for step in range(0, 640, 2)]
+
+
+def test_what_arrives_together_is_one_document_and_a_repeat_none(series: MetricSeries, db: Any) -> None:
+    points = [("r1", f"v{n}", point(n, 1.0, name=name)) for n in range(9) for name in ("loss", "rate")]
+    for _ in range(2):
+        series.add([*points, ("r2", "v", point(1, 1.0))])
+    assert db["metrics"].count_documents({}) == 2
+
+
+def test_compacting_keeps_every_point(series: MetricSeries, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_series, "COMPACT_POINTS", 10)
+    for n in range(25):
+        series.add(
+            [
+                ("r1", f"v{n:02d}", point(n, float(n), epoch=n / 10, unit="nats")),
+                ("r1", f"v{n:02d}", point(0, float(n))),
+            ]
+        )
+        series.add([("r1", f"v{n:02d}", point(None, 1.0, seconds=n, name="gauge")), ("r2", "v", point(n, 1.0))])
+    before: list[Series] = series.read("r1")
+    others = db["metrics"].count_documents({"runId": "r2"})
+    for _ in range(2):
+        series.compact("r1")
+        assert series.read("r1") == before
+        assert db["metrics"].count_documents({"runId": "r1"}) == 6
+    assert db["metrics"].count_documents({"runId": "r2"}) == others
 
 
 def test_a_step_has_one_point_the_newest(series: MetricSeries) -> None:
@@ -68,13 +94,17 @@ def test_negative_and_huge_steps(series: MetricSeries) -> None:
 
 def test_an_odd_document_is_passed_over(series: MetricSeries, db: Any) -> None:
     series.add([("r1", "v", point(1, 1.0, epoch=0.5, unit="nats"))])
-    odd = {"runId": "r1", "name": "loss", "stage": "s"}
-    db["metrics"].insert_many(
-        [
-            odd | {"points": 5},
-            odd | {"points": {"x": {"t": NOW, "x": 1.0}, "2": {"x": 1.0}, "3": {"t": NOW, "x": "a"}}},
-        ]
-    )
+    good = {"s": "s", "n": "loss", "v": ["z"], "k": [2], "x": [2.0], "t": [NOW]}
+    odd: list[Any] = [
+        5,
+        [5],
+        [good | {"v": 5}],
+        [good | {"t": ["now"]}],
+        [good | {"x": ["a"]}],
+        [good | {"v": [5]}],
+        None,
+    ]
+    db["metrics"].insert_many([{"runId": "r1", "columns": each} for each in odd])
     found = series.read("r1")[0]
     assert [(each.step, each.epoch) for each in found.samples] == [(1, 0.5)]
     assert found.unit == "nats"
