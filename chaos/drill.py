@@ -148,13 +148,11 @@ class Drill:
         if undo is None:
             return
         number = next(self._numbers)
-        self._undo[number] = undo
-        ends = partial(self._end, number, planned.kind, given.target_name)
-        self._at(time.monotonic() + planned.seconds, ends)
+        self._undo[number] = partial(self._end, number, undo, planned.kind, given.target_name)
+        self._at(time.monotonic() + planned.seconds, self._undo[number])
 
-    def _end(self, number: int, kind: str, target: str) -> None:
-        undo = self._undo.pop(number, None)
-        if undo is not None:
+    def _end(self, number: int, undo: Callable[[], None], kind: str, target: str) -> None:
+        if self._undo.pop(number, None) is not None:
             undo()
             self._journal.note("heal", kind, target)
 
@@ -209,8 +207,8 @@ class Drill:
 
     def _heal(self) -> None:
         self._timetable = [due for due in self._timetable if not self._is_strike(due)]
-        for number in list(self._undo):
-            self._undo.pop(number)()
+        for end in list(self._undo.values()):
+            end()
         self._is_queueing = False
         self._journal.note("healed", detail=f"{len(self._orders)} runs were queued")
 
