@@ -63,15 +63,13 @@ class QueueModel:
     def enqueue(self, run_id: str, queue: str, priority: int, max_attempts: int) -> None:
         self.runs[run_id] = ModelRun(run_id, queue, self._next_place(), priority, max_attempts)
 
-    def claimable(self) -> list[ModelRun]:
+    def claimable(self, paused: frozenset[str] | set[str] | None = None) -> list[ModelRun]:
         """Everything that a worker of all queues may take, the first in line first."""
+        paused = self.paused if paused is None else paused
         free = [
             run
             for run in self.runs.values()
-            if run.status is S.QUEUED
-            and not run.is_hidden
-            and run.wait != "ahead"
-            and run.queue not in self.paused
+            if run.status is S.QUEUED and not run.is_hidden and run.wait != "ahead" and run.queue not in paused
         ]
         return sorted(free, key=lambda run: (-run.priority, run.place, run.id))
 
