@@ -1,0 +1,77 @@
+"""How a supervisor ends a run: each step in turn, and who decides what the end is called."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from pod_worker.core.failure import FailureCode
+from pod_worker.core.outcome import Canceled, Failed, Lost, Released
+from tests.worker.hostile import supervised
+
+Db = Database[dict[str, Any]]
+
+# Hears SIGTERM, says so in a file, and goes; a request on stdin it does not read.
+GOES_ON_TERM = """
+def leave(*_):
+    open(os.path.join(spec["work_dir"], "heard-term"), "w").close()
+    os._exit(3)
+os.makedirs(spec["work_dir"], exist_ok=True)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+time.sleep(600)
+"""
+FAILS_WHEN_ASKED = """
+print("ready", flush=True)
+sys.stdin.buffer.readline()
+uplink.write(b'{"type":"outcome","kind":"failed","code":"USER_ERROR","message":"stopped in the middle"}\\n')
+os._exit(1)
+"""
+
+
+def test_who_does_not_listen_is_told_by_sigterm_before_it_is_killed(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, GOES_ON_TERM) as attempt:
+        attempt.wait_until(lambda: bool(attempt.logs))
+        attempt.cancel()
+        assert isinstance(attempt.verdict().outcome, Canceled)
+        assert (tmp_path / "work" / "heard-term").exists(), "it was killed without a warning"
+
+
+def test_whatever_a_run_says_while_it_is_driven_out_costs_it_nothing(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, FAILS_WHEN_ASKED) as attempt:
+        attempt.wait_until(lambda: bool(attempt.logs))
+        attempt.supervisor.drain("the pod goes away")
+        assert attempt.verdict().outcome == Released("the pod goes away")
+        run = attempt.document
+    assert (run["status"], run["retryCount"], run["crashCount"]) == ("QUEUED", 0, 0)
+    assert "leaseToken" not in run
+
+
+def test_a_second_signal_kills_at_once_and_costs_nothing_either(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)") as attempt:
+        attempt.supervisor.drain("go", force=True)
+        assert isinstance(attempt.verdict().outcome, Released)
+        assert (attempt.document["status"], attempt.document["crashCount"]) == ("QUEUED", 0)
+
+
+def test_a_run_that_was_taken_away_is_killed_and_nothing_is_written(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)") as attempt:
+        attempt.operations.reset("r", by="ana", force=True)
+        before = attempt.document
+        attempt.supervisor.kick()
+        verdict = attempt.verdict()
+        assert isinstance(verdict.outcome, Lost)
+        assert verdict.settlement is None
+        assert attempt.document == before
+
+
+def test_a_death_nobody_asked_for_is_a_failure_with_a_name(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)") as attempt:
+        outcome = attempt.verdict().outcome
+        assert isinstance(outcome, Failed)
+        assert outcome.failure.code is FailureCode.CRASHED_SIGNAL
+        assert signal.Signals.SIGSEGV.name in outcome.failure.message
+        assert (attempt.document["status"], attempt.document["crashCount"]) == ("QUEUED", 1)
