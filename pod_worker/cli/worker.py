@@ -30,6 +30,7 @@ from pod_worker.worker import hooks, preflight, signals
 from pod_worker.worker import machine as machines
 from pod_worker.worker.daemon import Daemon, Limits, Rhythm, StopRequest, clean_work_dirs
 from pod_worker.worker.guard import become_subreaper
+from pod_worker.worker.guarded import sweep_unguarded
 from pod_worker.worker.supervisor import Patience, Place
 from pod_worker.worker.telemetry import source_of
 
@@ -72,6 +73,8 @@ def worker(
     daemon = build(settings, chosen, limits, stop)
     hooks.install(daemon.report, "worker")
     become_subreaper()  # what outlives even a guard that was killed comes back to us
+    for pid in sweep_unguarded():
+        log.warning("killed process %d of a run that a worker killed together with its guard had left behind", pid)
     signals.listen(lambda number: _on_signal(number, stop, daemon), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     code = daemon.run()
     logging.shutdown()

@@ -152,11 +152,33 @@ class GuardedChild:
 def marked(mark: str) -> list[int]:
     """Processes that carry the mark in their environment (Linux)."""
     wanted = f"{MARK_VARIABLE}={mark}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and wanted in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
-                found.append(int(name))
-        except OSError:
-            continue
+    return [pid for pid in _pids() if wanted in _words(pid, "environ")]
+
+
+def unguarded() -> list[int]:
+    """Processes of any run on this machine that no guard watches: left behind by a pod whose worker and guard were
+    killed in the same moment. Every run's process has its guard above it, whatever it forked into."""
+    any_mark = f"{MARK_VARIABLE}=".encode()
+    found = [pid for pid in _pids() if any(word.startswith(any_mark) for word in _words(pid, "environ"))]
+    guards = {pid for pid in _pids() if any(word.endswith(b"worker/guard.py") for word in _words(pid, "cmdline"))}
+    watched = guards | {pid for each in guards for pid in guard.descendants(each)}
+    return [pid for pid in found if pid not in watched]
+
+
+def sweep_unguarded() -> list[int]:
+    """SIGKILL them, so that the GPU is free before anything is claimed; returns who they were."""
+    found = unguarded() if sys.platform == "linux" else []
+    for pid in found:
+        guard._send(pid, 9)
     return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _words(pid: int, name: str) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from pymongo.database import Database
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
 from pod_worker.worker import output
+from pod_worker.worker.guarded import MARK_VARIABLE, unguarded
 from tests.worker.hostile import PATIENCE, supervised
 
 Db = Database[dict[str, Any]]
@@ -96,6 +99,28 @@ time.sleep(600)
     assert outcome.failure.code is FailureCode.CRASHED_SIGNAL
     assert attempt.document["status"] == "QUEUED"
     attempt.close_output()
+
+
+def test_what_worker_and_guard_left_when_killed_together_is_told_from_what_is_guarded(
+    db: Db, tmp_path: Path
+) -> None:
+    """The next worker on the pod kills the one and must spare the other."""
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        env={**os.environ, MARK_VARIABLE: f"orphan-of-{os.getpid()}/1"},
+        start_new_session=True,
+    )
+    try:
+        with supervised(db, tmp_path, HOSTILE["forks into new sessions and closes everything"]) as attempt:
+            attempt.wait_until(lambda: len(attempt.living()) >= 6)
+            watched = set(attempt.living())
+            found = set(unguarded())
+            attempt.cancel()
+        assert orphan.pid in found
+        assert not found & watched
+    finally:
+        orphan.kill()
+        orphan.wait()
 
 
 def test_a_flood_of_a_gigabyte_is_read_to_its_end_and_leaves_small_logs(db: Db, tmp_path: Path) -> None:
