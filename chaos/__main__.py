@@ -30,6 +30,7 @@ DRAIN_SECONDS = 180.0
 @click.option("--faults", help="Only these kinds, separated by commas.")
 @click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A plan to repeat.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep everything in this folder.")
+@click.option("--mongodb-url", help="A replica set you have (no TLS), with a database of its own as the path.")
 @click.option("--plan-only", is_flag=True, help="Print the plan and exit.")
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON on stdout.")
 def main(
@@ -43,6 +44,7 @@ def main(
     faults: str | None,
     replay: Path | None,
     data: Path | None,
+    mongodb_url: str | None,
     plan_only: bool,
     as_json: bool,
 ) -> None:
@@ -77,6 +79,7 @@ def main(
         controls=controls,
         lease=lease,
         trains=training,
+        mongodb_url=mongodb_url,
     )
     _say("")
     click.echo(
@@ -101,13 +104,14 @@ def run(
     lease: float,
     trains: bool,
     pace: float = 1.0,
+    mongodb_url: str | None = None,
     drain_seconds: float = DRAIN_SECONDS,
 ) -> list[report.Row]:
     """A whole chaos run in `folder`; the rows of its table."""
     began = time.monotonic()
     timing = Timing(lease=lease, renew=lease / 4)
     journal = Journal(folder / "journal.ndjson", _say)
-    with Arena(folder, workers, controls, timing, _say) as arena:
+    with Arena(folder, workers, controls, timing, _say, mongodb_url) as arena:
         work = orders(seed, _material(folder) if trains else None, pace=pace)
         drill = Drill(arena, planned, work, journal, seed=seed, seconds=seconds, drain_seconds=drain_seconds)
         record = drill.run()

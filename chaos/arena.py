@@ -18,13 +18,15 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from chaos.mongo_wire import Rewriter
 from chaos.pod import Pod
 from chaos.proxy import Address, Link, Proxy
-from pod_worker.local.mongod import REPLICA_SET, Mongod
+from pod_worker.local.mongod import Mongod
 from pod_worker.local.process import LOOPBACK, ChildProcess, free_port
 from pod_worker.local.s3 import ObjectStoreServer
+from pod_worker.store.mongo import connect
 
 DATABASE = "chaos"
 
@@ -80,19 +82,25 @@ class Control:
 
 @dataclass
 class Arena:
-    """Everything that runs. A context manager; `data` must not hold an arena already."""
+    """Everything that runs. A context manager; `data` must not hold an arena already.
+
+    `given_mongodb` is the URL of a replica set somebody has, spoken to without TLS, with an empty database as its
+    path; nobody kills it. Without one, the arena starts three members of its own.
+    """
 
     data: Path
     pod_count: int
     control_count: int = 1
     timing: Timing = field(default_factory=Timing)
     say: Callable[[str], None] = lambda text: None
+    given_mongodb: str | None = None
 
     def __post_init__(self) -> None:
         self.token = secrets.token_urlsafe(16)
         self.proxy = Proxy()
-        self.mongod = Mongod(self.data / "mongodb", members=3)
+        self.mongod = None if self.given_mongodb else Mongod(self.data / "mongodb", members=3)
         self.s3 = ObjectStoreServer(self.data / "s3")
+        self._members: list[str] = []
         self.controls: list[Control] = []
         self.pods: list[Pod] = []
         self._cleanup = ExitStack()
@@ -104,7 +112,11 @@ class Arena:
     @property
     def mongodb_url(self) -> str:
         """Direct, for the harness."""
-        return self.mongod.url_for(DATABASE)
+        return self.given_mongodb or self._own().url_for(DATABASE)
+
+    def _own(self) -> Mongod:
+        assert self.mongod is not None, "the replica set is somebody else's"
+        return self.mongod
 
     def __enter__(self) -> Arena:
         with ExitStack() as undo:
@@ -119,12 +131,16 @@ class Arena:
     def _start_servers(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         self._cleanup.enter_context(self.proxy)
-        self.say("starting a replica set of three and S3 …")
+        self.say("starting MongoDB and S3 …")
         starting = threading.Thread(target=self.s3.start)
         starting.start()
-        self._cleanup.callback(self.mongod.kill)
         self._cleanup.callback(self.s3.kill)
-        self.mongod.start()
+        if self.given_mongodb:
+            self._members = members_of(self.given_mongodb)
+        else:
+            self._cleanup.callback(self._own().kill)
+            self._own().start()
+            self._members = [member.address for member in self._own().members]
         starting.join()
         self.s3_link = self.proxy.add("s3", _address(self.s3.access.endpoint))
 
@@ -135,7 +151,7 @@ class Arena:
             links = self._database_links(name)
             port = free_port()
             argv = [sys.executable, "-m", "pod_worker", "control", "--port", str(port), "--require-key"]
-            env = self._control_environment(_url(links))
+            env = self._control_environment(through(self.mongodb_url, links))
             process = ChildProcess(name, argv, self.data / "logs" / f"{name}.log", env=env)
             self.controls.append(Control(name, port, process, links))
             process.start()
@@ -148,7 +164,7 @@ class Arena:
             name = f"pod-{number}"
             ingest = self.proxy.add(f"{name}.ingest", Address(LOOPBACK, control.port))
             links = {"db": self._database_links(name), "ingest": (ingest,)}
-            env = self._pod_environment(_url(links["db"]), f"http://{ingest.address}")
+            env = self._pod_environment(through(self.mongodb_url, links["db"]), f"http://{ingest.address}")
             pod = Pod(name, self.pods_dir / name, env, links)
             self.pods.append(pod)
             pod.prepare()
@@ -173,12 +189,8 @@ class Arena:
     # ── links and environments ──────────────────────────────────────────────────────────────────────────
 
     def _database_links(self, name: str) -> tuple[Link, ...]:
-        links = tuple(
-            self.proxy.add(f"{name}.db{n}", _address(member.address))
-            for n, member in enumerate(self.mongod.members)
-        )
-        members = [member.address for member in self.mongod.members]
-        rewriter = Rewriter(dict(zip(members, (str(link.address) for link in links), strict=True)))
+        links = tuple(self.proxy.add(f"{name}.db{n}", _address(member)) for n, member in enumerate(self._members))
+        rewriter = Rewriter(dict(zip(self._members, (str(link.address) for link in links), strict=True)))
         for link in links:
             link.rewriter = rewriter
         return links
@@ -207,9 +219,23 @@ class Arena:
         )
 
 
-def _url(links: tuple[Link, ...]) -> str:
-    hosts = ",".join(str(link.address) for link in links)
-    return f"mongodb://{hosts}/{DATABASE}?replicaSet={REPLICA_SET}"
+def through(url: str, links: tuple[Link, ...]) -> str:
+    """The same URL (user, database, options) with the links' addresses for hosts."""
+    parts = urlsplit(url)
+    login, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=login + at + ",".join(str(link.address) for link in links)))
+
+
+def members_of(url: str) -> list[str]:
+    """host:port of every member of the replica set at `url`, as the set itself names them."""
+    database = connect(url)
+    try:
+        hello = database.client.admin.command("hello")
+    finally:
+        database.client.close()
+    if "hosts" not in hello:
+        raise ValueError("the chaos harness needs a replica set; that is a standalone server or a sharded cluster")
+    return [str(host) for host in hello["hosts"]]
 
 
 def _address(endpoint: str) -> Address:

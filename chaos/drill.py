@@ -107,6 +107,8 @@ class Drill:
     def run(self) -> Record:
         """Blocks for the whole drill; the arena must have its servers up and nothing else."""
         self._database = connect(self._arena.mongodb_url)
+        if self._database["runs"].estimated_document_count():
+            raise ValueError(f"the database {self._database.name} has runs; give the chaos harness an empty one")
         history.prepare(self._database)
         ensure_indexes(self._database, all_indexes())
         self._queue = RunQueue(self._database, SystemClock())

@@ -17,7 +17,7 @@ from pymongo.errors import PyMongoError
 
 from chaos.arena import Arena, Control
 from chaos.journal import Journal
-from chaos.plan import BY_NAME, Planned, Target
+from chaos.plan import BY_NAME, KINDS, Planned, Target
 from chaos.pod import Pod, send
 from chaos.proxy import Link, Weather
 from chaos.sightings import Sightings
@@ -76,9 +76,13 @@ def strike(given: Strike, journal: Journal) -> Undo:
 
 def unavailable(arena: Arena) -> dict[str, str]:
     """Kinds that this machine cannot do, and why."""
-    if all(pod.has_small_disk for pod in arena.pods):
-        return {}
-    return {"fill_spool": "mounting a small tmpfs needs root"}
+    missing = {}
+    if not all(pod.has_small_disk for pod in arena.pods):
+        missing["fill_spool"] = "mounting a small tmpfs needs root"
+    if arena.mongod is None:
+        why = "the replica set is somebody else's"
+        missing |= {kind.name: why for kind in KINDS if kind.target is Target.MONGODB}
+    return missing
 
 
 # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -91,6 +95,13 @@ def _kill_worker(given: Strike) -> Undo:
 
 def _kill_pod(given: Strike) -> Undo:
     for pid in given.pod.tree().all():
+        send(pid, KILL)
+    return None
+
+
+def _behead_pod(given: Strike) -> Undo:
+    tree = given.pod.tree()
+    for pid in (tree.guard, tree.worker):
         send(pid, KILL)
     return None
 
@@ -232,7 +243,7 @@ def _freeze_control(given: Strike) -> Undo:
 
 def _step_down(given: Strike) -> Undo:
     def ask() -> None:
-        primary = given.arena.mongod.primary()
+        primary = _primary(given)
         if primary is None:
             return
         try:
@@ -246,11 +257,15 @@ def _step_down(given: Strike) -> Undo:
 
 
 def _kill_primary(given: Strike) -> Undo:
-    primary = given.arena.mongod.primary()
+    primary = _primary(given)
     if primary is None:
         return None
     primary.kill()
     return lambda: _later(given, lambda: _restart(primary))
+
+
+def _primary(given: Strike) -> Member | None:
+    return given.arena.mongod.primary() if given.arena.mongod else None
 
 
 def _restart(member: Member) -> None:
@@ -258,7 +273,7 @@ def _restart(member: Member) -> None:
 
 
 def _freeze_primary(given: Strike) -> Undo:
-    primary = given.arena.mongod.primary()
+    primary = _primary(given)
     if primary is None:
         return None
     primary.freeze()
@@ -285,6 +300,7 @@ def _later(given: Strike, work: Callable[[], None]) -> None:
 _STRIKES: dict[str, Callable[[Strike], Undo]] = {
     "kill_worker": _kill_worker,
     "kill_pod": _kill_pod,
+    "behead_pod": _behead_pod,
     "term_worker": _term_worker,
     "pause_worker": _pause_worker,
     "freeze_worker": _pause_worker,  # the plan makes it longer than the lease

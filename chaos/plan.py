@@ -37,6 +37,7 @@ _POD, _CONTROL, _MONGODB, _S3 = Target.POD, Target.CONTROL, Target.MONGODB, Targ
 KINDS: tuple[Kind, ...] = (
     Kind("kill_worker", _POD, "SIGKILL the worker; a fresh one starts on the pod"),
     Kind("kill_pod", _POD, "SIGKILL worker, guard and run in the same instant"),
+    Kind("behead_pod", _POD, "SIGKILL worker and guard together; what the run left in new sessions has no keeper"),
     Kind("term_worker", _POD, "SIGTERM: the worker gives its run back and a fresh one starts"),
     Kind("pause_worker", _POD, "SIGSTOP for less than the trusted time: nothing may happen", 0.5, 2.0),
     Kind("freeze_worker", _POD, "SIGSTOP past the lease, then SIGCONT", 1.0, 4.0, 1.0),

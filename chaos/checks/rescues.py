@@ -19,6 +19,7 @@ _ON_POD = frozenset(
     {
         "kill_worker",
         "kill_pod",
+        "behead_pod",
         "die_offline",
         "term_worker",
         "pause_worker",
