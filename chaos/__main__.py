@@ -15,6 +15,7 @@ from chaos.arena import Arena, Timing
 from chaos.drill import Drill
 from chaos.journal import Journal
 from chaos.workload import Training, orders
+from pod_worker.local.errors import LocalStackError
 
 DRAIN_SECONDS = 180.0
 
@@ -70,17 +71,20 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.ndjson").write_text(plan.encode(planned))
     _say(f"seed {seed}: {len(planned)} faults in {minutes:g} min on {workers} workers; everything is in {folder}")
-    rows = run(
-        folder,
-        planned,
-        seed=seed,
-        seconds=minutes * 60,
-        workers=workers,
-        controls=controls,
-        lease=lease,
-        trains=training,
-        mongodb_url=mongodb_url,
-    )
+    try:
+        rows = run(
+            folder,
+            planned,
+            seed=seed,
+            seconds=minutes * 60,
+            workers=workers,
+            controls=controls,
+            lease=lease,
+            trains=training,
+            mongodb_url=mongodb_url,
+        )
+    except (ValueError, LocalStackError) as error:
+        raise click.ClickException(str(error)) from error
     _say("")
     click.echo(
         report.as_json(rows, seed=seed, minutes=minutes, workers=workers) if as_json else report.table(rows)
