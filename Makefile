@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 SEED ?= 1
 MINUTES ?= 5
 WORKERS ?= 8
-PYTEST_ARGS ?=
+# Two processes: most tests wait for other processes. Files stay whole, so that their servers are started once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pods up test check lint types bench chaos mutation conformance system clean
