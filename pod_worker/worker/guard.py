@@ -27,6 +27,11 @@ PR_SET_CHILD_SUBREAPER = 36
 SWEEP_SECONDS = 10.0  # how long to go on killing a tree that keeps growing
 
 
+def now() -> float:
+    """Seconds that go on while the machine is suspended (Linux): a lease must not look fresh after a resume."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
 def become_subreaper() -> None:
     """Orphans of our descendants become our children instead of init's (Linux, prctl(2))."""
     if sys.platform == "linux":
@@ -100,7 +105,7 @@ def _reap() -> dict[int, int]:
 
 class Guard:
     def __init__(self, argv: list[str], pass_fds: tuple[int, ...], lease_seconds: float) -> None:
-        self._deadline = time.monotonic() + lease_seconds
+        self._deadline = now() + lease_seconds
         self._orders = b""
         self._killed = False
         self._fenced = False
@@ -122,14 +127,14 @@ class Guard:
 
     def watch(self) -> dict[str, object]:
         while self._status is None:
-            wait = max(min(self._deadline - time.monotonic(), 1.0), 0.0)
+            wait = max(min(self._deadline - now(), 1.0), 0.0)
             orders = [] if self._killed else [0]  # a closed pipe is readable for ever
             readable, _, _ = select.select([*orders, self._woken], [], [], wait)
             if self._woken in readable:
                 os.read(self._woken, 4096)
             if 0 in readable:
                 self._obey(os.read(0, 4096))
-            if time.monotonic() >= self._deadline and not self._killed:
+            if now() >= self._deadline and not self._killed:
                 self._fenced = True
                 self._kill()
             self._status = _reap().get(self._child.pid, self._status)
@@ -143,7 +148,7 @@ class Guard:
         for line in lines:
             word, _, argument = line.decode().partition(" ")
             if word == "lease":
-                self._deadline = time.monotonic() + float(argument)
+                self._deadline = now() + float(argument)
             elif word == "term":
                 self._terminate()
             elif word == "kill":
