@@ -220,7 +220,7 @@ def _claim_naively(database: Mongo, queue: RunQueue, claimant: Claimant) -> str 
     return run_from(document).id if document else None
 
 
-def main() -> None:
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--claimers", type=int, default=16)
     parser.add_argument("--processes", type=int, default=4)
@@ -230,7 +230,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--as", dest="role", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = options_of()
     if options.role:
         print(json.dumps(claim_away(options.url, options.role, options.claimers, options.seconds)), flush=True)
         return
