@@ -54,7 +54,9 @@ def changes_of(batch: Iterable[Arrived]) -> list[Stamped]:
         event, run_id, attempt, version = each.event, each.run_id, each.attempt, each.version
         for change in PROJECTIONS[event.type](event, each.payload):
             changes.append(Stamped(run_id, attempt, version, change))
-        if event.seq and (run_id not in newest or newest[run_id].version < version):
+        # What the log does not keep must not count, or a replay would come to another number.
+        is_kept = not each.payload.transient
+        if event.seq and is_kept and (run_id not in newest or newest[run_id].version < version):
             counted = Facts(View.RUN, "", "last_event_seq", {"last_event_seq": event.seq})
             newest[run_id] = Stamped(run_id, attempt, version, counted)
     return changes + list(newest.values())
@@ -151,7 +153,7 @@ def _stage_progress(event: Event, data: p.StageProgress) -> Iterable[Change]:
 
 @_projects(p.StageMetric)
 def _stage_metric(event: Event, data: p.StageMetric) -> Iterable[Change]:
-    yield Point(data.stage, data.name, data.value, event.time, data.step, data.epoch, data.unit)
+    return (Point(data.stage, data.name, data.value, event.time, data.step, data.epoch, data.unit),)
 
 
 @_projects(p.StageCompleted)
