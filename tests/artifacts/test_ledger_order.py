@@ -1,0 +1,58 @@
+"""In which order an upload becomes fact: on disk, then believed; told, then recorded as told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pod_worker.artifacts.ledger import Entry, Ledger, State
+from pod_worker.core.payload import ArtifactRegistered
+from pod_worker.core.stage import ArtifactKind
+
+
+def test_every_line_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, int]] = []
+    sync = os.fsync
+
+    def watched(handle: int) -> None:
+        found = os.fstat(handle)
+        synced.append((found.st_ino, found.st_size))
+        sync(handle)
+
+    path = tmp_path / "ledger"
+    ledger = Ledger(path)
+    monkeypatch.setattr(os, "fsync", watched)
+    entry = ledger.put(Entry("data", "a" * 64, 10, upload_id="u"))
+    assert synced[-1:] == [(path.stat().st_ino, path.stat().st_size)]
+    ledger.part(entry, 1, "etag")
+    assert synced[-1:] == [(path.stat().st_ino, path.stat().st_size)]
+
+
+def test_an_artifact_is_told_before_the_ledger_calls_it_done(
+    publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the two repeats the event; the other way round nobody would ever hear of it."""
+    order: list[str] = []
+    put = Ledger.put
+
+    def watched_put(ledger: Ledger, entry: Entry) -> Entry:
+        order.append(entry.state.value)
+        return put(ledger, entry)
+
+    made = publisher()
+    emit = made._emit.emit
+
+    def watched_emit(payload: Any) -> str:
+        if isinstance(payload, ArtifactRegistered):
+            order.append("told")
+        return str(emit(payload))
+
+    monkeypatch.setattr(Ledger, "put", watched_put)
+    monkeypatch.setattr(made._emit, "emit", watched_emit)
+    made.publish(file(100), ArtifactKind.DATA)
+
+    assert order[-2:] == ["told", State.REGISTERED.value]
+    assert order.count(State.REGISTERED.value) == 1
