@@ -86,8 +86,6 @@ def _answer(model: QueueModel, run: ModelRun, call: Call) -> Any:
             token = f"of {call.began}" if call.result in (UNKNOWN, None) else call.result[1]
             model.claim(run.id, token)
             return run.attempt, token
-        case "missed claim", ():
-            return None
         case "renew", (hold,):
             return model.renew(hold)
         case "start", (hold,):
@@ -201,12 +199,12 @@ class Hand:
             self.leases.append(claimed.lease)
             result = claimed.run.attempt, claimed.lease.fence.token
             self.recorder.add(run_id, Call(self.name, "claim", (), result, began, self.recorder.tick()))
-        elif losses is None:
-            # The look-up after a lost answer may have come before the claim itself: then a rescue ends it.
+        elif losses is None or losses != self.losses():
+            # An answer was lost: the claim may have happened and been ended (by a reset, a rescue) before it
+            # was looked up, or the look-up may have come before the claim itself.
             self.recorder.add(run_id, Call(self.name, "claim", (), UNKNOWN, began, None))
         else:
-            what = "claim" if losses == self.losses() else "missed claim"
-            self.recorder.add(run_id, Call(self.name, what, (), None, began, self.recorder.tick()))
+            self.recorder.add(run_id, Call(self.name, "claim", (), None, began, self.recorder.tick()))
 
     def _renew(self, lease: Lease) -> None:
         hold = _hold(lease)
