@@ -130,7 +130,8 @@ def _condition(wanted: RunFilter) -> Document:
     if wanted.pipeline:
         condition["pipeline"] = wanted.pipeline
     if wanted.hypothesis_id:
-        condition["hypothesisId"] = wanted.hypothesis_id
+        # With its type, or the server would not use the partial index.
+        condition["hypothesisId"] = {"$eq": wanted.hypothesis_id, "$type": "string"}
     return condition
 
 

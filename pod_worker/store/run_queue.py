@@ -310,7 +310,10 @@ def _claimable(claimant: Claimant) -> Document:
 
 
 def _identity(request: RunRequest) -> Document:
-    return {"uniqueKey": request.unique_key} if request.unique_key else {"_id": request.id}
+    if not request.unique_key:
+        return {"_id": request.id}
+    # The type is said because the server uses a partial index only for conditions that imply its filter.
+    return {"uniqueKey": {"$eq": request.unique_key, "$type": "string"}}
 
 
 def _insertion(request: RunRequest) -> list[Document]:

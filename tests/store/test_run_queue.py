@@ -19,6 +19,7 @@ from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.operations import Operations, Verdict
 from pod_worker.store.rescue import Rescue
 from pod_worker.store.run_queue import INDEXES, Claim, Claimant, RunQueue, RunRequest
+from tests.store.commands import Commands, watched
 from tests.store.unreliable import Loss, Unreliable
 
 Db = Database[dict[str, Any]]
@@ -211,6 +212,16 @@ def test_claim_and_rescue_use_their_indexes(queue: RunQueue, db: Db) -> None:
         "$expr": {"$lt": ["$leaseExpiresAt", "$$NOW"]},
     }
     assert "'leases'" in str(db.runs.find(expired).explain()["queryPlanner"]["winningPlan"])
+
+
+def test_a_unique_key_is_looked_up_by_its_index(queue: RunQueue, db: Db, mongodb_url: str) -> None:
+    queue.enqueue_many([request(f"r{n}", unique_key=f"k{n}") for n in range(50)])
+    commands = Commands()
+    with watched(mongodb_url, commands) as seen:
+        RunQueue(seen, SystemClock()).enqueue(request("again", unique_key="k7"))
+    [asked] = [each["query"] for each in commands.seen if "findAndModify" in each]
+    explained = db.runs.find(asked).explain()
+    assert explained["executionStats"]["totalDocsExamined"] == 1
 
 
 def test_a_long_paused_queue_does_not_hide_the_others(queue: RunQueue, operations: Operations) -> None:
