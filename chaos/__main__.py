@@ -14,6 +14,7 @@ from chaos import checks, plan, report
 from chaos.arena import Arena, Timing
 from chaos.drill import Drill
 from chaos.journal import Journal
+from chaos.sabotage import SABOTAGES, verdict
 from chaos.workload import Training, orders
 from pod_worker.local.errors import LocalStackError
 
@@ -32,6 +33,9 @@ DRAIN_SECONDS = 180.0
 @click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A plan to repeat.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep everything in this folder.")
 @click.option("--mongodb-url", help="A replica set you have (no TLS), with a database of its own as the path.")
+@click.option(
+    "--sabotage", type=click.Choice(list(SABOTAGES)), help="Take out one guard; succeed if caught."
+)
 @click.option("--plan-only", is_flag=True, help="Print the plan and exit.")
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON on stdout.")
 def main(
@@ -46,10 +50,13 @@ def main(
     replay: Path | None,
     data: Path | None,
     mongodb_url: str | None,
+    sabotage: str | None,
     plan_only: bool,
     as_json: bool,
 ) -> None:
     """Break a real cluster on this machine for some minutes, then check every promise against what is left."""
+    if sabotage and not faults:
+        faults = ",".join(SABOTAGES[sabotage].faults)
     kinds = [plan.BY_NAME[name.strip()] for name in faults.split(",")] if faults else list(plan.KINDS)
     planned = (
         plan.decode(replay.read_text())
@@ -82,6 +89,7 @@ def main(
             lease=lease,
             trains=training,
             mongodb_url=mongodb_url,
+            sabotage=sabotage,
         )
     except (ValueError, LocalStackError) as error:
         raise click.ClickException(str(error)) from error
@@ -89,6 +97,10 @@ def main(
     click.echo(
         report.as_json(rows, seed=seed, minutes=minutes, workers=workers) if as_json else report.table(rows)
     )
+    if sabotage:
+        is_caught, text = verdict(SABOTAGES[sabotage], rows)
+        _say(text)
+        sys.exit(0 if is_caught else 1)
     missed = report.missed(rows)
     if missed:
         _say(f"MISSED: {', '.join(row.name for row in missed)}. Repeat it: --replay {folder}/plan.ndjson")
@@ -109,13 +121,14 @@ def run(
     trains: bool,
     pace: float = 1.0,
     mongodb_url: str | None = None,
+    sabotage: str | None = None,
     drain_seconds: float = DRAIN_SECONDS,
 ) -> list[report.Row]:
     """A whole chaos run in `folder`; the rows of its table."""
     began = time.monotonic()
     timing = Timing(lease=lease, renew=lease / 4)
     journal = Journal(folder / "journal.ndjson", _say)
-    with Arena(folder, workers, controls, timing, _say, mongodb_url) as arena:
+    with Arena(folder, workers, controls, timing, _say, mongodb_url, sabotage) as arena:
         work = orders(seed, _material(folder) if trains else None, pace=pace)
         drill = Drill(arena, planned, work, journal, seed=seed, seconds=seconds, drain_seconds=drain_seconds)
         record = drill.run()

@@ -23,12 +23,14 @@ from urllib.parse import urlsplit, urlunsplit
 from chaos.mongo_wire import Rewriter
 from chaos.pod import Pod
 from chaos.proxy import Address, Link, Proxy
+from chaos.sabotage import VARIABLE
 from pod_worker.local.mongod import Mongod
 from pod_worker.local.process import LOOPBACK, ChildProcess, free_port
 from pod_worker.local.s3 import ObjectStoreServer
 from pod_worker.store.mongo import connect
 
 DATABASE = "chaos"
+INSIDE = Path(__file__).parent / "inside"  # what every Python process of the product loads first here
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Arena:
     timing: Timing = field(default_factory=Timing)
     say: Callable[[str], None] = lambda text: None
     given_mongodb: str | None = None
+    sabotage: str | None = None
 
     def __post_init__(self) -> None:
         self.token = secrets.token_urlsafe(16)
@@ -195,9 +198,13 @@ class Arena:
             link.rewriter = rewriter
         return links
 
+    def _common_environment(self) -> dict[str, str]:
+        sabotage = {VARIABLE: self.sabotage} if self.sabotage else {}
+        return _plain_environment() | {"PYTHONPATH": str(INSIDE)} | sabotage
+
     def _control_environment(self, mongodb_url: str) -> dict[str, str]:
         access = self.s3.access
-        return _plain_environment() | {
+        return self._common_environment() | {
             "MONGODB_URL": mongodb_url,
             "CONTROL_PLANE_TOKEN": self.token,
             "MINIO_ENDPOINT": access.url,
@@ -209,7 +216,7 @@ class Arena:
 
     def _pod_environment(self, mongodb_url: str, control_plane_url: str) -> dict[str, str]:
         return (
-            _plain_environment()
+            self._common_environment()
             | self.timing.environment()
             | {
                 "MONGODB_URL": mongodb_url,
@@ -245,5 +252,5 @@ def _address(endpoint: str) -> Address:
 
 def _plain_environment(own: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Ours without what would configure the product: the harness's settings are all it gets."""
-    foreign = ("POD_WORKER_", "MONGODB_", "MINIO_", "CONTROL_PLANE_", "RUNPOD_", "WORKER_MODE")
+    foreign = ("POD_WORKER_", "MONGODB_", "MINIO_", "CONTROL_PLANE_", "RUNPOD_", "WORKER_MODE", "CHAOS_")
     return {name: value for name, value in own.items() if not name.startswith(foreign)}

@@ -22,7 +22,6 @@ from pod_worker.outbox.backlog import Backlog
 from pod_worker.stages.synthetic import EVIDENCE_VARIABLE
 
 SPOOL_DISK_MB = 48
-SKEW_DIR = Path(__file__).parent / "skew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,6 @@ class Pod:
             "RUNPOD_POD_ID": self.name,
             "POD_WORKER_SPOOL_DIR": str(self.spool_dir),
             "POD_WORKER_WORK_DIR": str(self.root / "work"),
-            "PYTHONPATH": str(SKEW_DIR),
             "CHAOS_CLOCK_FILE": str(self._clock_file),
             EVIDENCE_VARIABLE: str(self.evidence),
         }

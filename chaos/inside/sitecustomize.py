@@ -1,4 +1,4 @@
-"""A wall clock that can be wrong, for the Python processes of a chaos pod; on their PYTHONPATH, nowhere else.
+"""A wall clock that can be wrong, for the Python processes of a chaos run; on their PYTHONPATH, nowhere else.
 
 Shifts `time.time` and the product's `SystemClock.now` by the seconds in the file that CHAOS_CLOCK_FILE names. It
 leaves CLOCK_MONOTONIC and CLOCK_BOOTTIME alone, as a wrong NTP step would. libfaketime cannot be used for this:
@@ -7,6 +7,7 @@ told to leave those two alone, 0.9.10 makes every clock_nanosleep (Python's `tim
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -40,3 +41,5 @@ def install() -> None:
 
 if "CHAOS_CLOCK_FILE" in os.environ:
     install()
+if "CHAOS_SABOTAGE" in os.environ:
+    importlib.import_module("sabotage").SABOTAGES[os.environ["CHAOS_SABOTAGE"]]()
