@@ -38,6 +38,8 @@ def version_key(attempt: int, seq: int | None, time: datetime, event_id: str) ->
     """A string that sorts as (attempt, seq, time, id): what a projected scalar carries to say who wrote it.
 
     A total order, so a larger one overwriting a smaller one gives the same view whatever the order of arrival.
+    `time` is UTC and counts to the millisecond: the event log keeps no more, and an event that is read back from
+    it (a replay, a duplicate) must come to the same version.
     """
     # isoformat, because %Y has no leading zeros on Linux, and because this is done for every event.
-    return f"{attempt:08d}.{seq or 0:012d}.{time.isoformat(timespec='microseconds')}.{event_id}"
+    return f"{attempt:08d}.{seq or 0:012d}.{time.isoformat(timespec='milliseconds')}.{event_id}"

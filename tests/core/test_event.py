@@ -12,9 +12,14 @@ from pod_worker.core.event import Event, version_key
 
 attempts = st.integers(0, 10**8 - 1)  # what the wire takes
 seqs = st.none() | st.integers(0, 10**12 - 1)
-times = st.datetimes(timezones=st.just(UTC))
+times = st.datetimes(timezones=st.just(UTC)).map(lambda time: to_milliseconds(time))
 ids = st.text(st.characters(codec="ascii", min_codepoint=33), min_size=1, max_size=30)
 versions = st.tuples(attempts, seqs, times, ids)
+
+
+def to_milliseconds(time: datetime) -> datetime:
+    """As the event log keeps it."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def ordered(version: tuple[int, int | None, datetime, str]) -> tuple[int, int, datetime, str]:
@@ -36,6 +41,11 @@ def test_times_alone_sort_in_every_year_of_the_calendar(
 ) -> None:
     first, second = (version_key(attempt, seq, moment, event_id) for moment in moments)
     assert (first < second) == (moments[0] < moments[1])
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_version_survives_the_event_log(time: datetime) -> None:
+    assert version_key(1, 1, time, "a") == version_key(1, 1, to_milliseconds(time), "a")
 
 
 def test_the_first_year_sorts_before_the_present() -> None:
