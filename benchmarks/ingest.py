@@ -187,10 +187,8 @@ def _request(host: str, events: list[dict[str, Any]]) -> bytes:
 
 def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
     """Insert the documents that ingest would make of the same events, and do nothing else."""
-    import bson
-
     from pod_worker.control.wire import read_line
-    from pod_worker.store.event_log import EVENTS, INDEXES, Entry, encoded
+    from pod_worker.store.event_log import EVENTS, INDEXES, Entry, document_of
     from pod_worker.store.mongo import connect, ensure_indexes
 
     database = connect(url)
@@ -202,7 +200,7 @@ def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
         arrival = read_line(json.dumps(event).encode())
         assert arrival.payload is not None
         entry = Entry(arrival.event, arrival.run_id, 1, place, now, arrival.payload.sample)
-        return bson.decode(encoded(entry).raw)
+        return document_of(entry)
 
     batches = [
         [[document(event, n * BATCH + i) for i, event in enumerate(batch_of(c, n))] for n in range(wanted)]

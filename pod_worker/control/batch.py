@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
-from bson.raw_bson import RawBSONDocument
 
 from pod_worker.control.wire import Arrival, Refused, read_line
+from pod_worker.store.event_log import Entry
 
 
 class Verdict(StrEnum):
@@ -36,7 +36,7 @@ class Pending(msgspec.Struct):
     attempt: int | None = None
     is_fenced: bool = False
     is_projected: bool = False
-    document: RawBSONDocument | None = None
+    entry: Entry | None = None  # None: not kept in the log
     verdict: Verdict = Verdict.ACCEPTED
 
 
@@ -54,6 +54,8 @@ class Batch:
 
     def refuse(self, places: Mapping[int, Refused]) -> None:
         """Turn pending lines (by their place) into refused ones."""
+        if not places:
+            return
         for place, why in places.items():
             each = self.pending[place]
             self.refused.append((each.number, each.line, why))

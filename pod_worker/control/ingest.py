@@ -23,7 +23,7 @@ from pod_worker.control.wire import Arrival, Refused, payload_of
 from pod_worker.core.clock import Clock
 from pod_worker.core.payload import RunLog
 from pod_worker.store.commit import OneWait
-from pod_worker.store.event_log import DeadLine, Entry, EventLog, Unstorable, encoded
+from pod_worker.store.event_log import DeadLine, Entry, EventLog
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.views import Views
 
@@ -59,8 +59,7 @@ class Ingest:
         with self._wait.group() as is_quick:
             events, views = self._stores[is_quick]
             _fence(pending, views)
-            for batch in batches:
-                self._encode(batch, received_at)
+            self._enter(pending, received_at)
             repeated = _store(batches, events)
             self._project([each for batch in batches for each in batch.pending], repeated, views)
             events.bury(
@@ -73,23 +72,20 @@ class Ingest:
             self._settle(batch)
         return [batch.lines() for batch in batches]
 
-    def _encode(self, batch: Batch, received_at: datetime) -> None:
-        position = self._positions.take(received_at, len(batch.pending))
-        odd: dict[int, Refused] = {}
-        for place, each in enumerate(batch.pending):
-            if _is_transient(each):
+    def _enter(self, pending: Sequence[Pending], received_at: datetime) -> None:
+        """Make a log entry of everything that is kept."""
+        position = self._positions.take(received_at, len(pending))
+        for each in pending:
+            payload = each.arrival.payload
+            position += 1
+            if payload is not None and payload.transient:
                 each.arrival = _not_ahead(each.arrival, received_at)
-                continue
-            try:
-                each.document = encoded(_entry(each, position + place, received_at))
-            except Unstorable as error:
-                odd[place] = Refused("unstorable", str(error), each.arrival.event.id)
-        if odd:
-            batch.refuse(odd)
+            else:
+                each.entry = _entry(each, position, received_at)
 
     def _project(self, pending: Sequence[Pending], repeated: list[Entry], views: Views) -> None:
         for each in pending:
-            if each.document is None and self._recent.has(each.arrival.event.id):
+            if each.entry is None and self._recent.has(each.arrival.event.id):
                 each.verdict = Verdict.DUPLICATE
         arrived = [counted for each in pending if (counted := _arrived(each))]
         if repeated:
@@ -105,7 +101,7 @@ class Ingest:
 
     def _settle(self, batch: Batch) -> None:
         for each in batch.pending:
-            if each.document is None:
+            if each.entry is None:
                 self._recent.add(each.arrival.event.id)
         events = (
             (each.arrival.event.type, each.arrival.payload is not None, each.verdict) for each in batch.pending
@@ -131,12 +127,12 @@ def _fence(pending: Sequence[Pending], views: Views) -> None:
 def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
     """Returns what was stored earlier under the ids that came again."""
     stored = [
-        (batch, place, each.document)
+        (batch, place, each.entry)
         for batch in batches
         for place, each in enumerate(batch.pending)
-        if each.document is not None
+        if each.entry is not None
     ]
-    outcome = events.append([document for _, _, document in stored])
+    outcome = events.append([entry for _, _, entry in stored])
     repeated: list[str] = []
     for index in outcome.duplicates:
         batch, place, _ = stored[index]
@@ -147,7 +143,7 @@ def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
     for index, error in outcome.refused.items():
         batch, place, _ = stored[index]
         event_id = batch.pending[place].arrival.event.id
-        why = Refused("unstorable", f"the database refused it: {error[:300]}", event_id)
+        why = Refused("unstorable", error[:500], event_id)
         odd.setdefault(id(batch), {})[place] = why
     for batch in batches:
         batch.refuse(odd.get(id(batch), {}))
@@ -177,10 +173,6 @@ def _arrived(each: Pending) -> Arrived | None:
     if not each.is_projected or arrival.payload is None or arrival.run_id is None or each.attempt is None:
         return None
     return Arrived(arrival.event, arrival.payload, arrival.run_id, each.attempt)
-
-
-def _is_transient(each: Pending) -> bool:
-    return each.arrival.payload is not None and each.arrival.payload.transient
 
 
 def _not_ahead(arrival: Arrival, now: datetime) -> Arrival:

@@ -1,7 +1,7 @@
 """The two ingest routes: what comes over HTTP, and which status each fate has. CONTRACT section 3.
 
-Reading the body is the event loop's work, everything else happens in the intake's own threads, so that a slow
-database keeps neither the health route nor the read API from answering.
+Whatever waits for the database waits in the intake's own threads, so that a slow database keeps neither the
+health route nor the read API from answering.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.auth import Authorize
 from pod_worker.control.batch import Batch, Line, Verdict, batch_of, read_batch, refused_batch
@@ -22,6 +23,7 @@ from pod_worker.control.wire import Refused, read_binary, read_line
 from pod_worker.core.run import Json
 
 ERRORS_SHOWN = 1000
+READ_AT_ONCE_BYTES = 128 * 1024
 _ONE = frozenset({"application/cloudevents+json", "application/json"})
 _LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 _BATCH = "application/cloudevents-batch+json"
@@ -45,7 +47,7 @@ class _Routes:
         is_binary = "ce-specversion" in request.headers
         _check_type(request, frozenset({"application/json"}) if is_binary else _ONE)
         body = await read_body(request.stream(), request.headers)
-        line = (await self._intake.take(lambda: _read_one(request, body, is_binary)))[0]
+        line = (await self._intake.take(_read_one(request, body, is_binary)))[0]
         if line.verdict is Verdict.INVALID:
             error = _error(line.event_id, line.code, line.error)
             raise Problem(422, "bad_event", line.error or "", extra={"errors": [error]})
@@ -59,7 +61,12 @@ class _Routes:
         kind = _check_type(request, _LINES | {_BATCH})
         body = await read_body(request.stream(), request.headers)
         encoding = request.headers.get("content-encoding", "")
-        lines = await self._intake.take(lambda: _read_many(decoded(body, encoding), kind))
+        # A usual batch is read faster than a thread is woken; a large one must not hold up everybody else.
+        if encoding or len(body) > READ_AT_ONCE_BYTES:
+            batch = await run_in_threadpool(_read_many, body, encoding, kind)
+        else:
+            batch = _read_many(body, encoding, kind)
+        lines = await self._intake.take(batch)
         counts = Counter(line.verdict for line in lines)
         answer: dict[str, Json] = {
             "accepted": counts[Verdict.ACCEPTED],
@@ -81,7 +88,8 @@ def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
         return refused_batch(body, why)
 
 
-def _read_many(body: bytes, kind: str) -> Batch:
+def _read_many(body: bytes, encoding: str, kind: str) -> Batch:
+    body = decoded(body, encoding)
     return read_batch(_batch_lines(body) if kind == _BATCH else lines_of(body))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
@@ -16,28 +15,15 @@ from pod_worker.control.batch import Batch, Line
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import RETRY_SECONDS, Problem
 
-THREADS = 2  # one talks to the database while the other reads
+THREADS = 2  # one computes while the other waits for the database
 GROUP_LINES = 2000
 WAITING_REQUESTS = 256
 
 
 @dataclass(slots=True)
 class _Parcel:
-    read: Callable[[], Batch]
+    batch: Batch
     future: asyncio.Future[list[Line]]
-    loop: asyncio.AbstractEventLoop
-    batch: Batch | None = None
-
-    def answer(self, lines: list[Line] | BaseException) -> None:
-        self.loop.call_soon_threadsafe(self._answer, lines)
-
-    def _answer(self, lines: list[Line] | BaseException) -> None:
-        if self.future.done():  # the client went away
-            return
-        if isinstance(lines, BaseException):
-            self.future.set_exception(lines)
-        else:
-            self.future.set_result(lines)
 
 
 class Intake:
@@ -47,14 +33,14 @@ class Intake:
         self._wanted_threads = threads
         self._threads: list[threading.Thread] = []
 
-    async def take(self, read: Callable[[], Batch]) -> list[Line]:
-        """`read` runs in a thread. Raises what it raises, PyMongoError, or Problem 503 when too many wait."""
+    async def take(self, batch: Batch) -> list[Line]:
+        """From the event loop. Raises PyMongoError, or Problem 503 when too many wait."""
         if self._waiting.qsize() >= WAITING_REQUESTS:
             wait = {"Retry-After": str(RETRY_SECONDS)}
             raise Problem(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
-        self._start()
         loop = asyncio.get_running_loop()
-        parcel = _Parcel(read, loop.create_future(), loop)
+        self._start(loop)
+        parcel = _Parcel(batch, loop.create_future())
         self._waiting.put(parcel)
         return await parcel.future
 
@@ -66,45 +52,44 @@ class Intake:
             thread.join()
         self._threads.clear()
 
-    def _start(self) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         while len(self._threads) < self._wanted_threads:
-            thread = threading.Thread(target=self._work, name="ingest", daemon=True)
+            thread = threading.Thread(target=self._work, args=(loop,), name="ingest", daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _work(self) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while (parcel := self._waiting.get()) is not None:
             group = self._gathered(parcel)
-            if group:
-                self._take(group)
+            loop.call_soon_threadsafe(_answer, group, self._fates(group))
 
-    def _gathered(self, parcel: _Parcel | None) -> list[_Parcel]:
-        """That parcel and all that wait behind it, read; those that cannot be read are answered."""
-        group: list[_Parcel] = []
-        lines = 0
-        while parcel is not None:
-            try:
-                parcel.batch = parcel.read()
-                lines += len(parcel.batch.pending)
-                group.append(parcel)
-            except Exception as error:  # whatever is wrong with one request is that request's answer
-                parcel.answer(error)
-            if lines >= GROUP_LINES:
-                break
+    def _gathered(self, first: _Parcel) -> list[_Parcel]:
+        """That parcel and those that wait behind it."""
+        group, lines = [first], len(first.batch.pending)
+        while lines < GROUP_LINES:
             try:
                 parcel = self._waiting.get_nowait()
             except Empty:
                 break
-        else:
-            self._waiting.put(None)  # the end was meant for a thread: leave it for the next look
+            if parcel is None:  # the end was meant for a thread: leave it for the next look
+                self._waiting.put(None)
+                break
+            group.append(parcel)
+            lines += len(parcel.batch.pending)
         return group
 
-    def _take(self, group: list[_Parcel]) -> None:
+    def _fates(self, group: list[_Parcel]) -> list[list[Line]] | Exception:
         try:
-            fates = self._ingest.take_all([parcel.batch for parcel in group if parcel.batch is not None])
-        except Exception as error:
-            for parcel in group:
-                parcel.answer(error)
-            return
-        for parcel, lines in zip(group, fates, strict=True):
-            parcel.answer(lines)
+            return self._ingest.take_all([parcel.batch for parcel in group])
+        except Exception as error:  # whatever it is, it is the answer to all of them
+            return error
+
+
+def _answer(group: list[_Parcel], fates: list[list[Line]] | Exception) -> None:
+    for place, parcel in enumerate(group):
+        if parcel.future.done():  # the client went away
+            continue
+        if isinstance(fates, Exception):
+            parcel.future.set_exception(fates)
+        else:
+            parcel.future.set_result(fates[place])

@@ -41,9 +41,7 @@ class Arrived(msgspec.Struct, frozen=True):
         # A sequence number orders the events of one emitter in one attempt. An event without an attempt comes
         # from a foreign emitter, which may restart its count at any time, so there only time orders.
         seq = self.event.seq if self.event.attempt is not None else None
-        # The log keeps milliseconds: a replay, or a duplicate read back from it, must come to the same version.
-        time = self.event.time.replace(microsecond=self.event.time.microsecond // 1000 * 1000)
-        return version_key(self.attempt, seq, time, self.event.id)
+        return version_key(self.attempt, seq, self.event.time, self.event.id)
 
 
 def changes_of(batch: Iterable[Arrived]) -> list[Stamped]:

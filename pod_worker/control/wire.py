@@ -74,6 +74,7 @@ _BACK = {
     for kind in PAYLOADS.values()
 }
 _NAMES = ("stage", "name")
+_FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def read_line(line: bytes) -> Arrival:
@@ -86,7 +87,7 @@ def read_line(line: bytes) -> Arrival:
         raise Refused("bad_json", f"not JSON in UTF-8: {error}") from None
     except RecursionError:
         raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels") from None
-    return _checked(envelope, line)
+    return _checked(envelope)
 
 
 def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
@@ -108,11 +109,11 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
         raise Refused("bad_json", f"the body is not JSON in UTF-8: {error}", event_id) from None
     except RecursionError:
         raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels", event_id) from None
-    return _checked(envelope, body)
+    return _checked(envelope)
 
 
-def _checked(envelope: _Envelope, line: bytes) -> Arrival:
-    if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and _depth(envelope.data) > DEPTH_LIMIT:
+def _checked(envelope: _Envelope) -> Arrival:
+    if _is_nested(envelope.data) and _depth(envelope.data) > DEPTH_LIMIT:
         raise Refused("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", envelope.id)
     if not envelope.type.startswith("ai."):
         raise Refused("unknown_type", f"type {envelope.type[:100]!r} is not an ai.* type", envelope.id)
@@ -195,6 +196,10 @@ def _cut_message(data: dict[str, Json]) -> None:
 def _is_json(media_type: str) -> bool:
     kind = media_type.partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _is_nested(data: dict[str, Json]) -> bool:
+    return not _FLAT.issuperset(map(type, data.values()))
 
 
 def _depth(value: Json) -> int:

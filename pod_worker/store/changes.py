@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -77,6 +78,7 @@ class Stamped(msgspec.Struct, frozen=True):
     change: Change
 
 
+@lru_cache(maxsize=10_000)
 def named(word: str) -> str:
     """A name from the wire as one segment of a field path."""
     return "=" + word.translate(_QUOTED)

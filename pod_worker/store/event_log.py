@@ -16,7 +16,6 @@ from functools import lru_cache
 import bson
 import msgspec
 from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
@@ -46,11 +45,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 _DUPLICATE_KEY = 11000
-_RAW = bson.CodecOptions(document_class=RawBSONDocument, tz_aware=True)
-
-
-class Unstorable(ValueError):
-    """An event that BSON cannot hold; the message says which value."""
+_UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -89,21 +84,32 @@ class EventLog:
         self._events = database[EVENTS]
         self._dead = database[DEAD]
 
-    def append(self, documents: Sequence[RawBSONDocument]) -> Appended:
-        """Store encoded entries in one round trip, durably. Raises PyMongoError when that is not certain."""
-        if not documents:
+    def append(self, entries: Sequence[Entry]) -> Appended:
+        """Store in one round trip. Raises PyMongoError when it is not certain what became of them."""
+        if not entries:
             return Appended(frozenset(), {})
+        documents = [document_of(entry) for entry in entries]
         try:
             self._events.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            if error.details.get("writeConcernErrors"):
-                raise
-            errors = error.details["writeErrors"]
-            known = frozenset(each["index"] for each in errors if each["code"] == _DUPLICATE_KEY)
-            return Appended(
-                known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known}
-            )
+            return _outcome(error)
+        except _UNENCODABLE:
+            return self._append_encodable(documents)
         return Appended(frozenset(), {})
+
+    def _append_encodable(self, documents: Sequence[Document]) -> Appended:
+        """One value that BSON cannot hold must not fail its neighbours. Rare, so it may cost an encoding more."""
+        odd = {place: why for place, each in enumerate(documents) if (why := _unencodable(each))}
+        places = [place for place in range(len(documents)) if place not in odd]
+        if not places:
+            return Appended(frozenset(), odd)
+        try:
+            self._events.insert_many([documents[place] for place in places], ordered=False)
+        except BulkWriteError as error:
+            found = _outcome(error)
+            refused = {places[index]: why for index, why in found.refused.items()}
+            return Appended(frozenset(places[index] for index in found.duplicates), odd | refused)
+        return Appended(frozenset(), odd)
 
     def stored(self, ids: Sequence[str]) -> dict[str, Entry]:
         """The entries with these ids, as they were stored first."""
@@ -136,8 +142,7 @@ class EventLog:
                 raise
 
 
-def encoded(entry: Entry) -> RawBSONDocument:
-    """Raises Unstorable. Encoding here, one event at a time, keeps one odd value from failing its batch."""
+def document_of(entry: Entry) -> Document:
     event = entry.event
     document: Document = {
         "_id": event.id,
@@ -165,10 +170,24 @@ def encoded(entry: Entry) -> RawBSONDocument:
         document["expireAt"] = _expiry(entry.received_at)
     if not entry.is_sample or entry.level in ("warn", "error"):
         document["notable"] = True
+    return document
+
+
+def _unencodable(document: Document) -> str | None:
     try:
-        return RawBSONDocument(bson.encode(document), _RAW)
-    except (BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-        raise Unstorable(f"data cannot be stored: {error}") from None
+        bson.encode(document)
+    except _UNENCODABLE as error:
+        return f"data cannot be stored: {error}"
+    return None
+
+
+def _outcome(error: BulkWriteError) -> Appended:
+    """What the server said of each document it did not insert. Raises the error when that is not all."""
+    if error.details.get("writeConcernErrors"):
+        raise error
+    errors = error.details["writeErrors"]
+    known = frozenset(each["index"] for each in errors if each["code"] == _DUPLICATE_KEY)
+    return Appended(known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known})
 
 
 def entry_from(document: Document) -> Entry | None:

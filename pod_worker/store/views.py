@@ -7,6 +7,7 @@ settles those). A batch costs at most one write per collection. Which event mean
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -57,25 +58,24 @@ class Views:
 
     def apply(self, changes: Iterable[Stamped]) -> None:
         """Bring the views up to date. Safe to repeat, in any order, at the same time as others."""
-        rows: dict[tuple[View, str, str], _Row] = {}
+        rows: defaultdict[tuple[View, str, str], _Row] = defaultdict(_Row)
         points: list[tuple[str, str, Point]] = []
         for stamped in changes:
             change = stamped.change
-            if isinstance(change, Facts):
-                row = rows.setdefault((change.view, stamped.run_id, change.key), _Row())
-                row.add(change.group, stamped.version, change.fields)
-            elif isinstance(change, Point):
+            if isinstance(change, Point):
                 points.append((stamped.run_id, stamped.version, change))
                 if change.is_latest_shown:
-                    row = rows.setdefault((View.RUN, stamped.run_id, ""), _Row())
                     path = f"metrics.{named(change.name)}"
-                    row.add(path, stamped.version, {path: change.value})
+                    rows[View.RUN, stamped.run_id, ""].add(path, stamped.version, {path: change.value})
+            elif isinstance(change, Facts):
+                row = rows[change.view, stamped.run_id, change.key]
+                row.add(change.group, stamped.version, change.fields)
             else:
-                rows.setdefault((View.RUN, stamped.run_id, ""), _Row()).moves.append(stamped)
+                rows[View.RUN, stamped.run_id, ""].moves.append(stamped)
         self._write(rows)
         self.series.add(points)
 
-    def _write(self, rows: dict[tuple[View, str, str], _Row]) -> None:
+    def _write(self, rows: Mapping[tuple[View, str, str], _Row]) -> None:
         writes: dict[str, list[_Write]] = {}
         for (view, run_id, key), row in rows.items():
             if view is View.RUN:

@@ -35,8 +35,8 @@ class HeldIngest:
         return [batch.lines() for batch in batches]
 
 
-def reading(name: str) -> Any:
-    return lambda: read_batch([(1, ndjson(event(name)))])
+def reading(name: str) -> Batch:
+    return read_batch([(1, ndjson(event(name)))])
 
 
 async def waiting(intake: Intake, count: int) -> None:
@@ -62,29 +62,6 @@ def test_what_waits_goes_together() -> None:
     answers = asyncio.run(scene())
     assert held.groups == [["a"], ["b", "c", "d"]]
     assert [line.event_id for lines in answers for line in lines] == ["a", "b", "c", "d"]
-
-
-def test_a_request_that_cannot_be_read_fails_alone() -> None:
-    held = HeldIngest()
-
-    def unreadable() -> Batch:
-        raise Problem(400, "bad_gzip", "broken")
-
-    async def scene() -> list[Any]:
-        intake = Intake(held, threads=1)  # type: ignore[arg-type]
-        first = asyncio.create_task(intake.take(reading("a")))
-        await asyncio.to_thread(held.entered.acquire)
-        rest = [asyncio.create_task(intake.take(read)) for read in (unreadable, reading("b"))]
-        await waiting(intake, 2)
-        for _ in range(2):
-            held.go.release()
-        found = await asyncio.gather(first, *rest, return_exceptions=True)
-        await asyncio.to_thread(intake.close)
-        return list(found)
-
-    found = asyncio.run(scene())
-    assert isinstance(found[1], Problem)
-    assert found[2][0].event_id == "b"
 
 
 def test_the_databases_trouble_is_everybodys_answer() -> None:

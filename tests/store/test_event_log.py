@@ -9,7 +9,7 @@ import pytest
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.event_log import INDEXES, DeadLine, Entry, EventLog, Unstorable, encoded, entry_from
+from pod_worker.store.event_log import INDEXES, DeadLine, Entry, EventLog, document_of, entry_from
 from pod_worker.store.mongo import ensure_indexes
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
@@ -33,14 +33,14 @@ def test_an_entry_comes_back_as_it_went_in(log: EventLog) -> None:
         "b": entry("b", run_id=None),
         "c": entry("c", attempt=None),
     }
-    log.append([encoded(each) for each in entries.values()])
+    log.append(list(entries.values()))
     assert log.stored(["a", "b", "c", "d"]) == entries
 
 
 def test_an_id_is_stored_once(log: EventLog) -> None:
-    first = log.append([encoded(entry("a")), encoded(entry("b"))])
+    first = log.append([entry("a"), entry("b")])
     assert (first.duplicates, first.refused) == (frozenset(), {})
-    again = log.append([encoded(entry("b", 9)), encoded(entry("c")), encoded(entry("c"))])
+    again = log.append([entry("b", 9), entry("c"), entry("c")])
     assert again.duplicates == {0, 2}
     assert log.stored(["b"])["b"].position == 1, "the first one stands"
 
@@ -49,19 +49,23 @@ def test_what_the_server_will_not_take_is_named(log: EventLog, db: Any) -> None:
     db.create_collection("strict", validator={"data.n": {"$ne": 13}})
     strict = EventLog(db)
     strict._events = db["strict"]
-    outcome = strict.append([encoded(entry(f"e{n}", n=n)) for n in (12, 13, 14)])
+    outcome = strict.append([entry(f"e{n}", n=n) for n in (12, 13, 14)])
     assert list(outcome.refused) == [1]
     assert db["strict"].count_documents({}) == 2
 
 
 @pytest.mark.parametrize("value", [2**63, {"a\0b": 1}, {"deep": "\ud800"}, object()])
-def test_what_cannot_be_stored_says_so_before_it_is_sent(value: Any) -> None:
-    with pytest.raises(Unstorable):
-        encoded(entry("a", value=value))
+def test_what_cannot_be_encoded_fails_alone(log: EventLog, value: Any) -> None:
+    log.append([entry("known")])
+    outcome = log.append([entry("a"), entry("odd", value=value), entry("known"), entry("b")])
+    assert (list(outcome.refused), outcome.duplicates) == ([1], {2})
+    assert "cannot be stored" in outcome.refused[1]
+    assert set(log.stored(["a", "odd", "b"])) == {"a", "b"}
+    assert list(log.append([entry("odd", value=value)]).refused) == [0]
 
 
 def test_replay_is_in_order_of_arrival(log: EventLog, db: Any) -> None:
-    log.append([encoded(entry(f"e{n}", position=-n)) for n in range(5)] + [encoded(entry("other", run_id="r2"))])
+    log.append([*(entry(f"e{n}", position=-n) for n in range(5)), entry("other", run_id="r2")])
     db["events"].insert_one({"_id": "odd", "runId": "r1", "position": 0})
     assert [each.event.id for each in log.replay("r1")] == ["e4", "e3", "e2", "e1", "e0"]
     assert set(log.run_ids()) == {"r1", "r2"}
@@ -86,5 +90,5 @@ def test_samples_leave_and_lifecycle_stays(db: Any) -> None:
     expiry = db["events"].index_information()["expiry"]
     assert (expiry["key"], expiry["expireAfterSeconds"]) == ([("expireAt", 1)], 0)
     kept = Entry(entry("a").event, "r1", 1, 1, NOW, is_sample=False)
-    assert "expireAt" not in encoded(kept)
-    assert encoded(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13, tzinfo=UTC)
+    assert "expireAt" not in document_of(kept)
+    assert document_of(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13, tzinfo=UTC)
