@@ -33,9 +33,7 @@ DRAIN_SECONDS = 180.0
 @click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A plan to repeat.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep everything in this folder.")
 @click.option("--mongodb-url", help="A replica set you have (no TLS), with a database of its own as the path.")
-@click.option(
-    "--sabotage", type=click.Choice(list(SABOTAGES)), help="Take out one guard; succeed if caught."
-)
+@click.option("--sabotage", type=click.Choice(list(SABOTAGES)), help="Take out one guard; succeed if caught.")
 @click.option("--plan-only", is_flag=True, help="Print the plan and exit.")
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON on stdout.")
 def main(

@@ -9,7 +9,9 @@ import sys
 
 
 def demo(*words: str) -> tuple[int, dict[str, bool], str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MONGODB", "MINIO", "RUNPOD"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MONGODB", "MINIO", "RUNPOD"))
+    }
     done = subprocess.run(
         [sys.executable, "-m", "pod_worker", *words, "--json"],
         capture_output=True,

@@ -134,9 +134,7 @@ def test_what_is_not_as_promised_is_removed_and_not_registered(
     assert db["artifacts"].count_documents({}) == 0
 
 
-def test_an_object_of_the_wrong_size_is_not_even_read(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_of_the_wrong_size_is_not_even_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     _uploaded(client)
     monkeypatch.setattr(ObjectStore, "sha256", None)
     assert _refusal(_finalize(client, bytes=3)) == (422, "mismatch")
