@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -226,3 +227,41 @@ def test_an_attempt_that_has_not_begun_shows_nothing(told: Stage) -> None:
     assert told.views() == before
     assert told.database["runs"].find_one({"_id": "r9"}) is None
     assert told.database["events"].count_documents({}) == 6
+
+
+# ── what no order may bring about ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_later_event_under_a_known_id_is_the_first_one(told: Stage) -> None:
+    """Its newer time would win, and the log, which has the first, could not explain what is shown."""
+    told.add(["r1"], {"status": "RUNNING", "attempt": 1})
+    first, second = (
+        arrival("r1", (None, number, "run.stage_progress", {"stage": "Stage_1", "progress": number / 10}))
+        for number in (1, 2)
+    )
+    again = Arrival(replace(second.event, id=first.event.id), second.payload, "r1")
+    told.tell([first])
+    told.tell([again])
+    stage = told.database["stages"].find_one()
+    assert stage is not None
+    assert stage["progress"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("status", "late"),
+    [
+        ("QUEUED", (1, 9, "run.canceled", {})),
+        ("COMPLETED", (1, 9, "validation.auto_started", {"model": "m"})),
+        ("COMPLETED", (1, 9, "validation.auto_completed", {"verdict": "pass"})),
+    ],
+)
+def test_late_events_never_move_an_attempt_that_the_queue_has_settled(
+    told: Stage, status: str, late: Told
+) -> None:
+    """Also where the step itself would be allowed: else the end would depend on how late they are."""
+    told.add(["r1"], {"status": status, "attempt": 1, "leasedAttempt": 1})
+    told.tell([arrival("r1", late)])
+    run = told.database["runs"].find_one({"_id": "r1"})
+    assert run is not None
+    assert run["status"] == status
+    assert "canceledAt" not in run

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import Failure, FailureCode
@@ -95,6 +96,14 @@ def test_concurrent_enqueues_of_one_unique_key_make_one_run(queue: RunQueue, db:
     assert sum(is_new for _, is_new in results) == 1
     assert len({run.id for run, _ in results}) == 1
     assert db.runs.count_documents({}) == 1
+
+
+def test_the_database_itself_refuses_a_second_run_of_one_key(queue: RunQueue, db: Db) -> None:
+    """Two upserts in the same moment both find nothing: only the index can tell them apart."""
+    queue.enqueue(request("a", unique_key="the-one"))
+    with pytest.raises(DuplicateKeyError):
+        db.runs.insert_one({"_id": "b", "uniqueKey": "the-one"})
+    db.runs.insert_many([{"_id": "c"}, {"_id": "d"}])  # runs without a key are not one run
 
 
 def test_bulk_enqueue_counts_only_new_runs(queue: RunQueue) -> None:
