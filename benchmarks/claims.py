@@ -49,6 +49,7 @@ class Round:
     duplicates: int
     conflicts_per_claim: float
     operations_per_claim: float
+    gave_up_per_claim: float  # None though there were runs
     order_kept: float  # the share of the claimed runs that belong to the front of the queue
 
 
@@ -81,12 +82,12 @@ def _round(url: str, side: str, options: argparse.Namespace) -> Round:
         ensure_indexes(database, run_queue.INDEXES)
         _fill(database, options.queued)
         before = _counters(database)
-        claims, seconds = _claim_together(url, side, options)
+        answers = _claim_together(url, side, options)
         after = _counters(database)
     finally:
         database.client.drop_database(database.name)
         database.client.close()
-    return _judge(claims, seconds, {name: after[name] - before[name] for name in before})
+    return _judge(answers, {name: after[name] - before[name] for name in before})
 
 
 def _fill(database: Mongo, count: int) -> None:
@@ -105,17 +106,15 @@ def _counters(database: Mongo) -> dict[str, int]:
     }
 
 
-def _claim_together(url: str, side: str, options: argparse.Namespace) -> tuple[list[tuple[str, float]], float]:
-    """Every claim as (run, seconds it took), and how long the claimers were at it."""
+def _claim_together(url: str, side: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each process's claims as (run, seconds it took), and how long it was at it."""
     with _claimers(url, side, options) as processes:
         for process in processes:
             _pipe(process.stdout).readline()  # it is ready
         for process in processes:
             _pipe(process.stdin).write("go\n")
             _pipe(process.stdin).flush()
-        answers = [json.loads(_pipe(process.stdout).readline()) for process in processes]
-    claims = [(run_id, took) for answer in answers for run_id, took in answer["claims"]]
-    return claims, max(answer["seconds"] for answer in answers)
+        return [json.loads(_pipe(process.stdout).readline()) for process in processes]
 
 
 @contextmanager
@@ -138,7 +137,9 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def _judge(claims: list[tuple[str, float]], seconds: float, cost: dict[str, int]) -> Round:
+def _judge(answers: list[dict[str, Any]], cost: dict[str, int]) -> Round:
+    claims = [(run_id, took) for answer in answers for run_id, took in answer["claims"]]
+    seconds = max(answer["seconds"] for answer in answers)
     if len(claims) < 100:
         raise SystemExit(f"only {len(claims)} claims in {seconds:.1f} s: nothing to tell")
     cuts = statistics.quantiles([took * 1000 for _, took in claims], n=100)
@@ -152,6 +153,7 @@ def _judge(claims: list[tuple[str, float]], seconds: float, cost: dict[str, int]
         duplicates=len(ids) - len(set(ids)),
         conflicts_per_claim=cost["conflicts"] / len(claims),
         operations_per_claim=cost["operations"] / len(claims),
+        gave_up_per_claim=sum(answer["gave_up"] for answer in answers) / len(claims),
         order_kept=len(first & set(ids)) / len(first),
     )
 
@@ -165,6 +167,7 @@ def _middle(rounds: list[Round]) -> dict[str, float]:
 
 def claim_away(url: str, side: str, threads: int, seconds: float) -> dict[str, Any]:
     claims: list[tuple[str, float]] = []
+    gave_up: list[int] = []
     started = threading.Barrier(threads + 1)
     deadline = [0.0]
 
@@ -175,9 +178,12 @@ def claim_away(url: str, side: str, threads: int, seconds: float) -> dict[str, A
         started.wait()  # connected
         started.wait()  # everybody is told to go
         while (began := time.perf_counter()) < deadline[0]:
-            run_id = claim()
-            if run_id is None:
-                return  # the queue is empty
+            while (run_id := claim()) is None:
+                gave_up.append(number)  # a worker would poll again; here, the same claim goes on at once
+                if time.perf_counter() > deadline[0] or not database.runs.find_one(
+                    {"status": "QUEUED"}, {"_id": 1}
+                ):
+                    return
             claims.append((run_id, time.perf_counter() - began))
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
@@ -191,7 +197,7 @@ def claim_away(url: str, side: str, threads: int, seconds: float) -> dict[str, A
     started.wait()
     for each in workers:
         each.join()
-    return {"claims": claims, "seconds": time.perf_counter() - began}
+    return {"claims": claims, "gave_up": len(gave_up), "seconds": time.perf_counter() - began}
 
 
 def _claimer(database: Mongo, side: str, worker_id: str) -> ClaimOne:
@@ -246,14 +252,14 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"{found['claimers']} claimers in {found['processes']} processes, {found['queued']} runs queued",
         "",
-        "| | claims/s | p50 ms | p99 ms | duplicates | conflicts per claim | requests per claim | in order |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | claims/s | p50 ms | p99 ms | duplicates | conflicts each | requests each | gave up | in order |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for side, row in found["sides"].items():
         lines.append(
             f"| {side} | {row['claims_per_second']:,.0f} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} "
             f"| {row['duplicates']:.0f} | {row['conflicts_per_claim']:.2f} | {row['operations_per_claim']:.2f} "
-            f"| {row['order_kept']:.0%} |"
+            f"| {row['gave_up_per_claim']:.1%} | {row['order_kept']:.0%} |"
         )
     return "\n".join([*lines, "", f"rate {found['ratio']:.2f} × naive, p99 {found['p99_ratio']:.2f} ×"])
 

@@ -193,6 +193,7 @@ def _command_line(url: str, times: int) -> dict[str, dict[str, float]]:
             lambda: run(program, "runs", "list", "--status", "FAILED"), times
         ),
         "pod-worker --version (start only)": _timed(lambda: run(program, "--version"), times),
+        "import of the MongoDB driver": _timed(lambda: run(sys.executable, "-c", "import pymongo"), times),
         "python -c pass": _timed(lambda: run(sys.executable, "-c", "pass"), times),
     }
 

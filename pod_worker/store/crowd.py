@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pod_worker.core.clock import Clock
 
 BATCH = 16  # runs tried for in one statement: the server goes on to the next where one is gone
-CROWDED_PEEK = 128  # runs seen at one look; alone, one batch is enough
+QUIET_PEEK = 64  # runs seen at one look: the head and something to go on with
+CROWDED_PEEK = 128
+LARGEST_PEEK = 512  # where even that was gone: some four times as many runs as there may be claimers
 STALE_AT = 12  # so many of a batch were gone: what was seen with it is too old to be tried
-KEPT_SECONDS = 0.5  # how long a look is good for, and how late a pause or a better run may come, in a crowd
+KEPT_SECONDS = 2.0  # how long a look is good for, and how late a pause or a better run may come, in a crowd
 CALM_SECONDS = 5.0  # without a lost race, until a claimer takes the head first again
 
 
@@ -30,31 +32,40 @@ class Crowd:
         self._clock = clock
         self._rng = rng
         self._crowded_until = float("-inf")
+        self._crowded_peek = CROWDED_PEEK
         self._kept: list[list[str]] = []
         self._kept_until = float("-inf")
 
     @property
     def peek(self) -> int:
         """How many runs to look at."""
-        return CROWDED_PEEK if self._is_crowded() else BATCH
+        if not self.is_crowded:
+            self._crowded_peek = CROWDED_PEEK
+            return QUIET_PEEK
+        return self._crowded_peek
 
-    def choose(self, seen: Sequence[Candidate]) -> list[str]:
-        """Which of the runs seen (in the queue's order) to try for in one statement; the rest is kept for later.
+    @property
+    def is_crowded(self) -> bool:
+        """Whether races were lost of late."""
+        return self._clock.monotonic() < self._crowded_until
 
-        Alone: the head. In a crowd: any of the first ones that are equally urgent, so that many who saw the same
-        do not fight for the same.
+    def see(self, seen: Sequence[Candidate]) -> None:
+        """What a look showed, in the queue's order; `batch` deals it out.
+
+        Alone: the head first. In a crowd: any of those that are as urgent as the first, so that many who saw the
+        same do not fight for the same.
         """
-        if not self._is_crowded():
-            return [each.run_id for each in seen[:BATCH]]
-        equal = [number for number, each in enumerate(seen) if each.priority == seen[0].priority]
-        self._rng.shuffle(equal)
-        batches = [sorted(equal[start : start + BATCH]) for start in range(0, len(equal), BATCH)]
-        self._kept = [[seen[number].run_id for number in batch] for batch in batches]
+        places = [number for number, each in enumerate(seen) if each.priority == seen[0].priority]
+        head = [] if self.is_crowded else list(range(min(len(seen), BATCH)))
+        rest = [number for number in places if number >= len(head)]
+        self._rng.shuffle(rest)
+        batches = [sorted(rest[start : start + BATCH]) for start in range(0, len(rest), BATCH)]
+        dealt = [head, *batches] if head else batches
+        self._kept = [[seen[number].run_id for number in batch] for batch in reversed(dealt)]
         self._kept_until = self._clock.monotonic() + KEPT_SECONDS
-        return self.kept()
 
-    def kept(self) -> list[str]:
-        """A batch of what an earlier look showed; empty while alone, or when that was too long ago."""
+    def batch(self) -> list[str]:
+        """The next runs to try for in one statement; empty when all were dealt out, or seen too long ago."""
         if not self._kept or self._clock.monotonic() >= self._kept_until:
             return []
         return self._kept.pop()
@@ -62,10 +73,11 @@ class Crowd:
     def took(self, batch: Sequence[str], run_id: str | None) -> None:
         """What a try for `batch` brought: not its first run means that others were faster."""
         gone = len(batch) if run_id is None else batch.index(run_id)
-        if gone:
-            self._crowded_until = self._clock.monotonic() + CALM_SECONDS
-        if gone >= STALE_AT or run_id is None:
+        if not gone and not self.is_crowded:
+            self._kept = []  # nobody else is here: the next claim looks for itself
+        if gone >= STALE_AT and self.is_crowded:
             self._kept = []
-
-    def _is_crowded(self) -> bool:
-        return self._clock.monotonic() < self._crowded_until
+        if gone:
+            if run_id is None and self.is_crowded:
+                self._crowded_peek = min(self._crowded_peek * 2, LARGEST_PEEK)
+            self._crowded_until = self._clock.monotonic() + CALM_SECONDS

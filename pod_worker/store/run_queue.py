@@ -20,7 +20,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.lease import Fence, Lease, Renewal
 from pod_worker.core.outcome import Lost, Outcome
 from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
-from pod_worker.store.crowd import BATCH, Candidate, Crowd
+from pod_worker.store.crowd import BATCH, KEPT_SECONDS, Candidate, Crowd
 from pod_worker.store.mongo import Document, Mongo, literal
 from pod_worker.store.run_document import checkpoint_document, noted, requirements_document, run_from
 from pod_worker.store.settling import Settlement, judged, settling
@@ -29,6 +29,7 @@ RUNS = "runs"
 QUEUES = "queues"
 MAX_CRASHES = 5  # without progress between them; then the run is POISON
 ORDER = [("priority", DESCENDING), ("queuedAt", ASCENDING), ("_id", ASCENDING)]
+TRIES = 2  # after one look; what was seen grows old
 LOOKS = 4  # lost races in a row, until a claimer waits for its next poll
 
 ACTIVE_STATES = [RunStatus.SCHEDULED.value, RunStatus.RUNNING.value, RunStatus.AUTO_VALIDATING.value]
@@ -117,6 +118,8 @@ class RunQueue:
         self._max_crashes = max_crashes
         self._rng = rng or random.Random()
         self._crowd = Crowd(clock, self._rng)
+        self._paused: frozenset[str] = frozenset()
+        self._paused_at = float("-inf")
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -151,13 +154,15 @@ class RunQueue:
         wanted = _claimable(claimant)
         if run_id:
             return self._take([run_id], wanted, claimant) if self._look(wanted | {"_id": run_id}, 1) else None
-        if (batch := self._crowd.kept()) and (claim := self._take(batch, wanted, claimant)):
+        if (batch := self._crowd.batch()) and (claim := self._take(batch, wanted, claimant)):
             return claim
         for _ in range(LOOKS):
             peek = self._crowd.peek
             seen = self._look(wanted, peek)
-            if seen and (claim := self._take(self._crowd.choose(seen), wanted, claimant)):
-                return claim
+            self._crowd.see(seen)
+            for _ in range(TRIES):
+                if (batch := self._crowd.batch()) and (claim := self._take(batch, wanted, claimant)):
+                    return claim
             if len(seen) < min(peek, BATCH):
                 return None  # there was no more
         return None
@@ -170,12 +175,19 @@ class RunQueue:
         found = self._first(wanted, limit)
         if not found:
             return []
-        paused = self.paused()
+        paused = self._paused_of_late()
         if any(each["queue"] in paused for each in found):
             # Asked again without them: a long paused queue must not hide the others.
             open_queues = [name for name in wanted["queue"]["$in"] if name not in paused]
             found = self._first(wanted | {"queue": {"$in": open_queues}}, limit)
         return [Candidate(each["_id"], each.get("priority")) for each in found]
+
+    def _paused_of_late(self) -> frozenset[str]:
+        """Asked at each look, except in a crowd."""
+        now = self._clock.monotonic()
+        if not self._crowd.is_crowded or now - self._paused_at >= KEPT_SECONDS:
+            self._paused, self._paused_at = self.paused(), now
+        return self._paused
 
     def _first(self, wanted: Document, limit: int) -> list[Document]:
         return list(self._hints.find(wanted, {"_id": 1, "queue": 1, "priority": 1}).sort(ORDER).limit(limit))
