@@ -37,10 +37,7 @@ class Ingest:
 
     def __init__(self, database: Mongo, clock: Clock, telemetry: Telemetry) -> None:
         self._wait = OneWait(database)
-        self._stores = {
-            True: (EventLog(self._wait.quick), Views(self._wait.quick)),
-            False: (EventLog(self._wait.patient), Views(self._wait.patient)),
-        }
+        self._views = Views(database)
         self._clock = clock
         self._telemetry = telemetry
         self._recent = _Recent(RECENT_TRANSIENT)
@@ -56,17 +53,19 @@ class Ingest:
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         pending = [each for batch in batches for each in batch.pending]
-        with self._wait.group() as is_quick:
-            events, views = self._stores[is_quick]
-            _fence(pending, views)
+        with self._wait.group() as group:
+            events = EventLog(group.database)
+            _fence(pending, self._views)
             self._enter(pending, received_at)
             repeated = _store(batches, events)
-            self._project([each for batch in batches for each in batch.pending], repeated, views)
             events.bury(
                 DeadLine(line, why.code, why.error, why.event_id, received_at)
                 for batch in batches
                 for _, line, why in batch.refused
             )
+            # The views' writes wait for a majority, and so for everything before them.
+            if self._project([each for batch in batches for each in batch.pending], repeated):
+                group.has_waited = True
         self._telemetry.batch_seconds.observe(self._clock.monotonic() - begun)
         for batch in batches:
             self._settle(batch)
@@ -83,21 +82,22 @@ class Ingest:
             else:
                 each.entry = _entry(each, position, received_at)
 
-    def _project(self, pending: Sequence[Pending], repeated: list[Entry], views: Views) -> None:
+    def _project(self, pending: Sequence[Pending], repeated: list[Entry]) -> bool:
         for each in pending:
             if each.entry is None and self._recent.has(each.arrival.event.id):
                 each.verdict = Verdict.DUPLICATE
         arrived = [counted for each in pending if (counted := _arrived(each))]
         if repeated:
             run_ids = sorted({run_id for entry in repeated if (run_id := entry.event.run_id)})
-            arrived += arrived_from(repeated, views.attempts(run_ids))
+            arrived += arrived_from(repeated, self._views.attempts(run_ids))
         try:
-            views.apply(changes_of(arrived))
+            return self._views.apply(changes_of(arrived))
         except BulkWriteError as error:
             # Stored, so nothing is lost: `pod-worker events rebuild` brings the view up to date. Refusing
             # the batch would only make its sender repeat it for ever.
             self._telemetry.projection_failures.inc()
             log.error("a batch was stored but not projected: %s", str(error.details)[:500])
+            return False
 
     def _settle(self, batch: Batch) -> None:
         for each in batch.pending:

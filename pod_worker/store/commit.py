@@ -1,16 +1,17 @@
 """One wait for a majority instead of one for each write.
 
 A replica set's oplog is one line: when a write is committed by a majority, so is everything that the same
-primary wrote before it. So a group of writes goes out without waiting, and one write that changes nothing waits
-for all of them (mongod makes such a write wait for the last operation it knows). If the primary changed in
-between, the argument is void: then nothing may be acknowledged, and `OneWait` raises. Sharded clusters have
-several lines, so there every write waits for itself.
+primary wrote before it. So a group of writes goes out without waiting, and the last one waits for all of them (if
+there is no last one, one that changes nothing: mongod makes it wait for the last operation it knows). If the
+primary changed in between, the argument is void: then nothing may be acknowledged, and `OneWait` raises. Sharded
+clusters have several lines, so there every write waits for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from bson.min_key import MinKey
 from pymongo.errors import AutoReconnect
@@ -23,6 +24,12 @@ from pod_worker.store.mongo import Mongo
 _ONE_LINE = frozenset({"ReplicaSetWithPrimary", "ReplicaSetNoPrimary", "Single", "Unknown"})
 
 
+@dataclass(slots=True)
+class Group:
+    database: Mongo
+    has_waited: bool = False  # set it after any write that waited for a majority, behind all the others
+
+
 class OneWait:
     def __init__(self, database: Mongo) -> None:
         self.patient = database
@@ -32,17 +39,19 @@ class OneWait:
         )
 
     @contextmanager
-    def group(self) -> Iterator[bool]:
-        """True: write through `quick`, leaving the block waits. False: write through `patient`.
+    def group(self) -> Iterator[Group]:
+        """Write through the group's `database`; leaving the block waits, unless a later write has waited.
 
         Raises PyMongoError when what was written may be lost; writing all of it again is then needed.
         """
         primary = self._primary()
         if primary is None:
-            yield False
+            yield Group(self.patient, has_waited=True)
             return
-        yield True
-        self.patient["runs"].update_one({"_id": MinKey()}, {"$set": {"never": True}})
+        group = Group(self.quick)
+        yield group
+        if not group.has_waited:
+            self.patient["runs"].update_one({"_id": MinKey()}, {"$set": {"never": True}})
         if self._primary() != primary:
             raise AutoReconnect("the primary changed while a batch was stored")
 

@@ -8,12 +8,14 @@ settles those). A batch costs at most one write per collection. Which event mean
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, PyMongoError
 
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
@@ -31,6 +33,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 
 _Write: TypeAlias = UpdateOne
 _DUPLICATE_KEY = 11000
+PARALLEL_WRITES = 8
 
 
 @dataclass(slots=True)
@@ -50,14 +53,18 @@ class Views:
     def __init__(self, database: Mongo) -> None:
         self._database = database
         self.series = MetricSeries(database)
+        self._threads = ThreadPoolExecutor(PARALLEL_WRITES, thread_name_prefix="views")
 
     def attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
         """The current attempt of each run that exists."""
         found = self._database[RUNS].find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
         return {str(each["_id"]): _integer(each.get("attempt")) for each in found}
 
-    def apply(self, changes: Iterable[Stamped]) -> None:
-        """Bring the views up to date. Safe to repeat, in any order, at the same time as others."""
+    def apply(self, changes: Iterable[Stamped]) -> bool:
+        """Bring the views up to date. Safe to repeat, in any order, at the same time as others.
+
+        False: there was nothing to write. Raises BulkWriteError when only single documents could not be written.
+        """
         rows: defaultdict[tuple[View, str, str], _Row] = defaultdict(_Row)
         points: list[tuple[str, str, Point]] = []
         for stamped in changes:
@@ -72,18 +79,34 @@ class Views:
                 row.add(change.group, stamped.version, change.fields)
             else:
                 rows[View.RUN, stamped.run_id, ""].moves.append(stamped)
-        self._write(rows)
-        self.series.add(points)
+        work: list[Callable[[], None]] = self._writes(rows)
+        if points:
+            work.append(lambda: self.series.add(points))
+        self._together(work)
+        return bool(work)
 
-    def _write(self, rows: Mapping[tuple[View, str, str], _Row]) -> None:
+    def _together(self, work: Sequence[Callable[[], None]]) -> None:
+        """At the same time, because each write waits for the disk and none needs another's outcome."""
+        if not work:
+            return
+        others = [self._threads.submit(each) for each in work[1:]]
+        errors: list[Exception] = []
+        for each in (work[0], *(other.result for other in others)):
+            try:
+                each()
+            except PyMongoError as error:
+                errors.append(error)
+        if errors:  # an unreachable server before a refused document
+            raise min(errors, key=lambda each: isinstance(each, BulkWriteError))
+
+    def _writes(self, rows: Mapping[tuple[View, str, str], _Row]) -> list[Callable[[], None]]:
         writes: dict[str, list[_Write]] = {}
         for (view, run_id, key), row in rows.items():
             if view is View.RUN:
                 writes.setdefault(RUNS, []).append(UpdateOne({"_id": run_id}, _run_update(row)))
             else:
                 writes.setdefault(COLLECTIONS[view], []).append(_row_upsert(view, run_id, key, row))
-        for collection, batch in writes.items():
-            bulk_upsert(self._database, collection, batch)
+        return [partial(bulk_upsert, self._database, collection, batch) for collection, batch in writes.items()]
 
     def clear(self, run_id: str) -> None:
         """Forget what replaying the event log will bring back: not the heartbeat and the metric series (their

@@ -288,6 +288,5 @@ def test_round_trips_do_not_grow_with_the_batch(plane: Plane, mongodb_url: str, 
         ]
         batch += [event("p", "ai.run.stage_progress", attempt=1, seq=size + 1, stage="s", progress=0.5)]
         assert counts(post(http, *batch)) == (size + 1, 0, 0, 0)
-        assert seen.names() == ["find", "insert", "update", "update", "insert", "update"], (
-            "the last one only waits"
-        )
+        assert seen.names()[:2] == ["find", "insert"]
+        assert sorted(seen.names()[2:]) == ["insert", "update", "update"], "and these together"

@@ -19,13 +19,18 @@ def test_the_last_write_waits_for_all(mongodb_url: str) -> None:
     seen = Commands()
     with watched(mongodb_url, seen) as database:
         wait = OneWait(database)
-        with wait.group() as is_quick:
-            assert is_quick
-            wait.quick["x"].insert_one({"_id": 1})
+        with wait.group() as group:
+            group.database["x"].insert_one({"_id": 1})
         concerns = [each["writeConcern"]["w"] for each in seen.seen]
         assert concerns == [1, "majority"]
         assert database["x"].find_one({"_id": 1}) is not None
         assert database["runs"].count_documents({}) == 0, "the write that waits changes nothing"
+        seen.clear()
+        with wait.group() as group:
+            group.database["x"].insert_one({"_id": 2})
+            database["x"].insert_one({"_id": 3})
+            group.has_waited = True
+        assert len(seen.seen) == 2, "nothing more to wait for"
 
 
 @pytest.fixture
