@@ -1,11 +1,18 @@
-"""The order of the sweep. A tree that answers each death with a birth cannot be timed reliably, so the orders
-themselves are looked at."""
+"""The guard's sweep: in which order it kills, and that nothing is left.
+
+A tree that answers each death with a birth cannot be timed reliably, so there the orders themselves are looked at.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pod_worker.worker import guard
@@ -36,3 +43,42 @@ def test_what_cannot_be_killed_is_counted_and_not_waited_for_for_ever(monkeypatc
     monkeypatch.setattr(guard, "descendants", lambda root: [11, 12])
     monkeypatch.setattr(guard, "_send", lambda pid, order: None)
     assert guard.kill_tree(os.getpid(), seconds=0.05) == 2
+
+
+# Starts two sleepers in sessions of their own, one of them as a grandchild whose parent is gone, and ends.
+LEAVES_ORPHANS = """
+import os, subprocess, sys
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+with open(sys.argv[1], "w") as file:
+    print(subprocess.Popen(sleep, start_new_session=True).pid, file=file, flush=True)
+    middle = os.fork()
+    if middle == 0:
+        os.setsid()
+        print(subprocess.Popen(sleep, start_new_session=True).pid, file=file, flush=True)
+        os._exit(0)
+    os.waitpid(middle, 0)
+sys.exit(7)
+"""
+
+
+def test_what_a_child_left_behind_is_gone_when_the_guard_has_its_last_word(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    orders, supervisor = os.pipe()
+    noted = tmp_path / "pids"
+    child = [sys.executable, "-c", LEAVES_ORPHANS, str(noted)]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(Path(guard.__file__)), "600", str(read), "--", *child],
+        stdin=orders,  # its other end stays open: the supervisor is there
+        stdout=subprocess.PIPE,
+        pass_fds=(read,),
+        check=True,
+    )
+    for end in (read, write, orders, supervisor):
+        os.close(end)
+    orphans = [int(line) for line in noted.read_text().split()]
+    left = [pid for pid in orphans if psutil.pid_exists(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert len(orphans) == 2
+    assert left == []
+    assert json.loads(done.stdout)["code"] == 7

@@ -68,6 +68,19 @@ def test_a_run_that_was_taken_away_is_killed_and_nothing_is_written(db: Db, tmp_
         assert attempt.document == before
 
 
+def test_a_lease_that_ended_is_lost_even_while_nobody_else_has_the_run(db: Db, tmp_path: Path) -> None:
+    """Its fence would still open the document; but by now the next owner may be on the way."""
+    with supervised(db, tmp_path, "time.sleep(600)") as attempt:
+        over = [{"$set": {"leaseExpiresAt": {"$subtract": ["$$NOW", 1000]}}}]
+        db.runs.update_one({"_id": "r"}, over)
+        before = attempt.document
+        attempt.supervisor.kick()
+        verdict = attempt.verdict()
+        assert isinstance(verdict.outcome, Lost)
+        assert "taken away" in verdict.outcome.reason
+        assert attempt.document == before
+
+
 def test_a_death_nobody_asked_for_is_a_failure_with_a_name(db: Db, tmp_path: Path) -> None:
     with supervised(db, tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)") as attempt:
         outcome = attempt.verdict().outcome
