@@ -71,7 +71,8 @@ class Operations:
         self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
     ) -> Answer:
         """Any ended or stale run → QUEUED with a raised attempt. Finished stages are kept unless the run was
-        complete or `from_scratch` is asked. A live lease is refused unless `force`, which fences it."""
+        complete or `from_scratch` is asked. A live lease is refused unless `force`, which fences it: the run
+        is claimable again when that lease would have ended, because its holder may need that long to let go."""
         while (run := self._find(run_id)) is not None:
             if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
                 return Answer(Verdict.ALREADY, run)
@@ -158,5 +159,11 @@ def _requeued(forget: bool, history: Document) -> Document:
         "pipeline": {"$ifNull": ["$pipeline", "experiment"]},
         "priority": {"$ifNull": ["$priority", 0]},
         "history": history,
+        # Whoever held the run may go on until the lease it was granted is over; only then may another begin.
+        "heldUntil": {"$ifNull": [{"$max": ["$heldUntil", _live_lease_end()]}, "$$REMOVE"]},
     }
     return values | ({"checkpoints": {"$literal": {}}} if forget else {})
+
+
+def _live_lease_end() -> Document:
+    return {"$cond": [{"$gt": ["$leaseExpiresAt", "$$NOW"]}, "$leaseExpiresAt", None]}

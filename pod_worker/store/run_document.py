@@ -41,7 +41,7 @@ def run_from(document: Document) -> Run:
         checkpoints=_checkpoints(document.get("checkpoints")),
         requirements=_requirements(document.get("requirements")),
         queued_at=_typed(document, "queuedAt", datetime),
-        run_after=_typed(document, "runAfter", datetime),
+        run_after=_later(_typed(document, "runAfter", datetime), _typed(document, "heldUntil", datetime)),
         created_at=_typed(document, "createdAt", datetime),
         claimed_by=_text(document, "claimedBy"),
         lease_expires_at=_typed(document, "leaseExpiresAt", datetime),
@@ -107,6 +107,10 @@ def _text(document: Document, field: str) -> str | None:
 def _integer(document: Document, field: str) -> int:
     value = document.get(field)
     return int(value) if isinstance(value, int | float) else 0
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max(one, other) if one and other else one or other
 
 
 def _typed(document: Document, field: str, kind: type[T]) -> T | None:

@@ -233,7 +233,7 @@ class RunQueue:
             "pod": literal(pod),
             "history": noted("claimed", raised=1, by=claimant.worker_id),
         }
-        return [{"$set": values}, {"$unset": ["runAfter", "cancelRequestedAt", "cancelRequestedBy"]}]
+        return [{"$set": values}, {"$unset": ["runAfter", "heldUntil", "cancelRequestedAt", "cancelRequestedBy"]}]
 
     def _lease_end(self) -> Document:
         return {"$add": ["$$NOW", round(self._lease_seconds * 1000)]}
@@ -316,8 +316,8 @@ def _claimable(claimant: Claimant) -> Document:
         "requirements.gpu": {"$in": [None, *claimant.gpu_names]},
         "requirements.minVramGb": {"$not": {"$gt": claimant.vram_gb}},
         "requirements.region": {"$in": [None, claimant.region]},
-        # A missing runAfter sorts before every date, so this also admits runs that need not wait.
-        "$expr": {"$lte": ["$runAfter", "$$NOW"]},
+        # A missing date sorts before every other, so this also admits runs that need not wait.
+        "$expr": {"$and": [{"$lte": ["$runAfter", "$$NOW"]}, {"$lte": ["$heldUntil", "$$NOW"]}]},
     }
 
 

@@ -33,6 +33,7 @@ class ModelRun:
     retries: int = 0
     crashes: int = 0
     wait: str = ""  # "" | "ahead" | "past"
+    held: str = ""  # the same, for a lease that a reset took from a living holder
     is_hidden: bool = False
     checkpoints: dict[str, bool] = field(default_factory=dict)  # stage -> done
     settled: tuple[str, RunStatus] | None = None  # by which token, as what
@@ -69,7 +70,8 @@ class QueueModel:
         free = [
             run
             for run in self.runs.values()
-            if run.status is S.QUEUED and not run.is_hidden and run.wait != "ahead" and run.queue not in paused
+            if run.status is S.QUEUED and not run.is_hidden and run.queue not in paused
+            if "ahead" not in (run.wait, run.held)
         ]
         return sorted(free, key=lambda run: (-run.priority, run.place, run.id))
 
@@ -78,7 +80,7 @@ class QueueModel:
         assert run in self.claimable(paused=frozenset())
         run.status, run.attempt, run.token = S.SCHEDULED, run.attempt + 1, token
         run.is_expired = run.is_cancel_requested = False
-        run.wait = ""
+        run.wait = run.held = ""
         return run
 
     # ── the holder's writes ─────────────────────────────────────────────────────────────────────────────
@@ -179,7 +181,7 @@ class QueueModel:
         run = self.runs.get(run_id)
         if run is None:
             return Verdict.MISSING
-        if run.status is S.QUEUED and not run.wait and not from_scratch:
+        if run.status is S.QUEUED and not run.wait and not run.held and not from_scratch:
             return Verdict.ALREADY
         if run.is_held and not run.is_expired and not force:
             return Verdict.LIVE
@@ -200,6 +202,7 @@ class QueueModel:
 
     def _requeue(self, run: ModelRun) -> None:
         run.status, run.attempt = S.QUEUED, run.attempt + 1
+        run.held = "ahead" if run.is_held and not run.is_expired else run.held
         run.retries = run.crashes = 0
         run.is_cancel_requested = False
         run.wait, run.error, run.settled = "", None, None

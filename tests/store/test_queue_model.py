@@ -231,11 +231,12 @@ class QueueMachine(RuleBasedStateMachine):
     def the_wait_ends(self, run_id: str) -> None:
         self.last = ("wait", None)
         run = self.model.runs[run_id]
-        run.wait = "past" if run.wait else ""
-        self.db.runs.update_one(
-            {"_id": run_id, "runAfter": {"$type": "date"}},
-            [{"$set": {"runAfter": {"$subtract": ["$$NOW", 3_600_000]}}}],
-        )
+        run.wait, run.held = "past" if run.wait else "", "past" if run.held else ""
+        for name in ("runAfter", "heldUntil"):
+            self.db.runs.update_one(
+                {"_id": run_id, name: {"$type": "date"}},
+                [{"$set": {name: {"$subtract": ["$$NOW", 3_600_000]}}}],
+            )
 
     @rule(run_id=runs, verb=st.sampled_from(VERBS), stage=st.sampled_from(STAGES))
     def operate(self, run_id: str, verb: str, stage: str) -> None:

@@ -501,6 +501,22 @@ def test_reset_refuses_a_live_lease_and_force_fences_it(queue: RunQueue, operati
     assert queue.settle(claim.lease.fence, Succeeded()) is None
 
 
+def test_a_run_taken_from_a_living_worker_is_claimable_only_when_its_lease_is_over(
+    queue: RunQueue, operations: Operations, db: Db
+) -> None:
+    """Its worker hears of the reset at the next renewal; until the lease it was granted ends, its GPU may be busy."""
+    queue.enqueue(request("a"))
+    claimed(queue)
+    for _ in range(2):  # somebody clicks twice
+        assert operations.reset("a", by="ana", force=True).verdict is Verdict.DONE
+        assert queue.claim(claimant()) is None
+    db.runs.update_one({"_id": "a"}, [{"$set": {"heldUntil": {"$subtract": ["$$NOW", 1]}}}])
+    assert claimed(queue).run.attempt == 4
+    document = db.runs.find_one({"_id": "a"})
+    assert document is not None
+    assert "heldUntil" not in document
+
+
 def test_reset_keeps_finished_stages_of_a_failed_run_and_forgets_those_of_a_complete_one(
     queue: RunQueue, operations: Operations
 ) -> None:
