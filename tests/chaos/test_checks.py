@@ -99,21 +99,22 @@ def test_a_step_after_the_next_attempt_began_is_seen() -> None:
     assert effects.late_acts([first, second, note(3, 1, "Stage_1", 1)])
 
 
-def test_only_the_moment_after_a_whole_pod_was_thawed_excuses_a_late_step() -> None:
-    late = effects.LateAct(Note(10.0, 1, "r", 1, "Stage_1", "step", 1, (), "pod-0"), 2)
+def test_only_the_moment_after_a_whole_pod_was_thawed_excuses_what_is_late() -> None:
+    def explains(kind: str, pod: str, boot: float) -> bool:
+        return effects.Thaws([Entry(boot, 0.0, "heal", kind, pod)]).explain("pod-0", (10.0, 10.1))
 
-    def healed(kind: str, pod: str, boot: float) -> Entry:
-        return Entry(boot, 0.0, "heal", kind, pod)
-
-    assert effects.is_thaw(late, [healed("freeze_pod", "pod-0", 9.9)])
-    assert not effects.is_thaw(late, [healed("freeze_worker", "pod-0", 9.9)])
-    assert not effects.is_thaw(late, [healed("freeze_pod", "pod-1", 9.9)])
-    assert not effects.is_thaw(late, [healed("freeze_pod", "pod-0", 8.0)])
+    assert explains("freeze_pod", "pod-0", 9.9)
+    assert not explains("freeze_worker", "pod-0", 9.9)
+    assert not explains("freeze_pod", "pod-1", 9.9)
+    assert not explains("freeze_pod", "pod-0", 8.0)
 
 
-def test_overlap_is_the_time_in_which_both_lived() -> None:
-    assert effects.shared_seconds([(0, 4), (10, 12)], [(4, 10)]) == 0
-    assert effects.shared_seconds([(0, 5)], [(4, 10)]) == 1
+def test_overlap_is_the_time_in_which_both_lived(good: Story) -> None:
+    claims = effects.claims(good.moves)
+    apart = {"r/1": [(0.0, 4.0), (10.0, 12.0)], "r/2": [(4.0, 10.0)], "q/1": [(0.0, 20.0)]}
+    assert list(effects.shared_spans(apart, claims)) == []
+    (found,) = effects.shared_spans({"r/1": [(0.0, 5.0)], "r/2": [(4.0, 10.0)]}, claims)
+    assert (found.seconds, found.pod) == (1.0, "pod-0")
 
 
 # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────
