@@ -8,10 +8,11 @@ SEED ?= 1
 MINUTES ?= 5
 WORKERS ?= 8
 # Two processes: most tests wait for other processes. Files stay whole, so that their servers are started once.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# A minute of chaos wants the machine for itself: `make chaos-short`.
+PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=tests/chaos/test_short_form.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pods up test check lint types bench chaos mutation conformance system clean
+.PHONY: help demo demo-pods up test check lint types bench chaos chaos-short mutation conformance system clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +52,9 @@ bench: $(READY) ## Speed beside peers and physical limits, as ratios measured in
 
 chaos: $(READY) ## Faults for MINUTES on WORKERS workers, replayable by SEED; ends with the promises as a table
 	$(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) --workers $(WORKERS)
+
+chaos-short: $(READY) ## One seeded minute of faults, every kind at least once, as a test
+	$(BIN)/python -m pytest tests/chaos/test_short_form.py
 
 mutation: $(READY) system ## Remove each guard in turn; some test must turn red for every one
 	$(BIN)/python scripts/mutation_check.py
