@@ -207,7 +207,10 @@ def main() -> int:
     lines = [line for name, found in results.items() for line in PROGRAMS[name][1](found)]
     machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"at": time.time(), "machine": machine, "results": results}, indent=1))
+    # What was not run this time keeps its figures, each with its own time.
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    fresh = {name: {"at": time.time(), "machine": machine, "found": found} for name, found in results.items()}
+    RESULTS.write_text(json.dumps({"results": kept.get("results", {}) | fresh}, indent=1))
     if arguments.json:
         print(json.dumps(results))
     else:

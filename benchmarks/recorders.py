@@ -60,7 +60,7 @@ def _killed(name: str, events: int, pace: float) -> dict[str, float]:
         counter = _start(name, "--count", name, "--folder", folder)
         kept = int(counter.communicate()[0].splitlines()[-1])
     found: dict[str, float] = json.loads(line)
-    return found | {"calls": events, "lost": events - kept}
+    return found | {"calls": events + WARM_UP, "lost": events + WARM_UP - kept}
 
 
 def _start(name: str, *words: str, **more: str) -> subprocess.Popen[str]:
@@ -104,7 +104,8 @@ def _away_ours(folder: Path, seconds: float) -> dict[str, float]:
         kept = connect(local.stack.mongodb_url).events.count_documents({"runId": RUN_ID})
     finally:
         local.stack.kill()
-    return {"calls": calls, "lost": calls + WARM_UP - kept, "longest_call_s": found["longest_s"]}
+    calls += WARM_UP
+    return {"calls": calls, "lost": calls - kept, "longest_call_s": found["longest_s"]}
 
 
 def _away_mlflow(folder: Path, seconds: float) -> dict[str, float]:
@@ -133,7 +134,8 @@ def _away_mlflow(folder: Path, seconds: float) -> dict[str, float]:
         kept = _count_mlflow(folder)
     finally:
         server.kill()
-    return {"calls": calls, "lost": calls + WARM_UP - kept, "longest_call_s": found["longest_s"]}
+    calls += WARM_UP
+    return {"calls": calls, "lost": calls - kept, "longest_call_s": found["longest_s"]}
 
 
 def _answers(url: str) -> bool:
@@ -322,8 +324,8 @@ COUNTERS: dict[str, Callable[[Path], int]] = {
 
 def table(found: dict[str, Any]) -> str:
     lines = [
-        f"| | call p50 µs | p99 µs | lost at once, SIGKILL | lost of {found['paced']} "
-        f"at {PACE:g}/s, SIGKILL | server away {found['away_seconds']:g} s: lost | longest call s |",
+        f"| | call p50 µs | p99 µs | lost at once, SIGKILL | at {PACE:g}/s, SIGKILL "
+        f" | server away {found['away_seconds']:g} s: lost | longest call s |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -334,7 +336,7 @@ def table(found: dict[str, Any]) -> str:
         )
         lines.append(
             f"| {row['name']} | {burst['p50_us']:.1f} | {burst['p99_us']:.1f} | {at_once} "
-            f"| {row['paced']['lost']:.0f} | {server} |"
+            f"| {row['paced']['lost']:.0f} of {row['paced']['calls']:.0f} | {server} |"
         )
     return "\n".join(lines)
 
@@ -354,7 +356,7 @@ def main() -> None:
     if options.record:
         record(options)
     elif options.count:
-        print(COUNTERS[options.count](options.folder) - WARM_UP)
+        print(COUNTERS[options.count](options.folder))
     else:
         found = measure(options)
         print(json.dumps(found) if options.json else table(found))

@@ -16,6 +16,7 @@ from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.lease import Fence, Renewal
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Checkpoint, Requirements, RunStatus
+from pod_worker.store.crowd import QUIET_PEEK
 from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.operations import Operations, Verdict
 from pod_worker.store.rescue import Rescue
@@ -234,7 +235,7 @@ def test_a_unique_key_is_looked_up_by_its_index(queue: RunQueue, db: Db, mongodb
 
 
 def test_a_long_paused_queue_does_not_hide_the_others(queue: RunQueue, operations: Operations) -> None:
-    queue.enqueue_many([request(f"r{n:02d}", queue="paused", priority=9) for n in range(20)])
+    queue.enqueue_many([request(f"r{n:02d}", queue="paused", priority=9) for n in range(QUIET_PEEK + 1)])
     queue.enqueue(request("a"))
     operations.pause("paused")
 
