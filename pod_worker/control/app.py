@@ -52,8 +52,8 @@ def build_app(
     app.state.intake = intake = Intake(ingest)
     find_run = RunQueue(database, clock).get
     problem.install(app)
+    ingest_routes.install(app, intake, gate.authorize, rate)
     app.include_router(health.router(database, clock, telemetry, gate.authorize))
-    app.include_router(ingest_routes.router(intake, gate.authorize, rate))
     app.include_router(training.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
     app.include_router(runs_api.router(database, operator or Operations(database), gate.authorize))

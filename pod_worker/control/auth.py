@@ -11,6 +11,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -105,6 +106,7 @@ def _is_local(request: Request) -> bool:
     return _is_loopback(request.client.host) and _is_loopback(_hostname(request.headers.get("host", "")))
 
 
+@lru_cache(maxsize=128)
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -116,6 +118,7 @@ def _is_loopback(host: str) -> bool:
     return address.is_loopback or (mapped is not None and mapped.is_loopback)
 
 
+@lru_cache(maxsize=128)
 def _hostname(host: str) -> str:
     try:
         return urlsplit(f"//{host}").hostname or ""

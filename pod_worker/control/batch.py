@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,9 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
     FENCED = "fenced"  # of another attempt than the run's: stored, and no longer able to move the run
     INVALID = "invalid"
+
+    # An enum's own is written in Python, and every event is counted by its verdict.
+    __hash__ = str.__hash__
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -46,6 +50,11 @@ class Batch:
 
     pending: list[Pending] = field(default_factory=list)
     refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
+
+    def counts(self) -> Counter[Verdict]:
+        counts = Counter([each.verdict for each in self.pending])
+        counts[Verdict.INVALID] = len(self.refused)
+        return counts
 
     def lines(self) -> list[Line]:
         good = [Line(each.number, each.verdict, each.arrival.event.id) for each in self.pending]

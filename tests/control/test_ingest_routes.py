@@ -47,6 +47,20 @@ def test_the_guides_batch(http: TestClient) -> None:
     assert counts(http.post("/api/ingest/events", content=SEED_BATCH, headers=NDJSON)) == (0, 2, 0, 0)
 
 
+def test_both_routes_are_described_and_take_posts_only(http: TestClient) -> None:
+    described = http.get("/openapi.json").json()["paths"]
+    for path, status in (("/api/ingest/event", "201"), ("/api/ingest/events", "202")):
+        assert status in described[path]["post"]["responses"]
+        refused = http.get(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize("path", ["/api/ingest/event", "/api/ingest/events"])
+def test_both_routes_ask_for_the_key(http: TestClient, path: str) -> None:
+    wrong = NDJSON | {"Authorization": "Bearer wrong"}
+    assert http.post(path, content=SEED_HEARTBEAT, headers=wrong).status_code == 403
+
+
 # ── one ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
