@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from chaos.report import Row, none_wanted
-from pod_worker.control.ingest import arrived_from
+from pod_worker.control.arrived import arrived_from
 from pod_worker.control.projections import changes_of
 from pod_worker.control.rebuild import rebuild_all
 from pod_worker.store.event_log import EventLog

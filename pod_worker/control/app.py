@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker import __version__
@@ -50,22 +50,32 @@ def build_app(
     telemetry = Telemetry(QueueDepth(database).read)
     ingest = Ingest(database, clock, telemetry)
     app.state.intake = intake = Intake(ingest)
+    app.state.projector = ingest.projector
     find_run = RunQueue(database, clock).get
     problem.install(app)
     ingest_routes.install(app, intake, gate.authorize, rate)
     app.include_router(health.router(database, clock, telemetry, gate.authorize))
     app.include_router(training.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
-    app.include_router(runs_api.router(database, operator or Operations(database), gate.authorize))
+    reads = runs_api.router(database, operator or Operations(database), gate.authorize)
+    app.include_router(reads, dependencies=[Depends(_up_to_date)])
     app.include_router(page.router(database.name, gate.authorize))
     if object_store is not None:
         app.include_router(artifacts.router(database, object_store, gate.authorize))
     return app
 
 
+async def _up_to_date(request: Request) -> None:
+    """Whoever was told that an event is stored sees it in the next answer."""
+    if request.app.state.projector.is_behind:
+        await run_in_threadpool(request.app.state.projector.settle)
+
+
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping = asyncio.Event()
+    app.state.projector.start()
     yield
     app.state.stopping.set()
     await run_in_threadpool(app.state.intake.close)
+    await run_in_threadpool(app.state.projector.close)

@@ -1,88 +1,86 @@
-"""Lines on their way in: check, store, project. Nothing is acknowledged that is not stored.
+"""Lines on their way in: check, store, hand on to the views. Nothing is acknowledged that is not stored.
 
 Each line gets its own verdict; a bad one is refused alone and kept with the reason. Duplicates are projected
-again, from what was stored first: that heals a crash between storing and projecting. Any number of batches go
-in together at the same number of round trips. HTTP is not known here.
+again, from what was stored first. Any number of batches go in together at the same number of round trips. HTTP is
+not known here.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from pymongo.errors import BulkWriteError
-
+from pod_worker.control.arrived import Arrived, arrived_from
 from pod_worker.control.batch import Batch, Line, Pending, Verdict
-from pod_worker.control.projections import Arrived, changes_of
+from pod_worker.control.projector import Projector
 from pod_worker.control.telemetry import Telemetry
-from pod_worker.control.wire import Arrival, Refused, payload_of
+from pod_worker.control.wire import Arrival, Refused
 from pod_worker.core.clock import Clock
 from pod_worker.core.payload import RunLog
-from pod_worker.store.commit import OneWait
 from pod_worker.store.event_log import DeadLine, Entry, EventLog
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.views import Views
 
 RECENT_TRANSIENT = 20_000
 
-log = logging.getLogger(__name__)
-
 
 class Ingest:
     """Thread-safe; blocks on the database."""
 
     def __init__(self, database: Mongo, clock: Clock, telemetry: Telemetry) -> None:
-        self._wait = OneWait(database)
+        self.projector = Projector(database, clock, telemetry.projection_failures.inc)
+        self._events = EventLog(database)
         self._views = Views(database)
         self._clock = clock
         self._telemetry = telemetry
         self._recent = _Recent(RECENT_TRANSIENT)
-        self._positions = _Positions()
 
     def take(self, batch: Batch) -> list[Line]:
-        return self.take_all([batch])[0]
+        """The fate of every line, once the views tell of them too."""
+        lines = self.take_all([batch])[0]
+        self.projector.settle()
+        return lines
 
     def take_all(self, batches: Sequence[Batch]) -> list[list[Line]]:
-        """The fate of every line of every batch.
+        """The fate of every line of every batch; the views follow soon.
 
-        Raises PyMongoError when something may not be stored; sending all of it again is then safe and needed.
+        Raises PyMongoError when something may not be stored (sending all of it again is then safe and needed),
+        Problem 503 when the views are too far behind.
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         pending = [each for batch in batches for each in batch.pending]
-        with self._wait.group() as group:
-            events = EventLog(group.database)
-            _fence(pending, self._views)
-            self._enter(pending, received_at)
-            repeated = _store(batches, events)
-            events.bury(
-                DeadLine(line, why.code, why.error, why.event_id, received_at)
-                for batch in batches
-                for _, line, why in batch.refused
-            )
-            # The views' writes wait for a majority, and so for everything before them.
-            if self._project([each for batch in batches for each in batch.pending], repeated):
-                group.has_waited = True
+        _fence(pending, self._views)
+        run_ids = frozenset(each.arrival.run_id for each in pending if each.is_projected and each.arrival.run_id)
+        with self.projector.promise(run_ids, len(pending), received_at) as promise:
+            self._enter(pending, promise.position, received_at)
+            repeated = _store(batches, self._events)
+            promise.arrived = self._arrived(batches, repeated)
+        self._events.bury(
+            DeadLine(line, why.code, why.error, why.event_id, received_at)
+            for batch in batches
+            for _, line, why in batch.refused
+        )
         self._telemetry.batch_seconds.observe(self._clock.monotonic() - begun)
         for batch in batches:
             self._settle(batch)
         return [batch.lines() for batch in batches]
 
-    def _enter(self, pending: Sequence[Pending], received_at: datetime) -> None:
+    def _enter(self, pending: Sequence[Pending], position: int, received_at: datetime) -> None:
         """Make a log entry of everything that is kept."""
-        position = self._positions.take(received_at, len(pending))
-        for each in pending:
+        for place, each in enumerate(pending, position):
             payload = each.arrival.payload
-            position += 1
             if payload is not None and payload.transient:
                 each.arrival = _not_ahead(each.arrival, received_at)
             else:
-                each.entry = _entry(each, position, received_at)
+                each.entry = _entry(each, place, received_at)
 
-    def _project(self, pending: Sequence[Pending], repeated: list[Entry]) -> bool:
+    def _arrived(self, batches: Sequence[Batch], repeated: list[Entry]) -> list[Arrived]:
+        """What the views are to hear of. Repeated events too, as they were stored first: whoever stored them may
+        have died before it promised anything."""
+        pending = [each for batch in batches for each in batch.pending]
         for each in pending:
             if each.entry is None and self._recent.has(each.arrival.event.id):
                 each.verdict = Verdict.DUPLICATE
@@ -90,14 +88,7 @@ class Ingest:
         if repeated:
             run_ids = sorted({run_id for entry in repeated if (run_id := entry.event.run_id)})
             arrived += arrived_from(repeated, self._views.attempts(run_ids))
-        try:
-            return self._views.apply(changes_of(arrived))
-        except BulkWriteError as error:
-            # Stored, so nothing is lost: `pod-worker events rebuild` brings the view up to date. Refusing
-            # the batch would only make its sender repeat it for ever.
-            self._telemetry.projection_failures.inc()
-            log.error("a batch was stored but not projected: %s", str(error.details)[:500])
-            return False
+        return arrived
 
     def _settle(self, batch: Batch) -> None:
         for each in batch.pending:
@@ -150,24 +141,6 @@ def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
     return list(events.stored(repeated).values()) if repeated else []
 
 
-def arrived_from(entries: Iterable[Entry], attempts: dict[str, int]) -> list[Arrived]:
-    """Stored entries as events that count: of runs that exist, of attempts that have begun."""
-    found: list[Arrived] = []
-    for entry in entries:
-        event, run_id = entry.event, entry.event.run_id
-        current = attempts.get(run_id or "")
-        if run_id is None or current is None:
-            continue
-        attempt = entry.attempt if entry.attempt is not None else current
-        try:
-            payload = payload_of(event.type, event.data)
-        except Refused:  # stored by a version with other rules
-            continue
-        if payload is not None and attempt <= current:
-            found.append(Arrived(event, payload, run_id, attempt))
-    return found
-
-
 def _arrived(each: Pending) -> Arrived | None:
     arrival = each.arrival
     if not each.is_projected or arrival.payload is None or arrival.run_id is None or each.attempt is None:
@@ -195,20 +168,6 @@ def _entry(each: Pending, position: int, received_at: datetime) -> Entry:
         level,
         each.is_fenced,
     )
-
-
-class _Positions:
-    """Microseconds since 1970, never the same twice in this process."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._lock = threading.Lock()
-
-    def take(self, now: datetime, count: int) -> int:
-        with self._lock:
-            first = max(int(now.timestamp() * 1_000_000), self._next)
-            self._next = first + count
-            return first
 
 
 class _Recent:

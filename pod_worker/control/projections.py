@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any, TypeAlias, TypeVar
 
-import msgspec
-
+from pod_worker.control.arrived import Arrived
 from pod_worker.core import payload as p
-from pod_worker.core.event import Event, version_key
+from pod_worker.core.event import Event
 from pod_worker.core.run import RunStatus as S
 from pod_worker.store.changes import Change, Facts, Move, Nested, Point, Stamped, View, named
 
@@ -26,22 +25,6 @@ _COUNTS = ("eta_s", "iteration", "max_iterations", "good_nodes", "buggy_nodes", 
 _GAUGES = tuple(field.name for field in fields(p.RunHeartbeat))
 _ERROR = ("error_code", "error_message", "error_traceback", "error_stage", "retryable", "failed_at")
 _NO_ERROR = {"error": dict.fromkeys(_ERROR)}
-
-
-class Arrived(msgspec.Struct, frozen=True):
-    """An event that counts, and for which attempt: its own, or the run's current one where it names none."""
-
-    event: Event
-    payload: p.Payload
-    run_id: str
-    attempt: int
-
-    @property
-    def version(self) -> str:
-        # A sequence number orders the events of one emitter in one attempt. An event without an attempt comes
-        # from a foreign emitter, which may restart its count at any time, so there only time orders.
-        seq = self.event.seq if self.event.attempt is not None else None
-        return version_key(self.attempt, seq, self.event.time, self.event.id)
 
 
 def changes_of(batch: Iterable[Arrived]) -> list[Stamped]:

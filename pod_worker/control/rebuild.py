@@ -6,9 +6,10 @@ it is; what the queue and verified uploads wrote is not touched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 
-from pod_worker.control.ingest import arrived_from
+from pod_worker.control.arrived import arrived_from
 from pod_worker.control.projections import changes_of
 from pod_worker.store.event_log import EventLog
 from pod_worker.store.mongo import Mongo
@@ -19,16 +20,12 @@ BATCH = 1000
 
 def rebuild(database: Mongo, run_id: str) -> int:
     """Returns how many events counted; 0 for a run that does not exist."""
-    views, log = Views(database), EventLog(database)
+    views = Views(database)
     attempts = views.attempts([run_id])
     if not attempts:
         return 0
     views.clear(run_id)
-    entries, counted = log.replay(run_id), 0
-    while batch := list(islice(entries, BATCH)):
-        arrived = arrived_from(batch, attempts)
-        views.apply(changes_of(arrived))
-        counted += len(arrived)
+    counted = _replay(database, views, run_id, attempts)
     views.series.compact(run_id)
     return counted
 
@@ -36,3 +33,18 @@ def rebuild(database: Mongo, run_id: str) -> int:
 def rebuild_all(database: Mongo) -> dict[str, int]:
     """Every run that has events: run id -> how many counted."""
     return {run_id: rebuild(database, run_id) for run_id in EventLog(database).run_ids()}
+
+
+def catch_up(database: Mongo, run_id: str, since: int) -> int:
+    """Project the run's events from a position in the log on, over what is there. Returns how many counted."""
+    views = Views(database)
+    return _replay(database, views, run_id, views.attempts([run_id]), since)
+
+
+def _replay(database: Mongo, views: Views, run_id: str, attempts: Mapping[str, int], since: int = 0) -> int:
+    entries, counted = EventLog(database).replay(run_id, since), 0
+    while batch := list(islice(entries, BATCH)):
+        arrived = arrived_from(batch, attempts)
+        views.apply(changes_of(arrived))
+        counted += len(arrived)
+    return counted

@@ -116,9 +116,10 @@ class EventLog:
         found = self._events.find({"_id": {"$in": list(ids)}})
         return {entry.event.id: entry for each in found if (entry := entry_from(each))}
 
-    def replay(self, run_id: str) -> Iterator[Entry]:
-        """Every entry of a run that can still be read, oldest first."""
-        found = self._events.find({"runId": run_id}).sort("position", ASCENDING).batch_size(REPLAY_BATCH)
+    def replay(self, run_id: str, since: int = 0) -> Iterator[Entry]:
+        """Every entry of a run that can still be read, oldest first, from that position on."""
+        wanted: Document = {"runId": run_id} | ({"position": {"$gte": since}} if since else {})
+        found = self._events.find(wanted).sort("position", ASCENDING).batch_size(REPLAY_BATCH)
         for document in found:
             entry = entry_from(document)
             if entry is not None:

@@ -14,6 +14,7 @@ from pod_worker.store import (
     queue_depth,
     read_models,
     run_queue,
+    view_debts,
     views,
     workers,
 )
@@ -28,6 +29,7 @@ MODULES: tuple[ModuleType, ...] = (
     read_models,
     artifacts,
     pod_intents,
+    view_debts,
 )
 
 

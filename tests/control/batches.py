@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from pod_worker.control.batch import Line, batch_of
+from typing import Any
+
+from pod_worker.control.batch import Batch, Line, batch_of
 from pod_worker.control.ingest import Ingest
+from pod_worker.control.telemetry import Telemetry
 from pod_worker.control.wire import Arrival
+from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.store.queue_depth import Depth
 
 
-def take(ingest: Ingest, *arrivals: Arrival) -> list[Line]:
-    return ingest.take(batch_of(arrivals))
+def take(database: Any, *batches: Batch, clock: Clock | None = None) -> list[Line]:
+    """One batch after the other into an ingest that is closed afterwards; the fate of all their lines."""
+    ingest = Ingest(database, clock or SystemClock(), Telemetry(Depth))
+    try:
+        return [line for batch in batches for line in ingest.take(batch)]
+    finally:
+        ingest.projector.close()
+
+
+def tell(database: Any, *arrivals: Arrival, clock: Clock | None = None) -> list[Line]:
+    """The same for one batch of events that were read already."""
+    return take(database, batch_of(arrivals), clock=clock)

@@ -150,12 +150,9 @@ def test_a_view_resumes_without_a_gap(server: Server) -> None:
 
 def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, shared: Any) -> None:
     """Two processes: the later position may be stored first."""
-    from pod_worker.control.ingest import Ingest
-    from pod_worker.control.telemetry import Telemetry
     from pod_worker.control.wire import read_line
     from pod_worker.core.clock import ManualClock, SystemClock
-    from pod_worker.store.queue_depth import Depth
-    from tests.control.batches import take
+    from tests.control.batches import tell
 
     view = View(server)
     next(view.messages())
@@ -163,7 +160,7 @@ def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, shared
     assert view.until("now") == ["now"]
     clock = ManualClock(SystemClock().now())
     clock.advance(-2)
-    take(Ingest(shared[1], clock, Telemetry(Depth)), read_line(ndjson(event("late"))))
+    tell(shared[1], read_line(ndjson(event("late"))), clock=clock)
     assert view.until("late") == ["late"]
     view.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,6 +48,9 @@ class Stage:
         self.database = database
         self._ingest = Ingest(database, SystemClock(), Telemetry(Depth))
 
+    def close(self) -> None:
+        self._ingest.projector.close()
+
     def add(self, run_ids: Sequence[str], document: dict[str, Any]) -> None:
         self.database["runs"].insert_many([{"_id": run_id} | document for run_id in run_ids])
 
@@ -71,8 +74,10 @@ class Stage:
 
 
 @pytest.fixture
-def told(store: Any) -> Stage:
-    return Stage(store)
+def told(store: Any) -> Iterator[Stage]:
+    stage = Stage(store)
+    yield stage
+    stage.close()
 
 
 # ── every order of a few events ─────────────────────────────────────────────────────────────────────────────

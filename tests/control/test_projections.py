@@ -12,16 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pod_worker.control.batch import batch_of
-from pod_worker.control.ingest import Ingest
 from pod_worker.control.projections import PROJECTIONS
 from pod_worker.control.rebuild import rebuild
-from pod_worker.control.telemetry import Telemetry
 from pod_worker.control.wire import Arrival, payload_of
-from pod_worker.core.clock import SystemClock
 from pod_worker.core.event import Event
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.metric_series import MetricSeries
-from pod_worker.store.queue_depth import Depth
+from tests.control.batches import take, tell
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 VIEWS = ("stages", "validations", "artifacts")
@@ -90,9 +87,7 @@ class Bench:
         for name in ("runs", "events", "metrics", *VIEWS):
             self._database[name].delete_many({})
         self._database["runs"].insert_one(dict(run))
-        ingest = Ingest(self._database, SystemClock(), Telemetry(Depth))
-        for batch in deliveries:
-            ingest.take(batch_of(batch))
+        take(self._database, *map(batch_of, deliveries))
         if rebuilt:
             rebuild(self._database, "r1")
         rows = {name: {each["_id"]: each for each in self._database[name].find()} for name in ("runs", *VIEWS)}
@@ -218,7 +213,7 @@ def test_a_repeat_without_attempt_counts_for_the_attempt_it_came_in_first(bench:
     failure = ended()
     assert moved(bench, {"status": "RUNNING", "attempt": 1}, failure)["status"] == "FAILED"
     store["runs"].update_one({"_id": "r1"}, {"$set": {"status": "QUEUED", "attempt": 2}})
-    Ingest(store, SystemClock(), Telemetry(Depth)).take(batch_of([failure]))
+    tell(store, failure)
     assert store["runs"].find_one()["status"] == "QUEUED"
 
 
@@ -227,7 +222,7 @@ def test_a_verified_artifact_outranks_an_events_word(bench: Bench, store: Any) -
     verified = {"_id": "r1:data:k", "runId": "r1", "key": "k", "bytes": 7, "verifiedAt": T0}
     store["artifacts"].insert_one(dict(verified))
     claim = arrival(1, "artifact.registered", None, key="k", bytes=9, content_type="a/b", kind="data")
-    Ingest(store, SystemClock(), Telemetry(Depth)).take(batch_of([claim]))
+    tell(store, claim)
     row = store["artifacts"].find_one()
     assert (row["bytes"], "contentType" in row) == (7, False)
 
@@ -239,5 +234,5 @@ def test_two_runs_in_one_batch_keep_apart(bench: Bench, store: Any) -> None:
         arrival(1, "run.stage_progress", None, run, stage="s", progress=share)
         for run, share in (("r1", 0.1), ("r2", 0.2))
     ]
-    Ingest(store, SystemClock(), Telemetry(Depth)).take(batch_of(told))
+    tell(store, *told)
     assert {each["runId"]: each["progress"] for each in store["stages"].find()} == {"r1": 0.1, "r2": 0.2}

@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 
 from pod_worker.control.batch import read_batch
-from pod_worker.control.ingest import Ingest
 from pod_worker.control.live import _View
 from pod_worker.control.rebuild import rebuild
-from pod_worker.control.telemetry import Telemetry
-from pod_worker.core.clock import SystemClock
 from pod_worker.store import artifacts
 from pod_worker.store.event_pages import EventFilter, EventPages
 from pod_worker.store.indexes import all_indexes
@@ -21,6 +18,7 @@ from pod_worker.store.metric_series import MetricSeries
 from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue_depth import QueueDepth
 from pod_worker.store.read_models import BadCursor, ReadModels, RunFilter
+from tests.control.batches import take
 from tests.control.lines import event, ndjson
 from tests.store.commands import QUERIES, Commands, watched
 
@@ -61,9 +59,7 @@ def fill(made: Any) -> None:
         for n in range(40)
     ]
     lines += [event(f"s{run}", "ai.run.stage_started", run=f"r{run}", stage="s") for run in range(6)]
-    Ingest(made, SystemClock(), Telemetry(QueueDepth(made).read)).take(
-        read_batch(enumerate(ndjson(*lines).split(b"\n"), 1))
-    )
+    take(made, read_batch(enumerate(ndjson(*lines).split(b"\n"), 1)))
 
 
 def ask_everything(database: Any) -> None:
@@ -102,11 +98,8 @@ def ask_everything(database: Any) -> None:
     view.poll()
     view.poll()
     QueueDepth(database).read()
-    Ingest(database, SystemClock(), Telemetry(QueueDepth(database).read)).take(
-        read_batch(
-            [(1, ndjson(event("new", "ai.run.stage_metric", run="r1", stage="s", name="loss", value=1, step=1)))]
-        )
-    )
+    point = event("new", "ai.run.stage_metric", run="r1", stage="s", name="loss", value=1, step=1)
+    take(database, read_batch([(1, ndjson(point))]))
     rebuild(database, "r1")
 
 

@@ -1,0 +1,255 @@
+"""Brings the views up to date behind the event log: many batches at once, and soon.
+
+Whoever stores events promises first, so that a process which dies in between leaves a note of what it owes, and
+another one pays. Views may lag by a fraction of a second; a reader who wants to see all that was acknowledged
+waits with `settle`. What an event means is decided in `projections`, how it is written in `store.views`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pymongo.errors import BulkWriteError, PyMongoError
+from ulid import ULID
+
+from pod_worker.control.arrived import Arrived
+from pod_worker.control.problem import RETRY_SECONDS, Problem
+from pod_worker.control.projections import changes_of
+from pod_worker.control.rebuild import catch_up
+from pod_worker.core.clock import Clock
+from pod_worker.store.mongo import Mongo
+from pod_worker.store.view_debts import ViewDebts
+from pod_worker.store.views import Views
+
+PACE_SECONDS = 0.2  # at most so often while nobody waits: what arrives in between is written together
+TICK_SECONDS = 5.0
+DEAD_SECONDS = 20.0  # a note that was not renewed for so long is a dead process's
+RETRY_PAUSE_SECONDS = 0.5
+WAITING_EVENTS = 50_000
+PATIENCE_SECONDS = 5.0
+SETTLE_SECONDS = 2.0
+_NEVER = float("-inf")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Promise:
+    """A group of events on its way through the log into the views. `position` is the first one's."""
+
+    run_ids: frozenset[str]
+    position: int
+    arrived: Sequence[Arrived] = ()
+
+
+@dataclass(slots=True)
+class _Owed:
+    """A run that is noted in the database: with `since`, last at `noted_at`, for the sake of what is open."""
+
+    since: int = 0
+    noted_at: float = _NEVER
+    open: list[int] = field(default_factory=list)
+
+
+class Projector:
+    """Thread-safe. Its own thread begins with the first promise, or with `start`."""
+
+    def __init__(self, database: Mongo, clock: Clock, on_failure: Callable[[], None]) -> None:
+        self._database = database
+        self._views = Views(database)
+        self._debts = ViewDebts(database, str(ULID()))
+        self._clock = clock
+        self._on_failure = on_failure
+        self._noting = threading.Lock()  # nobody may rely on a note that is still on its way
+        self._changed = threading.Condition()
+        self._waiting: list[Promise] = []
+        self._given = self._kept = 0  # events, ever
+        self._next_position = 0
+        self._owed: dict[str, _Owed] = {}
+        self._readers = 0
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+
+    # ── for those who store ─────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def promise(self, run_ids: frozenset[str], count: int, now: datetime) -> Iterator[Promise]:
+        """Around storing so many events of these runs; set `arrived` before leaving.
+
+        Positions are microseconds since 1970, never the same twice in this process. Raises PyMongoError when the
+        promise cannot be noted, Problem 503 when too much waits already; then nothing may be acknowledged.
+        """
+        self.start()
+        made = self._opened(run_ids, count, now)
+        try:
+            self._keep_noted(run_ids)
+            yield made
+            self._keep_noted(run_ids)  # storing may have taken so long that others gave this process up
+        except BaseException:
+            with self._changed:
+                self._close(made)
+            raise
+        with self._changed:
+            self._given += len(made.arrived)
+            self._waiting.append(made)
+            self._changed.notify_all()
+
+    def _opened(self, run_ids: frozenset[str], count: int, now: datetime) -> Promise:
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, PATIENCE_SECONDS):
+                wait = {"Retry-After": str(RETRY_SECONDS)}
+                raise Problem(503, "busy", "the views are too far behind: send it again", headers=wait)
+            position = max(int(now.timestamp() * 1_000_000), self._next_position)
+            self._next_position = position + count
+            for run_id in run_ids:
+                self._owed.setdefault(run_id, _Owed()).open.append(position)
+            return Promise(run_ids, position)
+
+    def _has_room(self) -> bool:
+        return self._given - self._kept < WAITING_EVENTS
+
+    def _keep_noted(self, run_ids: frozenset[str]) -> None:
+        with self._noting:
+            now = self._clock.monotonic()
+            with self._changed:
+                owed = {run_id: self._owed[run_id] for run_id in run_ids}
+                old = [run_id for run_id, each in owed.items() if now - each.noted_at > DEAD_SECONDS / 2]
+            if old:
+                self._note(old, now)
+
+    def _note(self, run_ids: Sequence[str], now: float) -> None:
+        with self._changed:
+            known = {run_id: self._owed[run_id].open for run_id in run_ids}
+            since = {run_id: min(positions) for run_id, positions in known.items() if positions}
+        self._debts.note(since)
+        with self._changed:
+            for run_id, position in since.items():
+                self._owed[run_id].since, self._owed[run_id].noted_at = position, now
+
+    def _close(self, made: Promise) -> None:
+        for run_id in made.run_ids:
+            self._owed[run_id].open.remove(made.position)
+
+    # ── for those who read ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_behind(self) -> bool:
+        return self._kept < self._given
+
+    def settle(self, seconds: float = SETTLE_SECONDS) -> bool:
+        """Wait until everything stored before is in the views. False: it took too long."""
+        with self._changed:
+            wanted = self._given
+            self._readers += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: self._kept >= wanted, seconds)
+            finally:
+                self._readers -= 1
+
+    # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        if self._thread is not None:
+            return
+        with self._changed:
+            if self._thread is None and not self._is_closing:
+                self._thread = threading.Thread(target=self._work, name="projector", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Project what waits, take the notes back, end. What fails now is left to another process."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        next_pace = next_tick = 0.0
+        while not self._is_closing or self._waiting:
+            promises = self._next(next_pace, next_tick)
+            next_pace = self._clock.monotonic() + PACE_SECONDS
+            is_done = self._project(promises)
+            if self._clock.monotonic() >= next_tick:
+                self._tick()
+                next_tick = self._clock.monotonic() + TICK_SECONDS
+            if not is_done:
+                with self._changed:
+                    if self._changed.wait_for(lambda: self._is_closing, RETRY_PAUSE_SECONDS):
+                        return
+                    self._waiting = promises + self._waiting
+        self._tick()
+
+    def _next(self, next_pace: float, next_tick: float) -> list[Promise]:
+        """What waits, as soon as it is time for it, or for a tick."""
+        with self._changed:
+            while not self._is_closing:
+                now = self._clock.monotonic()
+                if (self._waiting and (self._readers or now >= next_pace)) or now >= next_tick:
+                    break
+                self._changed.wait((min(next_pace, next_tick) if self._waiting else next_tick) - now)
+            promises, self._waiting = self._waiting, []
+            return promises
+
+    def _project(self, promises: Sequence[Promise]) -> bool:
+        """False: the database is away, and all of it is to be done again."""
+        try:
+            self._apply([arrived for each in promises for arrived in each.arrived])
+        except BulkWriteError as error:
+            # Stored, so nothing is lost: `pod-worker events rebuild` brings the view up to date.
+            self._failed(str(error.details)[:500])
+        except PyMongoError as error:
+            log.warning("the views wait: MongoDB does not answer (%s)", type(error).__name__)
+            return False
+        except Exception:
+            log.exception("a change that cannot be written; the others are written one by one")
+            self._apply_each(promises)
+        with self._changed:
+            for each in promises:
+                self._kept += len(each.arrived)
+                self._close(each)
+            self._changed.notify_all()
+        return True
+
+    def _apply(self, arrived: Sequence[Arrived]) -> None:
+        if arrived:
+            self._views.apply(changes_of(arrived))
+
+    def _apply_each(self, promises: Sequence[Promise]) -> None:
+        for arrived in (arrived for each in promises for arrived in each.arrived):
+            try:
+                self._apply([arrived])
+            except Exception as error:
+                self._failed(f"event {arrived.event.id}: {error!r}"[:500])
+
+    def _failed(self, why: str) -> None:
+        self._on_failure()
+        log.error("stored but not projected: %s", why)
+
+    # ── notes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tick(self) -> None:
+        """Renew the notes of what is under way, take back the others, and pay what the dead left."""
+        try:
+            with self._noting:
+                with self._changed:
+                    idle = {run_id: owed.since for run_id, owed in self._owed.items() if not owed.open}
+                    for run_id in idle:
+                        del self._owed[run_id]
+                    busy = list(self._owed)
+                self._note(busy, self._clock.monotonic())
+            self._debts.settle(idle)
+            for debt in self._debts.left_behind(DEAD_SECONDS):
+                log.warning("the views of run %s were left behind: its events are replayed", debt.run_id)
+                catch_up(self._database, debt.run_id, debt.since)
+                self._debts.forgive(debt)
+        except PyMongoError as error:
+            log.warning("the notes of what is owed wait: MongoDB does not answer (%s)", type(error).__name__)
+        except Exception:
+            log.exception("what another process left behind cannot be replayed")
