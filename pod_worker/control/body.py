@@ -65,11 +65,11 @@ def _gunzip(body: bytes) -> bytes:
 
 def lines_of(body: bytes) -> list[tuple[int, bytes]]:
     """(line number from 1, line) of every line that is not blank. Raises Problem 413."""
-    found: list[tuple[int, bytes]] = []
-    for number, line in enumerate(body.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        check_line(number, line)
-        if line and not line.isspace():
-            found.append((number, line))
+    lines = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if len(body) > LINE_LIMIT_BYTES:
+        for number, line in enumerate(lines, 1):
+            check_line(number, line)
+    found = [(number, line) for number, line in enumerate(lines, 1) if line and not line.isspace()]
     if len(found) > LINE_LIMIT:
         raise _too_large(f"{len(found)} lines, {LINE_LIMIT} are allowed")
     return found

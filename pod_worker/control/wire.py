@@ -7,7 +7,9 @@ Knows nothing of HTTP, batches or the database.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -32,18 +34,19 @@ class _Extensions(msgspec.Struct):
     traceparent: str | None = None
 
 
-class _Envelope(msgspec.Struct):
-    specversion: Literal["1.0"]
+@dataclass(frozen=True)
+class _Read(Event):
+    """The event itself, as it is decoded: to make another one of it would take as long again."""
+
     id: Annotated[str, Meta(min_length=1, max_length=ID_LIMIT)]
     source: _Text
     type: _Text
     subject: _Text
     time: Annotated[datetime, Meta(tz=True)]
-    data: dict[str, Json]
-    datacontenttype: str | None = None
     seq: _Seq | None = None
     attempt: _Attempt | None = None
-    traceparent: str | None = None
+    specversion: Literal["1.0"] = field(kw_only=True)
+    datacontenttype: str | None = None
     extensions: _Extensions | None = None
 
 
@@ -67,27 +70,33 @@ class Refused(ValueError):
         self.code, self.error, self.event_id = code, error, event_id
 
 
-_envelope = msgspec.json.Decoder(_Envelope).decode
+_read = msgspec.json.Decoder(_Read).decode
 _just_id = msgspec.json.Decoder(_JustId).decode
-_BACK = {
-    kind: {RENAMED[name]: name for name in kind.__dataclass_fields__ if name in RENAMED}
-    for kind in PAYLOADS.values()
-}
-_NAMES = ("stage", "name")
+_NAMES = frozenset({"stage", "name"})
+
+
+def _reading(kind: type[Payload]) -> tuple[type[Payload], dict[str, str], tuple[str, ...]]:
+    """The payload, its fields that are called otherwise on the wire, and those that are names."""
+    fields = kind.__dataclass_fields__
+    back = {RENAMED[name]: name for name in fields if name in RENAMED}
+    return kind, back, tuple(name for name in fields if name in _NAMES)
+
+
+_READINGS = {name: _reading(kind) for name, kind in PAYLOADS.items()}
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def read_line(line: bytes) -> Arrival:
     """Raises Refused."""
     try:
-        envelope = _envelope(line)
+        read = _read(line)
     except msgspec.ValidationError as error:
         raise Refused("bad_event", str(error), _id_of(line)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("bad_json", f"not JSON in UTF-8: {error}") from None
     except RecursionError:
         raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels") from None
-    return _checked(envelope)
+    return _checked(read)
 
 
 def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
@@ -102,34 +111,38 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
     attributes.pop("extensions", None)
     try:
         attributes["data"] = msgspec.json.decode(body)
-        envelope = msgspec.convert(attributes, _Envelope)
+        read = msgspec.convert(attributes, _Read)
     except msgspec.ValidationError as error:
         raise Refused("bad_event", str(error), event_id) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused("bad_json", f"the body is not JSON in UTF-8: {error}", event_id) from None
     except RecursionError:
         raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels", event_id) from None
-    return _checked(envelope)
+    return _checked(read)
 
 
-def _checked(envelope: _Envelope) -> Arrival:
-    if _is_nested(envelope.data) and _depth(envelope.data) > DEPTH_LIMIT:
-        raise Refused("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", envelope.id)
-    if not envelope.type.startswith("ai."):
-        raise Refused("unknown_type", f"type {envelope.type[:100]!r} is not an ai.* type", envelope.id)
-    if envelope.datacontenttype is not None and not _is_json(envelope.datacontenttype):
-        raise Refused("bad_event", "datacontenttype must be application/json", envelope.id)
-    run_id = _checked_subject(envelope)
-    payload = payload_of(envelope.type, envelope.data, envelope.id)
-    return Arrival(_event(envelope), payload, run_id)
+def _checked(read: _Read) -> Arrival:
+    if _is_nested(read.data) and _depth(read.data) > DEPTH_LIMIT:
+        raise Refused("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", read.id)
+    if not read.type.startswith("ai."):
+        raise Refused("unknown_type", f"type {read.type[:100]!r} is not an ai.* type", read.id)
+    media_type = read.datacontenttype
+    if media_type is not None and media_type != "application/json" and not _is_json(media_type):
+        raise Refused("bad_event", "datacontenttype must be application/json", read.id)
+    run_id = _checked_subject(read)
+    payload = payload_of(read.type, read.data, read.id)
+    if read.type == "ai.run.log":
+        _cut_message(read.data)
+    is_plain = read.time.tzinfo is UTC and read.extensions is None
+    return Arrival(read if is_plain else _plain(read), payload, run_id)
 
 
 def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) -> Payload | None:
     """The typed payload; None for a type that is not in the contract. Raises Refused."""
-    found = PAYLOADS.get(kind)
-    if found is None:
+    reading = _READINGS.get(kind)
+    if reading is None:
         return None
-    back = _BACK[found]
+    found, back, names = reading
     if back:
         data = {back.get(name, name): value for name, value in data.items()}
     try:
@@ -137,50 +150,48 @@ def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) ->
     except msgspec.ValidationError as error:
         text = str(error).replace("`$.", "`data.").replace("from_", "from")
         raise Refused("bad_data", f"{kind}: {text}", event_id) from None
-    for field in _NAMES:
-        name = getattr(payload, field, None)
+    for each in names:
+        name = data.get(each)
         if name is not None and not 0 < len(name) <= NAME_LIMIT:
-            raise Refused("bad_data", f"{kind}: data.{field} must have 1 to {NAME_LIMIT} characters", event_id)
+            raise Refused("bad_data", f"{kind}: data.{each} must have 1 to {NAME_LIMIT} characters", event_id)
     return payload
 
 
-def _checked_subject(envelope: _Envelope) -> str | None:
+def _checked_subject(read: _Read) -> str | None:
     """The run that the event is about, if any."""
-    kind, _, name = envelope.subject.partition("/")
-    if kind not in SUBJECTS or not 0 < len(name) <= ID_LIMIT or "\0" in name:
+    is_known, run_id = _subject(read.subject)
+    if not is_known:
         wanted = "run/<id>, ideation/<id>, pod/<id> or hypothesis/<id>"
-        raise Refused("bad_subject", f"subject {envelope.subject[:100]!r} must be {wanted}", envelope.id)
-    if kind == "run" and envelope.data.get("run_id") != name:
-        found = envelope.data.get("run_id")
+        raise Refused("bad_subject", f"subject {read.subject[:100]!r} must be {wanted}", read.id)
+    if run_id is not None and read.data.get("run_id") != run_id:
+        found = read.data.get("run_id")
         said = f"is {str(found)[:100]!r}" if found is not None else "is missing"
-        raise Refused("run_mismatch", f"data.run_id {said}, the subject names run {name[:100]!r}", envelope.id)
-    return name if kind == "run" else None
+        raise Refused("run_mismatch", f"data.run_id {said}, the subject names run {run_id[:100]!r}", read.id)
+    return run_id
 
 
-def _event(envelope: _Envelope) -> Event:
-    nested = envelope.extensions or _NOTHING
-    time = envelope.time
-    if time.tzinfo is not UTC:
-        try:
-            time = time.astimezone(UTC)
-        except OverflowError:
-            raise Refused("bad_event", "time is outside the calendar", envelope.id) from None
-    if envelope.type == "ai.run.log":
-        _cut_message(envelope.data)
-    return Event(
-        id=envelope.id,
-        source=envelope.source,
-        type=envelope.type,
-        subject=envelope.subject,
+@lru_cache(maxsize=1024)  # a batch speaks of one run, as a rule
+def _subject(text: str) -> tuple[bool, str | None]:
+    """(whether there is such a thing, the run's id if it is a run)."""
+    kind, _, name = text.partition("/")
+    is_known = kind in SUBJECTS and 0 < len(name) <= ID_LIMIT and "\0" not in name
+    return is_known, name if kind == "run" else None
+
+
+def _plain(read: _Read) -> Event:
+    """What older emitters nest at the top level, and the time in UTC."""
+    nested = read.extensions or _Extensions()
+    try:
+        time = read.time.astimezone(UTC)
+    except OverflowError:
+        raise Refused("bad_event", "time is outside the calendar", read.id) from None
+    return replace(
+        read,
         time=time,
-        data=envelope.data,
-        seq=envelope.seq if envelope.seq is not None else nested.seq,
-        attempt=envelope.attempt if envelope.attempt is not None else nested.attempt,
-        traceparent=envelope.traceparent or nested.traceparent,
+        seq=read.seq if read.seq is not None else nested.seq,
+        attempt=read.attempt if read.attempt is not None else nested.attempt,
+        traceparent=read.traceparent or nested.traceparent,
     )
-
-
-_NOTHING = _Extensions()
 
 
 def _cut_message(data: dict[str, Json]) -> None:

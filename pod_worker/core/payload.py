@@ -2,7 +2,7 @@
 
 The emitter is given these, the ingest validates against these (msgspec reads them), and the projections get
 them back. Optional means null or absent. Unknown keys are kept in the event log and ignored here. A number
-that is not finite is refused by the codec, not here.
+that is not finite is refused by the codec, not here. No slots: they double the time that the codec takes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LogLevel = Literal["debug", "info", "warn", "warning", "error"]
 LOG_MESSAGE_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Payload:
     type: ClassVar[str] = ""
     # Not kept in the event log: too many, and only the latest matters.
@@ -25,7 +25,7 @@ class Payload:
     sample: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunEnqueued(Payload):
     type: ClassVar[str] = "ai.run.enqueued"
     hypothesis_id: str | None = None
@@ -33,7 +33,7 @@ class RunEnqueued(Payload):
     priority: int | str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Payload):
     type: ClassVar[str] = "ai.run.started"
     pod_id: str
@@ -43,7 +43,7 @@ class RunStarted(Payload):
     image: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunHeartbeat(Payload):
     type: ClassVar[str] = "ai.run.heartbeat"
     transient: ClassVar[bool] = True
@@ -57,7 +57,7 @@ class RunHeartbeat(Payload):
     gpu_power_w: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunStatusChanged(Payload):
     type: ClassVar[str] = "ai.run.status_changed"
     to: str
@@ -66,13 +66,13 @@ class RunStatusChanged(Payload):
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunCompleted(Payload):
     type: ClassVar[str] = "ai.run.completed"
     total_duration_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFailed(Payload):
     type: ClassVar[str] = "ai.run.failed"
     code: str
@@ -82,34 +82,34 @@ class RunFailed(Payload):
     retryable: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunCanceled(Payload):
     type: ClassVar[str] = "ai.run.canceled"
     by: str | None = None
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunLost(Payload):
     type: ClassVar[str] = "ai.run.lost"
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunPreempted(Payload):
     type: ClassVar[str] = "ai.run.preempted"
     reason: str
     seconds_left: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StageStarted(Payload):
     type: ClassVar[str] = "ai.run.stage_started"
     stage: str
     desc: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StageProgress(Payload):
     type: ClassVar[str] = "ai.run.stage_progress"
     sample: ClassVar[bool] = True
@@ -124,7 +124,7 @@ class StageProgress(Payload):
     best_metric: str | float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StageMetric(Payload):
     type: ClassVar[str] = "ai.run.stage_metric"
     sample: ClassVar[bool] = True
@@ -136,7 +136,7 @@ class StageMetric(Payload):
     unit: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StageCompleted(Payload):
     type: ClassVar[str] = "ai.run.stage_completed"
     stage: str
@@ -144,7 +144,7 @@ class StageCompleted(Payload):
     summary: dict[str, Json] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StageFailed(Payload):
     type: ClassVar[str] = "ai.run.stage_failed"
     stage: str
@@ -152,7 +152,7 @@ class StageFailed(Payload):
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunLog(Payload):
     type: ClassVar[str] = "ai.run.log"
     sample: ClassVar[bool] = True
@@ -162,7 +162,7 @@ class RunLog(Payload):
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Node(Payload):
     stage: str
     node_id: str
@@ -173,65 +173,65 @@ class Node(Payload):
     metric: str | float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeCreated(Node):
     type: ClassVar[str] = "ai.node.created"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeExecuting(Node):
     type: ClassVar[str] = "ai.node.executing"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeCompleted(Node):
     type: ClassVar[str] = "ai.node.completed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeSelectedBest(Node):
     type: ClassVar[str] = "ai.node.selected_best"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IdeationStarted(Payload):
     type: ClassVar[str] = "ai.ideation.started"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IdeationGenerated(Payload):
     type: ClassVar[str] = "ai.ideation.generated"
     count: int
     top_k: list[str] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class IdeationFailed(Payload):
     type: ClassVar[str] = "ai.ideation.failed"
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PaperStarted(Payload):
     type: ClassVar[str] = "ai.paper.started"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PaperGenerated(Payload):
     type: ClassVar[str] = "ai.paper.generated"
     artifact_key: str
     word_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ValidationStarted(Payload):
     type: ClassVar[str] = "ai.validation.auto_started"
     model: str
     rubric_version: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ValidationCompleted(Payload):
     type: ClassVar[str] = "ai.validation.auto_completed"
     verdict: Literal["pass", "fail"]
@@ -239,13 +239,13 @@ class ValidationCompleted(Payload):
     notes: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ArtifactDetected(Payload):
     type: ClassVar[str] = "ai.artifact.detected"
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ArtifactRegistered(Payload):
     type: ClassVar[str] = "ai.artifact.registered"
     key: str
@@ -256,7 +256,7 @@ class ArtifactRegistered(Payload):
     role: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ArtifactFailed(Payload):
     type: ClassVar[str] = "ai.artifact.failed"
     key: str
@@ -264,7 +264,7 @@ class ArtifactFailed(Payload):
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingCheckpoint(Payload):
     type: ClassVar[str] = "ai.training.checkpoint"
     step: int
@@ -273,24 +273,24 @@ class TrainingCheckpoint(Payload):
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget(Payload):
     spent_usd: float
     limit_usd: float
     fraction: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BudgetWarning(Budget):
     type: ClassVar[str] = "ai.budget.warning"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BudgetExceeded(Budget):
     type: ClassVar[str] = "ai.budget.exceeded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GpuShortage(Payload):
     type: ClassVar[str] = "ai.pod.gpu_shortage"
     required_gpus: int
