@@ -36,6 +36,7 @@ LOOK_SECONDS = 0.5  # how often the queue is looked at
 RESTART_SECONDS = 0.5  # a pod's pause before it starts a fresh worker
 STOP_SECONDS = 60.0
 LEFTOVERS_SECONDS = 60.0
+VIEWS_SECONDS = 60.0
 # Asked to stop, or killed; -15: asked to before it listened, when it had not claimed anything yet.
 FAULT_EXITS = frozenset({0, 143, -9, -15})
 
@@ -246,6 +247,7 @@ class Drill:
             self._journal.note("worker stuck", process.name)
         self._tend_pods(time.monotonic())
         self._deliver_leftovers()
+        self._await_views()
         self._pool.shutdown()
         changes = recorder.finish()
         intervals = dict(sightings.stop())
@@ -284,6 +286,13 @@ class Drill:
             time.sleep(LOOK_SECONDS)
         self._arena.stop_workers(STOP_SECONDS)
         self._tend_pods(time.monotonic())
+
+    def _await_views(self) -> None:
+        """The views of what an ingest stored just before it was killed are another one's to write."""
+        end = time.monotonic() + VIEWS_SECONDS
+        while self._database["view_debts"].count_documents({}, limit=1) and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
+        self._journal.note("views", owed=self._database["view_debts"].count_documents({}))
 
     @property
     def database(self) -> Mongo:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from pod_worker.control.arrived import Arrived, arrived_from
+from pod_worker.control.attempts import Attempts
 from pod_worker.control.batch import Batch, Line, Pending, Verdict
 from pod_worker.control.projector import Projector
 from pod_worker.control.telemetry import Telemetry
@@ -34,6 +35,7 @@ class Ingest:
         self.projector = Projector(database, clock, telemetry.projection_failures.inc)
         self._events = EventLog(database)
         self._views = Views(database)
+        self._attempts = Attempts(self._views, clock)
         self._clock = clock
         self._telemetry = telemetry
         self._recent = _Recent(RECENT_TRANSIENT)
@@ -52,7 +54,7 @@ class Ingest:
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         pending = [each for batch in batches for each in batch.pending]
-        _fence(pending, self._views)
+        _fence(pending, self._attempts)
         run_ids = frozenset(each.arrival.run_id for each in pending if each.is_projected and each.arrival.run_id)
         with self.projector.promise(run_ids, len(pending), received_at) as promise:
             self._enter(pending, promise.position, received_at)
@@ -100,10 +102,9 @@ class Ingest:
         self._telemetry.count(events, [why.code for _, _, why in batch.refused])
 
 
-def _fence(pending: Sequence[Pending], views: Views) -> None:
+def _fence(pending: Sequence[Pending], known: Attempts) -> None:
     """Which attempt each event counts for, and whether the run has moved on to another."""
-    run_ids = {run_id for each in pending if (run_id := each.arrival.run_id)}
-    attempts = views.attempts(sorted(run_ids)) if run_ids else {}
+    attempts = known.of((each.arrival.run_id, each.arrival.event) for each in pending)
     for each in pending:
         event = each.arrival.event
         current = attempts.get(each.arrival.run_id or "")

@@ -30,17 +30,18 @@ _NO_ERROR = {"error": dict.fromkeys(_ERROR)}
 def changes_of(batch: Iterable[Arrived]) -> list[Stamped]:
     """Every change that the events ask for, stamped with who asks."""
     changes: list[Stamped] = []
-    newest: dict[str, Stamped] = {}
+    newest: dict[str, tuple[str, int, int]] = {}  # run id -> version, attempt, seq
     for each in batch:
         event, run_id, attempt, version = each.event, each.run_id, each.attempt, each.version
         for change in PROJECTIONS[event.type](event, each.payload):
             changes.append(Stamped(run_id, attempt, version, change))
         # What the log does not keep must not count, or a replay would come to another number.
-        is_kept = not each.payload.transient
-        if event.seq and is_kept and (run_id not in newest or newest[run_id].version < version):
-            counted = Facts(View.RUN, "", "last_event_seq", {"last_event_seq": event.seq})
-            newest[run_id] = Stamped(run_id, attempt, version, counted)
-    return changes + list(newest.values())
+        if event.seq and not each.payload.transient and (run_id not in newest or newest[run_id][0] < version):
+            newest[run_id] = (version, attempt, event.seq)
+    for run_id, (version, attempt, seq) in newest.items():
+        counted = Facts(View.RUN, "", "last_event_seq", {"last_event_seq": seq})
+        changes.append(Stamped(run_id, attempt, version, counted))
+    return changes
 
 
 def _projects(

@@ -15,6 +15,7 @@ from pymongo.errors import AutoReconnect
 
 from pod_worker.control.body import BODY_LIMIT_BYTES, LINE_LIMIT_BYTES
 from pod_worker.control.projector import Promise
+from pod_worker.core.clock import ManualClock
 from pod_worker.store.metric_series import MetricSeries
 from tests.control.conftest import Plane
 from tests.control.lines import JSON, NDJSON, SEED_BATCH, SEED_HEARTBEAT, event, ndjson
@@ -297,8 +298,8 @@ def test_round_trips_do_not_grow_with_the_batch(plane: Plane, mongodb_url: str, 
     store["runs"].insert_one({"_id": "r1", "status": "RUNNING", "attempt": 1})
     seen = Commands()
     with watched(mongodb_url, seen) as database:
-        http = plane(database=database)
-        post(http, event("warm"))
+        http = plane(database=database, clock=ManualClock())
+        post(http, event("warm", attempt=1))
         seen.clear()
         batch = [
             event(
@@ -308,5 +309,13 @@ def test_round_trips_do_not_grow_with_the_batch(plane: Plane, mongodb_url: str, 
         ]
         batch += [event("p", "ai.run.stage_progress", attempt=1, seq=size + 1, stage="s", progress=0.5)]
         assert counts(post(http, *batch)) == (size + 1, 0, 0, 0)
-        assert seen.names()[:2] == ["find", "insert"], "and no more before the answer"
-        assert sorted(seen.names()[2:]) == ["insert", "update", "update"], "these together, for the views"
+        assert seen.names()[:1] == ["insert"], "and no more before the answer"
+        assert sorted(seen.names()[1:]) == ["insert", "update", "update"], "these together, for the views"
+
+
+def test_a_majority_has_it_before_it_is_acknowledged(plane: Plane, mongodb_url: str) -> None:
+    seen = Commands()
+    with watched(mongodb_url, seen) as database:
+        assert counts(post(plane(database=database), event("e1"), b"{}")) == (1, 0, 0, 1)
+    concerns = {each["insert"]: each["writeConcern"]["w"] for each in seen.seen if "insert" in each}
+    assert concerns == {"events": "majority", "events_dead": "majority"}

@@ -1,0 +1,56 @@
+"""Which attempt a run is in, asked of the database at most a few times a second for runs that are busy talking.
+
+A remembered answer is used only for events that name that same attempt; an event of another one, or of none,
+always asks. So a claim is seen at once, and the worst an old answer can do is to take a zombie's event for current
+for a moment: its version, which begins with the attempt, still loses against the successor's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from pod_worker.core.clock import Clock
+from pod_worker.core.event import Event
+from pod_worker.store.views import Views
+
+TRUSTED_SECONDS = 0.25
+REMEMBERED = 10_000
+
+
+class Attempts:
+    """Thread-safe."""
+
+    def __init__(self, views: Views, clock: Clock) -> None:
+        self._views = views
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()  # run id -> attempt, when asked
+        self._lock = threading.Lock()
+
+    def of(self, events: Iterable[tuple[str | None, Event]]) -> dict[str, int]:
+        """The current attempt of the runs (id and event each) that exist. Raises PyMongoError."""
+        claimed = {(run_id, event.attempt) for run_id, event in events if run_id is not None}
+        now = self._clock.monotonic()
+        found: dict[str, int] = {}
+        unsure: set[str] = set()
+        with self._lock:
+            for run_id, attempt in claimed:
+                known, asked_at = self._known.get(run_id, (None, 0.0))
+                if known is None or known != attempt or now - asked_at > TRUSTED_SECONDS:
+                    unsure.add(run_id)
+                else:
+                    found[run_id] = known
+        if unsure:
+            found |= self._asked(sorted(unsure), now)
+        return found
+
+    def _asked(self, run_ids: list[str], now: float) -> dict[str, int]:
+        found = self._views.attempts(run_ids)
+        with self._lock:
+            for run_id, attempt in found.items():
+                self._known.pop(run_id, None)
+                self._known[run_id] = (attempt, now)
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return found
