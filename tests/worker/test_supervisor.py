@@ -64,6 +64,7 @@ def test_a_run_that_was_taken_away_is_killed_and_nothing_is_written(db: Db, tmp_
         attempt.supervisor.kick()
         verdict = attempt.verdict()
         assert isinstance(verdict.outcome, Lost)
+        assert "guard" not in verdict.outcome.reason, "at once, not when the last trust ran out"
         assert verdict.settlement is None
         assert attempt.document == before
 
