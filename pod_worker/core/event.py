@@ -7,10 +7,12 @@ never a reason to discard (CONTRACT section 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from pod_worker.core.run import Json
 
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 SPEC_VERSION = "1.0"
 ID_LIMIT = 256
 
@@ -42,5 +44,5 @@ def version_key(attempt: int, seq: int | None, time: datetime, event_id: str) ->
     `time` is UTC and counts to the millisecond: the event log keeps no more, and an event that is read back from
     it (a replay, a duplicate) must come to the same version.
     """
-    # isoformat, because %Y has no leading zeros on Linux, and because this is done for every event.
-    return f"{attempt:08d}.{seq or 0:012d}.{time.isoformat(timespec='milliseconds')}.{event_id}"
+    # Counted, because this is done for every event and writing a date takes longer than all the rest.
+    return f"{attempt:08d}.{seq or 0:012d}.{(time - _FIRST) // _MILLISECOND:015d}.{event_id}"
