@@ -124,7 +124,8 @@ def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
         for place, each in enumerate(batch.pending)
         if each.entry is not None
     ]
-    outcome = events.append([entry for _, _, entry in stored])
+    json_bytes = sum(len(each.line) for batch in batches for each in batch.pending)
+    outcome = events.append([entry for _, _, entry in stored], json_bytes=json_bytes)
     repeated: list[str] = []
     for index in outcome.duplicates:
         batch, place, _ = stored[index]

@@ -17,7 +17,7 @@ import bson
 import msgspec
 from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel
-from pymongo.errors import BulkWriteError
+from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
@@ -28,6 +28,7 @@ DEAD = "events_dead"
 KEPT_DAYS = 30
 DEAD_LINE_LIMIT = 64 * 1024
 REPLAY_BATCH = 1000
+ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # as BSON at most six times as large; a message holds 48 million
 LEVELS = ("debug", "info", "warn", "error")
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -84,21 +85,32 @@ class EventLog:
         self._events = database[EVENTS]
         self._dead = database[DEAD]
 
-    def append(self, entries: Sequence[Entry]) -> Appended:
-        """Store in one round trip. Raises PyMongoError when it is not certain what became of them."""
+    def append(self, entries: Sequence[Entry], *, json_bytes: int = 0) -> Appended:
+        """Store in one round trip. `json_bytes`: how large they came.
+
+        Raises PyMongoError when it is not certain what became of them.
+        """
         if not entries:
             return Appended(frozenset(), {})
         documents = [document_of(entry) for entry in entries]
+        if json_bytes > ONE_MESSAGE_JSON_BYTES:
+            return self._append_carefully(documents)
         try:
-            self._events.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            return _outcome(error)
-        except _UNENCODABLE:
-            return self._append_encodable(documents)
-        return Appended(frozenset(), {})
+            return self._append_at_once(documents)
+        except (AutoReconnect, *_UNENCODABLE):
+            return self._append_carefully(documents)
 
-    def _append_encodable(self, documents: Sequence[Document]) -> Appended:
-        """One value that BSON cannot hold must not fail its neighbours. Rare, so it may cost an encoding more."""
+    def _append_at_once(self, documents: Sequence[Document]) -> Appended:
+        """As one command: insert_many looks at each document in Python, which takes as long as encoding it."""
+        concern = self._database.write_concern.document
+        reply = self._database.command(
+            "insert", self._events.name, documents=documents, ordered=False, writeConcern=concern
+        )
+        return _outcome(reply.get("writeErrors", []), reply.get("writeConcernError"))
+
+    def _append_carefully(self, documents: Sequence[Document]) -> Appended:
+        """In as many messages as it takes, retried by the driver, without what BSON cannot hold: that must not
+        fail its neighbours."""
         odd = {place: why for place, each in enumerate(documents) if (why := _unencodable(each))}
         places = [place for place in range(len(documents)) if place not in odd]
         if not places:
@@ -106,7 +118,7 @@ class EventLog:
         try:
             self._events.insert_many([documents[place] for place in places], ordered=False)
         except BulkWriteError as error:
-            found = _outcome(error)
+            found = _outcome(error.details["writeErrors"], error.details.get("writeConcernErrors"))
             refused = {places[index]: why for index, why in found.refused.items()}
             return Appended(frozenset(places[index] for index in found.duplicates), odd | refused)
         return Appended(frozenset(), odd)
@@ -182,11 +194,11 @@ def _unencodable(document: Document) -> str | None:
     return None
 
 
-def _outcome(error: BulkWriteError) -> Appended:
-    """What the server said of each document it did not insert. Raises the error when that is not all."""
-    if error.details.get("writeConcernErrors"):
-        raise error
-    errors = error.details["writeErrors"]
+def _outcome(errors: Sequence[Document], concern: Json) -> Appended:
+    """What the server said of each document it did not insert. Raises WriteConcernError where a majority may not
+    have the others."""
+    if concern:
+        raise WriteConcernError(f"a majority may not have the events: {concern}")
     known = frozenset(each["index"] for each in errors if each["code"] == _DUPLICATE_KEY)
     return Appended(known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known})
 

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.event_log import INDEXES, DeadLine, Entry, EventLog, document_of, entry_from
+from pod_worker.store.event_log import INDEXES, Appended, DeadLine, Entry, EventLog, document_of, entry_from
 from pod_worker.store.mongo import ensure_indexes
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
@@ -52,6 +53,29 @@ def test_what_the_server_will_not_take_is_named(log: EventLog, db: Any) -> None:
     outcome = strict.append([entry(f"e{n}", n=n) for n in (12, 13, 14)])
     assert list(outcome.refused) == [1]
     assert db["strict"].count_documents({}) == 2
+
+
+def test_more_than_a_message_holds_goes_in_several(log: EventLog, db: Any) -> None:
+    large = [entry(f"e{n}", text=[0] * 1_000_000) for n in range(5)]
+    sent = sum(len(str(each.event.data)) for each in large)
+    assert log.append(large, json_bytes=sent).refused == {}
+    assert db["events"].count_documents({}) == 5
+
+
+def test_a_broken_connection_is_tried_again(log: EventLog, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise AutoReconnect("the primary stepped down")
+
+    monkeypatch.setattr(type(db), "command", broken)
+    assert log.append([entry("a")]) == Appended(frozenset(), {})
+    assert log.append([entry("a")]).duplicates == {0}
+
+
+def test_without_a_majority_it_is_not_stored(log: EventLog, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = {"ok": 1, "n": 1, "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
+    monkeypatch.setattr(type(db), "command", lambda *_, **__: late)
+    with pytest.raises(WriteConcernError):
+        log.append([entry("a")])
 
 
 @pytest.mark.parametrize("value", [2**63, {"a\0b": 1}, {"deep": "\ud800"}, object()])
