@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pod_worker.control.wire import Refused, payload_of
-from pod_worker.core.event import Event, version_key
+from pod_worker.core.event import Event, Version, version_of
 from pod_worker.core.payload import Payload
 from pod_worker.store.event_log import Entry
 
@@ -21,11 +21,11 @@ class Arrived(msgspec.Struct, frozen=True):
     attempt: int
 
     @property
-    def version(self) -> str:
+    def version(self) -> Version:
         # A sequence number orders the events of one emitter in one attempt. An event without an attempt comes
         # from a foreign emitter, which may restart its count at any time, so there only time orders.
         seq = self.event.seq if self.event.attempt is not None else None
-        return version_key(self.attempt, seq, self.event.time, self.event.id)
+        return version_of(self.attempt, seq, self.event.time, self.event.id)
 
 
 def arrived_from(entries: Iterable[Entry], attempts: Mapping[str, int]) -> list[Arrived]:

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.event import Event
 from pod_worker.store.views import Views
 
 TRUSTED_SECONDS = 0.25
@@ -28,14 +27,15 @@ class Attempts:
         self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()  # run id -> attempt, when asked
         self._lock = threading.Lock()
 
-    def of(self, events: Iterable[tuple[str | None, Event]]) -> dict[str, int]:
-        """The current attempt of the runs (id and event each) that exist. Raises PyMongoError."""
-        claimed = {(run_id, event.attempt) for run_id, event in events if run_id is not None}
+    def of(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
+        """The current attempt of those runs that exist, asked with what events say it is. Raises PyMongoError."""
         now = self._clock.monotonic()
         found: dict[str, int] = {}
         unsure: set[str] = set()
         with self._lock:
             for run_id, attempt in claimed:
+                if run_id is None:
+                    continue
                 known, asked_at = self._known.get(run_id, (None, 0.0))
                 if known is None or known != attempt or now - asked_at > TRUSTED_SECONDS:
                     unsure.add(run_id)

@@ -42,12 +42,12 @@ class Ingest:
 
     def take(self, batch: Batch) -> list[Line]:
         """The fate of every line, once the views tell of them too."""
-        lines = self.take_all([batch])[0]
+        self.take_all([batch])
         self.projector.settle()
-        return lines
+        return batch.lines()
 
-    def take_all(self, batches: Sequence[Batch]) -> list[list[Line]]:
-        """The fate of every line of every batch; the views follow soon.
+    def take_all(self, batches: Sequence[Batch]) -> None:
+        """Decide the fate of every line of every batch; the views follow soon.
 
         Raises PyMongoError when something may not be stored (sending all of it again is then safe and needed),
         Problem 503 when the views are too far behind.
@@ -68,7 +68,6 @@ class Ingest:
         self._telemetry.batch_seconds.observe(self._clock.monotonic() - begun)
         for batch in batches:
             self._settle(batch)
-        return [batch.lines() for batch in batches]
 
     def _enter(self, pending: Sequence[Pending], position: int, received_at: datetime) -> None:
         """Make a log entry of everything that is kept."""
@@ -96,15 +95,15 @@ class Ingest:
         for each in batch.pending:
             if each.entry is None:
                 self._recent.add(each.arrival.event.id)
-        events = (
+        events = [
             (each.arrival.event.type, each.arrival.payload is not None, each.verdict) for each in batch.pending
-        )
+        ]
         self._telemetry.count(events, [why.code for _, _, why in batch.refused])
 
 
 def _fence(pending: Sequence[Pending], known: Attempts) -> None:
     """Which attempt each event counts for, and whether the run has moved on to another."""
-    attempts = known.of((each.arrival.run_id, each.arrival.event) for each in pending)
+    attempts = known.of({(each.arrival.run_id, each.arrival.event.attempt) for each in pending})
     for each in pending:
         event = each.arrival.event
         current = attempts.get(each.arrival.run_id or "")

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from pod_worker.control.batch import Batch, Line
+from pod_worker.control.batch import Batch
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import RETRY_SECONDS, Problem
 
@@ -23,7 +23,7 @@ WAITING_REQUESTS = 256
 @dataclass(slots=True)
 class _Parcel:
     batch: Batch
-    future: asyncio.Future[list[Line]]
+    future: asyncio.Future[None]
 
 
 class Intake:
@@ -33,8 +33,8 @@ class Intake:
         self._wanted_threads = threads
         self._threads: list[threading.Thread] = []
 
-    async def take(self, batch: Batch) -> list[Line]:
-        """From the event loop. Raises PyMongoError, or Problem 503 when too many wait."""
+    async def take(self, batch: Batch) -> None:
+        """Have its fate decided; from the event loop. Raises PyMongoError, or Problem 503 when too many wait."""
         if self._waiting.qsize() >= WAITING_REQUESTS:
             wait = {"Retry-After": str(RETRY_SECONDS)}
             raise Problem(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
@@ -42,7 +42,7 @@ class Intake:
         self._start(loop)
         parcel = _Parcel(batch, loop.create_future())
         self._waiting.put(parcel)
-        return await parcel.future
+        await parcel.future
 
     def close(self) -> None:
         """End the threads once what waits is done."""
@@ -61,7 +61,7 @@ class Intake:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while (parcel := self._waiting.get()) is not None:
             group = self._gathered(parcel)
-            loop.call_soon_threadsafe(_answer, group, self._fates(group))
+            loop.call_soon_threadsafe(_answer, group, self._trouble(group))
 
     def _gathered(self, first: _Parcel) -> list[_Parcel]:
         """That parcel and those that wait behind it."""
@@ -78,18 +78,19 @@ class Intake:
             lines += len(parcel.batch.pending)
         return group
 
-    def _fates(self, group: list[_Parcel]) -> list[list[Line]] | Exception:
+    def _trouble(self, group: list[_Parcel]) -> Exception | None:
         try:
-            return self._ingest.take_all([parcel.batch for parcel in group])
+            self._ingest.take_all([parcel.batch for parcel in group])
         except Exception as error:  # whatever it is, it is the answer to all of them
             return error
+        return None
 
 
-def _answer(group: list[_Parcel], fates: list[list[Line]] | Exception) -> None:
-    for place, parcel in enumerate(group):
+def _answer(group: list[_Parcel], trouble: Exception | None) -> None:
+    for parcel in group:
         if parcel.future.done():  # the client went away
             continue
-        if isinstance(fates, Exception):
-            parcel.future.set_exception(fates)
+        if trouble is not None:
+            parcel.future.set_exception(trouble)
         else:
-            parcel.future.set_result(fates[place])
+            parcel.future.set_result(None)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pod_worker.control.arrived import Arrived
 from pod_worker.core import payload as p
-from pod_worker.core.event import Event
+from pod_worker.core.event import Event, Version
 from pod_worker.core.run import RunStatus as S
 from pod_worker.store.changes import Change, Facts, Move, Nested, Point, Stamped, View, named
 
@@ -30,7 +30,7 @@ _NO_ERROR = {"error": dict.fromkeys(_ERROR)}
 def changes_of(batch: Iterable[Arrived]) -> list[Stamped]:
     """Every change that the events ask for, stamped with who asks."""
     changes: list[Stamped] = []
-    newest: dict[str, tuple[str, int, int]] = {}  # run id -> version, attempt, seq
+    newest: dict[str, tuple[Version, int, int]] = {}  # run id -> version, attempt, seq
     for each in batch:
         event, run_id, attempt, version = each.event, each.run_id, each.attempt, each.version
         for change in PROJECTIONS[event.type](event, each.payload):

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 from pod_worker.core.run import Json
+
+Version: TypeAlias = tuple[int, int, int, str]  # attempt, seq, milliseconds since the year 1, event id
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -37,12 +40,17 @@ class Event:
         return name if kind == "run" and name else None
 
 
-def version_key(attempt: int, seq: int | None, time: datetime, event_id: str) -> str:
-    """A string that sorts as (attempt, seq, time, id): what a projected scalar carries to say who wrote it.
+def version_of(attempt: int, seq: int | None, time: datetime, event_id: str) -> Version:
+    """What a projected value carries to say who wrote it.
 
     A total order, so a larger one overwriting a smaller one gives the same view whatever the order of arrival.
     `time` is UTC and counts to the millisecond: the event log keeps no more, and an event that is read back from
     it (a replay, a duplicate) must come to the same version.
     """
-    # Counted, because this is done for every event and writing a date takes longer than all the rest.
-    return f"{attempt:08d}.{seq or 0:012d}.{(time - _FIRST) // _MILLISECOND:015d}.{event_id}"
+    return attempt, seq or 0, (time - _FIRST) // _MILLISECOND, event_id
+
+
+def version_text(version: Version) -> str:
+    """The same as a string that sorts as the version does."""
+    attempt, seq, milliseconds, event_id = version
+    return f"{attempt:08d}.{seq:012d}.{milliseconds:015d}.{event_id}"

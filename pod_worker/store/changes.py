@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from pod_worker.core.event import Version
 from pod_worker.core.run import Json, RunStatus
 
 _QUOTED = str.maketrans({"%": "%25", ".": "%2E", "$": "%24", "\0": "%00"})
@@ -74,7 +75,7 @@ class Stamped(msgspec.Struct, frozen=True):
 
     run_id: str
     attempt: int
-    version: str
+    version: Version
     change: Change
 
 

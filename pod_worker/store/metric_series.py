@@ -17,6 +17,7 @@ import msgspec
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
+from pod_worker.core.event import Version, version_of
 from pod_worker.core.run import Json
 from pod_worker.store.changes import Point
 from pod_worker.store.mongo import Document, Mongo
@@ -27,6 +28,9 @@ COMPACT_POINTS = 5_000  # in one document, about half a megabyte
 INDEXES: dict[str, list[IndexModel]] = {METRICS: [IndexModel([("runId", ASCENDING)], name="run")]}
 
 _DUPLICATE_KEY = 11000
+# A column's lists, an element for each point: attempt, seq and event id (with the time they are its version), step
+# ("k"), value, time.
+_LISTS = ("a", "q", "i", "k", "x", "t")
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -44,7 +48,7 @@ class Series:
     samples: list[Sample]  # in order of step, then time
 
 
-_Versioned = tuple[str, Sample]
+_Versioned = tuple[Version, Sample]
 _Merged = dict[int | datetime, _Versioned]
 
 
@@ -52,9 +56,9 @@ class MetricSeries:
     def __init__(self, database: Mongo) -> None:
         self._metrics = database[METRICS]
 
-    def add(self, points: Iterable[tuple[str, str, Point]]) -> None:
+    def add(self, points: Iterable[tuple[str, Version, Point]]) -> None:
         """(run id, version, point) each. One round trip."""
-        by_run: dict[str, list[tuple[str, Point]]] = {}
+        by_run: dict[str, list[tuple[Version, Point]]] = {}
         for run_id, version, point in points:
             by_run.setdefault(run_id, []).append((version, point))
         self._insert([_chunk(run_id, each) for run_id, each in by_run.items()])
@@ -107,23 +111,25 @@ class MetricSeries:
         return merged, units
 
 
-def _chunk(run_id: str, points: Sequence[tuple[str, Point]]) -> Document:
+def _chunk(run_id: str, points: Sequence[tuple[Version, Point]]) -> Document:
     """One document; its id follows from what is in it, so that the same points are the same document."""
     columns: dict[tuple[str, str], Document] = {}
     for version, point in points:
         column = columns.get((point.stage, point.name))
         if column is None:
-            column = {"s": point.stage, "n": point.name, "v": [], "k": [], "x": [], "t": []}
+            column = {"s": point.stage, "n": point.name} | {name: [] for name in _LISTS}
             columns[point.stage, point.name] = column
-        column["v"].append(version)
+        column["a"].append(version[0])
+        column["q"].append(version[1])
+        column["i"].append(version[3])
         column["k"].append(point.step)
         column["x"].append(point.value)
         column["t"].append(point.time)
         if point.epoch is not None:
-            column.setdefault("e", {})[str(len(column["v"]) - 1)] = point.epoch
+            column.setdefault("e", {})[str(len(column["t"]) - 1)] = point.epoch
         if point.unit is not None:
             column["u"] = point.unit
-    named = "\0".join(f"{version}\0{point.stage}\0{point.name}\0{point.step}" for version, point in points)
+    named = "\0".join([f"{version[3]}\0{point.name}\0{version[0]}" for version, point in points])
     digest = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
     return {"_id": f"{run_id}:{digest}", "runId": run_id, "columns": list(columns.values())}
 
@@ -134,13 +140,16 @@ def _columns(document: Document) -> list[Document]:
 
 
 def _merge(merged: _Merged, column: Document) -> None:
-    lists = [column.get(name) for name in ("v", "k", "x", "t")]
+    lists = [column.get(name) for name in _LISTS]
     if not all(isinstance(each, list) for each in lists):
         return
     epochs: Json = column.get("e") or {}
-    for place, (version, step, value, time) in enumerate(zip(*lists, strict=False)):
-        if not isinstance(version, str) or not isinstance(time, datetime) or not isinstance(value, int | float):
+    for place, (attempt, seq, event_id, step, value, time) in enumerate(zip(*lists, strict=False)):
+        if not isinstance(time, datetime) or not isinstance(value, int | float):
             continue
+        if not isinstance(attempt, int) or not isinstance(seq, int):
+            continue
+        version = version_of(attempt, seq, time, str(event_id))
         key: int | datetime = step if isinstance(step, int) else time
         known = merged.get(key)
         if known is None or known[0] < version:

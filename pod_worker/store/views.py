@@ -17,11 +17,12 @@ from typing import TypeAlias
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
+from pod_worker.core.event import Version, version_text
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
 from pod_worker.store.metric_series import MetricSeries
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.versioned import VERSIONS, is_newer, newer_groups, spelled
+from pod_worker.store.versioned import VERSIONS, Groups, is_newer, newer_groups, spelled
 
 RUNS = "runs"
 COLLECTIONS = {View.STAGE: "stages", View.VALIDATION: "validations", View.ARTIFACT: "artifacts"}
@@ -40,13 +41,16 @@ PARALLEL_WRITES = 8
 class _Row:
     """What a batch says about one document: the newest of each group, and the moves in order."""
 
-    groups: dict[str, tuple[str, Mapping[str, Json]]] = field(default_factory=dict)
+    newest: dict[str, tuple[Version, Mapping[str, Json]]] = field(default_factory=dict)
     moves: list[Stamped] = field(default_factory=list)
 
-    def add(self, group: str, version: str, fields: Mapping[str, Json]) -> None:
-        known = self.groups.get(group)
+    def add(self, group: str, version: Version, fields: Mapping[str, Json]) -> None:
+        known = self.newest.get(group)
         if known is None or known[0] < version:
-            self.groups[group] = (version, fields)
+            self.newest[group] = (version, fields)
+
+    def groups(self) -> Groups:
+        return {group: (version_text(version), fields) for group, (version, fields) in self.newest.items()}
 
 
 class Views:
@@ -66,19 +70,24 @@ class Views:
         False: there was nothing to write. Raises BulkWriteError when only single documents could not be written.
         """
         rows: defaultdict[tuple[View, str, str], _Row] = defaultdict(_Row)
-        points: list[tuple[str, str, Point]] = []
+        points: list[tuple[str, Version, Point]] = []
+        latest: dict[tuple[str, str], tuple[Version, float]] = {}
         for stamped in changes:
             change = stamped.change
             if isinstance(change, Point):
                 points.append((stamped.run_id, stamped.version, change))
                 if change.is_latest_shown:
-                    path = f"metrics.{named(change.name)}"
-                    rows[View.RUN, stamped.run_id, ""].add(path, stamped.version, {path: change.value})
+                    shown = latest.get((stamped.run_id, change.name))
+                    if shown is None or shown[0] < stamped.version:
+                        latest[stamped.run_id, change.name] = (stamped.version, change.value)
             elif isinstance(change, Facts):
                 row = rows[change.view, stamped.run_id, change.key]
                 row.add(change.group, stamped.version, change.fields)
             else:
                 rows[View.RUN, stamped.run_id, ""].moves.append(stamped)
+        for (run_id, name), (version, value) in latest.items():
+            path = f"metrics.{named(name)}"
+            rows[View.RUN, run_id, ""].add(path, version, {path: value})
         work: list[Callable[[], None]] = self._writes(rows)
         if points:
             work.append(lambda: self.series.add(points))
@@ -167,11 +176,11 @@ def _row_upsert(view: View, run_id: str, key: str, row: _Row) -> _Write:
     if view is View.ARTIFACT:
         # What the object store confirmed outranks what an event claims.
         unless = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
-    return UpdateOne({"_id": f"{run_id}:{key}"}, [newer_groups(row.groups, unless), {"$set": own}], upsert=True)
+    return UpdateOne({"_id": f"{run_id}:{key}"}, [newer_groups(row.groups(), unless), {"$set": own}], upsert=True)
 
 
 def _run_update(row: _Row) -> list[Document]:
-    update = [newer_groups(row.groups)] if row.groups else []
+    update = [newer_groups(row.groups())] if row.newest else []
     for stamped in sorted(row.moves, key=lambda each: each.version):
         assert isinstance(stamped.change, Move)
         update.append({"$set": _move_values(stamped, stamped.change)})
@@ -188,17 +197,18 @@ def _move_values(stamped: Stamped, move: Move) -> Document:
         {"$ne": ["$leasedAttempt", stamped.attempt]},
         {"$lte": ["$leaseToken", None]},  # missing or null
     ]
+    version = version_text(stamped.version)
     mark = f"{VERSIONS}.status"
-    moves = {"$and": [*is_free, {"$in": [status, _sources(move.path)]}, is_newer(mark, stamped.version)]}
+    moves = {"$and": [*is_free, {"$in": [status, _sources(move.path)]}, is_newer(mark, version)]}
     values = {
         "status": {"$cond": [moves, move.path[-1].value, "$status"]},
-        mark: {"$cond": [moves, stamped.version, f"${mark}"]},
+        mark: {"$cond": [moves, version, f"${mark}"]},
     }
     moved = {"$in": [status, _at_or_after(move.path[-1])]}
     for group, fields in move.groups.items():
         mark = f"{VERSIONS}.{spelled(group)}"
-        holds = {"$and": [*is_free, {"$or": [moves, moved]}, is_newer(mark, stamped.version)]}
-        values[mark] = {"$cond": [holds, stamped.version, f"${mark}"]}
+        holds = {"$and": [*is_free, {"$or": [moves, moved]}, is_newer(mark, version)]}
+        values[mark] = {"$cond": [holds, version, f"${mark}"]}
         for path, value in fields.items():
             name = spelled(path)
             values[name] = {"$cond": [holds, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}

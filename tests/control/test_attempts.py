@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pod_worker.control.attempts import TRUSTED_SECONDS, Attempts
-from pod_worker.control.wire import read_line
 from pod_worker.core.clock import ManualClock
-from pod_worker.core.event import Event
-from tests.control.lines import event, ndjson
 
 
 class Runs:
@@ -35,9 +32,8 @@ def attempts(runs: Runs, clock: ManualClock) -> Attempts:
     return Attempts(runs, clock)  # type: ignore[arg-type]
 
 
-def told(attempt: int | None, run: str = "r1") -> tuple[str, Event]:
-    named = {} if attempt is None else {"attempt": attempt}
-    return run, read_line(ndjson(event("e", run=run, **named))).event
+def told(attempt: int | None, run: str = "r1") -> tuple[str, int | None]:
+    return run, attempt
 
 
 def test_a_run_that_goes_on_is_asked_for_once(attempts: Attempts, runs: Runs, clock: ManualClock) -> None:
@@ -63,5 +59,5 @@ def test_an_unknown_run_is_asked_for_again(attempts: Attempts, runs: Runs) -> No
 
 
 def test_events_of_no_run_ask_nothing(attempts: Attempts, runs: Runs) -> None:
-    assert attempts.of([(None, told(1)[1])]) == {}
+    assert attempts.of([(None, 1)]) == {}
     assert runs.asked == []

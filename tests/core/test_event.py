@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.event import Event, version_key
+from pod_worker.core.event import Event, version_of, version_text
 
 attempts = st.integers(0, 10**8 - 1)  # what the wire takes
 seqs = st.none() | st.integers(0, 10**12 - 1)
@@ -28,30 +28,31 @@ def ordered(version: tuple[int, int | None, datetime, str]) -> tuple[int, int, d
 
 
 @given(versions, versions)
-def test_version_keys_sort_as_attempt_then_seq_then_time_then_id(
+def test_versions_sort_as_attempt_then_seq_then_time_then_id(
     first: tuple[int, int | None, datetime, str], second: tuple[int, int | None, datetime, str]
 ) -> None:
-    assert (version_key(*first) < version_key(*second)) == (ordered(first) < ordered(second))
-    assert (version_key(*first) == version_key(*second)) == (ordered(first) == ordered(second))
+    for form in (version_of, lambda *parts: version_text(version_of(*parts))):
+        assert (form(*first) < form(*second)) == (ordered(first) < ordered(second))
+        assert (form(*first) == form(*second)) == (ordered(first) == ordered(second))
 
 
 @given(attempts, seqs, st.lists(times, min_size=2, max_size=2), ids)
 def test_times_alone_sort_in_every_year_of_the_calendar(
     attempt: int, seq: int | None, moments: list[datetime], event_id: str
 ) -> None:
-    first, second = (version_key(attempt, seq, moment, event_id) for moment in moments)
+    first, second = (version_of(attempt, seq, moment, event_id) for moment in moments)
     assert (first < second) == (moments[0] < moments[1])
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_a_version_survives_the_event_log(time: datetime) -> None:
-    assert version_key(1, 1, time, "a") == version_key(1, 1, to_milliseconds(time), "a")
+    assert version_of(1, 1, time, "a") == version_of(1, 1, to_milliseconds(time), "a")
 
 
 def test_the_first_year_sorts_before_the_present() -> None:
     """Zero values of other languages' clocks arrive as year 1."""
     third, present = datetime(3, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
-    assert version_key(1, None, third, "a") < version_key(1, None, present, "a")
+    assert version_of(1, None, third, "a") < version_of(1, None, present, "a")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pod_worker.core.event import Version
 from pod_worker.store import metric_series
 from pod_worker.store.changes import Point
 from pod_worker.store.metric_series import MetricSeries, Series
@@ -29,12 +30,16 @@ def point(step: int | None, value: float, seconds: float = 0, **more: Any) -> Po
     )
 
 
+def of(name: str) -> Version:
+    return (0, 0, 0, name)
+
+
 def values(series: MetricSeries) -> list[tuple[int | None, float]]:
     return [(each.step, each.value) for found in series.read("r1") for each in found.samples]
 
 
 def test_points_come_back_in_order_of_step(series: MetricSeries, db: Any) -> None:
-    points = [("r1", f"v{step}", point(step, float(step))) for step in range(0, 640, 2)]
+    points = [("r1", of(f"v{step}"), point(step, float(step))) for step in range(0, 640, 2)]
     random.Random(1).shuffle(points)
     for start in range(0, len(points), 37):
         series.add(points[start : start + 37])
@@ -42,9 +47,9 @@ def test_points_come_back_in_order_of_step(series: MetricSeries, db: Any) -> Non
 
 
 def test_what_arrives_together_is_one_document_and_a_repeat_none(series: MetricSeries, db: Any) -> None:
-    points = [("r1", f"v{n}", point(n, 1.0, name=name)) for n in range(9) for name in ("loss", "rate")]
+    points = [("r1", of(f"v{n}"), point(n, 1.0, name=name)) for n in range(9) for name in ("loss", "rate")]
     for _ in range(2):
-        series.add([*points, ("r2", "v", point(1, 1.0))])
+        series.add([*points, ("r2", of("v"), point(1, 1.0))])
     assert db["metrics"].count_documents({}) == 2
 
 
@@ -53,11 +58,13 @@ def test_compacting_keeps_every_point(series: MetricSeries, db: Any, monkeypatch
     for n in range(25):
         series.add(
             [
-                ("r1", f"v{n:02d}", point(n, float(n), epoch=n / 10, unit="nats")),
-                ("r1", f"v{n:02d}", point(0, float(n))),
+                ("r1", of(f"v{n:02d}"), point(n, float(n), epoch=n / 10, unit="nats")),
+                ("r1", of(f"v{n:02d}"), point(0, float(n))),
             ]
         )
-        series.add([("r1", f"v{n:02d}", point(None, 1.0, seconds=n, name="gauge")), ("r2", "v", point(n, 1.0))])
+        series.add(
+            [("r1", of(f"v{n:02d}"), point(None, 1.0, seconds=n, name="gauge")), ("r2", of("v"), point(n, 1.0))]
+        )
     before: list[Series] = series.read("r1")
     others = db["metrics"].count_documents({"runId": "r2"})
     for _ in range(2):
@@ -69,42 +76,44 @@ def test_compacting_keeps_every_point(series: MetricSeries, db: Any, monkeypatch
 
 def test_a_step_has_one_point_the_newest(series: MetricSeries) -> None:
     for version, value in (("v2", 2.0), ("v3", 3.0), ("v1", 99.0)):
-        series.add([("r1", version, point(7, value))])
-    series.add([("r1", "v4", point(8, 4.0)), ("r1", "v0", point(8, 99.0))])
+        series.add([("r1", of(version), point(7, value))])
+    series.add([("r1", of("v4"), point(8, 4.0)), ("r1", of("v0"), point(8, 99.0))])
     assert values(series) == [(7, 3.0), (8, 4.0)]
 
 
 def test_points_without_a_step_are_told_apart_by_time(series: MetricSeries) -> None:
-    series.add([("r1", "v", point(None, float(n), seconds=n * 600)) for n in range(10)])
-    series.add([("r1", "v", point(None, 3.0, seconds=1800))])
+    series.add([("r1", of("v"), point(None, float(n), seconds=n * 600)) for n in range(10)])
+    series.add([("r1", of("v"), point(None, 3.0, seconds=1800))])
     assert values(series) == [(None, float(n)) for n in range(10)]
 
 
 def test_series_are_told_apart_by_stage_and_name(series: MetricSeries) -> None:
-    series.add([("r1", "v", point(1, 1.0, stage=stage, name=name)) for stage in "ab" for name in ("x", "y.z")])
-    series.add([("r2", "v", point(1, 1.0))])
+    series.add([("r1", of("v"), point(1, 1.0, stage=stage, name=name)) for stage in "ab" for name in ("x", "y.z")])
+    series.add([("r2", of("v"), point(1, 1.0))])
     assert {(each.stage, each.name) for each in series.read("r1")} == {(s, n) for s in "ab" for n in ("x", "y.z")}
     assert [each.name for each in series.read("r1", ["y.z"], "b")] == ["y.z"]
 
 
 def test_negative_and_huge_steps(series: MetricSeries) -> None:
-    series.add([("r1", "v", point(step, 1.0)) for step in (-5, 0, 2**40)])
+    series.add([("r1", of("v"), point(step, 1.0)) for step in (-5, 0, 2**40)])
     assert [step for step, _ in values(series)] == [-5, 0, 2**40]
 
 
 def test_an_odd_document_is_passed_over(series: MetricSeries, db: Any) -> None:
-    series.add([("r1", "v", point(1, 1.0, epoch=0.5, unit="nats"))])
-    good = {"s": "s", "n": "loss", "v": ["z"], "k": [2], "x": [2.0], "t": [NOW]}
+    series.add([("r1", of("v"), point(1, 1.0, epoch=0.5, unit="nats"))])
+    good = {"s": "s", "n": "loss", "a": [1], "q": [1], "i": ["z"], "k": [2], "x": [2.0], "t": [NOW]}
     odd: list[Any] = [
         5,
         [5],
-        [good | {"v": 5}],
+        [good | {"a": 5}],
         [good | {"t": ["now"]}],
         [good | {"x": ["a"]}],
-        [good | {"v": [5]}],
+        [good | {"q": ["b"]}],
         None,
     ]
     db["metrics"].insert_many([{"runId": "r1", "columns": each} for each in odd])
     found = series.read("r1")[0]
+    db["metrics"].insert_one({"runId": "r2", "columns": [good]})
+    assert len(series.read("r2")[0].samples) == 1, "the good one is read"
     assert [(each.step, each.epoch) for each in found.samples] == [(1, 0.5)]
     assert found.unit == "nats"

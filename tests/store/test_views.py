@@ -25,7 +25,7 @@ def views(db: Any) -> Views:
 
 
 def stamped(version: str, change: Change, run_id: str = "r1", attempt: int = 0) -> Stamped:
-    return Stamped(run_id, attempt, version, change)
+    return Stamped(run_id, attempt, (0, 0, 0, version), change)
 
 
 def run_facts(version: str, group: str = "g", **fields: Any) -> Stamped:
