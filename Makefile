@@ -8,8 +8,9 @@ SEED ?= 1
 MINUTES ?= 5
 WORKERS ?= 8
 # Two processes: most tests wait for other processes. Files stay whole, so that their servers are started once.
-# A minute of chaos wants the machine for itself: `make chaos-short`.
-PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=tests/chaos/test_short_form.py
+# A minute of chaos wants the machine for itself, so it comes afterwards.
+CHAOS_SHORT := tests/chaos/test_short_form.py
+PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=$(CHAOS_SHORT)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pods up test check lint types bench chaos chaos-short mutation conformance system clean
@@ -37,6 +38,7 @@ up: $(READY) ## The local stack in the foreground, until Ctrl-C
 
 test: $(READY) system ## All tests against a real MongoDB, a real S3 server, real processes and signals
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(CHAOS_SHORT)
 
 check: lint types test ## What CI runs: ruff, mypy --strict, the tests
 
@@ -54,7 +56,7 @@ chaos: $(READY) ## Faults for MINUTES on WORKERS workers, replayable by SEED; en
 	$(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) --workers $(WORKERS)
 
 chaos-short: $(READY) ## One seeded minute of faults, every kind at least once, as a test
-	$(BIN)/python -m pytest tests/chaos/test_short_form.py
+	$(BIN)/python -m pytest $(CHAOS_SHORT)
 
 mutation: $(READY) system ## Remove each guard in turn; some test must turn red for every one
 	$(BIN)/python scripts/mutation_check.py

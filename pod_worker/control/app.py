@@ -67,7 +67,7 @@ def build_app(
 
 async def _up_to_date(request: Request) -> None:
     """Whoever was told that an event is stored sees it in the next answer."""
-    if request.app.state.projector.is_behind:
+    if request.app.state.projector.waiting_events():
         await run_in_threadpool(request.app.state.projector.settle)
 
 

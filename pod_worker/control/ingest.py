@@ -33,6 +33,7 @@ class Ingest:
 
     def __init__(self, database: Mongo, clock: Clock, telemetry: Telemetry) -> None:
         self.projector = Projector(database, clock, telemetry.projection_failures.inc)
+        telemetry.waiting_events.set_function(self.projector.waiting_events)
         self._events = EventLog(database)
         self._views = Views(database)
         self._attempts = Attempts(self._views, clock)

@@ -111,7 +111,7 @@ class Projector:
             return Promise(run_ids, position)
 
     def _has_room(self) -> bool:
-        return self._given - self._kept < WAITING_EVENTS
+        return self.waiting_events() < WAITING_EVENTS
 
     def _keep_noted(self, run_ids: frozenset[str]) -> None:
         with self._noting:
@@ -137,9 +137,9 @@ class Projector:
 
     # ── for those who read ──────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def is_behind(self) -> bool:
-        return self._kept < self._given
+    def waiting_events(self) -> int:
+        """Stored, and not yet in the views."""
+        return self._given - self._kept
 
     def settle(self, seconds: float = SETTLE_SECONDS) -> bool:
         """Wait until everything stored before is in the views. False: it took too long."""

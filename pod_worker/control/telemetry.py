@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram, Metric
+from prometheus_client import CollectorRegistry, Gauge, Histogram, Metric
 from prometheus_client import Counter as Count
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -45,6 +45,9 @@ class Telemetry:
         )
         self.projection_failures = Count(
             "pod_worker_projection_failures", "Batches stored but not projected", registry=self.registry
+        )
+        self.waiting_events = Gauge(
+            "pod_worker_views_waiting_events", "Events stored and not yet in the views", registry=self.registry
         )
         self._unknown_seen: set[str] = set()
 
