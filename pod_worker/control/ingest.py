@@ -42,7 +42,7 @@ class Ingest:
         self._recent = _Recent(RECENT_TRANSIENT)
 
     def take(self, batch: Batch) -> list[Line]:
-        """The fate of every line, once the views tell of them too."""
+        """The fate of every line, once the views tell of them too (if MongoDB lets them, for a while)."""
         self.take_all([batch])
         self.projector.settle()
         return batch.lines()
@@ -60,7 +60,8 @@ class Ingest:
         with self.projector.promise(run_ids, len(pending), received_at) as promise:
             self._enter(pending, promise.position, received_at)
             repeated = _store(batches, self._events)
-            promise.arrived = self._arrived(batches, repeated)
+            self._project_again(repeated)
+            promise.arrived = self._arrived(batches)
         self._events.bury(
             DeadLine(line, why.code, why.error, why.event_id, received_at)
             for batch in batches
@@ -79,18 +80,20 @@ class Ingest:
             else:
                 each.entry = _entry(each, place, received_at)
 
-    def _arrived(self, batches: Sequence[Batch], repeated: list[Entry]) -> list[Arrived]:
-        """What the views are to hear of. Repeated events too, as they were stored first: whoever stored them may
-        have died before it promised anything."""
+    def _project_again(self, repeated: list[Entry]) -> None:
+        """Repeated events, as they were stored first, and before the answer: whoever stored them may have promised
+        nothing, or have taken its note back when storing failed half-way."""
+        if repeated:
+            run_ids = sorted({run_id for entry in repeated if (run_id := entry.event.run_id)})
+            self.projector.at_once(arrived_from(repeated, self._views.attempts(run_ids)))
+
+    def _arrived(self, batches: Sequence[Batch]) -> list[Arrived]:
+        """What the views are to hear of."""
         pending = [each for batch in batches for each in batch.pending]
         for each in pending:
             if each.entry is None and self._recent.has(each.arrival.event.id):
                 each.verdict = Verdict.DUPLICATE
-        arrived = [counted for each in pending if (counted := _arrived(each))]
-        if repeated:
-            run_ids = sorted({run_id for entry in repeated if (run_id := entry.event.run_id)})
-            arrived += arrived_from(repeated, self._views.attempts(run_ids))
-        return arrived
+        return [counted for each in pending if (counted := _arrived(each))]
 
     def _settle(self, batch: Batch) -> None:
         for each in batch.pending:
@@ -126,12 +129,12 @@ def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
     ]
     json_bytes = sum(len(each.line) for batch in batches for each in batch.pending)
     outcome = events.append([entry for _, _, entry in stored], json_bytes=json_bytes)
-    repeated: list[str] = []
-    for index in outcome.duplicates:
-        batch, place, _ = stored[index]
-        each = batch.pending[place]
-        each.verdict, each.is_projected = Verdict.DUPLICATE, False
-        repeated.append(each.arrival.event.id)
+    repeated = [stored[index][0].pending[stored[index][1]] for index in outcome.duplicates]
+    known = events.stored([each.arrival.event.id for each in repeated]) if repeated else {}
+    for each in repeated:
+        each.verdict = Verdict.DUPLICATE
+        if each.arrival.event.id in known:
+            each.is_projected = False  # what was stored is, not what was sent
     odd: dict[int, dict[int, Refused]] = {}
     for index, error in outcome.refused.items():
         batch, place, _ = stored[index]
@@ -140,7 +143,7 @@ def _store(batches: Sequence[Batch], events: EventLog) -> list[Entry]:
         odd.setdefault(id(batch), {})[place] = why
     for batch in batches:
         batch.refuse(odd.get(id(batch), {}))
-    return list(events.stored(repeated).values()) if repeated else []
+    return list(known.values())
 
 
 def _arrived(each: Pending) -> Arrived | None:

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.auth import Authorize
-from pod_worker.control.batch import Batch, Line, Verdict, batch_of, read_batch, refused_batch
+from pod_worker.control.batch import Batch, Line, Pending, Verdict, read_batch, refused_batch
 from pod_worker.control.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
 from pod_worker.control.intake import Intake
 from pod_worker.control.problem import MEDIA_TYPE, Problem
@@ -108,7 +108,8 @@ def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
     body = decoded(body, request.headers.get("content-encoding", ""))
     check_line(1, body)
     try:
-        return batch_of([read_binary(request.headers, body) if is_binary else read_line(body)])
+        arrival = read_binary(request.headers, body) if is_binary else read_line(body)
+        return Batch([Pending(1, arrival, body)])
     except Refused as why:
         return refused_batch(body, why)
 

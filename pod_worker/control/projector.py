@@ -22,8 +22,8 @@ from pod_worker.control.problem import RETRY_SECONDS, Problem
 from pod_worker.control.projections import changes_of
 from pod_worker.control.rebuild import catch_up
 from pod_worker.core.clock import Clock
-from pod_worker.store.mongo import Mongo
-from pod_worker.store.view_debts import ViewDebts
+from pod_worker.store.mongo import Mongo, is_uncertain
+from pod_worker.store.view_debts import Debt, ViewDebts
 from pod_worker.store.views import Views
 
 PACE_SECONDS = 0.2  # at most so often while nobody waits: what arrives in between is written together
@@ -72,6 +72,7 @@ class Projector:
         self._next_position = 0
         self._owed: dict[str, _Owed] = {}
         self._readers = 0
+        self._is_away = False
         self._is_closing = False
         self._thread: threading.Thread | None = None
 
@@ -135,6 +136,13 @@ class Projector:
         for run_id in made.run_ids:
             self._owed[run_id].open.remove(made.position)
 
+    def at_once(self, arrived: Sequence[Arrived]) -> None:
+        """In the caller's thread, before it returns: for events that an earlier promise may not cover any more.
+
+        Raises PyMongoError; then they may not be acknowledged.
+        """
+        self._apply(arrived)
+
     # ── for those who read ──────────────────────────────────────────────────────────────────────────────────
 
     def waiting_events(self) -> int:
@@ -142,13 +150,14 @@ class Projector:
         return self._given - self._kept
 
     def settle(self, seconds: float = SETTLE_SECONDS) -> bool:
-        """Wait until everything stored before is in the views. False: it took too long."""
+        """Wait until everything stored before is in the views. False: too long, or the database is away."""
         with self._changed:
             wanted = self._given
             self._readers += 1
             self._changed.notify_all()
             try:
-                return self._changed.wait_for(lambda: self._kept >= wanted, seconds)
+                self._changed.wait_for(lambda: self._kept >= wanted or self._is_away, seconds)
+                return self._kept >= wanted
             finally:
                 self._readers -= 1
 
@@ -201,16 +210,14 @@ class Projector:
         """False: the database is away, and all of it is to be done again."""
         try:
             self._apply([arrived for each in promises for arrived in each.arrived])
-        except BulkWriteError as error:
-            # Stored, so nothing is lost: `pod-worker events rebuild` brings the view up to date.
-            self._failed(str(error.details)[:500])
         except PyMongoError as error:
             log.warning("the views wait: MongoDB does not answer (%s)", type(error).__name__)
+            with self._changed:
+                self._is_away = True
+                self._changed.notify_all()
             return False
-        except Exception:
-            log.exception("a change that cannot be written; the others are written one by one")
-            self._apply_each(promises)
         with self._changed:
+            self._is_away = False
             for each in promises:
                 self._kept += len(each.arrived)
                 self._close(each)
@@ -218,17 +225,26 @@ class Projector:
         return True
 
     def _apply(self, arrived: Sequence[Arrived]) -> None:
-        if arrived:
+        """Raises PyMongoError when all of it is to be done again; what can never be written is told and left."""
+        if not arrived:
+            return
+        try:
             self._views.apply(changes_of(arrived))
-
-    def _apply_each(self, promises: Sequence[Promise]) -> None:
-        for arrived in (arrived for each in promises for arrived in each.arrived):
-            try:
-                self._apply([arrived])
-            except Exception as error:
-                self._failed(f"event {arrived.event.id}: {error!r}"[:500])
+        except BulkWriteError as error:
+            if is_uncertain(error):
+                raise
+            self._failed(str(error.details)[:500])
+        except PyMongoError:
+            raise
+        except Exception as error:  # a change that BSON cannot hold: it must not take the others with it
+            if len(arrived) == 1:
+                self._failed(f"event {arrived[0].event.id}: {error!r}"[:500])
+            else:
+                for each in arrived:
+                    self._apply([each])
 
     def _failed(self, why: str) -> None:
+        # Stored, so nothing is lost: once it can be written, `pod-worker events rebuild` brings it.
         self._on_failure()
         log.error("stored but not projected: %s", why)
 
@@ -246,10 +262,23 @@ class Projector:
                 self._note(busy, self._clock.monotonic())
             self._debts.settle(idle)
             for debt in self._debts.left_behind(DEAD_SECONDS):
-                log.warning("the views of run %s were left behind: its events are replayed", debt.run_id)
-                catch_up(self._database, debt.run_id, debt.since)
-                self._debts.forgive(debt)
+                if self._waiting or self._is_closing:  # one's own first; the rest at a later tick, or by another
+                    return
+                self._pay(debt)
         except PyMongoError as error:
             log.warning("the notes of what is owed wait: MongoDB does not answer (%s)", type(error).__name__)
-        except Exception:
-            log.exception("what another process left behind cannot be replayed")
+
+    def _pay(self, debt: Debt) -> None:
+        """Raises PyMongoError when it is to be tried again."""
+        log.warning("the views of run %s were left behind: its events are replayed", debt.run_id)
+        try:
+            catch_up(self._database, debt.run_id, debt.since)
+        except BulkWriteError as error:
+            if is_uncertain(error):
+                raise
+            self._failed(str(error.details)[:500])
+        except PyMongoError:
+            raise
+        except Exception as error:
+            self._failed(f"run {debt.run_id} from {debt.since}: {error!r}"[:500])
+        self._debts.forgive(debt)

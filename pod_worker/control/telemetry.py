@@ -39,12 +39,14 @@ class Telemetry:
         )
         self.batch_seconds = Histogram(
             "pod_worker_ingest_batch_seconds",
-            "Time to check, store and project a batch",
+            "Time to check and store what arrived together",
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.projection_failures = Count(
-            "pod_worker_projection_failures", "Batches stored but not projected", registry=self.registry
+            "pod_worker_projection_failures",
+            "Writes that a view could not take",
+            registry=self.registry,
         )
         self.waiting_events = Gauge(
             "pod_worker_views_waiting_events", "Events stored and not yet in the views", registry=self.registry

@@ -21,7 +21,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, is_uncertain
 
 EVENTS = "events"
 DEAD = "events_dead"
@@ -151,7 +151,7 @@ class EventLog:
         try:
             self._dead.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
+            if is_uncertain(error) or any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
                 raise
 
 

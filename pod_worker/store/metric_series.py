@@ -9,7 +9,7 @@ docs/decisions/003-metrics-collection.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,10 +20,10 @@ from pymongo.errors import BulkWriteError
 from pod_worker.core.event import Version, version_of
 from pod_worker.core.run import Json
 from pod_worker.store.changes import Point
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, is_uncertain
 
 METRICS = "metrics"
-COMPACT_POINTS = 5_000  # in one document, about half a megabyte
+COMPACT_POINTS = 5_000  # at most in one document, about half a megabyte
 
 INDEXES: dict[str, list[IndexModel]] = {METRICS: [IndexModel([("runId", ASCENDING)], name="run")]}
 
@@ -61,7 +61,7 @@ class MetricSeries:
         by_run: dict[str, list[tuple[Version, Point]]] = {}
         for run_id, version, point in points:
             by_run.setdefault(run_id, []).append((version, point))
-        self._insert([_chunk(run_id, each) for run_id, each in by_run.items()])
+        self._insert([_chunk(run_id, part) for run_id, each in by_run.items() for part in _parts(each)])
 
     def _insert(self, documents: list[Document]) -> None:
         if not documents:
@@ -70,7 +70,7 @@ class MetricSeries:
             self._metrics.insert_many(documents, ordered=False)
         except BulkWriteError as error:
             # The same points again, under the same id.
-            if any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
+            if is_uncertain(error) or any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
                 raise
 
     def read(self, run_id: str, names: Sequence[str] = (), stage: str | None = None) -> list[Series]:
@@ -88,13 +88,11 @@ class MetricSeries:
         merged, units = self._merged(run_id)
         new: list[Document] = []
         for (stage, name), found in sorted(merged.items()):
-            points = _ordered(found)
-            for start in range(0, len(points), COMPACT_POINTS):
-                part = [
-                    (version, Point(stage, name, s.value, s.time, s.step, s.epoch, units.get((stage, name))))
-                    for version, s in points[start : start + COMPACT_POINTS]
-                ]
-                new.append(_chunk(run_id, part))
+            points = [
+                (version, Point(stage, name, s.value, s.time, s.step, s.epoch, units.get((stage, name))))
+                for version, s in _ordered(found)
+            ]
+            new += [_chunk(run_id, part) for part in _parts(points)]
         self._insert(new)
         kept = {each["_id"] for each in new}
         self._metrics.delete_many({"_id": {"$in": [name for name in old if name not in kept]}})
@@ -109,6 +107,12 @@ class MetricSeries:
                     units[key] = column["u"]
                 _merge(merged.setdefault(key, {}), column)
         return merged, units
+
+
+def _parts(points: Sequence[tuple[Version, Point]]) -> Iterator[Sequence[tuple[Version, Point]]]:
+    """As many at a time as a document may hold."""
+    for start in range(0, len(points), COMPACT_POINTS):
+        yield points[start : start + COMPACT_POINTS]
 
 
 def _chunk(run_id: str, points: Sequence[tuple[Version, Point]]) -> Document:

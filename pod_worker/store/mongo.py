@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pymongo import IndexModel, MongoClient
 from pymongo.database import Database
-from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -56,6 +56,11 @@ def connect(url: str, *, timeout_seconds: float = 5.0, app_name: str = "pod_work
         write_concern=WriteConcern("majority", wtimeout=20_000),
         read_concern=ReadConcern("majority"),
     )
+
+
+def is_uncertain(error: BulkWriteError) -> bool:
+    """Whether a majority may lack what the same bulk did write: then all of it is to be written again."""
+    return bool(error.details.get("writeConcernErrors"))
 
 
 def database_name(url: str) -> str:

@@ -21,7 +21,7 @@ from pod_worker.core.event import Version, version_text
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
 from pod_worker.store.metric_series import MetricSeries
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, is_uncertain
 from pod_worker.store.versioned import VERSIONS, Groups, is_newer, newer_groups, spelled
 
 RUNS = "runs"
@@ -64,10 +64,11 @@ class Views:
         found = self._database[RUNS].find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
         return {str(each["_id"]): _integer(each.get("attempt")) for each in found}
 
-    def apply(self, changes: Iterable[Stamped]) -> bool:
+    def apply(self, changes: Iterable[Stamped]) -> None:
         """Bring the views up to date. Safe to repeat, in any order, at the same time as others.
 
-        False: there was nothing to write. Raises BulkWriteError when only single documents could not be written.
+        Raises PyMongoError when all of it is to be written again; a BulkWriteError that is not `is_uncertain` when
+        only single documents could not be written.
         """
         rows: defaultdict[tuple[View, str, str], _Row] = defaultdict(_Row)
         points: list[tuple[str, Version, Point]] = []
@@ -92,7 +93,6 @@ class Views:
         if points:
             work.append(lambda: self.series.add(points))
         self._together(work)
-        return bool(work)
 
     def _together(self, work: Sequence[Callable[[], None]]) -> None:
         """At the same time, because each write waits for the disk and none needs another's outcome."""
@@ -106,7 +106,7 @@ class Views:
             except PyMongoError as error:
                 errors.append(error)
         if errors:  # an unreachable server before a refused document
-            raise min(errors, key=lambda each: isinstance(each, BulkWriteError))
+            raise min(errors, key=lambda each: isinstance(each, BulkWriteError) and not is_uncertain(each))
 
     def _writes(self, rows: Mapping[tuple[View, str, str], _Row]) -> list[Callable[[], None]]:
         writes: dict[str, list[_Write]] = {}
@@ -157,7 +157,7 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
         database[collection].bulk_write(writes, ordered=False)
     except BulkWriteError as error:
         errors = error.details["writeErrors"]
-        if any(each["code"] != _DUPLICATE_KEY for each in errors):
+        if is_uncertain(error) or any(each["code"] != _DUPLICATE_KEY for each in errors):
             raise
         database[collection].bulk_write([writes[each["index"]] for each in errors], ordered=False)
 

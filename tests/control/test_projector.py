@@ -8,21 +8,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, BulkWriteError
 
 from pod_worker.control import projector as module
 from pod_worker.control.arrived import Arrived
+from pod_worker.control.batch import batch_of
+from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import Problem
 from pod_worker.control.projector import DEAD_SECONDS, Projector
-from pod_worker.control.wire import read_line
+from pod_worker.control.telemetry import Telemetry
+from pod_worker.control.wire import Arrival, read_line
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import StageProgress
 from pod_worker.store.event_log import Entry, EventLog
+from pod_worker.store.queue_depth import Depth
 from pod_worker.store.views import Views
 from tests.control.conftest import Plane
 from tests.control.lines import NDJSON, event, ndjson
 from tests.fake_runpod.waiting import until
 
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
 R1 = frozenset({"r1"})
 Make = Callable[..., Projector]
 
@@ -178,7 +183,7 @@ def test_the_database_comes_back(make: Make, store: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(Views, "apply", unlucky)
     projector = make()
     keep(projector, progress(0.75))
-    assert projector.settle(seconds=20)
+    until(lambda: projector.waiting_events() == 0, "the fourth try")
     assert shown(store) == 0.75
     assert failures == []
 
@@ -202,6 +207,44 @@ def test_too_far_behind_takes_no_more(make: Make, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Problem) as refused, projector.promise(R1, 1, now()):
         pytest.fail("nothing may be stored")
     assert refused.value.status == 503
+
+
+def test_what_a_majority_may_lack_is_written_again(
+    make: Make, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_PAUSE_SECONDS", 0.01)
+    late = {"writeErrors": [], "writeConcernErrors": [{"code": 64, "errmsg": "waiting for replication timed out"}]}
+    apply, attempts = Views.apply, itertools.count()
+
+    def uncertain(self: Views, changes: Any) -> None:
+        apply(self, changes)
+        if next(attempts) < 2:
+            raise BulkWriteError(late)
+
+    monkeypatch.setattr(Views, "apply", uncertain)
+    projector = make()
+    keep(projector, progress(0.75))
+    until(lambda: projector.waiting_events() == 0, "the third try")
+    assert next(attempts) == 3
+    assert failures == []
+
+
+def test_nobody_waits_for_a_database_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Views, "apply", _away)
+    projector = make()
+    keep(projector, progress(0.75))
+    assert not projector.settle(seconds=3600)
+
+
+def test_a_repeat_is_projected_before_it_is_acknowledged(make: Make, store: Any) -> None:
+    """Its first arrival may have been stored by a group that failed half-way and took its note back."""
+    ingest = Ingest(store, SystemClock(), Telemetry(Depth))
+    ingest.projector._thread = _NoThread()  # type: ignore[assignment]
+    arrived = progress(0.5)
+    EventLog(store).append([Entry(arrived.event, "r1", 0, 1, now(), is_sample=True)])
+    make(start=False)
+    ingest.take_all([batch_of([Arrival(arrived.event, arrived.payload, "r1")])])
+    assert shown(store) == 0.5
 
 
 # ── after a death ───────────────────────────────────────────────────────────────────────────────────────────
@@ -246,6 +289,26 @@ def test_a_note_that_was_renewed_is_not_forgiven(make: Make, store: Any) -> None
     age(store, 1)  # its owner came back in between
     heir._debts.forgive(debt)
     assert set(notes(store)) == {"r1"}
+
+
+def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
+    make: Make, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_behind(make, store, 0.5)
+    age(store, DEAD_SECONDS + 1)
+    store["view_debts"].insert_one({"_id": "a:r0", "owner": "a", "runId": "r0", "since": 1, "seenAt": T0})
+    catch_up = module.catch_up
+
+    def picky(database: Any, run_id: str, since: int) -> int:
+        if run_id == "r0":
+            raise BulkWriteError({"writeErrors": [{"code": 10334, "errmsg": "too large"}]})
+        return catch_up(database, run_id, since)
+
+    monkeypatch.setattr(module, "catch_up", picky)
+    make().start()
+    until(lambda: notes(store) == {}, "both are gone")
+    assert shown(store) == 0.5
+    assert failures == [1]
 
 
 def test_a_note_taken_back_late_does_not_take_the_next_one(make: Make, store: Any) -> None:

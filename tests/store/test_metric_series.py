@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version
 from pod_worker.store import metric_series
@@ -97,6 +98,26 @@ def test_series_are_told_apart_by_stage_and_name(series: MetricSeries) -> None:
 def test_negative_and_huge_steps(series: MetricSeries) -> None:
     series.add([("r1", of("v"), point(step, 1.0)) for step in (-5, 0, 2**40)])
     assert [step for step, _ in values(series)] == [-5, 0, 2**40]
+
+
+def test_a_long_backlog_is_cut_into_documents(
+    series: MetricSeries, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_series, "COMPACT_POINTS", 10)
+    series.add([("r1", of(f"v{n}"), point(n, float(n))) for n in range(25)])
+    assert db["metrics"].count_documents({}) == 3
+    assert values(series) == [(n, float(n)) for n in range(25)]
+
+
+def test_what_a_majority_may_lack_is_not_written(series: MetricSeries, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = {"writeErrors": [], "writeConcernErrors": [{"code": 64, "errmsg": "waiting for replication timed out"}]}
+
+    def uncertain(*_: Any, **__: Any) -> None:
+        raise BulkWriteError(late)
+
+    monkeypatch.setattr(type(series._metrics), "insert_many", uncertain)
+    with pytest.raises(BulkWriteError):
+        series.add([("r1", of("v"), point(1, 1.0))])
 
 
 def test_an_odd_document_is_passed_over(series: MetricSeries, db: Any) -> None:
