@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from pymongo.synchronous import monitor
 
 from pod_worker.config import Settings, load
 from pod_worker.core.clock import SystemClock
@@ -78,12 +80,21 @@ def open_store(
     settings = settings or settings_here()
     url = settings.require_mongodb_url()
     database = connect(url, app_name=app_name)
+    _end_without_waiting()
     if command := click.get_current_context(silent=True):
         command.find_root().call_on_close(database.client.close)
     check_reachable(database, url)
     if create_indexes:
         prepare(database)
     return Store(database, url, settings)
+
+
+def _end_without_waiting() -> None:
+    """At exit pymongo waits for its monitors, which look up twice a second only: that would be most of a short
+    command's time. They are daemon threads and may end with the process."""
+    wait = getattr(monitor, "_shutdown_resources", None)  # not a public name: without it, commands end later
+    if wait is not None:
+        atexit.unregister(wait)
 
 
 def prepare(database: Mongo) -> None:

@@ -14,8 +14,7 @@ from pod_worker.core.clock import Clock
 
 BATCH = 16  # runs tried for in one statement: the server goes on to the next where one is gone
 QUIET_PEEK = 64  # runs seen at one look: the head and something to go on with
-CROWDED_PEEK = 128
-LARGEST_PEEK = 512  # where even that was gone: some four times as many runs as there may be claimers
+CROWDED_PEEK = 512  # some times as many runs as there may be claimers; a smaller look is needed more often
 STALE_AT = 12  # so many of a batch were gone: what was seen with it is too old to be tried
 KEPT_SECONDS = 2.0  # how long a look is good for, and how late a pause or a better run may come, in a crowd
 CALM_SECONDS = 5.0  # without a lost race, until a claimer takes the head first again
@@ -32,17 +31,13 @@ class Crowd:
         self._clock = clock
         self._rng = rng
         self._crowded_until = float("-inf")
-        self._crowded_peek = CROWDED_PEEK
         self._kept: list[list[str]] = []
         self._kept_until = float("-inf")
 
     @property
     def peek(self) -> int:
         """How many runs to look at."""
-        if not self.is_crowded:
-            self._crowded_peek = CROWDED_PEEK
-            return QUIET_PEEK
-        return self._crowded_peek
+        return CROWDED_PEEK if self.is_crowded else QUIET_PEEK
 
     @property
     def is_crowded(self) -> bool:
@@ -78,6 +73,4 @@ class Crowd:
         if gone >= STALE_AT and self.is_crowded:
             self._kept = []
         if gone:
-            if run_id is None and self.is_crowded:
-                self._crowded_peek = min(self._crowded_peek * 2, LARGEST_PEEK)
             self._crowded_until = self._clock.monotonic() + CALM_SECONDS

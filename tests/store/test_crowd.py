@@ -10,7 +10,6 @@ from pod_worker.store.crowd import (
     CALM_SECONDS,
     CROWDED_PEEK,
     KEPT_SECONDS,
-    LARGEST_PEEK,
     QUIET_PEEK,
     Candidate,
     Crowd,
@@ -75,16 +74,6 @@ def test_calm_comes_back() -> None:
     one.took(["a"], None)
     clock.advance(CALM_SECONDS)
     assert seen(one, SEEN) == [each.run_id for each in SEEN[:BATCH]]
-
-
-def test_a_whole_batch_gone_in_a_crowd_widens_the_next_look_up_to_a_bound() -> None:
-    one = crowd(ManualClock())
-    one.took(["a"], None)
-    peeks = []
-    for _ in range(4):
-        peeks.append(one.peek)
-        one.took(["a"], None)
-    assert peeks == [CROWDED_PEEK, 2 * CROWDED_PEEK, LARGEST_PEEK, LARGEST_PEEK]
 
 
 def test_alone_a_head_that_is_gone_leaves_the_rest_of_the_look_to_try() -> None:
