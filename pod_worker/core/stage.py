@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pod_worker.core.payload import Payload
 from pod_worker.core.run import Json, Run
+
+if TYPE_CHECKING:  # commands that only read have no use for every payload's class
+    from pod_worker.core.payload import Payload
 
 # The one table from the wire's stage names to words.
 STAGE_WORDS: dict[str, str] = {

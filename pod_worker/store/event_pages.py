@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 from pymongo import ASCENDING, DESCENDING
 
-from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.event_log import DEAD, EVENTS, LEVELS
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.read_models import TOLERANT
 
 LOG_TYPE = "ai.run.log"
-_LIFECYCLE = frozenset(name for name, kind in PAYLOADS.items() if not kind.sample)
+
+
+@cache
+def _lifecycle() -> frozenset[str]:
+    """The types that are never thinned."""
+    from pod_worker.core.payload import PAYLOADS  # takes as long to import as a page of runs to read
+
+    return frozenset(name for name, kind in PAYLOADS.items() if not kind.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ def _condition(run_id: str, wanted: EventFilter) -> Document:
     condition: Document = {"runId": run_id}
     if wanted.types:
         condition["type"] = wanted.types[0] if len(wanted.types) == 1 else {"$in": list(wanted.types)}
-        if _LIFECYCLE.issuperset(wanted.types):
+        if _lifecycle().issuperset(wanted.types):
             condition["notable"] = True  # lets the small index serve it
     if wanted.level is not None and wanted.level != LEVELS[0]:
         condition["level"] = {"$in": levels_from(wanted.level)}
