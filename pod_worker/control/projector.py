@@ -22,7 +22,7 @@ from pod_worker.control.problem import RETRY_SECONDS, Problem
 from pod_worker.control.projections import changes_of
 from pod_worker.control.rebuild import catch_up
 from pod_worker.core.clock import Clock
-from pod_worker.store.mongo import Mongo, is_uncertain
+from pod_worker.store.mongo import Mongo, is_final
 from pod_worker.store.view_debts import Debt, ViewDebts
 from pod_worker.store.views import Views
 
@@ -230,23 +230,20 @@ class Projector:
             return
         try:
             self._views.apply(changes_of(arrived))
-        except BulkWriteError as error:
-            if is_uncertain(error):
+        except Exception as error:
+            if _may_help_again(error):
                 raise
-            self._failed(str(error.details)[:500])
-        except PyMongoError:
-            raise
-        except Exception as error:  # a change that BSON cannot hold: it must not take the others with it
-            if len(arrived) == 1:
-                self._failed(f"event {arrived[0].event.id}: {error!r}"[:500])
-            else:
+            if is_final(error) or len(arrived) == 1:
+                self._failed(f"{len(arrived)} events from {arrived[0].event.id} on", error)
+            else:  # a change that BSON cannot hold: it must not take the others with it
                 for each in arrived:
                     self._apply([each])
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, what: str, error: Exception) -> None:
         # Stored, so nothing is lost: once it can be written, `pod-worker events rebuild` brings it.
         self._on_failure()
-        log.error("stored but not projected: %s", why)
+        why = str(error.details) if isinstance(error, BulkWriteError) else repr(error)
+        log.error("stored but not projected: %s: %s", what, why[:500])
 
     # ── notes ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -273,12 +270,12 @@ class Projector:
         log.warning("the views of run %s were left behind: its events are replayed", debt.run_id)
         try:
             catch_up(self._database, debt.run_id, debt.since)
-        except BulkWriteError as error:
-            if is_uncertain(error):
-                raise
-            self._failed(str(error.details)[:500])
-        except PyMongoError:
-            raise
         except Exception as error:
-            self._failed(f"run {debt.run_id} from {debt.since}: {error!r}"[:500])
+            if _may_help_again(error):
+                raise
+            self._failed(f"run {debt.run_id} from {debt.since} on", error)
         self._debts.forgive(debt)
+
+
+def _may_help_again(error: Exception) -> bool:
+    return isinstance(error, PyMongoError) and not is_final(error)

@@ -21,7 +21,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.mongo import Document, Mongo, is_uncertain
+from pod_worker.store.mongo import DUPLICATE_KEY, Document, Mongo, is_repeat
 
 EVENTS = "events"
 DEAD = "events_dead"
@@ -45,7 +45,6 @@ INDEXES: dict[str, list[IndexModel]] = {
     DEAD: [IndexModel([("receivedAt", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_DAYS * 86400)],
 }
 
-_DUPLICATE_KEY = 11000
 _UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 
 
@@ -151,7 +150,7 @@ class EventLog:
         try:
             self._dead.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            if is_uncertain(error) or any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
+            if not is_repeat(error):
                 raise
 
 
@@ -199,7 +198,7 @@ def _outcome(errors: Sequence[Document], concern: Json) -> Appended:
     have the others."""
     if concern:
         raise WriteConcernError(f"a majority may not have the events: {concern}")
-    known = frozenset(each["index"] for each in errors if each["code"] == _DUPLICATE_KEY)
+    known = frozenset(each["index"] for each in errors if each["code"] == DUPLICATE_KEY)
     return Appended(known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known})
 
 

@@ -20,14 +20,13 @@ from pymongo.errors import BulkWriteError
 from pod_worker.core.event import Version, version_of
 from pod_worker.core.run import Json
 from pod_worker.store.changes import Point
-from pod_worker.store.mongo import Document, Mongo, is_uncertain
+from pod_worker.store.mongo import Document, Mongo, is_repeat
 
 METRICS = "metrics"
 COMPACT_POINTS = 5_000  # at most in one document, about half a megabyte
 
 INDEXES: dict[str, list[IndexModel]] = {METRICS: [IndexModel([("runId", ASCENDING)], name="run")]}
 
-_DUPLICATE_KEY = 11000
 # A column's lists, an element for each point: attempt, seq and event id (with the time they are its version), step
 # ("k"), value, time.
 _LISTS = ("a", "q", "i", "k", "x", "t")
@@ -70,7 +69,7 @@ class MetricSeries:
             self._metrics.insert_many(documents, ordered=False)
         except BulkWriteError as error:
             # The same points again, under the same id.
-            if is_uncertain(error) or any(each["code"] != _DUPLICATE_KEY for each in error.details["writeErrors"]):
+            if not is_repeat(error):
                 raise
 
     def read(self, run_id: str, names: Sequence[str] = (), stage: str | None = None) -> list[Series]:

@@ -18,6 +18,8 @@ from pod_worker.core.run import Json
 
 DEFAULT_DATABASE = "ai_scientist"
 
+DUPLICATE_KEY = 11000
+
 Document = dict[str, Json]
 Mongo = Database[Document]
 
@@ -58,9 +60,15 @@ def connect(url: str, *, timeout_seconds: float = 5.0, app_name: str = "pod_work
     )
 
 
-def is_uncertain(error: BulkWriteError) -> bool:
-    """Whether a majority may lack what the same bulk did write: then all of it is to be written again."""
-    return bool(error.details.get("writeConcernErrors"))
+def is_final(error: Exception) -> bool:
+    """Whether a bulk wrote all but single documents that the server will never take: writing it again is no use.
+    Not where a majority may lack what it did write."""
+    return isinstance(error, BulkWriteError) and not error.details.get("writeConcernErrors")
+
+
+def is_repeat(error: BulkWriteError) -> bool:
+    """Whether all that a bulk did not write was there already."""
+    return is_final(error) and all(each["code"] == DUPLICATE_KEY for each in error.details["writeErrors"])
 
 
 def database_name(url: str) -> str:

@@ -21,7 +21,7 @@ from pod_worker.core.event import Version, version_text
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
 from pod_worker.store.metric_series import MetricSeries
-from pod_worker.store.mongo import Document, Mongo, is_uncertain
+from pod_worker.store.mongo import Document, Mongo, is_final, is_repeat
 from pod_worker.store.versioned import VERSIONS, Groups, is_newer, newer_groups, spelled
 
 RUNS = "runs"
@@ -33,7 +33,6 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 _Write: TypeAlias = UpdateOne
-_DUPLICATE_KEY = 11000
 PARALLEL_WRITES = 8
 
 
@@ -67,8 +66,8 @@ class Views:
     def apply(self, changes: Iterable[Stamped]) -> None:
         """Bring the views up to date. Safe to repeat, in any order, at the same time as others.
 
-        Raises PyMongoError when all of it is to be written again; a BulkWriteError that is not `is_uncertain` when
-        only single documents could not be written.
+        Raises PyMongoError when all of it is to be written again; a BulkWriteError that `is_final` when only
+        single documents could not be written.
         """
         rows: defaultdict[tuple[View, str, str], _Row] = defaultdict(_Row)
         points: list[tuple[str, Version, Point]] = []
@@ -106,7 +105,7 @@ class Views:
             except PyMongoError as error:
                 errors.append(error)
         if errors:  # an unreachable server before a refused document
-            raise min(errors, key=lambda each: isinstance(each, BulkWriteError) and not is_uncertain(each))
+            raise min(errors, key=is_final)
 
     def _writes(self, rows: Mapping[tuple[View, str, str], _Row]) -> list[Callable[[], None]]:
         writes: dict[str, list[_Write]] = {}
@@ -156,10 +155,10 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
     try:
         database[collection].bulk_write(writes, ordered=False)
     except BulkWriteError as error:
-        errors = error.details["writeErrors"]
-        if is_uncertain(error) or any(each["code"] != _DUPLICATE_KEY for each in errors):
+        if not is_repeat(error):
             raise
-        database[collection].bulk_write([writes[each["index"]] for each in errors], ordered=False)
+        again = [writes[each["index"]] for each in error.details["writeErrors"]]
+        database[collection].bulk_write(again, ordered=False)
 
 
 # ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
