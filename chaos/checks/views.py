@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from chaos.report import Row, none_wanted
-from pod_worker.control.arrived import arrived_from
 from pod_worker.control.projections import changes_of
 from pod_worker.control.rebuild import rebuild_all
+from pod_worker.control.replayed import replayed
 from pod_worker.store.event_log import EventLog
 from pod_worker.store.metric_series import MetricSeries, Series
 from pod_worker.store.mongo import Document, Mongo
@@ -71,7 +71,7 @@ def rebuild_shuffled(database: Mongo, rng: random.Random) -> None:
         rng.shuffle(entries)
         rest = iter(entries)
         while batch := list(islice(rest, _BATCH)):
-            views.apply(changes_of(arrived_from(batch, views.attempts([run_id]))))
+            views.apply(changes_of(replayed(batch, views.attempts([run_id]))))
 
 
 def _copy(source: Mongo, target: Mongo) -> None:

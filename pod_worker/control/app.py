@@ -16,6 +16,7 @@ from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control import artifacts, health, ingest_routes, live, page, problem, runs_api, training
 from pod_worker.control.auth import Gate
+from pod_worker.control.fast_routes import ControlPlane
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.intake import Intake
 from pod_worker.control.rate import RateLimit
@@ -41,10 +42,10 @@ def build_app(
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
-) -> FastAPI:
+) -> ControlPlane:
     """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it."""
     clock = clock or SystemClock()
-    app = FastAPI(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
+    app = ControlPlane(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
     gate = Gate(token, open_on_loopback)
     rate = RateLimit(requests_per_second, burst, clock.monotonic)
     telemetry = Telemetry(QueueDepth(database).read)

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
-from pod_worker.control.wire import Arrival, Refused, read_line
-from pod_worker.store.event_log import Entry
+from pod_worker.control.arrival import Arrival, Verdict
+from pod_worker.control.wire import Refused, read_line
 
-
-class Verdict(StrEnum):
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    FENCED = "fenced"  # of another attempt than the run's: stored, and no longer able to move the run
-    INVALID = "invalid"
-
-    # An enum's own is written in Python, and every event is counted by its verdict.
-    __hash__ = str.__hash__
+Source: TypeAlias = tuple[int, bytes]  # number of the line, from 1, and the line
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -33,59 +25,55 @@ class Line(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-class Pending(msgspec.Struct):
-    number: int
-    arrival: Arrival
-    line: bytes = b""
-    attempt: int | None = None
-    is_fenced: bool = False
-    is_projected: bool = False
-    entry: Entry | None = None  # None: not kept in the log
-    verdict: Verdict = Verdict.ACCEPTED
-
-
 @dataclass(slots=True)
 class Batch:
-    """The lines of one request, read."""
+    """The lines of one request, read. `sources` says where each arrival came from, place by place."""
 
-    pending: list[Pending] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
+    sources: Sequence[Source] = ()
     refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
 
     def counts(self) -> Counter[Verdict]:
-        counts = Counter([each.verdict for each in self.pending])
+        counts = Counter([each.verdict for each in self.arrivals])
         counts[Verdict.INVALID] = len(self.refused)
         return counts
 
     def lines(self) -> list[Line]:
-        good = [Line(each.number, each.verdict, each.arrival.event.id) for each in self.pending]
+        pairs = zip(self.sources, self.arrivals, strict=True)
+        good = [Line(number, each.verdict, each.event.id) for (number, _), each in pairs]
         bad = [Line(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
         return sorted(good + bad, key=lambda line: line.number) if bad else good
 
-    def refuse(self, places: Mapping[int, Refused]) -> None:
-        """Turn pending lines (by their place) into refused ones."""
-        if not places:
-            return
-        for place, why in places.items():
-            each = self.pending[place]
-            self.refused.append((each.number, each.line, why))
-        self.pending = [each for place, each in enumerate(self.pending) if place not in places]
+    def json_bytes(self) -> int:
+        return sum([len(line) for _, line in self.sources])
+
+    def refuse(self, odd: Mapping[int, Refused]) -> None:
+        """Turn arrivals (by their `id()`) into refused lines."""
+        pairs = list(zip(self.sources, self.arrivals, strict=True))
+        self.refused += [(*source, odd[id(each)]) for source, each in pairs if id(each) in odd]
+        kept = [pair for pair in pairs if id(pair[1]) not in odd]
+        self.sources, self.arrivals = [source for source, _ in kept], [each for _, each in kept]
 
 
-def read_batch(lines: Iterable[tuple[int, bytes]]) -> Batch:
-    """(line number, line) each; touches nothing."""
-    batch = Batch()
+def read_batch(lines: Sequence[Source]) -> Batch:
+    """Touches nothing."""
+    batch = Batch(sources=lines)
+    read = batch.arrivals.append
     for number, line in lines:
         try:
-            batch.pending.append(Pending(number, read_line(line), line))
+            read(read_line(line))
         except Refused as why:
             batch.refused.append((number, line, why))
+    if batch.refused:
+        bad = {number for number, _, _ in batch.refused}
+        batch.sources = [source for source in lines if source[0] not in bad]
     return batch
 
 
 def batch_of(arrivals: Sequence[Arrival]) -> Batch:
     """The same for events that were read elsewhere."""
-    return Batch([Pending(number, arrival) for number, arrival in enumerate(arrivals, 1)])
+    return Batch(list(arrivals), [(number, b"") for number in range(1, len(arrivals) + 1)])
 
 
 def refused_batch(line: bytes, why: Refused) -> Batch:
-    return Batch([], [(1, line, why)])
+    return Batch(refused=[(1, line, why)])

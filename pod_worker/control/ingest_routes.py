@@ -6,17 +6,16 @@ health route nor the read API from answering.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-
 import msgspec
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from pod_worker.control.arrival import Verdict
 from pod_worker.control.auth import Authorize
-from pod_worker.control.batch import Batch, Line, Pending, Verdict, read_batch, refused_batch
+from pod_worker.control.batch import Batch, Line, read_batch, refused_batch
 from pod_worker.control.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
+from pod_worker.control.fast_routes import ControlPlane
 from pod_worker.control.intake import Intake
 from pod_worker.control.problem import MEDIA_TYPE, Problem
 from pod_worker.control.rate import RateLimit
@@ -33,24 +32,10 @@ _JUST_JSON = frozenset({"application/json"})
 _encode = msgspec.json.Encoder().encode
 
 
-class _Route(APIRoute):
-    """Listed like any other, but what is called is the endpoint itself: FastAPI's dependencies take longer than
-    half a batch takes to be read."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Json, Json, Response]]:
-        return self.endpoint
-
-
-def install(app: FastAPI, intake: Intake, authorize: Authorize, rate: RateLimit) -> None:
-    """Best called before other routes are added: routes are tried in order, and these are the busy ones."""
+def install(app: ControlPlane, intake: Intake, authorize: Authorize, rate: RateLimit) -> None:
     routes = _Routes(intake, authorize, rate)
-    for path, endpoint, status in (
-        ("/api/ingest/events", routes.events, 202),
-        ("/api/ingest/event", routes.event, 201),
-    ):
-        app.router.add_api_route(
-            path, endpoint, methods=["POST"], status_code=status, tags=["ingest"], route_class_override=_Route
-        )
+    app.add_fast_route("/api/ingest/events", routes.events, 202, "ingest")
+    app.add_fast_route("/api/ingest/event", routes.event, 201, "ingest")
 
 
 class _Routes:
@@ -109,7 +94,7 @@ def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
     check_line(1, body)
     try:
         arrival = read_binary(request.headers, body) if is_binary else read_line(body)
-        return Batch([Pending(1, arrival, body)])
+        return Batch([arrival], [(1, body)])
     except Refused as why:
         return refused_batch(body, why)
 

@@ -15,8 +15,9 @@ from pod_worker.control.batch import Batch
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import RETRY_SECONDS, Problem
 
-THREADS = 2  # one computes while the other waits for the database
-GROUP_LINES = 2000
+THREADS = 3  # one computes while the others wait for the database
+# Enough to share a round trip, and not so much that all that is on its way waits for the database together.
+GROUP_LINES = 200
 WAITING_REQUESTS = 256
 
 
@@ -65,7 +66,7 @@ class Intake:
 
     def _gathered(self, first: _Parcel) -> list[_Parcel]:
         """That parcel and those that wait behind it."""
-        group, lines = [first], len(first.batch.pending)
+        group, lines = [first], len(first.batch.arrivals)
         while lines < GROUP_LINES:
             try:
                 parcel = self._waiting.get_nowait()
@@ -75,7 +76,7 @@ class Intake:
                 self._waiting.put(None)
                 break
             group.append(parcel)
-            lines += len(parcel.batch.pending)
+            lines += len(parcel.batch.arrivals)
         return group
 
     def _trouble(self, group: list[_Parcel]) -> Exception | None:

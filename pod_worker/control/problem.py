@@ -49,6 +49,13 @@ def response_to(problem: Problem, instance: str) -> Response:
     return JSONResponse(body | problem.extra, problem.status, problem.headers, MEDIA_TYPE)
 
 
+def answer_to(error: Exception, instance: str) -> Response | None:
+    """None for what is nobody's answer but a mistake of ours."""
+    if isinstance(error, PyMongoError):
+        error = database_away(error)
+    return response_to(error, instance) if isinstance(error, Problem) else None
+
+
 def database_away(error: PyMongoError) -> Problem:
     detail = f"MongoDB does not answer ({type(error).__name__}): nothing was acknowledged, send it again"
     return Problem(503, "database_away", detail, headers={"Retry-After": str(RETRY_SECONDS)})
@@ -57,13 +64,10 @@ def database_away(error: PyMongoError) -> Problem:
 def install(app: FastAPI) -> None:
     """Answer every error of every route in this shape."""
 
-    def problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return response_to(error, request.url.path)
-
-    def away(request: Request, error: Exception) -> Response:
-        assert isinstance(error, PyMongoError)
-        return response_to(database_away(error), request.url.path)
+    def expected(request: Request, error: Exception) -> Response:
+        answer = answer_to(error, request.url.path)
+        assert answer is not None
+        return answer
 
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -75,8 +79,8 @@ def install(app: FastAPI) -> None:
         said = Problem(422, "bad_request", "; ".join(_said(error.errors())[:3]))
         return response_to(said, request.url.path)
 
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(PyMongoError, away)
+    app.add_exception_handler(Problem, expected)
+    app.add_exception_handler(PyMongoError, expected)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
 

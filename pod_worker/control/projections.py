@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any, TypeAlias, TypeVar
 
-from pod_worker.control.arrived import Arrived
+from pod_worker.control.arrival import Arrival
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, Version
 from pod_worker.core.run import RunStatus as S
-from pod_worker.store.changes import Change, Facts, Move, Nested, Point, Stamped, View, named
+from pod_worker.store.changes import Change, Changes, Facts, Move, Nested, Point, View, named
 
 PayloadT = TypeVar("PayloadT", bound=p.Payload)
 Projection: TypeAlias = Callable[[Event, Any], Iterable[Change]]
@@ -27,20 +27,23 @@ _ERROR = ("error_code", "error_message", "error_traceback", "error_stage", "retr
 _NO_ERROR = {"error": dict.fromkeys(_ERROR)}
 
 
-def changes_of(batch: Iterable[Arrived]) -> list[Stamped]:
+def changes_of(batch: Iterable[Arrival]) -> Changes:
     """Every change that the events ask for, stamped with who asks."""
-    changes: list[Stamped] = []
+    changes = Changes()
+    add = changes.add
     newest: dict[str, tuple[Version, int, int]] = {}  # run id -> version, attempt, seq
     for each in batch:
-        event, run_id, attempt, version = each.event, each.run_id, each.attempt, each.version
-        for change in PROJECTIONS[event.type](event, each.payload):
-            changes.append(Stamped(run_id, attempt, version, change))
+        event, payload, run_id, attempt = each.event, each.payload, each.run_id, each.attempt
+        if payload is None or run_id is None or attempt is None:
+            continue  # nothing that a view shows
+        version = each.version
+        for change in PROJECTIONS[event.type](event, payload):
+            add(run_id, attempt, version, change)
         # What the log does not keep must not count, or a replay would come to another number.
-        if event.seq and not each.payload.transient and (run_id not in newest or newest[run_id][0] < version):
+        if event.seq and not payload.transient and (run_id not in newest or newest[run_id][0] < version):
             newest[run_id] = (version, attempt, event.seq)
     for run_id, (version, attempt, seq) in newest.items():
-        counted = Facts(View.RUN, "", "last_event_seq", {"last_event_seq": seq})
-        changes.append(Stamped(run_id, attempt, version, counted))
+        add(run_id, attempt, version, Facts(View.RUN, "", "last_event_seq", {"last_event_seq": seq}))
     return changes
 
 
@@ -224,7 +227,7 @@ def _validated(event: Event, data: p.ValidationCompleted) -> Iterable[Change]:
 @_projects(p.BudgetWarning, p.BudgetExceeded)
 def _budget(event: Event, data: p.Budget) -> Iterable[Change]:
     shown = {f"budget.{name}": getattr(data, name) for name in ("spent_usd", "limit_usd", "fraction")}
-    exceeded = {"budget.exceeded": isinstance(data, p.BudgetExceeded)}
+    exceeded = {"budget.exceeded": event.type == p.BudgetExceeded.type}
     yield Facts(View.RUN, "", "budget", shown | exceeded)
 
 

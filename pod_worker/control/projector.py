@@ -17,11 +17,10 @@ from datetime import datetime
 from pymongo.errors import BulkWriteError, PyMongoError
 from ulid import ULID
 
-from pod_worker.control.arrived import Arrived
 from pod_worker.control.problem import RETRY_SECONDS, Problem
-from pod_worker.control.projections import changes_of
 from pod_worker.control.rebuild import catch_up
 from pod_worker.core.clock import Clock
+from pod_worker.store.changes import Changes
 from pod_worker.store.mongo import Mongo, is_final
 from pod_worker.store.view_debts import Debt, ViewDebts
 from pod_worker.store.views import Views
@@ -44,7 +43,8 @@ class Promise:
 
     run_ids: frozenset[str]
     position: int
-    arrived: Sequence[Arrived] = ()
+    count: int
+    changes: Changes = field(default_factory=Changes)
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Projector:
 
     @contextmanager
     def promise(self, run_ids: frozenset[str], count: int, now: datetime) -> Iterator[Promise]:
-        """Around storing so many events of these runs; set `arrived` before leaving.
+        """Around storing so many events of these runs; set `changes` before leaving.
 
         Positions are microseconds since 1970, never the same twice in this process. Raises PyMongoError when the
         promise cannot be noted, Problem 503 when too much waits already; then nothing may be acknowledged.
@@ -96,7 +96,7 @@ class Projector:
                 self._close(made)
             raise
         with self._changed:
-            self._given += len(made.arrived)
+            self._given += made.count
             self._waiting.append(made)
             self._changed.notify_all()
 
@@ -109,7 +109,7 @@ class Projector:
             self._next_position = position + count
             for run_id in run_ids:
                 self._owed.setdefault(run_id, _Owed()).open.append(position)
-            return Promise(run_ids, position)
+            return Promise(run_ids, position, count)
 
     def _has_room(self) -> bool:
         return self.waiting_events() < WAITING_EVENTS
@@ -136,12 +136,12 @@ class Projector:
         for run_id in made.run_ids:
             self._owed[run_id].open.remove(made.position)
 
-    def at_once(self, arrived: Sequence[Arrived]) -> None:
+    def at_once(self, changes: Changes) -> None:
         """In the caller's thread, before it returns: for events that an earlier promise may not cover any more.
 
         Raises PyMongoError; then they may not be acknowledged.
         """
-        self._apply(arrived)
+        self._apply(changes)
 
     # ── for those who read ──────────────────────────────────────────────────────────────────────────────────
 
@@ -208,8 +208,11 @@ class Projector:
 
     def _project(self, promises: Sequence[Promise]) -> bool:
         """False: the database is away, and all of it is to be done again."""
+        changes = Changes()
+        for each in promises:
+            changes.merge(each.changes)
         try:
-            self._apply([arrived for each in promises for arrived in each.arrived])
+            self._apply(changes)
         except PyMongoError as error:
             log.warning("the views wait: MongoDB does not answer (%s)", type(error).__name__)
             with self._changed:
@@ -219,25 +222,23 @@ class Projector:
         with self._changed:
             self._is_away = False
             for each in promises:
-                self._kept += len(each.arrived)
+                self._kept += each.count
                 self._close(each)
             self._changed.notify_all()
         return True
 
-    def _apply(self, arrived: Sequence[Arrived]) -> None:
+    def _apply(self, changes: Changes) -> None:
         """Raises PyMongoError when all of it is to be done again; what can never be written is told and left."""
-        if not arrived:
-            return
         try:
-            self._views.apply(changes_of(arrived))
+            self._views.apply(changes)
         except Exception as error:
             if _may_help_again(error):
                 raise
-            if is_final(error) or len(arrived) == 1:
-                self._failed(f"{len(arrived)} events from {arrived[0].event.id} on", error)
-            else:  # a change that BSON cannot hold: it must not take the others with it
-                for each in arrived:
-                    self._apply([each])
+            halves = [] if is_final(error) else changes.halves()
+            if not halves:
+                self._failed(f"what is new of {changes.named()}", error)
+            for each in halves:  # a change that BSON cannot hold: it must not take the others with it
+                self._apply(each)
 
     def _failed(self, what: str, error: Exception) -> None:
         # Stored, so nothing is lost: once it can be written, `pod-worker events rebuild` brings it.

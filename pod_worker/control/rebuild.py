@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 
-from pod_worker.control.arrived import arrived_from
 from pod_worker.control.projections import changes_of
+from pod_worker.control.replayed import replayed
 from pod_worker.store.event_log import EventLog
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.views import Views
@@ -44,7 +44,7 @@ def catch_up(database: Mongo, run_id: str, since: int) -> int:
 def _replay(database: Mongo, views: Views, run_id: str, attempts: Mapping[str, int], since: int = 0) -> int:
     entries, counted = EventLog(database).replay(run_id, since), 0
     while batch := list(islice(entries, BATCH)):
-        arrived = arrived_from(batch, attempts)
-        views.apply(changes_of(arrived))
-        counted += len(arrived)
+        arrivals = replayed(batch, attempts)
+        views.apply(changes_of(arrivals))
+        counted += len(arrivals)
     return counted

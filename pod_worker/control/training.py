@@ -17,11 +17,12 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.answer import answer
+from pod_worker.control.arrival import Arrival
 from pod_worker.control.batch import batch_of
 from pod_worker.control.body import read_body
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import Problem
-from pod_worker.control.wire import Arrival, payload_of
+from pod_worker.control.wire import payload_of
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import Event
 from pod_worker.core.run import TERMINAL, Json, Run, RunStatus

@@ -7,7 +7,7 @@ Knows nothing of HTTP, batches or the database.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from pod_worker.control.arrival import Arrival
+from pod_worker.control.structs import struct_of
 from pod_worker.core.event import ID_LIMIT, Event
-from pod_worker.core.payload import LOG_MESSAGE_BYTES, PAYLOADS, RENAMED, Payload
+from pod_worker.core.payload import LOG_MESSAGE_BYTES, PAYLOADS, RENAMED, Payload, RunLog
 from pod_worker.core.run import Json
 
 SUBJECTS = frozenset({"run", "ideation", "pod", "hypothesis"})
@@ -35,8 +37,8 @@ class _Extensions(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class _Read(Event):
-    """The event itself, as it is decoded: to make another one of it would take as long again."""
+class _Envelope(Event):
+    """The event itself, and what is looked at on the way in only."""
 
     id: Annotated[str, Meta(min_length=1, max_length=ID_LIMIT)]
     source: _Text
@@ -54,14 +56,6 @@ class _JustId(msgspec.Struct):
     id: str | None = None
 
 
-class Arrival(msgspec.Struct, frozen=True):
-    """A good event. `payload` is None for an `ai.*` type that this version does not know."""
-
-    event: Event
-    payload: Payload | None
-    run_id: str | None
-
-
 class Refused(ValueError):
     """Why a line is no event of ours. `code` is for programs, the text for people."""
 
@@ -70,20 +64,11 @@ class Refused(ValueError):
         self.code, self.error, self.event_id = code, error, event_id
 
 
+_Read = struct_of(_Envelope)
 _read = msgspec.json.Decoder(_Read).decode
 _just_id = msgspec.json.Decoder(_JustId).decode
-_NAMES = frozenset({"stage", "name"})
-
-
-def _reading(kind: type[Payload]) -> tuple[type[Payload], dict[str, str], tuple[str, ...]]:
-    """The payload, its fields that are called otherwise on the wire, and those that are names."""
-    fields = kind.__dataclass_fields__
-    back = {RENAMED[name]: name for name in fields if name in RENAMED}
-    return kind, back, tuple(name for name in fields if name in _NAMES)
-
-
-_READINGS = {name: _reading(kind) for name, kind in PAYLOADS.items()}
-_FLAT = frozenset({str, int, float, bool, type(None)})
+_NAME = Meta(min_length=1, max_length=NAME_LIMIT)
+_PAYLOADS = {name: struct_of(kind, RENAMED, stage=_NAME, name=_NAME) for name, kind in PAYLOADS.items()}
 
 
 def read_line(line: bytes) -> Arrival:
@@ -96,7 +81,8 @@ def read_line(line: bytes) -> Arrival:
         raise Refused("bad_json", f"not JSON in UTF-8: {error}") from None
     except RecursionError:
         raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels") from None
-    return _checked(read)
+    # No line is deeper than it has brackets that open, and most have one or two.
+    return _checked(read, may_be_deep=line.count(b"{") + line.count(b"[") > DEPTH_LIMIT)
 
 
 def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
@@ -118,20 +104,23 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
         raise Refused("bad_json", f"the body is not JSON in UTF-8: {error}", event_id) from None
     except RecursionError:
         raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels", event_id) from None
-    return _checked(read)
+    return _checked(read, may_be_deep=True)
 
 
-def _checked(read: _Read) -> Arrival:
-    if _is_nested(read.data) and _depth(read.data) > DEPTH_LIMIT:
+def _checked(read: _Envelope, *, may_be_deep: bool) -> Arrival:
+    if may_be_deep and _depth(read.data) > DEPTH_LIMIT:
         raise Refused("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", read.id)
-    if not read.type.startswith("ai."):
-        raise Refused("unknown_type", f"type {read.type[:100]!r} is not an ai.* type", read.id)
+    kind = read.type
+    if not kind.startswith("ai."):
+        raise Refused("unknown_type", f"type {kind[:100]!r} is not an ai.* type", read.id)
     media_type = read.datacontenttype
     if media_type is not None and media_type != "application/json" and not _is_json(media_type):
         raise Refused("bad_event", "datacontenttype must be application/json", read.id)
-    run_id = _checked_subject(read)
-    payload = payload_of(read.type, read.data, read.id)
-    if read.type == "ai.run.log":
+    run_id = _run_of(read.subject)
+    if run_id is None or read.data.get("run_id") != run_id:
+        _check_subject(read, run_id)
+    payload = payload_of(kind, read.data, read.id)
+    if kind == RunLog.type:
         _cut_message(read.data)
     is_plain = read.time.tzinfo is UTC and read.extensions is None
     return Arrival(read if is_plain else _plain(read), payload, run_id)
@@ -139,55 +128,53 @@ def _checked(read: _Read) -> Arrival:
 
 def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) -> Payload | None:
     """The typed payload; None for a type that is not in the contract. Raises Refused."""
-    reading = _READINGS.get(kind)
-    if reading is None:
+    found = _PAYLOADS.get(kind)
+    if found is None:
         return None
-    found, back, names = reading
-    if back:
-        data = {back.get(name, name): value for name, value in data.items()}
     try:
-        payload = msgspec.convert(data, found)
+        return msgspec.convert(data, found)
     except msgspec.ValidationError as error:
-        text = str(error).replace("`$.", "`data.").replace("from_", "from")
+        text = str(error).replace("`$.", "`data.")
         raise Refused("bad_data", f"{kind}: {text}", event_id) from None
-    for each in names:
-        name = data.get(each)
-        if name is not None and not 0 < len(name) <= NAME_LIMIT:
-            raise Refused("bad_data", f"{kind}: data.{each} must have 1 to {NAME_LIMIT} characters", event_id)
-    return payload
 
 
-def _checked_subject(read: _Read) -> str | None:
-    """The run that the event is about, if any."""
-    is_known, run_id = _subject(read.subject)
-    if not is_known:
+def _check_subject(read: _Envelope, run_id: str | None) -> None:
+    """Whether there is such a thing, and if it is a run, data names the same one."""
+    if run_id is None and not _is_known(read.subject):
         wanted = "run/<id>, ideation/<id>, pod/<id> or hypothesis/<id>"
         raise Refused("bad_subject", f"subject {read.subject[:100]!r} must be {wanted}", read.id)
-    if run_id is not None and read.data.get("run_id") != run_id:
+    if run_id is not None:
         found = read.data.get("run_id")
         said = f"is {str(found)[:100]!r}" if found is not None else "is missing"
         raise Refused("run_mismatch", f"data.run_id {said}, the subject names run {run_id[:100]!r}", read.id)
-    return run_id
 
 
 @lru_cache(maxsize=1024)  # a batch speaks of one run, as a rule
-def _subject(text: str) -> tuple[bool, str | None]:
-    """(whether there is such a thing, the run's id if it is a run)."""
-    kind, _, name = text.partition("/")
-    is_known = kind in SUBJECTS and 0 < len(name) <= ID_LIMIT and "\0" not in name
-    return is_known, name if kind == "run" else None
+def _run_of(subject: str) -> str | None:
+    """The run's id; None if it is about something else, or nothing that we know."""
+    kind, _, name = subject.partition("/")
+    return name if kind == "run" and _is_known(subject) else None
 
 
-def _plain(read: _Read) -> Event:
+def _is_known(subject: str) -> bool:
+    kind, _, name = subject.partition("/")
+    return kind in SUBJECTS and 0 < len(name) <= ID_LIMIT and "\0" not in name
+
+
+def _plain(read: _Envelope) -> Event:
     """What older emitters nest at the top level, and the time in UTC."""
     nested = read.extensions or _Extensions()
     try:
         time = read.time.astimezone(UTC)
     except OverflowError:
         raise Refused("bad_event", "time is outside the calendar", read.id) from None
-    return replace(
-        read,
-        time=time,
+    return Event(
+        read.id,
+        read.source,
+        read.type,
+        read.subject,
+        time,
+        read.data,
         seq=read.seq if read.seq is not None else nested.seq,
         attempt=read.attempt if read.attempt is not None else nested.attempt,
         traceparent=read.traceparent or nested.traceparent,
@@ -207,10 +194,6 @@ def _cut_message(data: dict[str, Json]) -> None:
 def _is_json(media_type: str) -> bool:
     kind = media_type.partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
-
-
-def _is_nested(data: dict[str, Json]) -> bool:
-    return not _FLAT.issuperset(map(type, data.values()))
 
 
 def _depth(value: Json) -> int:

@@ -7,6 +7,7 @@ stage's or a metric's name) is quoted with `named`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -26,6 +27,8 @@ class View(StrEnum):
     STAGE = "stage"
     VALIDATION = "validation"
     ARTIFACT = "artifact"
+
+    __hash__ = str.__hash__  # an enum's own is written in Python
 
 
 class Nested(dict[str, Json]):
@@ -68,15 +71,73 @@ class Move(msgspec.Struct, frozen=True):
 
 
 Change: TypeAlias = Facts | Point | Move
+RowKey: TypeAlias = tuple["View", str, str]  # view, run id, key
+SeriesKey: TypeAlias = tuple[str, str, str]  # run id, stage, name
 
 
 class Stamped(msgspec.Struct, frozen=True):
-    """A change, the run it is about, and who wrote it."""
+    """A move, and who asks for it."""
 
-    run_id: str
     attempt: int
     version: Version
-    change: Change
+    move: Move
+
+
+class Row(msgspec.Struct):
+    """What is said about one document: the newest facts of each group, and the moves."""
+
+    newest: dict[str, tuple[Version, Mapping[str, Json]]] = {}
+    moves: list[Stamped] = []
+
+    def add(self, group: str, version: Version, fields: Mapping[str, Json]) -> None:
+        known = self.newest.get(group)
+        if known is None or known[0] < version:
+            self.newest[group] = (version, fields)
+
+
+class Changes:
+    """What many events change, in any order. What a newer event overwrites anyway is dropped as it comes; points
+    stay with their series from the beginning, because there are so many of them."""
+
+    __slots__ = ("rows", "series")
+
+    def __init__(self) -> None:
+        self.rows: defaultdict[RowKey, Row] = defaultdict(Row)
+        self.series: defaultdict[SeriesKey, list[tuple[Version, Point]]] = defaultdict(list)
+
+    def add(self, run_id: str, attempt: int, version: Version, change: Change) -> None:
+        if isinstance(change, Point):
+            self.series[run_id, change.stage, change.name].append((version, change))
+        elif isinstance(change, Facts):
+            self.rows[change.view, run_id, change.key].add(change.group, version, change.fields)
+        else:
+            self.rows[View.RUN, run_id, ""].moves.append(Stamped(attempt, version, change))
+
+    def merge(self, other: Changes) -> None:
+        for row_key, theirs in other.rows.items():
+            row = self.rows[row_key]
+            row.moves += theirs.moves
+            for group, (version, fields) in theirs.newest.items():
+                row.add(group, version, fields)
+        for series_key, points in other.series.items():
+            self.series[series_key] += points
+
+    def named(self) -> str:
+        """Whom it is about, for people."""
+        runs = sorted({run_id for _, run_id, _ in self.rows} | {run_id for run_id, _, _ in self.series})
+        return f"run {runs[0]}" if len(runs) == 1 else f"{len(runs)} runs"
+
+    def halves(self) -> list[Changes]:
+        """The same in two parts, none if there is but one document or series in it."""
+        rows, series = list(self.rows.items()), list(self.series.items())
+        if len(rows) + len(series) < 2:
+            return []
+        parts = [Changes(), Changes()]
+        for place, (row_key, row) in enumerate(rows):
+            parts[place % 2].rows[row_key] = row
+        for place, (series_key, points) in enumerate(series, len(rows)):
+            parts[place % 2].series[series_key] = points
+        return parts
 
 
 @lru_cache(maxsize=10_000)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import bson
@@ -156,6 +156,7 @@ class EventLog:
 
 def document_of(entry: Entry) -> Document:
     event = entry.event
+    received_at, expire_at = _stamps(entry.received_at)
     document: Document = {
         "_id": event.id,
         "runId": entry.run_id,
@@ -163,7 +164,7 @@ def document_of(entry: Entry) -> Document:
         "seq": event.seq,
         "type": event.type,
         "time": event.time,
-        "receivedAt": entry.received_at,
+        "receivedAt": received_at,
         "position": entry.position,
         "source": event.source,
         "data": event.data,
@@ -179,7 +180,7 @@ def document_of(entry: Entry) -> Document:
     if entry.level:
         document["level"] = entry.level
     if entry.is_sample:
-        document["expireAt"] = _expiry(entry.received_at)
+        document["expireAt"] = expire_at
     if not entry.is_sample or entry.level in ("warn", "error"):
         document["notable"] = True
     return document
@@ -232,9 +233,11 @@ def entry_from(document: Document) -> Entry | None:
 
 
 @lru_cache(maxsize=16)  # a batch has one time of arrival
-def _expiry(received_at: datetime) -> datetime:
+def _stamps(received_at: datetime) -> tuple[datetime, datetime]:
+    """Arrival and expiry without a time zone: the driver takes that for UTC, and need not ask each one for it."""
+    arrival = received_at.astimezone(UTC).replace(tzinfo=None)
     # Whole hours: many equal keys make a small index.
-    return received_at.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)
+    return arrival, arrival.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)
 
 
 def _dead_document(line: DeadLine) -> Document:

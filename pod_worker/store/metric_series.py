@@ -9,9 +9,10 @@ docs/decisions/003-metrics-collection.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 from pymongo import ASCENDING, IndexModel
@@ -19,7 +20,7 @@ from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version, version_of
 from pod_worker.core.run import Json
-from pod_worker.store.changes import Point
+from pod_worker.store.changes import Point, SeriesKey
 from pod_worker.store.mongo import Document, Mongo, is_repeat
 
 METRICS = "metrics"
@@ -47,20 +48,21 @@ class Series:
     samples: list[Sample]  # in order of step, then time
 
 
-_Versioned = tuple[Version, Sample]
-_Merged = dict[int | datetime, _Versioned]
+Versioned: TypeAlias = tuple[Version, Point]
+_Column: TypeAlias = tuple[str, str, Sequence[Versioned]]  # stage, name, points
+_Merged: TypeAlias = dict[int | datetime, tuple[Version, Sample]]
 
 
 class MetricSeries:
     def __init__(self, database: Mongo) -> None:
         self._metrics = database[METRICS]
 
-    def add(self, points: Iterable[tuple[str, Version, Point]]) -> None:
-        """(run id, version, point) each. One round trip."""
-        by_run: dict[str, list[tuple[Version, Point]]] = {}
-        for run_id, version, point in points:
-            by_run.setdefault(run_id, []).append((version, point))
-        self._insert([_chunk(run_id, part) for run_id, each in by_run.items() for part in _parts(each)])
+    def add(self, series: Mapping[SeriesKey, Sequence[Versioned]]) -> None:
+        """One round trip."""
+        by_run: dict[str, list[_Column]] = {}
+        for (run_id, stage, name), points in series.items():
+            by_run.setdefault(run_id, []).append((stage, name, points))
+        self._insert([made for run_id, columns in by_run.items() for made in _documents(run_id, columns)])
 
     def _insert(self, documents: list[Document]) -> None:
         if not documents:
@@ -85,13 +87,15 @@ class MetricSeries:
         """Rewrite the run's documents as few as possible. A crash half-way leaves points twice, never none."""
         old = [each["_id"] for each in self._metrics.find({"runId": run_id}, {"_id": 1})]
         merged, units = self._merged(run_id)
-        new: list[Document] = []
+        columns: list[_Column] = []
         for (stage, name), found in sorted(merged.items()):
+            unit = units.get((stage, name))
             points = [
-                (version, Point(stage, name, s.value, s.time, s.step, s.epoch, units.get((stage, name))))
+                (version, Point(stage, name, s.value, s.time, s.step, s.epoch, unit))
                 for version, s in _ordered(found)
             ]
-            new += [_chunk(run_id, part) for part in _parts(points)]
+            columns.append((stage, name, points))
+        new = list(_documents(run_id, columns))
         self._insert(new)
         kept = {each["_id"] for each in new}
         self._metrics.delete_many({"_id": {"$in": [name for name in old if name not in kept]}})
@@ -108,33 +112,48 @@ class MetricSeries:
         return merged, units
 
 
-def _parts(points: Sequence[tuple[Version, Point]]) -> Iterator[Sequence[tuple[Version, Point]]]:
-    """As many at a time as a document may hold."""
-    for start in range(0, len(points), COMPACT_POINTS):
-        yield points[start : start + COMPACT_POINTS]
+def _documents(run_id: str, columns: Iterable[_Column]) -> Iterator[Document]:
+    """As few as can hold the points. A document's id follows from what is in it, so that the same points are the
+    same document."""
+    held: list[_Column] = []
+    free = COMPACT_POINTS
+    for stage, name, points in columns:
+        while points:
+            part, points = points[:free], points[free:]
+            held.append((stage, name, part))
+            free -= len(part)
+            if not free:
+                yield _document(run_id, held)
+                held, free = [], COMPACT_POINTS
+    if held:
+        yield _document(run_id, held)
 
 
-def _chunk(run_id: str, points: Sequence[tuple[Version, Point]]) -> Document:
-    """One document; its id follows from what is in it, so that the same points are the same document."""
-    columns: dict[tuple[str, str], Document] = {}
-    for version, point in points:
-        column = columns.get((point.stage, point.name))
-        if column is None:
-            column = {"s": point.stage, "n": point.name} | {name: [] for name in _LISTS}
-            columns[point.stage, point.name] = column
-        column["a"].append(version[0])
-        column["q"].append(version[1])
-        column["i"].append(version[3])
-        column["k"].append(point.step)
-        column["x"].append(point.value)
-        column["t"].append(point.time)
-        if point.epoch is not None:
-            column.setdefault("e", {})[str(len(column["t"]) - 1)] = point.epoch
-        if point.unit is not None:
-            column["u"] = point.unit
-    named = "\0".join([f"{version[3]}\0{point.name}\0{version[0]}" for version, point in points])
+def _document(run_id: str, columns: Sequence[_Column]) -> Document:
+    made = [_column(*each) for each in columns]
+    named = repr([(each["s"], each["n"], each["a"], each["i"]) for each in made])
     digest = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
-    return {"_id": f"{run_id}:{digest}", "runId": run_id, "columns": list(columns.values())}
+    return {"_id": f"{run_id}:{digest}", "runId": run_id, "columns": made}
+
+
+def _column(stage: str, name: str, points: Sequence[Versioned]) -> Document:
+    column: Document = {
+        "s": stage,
+        "n": name,
+        "a": [version[0] for version, _ in points],
+        "q": [version[1] for version, _ in points],
+        "i": [version[3] for version, _ in points],
+        "k": [point.step for _, point in points],
+        "x": [point.value for _, point in points],
+        "t": [point.time for _, point in points],
+    }
+    epochs = {str(place): point.epoch for place, (_, point) in enumerate(points) if point.epoch is not None}
+    if epochs:
+        column["e"] = epochs
+    units = [point.unit for _, point in points if point.unit is not None]
+    if units:
+        column["u"] = units[-1]
+    return column
 
 
 def _columns(document: Document) -> list[Document]:
@@ -160,7 +179,7 @@ def _merge(merged: _Merged, column: Document) -> None:
             merged[key] = (version, Sample(step if is_counted else None, value, time, epochs.get(str(place))))
 
 
-def _ordered(merged: _Merged) -> list[_Versioned]:
+def _ordered(merged: _Merged) -> list[tuple[Version, Sample]]:
     return sorted(
         merged.values(), key=lambda each: (each[1].step if each[1].step is not None else -1, each[1].time)
     )

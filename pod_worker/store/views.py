@@ -7,19 +7,18 @@ settles those). A batch costs at most one write per collection. Which event mean
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import TypeAlias
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from pod_worker.core.event import Version, version_text
+from pod_worker.core.event import version_text
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
-from pod_worker.store.changes import Facts, Move, Point, Stamped, View, named
+from pod_worker.store.changes import Changes, Move, Row, RowKey, Stamped, View, named
 from pod_worker.store.metric_series import MetricSeries
 from pod_worker.store.mongo import Document, Mongo, is_final, is_repeat
 from pod_worker.store.versioned import VERSIONS, Groups, is_newer, newer_groups, spelled
@@ -36,22 +35,6 @@ _Write: TypeAlias = UpdateOne
 PARALLEL_WRITES = 8
 
 
-@dataclass(slots=True)
-class _Row:
-    """What a batch says about one document: the newest of each group, and the moves in order."""
-
-    newest: dict[str, tuple[Version, Mapping[str, Json]]] = field(default_factory=dict)
-    moves: list[Stamped] = field(default_factory=list)
-
-    def add(self, group: str, version: Version, fields: Mapping[str, Json]) -> None:
-        known = self.newest.get(group)
-        if known is None or known[0] < version:
-            self.newest[group] = (version, fields)
-
-    def groups(self) -> Groups:
-        return {group: (version_text(version), fields) for group, (version, fields) in self.newest.items()}
-
-
 class Views:
     def __init__(self, database: Mongo) -> None:
         self._database = database
@@ -63,34 +46,16 @@ class Views:
         found = self._database[RUNS].find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
         return {str(each["_id"]): _integer(each.get("attempt")) for each in found}
 
-    def apply(self, changes: Iterable[Stamped]) -> None:
+    def apply(self, changes: Changes) -> None:
         """Bring the views up to date. Safe to repeat, in any order, at the same time as others.
 
         Raises PyMongoError when all of it is to be written again; a BulkWriteError that `is_final` when only
         single documents could not be written.
         """
-        rows: defaultdict[tuple[View, str, str], _Row] = defaultdict(_Row)
-        points: list[tuple[str, Version, Point]] = []
-        latest: dict[tuple[str, str], tuple[Version, float]] = {}
-        for stamped in changes:
-            change = stamped.change
-            if isinstance(change, Point):
-                points.append((stamped.run_id, stamped.version, change))
-                if change.is_latest_shown:
-                    shown = latest.get((stamped.run_id, change.name))
-                    if shown is None or shown[0] < stamped.version:
-                        latest[stamped.run_id, change.name] = (stamped.version, change.value)
-            elif isinstance(change, Facts):
-                row = rows[change.view, stamped.run_id, change.key]
-                row.add(change.group, stamped.version, change.fields)
-            else:
-                rows[View.RUN, stamped.run_id, ""].moves.append(stamped)
-        for (run_id, name), (version, value) in latest.items():
-            path = f"metrics.{named(name)}"
-            rows[View.RUN, run_id, ""].add(path, version, {path: value})
+        rows = _with_latest(changes)
         work: list[Callable[[], None]] = self._writes(rows)
-        if points:
-            work.append(lambda: self.series.add(points))
+        if changes.series:
+            work.append(partial(self.series.add, changes.series))
         self._together(work)
 
     def _together(self, work: Sequence[Callable[[], None]]) -> None:
@@ -107,7 +72,7 @@ class Views:
         if errors:  # an unreachable server before a refused document
             raise min(errors, key=is_final)
 
-    def _writes(self, rows: Mapping[tuple[View, str, str], _Row]) -> list[Callable[[], None]]:
+    def _writes(self, rows: Mapping[RowKey, Row]) -> list[Callable[[], None]]:
         writes: dict[str, list[_Write]] = {}
         for (view, run_id, key), row in rows.items():
             if view is View.RUN:
@@ -150,6 +115,19 @@ _REPLAYED = [
 ]
 
 
+def _with_latest(changes: Changes) -> Mapping[RowKey, Row]:
+    """The rows, and in them the run's latest value of every metric."""
+    all_of = Changes()
+    all_of.merge(changes)
+    for (run_id, _, name), points in changes.series.items():
+        shown = [each for each in points if each[1].is_latest_shown]
+        if shown:
+            version, newest = max(shown, key=itemgetter(0))
+            path = f"metrics.{named(name)}"
+            all_of.rows[View.RUN, run_id, ""].add(path, version, {path: newest.value})
+    return all_of.rows
+
+
 def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
     """One round trip. Two first upserts of one row can collide; the loser's second try finds the row."""
     try:
@@ -164,7 +142,7 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
 # ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _row_upsert(view: View, run_id: str, key: str, row: _Row) -> _Write:
+def _row_upsert(view: View, run_id: str, key: str, row: Row) -> _Write:
     own: Document = {"runId": {"$literal": run_id}}
     unless: Document | None = None
     if view is View.STAGE:
@@ -175,14 +153,17 @@ def _row_upsert(view: View, run_id: str, key: str, row: _Row) -> _Write:
     if view is View.ARTIFACT:
         # What the object store confirmed outranks what an event claims.
         unless = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
-    return UpdateOne({"_id": f"{run_id}:{key}"}, [newer_groups(row.groups(), unless), {"$set": own}], upsert=True)
+    return UpdateOne({"_id": f"{run_id}:{key}"}, [newer_groups(_groups(row), unless), {"$set": own}], upsert=True)
 
 
-def _run_update(row: _Row) -> list[Document]:
-    update = [newer_groups(row.groups())] if row.newest else []
+def _groups(row: Row) -> Groups:
+    return {group: (version_text(version), fields) for group, (version, fields) in row.newest.items()}
+
+
+def _run_update(row: Row) -> list[Document]:
+    update = [newer_groups(_groups(row))] if row.newest else []
     for stamped in sorted(row.moves, key=lambda each: each.version):
-        assert isinstance(stamped.change, Move)
-        update.append({"$set": _move_values(stamped, stamped.change)})
+        update.append({"$set": _move_values(stamped, stamped.move)})
     return update
 
 

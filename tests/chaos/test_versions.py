@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import bson
 
-from pod_worker.control.projections import Arrived
+from pod_worker.control.arrival import Arrival
 from pod_worker.core.event import Event
 from pod_worker.core.payload import RunCompleted
 
@@ -22,4 +22,4 @@ def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> 
 
 def _version(time: datetime) -> str:
     event = Event("id", "source", "ai.run.completed", "run/r", time, {}, seq=3, attempt=1)
-    return Arrived(event, RunCompleted(total_duration_s=1.0), "r", 1).version
+    return Arrival(event, RunCompleted(total_duration_s=1.0), "r", 1).version

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pod_worker.control.arrival import Arrival
 from pod_worker.control.batch import Batch, Line, batch_of
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.telemetry import Telemetry
-from pod_worker.control.wire import Arrival
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.store.queue_depth import Depth
 

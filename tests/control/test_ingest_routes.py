@@ -225,7 +225,7 @@ def test_a_crash_between_storing_and_projecting_heals(
 
     @contextmanager
     def crash_afterwards(*_: Any) -> Iterator[Promise]:
-        yield Promise(frozenset(), 1)
+        yield Promise(frozenset(), 1, 1)
         raise AutoReconnect("the connection broke")
 
     with monkeypatch.context() as broken:

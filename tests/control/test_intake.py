@@ -27,7 +27,7 @@ class HeldIngest:
         self.error: Exception | None = None
 
     def take_all(self, batches: Sequence[Batch]) -> None:
-        self.groups.append([each.arrival.event.id for batch in batches for each in batch.pending])
+        self.groups.append([each.event.id for batch in batches for each in batch.arrivals])
         self.entered.release()
         assert self.go.acquire(timeout=20)
         if self.error:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from bson import json_util
 
+from pod_worker.control.arrival import Arrival
 from pod_worker.control.batch import batch_of
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.rebuild import rebuild
 from pod_worker.control.telemetry import Telemetry
-from pod_worker.control.wire import Arrival, payload_of
+from pod_worker.control.wire import payload_of
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.event import Event
 from pod_worker.store.metric_series import MetricSeries

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pod_worker.control.arrival import Arrival
 from pod_worker.control.batch import batch_of
 from pod_worker.control.projections import PROJECTIONS
 from pod_worker.control.rebuild import rebuild
-from pod_worker.control.wire import Arrival, payload_of
+from pod_worker.control.wire import payload_of
 from pod_worker.core.event import Event
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.metric_series import MetricSeries

@@ -11,13 +11,14 @@ import pytest
 from pymongo.errors import AutoReconnect, BulkWriteError
 
 from pod_worker.control import projector as module
-from pod_worker.control.arrived import Arrived
+from pod_worker.control.arrival import Arrival
 from pod_worker.control.batch import batch_of
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import Problem
+from pod_worker.control.projections import changes_of
 from pod_worker.control.projector import DEAD_SECONDS, Projector
 from pod_worker.control.telemetry import Telemetry
-from pod_worker.control.wire import Arrival, read_line
+from pod_worker.control.wire import read_line
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import StageProgress
 from pod_worker.store.event_log import Entry, EventLog
@@ -65,16 +66,17 @@ class _NoThread:
 numbers = itertools.count(1)
 
 
-def progress(share: float, run: str = "r1") -> Arrived:
+def progress(share: float, run: str = "r1") -> Arrival:
     told = event(f"e{next(numbers)}", "ai.run.stage_progress", run=run, attempt=0, stage="s", progress=share)
     arrival = read_line(ndjson(told))
     assert arrival.payload is not None
-    return Arrived(arrival.event, arrival.payload, run, 0)
+    return Arrival(arrival.event, arrival.payload, run, 0, is_projected=True)
 
 
-def keep(projector: Projector, *arrived: Arrived) -> None:
-    with projector.promise(frozenset(each.run_id for each in arrived), len(arrived), now()) as promise:
-        promise.arrived = arrived
+def keep(projector: Projector, *arrived: Arrival) -> None:
+    run_ids = frozenset(each.run_id for each in arrived if each.run_id)
+    with projector.promise(run_ids, len(arrived), now()) as promise:
+        promise.changes = changes_of(arrived)
 
 
 def now() -> datetime:
@@ -190,12 +192,12 @@ def test_the_database_comes_back(make: Make, store: Any, monkeypatch: pytest.Mon
 
 def test_a_change_that_cannot_be_written_fails_alone(make: Make, store: Any) -> None:
     odd = progress(0.1)
-    odd = Arrived(odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", 0)
+    odd = Arrival(odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", 0)
     projector = make()
     keep(projector, odd, progress(0.5, run="r2"))
     assert projector.settle(seconds=20)
     assert shown(store, "r2") == 0.5
-    assert failures == [1]
+    assert failures == [1, 1], "the stage and the run"
 
 
 def test_too_far_behind_takes_no_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +258,7 @@ def left_behind(make: Make, store: Any, share: float) -> None:
     arrived = progress(share)
     with dead.promise(R1, 1, now()) as promise:
         EventLog(store).append([Entry(arrived.event, "r1", 0, promise.position, now(), is_sample=True)])
-        promise.arrived = [arrived]
+        promise.changes = changes_of([arrived])
 
 
 def age(store: Any, seconds: float) -> None:

@@ -59,7 +59,7 @@ def fill(made: Any) -> None:
         for n in range(40)
     ]
     lines += [event(f"s{run}", "ai.run.stage_started", run=f"r{run}", stage="s") for run in range(6)]
-    take(made, read_batch(enumerate(ndjson(*lines).split(b"\n"), 1)))
+    take(made, read_batch(list(enumerate(ndjson(*lines).split(b"\n"), 1))))
 
 
 def ask_everything(database: Any) -> None:
