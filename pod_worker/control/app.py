@@ -51,7 +51,7 @@ def build_app(
     telemetry = Telemetry(QueueDepth(database).read)
     ingest = Ingest(database, clock, telemetry)
     app.state.intake = intake = Intake(ingest)
-    app.state.projector = ingest.projector
+    app.state.ingest = ingest
     find_run = RunQueue(database, clock).get
     problem.install(app)
     ingest_routes.install(app, intake, gate.authorize, rate)
@@ -68,15 +68,16 @@ def build_app(
 
 async def _up_to_date(request: Request) -> None:
     """Whoever was told that an event is stored sees it in the next answer."""
-    if request.app.state.projector.waiting_events():
-        await run_in_threadpool(request.app.state.projector.settle)
+    projector = request.app.state.ingest.projector
+    if projector.waiting_events():
+        await run_in_threadpool(projector.settle)
 
 
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[None]:
     app.state.stopping = asyncio.Event()
-    app.state.projector.start()
+    app.state.ingest.projector.start()
     yield
     app.state.stopping.set()
-    await run_in_threadpool(app.state.intake.close)
-    await run_in_threadpool(app.state.projector.close)
+    await app.state.intake.close()
+    await app.state.ingest.close()

@@ -30,6 +30,17 @@ class Attempts:
     def of(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
         """The current attempt of those runs that exist, asked with what events say it is. Raises PyMongoError."""
         now = self._clock.monotonic()
+        found, unsure = self._remembered(claimed, now)
+        return found | self._asked(sorted(unsure), now) if unsure else found
+
+    def at_once(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int] | None:
+        """The same without asking; None where that is needed."""
+        found, unsure = self._remembered(claimed, self._clock.monotonic())
+        return None if unsure else found
+
+    def _remembered(
+        self, claimed: Iterable[tuple[str | None, int | None]], now: float
+    ) -> tuple[dict[str, int], set[str]]:
         found: dict[str, int] = {}
         unsure: set[str] = set()
         with self._lock:
@@ -41,9 +52,7 @@ class Attempts:
                     unsure.add(run_id)
                 else:
                     found[run_id] = known
-        if unsure:
-            found |= self._asked(sorted(unsure), now)
-        return found
+        return found, unsure
 
     def _asked(self, run_ids: list[str], now: float) -> dict[str, int]:
         found = self._views.attempts(run_ids)

@@ -7,7 +7,7 @@ not known here.
 
 from __future__ import annotations
 
-import threading
+from asyncio import to_thread
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -24,6 +24,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.event import Event
 from pod_worker.core.payload import Payload, RunLog
 from pod_worker.store.event_log import Appended, DeadLine, Entry, EventLog
+from pod_worker.store.event_writer import EventWriter
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.views import Views
 
@@ -31,25 +32,31 @@ RECENT_TRANSIENT = 20_000
 
 
 class Ingest:
-    """Thread-safe; blocks on the database."""
+    """For one event loop, which it never holds up for the database."""
 
     def __init__(self, database: Mongo, clock: Clock, telemetry: Telemetry) -> None:
         self.projector = Projector(database, clock, telemetry.projection_failures.inc)
         telemetry.waiting_events.set_function(self.projector.waiting_events)
-        self._events = EventLog(database)
+        self._log = EventLog(database)
+        self._writer = EventWriter(database, self._log)
         self._views = Views(database)
         self._attempts = Attempts(self._views, clock)
         self._clock = clock
         self._telemetry = telemetry
         self._recent = _Recent(RECENT_TRANSIENT)
 
-    def take(self, batch: Batch) -> list[Line]:
+    async def close(self) -> None:
+        """The views are brought up to date first."""
+        await to_thread(self.projector.close)
+        await self._writer.close()
+
+    async def take(self, batch: Batch) -> list[Line]:
         """The fate of every line, once the views tell of them too (if MongoDB lets them, for a while)."""
-        self.take_all([batch])
-        self.projector.settle()
+        await self.take_all([batch])
+        await to_thread(self.projector.settle)
         return batch.lines()
 
-    def take_all(self, batches: Sequence[Batch]) -> None:
+    async def take_all(self, batches: Sequence[Batch]) -> None:
         """Decide the fate of every line of every batch; the views follow soon.
 
         Raises PyMongoError when something may not be stored (sending all of it again is then safe and needed),
@@ -57,46 +64,58 @@ class Ingest:
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         arrivals = [each for batch in batches for each in batch.arrivals]
-        _fence(arrivals, self._attempts)
+        await self._fence(arrivals)
         run_ids = frozenset([each.run_id for each in arrivals if each.is_projected and each.run_id])
-        with self.projector.promise(run_ids, len(arrivals), received_at) as promise:
+        async with self.projector.promised(run_ids, len(arrivals), received_at) as promise:
             entries, stored, transient = _entered(arrivals, promise.position, received_at)
-            outcome = self._events.append(entries, json_bytes=sum([batch.json_bytes() for batch in batches]))
-            self._project_again(_repeated(outcome, stored, self._events))
+            json_bytes = sum([batch.json_bytes() for batch in batches])
+            outcome = await self._writer.append(entries, json_bytes=json_bytes)
+            if outcome.duplicates:
+                await to_thread(self._project_again, [stored[place] for place in outcome.duplicates])
             _refuse(outcome, stored, batches)
             self._recent.look_for(transient)
             kept = [each for batch in batches for each in batch.arrivals if each.is_projected]
             promise.changes, promise.count = changes_of(kept), len(kept)
-        self._events.bury(
-            DeadLine(line, why.code, why.error, why.event_id, received_at)
-            for batch in batches
-            for _, line, why in batch.refused
-        )
         self._recent.add(transient)
+        await self._bury(batches, received_at)
         self._telemetry.batch_seconds.observe(self._clock.monotonic() - begun)
         self._count(batches)
 
-    def _project_again(self, repeated: list[Entry]) -> None:
+    async def _fence(self, arrivals: Sequence[Arrival]) -> None:
+        """Which attempt each event counts for, and whether the run has moved on to another."""
+        claims = {(each.run_id, each.event.attempt) for each in arrivals}
+        attempts = self._attempts.at_once(claims)
+        if attempts is None:
+            attempts = await to_thread(self._attempts.of, claims)
+        standings = {claim: _standing(claim[1], attempts.get(claim[0] or "")) for claim in claims}
+        for each in arrivals:
+            each.attempt, each.verdict, is_begun = standings[each.run_id, each.event.attempt]
+            each.is_projected = is_begun and each.payload is not None
+
+    def _project_again(self, repeated: Sequence[Arrival]) -> None:
         """Repeated events, as they were stored first, and before the answer: whoever stored them may have promised
         nothing, or have taken its note back when storing failed half-way."""
-        if repeated:
-            run_ids = sorted({run_id for entry in repeated if (run_id := entry.event.run_id)})
-            self.projector.at_once(changes_of(replayed(repeated, self._views.attempts(run_ids))))
+        known = self._log.stored([each.event.id for each in repeated])
+        for each in repeated:
+            each.verdict = Verdict.DUPLICATE
+            if each.event.id in known:
+                each.is_projected = False  # what was stored is, not what was sent
+        run_ids = sorted({run_id for entry in known.values() if (run_id := entry.event.run_id)})
+        self.projector.at_once(changes_of(replayed(known.values(), self._views.attempts(run_ids))))
+
+    async def _bury(self, batches: Sequence[Batch], received_at: datetime) -> None:
+        dead = [
+            DeadLine(line, why.code, why.error, why.event_id, received_at)
+            for batch in batches
+            for _, line, why in batch.refused
+        ]
+        if dead:
+            await to_thread(self._log.bury, dead)
 
     def _count(self, batches: Sequence[Batch]) -> None:
         arrivals = [each for batch in batches for each in batch.arrivals]
         events = [(each.event.type, each.payload is not None, each.verdict) for each in arrivals]
         self._telemetry.count(events, [why.code for batch in batches for _, _, why in batch.refused])
-
-
-def _fence(arrivals: Sequence[Arrival], known: Attempts) -> None:
-    """Which attempt each event counts for, and whether the run has moved on to another."""
-    claims = {(each.run_id, each.event.attempt) for each in arrivals}
-    attempts = known.of(claims)
-    standings = {claim: _standing(claim[1], attempts.get(claim[0] or "")) for claim in claims}
-    for each in arrivals:
-        each.attempt, each.verdict, is_begun = standings[each.run_id, each.event.attempt]
-        each.is_projected = is_begun and each.payload is not None
 
 
 def _standing(claimed: int | None, current: int | None) -> tuple[int | None, Verdict, bool]:
@@ -142,17 +161,6 @@ def _not_ahead(event: Event, now: datetime) -> Event:
     return Event(event.id, event.source, event.type, event.subject, now, event.data, *told)
 
 
-def _repeated(outcome: Appended, stored: Sequence[Arrival], events: EventLog) -> list[Entry]:
-    """Marks the ids that came again. Returns what was stored earlier under them."""
-    repeated = [stored[place] for place in outcome.duplicates]
-    known = events.stored([each.event.id for each in repeated]) if repeated else {}
-    for each in repeated:
-        each.verdict = Verdict.DUPLICATE
-        if each.event.id in known:
-            each.is_projected = False  # what was stored is, not what was sent
-    return list(known.values())
-
-
 def _refuse(outcome: Appended, stored: Sequence[Arrival], batches: Sequence[Batch]) -> None:
     """What the database would not take."""
     if not outcome.refused:
@@ -171,7 +179,6 @@ class _Recent:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._ids: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
 
     def look_for(self, transient: Iterable[Arrival]) -> None:
         """Mark those that were here before."""
@@ -180,8 +187,7 @@ class _Recent:
                 each.verdict = Verdict.DUPLICATE
 
     def add(self, transient: Iterable[Arrival]) -> None:
-        with self._lock:
-            for each in transient:
-                self._ids[each.event.id] = None
-            while len(self._ids) > self._limit:
-                self._ids.popitem(last=False)
+        for each in transient:
+            self._ids[each.event.id] = None
+        while len(self._ids) > self._limit:
+            self._ids.popitem(last=False)

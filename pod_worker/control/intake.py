@@ -1,21 +1,20 @@
 """Requests that arrive together go to the database together.
 
-While one group is being stored the next one gathers, so the cost of a round trip is shared by however many pods
+While some groups are being stored the next one gathers, so the cost of a round trip is shared by however many pods
 talk at the moment, and an idle service adds no delay. What a line means and what HTTP says is known elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections import deque
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 
 from pod_worker.control.batch import Batch
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import RETRY_SECONDS, Problem
 
-THREADS = 3  # one computes while the others wait for the database
+AT_ONCE = 3  # one is computed while the others wait for the database
 # Enough to share a round trip, and not so much that all that is on its way waits for the database together.
 GROUP_LINES = 200
 WAITING_REQUESTS = 256
@@ -28,70 +27,58 @@ class _Parcel:
 
 
 class Intake:
-    def __init__(self, ingest: Ingest, threads: int = THREADS) -> None:
+    """For one event loop."""
+
+    def __init__(self, ingest: Ingest, at_once: int = AT_ONCE) -> None:
         self._ingest = ingest
-        self._waiting: SimpleQueue[_Parcel | None] = SimpleQueue()
-        self._wanted_threads = threads
-        self._threads: list[threading.Thread] = []
+        self._waiting: deque[_Parcel] = deque()
+        self._at_once = at_once
+        self._busy: set[asyncio.Task[None]] = set()
 
     async def take(self, batch: Batch) -> None:
-        """Have its fate decided; from the event loop. Raises PyMongoError, or Problem 503 when too many wait."""
-        if self._waiting.qsize() >= WAITING_REQUESTS:
+        """Have its fate decided. Raises PyMongoError, or Problem 503 when too many wait."""
+        if len(self._waiting) >= WAITING_REQUESTS:
             wait = {"Retry-After": str(RETRY_SECONDS)}
             raise Problem(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
-        loop = asyncio.get_running_loop()
-        self._start(loop)
-        parcel = _Parcel(batch, loop.create_future())
-        self._waiting.put(parcel)
+        parcel = _Parcel(batch, asyncio.get_running_loop().create_future())
+        self._waiting.append(parcel)
+        if len(self._busy) < self._at_once:
+            # A task of its own: it stores for others too, and must outlive a client that goes away.
+            task = asyncio.create_task(self._work())
+            self._busy.add(task)
+            task.add_done_callback(self._busy.discard)
         await parcel.future
 
-    def close(self) -> None:
-        """End the threads once what waits is done."""
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+    async def close(self) -> None:
+        """Return once what waits is done."""
+        while self._busy:
+            await asyncio.gather(*self._busy)
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        while len(self._threads) < self._wanted_threads:
-            thread = threading.Thread(target=self._work, args=(loop,), name="ingest", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+    async def _work(self) -> None:
+        while self._waiting:
+            group = self._gathered()
+            trouble = await self._trouble(group)
+            for parcel in group:
+                if parcel.future.done():  # the client went away
+                    continue
+                if trouble is not None:
+                    parcel.future.set_exception(trouble)
+                else:
+                    parcel.future.set_result(None)
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (parcel := self._waiting.get()) is not None:
-            group = self._gathered(parcel)
-            loop.call_soon_threadsafe(_answer, group, self._trouble(group))
-
-    def _gathered(self, first: _Parcel) -> list[_Parcel]:
-        """That parcel and those that wait behind it."""
-        group, lines = [first], len(first.batch.arrivals)
-        while lines < GROUP_LINES:
-            try:
-                parcel = self._waiting.get_nowait()
-            except Empty:
-                break
-            if parcel is None:  # the end was meant for a thread: leave it for the next look
-                self._waiting.put(None)
-                break
+    def _gathered(self) -> list[_Parcel]:
+        """Those that waited longest."""
+        group: list[_Parcel] = []
+        lines = 0
+        while self._waiting and lines < GROUP_LINES:
+            parcel = self._waiting.popleft()
             group.append(parcel)
             lines += len(parcel.batch.arrivals)
         return group
 
-    def _trouble(self, group: list[_Parcel]) -> Exception | None:
+    async def _trouble(self, group: list[_Parcel]) -> Exception | None:
         try:
-            self._ingest.take_all([parcel.batch for parcel in group])
+            await self._ingest.take_all([parcel.batch for parcel in group])
         except Exception as error:  # whatever it is, it is the answer to all of them
             return error
         return None
-
-
-def _answer(group: list[_Parcel], trouble: Exception | None) -> None:
-    for parcel in group:
-        if parcel.future.done():  # the client went away
-            continue
-        if trouble is not None:
-            parcel.future.set_exception(trouble)
-        else:
-            parcel.future.set_result(None)

@@ -7,12 +7,16 @@ waits with `settle`. What an event means is decided in `projections`, how it is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 from pymongo.errors import BulkWriteError, PyMongoError
 from ulid import ULID
@@ -33,6 +37,8 @@ WAITING_EVENTS = 50_000
 PATIENCE_SECONDS = 5.0
 SETTLE_SECONDS = 2.0
 _NEVER = float("-inf")
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +106,22 @@ class Projector:
             self._waiting.append(made)
             self._changed.notify_all()
 
+    @asynccontextmanager
+    async def promised(self, run_ids: frozenset[str], count: int, now: datetime) -> AsyncIterator[Promise]:
+        """`promise` for an event loop, which it never holds up."""
+        promise = self.promise(run_ids, count, now)
+        made = await self._unblocked(run_ids, promise.__enter__)
+        try:
+            yield made
+        except BaseException:
+            promise.__exit__(*sys.exc_info())
+            raise
+        await self._unblocked(run_ids, partial(promise.__exit__, None, None, None))
+
+    async def _unblocked(self, run_ids: frozenset[str], step: Callable[[], T]) -> T:
+        is_quick = self._has_room() and not self._old(run_ids, self._clock.monotonic())
+        return step() if is_quick else await asyncio.to_thread(step)
+
     def _opened(self, run_ids: frozenset[str], count: int, now: datetime) -> Promise:
         with self._changed:
             if not self._changed.wait_for(self._has_room, PATIENCE_SECONDS):
@@ -115,13 +137,18 @@ class Projector:
         return self.waiting_events() < WAITING_EVENTS
 
     def _keep_noted(self, run_ids: frozenset[str]) -> None:
+        if not self._old(run_ids, self._clock.monotonic()):
+            return
         with self._noting:
             now = self._clock.monotonic()
-            with self._changed:
-                owed = {run_id: self._owed[run_id] for run_id in run_ids}
-                old = [run_id for run_id, each in owed.items() if now - each.noted_at > DEAD_SECONDS / 2]
-            if old:
+            if old := self._old(run_ids, now):
                 self._note(old, now)
+
+    def _old(self, run_ids: frozenset[str], now: float) -> list[str]:
+        """Those whose note is missing or may soon be taken for a dead process's."""
+        with self._changed:
+            noted = {run_id: owed.noted_at for run_id in run_ids if (owed := self._owed.get(run_id))}
+        return [run_id for run_id in run_ids if now - noted.get(run_id, _NEVER) > DEAD_SECONDS / 2]
 
     def _note(self, run_ids: Sequence[str], now: float) -> None:
         with self._changed:

@@ -62,13 +62,10 @@ def router(
     async def metrics(run_id: str, request: Request) -> Response:
         """200 `{status: "ok"}`, with `command: "stop"` once the run was canceled or is over."""
         figures = _read(await read_body(request.stream(), request.headers))
-        return await run_in_threadpool(_take, run_id, figures)
-
-    def _take(run_id: str, figures: _Figures) -> Response:
-        run = find_run(run_id)
+        run = await run_in_threadpool(find_run, run_id)
         if run is None:
             raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
-        ingest.take(batch_of(_arrivals(run_id, figures, clock.now())))
+        await ingest.take(batch_of(_arrivals(run_id, figures, clock.now())))
         stop = run.cancel_requested_at is not None or run.status in TERMINAL - {RunStatus.COMPLETED}
         return answer({"status": "ok"} | ({"command": "stop"} if stop else {}))
 

@@ -17,7 +17,7 @@ import bson
 import msgspec
 from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel
-from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
+from pymongo.errors import BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
@@ -28,7 +28,6 @@ DEAD = "events_dead"
 KEPT_DAYS = 30
 DEAD_LINE_LIMIT = 64 * 1024
 REPLAY_BATCH = 1000
-ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # as BSON at most six times as large; a message holds 48 million
 LEVELS = ("debug", "info", "warn", "error")
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -45,7 +44,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     DEAD: [IndexModel([("receivedAt", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_DAYS * 86400)],
 }
 
-_UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
+UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -80,36 +79,16 @@ class DeadLine:
 
 class EventLog:
     def __init__(self, database: Mongo) -> None:
-        self._database = database
         self._events = database[EVENTS]
         self._dead = database[DEAD]
 
-    def append(self, entries: Sequence[Entry], *, json_bytes: int = 0) -> Appended:
-        """Store in one round trip. `json_bytes`: how large they came.
+    def append(self, entries: Sequence[Entry]) -> Appended:
+        """Store in as many messages as it takes, retried by the driver, without what BSON cannot hold: that must
+        not fail its neighbours.
 
         Raises PyMongoError when it is not certain what became of them.
         """
-        if not entries:
-            return Appended(frozenset(), {})
         documents = [document_of(entry) for entry in entries]
-        if json_bytes > ONE_MESSAGE_JSON_BYTES:
-            return self._append_carefully(documents)
-        try:
-            return self._append_at_once(documents)
-        except (AutoReconnect, *_UNENCODABLE):
-            return self._append_carefully(documents)
-
-    def _append_at_once(self, documents: Sequence[Document]) -> Appended:
-        """As one command: insert_many looks at each document in Python, which takes as long as encoding it."""
-        concern = self._database.write_concern.document
-        reply = self._database.command(
-            "insert", self._events.name, documents=documents, ordered=False, writeConcern=concern
-        )
-        return _outcome(reply.get("writeErrors", []), reply.get("writeConcernError"))
-
-    def _append_carefully(self, documents: Sequence[Document]) -> Appended:
-        """In as many messages as it takes, retried by the driver, without what BSON cannot hold: that must not
-        fail its neighbours."""
         odd = {place: why for place, each in enumerate(documents) if (why := _unencodable(each))}
         places = [place for place in range(len(documents)) if place not in odd]
         if not places:
@@ -117,7 +96,7 @@ class EventLog:
         try:
             self._events.insert_many([documents[place] for place in places], ordered=False)
         except BulkWriteError as error:
-            found = _outcome(error.details["writeErrors"], error.details.get("writeConcernErrors"))
+            found = outcome_of(error.details["writeErrors"], error.details.get("writeConcernErrors"))
             refused = {places[index]: why for index, why in found.refused.items()}
             return Appended(frozenset(places[index] for index in found.duplicates), odd | refused)
         return Appended(frozenset(), odd)
@@ -189,12 +168,12 @@ def document_of(entry: Entry) -> Document:
 def _unencodable(document: Document) -> str | None:
     try:
         bson.encode(document)
-    except _UNENCODABLE as error:
+    except UNENCODABLE as error:
         return f"data cannot be stored: {error}"
     return None
 
 
-def _outcome(errors: Sequence[Document], concern: Json) -> Appended:
+def outcome_of(errors: Sequence[Document], concern: Json) -> Appended:
     """What the server said of each document it did not insert. Raises WriteConcernError where a majority may not
     have the others."""
     if concern:

@@ -6,11 +6,15 @@ queries that need them and created here. This module holds no query.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
-from pymongo import IndexModel, MongoClient
+from pymongo import AsyncMongoClient, IndexModel, MongoClient
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.monitoring import CommandListener
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -22,6 +26,9 @@ DUPLICATE_KEY = 11000
 
 Document = dict[str, Json]
 Mongo = Database[Document]
+AsyncMongo = AsyncDatabase[Document]
+
+_OPENED: WeakKeyDictionary[MongoClient[Document], dict[str, Json]] = WeakKeyDictionary()  # with which settings
 
 
 class StoreUnreachable(Exception):
@@ -32,31 +39,50 @@ class BadMongoUrl(Exception):
     """The URL itself is wrong; the message says how it should look."""
 
 
-def connect(url: str, *, timeout_seconds: float = 5.0, app_name: str = "pod_worker", pool_size: int = 16) -> Mongo:
+def connect(
+    url: str,
+    *,
+    timeout_seconds: float = 5.0,
+    app_name: str = "pod_worker",
+    pool_size: int = 16,
+    listeners: Sequence[CommandListener] = (),
+) -> Mongo:
     """A handle on the database that `url` names; connects lazily.
 
     Writes wait for a majority with the journal, reads see majority-committed data, dates are aware UTC.
     Raises BadMongoUrl.
     """
     name = database_name(url)
+    settings: dict[str, Json] = {
+        "host": url,
+        "appname": app_name,
+        "tz_aware": True,
+        "retryWrites": True,
+        "retryReads": True,
+        "maxPoolSize": pool_size,
+        "serverSelectionTimeoutMS": int(timeout_seconds * 1000),
+        "connectTimeoutMS": int(timeout_seconds * 1000),
+        "socketTimeoutMS": int(max(timeout_seconds * 4, 20) * 1000),
+        "event_listeners": list(listeners),
+    }
     try:
-        client: MongoClient[Document] = MongoClient(
-            url,
-            appname=app_name,
-            tz_aware=True,
-            retryWrites=True,
-            retryReads=True,
-            maxPoolSize=pool_size,
-            serverSelectionTimeoutMS=int(timeout_seconds * 1000),
-            connectTimeoutMS=int(timeout_seconds * 1000),
-            socketTimeoutMS=int(max(timeout_seconds * 4, 20) * 1000),
-        )
+        client: MongoClient[Document] = MongoClient(**settings)
     except (ConfigurationError, InvalidURI, ValueError) as error:
         raise BadMongoUrl(f"MONGODB_URL {redacted(url)} is not usable: {redacted_text(error, url)}") from None
+    _OPENED[client] = settings
     return client.get_database(
         name,
         write_concern=WriteConcern("majority", wtimeout=20_000),
         read_concern=ReadConcern("majority"),
+    )
+
+
+def asynchronous(database: Mongo) -> AsyncMongo:
+    """The same database, opened with the same settings, for one event loop. It must be one that `connect` opened;
+    whoever asks for it closes its client."""
+    client: AsyncMongoClient[Document] = AsyncMongoClient(**_OPENED[database.client])
+    return client.get_database(
+        database.name, write_concern=database.write_concern, read_concern=database.read_concern
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from pod_worker.control.arrival import Arrival
@@ -14,11 +16,15 @@ from pod_worker.store.queue_depth import Depth
 
 def take(database: Any, *batches: Batch, clock: Clock | None = None) -> list[Line]:
     """One batch after the other into an ingest that is closed afterwards; the fate of all their lines."""
-    ingest = Ingest(database, clock or SystemClock(), Telemetry(Depth))
+    return asyncio.run(_taken(database, batches, clock or SystemClock()))
+
+
+async def _taken(database: Any, batches: Sequence[Batch], clock: Clock) -> list[Line]:
+    ingest = Ingest(database, clock, Telemetry(Depth))
     try:
-        return [line for batch in batches for line in ingest.take(batch)]
+        return [line for batch in batches for line in await ingest.take(batch)]
     finally:
-        ingest.projector.close()
+        await ingest.close()
 
 
 def tell(database: Any, *arrivals: Arrival, clock: Clock | None = None) -> list[Line]:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi.testclient import TestClient
-from pymongo import MongoClient
 
+from pod_worker.store.mongo import connect
 from tests.control.conftest import Plane
 from tests.control.lines import NDJSON, event, ndjson
 
@@ -55,7 +55,7 @@ def test_foreign_types_do_not_flood_the_labels(http: TestClient) -> None:
 
 
 def test_figures_without_the_database(plane: Plane) -> None:
-    away: Any = MongoClient("mongodb://127.0.0.1:1/x", serverSelectionTimeoutMS=50)["x"]
+    away: Any = connect("mongodb://127.0.0.1:1/x", timeout_seconds=0.05)
     text = plane(database=away).get("/metrics").text
     assert "pod_worker_database_up 0.0" in text
     away.client.close()

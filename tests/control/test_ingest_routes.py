@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
 from pod_worker.control.body import BODY_LIMIT_BYTES, LINE_LIMIT_BYTES
 from pod_worker.control.projector import Promise
 from pod_worker.core.clock import ManualClock
 from pod_worker.store.metric_series import MetricSeries
+from pod_worker.store.mongo import connect
 from tests.control.conftest import Plane
 from tests.control.lines import JSON, NDJSON, SEED_BATCH, SEED_HEARTBEAT, event, ndjson
 from tests.store.commands import Commands, watched
@@ -27,7 +27,7 @@ CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 def post(http: TestClient, *events: Any, **headers: str) -> Any:
     """The answer, once the views tell of it too."""
     answer = http.post("/api/ingest/events", content=ndjson(*events), headers=NDJSON | headers)
-    http.app.state.projector.settle()  # type: ignore[attr-defined]
+    http.app.state.ingest.projector.settle()  # type: ignore[attr-defined]
     return answer
 
 
@@ -207,7 +207,7 @@ def test_an_unknown_run_is_stored_and_projects_nothing(http: TestClient, store: 
 
 
 def test_without_the_database_nothing_is_acknowledged(plane: Plane) -> None:
-    away: Any = MongoClient("mongodb://127.0.0.1:1/x", serverSelectionTimeoutMS=50)["x"]
+    away: Any = connect("mongodb://127.0.0.1:1/x", timeout_seconds=0.05)
     http = plane(database=away)
     answer = post(http, event("e1"))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +21,14 @@ class HeldIngest:
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
-        self.entered = threading.Semaphore(0)
-        self.go = threading.Semaphore(0)
+        self.entered = asyncio.Semaphore(0)
+        self.go = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    def take_all(self, batches: Sequence[Batch]) -> None:
+    async def take_all(self, batches: Sequence[Batch]) -> None:
         self.groups.append([each.event.id for batch in batches for each in batch.arrivals])
         self.entered.release()
-        assert self.go.acquire(timeout=20)
+        await self.go.acquire()
         if self.error:
             raise self.error
 
@@ -39,7 +38,7 @@ def reading(name: str) -> Batch:
 
 
 async def waiting(intake: Intake, count: int) -> None:
-    while intake._waiting.qsize() < count:
+    while len(intake._waiting) < count:
         await asyncio.sleep(0)
 
 
@@ -47,15 +46,15 @@ def test_what_waits_goes_together() -> None:
     held = HeldIngest()
 
     async def scene() -> None:
-        intake = Intake(held, threads=1)  # type: ignore[arg-type]
+        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
         first = asyncio.create_task(intake.take(reading("a")))
-        await asyncio.to_thread(held.entered.acquire)
+        await held.entered.acquire()
         rest = [asyncio.create_task(intake.take(reading(name))) for name in "bcd"]
         await waiting(intake, 3)
         for _ in range(2):
             held.go.release()
         await asyncio.gather(first, *rest)
-        await asyncio.to_thread(intake.close)
+        await intake.close()
 
     asyncio.run(scene())
     assert held.groups == [["a"], ["b", "c", "d"]]
@@ -66,18 +65,18 @@ def test_the_databases_trouble_is_everybodys_answer() -> None:
     held.error = AutoReconnect("gone")
 
     async def scene() -> list[Any]:
-        intake = Intake(held, threads=1)  # type: ignore[arg-type]
+        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
         held.go.release()
         found = await asyncio.gather(intake.take(reading("a")), return_exceptions=True)
         held.error = None
         held.go.release()
         found += [await intake.take(reading("b"))]
-        await asyncio.to_thread(intake.close)
+        await intake.close()
         return list(found)
 
     found = asyncio.run(scene())
     assert isinstance(found[0], AutoReconnect)
-    assert held.groups[1] == ["b"], "and the thread lives on"
+    assert held.groups[1] == ["b"], "and it goes on"
 
 
 def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +84,9 @@ def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch
     held = HeldIngest()
 
     async def scene() -> int:
-        intake = Intake(held, threads=1)  # type: ignore[arg-type]
+        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
         first = asyncio.create_task(intake.take(reading("a")))
-        await asyncio.to_thread(held.entered.acquire)
+        await held.entered.acquire()
         second = asyncio.create_task(intake.take(reading("b")))
         await waiting(intake, 1)
         with pytest.raises(Problem) as refused:
@@ -96,7 +95,7 @@ def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch
             held.go.release()
         await first
         await second
-        await asyncio.to_thread(intake.close)
+        await intake.close()
         return refused.value.status
 
     assert asyncio.run(scene()) == 503
@@ -106,10 +105,10 @@ def test_close_finishes_what_waits() -> None:
     held = HeldIngest()
 
     async def scene() -> None:
-        intake = Intake(held, threads=2)  # type: ignore[arg-type]
+        intake = Intake(held, at_once=2)  # type: ignore[arg-type]
         task = asyncio.create_task(intake.take(reading("a")))
-        await asyncio.to_thread(held.entered.acquire)
-        closing = asyncio.create_task(asyncio.to_thread(intake.close))
+        await held.entered.acquire()
+        closing = asyncio.create_task(intake.close())
         held.go.release()
         await closing
         await task

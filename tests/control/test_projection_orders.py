@@ -6,6 +6,7 @@ a real database in seconds. `test_projections` says what the view should be; her
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -47,17 +48,19 @@ class Stage:
 
     def __init__(self, database: Any) -> None:
         self.database = database
+        self._loop = asyncio.Runner()
         self._ingest = Ingest(database, SystemClock(), Telemetry(Depth))
 
     def close(self) -> None:
-        self._ingest.projector.close()
+        self._loop.run(self._ingest.close())
+        self._loop.close()
 
     def add(self, run_ids: Sequence[str], document: dict[str, Any]) -> None:
         self.database["runs"].insert_many([{"_id": run_id} | document for run_id in run_ids])
 
     def tell(self, arrivals: Sequence[Arrival]) -> None:
         for start in range(0, len(arrivals), 1000):
-            self._ingest.take(batch_of(arrivals[start : start + 1000]))
+            self._loop.run(self._ingest.take(batch_of(arrivals[start : start + 1000])))
 
     def views(self) -> dict[str, str]:
         """Everything that people see of each run, as text in which its name does not occur."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -238,14 +239,19 @@ def test_nobody_waits_for_a_database_that_is_away(make: Make, monkeypatch: pytes
     assert not projector.settle(seconds=3600)
 
 
-def test_a_repeat_is_projected_before_it_is_acknowledged(make: Make, store: Any) -> None:
-    """Its first arrival may have been stored by a group that failed half-way and took its note back."""
+async def _taken_unprojected(store: Any, arrival: Arrival) -> None:
     ingest = Ingest(store, SystemClock(), Telemetry(Depth))
     ingest.projector._thread = _NoThread()  # type: ignore[assignment]
+    await ingest.take_all([batch_of([arrival])])
+    await ingest.close()
+
+
+def test_a_repeat_is_projected_before_it_is_acknowledged(make: Make, store: Any) -> None:
+    """Its first arrival may have been stored by a group that failed half-way and took its note back."""
     arrived = progress(0.5)
     EventLog(store).append([Entry(arrived.event, "r1", 0, 1, now(), is_sample=True)])
     make(start=False)
-    ingest.take_all([batch_of([Arrival(arrived.event, arrived.payload, "r1")])])
+    asyncio.run(_taken_unprojected(store, Arrival(arrived.event, arrived.payload, "r1")))
     assert shown(store) == 0.5
 
 

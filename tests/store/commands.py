@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
-from pymongo.write_concern import WriteConcern
 
-from pod_worker.store.mongo import database_name
+from pod_worker.store.mongo import connect
 
 QUERIES = {"find", "aggregate", "count", "update", "delete", "findAndModify", "distinct"}
 
@@ -42,6 +40,6 @@ class Commands(CommandListener):
 @contextmanager
 def watched(url: str, listener: CommandListener) -> Iterator[Database[dict[str, Any]]]:
     """The database of a URL, through a client of its own that tells the listener."""
-    client: MongoClient[dict[str, Any]]
-    with MongoClient(url, event_listeners=[listener], tz_aware=True) as client:
-        yield client.get_database(database_name(url), write_concern=WriteConcern("majority"))
+    database = connect(url, listeners=[listener])
+    with database.client:
+        yield database

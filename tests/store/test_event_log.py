@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pymongo.errors import AutoReconnect, WriteConcernError
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
 from pod_worker.store.event_log import INDEXES, Appended, DeadLine, Entry, EventLog, document_of, entry_from
-from pod_worker.store.mongo import ensure_indexes
+from pod_worker.store.event_writer import EventWriter
+from pod_worker.store.mongo import connect, ensure_indexes
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
 
 
+class QuickLog(EventLog):
+    """The log with the writer that ingest uses."""
+
+    def __init__(self, database: Any) -> None:
+        super().__init__(database)
+        self.loop = asyncio.Runner()
+        self.writer = EventWriter(database, EventLog(database))
+
+    def append(self, entries: Sequence[Entry]) -> Appended:
+        sent = sum(len(str(each.event.data)) for each in entries)
+        return self.loop.run(self.writer.append(entries, json_bytes=sent))
+
+    def close(self) -> None:
+        self.loop.run(self.writer.close())
+        self.loop.close()
+
+
 @pytest.fixture
-def log(db: Any) -> EventLog:
+def quick(db: Any, mongodb_url: str) -> Iterator[QuickLog]:
     ensure_indexes(db, INDEXES)
-    return EventLog(db)
+    database = connect(mongodb_url)
+    log = QuickLog(database)
+    yield log
+    log.close()
+    database.client.close()
+
+
+@pytest.fixture(params=["carefully", "quickly"])
+def log(request: pytest.FixtureRequest, quick: QuickLog, mongodb_url: str) -> EventLog:
+    return quick if request.param == "quickly" else EventLog(quick._events.database)
 
 
 def entry(name: str, position: int = 1, run_id: str | None = "r1", attempt: int | None = 1, **data: Json) -> Entry:
@@ -47,33 +78,38 @@ def test_an_id_is_stored_once(log: EventLog) -> None:
 
 
 def test_what_the_server_will_not_take_is_named(log: EventLog, db: Any) -> None:
-    db.create_collection("strict", validator={"data.n": {"$ne": 13}})
-    strict = EventLog(db)
-    strict._events = db["strict"]
-    outcome = strict.append([entry(f"e{n}", n=n) for n in (12, 13, 14)])
+    db.command("collMod", "events", validator={"data.n": {"$ne": 13}})
+    outcome = log.append([entry(f"e{n}", n=n) for n in (12, 13, 14)])
     assert list(outcome.refused) == [1]
-    assert db["strict"].count_documents({}) == 2
+    assert db["events"].count_documents({}) == 2
 
 
 def test_more_than_a_message_holds_goes_in_several(log: EventLog, db: Any) -> None:
     large = [entry(f"e{n}", text=[0] * 1_000_000) for n in range(5)]
-    sent = sum(len(str(each.event.data)) for each in large)
-    assert log.append(large, json_bytes=sent).refused == {}
+    assert log.append(large).refused == {}
     assert db["events"].count_documents({}) == 5
 
 
-def test_a_broken_connection_is_tried_again(log: EventLog, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> None:
+def test_a_broken_connection_is_tried_again(quick: QuickLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
         raise AutoReconnect("the primary stepped down")
 
-    monkeypatch.setattr(type(db), "command", broken)
-    assert log.append([entry("a")]) == Appended(frozenset(), {})
-    assert log.append([entry("a")]).duplicates == {0}
+    monkeypatch.setattr(AsyncDatabase, "command", broken)
+    assert quick.append([entry("a")]) == Appended(frozenset(), {})
+    assert quick.append([entry("a")]).duplicates == {0}
 
 
-def test_without_a_majority_it_is_not_stored(log: EventLog, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = {"ok": 1, "n": 1, "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
-    monkeypatch.setattr(type(db), "command", lambda *_, **__: late)
+def test_without_a_majority_it_is_not_stored(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = {"code": 64, "errmsg": "waiting for replication timed out"}
+
+    async def late(*_: Any, **__: Any) -> Any:
+        return {"ok": 1, "n": 1, "writeConcernError": why}
+
+    def as_late(*_: Any, **__: Any) -> None:
+        raise BulkWriteError({"writeErrors": [], "writeConcernErrors": [why]})
+
+    monkeypatch.setattr(AsyncDatabase, "command", late)
+    monkeypatch.setattr(Collection, "insert_many", as_late)
     with pytest.raises(WriteConcernError):
         log.append([entry("a")])
 
