@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pod_worker.core.event import Event, Version, version_of
+from pod_worker.core.event import Event
 from pod_worker.core.payload import Payload
 
 
@@ -32,11 +32,3 @@ class Arrival(msgspec.Struct, gc=False):
     attempt: int | None = None
     is_projected: bool = False
     verdict: Verdict = Verdict.ACCEPTED
-
-    @property
-    def version(self) -> Version:
-        # A sequence number orders the events of one emitter in one attempt. An event without an attempt comes
-        # from a foreign emitter, which may restart its count at any time, so there only time orders.
-        event = self.event
-        seq = event.seq if event.attempt is not None else None
-        return version_of(self.attempt or 0, seq, event.time, event.id)

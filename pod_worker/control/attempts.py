@@ -1,4 +1,4 @@
-"""Which attempt a run is in, asked of the database at most a few times a second for runs that are busy talking.
+"""Which attempt a run is in, asked of the database at most once a second for runs that are busy talking.
 
 A remembered answer is used only for events that name that same attempt; an event of another one, or of none,
 always asks. So a claim is seen at once, and the worst an old answer can do is to take a zombie's event for current
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pod_worker.core.clock import Clock
 from pod_worker.store.views import Views
 
-TRUSTED_SECONDS = 0.25
+TRUSTED_SECONDS = 1.0
 REMEMBERED = 10_000
 
 

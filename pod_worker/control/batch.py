@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import msgspec
 
 from pod_worker.control.arrival import Arrival, Verdict
+from pod_worker.control.body import is_blank
 from pod_worker.control.wire import Refused, read_line
 
-Source: TypeAlias = tuple[int, bytes]  # number of the line, from 1, and the line
 
-
-class Line(msgspec.Struct, frozen=True):
-    """One line's fate. `number` counts from 1."""
+class Fate(msgspec.Struct, frozen=True):
+    """What became of a line. `number` counts from 1."""
 
     number: int
     verdict: Verdict
@@ -27,10 +25,10 @@ class Line(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Batch:
-    """The lines of one request, read. `sources` says where each arrival came from, place by place."""
+    """The lines of one request, read: what is not refused (and not blank) became the arrivals, in this order."""
 
     arrivals: list[Arrival] = field(default_factory=list)
-    sources: Sequence[Source] = ()
+    lines: Sequence[bytes] = ()
     refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
 
     def counts(self) -> Counter[Verdict]:
@@ -38,42 +36,46 @@ class Batch:
         counts[Verdict.INVALID] = len(self.refused)
         return counts
 
-    def lines(self) -> list[Line]:
-        pairs = zip(self.sources, self.arrivals, strict=True)
-        good = [Line(number, each.verdict, each.event.id) for (number, _), each in pairs]
-        bad = [Line(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
-        return sorted(good + bad, key=lambda line: line.number) if bad else good
+    def fates(self) -> list[Fate]:
+        """Of every line that is not blank, in order."""
+        good = [Fate(number, each.verdict, each.event.id) for number, each in self._numbered()]
+        bad = [Fate(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
+        return sorted(good + bad, key=lambda fate: fate.number) if bad else good
 
     def json_bytes(self) -> int:
-        return sum([len(line) for _, line in self.sources])
+        return sum(map(len, self.lines))
 
     def refuse(self, odd: Mapping[int, Refused]) -> None:
         """Turn arrivals (by their `id()`) into refused lines."""
-        pairs = list(zip(self.sources, self.arrivals, strict=True))
-        self.refused += [(*source, odd[id(each)]) for source, each in pairs if id(each) in odd]
-        kept = [pair for pair in pairs if id(pair[1]) not in odd]
-        self.sources, self.arrivals = [source for source, _ in kept], [each for _, each in kept]
+        for number, each in self._numbered():
+            if id(each) in odd:
+                self.refused.append((number, self.lines[number - 1], odd[id(each)]))
+        self.arrivals = [each for each in self.arrivals if id(each) not in odd]
+
+    def _numbered(self) -> list[tuple[int, Arrival]]:
+        refused = {number for number, _, _ in self.refused}
+        told = (number for number, line in enumerate(self.lines, 1) if not is_blank(line))
+        return list(zip((number for number in told if number not in refused), self.arrivals, strict=True))
 
 
-def read_batch(lines: Sequence[Source]) -> Batch:
+def read_batch(lines: Sequence[bytes]) -> Batch:
     """Touches nothing."""
-    batch = Batch(sources=lines)
+    batch = Batch(lines=lines)
     read = batch.arrivals.append
-    for number, line in lines:
+    for number, line in enumerate(lines, 1):
+        if is_blank(line):
+            continue
         try:
             read(read_line(line))
         except Refused as why:
             batch.refused.append((number, line, why))
-    if batch.refused:
-        bad = {number for number, _, _ in batch.refused}
-        batch.sources = [source for source in lines if source[0] not in bad]
     return batch
 
 
 def batch_of(arrivals: Sequence[Arrival]) -> Batch:
     """The same for events that were read elsewhere."""
-    return Batch(list(arrivals), [(number, b"") for number in range(1, len(arrivals) + 1)])
+    return Batch(list(arrivals), [f"(event {each.event.id})".encode() for each in arrivals])
 
 
 def refused_batch(line: bytes, why: Refused) -> Batch:
-    return Batch(refused=[(1, line, why)])
+    return Batch([], [line], [(1, line, why)])

@@ -63,16 +63,21 @@ def _gunzip(body: bytes) -> bytes:
     return b"".join(parts)
 
 
-def lines_of(body: bytes) -> list[tuple[int, bytes]]:
-    """(line number from 1, line) of every line that is not blank. Raises Problem 413."""
+def lines_of(body: bytes) -> list[bytes]:
+    """Every line, also the blank ones, so that their places are their numbers. Raises Problem 413."""
     lines = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if len(body) > LINE_LIMIT_BYTES:
         for number, line in enumerate(lines, 1):
             check_line(number, line)
-    found = [(number, line) for number, line in enumerate(lines, 1) if line and not line.isspace()]
-    if len(found) > LINE_LIMIT:
-        raise _too_large(f"{len(found)} lines, {LINE_LIMIT} are allowed")
-    return found
+    if len(lines) > LINE_LIMIT:
+        found = sum(not is_blank(line) for line in lines)
+        if found > LINE_LIMIT:
+            raise _too_large(f"{found} lines, {LINE_LIMIT} are allowed")
+    return lines
+
+
+def is_blank(line: bytes) -> bool:
+    return not line or line.isspace()
 
 
 def check_line(number: int, line: bytes) -> None:

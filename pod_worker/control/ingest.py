@@ -14,7 +14,7 @@ from datetime import datetime
 
 from pod_worker.control.arrival import Arrival, Verdict
 from pod_worker.control.attempts import Attempts
-from pod_worker.control.batch import Batch, Line
+from pod_worker.control.batch import Batch, Fate
 from pod_worker.control.projections import changes_of
 from pod_worker.control.projector import Projector
 from pod_worker.control.replayed import replayed
@@ -23,9 +23,9 @@ from pod_worker.control.wire import Refused
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import Event
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.store.event_log import Appended, DeadLine, Entry, EventLog
+from pod_worker.store.event_log import Appended, DeadLine, EventLog, document_of, stamps_of
 from pod_worker.store.event_writer import EventWriter
-from pod_worker.store.mongo import Mongo
+from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views import Views
 
 RECENT_TRANSIENT = 20_000
@@ -50,11 +50,11 @@ class Ingest:
         await to_thread(self.projector.close)
         await self._writer.close()
 
-    async def take(self, batch: Batch) -> list[Line]:
+    async def take(self, batch: Batch) -> list[Fate]:
         """The fate of every line, once the views tell of them too (if MongoDB lets them, for a while)."""
         await self.take_all([batch])
         await to_thread(self.projector.settle)
-        return batch.lines()
+        return batch.fates()
 
     async def take_all(self, batches: Sequence[Batch]) -> None:
         """Decide the fate of every line of every batch; the views follow soon.
@@ -66,10 +66,10 @@ class Ingest:
         arrivals = [each for batch in batches for each in batch.arrivals]
         await self._fence(arrivals)
         run_ids = frozenset([each.run_id for each in arrivals if each.is_projected and each.run_id])
-        async with self.projector.promised(run_ids, len(arrivals), received_at) as promise:
-            entries, stored, transient = _entered(arrivals, promise.position, received_at)
+        async with self.projector.promise(run_ids, len(arrivals), received_at) as promise:
+            documents, stored, transient = _entered(arrivals, promise.position, received_at)
             json_bytes = sum([batch.json_bytes() for batch in batches])
-            outcome = await self._writer.append(entries, json_bytes=json_bytes)
+            outcome = await self._writer.append(documents, json_bytes=json_bytes)
             if outcome.duplicates:
                 await to_thread(self._project_again, [stored[place] for place in outcome.duplicates])
             _refuse(outcome, stored, batches)
@@ -114,8 +114,9 @@ class Ingest:
 
     def _count(self, batches: Sequence[Batch]) -> None:
         arrivals = [each for batch in batches for each in batch.arrivals]
-        events = [(each.event.type, each.payload is not None, each.verdict) for each in arrivals]
-        self._telemetry.count(events, [why.code for batch in batches for _, _, why in batch.refused])
+        for verdict in {each.verdict for each in arrivals}:
+            self._telemetry.count(verdict, [each.event.type for each in arrivals if each.verdict is verdict])
+        self._telemetry.refused([why.code for batch in batches for _, _, why in batch.refused])
 
 
 def _standing(claimed: int | None, current: int | None) -> tuple[int | None, Verdict, bool]:
@@ -129,11 +130,12 @@ def _standing(claimed: int | None, current: int | None) -> tuple[int | None, Ver
 
 def _entered(
     arrivals: Sequence[Arrival], position: int, received_at: datetime
-) -> tuple[list[Entry], list[Arrival], list[Arrival]]:
-    """The log's entries, the events they are of, and those that the log does not keep."""
-    entries: list[Entry] = []
+) -> tuple[list[Document], list[Arrival], list[Arrival]]:
+    """What goes into the log, the events it is of, and those that the log does not keep."""
+    documents: list[Document] = []
     stored: list[Arrival] = []
     transient: list[Arrival] = []
+    stamps = stamps_of(received_at)
     for place, each in enumerate(arrivals, position):
         event, payload = each.event, each.payload
         if payload is not None and payload.transient:
@@ -143,9 +145,9 @@ def _entered(
         is_sample = payload is not None and payload.sample
         level = _level(payload) if event.type == RunLog.type else None
         is_fenced = each.verdict is Verdict.FENCED
-        entries.append(Entry(event, each.run_id, each.attempt, place, received_at, is_sample, level, is_fenced))
+        documents.append(document_of(event, each.run_id, each.attempt, place, stamps, is_sample, level, is_fenced))
         stored.append(each)
-    return entries, stored, transient
+    return documents, stored, transient
 
 
 def _level(payload: Payload | None) -> str:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.arrival import Verdict
 from pod_worker.control.auth import Authorize
-from pod_worker.control.batch import Batch, Line, read_batch, refused_batch
+from pod_worker.control.batch import Batch, Fate, read_batch, refused_batch
 from pod_worker.control.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
 from pod_worker.control.fast_routes import ControlPlane
 from pod_worker.control.intake import Intake
@@ -56,13 +56,13 @@ class _Routes:
         body = await read_body(request.stream(), request.headers)
         batch = _read_one(request, body, is_binary)
         await self._intake.take(batch)
-        (line,) = batch.lines()
-        if line.verdict is Verdict.INVALID:
-            error = _error(line.event_id, line.code, line.error)
-            raise Problem(422, "bad_event", line.error or "", extra={"errors": [error]})
-        answer = {"event_id": line.event_id}
-        if line.verdict is not Verdict.ACCEPTED:
-            answer["status"] = line.verdict.value
+        (fate,) = batch.fates()
+        if fate.verdict is Verdict.INVALID:
+            error = _error(fate.event_id, fate.code, fate.error)
+            raise Problem(422, "bad_event", fate.error or "", extra={"errors": [error]})
+        answer = {"event_id": fate.event_id}
+        if fate.verdict is not Verdict.ACCEPTED:
+            answer["status"] = fate.verdict.value
         return _json(201, answer)
 
     async def events(self, request: Request) -> Response:
@@ -86,7 +86,7 @@ class _Routes:
         }
         if not batch.refused:
             return _json(202, answer)
-        return _json(207, _refusals(request, batch.lines()) | answer, MEDIA_TYPE)
+        return _json(207, _refusals(request, batch.fates()) | answer, MEDIA_TYPE)
 
 
 def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
@@ -94,7 +94,7 @@ def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
     check_line(1, body)
     try:
         arrival = read_binary(request.headers, body) if is_binary else read_line(body)
-        return Batch([arrival], [(1, body)])
+        return Batch([arrival], [body])
     except Refused as why:
         return refused_batch(body, why)
 
@@ -104,13 +104,13 @@ def _read_many(body: bytes, encoding: str, kind: str) -> Batch:
     return read_batch(_batch_lines(body) if kind == _BATCH else lines_of(body))
 
 
-def _refusals(request: Request, lines: list[Line]) -> dict[str, Json]:
-    errors = [_bad_line(line) for line in lines if line.verdict is Verdict.INVALID]
+def _refusals(request: Request, fates: list[Fate]) -> dict[str, Json]:
+    errors = [_bad_line(fate) for fate in fates if fate.verdict is Verdict.INVALID]
     return {
         "type": "urn:pod-worker:problem:bad-lines",
         "title": "Some lines were refused",
         "status": 207,
-        "detail": f"{len(errors)} of {len(lines)} lines were refused; every good line is kept",
+        "detail": f"{len(errors)} of {len(fates)} lines were refused; every good line is kept",
         "instance": request.url.path,
         "errors": errors[:ERRORS_SHOWN],
     }
@@ -132,7 +132,7 @@ def _check_type(request: Request, allowed: frozenset[str]) -> str:
     return kind
 
 
-def _batch_lines(body: bytes) -> list[tuple[int, bytes]]:
+def _batch_lines(body: bytes) -> list[bytes]:
     """A JSON array of events: its elements are its lines."""
     try:
         found = [bytes(each) for each in msgspec.json.decode(body, type=list[msgspec.Raw])]
@@ -142,7 +142,7 @@ def _batch_lines(body: bytes) -> list[tuple[int, bytes]]:
         raise Problem(413, "too_large", f"{len(found)} events, {LINE_LIMIT} are allowed: send smaller batches")
     for number, each in enumerate(found, 1):
         check_line(number, each)
-    return list(enumerate(found, 1))
+    return found
 
 
 def _error(event_id: str | None, code: str | None, error: str | None) -> Json:
@@ -150,8 +150,8 @@ def _error(event_id: str | None, code: str | None, error: str | None) -> Json:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _bad_line(line: Line) -> Json:
-    return {"line": line.number} | _error(line.event_id, line.code, line.error)
+def _bad_line(fate: Fate) -> Json:
+    return {"line": fate.number} | _error(fate.event_id, fate.code, fate.error)
 
 
 def _json(status: int, answer: Json, media_type: str = "application/json") -> Response:

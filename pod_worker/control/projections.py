@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pod_worker.control.arrival import Arrival
 from pod_worker.core import payload as p
-from pod_worker.core.event import Event, Version
+from pod_worker.core.event import Event, Version, version_of
 from pod_worker.core.run import RunStatus as S
 from pod_worker.store.changes import Change, Changes, Facts, Move, Nested, Point, View, named
 
@@ -36,7 +36,10 @@ def changes_of(batch: Iterable[Arrival]) -> Changes:
         event, payload, run_id, attempt = each.event, each.payload, each.run_id, each.attempt
         if payload is None or run_id is None or attempt is None:
             continue  # nothing that a view shows
-        version = each.version
+        # A sequence number orders the events of one emitter in one attempt. An event without an attempt comes
+        # from a foreign emitter, which may restart its count at any time, so there only time orders.
+        seq = event.seq if event.attempt is not None else None
+        version = version_of(attempt, seq, event.time, event.id)
         for change in PROJECTIONS[event.type](event, payload):
             add(run_id, attempt, version, change)
         # What the log does not keep must not count, or a replay would come to another number.

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from typing import TypeVar
 
 from pymongo.errors import BulkWriteError, PyMongoError
 from ulid import ULID
@@ -37,8 +34,6 @@ WAITING_EVENTS = 50_000
 PATIENCE_SECONDS = 5.0
 SETTLE_SECONDS = 2.0
 _NEVER = float("-inf")
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -84,19 +79,21 @@ class Projector:
 
     # ── for those who store ─────────────────────────────────────────────────────────────────────────────────
 
-    @contextmanager
-    def promise(self, run_ids: frozenset[str], count: int, now: datetime) -> Iterator[Promise]:
-        """Around storing so many events of these runs; set `changes` before leaving.
+    @asynccontextmanager
+    async def promise(self, run_ids: frozenset[str], count: int, now: datetime) -> AsyncIterator[Promise]:
+        """Around storing so many events of these runs; set `changes` and their `count` before leaving.
 
         Positions are microseconds since 1970, never the same twice in this process. Raises PyMongoError when the
         promise cannot be noted, Problem 503 when too much waits already; then nothing may be acknowledged.
         """
         self.start()
+        if not self._has_room():
+            await asyncio.to_thread(self._wait_for_room)
         made = self._opened(run_ids, count, now)
         try:
-            self._keep_noted(run_ids)
+            await self._noted(run_ids)
             yield made
-            self._keep_noted(run_ids)  # storing may have taken so long that others gave this process up
+            await self._noted(run_ids)  # storing may have taken so long that others gave this process up
         except BaseException:
             with self._changed:
                 self._close(made)
@@ -106,39 +103,28 @@ class Projector:
             self._waiting.append(made)
             self._changed.notify_all()
 
-    @asynccontextmanager
-    async def promised(self, run_ids: frozenset[str], count: int, now: datetime) -> AsyncIterator[Promise]:
-        """`promise` for an event loop, which it never holds up."""
-        promise = self.promise(run_ids, count, now)
-        made = await self._unblocked(run_ids, promise.__enter__)
-        try:
-            yield made
-        except BaseException:
-            promise.__exit__(*sys.exc_info())
-            raise
-        await self._unblocked(run_ids, partial(promise.__exit__, None, None, None))
-
-    async def _unblocked(self, run_ids: frozenset[str], step: Callable[[], T]) -> T:
-        is_quick = self._has_room() and not self._old(run_ids, self._clock.monotonic())
-        return step() if is_quick else await asyncio.to_thread(step)
-
     def _opened(self, run_ids: frozenset[str], count: int, now: datetime) -> Promise:
         with self._changed:
-            if not self._changed.wait_for(self._has_room, PATIENCE_SECONDS):
-                wait = {"Retry-After": str(RETRY_SECONDS)}
-                raise Problem(503, "busy", "the views are too far behind: send it again", headers=wait)
             position = max(int(now.timestamp() * 1_000_000), self._next_position)
             self._next_position = position + count
             for run_id in run_ids:
                 self._owed.setdefault(run_id, _Owed()).open.append(position)
             return Promise(run_ids, position, count)
 
+    def _wait_for_room(self) -> None:
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, PATIENCE_SECONDS):
+                wait = {"Retry-After": str(RETRY_SECONDS)}
+                raise Problem(503, "busy", "the views are too far behind: send it again", headers=wait)
+
     def _has_room(self) -> bool:
         return self.waiting_events() < WAITING_EVENTS
 
+    async def _noted(self, run_ids: frozenset[str]) -> None:
+        if self._old(run_ids, self._clock.monotonic()):
+            await asyncio.to_thread(self._keep_noted, run_ids)
+
     def _keep_noted(self, run_ids: frozenset[str]) -> None:
-        if not self._old(run_ids, self._clock.monotonic()):
-            return
         with self._noting:
             now = self._clock.monotonic()
             if old := self._old(run_ids, now):
@@ -147,8 +133,7 @@ class Projector:
     def _old(self, run_ids: frozenset[str], now: float) -> list[str]:
         """Those whose note is missing or may soon be taken for a dead process's."""
         with self._changed:
-            noted = {run_id: owed.noted_at for run_id in run_ids if (owed := self._owed.get(run_id))}
-        return [run_id for run_id in run_ids if now - noted.get(run_id, _NEVER) > DEAD_SECONDS / 2]
+            return [run_id for run_id in run_ids if now - self._owed[run_id].noted_at > DEAD_SECONDS / 2]
 
     def _note(self, run_ids: Sequence[str], now: float) -> None:
         with self._changed:

@@ -53,13 +53,16 @@ class Telemetry:
         )
         self._unknown_seen: set[str] = set()
 
-    def count(self, events: Iterable[tuple[str, bool, str]], refused: Iterable[str]) -> None:
-        """(type, is known, verdict) of each event, and the code of each refusal."""
-        for (kind, is_known, verdict), times in Counter(events).items():
-            self._events.labels(verdict, kind if kind in PAYLOADS else "other").inc(times)
+    def count(self, verdict: str, kinds: Iterable[str]) -> None:
+        """Events of these types got that verdict."""
+        for kind, times in Counter(kinds).items():
+            is_known = kind in PAYLOADS
+            self._events.labels(verdict, kind if is_known else "other").inc(times)
             if not is_known:
                 self._unknown.labels(self._bounded(kind)).inc(times)
-        for code, times in Counter(refused).items():
+
+    def refused(self, codes: Iterable[str]) -> None:
+        for code, times in Counter(codes).items():
             self._events.labels("invalid", "").inc(times)
             self._refused.labels(code).inc(times)
 

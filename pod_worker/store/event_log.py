@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from typing import TypeAlias
 
 import bson
 import msgspec
@@ -47,8 +47,11 @@ INDEXES: dict[str, list[IndexModel]] = {
 UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 
 
+Stamps: TypeAlias = tuple[datetime, datetime]  # of arrival and of expiry
+
+
 class Entry(msgspec.Struct, frozen=True):
-    """An event as it goes into the log. `attempt` is the one it counts for."""
+    """An event as it comes from the log. `attempt` is the one it counts for."""
 
     event: Event
     run_id: str | None
@@ -82,13 +85,12 @@ class EventLog:
         self._events = database[EVENTS]
         self._dead = database[DEAD]
 
-    def append(self, entries: Sequence[Entry]) -> Appended:
+    def append(self, documents: Sequence[Document]) -> Appended:
         """Store in as many messages as it takes, retried by the driver, without what BSON cannot hold: that must
-        not fail its neighbours.
+        not fail its neighbours. `documents` as `document_of` makes them.
 
         Raises PyMongoError when it is not certain what became of them.
         """
-        documents = [document_of(entry) for entry in entries]
         odd = {place: why for place, each in enumerate(documents) if (why := _unencodable(each))}
         places = [place for place in range(len(documents)) if place not in odd]
         if not places:
@@ -133,36 +135,52 @@ class EventLog:
                 raise
 
 
-def document_of(entry: Entry) -> Document:
-    event = entry.event
-    received_at, expire_at = _stamps(entry.received_at)
+def document_of(
+    event: Event,
+    run_id: str | None,
+    attempt: int | None,
+    position: int,
+    stamps: Stamps,
+    is_sample: bool,
+    level: str | None = None,
+    is_fenced: bool = False,
+) -> Document:
+    """The fields are `Entry`'s."""
+    received_at, expire_at = stamps
     document: Document = {
         "_id": event.id,
-        "runId": entry.run_id,
-        "attempt": entry.attempt,
+        "runId": run_id,
+        "attempt": attempt,
         "seq": event.seq,
         "type": event.type,
         "time": event.time,
         "receivedAt": received_at,
-        "position": entry.position,
+        "position": position,
         "source": event.source,
         "data": event.data,
     }
-    if entry.run_id is None:
+    if run_id is None:
         document["subject"] = event.subject
     if event.attempt is None:
         document["isAttemptImplied"] = True
     if event.traceparent:
         document["traceparent"] = event.traceparent
-    if entry.is_fenced:
+    if is_fenced:
         document["isFenced"] = True
-    if entry.level:
-        document["level"] = entry.level
-    if entry.is_sample:
+    if level:
+        document["level"] = level
+    if is_sample:
         document["expireAt"] = expire_at
-    if not entry.is_sample or entry.level in ("warn", "error"):
+    if not is_sample or level in ("warn", "error"):
         document["notable"] = True
     return document
+
+
+def stamps_of(received_at: datetime) -> Stamps:
+    """Without a time zone: the driver takes that for UTC, and need not ask each one for it."""
+    arrival = received_at.astimezone(UTC).replace(tzinfo=None)
+    # Whole hours: many equal keys make a small index.
+    return arrival, arrival.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)
 
 
 def _unencodable(document: Document) -> str | None:
@@ -209,14 +227,6 @@ def entry_from(document: Document) -> Entry | None:
         level=document.get("level"),
         is_fenced=bool(document.get("isFenced")),
     )
-
-
-@lru_cache(maxsize=16)  # a batch has one time of arrival
-def _stamps(received_at: datetime) -> tuple[datetime, datetime]:
-    """Arrival and expiry without a time zone: the driver takes that for UTC, and need not ask each one for it."""
-    arrival = received_at.astimezone(UTC).replace(tzinfo=None)
-    # Whole hours: many equal keys make a small index.
-    return arrival, arrival.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)
 
 
 def _dead_document(line: DeadLine) -> Document:

@@ -16,12 +16,10 @@ from pod_worker.store.event_log import (
     EVENTS,
     UNENCODABLE,
     Appended,
-    Entry,
     EventLog,
-    document_of,
     outcome_of,
 )
-from pod_worker.store.mongo import Mongo, asynchronous
+from pod_worker.store.mongo import Document, Mongo, asynchronous
 
 ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # as BSON at most six times as large; a message holds 48 million
 
@@ -33,25 +31,24 @@ class EventWriter:
         self._database = asynchronous(database)
         self._log = log
 
-    async def append(self, entries: Sequence[Entry], *, json_bytes: int = 0) -> Appended:
-        """Store in one round trip. `json_bytes`: how large they came.
+    async def append(self, documents: Sequence[Document], *, json_bytes: int = 0) -> Appended:
+        """Store what `document_of` made, in one round trip. `json_bytes`: how large they came.
 
         Raises PyMongoError when it is not certain what became of them.
         """
-        if not entries:
+        if not documents:
             return Appended(frozenset(), {})
         if json_bytes > ONE_MESSAGE_JSON_BYTES:
-            return await asyncio.to_thread(self._log.append, entries)
+            return await asyncio.to_thread(self._log.append, documents)
         try:
-            return await self._append_at_once(entries)
+            return await self._append_at_once(documents)
         except (AutoReconnect, *UNENCODABLE):
-            return await asyncio.to_thread(self._log.append, entries)
+            return await asyncio.to_thread(self._log.append, documents)
 
     async def close(self) -> None:
         await self._database.client.close()
 
-    async def _append_at_once(self, entries: Sequence[Entry]) -> Appended:
-        documents = [document_of(entry) for entry in entries]
+    async def _append_at_once(self, documents: Sequence[Document]) -> Appended:
         concern = self._database.write_concern.document
         reply = await self._database.command(
             "insert", EVENTS, documents=documents, ordered=False, writeConcern=concern

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 import bson
 
 from pod_worker.control.arrival import Arrival
-from pod_worker.core.event import Event
+from pod_worker.control.projections import changes_of
+from pod_worker.core.event import Event, Version
 from pod_worker.core.payload import RunCompleted
+from pod_worker.store.changes import View
 
 
 def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> None:
@@ -20,6 +22,7 @@ def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> 
     assert _version(stored) == _version(arrived)
 
 
-def _version(time: datetime) -> str:
+def _version(time: datetime) -> Version:
     event = Event("id", "source", "ai.run.completed", "run/r", time, {}, seq=3, attempt=1)
-    return Arrival(event, RunCompleted(total_duration_s=1.0), "r", 1).version
+    changes = changes_of([Arrival(event, RunCompleted(total_duration_s=1.0), "r", 1)])
+    return changes.rows[View.RUN, "r", ""].newest["duration"][0]

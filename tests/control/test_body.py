@@ -81,11 +81,11 @@ def test_another_encoding() -> None:
     assert status(lambda: decoded(b"x", "br")) == 415
 
 
-def test_lines_keep_their_numbers_and_blank_ones_are_skipped() -> None:
-    assert lines_of(b"\xef\xbb\xbfa\r\n\n  \nb\n") == [(1, b"a\r"), (4, b"b")]
+def test_lines_keep_their_places() -> None:
+    assert lines_of(b"\xef\xbb\xbfa\r\n\n  \nb\n") == [b"a\r", b"", b"  ", b"b", b""]
 
 
 def test_a_long_line_and_many_lines() -> None:
     assert status(lambda: lines_of(b"x" * (LINE_LIMIT_BYTES + 1))) == 413
     assert status(lambda: lines_of(b"x\n" * (LINE_LIMIT + 1))) == 413
-    assert len(lines_of(b"x\n" * LINE_LIMIT)) == LINE_LIMIT
+    assert len(lines_of(b"x\n \n\n" * LINE_LIMIT)) == 3 * LINE_LIMIT + 1, "blank ones do not count"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -223,8 +223,8 @@ def test_a_crash_between_storing_and_projecting_heals(
     store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
     started = event("e1", "ai.run.stage_started", stage="Stage_1")
 
-    @contextmanager
-    def crash_afterwards(*_: Any) -> Iterator[Promise]:
+    @asynccontextmanager
+    async def crash_afterwards(*_: Any) -> AsyncIterator[Promise]:
         yield Promise(frozenset(), 1, 1)
         raise AutoReconnect("the connection broke")
 

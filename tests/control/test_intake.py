@@ -34,7 +34,7 @@ class HeldIngest:
 
 
 def reading(name: str) -> Batch:
-    return read_batch([(1, ndjson(event(name)))])
+    return read_batch([ndjson(event(name))])
 
 
 async def waiting(intake: Intake, count: int) -> None:

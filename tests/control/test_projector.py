@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +18,12 @@ from pod_worker.control.batch import batch_of
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import Problem
 from pod_worker.control.projections import changes_of
-from pod_worker.control.projector import DEAD_SECONDS, Projector
+from pod_worker.control.projector import DEAD_SECONDS, Projector, Promise
 from pod_worker.control.telemetry import Telemetry
 from pod_worker.control.wire import read_line
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import StageProgress
-from pod_worker.store.event_log import Entry, EventLog
+from pod_worker.store.event_log import EventLog, document_of, stamps_of
 from pod_worker.store.queue_depth import Depth
 from pod_worker.store.views import Views
 from tests.control.conftest import Plane
@@ -74,9 +75,31 @@ def progress(share: float, run: str = "r1") -> Arrival:
     return Arrival(arrival.event, arrival.payload, run, 0, is_projected=True)
 
 
+@contextmanager
+def promised(projector: Projector, run_ids: frozenset[str], count: int, now: datetime) -> Iterator[Promise]:
+    """A promise that is kept by this thread."""
+    with asyncio.Runner() as loop:
+        promise = projector.promise(run_ids, count, now)
+        made = loop.run(_entered(promise))
+        try:
+            yield made
+        except BaseException as error:
+            loop.run(_left(promise, error))
+            raise
+        loop.run(_left(promise, None))
+
+
+async def _entered(promise: AbstractAsyncContextManager[Promise]) -> Promise:
+    return await promise.__aenter__()
+
+
+async def _left(promise: AbstractAsyncContextManager[Promise], error: BaseException | None) -> None:
+    await promise.__aexit__(type(error) if error else None, error, None)
+
+
 def keep(projector: Projector, *arrived: Arrival) -> None:
     run_ids = frozenset(each.run_id for each in arrived if each.run_id)
-    with projector.promise(run_ids, len(arrived), now()) as promise:
+    with promised(projector, run_ids, len(arrived), now()) as promise:
         promise.changes = changes_of(arrived)
 
 
@@ -98,9 +121,9 @@ def notes(store: Any) -> dict[str, int]:
 
 def test_it_is_noted_before_anything_can_be_acknowledged(make: Make, store: Any) -> None:
     projector = make(start=False)
-    with projector.promise(R1, 3, now()) as promise:
+    with promised(projector, R1, 3, now()) as promise:
         assert notes(store) == {"r1": promise.position}
-    with projector.promise(R1, 3, now()) as later:
+    with promised(projector, R1, 3, now()) as later:
         assert later.position >= promise.position + 3
         assert notes(store) == {"r1": promise.position}, "one note stands for all that came after"
 
@@ -111,9 +134,9 @@ def test_a_note_that_cannot_be_written_is_no_promise(
     projector = make(start=False)
     with monkeypatch.context() as broken:
         broken.setattr(projector._debts, "note", _away)
-        with pytest.raises(AutoReconnect), projector.promise(R1, 1, now()):
+        with pytest.raises(AutoReconnect), promised(projector, R1, 1, now()):
             pytest.fail("nothing may be stored")
-    with projector.promise(R1, 1, now()):
+    with promised(projector, R1, 1, now()):
         assert set(notes(store)) == {"r1"}, "the next one tries again"
 
 
@@ -125,7 +148,7 @@ def test_storing_slowly_renews_the_note(make: Make, store: Any) -> None:
     """Another process may have paid and forgotten the debt of one that seemed dead."""
     clock = ManualClock()
     projector = make(clock, start=False)
-    with projector.promise(R1, 1, now()):
+    with promised(projector, R1, 1, now()):
         clock.advance(DEAD_SECONDS)
         store["view_debts"].delete_many({})
     assert set(notes(store)) == {"r1"}
@@ -133,7 +156,7 @@ def test_storing_slowly_renews_the_note(make: Make, store: Any) -> None:
 
 def test_what_could_not_be_stored_leaves_nothing_open(make: Make, store: Any) -> None:
     projector = make()
-    with pytest.raises(AutoReconnect), projector.promise(R1, 1, now()):
+    with pytest.raises(AutoReconnect), promised(projector, R1, 1, now()):
         raise AutoReconnect("not stored")
     projector.close()
     assert notes(store) == {}
@@ -207,7 +230,7 @@ def test_too_far_behind_takes_no_more(make: Make, monkeypatch: pytest.MonkeyPatc
     projector = make(start=False)
     keep(projector, progress(0.1), progress(0.2))
     assert projector.waiting_events() == 2
-    with pytest.raises(Problem) as refused, projector.promise(R1, 1, now()):
+    with pytest.raises(Problem) as refused, promised(projector, R1, 1, now()):
         pytest.fail("nothing may be stored")
     assert refused.value.status == 503
 
@@ -249,7 +272,7 @@ async def _taken_unprojected(store: Any, arrival: Arrival) -> None:
 def test_a_repeat_is_projected_before_it_is_acknowledged(make: Make, store: Any) -> None:
     """Its first arrival may have been stored by a group that failed half-way and took its note back."""
     arrived = progress(0.5)
-    EventLog(store).append([Entry(arrived.event, "r1", 0, 1, now(), is_sample=True)])
+    EventLog(store).append([document_of(arrived.event, "r1", 0, 1, stamps_of(now()), True)])
     make(start=False)
     asyncio.run(_taken_unprojected(store, Arrival(arrived.event, arrived.payload, "r1")))
     assert shown(store) == 0.5
@@ -262,8 +285,8 @@ def left_behind(make: Make, store: Any, share: float) -> None:
     """An event that was stored and acknowledged by a process that died before it projected it."""
     dead = make(start=False)
     arrived = progress(share)
-    with dead.promise(R1, 1, now()) as promise:
-        EventLog(store).append([Entry(arrived.event, "r1", 0, promise.position, now(), is_sample=True)])
+    with promised(dead, R1, 1, now()) as promise:
+        EventLog(store).append([document_of(arrived.event, "r1", 0, promise.position, stamps_of(now()), True)])
         promise.changes = changes_of([arrived])
 
 
@@ -321,6 +344,6 @@ def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
 
 def test_a_note_taken_back_late_does_not_take_the_next_one(make: Make, store: Any) -> None:
     projector = make(start=False)
-    with projector.promise(R1, 1, now()) as promise:
+    with promised(projector, R1, 1, now()) as promise:
         projector._debts.settle({"r1": promise.position - 1})
     assert notes(store) == {"r1": promise.position}

@@ -134,9 +134,11 @@ def test_a_pod_tells_its_run_from_start_to_end(
     assert counted["ai.run.stage_completed"] == 5
     assert counted["ai.run.log"] == 15
     assert counted["ai.artifact.registered"] == counted["ai.paper.generated"] == 1
+    until(
+        lambda: database["runs"].find_one({"_id": "r1", "status": "COMPLETED"}), "the view of it, a moment later"
+    )
     run = database["runs"].find_one({"_id": "r1"})
     assert run is not None
-    assert run["status"] == "COMPLETED"
     assert run["pod"]["id"] == pod_id
     assert run["lastHeartbeat"]
     stages = {stage["name"]: stage["status"] for stage in database["stages"].find({"runId": "r1"})}
@@ -150,9 +152,8 @@ def test_a_run_can_be_made_to_fail(cloud: Api, database: Mongo) -> None:
     database["runs"].insert_one({"_id": "r2", "pipeline": "experiment", "queue": "default", "status": "SCHEDULED"})
     pod_id = rent(cloud, RUN_ID="r2", FAKE_RUN_FAILS="1")
     until(lambda: ended(cloud, pod_id), "the pod's end")
-    run = database["runs"].find_one({"_id": "r2"})
-    assert run is not None
-    assert (run["status"], run["errorCode"]) == ("FAILED", "INTERNAL")
+    failed = {"_id": "r2", "status": "FAILED", "errorCode": "INTERNAL"}
+    until(lambda: database["runs"].find_one(failed), "the view of it, a moment later")
     assert "ai.artifact.registered" not in events(database, "r2")
 
 

@@ -14,9 +14,18 @@ from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.event_log import INDEXES, Appended, DeadLine, Entry, EventLog, document_of, entry_from
+from pod_worker.store.event_log import (
+    INDEXES,
+    Appended,
+    DeadLine,
+    Entry,
+    EventLog,
+    document_of,
+    entry_from,
+    stamps_of,
+)
 from pod_worker.store.event_writer import EventWriter
-from pod_worker.store.mongo import connect, ensure_indexes
+from pod_worker.store.mongo import Document, connect, ensure_indexes
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
 
@@ -29,9 +38,9 @@ class QuickLog(EventLog):
         self.loop = asyncio.Runner()
         self.writer = EventWriter(database, EventLog(database))
 
-    def append(self, entries: Sequence[Entry]) -> Appended:
-        sent = sum(len(str(each.event.data)) for each in entries)
-        return self.loop.run(self.writer.append(entries, json_bytes=sent))
+    def append(self, documents: Sequence[Document]) -> Appended:
+        sent = sum(len(str(each["data"])) for each in documents)
+        return self.loop.run(self.writer.append(documents, json_bytes=sent))
 
     def close(self) -> None:
         self.loop.run(self.writer.close())
@@ -59,34 +68,44 @@ def entry(name: str, position: int = 1, run_id: str | None = "r1", attempt: int 
     return Entry(event, run_id, attempt or 0, position, NOW, is_sample=True, level="info")
 
 
+def stored(entry: Entry) -> Document:
+    stamps = stamps_of(entry.received_at)
+    told = (entry.is_sample, entry.level, entry.is_fenced)
+    return document_of(entry.event, entry.run_id, entry.attempt, entry.position, stamps, *told)
+
+
+def keep(log: EventLog, entries: Sequence[Entry]) -> Appended:
+    return log.append([stored(each) for each in entries])
+
+
 def test_an_entry_comes_back_as_it_went_in(log: EventLog) -> None:
     entries = {
         "a": entry("a", kv={"x.y": 1, "$z": [None]}),
         "b": entry("b", run_id=None),
         "c": entry("c", attempt=None),
     }
-    log.append(list(entries.values()))
+    keep(log, list(entries.values()))
     assert log.stored(["a", "b", "c", "d"]) == entries
 
 
 def test_an_id_is_stored_once(log: EventLog) -> None:
-    first = log.append([entry("a"), entry("b")])
+    first = keep(log, [entry("a"), entry("b")])
     assert (first.duplicates, first.refused) == (frozenset(), {})
-    again = log.append([entry("b", 9), entry("c"), entry("c")])
+    again = keep(log, [entry("b", 9), entry("c"), entry("c")])
     assert again.duplicates == {0, 2}
     assert log.stored(["b"])["b"].position == 1, "the first one stands"
 
 
 def test_what_the_server_will_not_take_is_named(log: EventLog, db: Any) -> None:
     db.command("collMod", "events", validator={"data.n": {"$ne": 13}})
-    outcome = log.append([entry(f"e{n}", n=n) for n in (12, 13, 14)])
+    outcome = keep(log, [entry(f"e{n}", n=n) for n in (12, 13, 14)])
     assert list(outcome.refused) == [1]
     assert db["events"].count_documents({}) == 2
 
 
 def test_more_than_a_message_holds_goes_in_several(log: EventLog, db: Any) -> None:
     large = [entry(f"e{n}", text=[0] * 1_000_000) for n in range(5)]
-    assert log.append(large).refused == {}
+    assert keep(log, large).refused == {}
     assert db["events"].count_documents({}) == 5
 
 
@@ -95,8 +114,8 @@ def test_a_broken_connection_is_tried_again(quick: QuickLog, monkeypatch: pytest
         raise AutoReconnect("the primary stepped down")
 
     monkeypatch.setattr(AsyncDatabase, "command", broken)
-    assert quick.append([entry("a")]) == Appended(frozenset(), {})
-    assert quick.append([entry("a")]).duplicates == {0}
+    assert keep(quick, [entry("a")]) == Appended(frozenset(), {})
+    assert keep(quick, [entry("a")]).duplicates == {0}
 
 
 def test_without_a_majority_it_is_not_stored(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,21 +130,21 @@ def test_without_a_majority_it_is_not_stored(log: EventLog, monkeypatch: pytest.
     monkeypatch.setattr(AsyncDatabase, "command", late)
     monkeypatch.setattr(Collection, "insert_many", as_late)
     with pytest.raises(WriteConcernError):
-        log.append([entry("a")])
+        keep(log, [entry("a")])
 
 
 @pytest.mark.parametrize("value", [2**63, {"a\0b": 1}, {"deep": "\ud800"}, object()])
 def test_what_cannot_be_encoded_fails_alone(log: EventLog, value: Any) -> None:
-    log.append([entry("known")])
-    outcome = log.append([entry("a"), entry("odd", value=value), entry("known"), entry("b")])
+    keep(log, [entry("known")])
+    outcome = keep(log, [entry("a"), entry("odd", value=value), entry("known"), entry("b")])
     assert (list(outcome.refused), outcome.duplicates) == ([1], {2})
     assert "cannot be stored" in outcome.refused[1]
     assert set(log.stored(["a", "odd", "b"])) == {"a", "b"}
-    assert list(log.append([entry("odd", value=value)]).refused) == [0]
+    assert list(keep(log, [entry("odd", value=value)]).refused) == [0]
 
 
 def test_replay_is_in_order_of_arrival(log: EventLog, db: Any) -> None:
-    log.append([*(entry(f"e{n}", position=-n) for n in range(5)), entry("other", run_id="r2")])
+    keep(log, [*(entry(f"e{n}", position=-n) for n in range(5)), entry("other", run_id="r2")])
     db["events"].insert_one({"_id": "odd", "runId": "r1", "position": 0})
     assert [each.event.id for each in log.replay("r1")] == ["e4", "e3", "e2", "e1", "e0"]
     assert set(log.run_ids()) == {"r1", "r2"}
@@ -150,5 +169,5 @@ def test_samples_leave_and_lifecycle_stays(db: Any) -> None:
     expiry = db["events"].index_information()["expiry"]
     assert (expiry["key"], expiry["expireAfterSeconds"]) == ([("expireAt", 1)], 0)
     kept = Entry(entry("a").event, "r1", 1, 1, NOW, is_sample=False)
-    assert "expireAt" not in document_of(kept)
-    assert document_of(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13)
+    assert "expireAt" not in stored(kept)
+    assert stored(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13)

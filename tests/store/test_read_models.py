@@ -59,7 +59,7 @@ def fill(made: Any) -> None:
         for n in range(40)
     ]
     lines += [event(f"s{run}", "ai.run.stage_started", run=f"r{run}", stage="s") for run in range(6)]
-    take(made, read_batch(list(enumerate(ndjson(*lines).split(b"\n"), 1))))
+    take(made, read_batch(ndjson(*lines).split(b"\n")))
 
 
 def ask_everything(database: Any) -> None:
@@ -99,7 +99,7 @@ def ask_everything(database: Any) -> None:
     view.poll()
     QueueDepth(database).read()
     point = event("new", "ai.run.stage_metric", run="r1", stage="s", name="loss", value=1, step=1)
-    take(database, read_batch([(1, ndjson(point))]))
+    take(database, read_batch([ndjson(point)]))
     rebuild(database, "r1")
 
 
