@@ -14,7 +14,7 @@ from pod_worker.control.batch import Batch
 from pod_worker.control.ingest import Ingest
 from pod_worker.control.problem import RETRY_SECONDS, Problem
 
-AT_ONCE = 3  # one is computed while the others wait for the database
+AT_ONCE = 2  # one is computed while the other waits for the database
 # Enough to share a round trip, and not so much that all that is on its way waits for the database together.
 GROUP_LINES = 200
 WAITING_REQUESTS = 256

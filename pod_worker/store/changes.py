@@ -47,7 +47,7 @@ class Facts(msgspec.Struct, frozen=True):
     fields: Mapping[str, Json]
 
 
-class Point(msgspec.Struct, frozen=True):
+class Point(msgspec.Struct, frozen=True, gc=False):
     """One point of a metric's series; a later one for the same step (or moment) takes its place."""
 
     stage: str
