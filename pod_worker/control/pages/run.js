@@ -145,12 +145,22 @@ function stageRow(stage) {
   );
 }
 
+// Stages often report the same metric: then its name says of which stage it is.
+function named(series, all) {
+  const title = (name) => state.stages.find((stage) => stage.name === name)?.title ?? name;
+  return series.map((each) => {
+    const isShared = all.some((other) => other.name === each.name && other.stage !== each.stage);
+    return isShared ? { ...each, name: `${each.name} · ${title(each.stage)}` } : each;
+  });
+}
+
 function curves() {
   const all = [...state.series.values()].filter((each) => each.points.length && each.stage !== "system");
   const gauges = [...state.series.values()].filter((each) => each.points.length > 1 && each.stage === "system");
   const losses = all.filter((each) => /(^|_)loss$/.test(each.name)).sort((a, b) => a.name.length - b.name.length);
-  const main = losses.length ? losses : all.slice(0, 1);
-  const rest = [...all.filter((each) => !main.includes(each)), ...gauges].slice(0, 12);
+  const first = losses.length ? losses : all.slice(0, 1);
+  const main = named(first, all);
+  const rest = [...named(all.filter((each) => !first.includes(each)), all), ...gauges].slice(0, 12);
   const width = Math.max(260, $("curves").clientWidth);
   const key = [width, ...[...state.series.values()].map((each) => [each.name, each.points.length, each.points.at(-1)])];
   show($("curves"), key, () => {
