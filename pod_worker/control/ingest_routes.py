@@ -1,7 +1,7 @@
 """The two ingest routes: what comes over HTTP, and which status each fate has. CONTRACT section 3.
 
-Whatever waits for the database waits in the intake's own threads, so that a slow database keeps neither the
-health route nor the read API from answering.
+Whatever waits for the database is awaited (or waits in a thread, where it is rare), so that a slow database keeps
+neither the health route nor the read API from answering.
 """
 
 from __future__ import annotations

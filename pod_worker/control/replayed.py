@@ -23,5 +23,5 @@ def replayed(entries: Iterable[Entry], attempts: Mapping[str, int]) -> list[Arri
         except Refused:  # stored by a version with other rules
             continue
         if payload is not None and attempt <= current:
-            found.append(Arrival(event, payload, run_id, attempt, is_projected=True))
+            found.append(Arrival(event, payload, run_id, attempt))
     return found

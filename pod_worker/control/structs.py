@@ -31,7 +31,7 @@ def struct_of(kind: type[T], rename: dict[str, str] | None = None, **limits: Met
         kind.__name__,
         sorted(fields, key=len),  # what has a default comes last
         rename=rename,
-        namespace=_attributes(kind, hints),
+        namespace=_attributes(kind, {name for name, *_ in fields}),
         module=kind.__module__,
         gc=False,  # read from JSON, so there are no cycles to look for
     )
@@ -48,11 +48,7 @@ def _limited(hint: Any, limit: Meta | None) -> Any:
     return Annotated[hint, limit]
 
 
-def _attributes(kind: type, hints: dict[str, Any]) -> dict[str, Any]:
+def _attributes(kind: type, fields: set[str]) -> dict[str, Any]:
     """Properties, and the class variables that are no fields."""
     names = {name for each in kind.__mro__[:-1] for name in vars(each) if not name.startswith("_")}
-    return {name: getattr(kind, name) for name in names - _field_names(kind)}
-
-
-def _field_names(kind: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
+    return {name: getattr(kind, name) for name in names - fields}

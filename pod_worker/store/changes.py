@@ -114,13 +114,16 @@ class Changes:
             self.rows[View.RUN, run_id, ""].moves.append(Stamped(attempt, version, change))
 
     def merge(self, other: Changes) -> None:
+        self.merge_rows(other)
+        for series_key, points in other.series.items():
+            self.series[series_key] += points
+
+    def merge_rows(self, other: Changes) -> None:
         for row_key, theirs in other.rows.items():
             row = self.rows[row_key]
             row.moves += theirs.moves
             for group, (version, fields) in theirs.newest.items():
                 row.add(group, version, fields)
-        for series_key, points in other.series.items():
-            self.series[series_key] += points
 
     def named(self) -> str:
         """Whom it is about, for people."""

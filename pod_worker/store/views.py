@@ -118,7 +118,7 @@ _REPLAYED = [
 def _with_latest(changes: Changes) -> Mapping[RowKey, Row]:
     """The rows, and in them the run's latest value of every metric."""
     all_of = Changes()
-    all_of.merge(changes)
+    all_of.merge_rows(changes)
     for (run_id, _, name), points in changes.series.items():
         shown = [each for each in points if each[1].is_latest_shown]
         if shown:
