@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 from pymongo import AsyncMongoClient, IndexModel, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
@@ -28,7 +27,11 @@ Document = dict[str, Json]
 Mongo = Database[Document]
 AsyncMongo = AsyncDatabase[Document]
 
-_OPENED: WeakKeyDictionary[MongoClient[Document], dict[str, Json]] = WeakKeyDictionary()  # with which settings
+
+class ConfiguredClient(MongoClient[Document]):
+    """A client that keeps its own settings: pymongo compares clients by address, so no dictionary can."""
+
+    settings: dict[str, Json]
 
 
 class StoreUnreachable(Exception):
@@ -66,10 +69,10 @@ def connect(
         "event_listeners": list(listeners),
     }
     try:
-        client: MongoClient[Document] = MongoClient(**settings)
+        client = ConfiguredClient(**settings)
     except (ConfigurationError, InvalidURI, ValueError) as error:
         raise BadMongoUrl(f"MONGODB_URL {redacted(url)} is not usable: {redacted_text(error, url)}") from None
-    _OPENED[client] = settings
+    client.settings = settings
     return client.get_database(
         name,
         write_concern=WriteConcern("majority", wtimeout=20_000),
@@ -80,7 +83,10 @@ def connect(
 def asynchronous(database: Mongo) -> AsyncMongo:
     """The same database, opened with the same settings, for one event loop. It must be one that `connect` opened;
     whoever asks for it closes its client."""
-    client: AsyncMongoClient[Document] = AsyncMongoClient(**_OPENED[database.client])
+    opened = database.client
+    if not isinstance(opened, ConfiguredClient):
+        raise TypeError("The database was not opened by connect(), so its settings are unknown.")
+    client: AsyncMongoClient[Document] = AsyncMongoClient(**opened.settings)
     return client.get_database(
         database.name, write_concern=database.write_concern, read_concern=database.read_concern
     )
