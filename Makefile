@@ -59,7 +59,7 @@ chaos-short: $(READY) ## One seeded minute of faults, every kind at least once, 
 	$(BIN)/python -m pytest $(CHAOS_SHORT)
 
 mutation: $(READY) system ## Remove each guard in turn; some test must turn red for every one
-	$(BIN)/python scripts/mutation_check.py
+	$(BIN)/python tests/mutation/run.py
 
 conformance: $(READY) ## Real RunPod clients (their SDKs and MCP servers) against the fake RunPod
 	@bash scripts/conformance_runpod.sh

@@ -28,10 +28,10 @@ from pymongo import ReturnDocument
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.local.mongod import Mongod
-from pod_worker.store import run_queue
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
-from pod_worker.store.run_document import run_from
-from pod_worker.store.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue import run_queue
+from pod_worker.store.queue.run_document import run_from
+from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
 
 SIDES = ("ours", "naive")
 PIPELINE = "synthetic"

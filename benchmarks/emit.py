@@ -116,7 +116,7 @@ def run_sqlite(folder: Path, events: int) -> Row:
     from pod_worker.core.clock import SystemClock
     from pod_worker.core.payload import StageMetric
     from pod_worker.outbox import Ulids
-    from pod_worker.outbox.line import encode_data
+    from pod_worker.outbox.event_encoding import encode_data
 
     database = sqlite3.connect(folder / "spool.db", isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")

@@ -23,19 +23,19 @@ from typing import Any
 
 import psutil
 
-from pod_worker.fake_runpod.account import Account
-from pod_worker.fake_runpod.billing import NOTHING
-from pod_worker.fake_runpod.catalogue import load_catalogue
-from pod_worker.fake_runpod.instants import DAY, HOUR, SECOND
-from pod_worker.fake_runpod.money import NANO, PICO, amount_usd
-from pod_worker.fake_runpod.pod import Pod, PodSpec, Status
-from pod_worker.fake_runpod.world import World
+from pod_worker.fake_runpod.billing.ledger import NOTHING
+from pod_worker.fake_runpod.billing.money import NANO, PICO, amount_usd
+from pod_worker.fake_runpod.cloud.account import Account
+from pod_worker.fake_runpod.cloud.catalogue import load_catalogue
+from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
+from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.timestamps import DAY, HOUR, SECOND
 
 PODS = 1000
 GPU = "NVIDIA GeForce RTX 4090"
 SERVER = """
 import os, sys
-from pod_worker.fake_runpod.account import Account
+from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.server import Options, running
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -193,8 +193,8 @@ def _request(host: str, events: list[dict[str, Any]]) -> bytes:
 
 def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
     """Insert the documents that ingest would make of the same events, and do nothing else."""
-    from pod_worker.control.wire import read_line
-    from pod_worker.store.event_log import EVENTS, INDEXES, document_of, stamps_of
+    from pod_worker.control.events.decoding import read_line
+    from pod_worker.store.events.event_log import EVENTS, INDEXES, document_of, stamps_of
     from pod_worker.store.mongo import connect, ensure_indexes
 
     database = connect(url)

@@ -31,7 +31,7 @@ from pymongo.write_concern import WriteConcern
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import Document, Mongo, connect, ensure_indexes
-from pod_worker.store.read_models import ReadModels, RunFilter
+from pod_worker.store.views.read_models import ReadModels, RunFilter
 
 CHUNK = 5000
 STATUSES = ["COMPLETED"] * 70 + ["FAILED"] * 20 + ["CANCELED"] * 5 + ["QUEUED"] * 4 + ["RUNNING"]

@@ -29,10 +29,10 @@ from benchmarks import claims
 from benchmarks.ingest import BATCH, CONNECTIONS, batch_of
 from pod_worker.core.clock import SystemClock
 from pod_worker.local.mongod import Mongod
-from pod_worker.store import run_queue
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
-from pod_worker.store.rescue import Rescue
-from pod_worker.store.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue import run_queue
+from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
 from pod_worker.worker.daemon import Rhythm
 
 PROCESSES = 4

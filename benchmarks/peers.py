@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import require_servers
-from benchmarks.sides import Ours, Peer, Side, kill_worker_of, until_started
+from benchmarks.systems import Ours, Peer, Side, kill_worker_of, until_started
 
 OURS = "pod_worker"
 PEERS = ("celery", "rq", "dramatiq", "procrastinate")

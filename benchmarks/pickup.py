@@ -25,10 +25,10 @@ from typing import Any
 import psutil
 from ulid import ULID
 
-from pod_worker.cli.stack import LocalStack
+from pod_worker.cli.stack.up import LocalStack
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.mongo import Mongo, connect
-from pod_worker.store.run_queue import RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 
 POLL_SECONDS = 10.0
 WORKER_APP = "pod_worker worker"

@@ -86,7 +86,7 @@ def _away(name: str, seconds: float) -> dict[str, float] | None:
 
 
 def _away_ours(folder: Path, seconds: float) -> dict[str, float]:
-    from pod_worker.cli.stack import LocalStack
+    from pod_worker.cli.stack.up import LocalStack
     from pod_worker.store.mongo import connect
 
     local = LocalStack(folder / "stack", threading.Event())

@@ -41,7 +41,7 @@ def main() -> int:
         print(json.dumps(_child(options)))
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
-        from pod_worker.training.demo_material import build
+        from pod_worker.training.demo_data import build
 
         build(Path(folder), rows=options.rows)
         results = _rounds(options, folder)
@@ -126,11 +126,11 @@ def _print_table(
 
 def _child(options: argparse.Namespace) -> Figures:
     from pod_worker.core.clock import SystemClock
+    from pod_worker.training.checkpoint_store import Shelf
+    from pod_worker.training.library_logs import routed
     from pod_worker.training.loop import Loop
     from pod_worker.training.lora import prepare
     from pod_worker.training.params import parse
-    from pod_worker.training.quiet import routed
-    from pod_worker.training.shelf import Shelf
 
     folder = Path(options.folder)
     params = parse(

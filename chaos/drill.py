@@ -28,8 +28,8 @@ from chaos.workload import Order
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
-from pod_worker.store.operations import Operations
-from pod_worker.store.run_queue import RunQueue, RunRequest
+from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 
 TICK_SECONDS = 0.05
 LOOK_SECONDS = 0.5  # how often the queue is looked at

@@ -22,7 +22,7 @@ from chaos.pod import Pod, send
 from chaos.proxy import Link, Weather
 from chaos.sightings import Sightings
 from pod_worker.local.member import Member
-from pod_worker.store.operations import Operations
+from pod_worker.store.queue.operations import Operations
 
 Undo: TypeAlias = Callable[[], None] | None
 OFFLINE_SECONDS = 3.0  # of work that nobody hears of, before the worker dies

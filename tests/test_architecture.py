@@ -34,7 +34,7 @@ LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 ALLOWED = {
     ("__main__", "cli"): "the other name of the command line",
     ("cli", "config"): "the command line is a composition root",
-    # fake_runpod/runner.py alone (held by tests/fake_runpod/test_story.py): a program that runs inside a fake pod.
+    # fake_runpod/containers/scripted_run.py alone (held by tests/fake_runpod/containers/test_run_script.py): a program that runs inside a fake pod.
     ("fake_runpod", "outbox"): "the program in a fake pod puts emitter and shipper together, as a real pod's does",
     ("fake_runpod", "artifacts"): "and uploads a real artifact",
 }

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from chaos.report import Row, none_wanted
-from pod_worker.control.projections import changes_of
-from pod_worker.control.rebuild import rebuild_all
-from pod_worker.control.replayed import replayed
-from pod_worker.store.event_log import EventLog
-from pod_worker.store.metric_series import MetricSeries, Series
+from pod_worker.control.events.projections import changes_of
+from pod_worker.control.events.replay import rebuild_all
+from pod_worker.control.events.replayed import replayed
+from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.views import Views
+from pod_worker.store.views.metric_series import MetricSeries, Series
+from pod_worker.store.views.writer import Views
 
 VIEWS = ("runs", "stages", "validations", "artifacts")
 SYSTEM_STAGE = "system"  # gauges of heartbeats, which no log keeps

@@ -42,4 +42,4 @@ def install() -> None:
 if "CHAOS_CLOCK_FILE" in os.environ:
     install()
 if "CHAOS_SABOTAGE" in os.environ:
-    importlib.import_module("sabotage").SABOTAGES[os.environ["CHAOS_SABOTAGE"]]()
+    importlib.import_module("mutations").SABOTAGES[os.environ["CHAOS_SABOTAGE"]]()

@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.control_plane import ControlPlane, Retrying
+from pod_worker.artifacts.api_client import ControlPlane, Retrying
 from pod_worker.artifacts.ledger import sync_folder
 from pod_worker.artifacts.transfer import TIMEOUT_SECONDS, Transient
 from pod_worker.core.failure import FailureCode, RunError

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import requests
 
 from pod_worker.artifacts import download, transfer
-from pod_worker.artifacts.control_plane import ControlPlane, Fenced, Patience, Retrying, Turned
+from pod_worker.artifacts.api_client import ControlPlane, Fenced, Patience, Retrying, Turned
 from pod_worker.artifacts.keys import NAME_LIMIT, BadName, Key
 from pod_worker.artifacts.ledger import Entry, Ledger, State
 from pod_worker.artifacts.transfer import Gone, Refusal, Transient, UrlExpired

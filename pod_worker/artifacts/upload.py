@@ -13,7 +13,7 @@ from typing import BinaryIO
 import requests
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.control_plane import ControlPlane, Retrying
+from pod_worker.artifacts.api_client import ControlPlane, Retrying
 from pod_worker.artifacts.ledger import Entry, Ledger, State
 from pod_worker.artifacts.transfer import Fingerprint, Gone, Refusal, Transient, UrlExpired
 from pod_worker.artifacts.wire import FinalizeRequest, Grant, PresignRequest

@@ -12,24 +12,24 @@ import sys
 import click
 
 from pod_worker import __version__
-from pod_worker.cli.exits import Exit, exit_of
+from pod_worker.cli.exit_codes import Exit, exit_of
 
 # name -> (module:attribute, what `--help` says about it)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("stack:demo", "Local stack, a real training and a synthetic run, watched to the end."),
+    "demo": ("stack.demo:demo", "Local stack, a real training and a synthetic run, watched to the end."),
     "demo-pods": (
-        "pod_demonstration:demo_pods",
+        "stack.demo_pods:demo_pods",
         "The same through a rented pod: fake RunPod, real worker in the pod.",
     ),
-    "up": ("stack:up", "The local stack in the foreground: MongoDB, S3, control plane, workers."),
+    "up": ("stack.up:up", "The local stack in the foreground: MongoDB, S3, control plane, workers."),
     "worker": ("worker:worker", "The daemon on a pod: claim runs and execute them."),
     "control": ("control:control", "Ingest, API and the page that shows runs."),
-    "runs": ("runs:runs", "Submit, list, show, follow and manage runs."),
+    "runs": ("runs.commands:runs", "Submit, list, show, follow and manage runs."),
     "queues": ("queues:queues", "What waits where; pause and resume."),
     "workers": ("queues:workers", "Which workers are there, and what they do."),
     "artifacts": ("artifacts:artifacts", "List and fetch what runs have produced."),
     "events": ("events:events", "Follow, rebuild views from, and see refused events."),
-    "pods": ("pods:pods", "Rent, look at and give back GPU pods."),
+    "pods": ("pods.commands:pods", "Rent, look at and give back GPU pods."),
     "fake-runpod": ("fake_runpod:fake_runpod", "A RunPod that costs nothing, for trials and tests."),
     "doctor": ("doctor:doctor", "What is wrong here, and how to mend it."),
     "config": ("config:config", "The settings and where each came from."),

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import requests
 
-from pod_worker.cli.exits import CommandError, Exit
+from pod_worker.cli.composition import open_store, settings_here
+from pod_worker.cli.exit_codes import CommandError, Exit
 from pod_worker.cli.output import print_json, print_table, say, size
-from pod_worker.cli.wiring import open_store, settings_here
 
 
 @click.group()

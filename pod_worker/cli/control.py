@@ -10,14 +10,14 @@ import click
 from pymongo.errors import PyMongoError
 
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
-from pod_worker.cli.exits import CommandError, Exit
-from pod_worker.cli.wiring import Store, open_store, settings_here
+from pod_worker.cli.composition import Store, open_store, settings_here
+from pod_worker.cli.exit_codes import CommandError, Exit
 from pod_worker.cli.worker import configure_logging
 from pod_worker.config import Settings
 from pod_worker.control.app import build_app
 from pod_worker.control.server import serve
 from pod_worker.store.mongo import redacted
-from pod_worker.store.rescue import Rescue
+from pod_worker.store.queue.rescue import Rescue
 
 log = logging.getLogger("pod_worker.control")
 RESCUE_SECONDS = 3.0

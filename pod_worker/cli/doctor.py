@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 import click
 
-from pod_worker.cli.exits import Exit
+from pod_worker.cli.composition import local_data, running_stack, settings_here
+from pod_worker.cli.exit_codes import Exit
 from pod_worker.cli.output import print_json, print_table, say
-from pod_worker.cli.wiring import local_data, running_stack, settings_here
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.run import Json
 

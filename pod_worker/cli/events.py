@@ -6,9 +6,9 @@ import time
 
 import click
 
+from pod_worker.cli.composition import open_store
 from pod_worker.cli.output import clock_time, print_json, print_table, say
-from pod_worker.cli.wiring import open_store
-from pod_worker.store.event_pages import EventFilter, EventPages
+from pod_worker.store.events.reader import EventFilter, EventPages
 from pod_worker.store.mongo import Document
 
 
@@ -54,8 +54,8 @@ def _print(event: Document, as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="All runs.")
 def rebuild(run_id: str | None, every: bool) -> None:
     """Throw a run's views away and make them again from its events."""
-    from pod_worker.control.rebuild import rebuild as rebuild_views
-    from pod_worker.store.event_log import EventLog
+    from pod_worker.control.events.replay import rebuild as rebuild_views
+    from pod_worker.store.events.event_log import EventLog
 
     if bool(run_id) == every:
         raise click.UsageError("name a run, or say --all")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.exits import CommandError, Exit
+from pod_worker.cli.exit_codes import CommandError, Exit
 from pod_worker.cli.output import say
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def fake_runpod(
     """
     import msgspec
 
-    from pod_worker.fake_runpod.account import Account
+    from pod_worker.fake_runpod.cloud.account import Account
     from pod_worker.fake_runpod.server import Options, serve
 
     given = keys or tuple(filter(None, [os.environ.get("FAKE_RUNPOD_API_KEY")])) or ("rpa_fake",)
@@ -83,8 +83,8 @@ def fake_runpod(
 
 
 def _make_runner(contents: str, folder: Path, speed: float) -> MakeRunner | None:
-    from pod_worker.fake_runpod.process_runner import ProcessRunner
-    from pod_worker.fake_runpod.story_runner import FakeRunner
+    from pod_worker.fake_runpod.containers.process_runner import ProcessRunner
+    from pod_worker.fake_runpod.containers.scripted_runner import FakeRunner
 
     if contents == "none":
         return None

@@ -6,10 +6,10 @@ import os
 
 import click
 
+from pod_worker.cli.composition import open_store
 from pod_worker.cli.output import age, print_json, print_table, say, span
-from pod_worker.cli.wiring import open_store
-from pod_worker.store.queue_depth import QueueDepth
-from pod_worker.store.workers import WorkerRegister
+from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.worker_registry import WorkerRegister
 
 
 @click.group(invoke_without_command=True)

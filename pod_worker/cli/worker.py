@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from pod_worker import __version__
-from pod_worker.cli.exits import CommandError, Exit
-from pod_worker.cli.wiring import Store, prepare, settings_here
+from pod_worker.cli.composition import Store, prepare, settings_here
+from pod_worker.cli.exit_codes import CommandError, Exit
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
@@ -23,16 +23,16 @@ from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.store.mongo import connect, redacted
-from pod_worker.store.run_queue import Claimant
-from pod_worker.store.wakeup import Wakeup
-from pod_worker.store.workers import WorkerCard, WorkerRegister
-from pod_worker.worker import hooks, preflight, signals
+from pod_worker.store.queue.change_stream import Wakeup
+from pod_worker.store.queue.run_queue import Claimant
+from pod_worker.store.worker_registry import WorkerCard, WorkerRegister
 from pod_worker.worker import machine as machines
+from pod_worker.worker import preflight, signals, uncaught_errors
+from pod_worker.worker.child_io import source_of
 from pod_worker.worker.daemon import Daemon, Limits, Rhythm, StopRequest, clean_work_dirs
 from pod_worker.worker.guard import become_subreaper
-from pod_worker.worker.guarded import sweep_unguarded
+from pod_worker.worker.guarded_child import sweep_unguarded
 from pod_worker.worker.supervisor import Patience, Place
-from pod_worker.worker.telemetry import source_of
 
 log = logging.getLogger("pod_worker.worker")
 STALE_WORK_SECONDS = 3 * 24 * 3600.0
@@ -71,7 +71,7 @@ def worker(
     limits = Limits(run_id, max_runs, exit_when_idle)
     stop = StopRequest()
     daemon = build(settings, chosen, limits, stop)
-    hooks.install(daemon.report, "worker")
+    uncaught_errors.install(daemon.report, "worker")
     become_subreaper()  # what outlives even a guard that was killed comes back to us
     for pid in sweep_unguarded():
         log.warning("killed process %d of a run that a worker killed together with its guard had left behind", pid)

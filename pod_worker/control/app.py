@@ -14,18 +14,24 @@ from starlette.concurrency import run_in_threadpool
 
 from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.control import artifacts, health, ingest_routes, live, page, problem, runs_api, training
-from pod_worker.control.auth import Gate
-from pod_worker.control.fast_routes import ControlPlane
-from pod_worker.control.ingest import Ingest
-from pod_worker.control.intake import Intake
-from pod_worker.control.rate import RateLimit
-from pod_worker.control.telemetry import Telemetry
+from pod_worker.control import health
+from pod_worker.control.artifacts import routes as artifact_routes
+from pod_worker.control.ingest import routes as ingest_routes
+from pod_worker.control.ingest import training_metrics
+from pod_worker.control.ingest.group_commit import Intake
+from pod_worker.control.ingest.service import Ingest
+from pod_worker.control.metrics import Telemetry
+from pod_worker.control.pages import routes as page_routes
+from pod_worker.control.runs import api, live
+from pod_worker.control.web import problem
+from pod_worker.control.web.auth import Gate
+from pod_worker.control.web.fast_routes import ControlPlane
+from pod_worker.control.web.rate_limit import RateLimit
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.store.mongo import Mongo
-from pod_worker.store.operations import Operations
-from pod_worker.store.queue_depth import QueueDepth
-from pod_worker.store.run_queue import RunQueue
+from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.run_queue import RunQueue
+from pod_worker.store.queue.stats import QueueDepth
 
 TITLE = "pod_worker control plane"
 REQUESTS_PER_SECOND = 1000.0
@@ -38,7 +44,7 @@ def build_app(
     *,
     token: str | None,
     open_on_loopback: bool,
-    operator: runs_api.Operator | None = None,
+    operator: api.Operator | None = None,
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
@@ -56,13 +62,13 @@ def build_app(
     problem.install(app)
     ingest_routes.install(app, intake, gate.authorize, rate)
     app.include_router(health.router(database, clock, telemetry, gate.authorize))
-    app.include_router(training.router(ingest, find_run, clock, gate.authorize_job))
+    app.include_router(training_metrics.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
-    reads = runs_api.router(database, operator or Operations(database), gate.authorize)
+    reads = api.router(database, operator or Operations(database), gate.authorize)
     app.include_router(reads, dependencies=[Depends(_up_to_date)])
-    app.include_router(page.router(database.name, gate.authorize))
+    app.include_router(page_routes.router(database.name, gate.authorize))
     if object_store is not None:
-        app.include_router(artifacts.router(database, object_store, gate.authorize))
+        app.include_router(artifact_routes.router(database, object_store, gate.authorize))
     return app
 
 

@@ -7,9 +7,9 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pymongo.errors import PyMongoError
 
-from pod_worker.control.auth import Authorize
-from pod_worker.control.problem import database_away
-from pod_worker.control.telemetry import Telemetry
+from pod_worker.control.metrics import Telemetry
+from pod_worker.control.web.auth import Authorize
+from pod_worker.control.web.problem import database_away
 from pod_worker.core.clock import Clock
 from pod_worker.core.run import Json
 from pod_worker.store.mongo import Mongo

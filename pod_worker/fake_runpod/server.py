@@ -20,24 +20,24 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
-from pod_worker.fake_runpod import snapshot
-from pod_worker.fake_runpod.account import DEFAULT_API_KEY, Account
-from pod_worker.fake_runpod.answers import error_answer, json_answer, refusal_answer
-from pod_worker.fake_runpod.catalogue import Catalogue, load_catalogue
-from pod_worker.fake_runpod.clock import VirtualClock
-from pod_worker.fake_runpod.contents import PodRunner
-from pod_worker.fake_runpod.control import control_routes
-from pod_worker.fake_runpod.faults import read_rules
-from pod_worker.fake_runpod.gate import Gate
-from pod_worker.fake_runpod.graphql_api import graphql_routes
-from pod_worker.fake_runpod.host import Host
-from pod_worker.fake_runpod.physics import Physics
-from pod_worker.fake_runpod.rate_limit import Quotas, RateLimiter
-from pod_worker.fake_runpod.refusal import Refusal
-from pod_worker.fake_runpod.rest_v1 import v1_routes
-from pod_worker.fake_runpod.rest_v2 import v2_routes
-from pod_worker.fake_runpod.telemetry import telemetry_routes
-from pod_worker.fake_runpod.world import World
+from pod_worker.fake_runpod.api.admin import control_routes
+from pod_worker.fake_runpod.api.gateway import Gate
+from pod_worker.fake_runpod.api.graphql.endpoint import graphql_routes
+from pod_worker.fake_runpod.api.rate_limit import Quotas, RateLimiter
+from pod_worker.fake_runpod.api.responses import error_answer, json_answer, refusal_answer
+from pod_worker.fake_runpod.api.telemetry import telemetry_routes
+from pod_worker.fake_runpod.api.v1.pods import v1_routes
+from pod_worker.fake_runpod.api.v2.router import v2_routes
+from pod_worker.fake_runpod.cloud import snapshot
+from pod_worker.fake_runpod.cloud.account import DEFAULT_API_KEY, Account
+from pod_worker.fake_runpod.cloud.catalogue import Catalogue, load_catalogue
+from pod_worker.fake_runpod.cloud.clock import VirtualClock
+from pod_worker.fake_runpod.cloud.faults import read_rules
+from pod_worker.fake_runpod.cloud.settings import Physics
+from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.containers.runner import PodRunner
+from pod_worker.fake_runpod.errors import Refusal
+from pod_worker.fake_runpod.runtime import Host
 
 DEFAULT_PORT = 9000
 MakeRunner = Callable[[Host], PodRunner]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pod_worker.local.errors import LocalStackError
-from pod_worker.local.folder import FolderLock
+from pod_worker.local.folder_lock import FolderLock
 
 STACK_FILE = "stack.json"
 

@@ -20,7 +20,7 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError
 from pod_worker.local.binaries import find_mongod
 from pod_worker.local.description import without_password
 from pod_worker.local.errors import LocalStackError, NotReadyError
-from pod_worker.local.folder import FolderLock
+from pod_worker.local.folder_lock import FolderLock
 from pod_worker.local.member import START_SECONDS, STOP_SECONDS, Client, Member
 from pod_worker.local.process import LOOPBACK, POLL_SECONDS
 

@@ -41,7 +41,7 @@ from urllib3.exceptions import HTTPError
 
 from pod_worker.local.binaries import find_rclone
 from pod_worker.local.errors import LocalStackError
-from pod_worker.local.folder import FolderLock, write_private
+from pod_worker.local.folder_lock import FolderLock, write_private
 from pod_worker.local.process import LOOPBACK, ChildProcess, start_listening
 
 START_SECONDS = 30.0

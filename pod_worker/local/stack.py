@@ -19,7 +19,7 @@ from types import FrameType
 
 from pod_worker.local.description import STACK_FILE, StackDescription
 from pod_worker.local.errors import LocalStackError
-from pod_worker.local.folder import FolderLock, write_private
+from pod_worker.local.folder_lock import FolderLock, write_private
 from pod_worker.local.mongod import DEFAULT_DATABASE, Mongod, require_mongodb
 from pod_worker.local.process import ChildProcess
 from pod_worker.local.s3 import ObjectStoreServer, S3Access, require_bucket

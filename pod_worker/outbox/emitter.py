@@ -14,9 +14,9 @@ import msgspec
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import SPEC_VERSION
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.outbox.line import LINE_LIMIT_BYTES, Unencodable, encode_data, stand_in
-from pod_worker.outbox.room import Thinned
+from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES, Unencodable, encode_data, stand_in
 from pod_worker.outbox.spool import Spool, pod_stream, run_stream
+from pod_worker.outbox.spool_eviction import Thinned
 from pod_worker.outbox.stream import FACTS, SAMPLES
 
 _json = msgspec.json.Encoder().encode

@@ -19,9 +19,9 @@ import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.outbox.backlog import Backlog, Line
-from pod_worker.outbox.delivery import Answer, IngestClient, Misconfigured, Refusal, Taken, Unavailable
-from pod_worker.outbox.exchange import SUSPECT_LINES, Outcome, Trouble, exchange
-from pod_worker.outbox.patience import Patience
+from pod_worker.outbox.batch_send import SUSPECT_LINES, Outcome, Trouble, exchange
+from pod_worker.outbox.ingest_client import Answer, IngestClient, Misconfigured, Refusal, Taken, Unavailable
+from pod_worker.outbox.retry_backoff import Patience
 from pod_worker.outbox.spool import Spool
 
 CATCH_UP_LINES = 500

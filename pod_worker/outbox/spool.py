@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.outbox.room import Thinned, make_room, segments
+from pod_worker.outbox.spool_eviction import Thinned, make_room, segments
 from pod_worker.outbox.stream import FACTS, SAMPLES, Stream, Write
 
 DEFAULT_BYTES = 512 * 1024 * 1024

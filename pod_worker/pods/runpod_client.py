@@ -19,19 +19,19 @@ from ulid import ULID
 
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.pod_intent import IntentLog
-from pod_worker.pods.candidates import Candidate, Cooldowns
 from pod_worker.pods.catalogue import Stock
-from pod_worker.pods.creation import Launcher, NotLaunched, Order
-from pod_worker.pods.host_keys import PinFolder
-from pod_worker.pods.intent_file import IntentFile
+from pod_worker.pods.launch.candidates import Candidate, Cooldowns
+from pod_worker.pods.launch.launcher import Launcher, NotLaunched, Order
+from pod_worker.pods.launch.readiness import Broken, wait_until_ready
+from pod_worker.pods.launch.sqlite_intents import IntentFile
+from pod_worker.pods.launch_requests import NotAvailable
 from pod_worker.pods.pod import Cloud, PodSpec
-from pod_worker.pods.port import PodProvider, Unknown
-from pod_worker.pods.providers import connect
-from pod_worker.pods.readiness import Broken, wait_until_ready
+from pod_worker.pods.provider import PodProvider, Unknown
+from pod_worker.pods.runpod.connect import connect
 from pod_worker.pods.runpod_settings import DEFAULT_STATE_DIR, RunpodSettings, from_env
-from pod_worker.pods.ssh import SSHClient
-from pod_worker.pods.worker_orders import NotAvailable
-from pod_worker.pods.worker_pods import RunpodClient, SpawnFailed
+from pod_worker.pods.ssh.client import SSHClient
+from pod_worker.pods.ssh.host_keys import PinFolder
+from pod_worker.pods.worker_client import RunpodClient, SpawnFailed
 from pod_worker.pods.worker_reports import PodReport, pod_report
 
 __all__ = [

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pod_worker.pods.pod import Cloud
-from pod_worker.pods.providers import DEFAULT_API, ROOTS
-from pod_worker.pods.ssh_login import SshLogin
+from pod_worker.pods.runpod.connect import DEFAULT_API, ROOTS
+from pod_worker.pods.ssh.login import SshLogin
 
 DEFAULT_GPU = "NVIDIA GeForce RTX 4090"
 DEFAULT_IMAGE = "runpod/pytorch:2.4.0-py3.11-cuda12.4.1-devel-ubuntu22.04"

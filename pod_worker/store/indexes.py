@@ -6,30 +6,22 @@ from types import ModuleType
 
 from pymongo import IndexModel
 
-from pod_worker.store import (
-    artifacts,
-    event_log,
-    metric_series,
-    pod_intents,
-    queue_depth,
-    read_models,
-    run_queue,
-    view_debts,
-    views,
-    workers,
-)
+from pod_worker.store import artifact_registry, pod_intents, worker_registry
+from pod_worker.store.events import event_log
+from pod_worker.store.queue import run_queue, stats
+from pod_worker.store.views import metric_series, pending_projections, read_models, writer
 
 MODULES: tuple[ModuleType, ...] = (
     run_queue,
-    workers,
+    worker_registry,
     event_log,
     metric_series,
-    views,
-    queue_depth,
+    writer,
+    stats,
     read_models,
-    artifacts,
+    artifact_registry,
     pod_intents,
-    view_debts,
+    pending_projections,
 )
 
 

@@ -22,13 +22,13 @@ from pod_worker.training import random_state
 from pod_worker.training.base_model import DTYPES, adapter_weights
 from pod_worker.training.batches import Plan, micro_batches
 from pod_worker.training.checkpoint import EvalPoint, Point, Progress, Snapshot
+from pod_worker.training.checkpoint_store import Shelf
 from pod_worker.training.hardware import Execution
 from pod_worker.training.loss import Batch, collate, loss_sum
 from pod_worker.training.masks import Example
-from pod_worker.training.meter import Meter
+from pod_worker.training.metrics_reporter import Meter
 from pod_worker.training.params import TrainingParams
 from pod_worker.training.schedule import learning_rate
-from pod_worker.training.shelf import Shelf
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,19 @@ from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context
-from pod_worker.training import corpus
+from pod_worker.training import dataset
 from pod_worker.training.base_model import adapter_weights, check_vocabulary, load_model, load_tokenizer
 from pod_worker.training.batches import Plan
 from pod_worker.training.checkpoint import hash_file
-from pod_worker.training.corpus import Corpus, Raw
+from pod_worker.training.checkpoint_store import Shelf
+from pod_worker.training.dataset import Corpus, Raw
 from pod_worker.training.hardware import Capabilities, decide, probe
 from pod_worker.training.hub import locate
+from pod_worker.training.library_logs import routed
 from pod_worker.training.loop import Loop, Task
 from pod_worker.training.params import TrainingParams
-from pod_worker.training.quiet import routed
 from pod_worker.training.results import publish
 from pod_worker.training.schedule import total_steps
-from pod_worker.training.shelf import Shelf
 
 # What may differ between two attempts without making the first one's numbers wrong.
 FREE = frozenset(
@@ -53,12 +53,12 @@ def prepare(context: Context, params: TrainingParams) -> tuple[Task, Corpus]:
         torch.set_num_threads(params.threads)
     machine = probe()
     execution = decide(params, machine)
-    raw = corpus.read(context, params)
+    raw = dataset.read(context, params)
     folder = locate(params.model, params.revision, context.stop.check)
     config = read_config(folder, params.model)
     tokenizer = load_tokenizer(folder, params.model)
     max_length = min(params.max_length, position_limit(config) or params.max_length)
-    data = corpus.encode_all(raw, tokenizer, max_length, context.stop.check)
+    data = dataset.encode_all(raw, tokenizer, max_length, context.stop.check)
     model = load_model(folder, params, execution)
     check_vocabulary(tokenizer, model, params.model)
     plan = Plan(
@@ -134,5 +134,5 @@ def _announce(context: Context, task: Task, data: Corpus, machine: Capabilities,
         context.log(reason)
     if max_length < params.max_length:
         context.log(f"max_length is {max_length}, not {params.max_length}: the model can place no more", "warning")
-    for remark in corpus.remarks(training, max_length):
+    for remark in dataset.remarks(training, max_length):
         context.log(remark, "warning")

@@ -16,9 +16,9 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
 from pod_worker.training.base_model import adapter_weights, exported_adapter
 from pod_worker.training.checkpoint import Progress
-from pod_worker.training.corpus import Corpus
-from pod_worker.training.curve import draw
+from pod_worker.training.dataset import Corpus
 from pod_worker.training.loop import Task
+from pod_worker.training.loss_plot import draw
 
 CARD_ROWS = 12
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "flash-attn")

@@ -26,7 +26,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Emit, Stage
 from pod_worker.pipelines import find_pipeline
 from pod_worker.stages.context import StageContext, StopFlag
-from pod_worker.worker import hooks, protocol, telemetry
+from pod_worker.worker import child_io, protocol, uncaught_errors
 
 
 class Uplink:
@@ -52,7 +52,7 @@ class Attempt:
         self._emitter = emitter
         self._stop = stop
         self._clock = SystemClock()
-        self._artifacts = telemetry.LazyArtifacts(spec, emitter, stop)
+        self._artifacts = child_io.LazyArtifacts(spec, emitter, stop)
         self._stage: str | None = None
 
     def execute(self) -> Outcome:
@@ -108,8 +108,8 @@ def listen(stop: StopFlag) -> None:
 def main() -> int:
     uplink = Uplink(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
     spec = protocol.read_spec(sys.stdin.buffer.readline())
-    emitter = telemetry.join_spool(spec)
-    hooks.install(emitter.emit, "child")
+    emitter = child_io.join_spool(spec)
+    uncaught_errors.install(emitter.emit, "child")
     stop = StopFlag()
     threading.Thread(target=listen, args=(stop,), name="orders", daemon=True).start()
     uplink.send(protocol.Ready())

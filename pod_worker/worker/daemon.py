@@ -22,10 +22,10 @@ from pod_worker.core.outcome import Failed, Lost, Succeeded
 from pod_worker.core.payload import RunLog
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import Emit
-from pod_worker.store.rescue import Rescue
-from pod_worker.store.run_queue import Claim, Claimant, RunQueue
-from pod_worker.store.wakeup import Wakeup
-from pod_worker.store.workers import WorkerCard, WorkerRegister, WorkerState
+from pod_worker.store.queue.change_stream import Wakeup
+from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.run_queue import Claim, Claimant, RunQueue
+from pod_worker.store.worker_registry import WorkerCard, WorkerRegister, WorkerState
 from pod_worker.worker.heartbeat import Heartbeat, run_heartbeat
 from pod_worker.worker.machine import Machine
 from pod_worker.worker.preflight import Check, Problem, run_checks

@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.lease import Lease, Renewal
-from pod_worker.store.run_queue import RunQueue
+from pod_worker.store.queue.run_queue import RunQueue
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0

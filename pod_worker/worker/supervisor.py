@@ -32,12 +32,12 @@ from pod_worker.core.payload import (
 )
 from pod_worker.core.run import Checkpoint, RunStatus
 from pod_worker.core.stage import Emit
-from pod_worker.store.run_queue import Claim, RunQueue
-from pod_worker.store.settling import Settlement
+from pod_worker.store.queue.run_queue import Claim, RunQueue
+from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker import protocol
-from pod_worker.worker.guarded import GuardedChild, GuardReport, child_command
-from pod_worker.worker.memory_kills import MemoryKills
-from pod_worker.worker.output import OutputCapture
+from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
+from pod_worker.worker.oom_kills import MemoryKills
+from pod_worker.worker.output_capture import OutputCapture
 from pod_worker.worker.renewal import Renewer
 
 log = logging.getLogger(__name__)

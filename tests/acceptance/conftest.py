@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pod_worker.cli.stack import LocalStack
+from pod_worker.cli.stack.up import LocalStack
 from pod_worker.store.mongo import connect
 from tests.acceptance.local_stack import Running
 

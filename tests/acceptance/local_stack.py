@@ -16,7 +16,7 @@ from typing import Any
 
 from pymongo.database import Database
 
-from pod_worker.cli.stack import LocalStack
+from pod_worker.cli.stack.up import LocalStack
 
 Db = Database[dict[str, Any]]
 

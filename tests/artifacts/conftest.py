@@ -19,8 +19,8 @@ from fastapi import FastAPI, HTTPException, Request
 from pod_worker.artifacts.ledger import Ledger
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.artifacts.publisher import Patience, Publisher
-from pod_worker.control import problem
-from pod_worker.control.artifacts import router
+from pod_worker.control.artifacts.routes import router
+from pod_worker.control.web import problem
 from pod_worker.core.lease import Fence
 from pod_worker.core.payload import Payload
 

@@ -118,7 +118,7 @@ def test_a_store_that_restarts_in_the_middle_gets_the_file_in_the_end(
 
 
 def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
-    from pod_worker.artifacts.control_plane import Retrying
+    from pod_worker.artifacts.api_client import Retrying
     from pod_worker.artifacts.transfer import Transient
 
     class Never:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.control_plane import ControlPlane
+from pod_worker.artifacts.api_client import ControlPlane
 from pod_worker.artifacts.ledger import Ledger, State
 from pod_worker.core.failure import DrainRequested
 from pod_worker.core.lease import Fence

@@ -10,8 +10,8 @@ from chaos.history import Recorder, What, moves, prepare
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.outcome import Succeeded
 from pod_worker.core.run import Checkpoint
-from pod_worker.store.operations import Operations
-from pod_worker.store.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
 
 CLAIMANT = Claimant("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import bson
 
-from pod_worker.control.arrival import Arrival
-from pod_worker.control.projections import changes_of
+from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.events.projections import changes_of
 from pod_worker.core.event import Event, Version
 from pod_worker.core.payload import RunCompleted
-from pod_worker.store.changes import View
+from pod_worker.store.views.changes import View
 
 
 def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> None:

@@ -9,7 +9,7 @@ import pytest
 from cloudevents.conversion import to_json
 from cloudevents.http import CloudEvent, from_json
 
-from pod_worker.control.wire import read_line
+from pod_worker.control.events.decoding import read_line
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import StageProgress
 from pod_worker.outbox.emitter import RunEmitter

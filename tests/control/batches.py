@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from pod_worker.control.arrival import Arrival
-from pod_worker.control.batch import Batch, Fate, batch_of
-from pod_worker.control.ingest import Ingest
-from pod_worker.control.telemetry import Telemetry
+from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.ingest.batch import Batch, Fate, batch_of
+from pod_worker.control.ingest.service import Ingest
+from pod_worker.control.metrics import Telemetry
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.store.queue_depth import Depth
+from pod_worker.store.queue.stats import Depth
 
 
 def take(database: Any, *batches: Batch, clock: Clock | None = None) -> list[Fate]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from pod_worker.fake_runpod.physics import Physics
+from pod_worker.fake_runpod.cloud.settings import Physics
 from pod_worker.fake_runpod.server import Options, RunningFake, running
-from tests.fake_runpod.api import Api
+from tests.fake_runpod.api_client import Api
 
 PHYSICS = Physics(billing_lag_seconds=0)
 

@@ -12,11 +12,11 @@ import httpx
 import msgspec
 import pytest
 
-from pod_worker.fake_runpod.account import Account
-from pod_worker.fake_runpod.physics import Physics
-from pod_worker.fake_runpod.rate_limit import Quotas
+from pod_worker.fake_runpod.api.rate_limit import Quotas
+from pod_worker.fake_runpod.cloud.account import Account
+from pod_worker.fake_runpod.cloud.settings import Physics
 from pod_worker.fake_runpod.server import Options, build_host, running, serve
-from tests.fake_runpod.api import Api
+from tests.fake_runpod.api_client import Api
 from tests.fake_runpod.waiting import until
 
 STILL = Physics(billing_lag_seconds=0)

@@ -10,7 +10,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from pod_worker.local.errors import ChildDiedError, FolderInUseError, LocalStackError, NotReadyError
-from pod_worker.local.folder import FolderLock
+from pod_worker.local.folder_lock import FolderLock
 from pod_worker.local.mongod import Mongod, require_mongodb
 
 

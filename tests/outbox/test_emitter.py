@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from ulid import ULID
 
-from pod_worker.control.wire import read_line
+from pod_worker.control.events.decoding import read_line
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.payload import (
     PAYLOADS,
@@ -24,7 +24,7 @@ from pod_worker.core.payload import (
 from pod_worker.core.stage import Emit
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids
 from pod_worker.outbox.backlog import Backlog
-from pod_worker.outbox.line import LINE_LIMIT_BYTES
+from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES
 from tests.outbox.payloads import example
 
 SOURCE = "runpod://pod/p1"

@@ -14,7 +14,7 @@ import pytest
 from pod_worker.core.payload import GpuShortage, RunLog, RunStarted, StageCompleted
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids, adopt_orphans
 from pod_worker.outbox.cursor import load_cursor
-from pod_worker.outbox.delivery import IngestClient
+from pod_worker.outbox.ingest_client import IngestClient
 from pod_worker.outbox.shipper import CATCH_UP_LINES, Shipper
 from tests.outbox.ingest_server import SOURCE, Reply, refuse
 

@@ -10,9 +10,9 @@ from typing import Any
 import requests
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.pods.port import PodProvider
-from pod_worker.pods.providers import connect
-from pod_worker.pods.transport import Patience
+from pod_worker.pods.provider import PodProvider
+from pod_worker.pods.runpod.connect import connect
+from pod_worker.pods.runpod.transport import Patience
 
 GPU = "NVIDIA GeForce RTX 4090"
 OTHER_GPU = "NVIDIA L4"

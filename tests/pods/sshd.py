@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pod_worker.pods.pod import SshAddress
-from pod_worker.pods.ssh_login import SshLogin
+from pod_worker.pods.ssh.login import SshLogin
 
 
 @dataclass

@@ -29,8 +29,8 @@ from pod_worker.pods.errors import (
     Unsupported,
 )
 from pod_worker.pods.pod import Pod, PodSpec, PodStatus
-from pod_worker.pods.port import Absent, Known, Listing, Read, Unknown
-from pod_worker.pods.reading import all_named
+from pod_worker.pods.provider import Absent, Known, Listing, Read, Unknown
+from pod_worker.pods.read_results import all_named
 
 
 class Died(BaseException):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pod_worker.pods.document import Document, parse_time
-from pod_worker.pods.legacy_wire import cuda_from, legacy_refusal
+from pod_worker.pods.json_view import Document, parse_time
 from pod_worker.pods.pod import STATUS_WORDS, PodStatus, status_of
-from pod_worker.pods.runpod_graphql import refusal_of
+from pod_worker.pods.runpod.graphql import refusal_of
+from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
 
 
 @pytest.mark.parametrize(

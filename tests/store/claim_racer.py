@@ -15,7 +15,7 @@ from pymongo.monitoring import CommandListener, register
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.mongo import connect
-from pod_worker.store.run_queue import Claimant, RunQueue
+from pod_worker.store.queue.run_queue import Claimant, RunQueue
 
 
 class Takes(CommandListener):

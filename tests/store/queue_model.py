@@ -12,7 +12,7 @@ from pod_worker.core.failure import FailureClass, FailureCode
 from pod_worker.core.lease import Renewal
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Succeeded
 from pod_worker.core.run import ACTIVE, TERMINAL, RunStatus
-from pod_worker.store.operations import Verdict
+from pod_worker.store.queue.operations import Verdict
 
 S = RunStatus
 MAX_CRASHES = 3  # fewer than in production, so that short histories get there

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.run import Json
-from pod_worker.training.demo_material import Material, Shape, build
+from pod_worker.training.demo_data import Material, Shape, build
 
 TINY = Shape(hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, positions=256)
 

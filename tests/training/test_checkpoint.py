@@ -13,7 +13,7 @@ from pod_worker.core.payload import TrainingCheckpoint
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.training import random_state
 from pod_worker.training.checkpoint import BadCheckpoint, EvalPoint, Point, Progress, Snapshot, pack, unpack
-from pod_worker.training.shelf import Shelf
+from pod_worker.training.checkpoint_store import Shelf
 from tests.training.context import FolderContext
 
 FINGERPRINT = {"lr": "0.1", "data set": "abc"}

@@ -18,8 +18,8 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.stages.finetune import FINETUNE
 from pod_worker.training.checkpoint import EvalPoint, Point
-from pod_worker.training.curve import draw
-from pod_worker.training.demo_material import Material
+from pod_worker.training.demo_data import Material
+from pod_worker.training.loss_plot import draw
 from pod_worker.training.masks import encode
 from tests.training.context import FolderContext, Stop
 
@@ -109,7 +109,7 @@ def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Para
     from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
     from pod_worker.training.base_model import load_tokenizer
-    from pod_worker.training.corpus import read
+    from pod_worker.training.dataset import read
     from pod_worker.training.loss import collate, loss_sum
     from pod_worker.training.params import parse
 
@@ -139,11 +139,11 @@ def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Para
 def test_only_the_adapter_changes(tmp_path: Path, params: Params) -> None:
     from pod_worker.core.clock import SystemClock
     from pod_worker.training.base_model import adapter_weights
+    from pod_worker.training.checkpoint_store import Shelf
+    from pod_worker.training.library_logs import routed
     from pod_worker.training.loop import Loop
     from pod_worker.training.lora import prepare
     from pod_worker.training.params import parse
-    from pod_worker.training.quiet import routed
-    from pod_worker.training.shelf import Shelf
 
     context = FolderContext(tmp_path, params())
     with routed(lambda _message, _level: None):

@@ -7,12 +7,12 @@ import torch
 
 from pod_worker.core.failure import RunError
 from pod_worker.training.base_model import adapter_weights, load_model, load_tokenizer
-from pod_worker.training.demo_material import Material
+from pod_worker.training.demo_data import Material
 from pod_worker.training.hardware import Execution
+from pod_worker.training.library_logs import routed
 from pod_worker.training.loss import collate, loss_sum
 from pod_worker.training.masks import Example, encode
 from pod_worker.training.params import parse
-from pod_worker.training.quiet import routed
 from pod_worker.training.rows import read_rows
 
 PLAIN = Execution("cpu", "fp32", False, "sdpa", ())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.training.base_model import load_tokenizer
-from pod_worker.training.demo_material import CHAT_TEMPLATE, Material
+from pod_worker.training.demo_data import CHAT_TEMPLATE, Material
 from pod_worker.training.masks import Encoded, Example, Tokenizer, _reaches, encode
 from pod_worker.training.rows import Completion, Content, Conversation, Row, Text
 

@@ -20,10 +20,10 @@ from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.store.operations import Operations
-from pod_worker.store.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
 from pod_worker.worker import supervisor
-from pod_worker.worker.guarded import Command, marked
+from pod_worker.worker.guarded_child import Command, marked
 from pod_worker.worker.supervisor import Patience, Place, Supervisor, Verdict
 
 LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4

@@ -17,8 +17,8 @@ from pymongo.database import Database
 
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
-from pod_worker.worker import output
-from pod_worker.worker.guarded import MARK_VARIABLE, unguarded
+from pod_worker.worker import output_capture
+from pod_worker.worker.guarded_child import MARK_VARIABLE, unguarded
 from tests.worker.hostile import PATIENCE, supervised
 
 Db = Database[dict[str, Any]]
@@ -136,9 +136,9 @@ succeed()
         assert isinstance(attempt.verdict().outcome, Succeeded)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     kept = sorted((tmp_path / "work").glob("output.*"))
-    assert sum(path.stat().st_size for path in kept) <= 2 * output.FILE_BYTES + MIB
+    assert sum(path.stat().st_size for path in kept) <= 2 * output_capture.FILE_BYTES + MIB
     assert (tmp_path / "work" / "output.log").read_bytes().endswith(b"the end\n")
-    assert len(attempt.logs) < 2 * output.BURST_LINES + 30 * output.LINES_PER_SECOND
+    assert len(attempt.logs) < 2 * output_capture.BURST_LINES + 30 * output_capture.LINES_PER_SECOND
     assert any("lines of output skipped" in log.message for log in attempt.logs)
     assert grown < 32 * 1024, f"the supervisor grew by {grown} KiB"
 
@@ -153,7 +153,7 @@ succeed()
         assert isinstance(attempt.verdict().outcome, Succeeded)
     assert attempt.logs[-1].message.endswith("last words")
     for log in attempt.logs:
-        assert len(log.message) <= output.LINE_CHARACTERS
+        assert len(log.message) <= output_capture.LINE_CHARACTERS
         assert not set(log.message) & {chr(code) for code in (*range(9), *range(11, 32))}
 
 

@@ -10,8 +10,8 @@ from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.lease import Lease
-from pod_worker.store.operations import Operations
-from pod_worker.store.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
 from pod_worker.worker.renewal import Renewer
 from tests.store.unreliable import Loss, Unreliable
 

@@ -1,0 +1,104 @@
+"""Where settings become objects: the one place that knows how adapters are put together for a command."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from pymongo.synchronous import monitor
+
+from pod_worker.config import Settings, load
+from pod_worker.core.clock import SystemClock
+from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
+from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.run_queue import RunQueue
+
+LOCAL_DATA = "~/.pod_worker/local"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A checked connection and what commands do with it."""
+
+    database: Mongo
+    url: str
+    settings: Settings
+
+    def queue(self) -> RunQueue:
+        return RunQueue(
+            self.database,
+            SystemClock(),
+            lease_seconds=self.settings.pod_worker_lease_seconds,
+            margin_seconds=self.settings.margin_seconds,
+        )
+
+    def operations(self) -> Operations:
+        return Operations(self.database)
+
+    def rescue(self) -> Rescue:
+        return Rescue(self.database)
+
+
+def local_data(given: Path | None = None) -> Path:
+    """The folder of the local stack: given, else POD_WORKER_DATA, else one in the home folder."""
+    return (given or Path(os.environ.get("POD_WORKER_DATA") or LOCAL_DATA)).expanduser().resolve()
+
+
+def running_stack(data: Path) -> dict[str, object] | None:
+    """What `pod-worker up` wrote about itself, or None when none runs there."""
+    try:
+        described = json.loads((data / "stack.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return described if isinstance(described, dict) else None
+
+
+def settings_here() -> Settings:
+    """Settings of the environment; where they leave MongoDB open, the running local stack fills in."""
+    settings = load()
+    if settings.mongodb_url:
+        return settings
+    stack = running_stack(local_data())
+    if stack is None:
+        return settings
+    env = dict(os.environ) | {"MONGODB_URL": str(stack["mongodb_url"])}
+    for name, key in (("CONTROL_PLANE_URL", "control_plane_url"), ("CONTROL_PLANE_TOKEN", "token")):
+        if stack.get(key) and not env.get(name):
+            env[name] = str(stack[key])
+    return load(env)
+
+
+def open_store(
+    settings: Settings | None = None, *, create_indexes: bool = False, app_name: str = "pod_worker cli"
+) -> Store:
+    """Raises ConfigurationError, BadMongoUrl or StoreUnreachable, each with its fix."""
+    settings = settings or settings_here()
+    url = settings.require_mongodb_url()
+    database = connect(url, app_name=app_name)
+    _end_without_waiting()
+    if command := click.get_current_context(silent=True):
+        command.find_root().call_on_close(database.client.close)
+    check_reachable(database, url)
+    if create_indexes:
+        prepare(database)
+    return Store(database, url, settings)
+
+
+def _end_without_waiting() -> None:
+    """At exit pymongo waits for its monitors, which look up twice a second only: that would be most of a short
+    command's time. They are daemon threads and may end with the process."""
+    wait = getattr(monitor, "_shutdown_resources", None)  # not a public name: without it, commands end later
+    if wait is not None:
+        atexit.unregister(wait)
+
+
+def prepare(database: Mongo) -> None:
+    """Every index of every collection; what is there already costs one round trip each."""
+    from pod_worker.store import indexes
+
+    ensure_indexes(database, indexes.all_indexes())

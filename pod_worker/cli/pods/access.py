@@ -1,0 +1,193 @@
+"""`pod-worker pods ssh` and `pods doctor`: reaching a pod, and finding out why renting or reaching one fails."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.output import is_terminal, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from pod_worker.cli.pods.session import Account
+    from pod_worker.pods.pod import SshAddress
+
+Finding = tuple[str, str, str]
+"""What was checked, ok | warn | bad, what was found and how to mend it."""
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("pod_id")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--forget-host-key", is_flag=True, help="The pod was stopped and started: accept its new key.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for COMMAND.")
+def ssh(pod_id: str, command: tuple[str, ...], forget_host_key: bool, timeout: float) -> int:
+    """Run COMMAND on a pod and stream its output; without one, open a shell."""
+    from pod_worker.cli.pods.session import open_account
+
+    with open_account() as account:
+        if forget_host_key:
+            account.pins.forget(pod_id)
+            _known_hosts(account, pod_id).unlink(missing_ok=True)
+        address = account.pod(pod_id).ssh
+        if address is None:
+            raise CommandError(f"pod {pod_id} has no SSH address (yet); does it expose 22/tcp?", Exit.TEMPORARY)
+        if not command:
+            return _shell(account, pod_id, address)
+        return _run(account, pod_id, address, " ".join(command), timeout)
+
+
+def _run(account: Account, pod_id: str, address: SshAddress, command: str, timeout: float) -> int:
+    from pod_worker.pods.ssh.client import SSHClient
+
+    def show(stream: str, text: str) -> None:
+        click.echo(text, nl=False, err=stream == "stderr")
+
+    with SSHClient(address, account.settings.login, pod_id=pod_id, pins=account.pins) as client:
+        result = client.run(command, timeout_seconds=timeout, on_output=show)
+    if result.timed_out:
+        raise CommandError(f"out of time after {timeout:g} s; the command was killed on the pod", Exit.TEMPORARY)
+    return result.exit_code if result.exit_code >= 0 else Exit.FAILED
+
+
+def _shell(account: Account, pod_id: str, address: SshAddress) -> int:
+    """The system's ssh does terminals better; it keeps its own pin of this pod's key."""
+    known = _known_hosts(account, pod_id)
+    words = ["ssh", "-p", str(address.port), "-o", f"UserKnownHostsFile={known}"]
+    words += ["-o", f"HostKeyAlias=pod-{pod_id}", "-o", "StrictHostKeyChecking=accept-new"]
+    if (key := account.settings.login.private_key_path) is not None:
+        words += ["-i", str(key)]
+    words.append(f"{address.username}@{address.host}")
+    if not (is_terminal() and sys.stdin.isatty() and shutil.which("ssh")):
+        click.echo(shlex.join(words))
+        return Exit.OK
+    known.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(words, check=False).returncode
+
+
+def _known_hosts(account: Account, pod_id: str) -> Path:
+    from pod_worker.pods.runpod.transport import segment
+
+    return account.settings.state_dir / "known_hosts" / segment(pod_id)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def doctor(as_json: bool) -> int:
+    """Check the key, the API, stock and price of the wished GPUs, volumes, SSH keys and left-over pods."""
+    from pod_worker.cli.pods.session import open_account
+
+    with open_account() as account:
+        findings = [*_api(account), *_gpus(account), *_volume(account), *_ssh_keys(account), *_worker(account)]
+        findings += _leftovers(account)
+    if as_json:
+        print_json([{"check": check, "result": result, "found": found} for check, result, found in findings])
+    else:
+        styles = {"RESULT": {"ok": "green", "warn": "yellow", "bad": "bold red"}}
+        print_table(("RESULT", "CHECK", "FOUND"), [(r, c, f) for c, r, f in findings], styles)
+    is_bad = any(result == "bad" for _, result, _ in findings)
+    say("something is wrong" if is_bad else "fit to rent")
+    return Exit.FAILED if is_bad else Exit.OK
+
+
+def _api(account: Account) -> list[Finding]:
+    from pod_worker.pods.provider import Known
+
+    settings = account.settings
+    where = f"{settings.api} at {settings.root or 'RunPod'}"
+    listing = account.provider.list()
+    if isinstance(listing, Known):
+        cost = sum(pod.cost_per_hour or 0.0 for pod in listing.value)
+        return [("api", "ok", f"{where}: {len(listing.value)} pods, ${cost:.2f}/h")]
+    return [("api", "bad", f"{where}: {listing.error}. To do: {listing.error.remedy.value}")]
+
+
+def _gpus(account: Account) -> list[Finding]:
+    from pod_worker.pods.launch_requests import NotAvailable, gpu_id_of
+    from pod_worker.pods.provider import Unknown
+
+    read = account.provider.catalogue()
+    if isinstance(read, Unknown):
+        return [("gpu", "warn", f"no catalogue: {read.error}")]
+    findings: list[Finding] = []
+    for wanted in account.settings.gpu_types:
+        try:
+            offer = read.value.gpu(gpu_id_of(wanted, read.value))
+        except NotAvailable as unknown:
+            findings.append(("gpu", "bad", str(unknown)))
+            continue
+        assert offer is not None, "gpu_id_of found it"
+        shown = ", ".join(
+            f"{cloud.value} ${price:.2f}/h stock {offer.stock[cloud].value}"
+            for cloud, price in offer.price_per_hour.items()
+        )
+        is_scarce = all(offer.stock[cloud].value == "NONE" for cloud in offer.stock)
+        findings.append(("gpu", "warn" if is_scarce else "ok", f"{offer.id}: {shown}"))
+    return findings
+
+
+def _volume(account: Account) -> list[Finding]:
+    from pod_worker.pods.provider import Unknown
+
+    name = account.settings.storage_name
+    if name is None:
+        return [("volume", "ok", "none wished (RUNPOD_STORAGE_NAME is not set)")]
+    listing = account.provider.volumes()
+    if isinstance(listing, Unknown):
+        return [("volume", "bad", f"cannot be read: {listing.error}")]
+    found = [volume for volume in listing.value if volume.name == name]
+    if not found:
+        names = ", ".join(volume.name for volume in listing.value) or "none"
+        return [("volume", "bad", f"no volume is named {name!r}; there are: {names}")]
+    return [("volume", "ok", f"{each.name}: {each.size_gb} GB in {each.data_center_id}") for each in found]
+
+
+def _ssh_keys(account: Account) -> list[Finding]:
+    from pod_worker.pods.ssh.login import SshError
+
+    settings = account.settings
+    try:
+        key = settings.login.load_key()
+    except SshError as error:
+        return [("ssh key", "bad", str(error))]
+    if key is None:
+        return [("ssh key", "warn", "none (RUNPOD_SSH_PRIVATE_KEY_PATH): pods cannot be set up over SSH")]
+    if settings.ssh_public_key is None:
+        return [("ssh key", "warn", "RUNPOD_SSH_PUBLIC_KEY_PATH is not set: pods only know the account's keys")]
+    if key.get_base64() not in settings.ssh_public_key:
+        return [
+            (
+                "ssh key",
+                "bad",
+                "the public key is not the private key's; ssh-keygen -y -f KEY prints the right one",
+            )
+        ]
+    return [("ssh key", "ok", f"{key.get_name()}, both halves match")]
+
+
+def _worker(account: Account) -> list[Finding]:
+    env = account.settings.worker_env
+    if "MONGODB_URL" not in env:
+        return [("worker", "bad", "MONGODB_URL is not set: a worker on the pod would have no queue")]
+    local = [name for name, value in env.items() if "127.0.0.1" in value or "localhost" in value]
+    if local and account.settings.root is None:
+        return [("worker", "warn", f"{', '.join(local)} point to this machine; a rented pod cannot reach them")]
+    return [("worker", "ok", f"passed on: {', '.join(sorted(env))}")]
+
+
+def _leftovers(account: Account) -> list[Finding]:
+    from pod_worker.pods.launch.sweep import sweep
+
+    look = sweep(account.provider, account.log, clock=account.clock, limit=0)
+    if look.unread:
+        return [("left-over pods", "warn", "not known: the account cannot be listed")]
+    if look.unwanted:
+        names = ", ".join(pod.id for pod in look.unwanted)
+        return [("left-over pods", "bad", f"{names} bill and nobody wants them; run: pod-worker pods sweep")]
+    return [("left-over pods", "ok", f"none of ours; {len(look.unclaimed)} pods are not ours")]

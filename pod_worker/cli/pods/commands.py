@@ -1,0 +1,278 @@
+"""`pod-worker pods …`: rent, look at, reach and give back GPU pods.
+
+Commands that spend or destroy show a plan and ask first (`--yes` answers). Heavy imports happen inside the
+commands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.output import age, print_json, print_table, say, span
+from pod_worker.cli.pods.access import doctor, ssh
+from pod_worker.cli.pods.create import confirm, create
+from pod_worker.core.run import Json
+
+if TYPE_CHECKING:
+    from pod_worker.pods.catalogue import GpuOffer
+    from pod_worker.pods.pod import Pod
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do it without asking.")
+STYLES = {
+    "STATUS": {
+        "RUNNING": "bold green",
+        "STARTING": "cyan",
+        "PROVISIONING": "cyan",
+        "EXITED": "yellow",
+        "ERROR": "bold red",
+    },
+    "STOCK": {"HIGH": "green", "MEDIUM": "green", "LOW": "yellow", "NONE": "red"},
+}
+
+
+@click.group()
+def pods() -> None:
+    """Rent, look at, reach and give back GPU pods.
+
+    Needs RUNPOD_API_KEY. RUNPOD_API_BASE_URL points it elsewhere, for example at `pod-worker fake-runpod`.
+    """
+
+
+pods.add_command(create)
+pods.add_command(ssh)
+pods.add_command(doctor)
+
+
+@pods.command("list")
+@json_option
+def list_pods(as_json: bool) -> None:
+    """All pods of the account, with what they cost."""
+    from pod_worker.cli.pods.session import open_account
+
+    with open_account() as account:
+        found = account.pods()
+    if as_json:
+        print_json([pod_json(pod) for pod in found])
+        return
+    rows = [
+        (
+            pod.id,
+            pod.name,
+            pod.status.value,
+            _gpus(pod),
+            pod.data_center_id or "-",
+            _price(pod),
+            age(pod.created_at),
+        )
+        for pod in found
+    ]
+    print_table(("ID", "NAME", "STATUS", "GPU", "WHERE", "$/H", "AGE"), rows, STYLES)
+    total = sum(pod.cost_per_hour or 0.0 for pod in found)
+    say(f"{len(found)} pods, ${total:.2f} per hour, ${total * 24:.2f} per day")
+
+
+@pods.command()
+@click.argument("pod_id")
+@json_option
+def show(pod_id: str, as_json: bool) -> None:
+    """One pod in full, and what its intent says."""
+    from pod_worker.cli.pods.session import open_account
+
+    with open_account() as account:
+        pod = account.pod(pod_id)
+        intent = account.log.of_pod(pod_id)
+    known = pod_json(pod) | {
+        "order": intent.order_id if intent else None,
+        "intent": intent.state.value if intent else None,
+        "env_names": sorted(pod.env),
+    }
+    if as_json:
+        print_json(known)
+        return
+    for name, value in known.items():
+        if value not in (None, "", []):
+            click.echo(f"{name:<16} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+@pods.command()
+@click.argument("pod_ids", nargs=-1, required=True)
+@yes_option
+@json_option
+def terminate(pod_ids: tuple[str, ...], yes: bool, as_json: bool) -> int:
+    """Give pods back for good; their own disks are lost, network volumes stay."""
+    from pod_worker.cli.pods.session import open_account
+
+    with open_account() as account:
+        doomed = [account.pod(pod_id) for pod_id in pod_ids]
+        for pod in doomed:
+            say(f"terminate {pod.id} {pod.name}: {pod.status.value}, {_gpus(pod)}, ${_price(pod)}/h")
+        confirm(f"Terminate {len(doomed)} pod(s)?", yes)
+        client = account.client()
+        gone = {pod.id: client.terminate_worker(pod.id) for pod in doomed}
+        client.close()
+    if as_json:
+        print_json([{"id": pod_id, "terminated": is_gone} for pod_id, is_gone in gone.items()])
+    for pod_id, is_gone in gone.items():
+        say(f"{pod_id}: {'terminated' if is_gone else 'asked, not confirmed yet; run `pod-worker pods sweep`'}")
+    return Exit.OK if all(gone.values()) else Exit.TEMPORARY
+
+
+@pods.command()
+@click.argument("pod_id")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the pod is gone.")
+@click.option("--tail", type=click.IntRange(0, 5000), default=100, show_default=True, help="Lines to begin with.")
+@click.option("--since", metavar="TIMESTAMP", help="Only what came after this line's timestamp.")
+@json_option
+def logs(pod_id: str, follow: bool, tail: int, since: str | None, as_json: bool) -> None:
+    """The container's and the host's log."""
+    from pod_worker.cli.pods.session import open_account
+
+    with open_account() as account:
+        for entry in account.provider.logs(pod_id, tail=tail, since=since, follow=follow):
+            if as_json:
+                print_json({"ts": entry.at, "source": entry.source, "line": entry.line})
+            else:
+                click.echo(f"{entry.at} {entry.source[:1].upper()} {entry.line}")
+
+
+@pods.command()
+@click.option("--min-vram-gb", type=float, default=0.0, help="At least so much memory.")
+@click.option("--max-price", type=float, help="At most so many USD per hour and GPU.")
+@click.option("--available", is_flag=True, help="Only what is in stock somewhere.")
+@json_option
+def gpus(min_vram_gb: float, max_price: float | None, available: bool, as_json: bool) -> None:
+    """GPU types with prices and stock, cheapest first."""
+    from pod_worker.cli.pods.session import open_account
+    from pod_worker.pods.catalogue import Stock
+    from pod_worker.pods.provider import Unknown
+
+    with open_account() as account:
+        read = account.provider.catalogue()
+        if isinstance(read, Unknown):
+            raise read.error
+    found = [
+        offer
+        for offer in read.value.gpus
+        if offer.memory_gb >= min_vram_gb
+        and (max_price is None or _lowest(offer) <= max_price)
+        and not (available and set(offer.stock.values()) <= {Stock.NONE})
+    ]
+    found.sort(key=_lowest)
+    if as_json:
+        print_json([offer_json(offer) for offer in found])
+        return
+    columns = ("GPU", "ID", "VRAM", "SECURE $/H", "COMMUNITY $/H", "STOCK")
+    print_table(columns, [_offer_row(offer) for offer in found], STYLES)
+
+
+@pods.command()
+@json_option
+def volumes(as_json: bool) -> None:
+    """Network volumes and where they are; a pod that mounts one runs there."""
+    from pod_worker.cli.pods.session import open_account
+    from pod_worker.pods.provider import Unknown
+
+    with open_account() as account:
+        listing = account.provider.volumes()
+        if isinstance(listing, Unknown):
+            raise listing.error
+    if as_json:
+        print_json(
+            [
+                {"id": each.id, "name": each.name, "size_gb": each.size_gb, "data_center": each.data_center_id}
+                for each in listing.value
+            ]
+        )
+        return
+    rows = [(each.id, each.name, f"{each.size_gb} GB", each.data_center_id) for each in listing.value]
+    print_table(("ID", "NAME", "SIZE", "WHERE"), rows)
+
+
+@pods.command()
+@yes_option
+@json_option
+def sweep(yes: bool, as_json: bool) -> int:
+    """Terminate pods that we made and nobody wants any more (lost requests, crashed launches)."""
+    from pod_worker.cli.pods.session import open_account
+    from pod_worker.pods.launch import sweep
+
+    with open_account() as account:
+        look = sweep.sweep(account.provider, account.log, clock=account.clock, limit=0)
+        if look.unread:
+            raise CommandError(f"nothing was done: {look.unread}", Exit.TEMPORARY)
+        for pod in look.unwanted:
+            say(f"unwanted: {pod.id} {pod.name} ({pod.status.value}, ${_price(pod)}/h)")
+        done = look
+        if look.unwanted:
+            confirm(f"Terminate {len(look.unwanted)} pod(s)?", yes)
+            done = sweep.sweep(account.provider, account.log, clock=account.clock, limit=len(look.unwanted))
+    if as_json:
+        print_json(
+            {
+                "terminated": [pod.id for pod in done.unwanted],
+                "unclaimed": [pod.id for pod in done.unclaimed],
+                "failures": list(done.failures),
+            }
+        )
+    say(
+        f"{len(done.unwanted)} terminated, {len(done.failures)} failures, "
+        f"{len(done.unclaimed)} not ours and left alone"
+    )
+    return Exit.TEMPORARY if done.failures else Exit.OK
+
+
+def pod_json(pod: Pod) -> dict[str, Json]:
+    return {
+        "id": pod.id,
+        "name": pod.name,
+        "status": pod.status.value,
+        "image": pod.image,
+        "gpu": pod.gpu_id,
+        "gpu_count": pod.gpu_count,
+        "cloud": pod.cloud.value if pod.cloud else None,
+        "data_center": pod.data_center_id,
+        "volume": pod.volume_id,
+        "usd_per_hour": pod.cost_per_hour,
+        "created_at": pod.created_at,
+        "uptime": None if pod.uptime_seconds is None else span(pod.uptime_seconds),
+        "ssh": f"{pod.ssh.username}@{pod.ssh.host}:{pod.ssh.port}" if pod.ssh else None,
+    }
+
+
+def offer_json(offer: GpuOffer) -> dict[str, Json]:
+    return {
+        "id": offer.id,
+        "name": offer.name,
+        "memory_gb": offer.memory_gb,
+        "usd_per_hour": {cloud.value: price for cloud, price in offer.price_per_hour.items()},
+        "stock": {cloud.value: stock.value for cloud, stock in offer.stock.items()},
+        "data_centers": {center: stock.value for center, stock in offer.stock_by_data_center.items()},
+    }
+
+
+def _offer_row(offer: GpuOffer) -> tuple[str, ...]:
+    from pod_worker.pods.pod import Cloud
+
+    best = max(offer.stock.values(), key=_stock_order, default=None)
+    prices = (f"{offer.price_per_hour[cloud]:.2f}" if cloud in offer.price_per_hour else "-" for cloud in Cloud)
+    return (offer.name, offer.id, f"{offer.memory_gb} GB", *prices, best.value if best else "?")
+
+
+def _stock_order(stock: str) -> int:
+    return ("NONE", "UNKNOWN", "LOW", "MEDIUM", "HIGH").index(stock)
+
+
+def _lowest(offer: GpuOffer) -> float:
+    return min(offer.price_per_hour.values(), default=float("inf"))
+
+
+def _gpus(pod: Pod) -> str:
+    return f"{pod.gpu_count} x {pod.gpu_id}" if pod.gpu_id else "-"
+
+
+def _price(pod: Pod) -> str:
+    return "?" if pod.cost_per_hour is None else f"{pod.cost_per_hour:.2f}"

@@ -1,0 +1,218 @@
+"""`pod-worker pods create`: the plan with its price, the question, the launch, and bringing the pod up.
+
+Nothing is spent before the plan was shown and agreed to; environment values are never shown.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.output import is_terminal, print_json, print_table, say
+from pod_worker.core.run import Json
+
+if TYPE_CHECKING:
+    from pod_worker.cli.pods.session import Account
+    from pod_worker.pods.launch.launcher import NotLaunched, Order
+    from pod_worker.pods.runpod_settings import RunpodSettings
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Raises click.Abort on no, and a usage error where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question} Nobody is here to answer; pass --yes", Exit.USAGE)
+    click.confirm(question, abort=True, err=True)
+
+
+@click.command()
+@click.argument("name", default="pod-worker")
+@click.option(
+    "--gpu", "gpus", multiple=True, help="Name or id; repeat it for fallbacks. [default: RUNPOD_GPU_TYPE]"
+)
+@click.option("--gpu-count", type=click.IntRange(1), help="GPUs per pod.")
+@click.option("--cloud", type=click.Choice(["SECURE", "COMMUNITY", "ALL"]), help="[default: SECURE]")
+@click.option("--data-center", "centers", multiple=True, help="Preferred places, best first.")
+@click.option("--volume", help="Network volume by name; fixes the place. [default: RUNPOD_STORAGE_NAME]")
+@click.option("--image", help="[default: RUNPOD_WORKER_IMAGE]")
+@click.option("--disk-gb", type=click.IntRange(1), help="Container disk.")
+@click.option("--env", "-e", "pairs", multiple=True, metavar="NAME=VALUE", help="One more variable for the pod.")
+@click.option("--command", metavar="WORDS", help="Start this in the container instead of the image's own command.")
+@click.option("--max-price", type=float, metavar="USD", help="Never rent a pod that costs more per hour.")
+@click.option("--mode", help="The worker's mode. [default: WORKER_MODE or experiment]")
+@click.option("--up", "bring_up", is_flag=True, help="Wait for SSH, install pod_worker and start the worker.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and spend nothing.")
+@click.option("--yes", "-y", is_flag=True, help="Rent without asking.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def create(
+    name: str,
+    gpus: tuple[str, ...],
+    gpu_count: int | None,
+    cloud: str | None,
+    centers: tuple[str, ...],
+    volume: str | None,
+    image: str | None,
+    disk_gb: int | None,
+    pairs: tuple[str, ...],
+    command: str | None,
+    max_price: float | None,
+    mode: str | None,
+    bring_up: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Rent one pod for a worker; prints the pod's id.
+
+    NAME begins the pod's name. Creating the same NAME again while its pod lives gives that pod.
+    """
+    from pod_worker.cli.pods.session import open_account
+    from pod_worker.pods.launch.launcher import NotLaunched
+    from pod_worker.pods.launch_requests import worker_order
+
+    with open_account() as account:
+        given: dict[str, Json] = {
+            "gpu_types": gpus,
+            "gpu_count": gpu_count,
+            "clouds": _clouds(cloud),
+            "data_centers": centers,
+            "storage_name": volume,
+            "worker_image": image,
+            "container_disk_gb": disk_gb,
+            "price_ceiling": max_price,
+            "worker_mode": mode,
+        }
+        account.settings = replace(account.settings, **{key: value for key, value in given.items() if value})
+        order = worker_order(account.settings, account.provider, name, _pairs(pairs))
+        if command:
+            order = replace(order, spec=replace(order.spec, start_command=tuple(shlex.split(command))))
+        _show_plan(account.settings, order, as_json and dry_run)
+        if not order.candidates:
+            raise CommandError(
+                "no GPU fits: none is offered there, or all cost more than --max-price", Exit.BUDGET
+            )
+        if dry_run:
+            return Exit.OK
+        confirm("Rent this pod? It bills until it is terminated.", yes)
+        result = account.launcher().launch(order)
+        if isinstance(result, NotLaunched):
+            raise CommandError(_why(result), _exit_of(result))
+        pod = result.pod
+        if as_json:
+            print_json({"id": pod.id, "name": pod.name, "gpu": pod.gpu_id, "usd_per_hour": pod.cost_per_hour})
+        else:
+            click.echo(pod.id)
+        say(f"rented: {pod.name}; give it back with: pod-worker pods terminate {pod.id}")
+        return _bring_up(account, name, pod.id) if bring_up else Exit.OK
+
+
+def _clouds(word: str | None) -> tuple[Json, ...]:
+    from pod_worker.pods.pod import Cloud
+
+    if word is None:
+        return ()
+    return tuple(Cloud) if word == "ALL" else (Cloud(word),)
+
+
+def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise CommandError(f"--env {pair.split()[0]!r}: write NAME=VALUE", Exit.USAGE)
+    return {pair.partition("=")[0]: pair.partition("=")[2] for pair in pairs}
+
+
+def _show_plan(settings: RunpodSettings, order: Order, as_json: bool) -> None:
+    spec = order.spec
+    if as_json:
+        print_json(
+            {
+                "order": order.id,
+                "image": spec.image,
+                "container_disk_gb": spec.container_disk_gb,
+                "pod_volume_gb": spec.pod_volume_gb,
+                "mount_path": spec.mount_path,
+                "ports": list(spec.ports),
+                "command": list(spec.start_command),
+                "env_names": sorted(spec.env),
+                "price_ceiling": order.price_ceiling,
+                "api": settings.api,
+                "candidates": [
+                    {
+                        "gpu": each.gpu_id,
+                        "gpu_count": each.gpu_count,
+                        "cloud": each.cloud.value,
+                        "data_center": each.data_center_id,
+                        "volume": each.volume_id,
+                        "usd_per_hour": each.price_per_hour,
+                    }
+                    for each in order.candidates
+                ],
+            }
+        )
+        return
+    say(f"plan: one pod for {order.id!r} from {settings.root or 'RunPod'} ({settings.api}), the first of these:")
+    if is_terminal():
+        print_table(("", "PLACE"), [(str(n), str(each)) for n, each in enumerate(order.candidates, 1)])
+    else:
+        for each in order.candidates:
+            say(f"  {each}")
+    say(f"  image {spec.image}, disk {spec.container_disk_gb} GB, volume {spec.mount_path}")
+    say(f"  env (values not shown): {', '.join(sorted(spec.env))}")
+    if spec.start_command:
+        say(f"  command: {shlex.join(spec.start_command)}")
+    if any("127.0.0.1" in value or "localhost" in value for value in spec.env.values()) and not settings.root:
+        say("  warning: an address of this machine (127.0.0.1) is among the values; a rented pod cannot reach it")
+
+
+def _why(result: NotLaunched) -> str:
+    tried = "".join(f"\n  {trial.candidate}: {trial.said}" for trial in result.trials)
+    return f"{result.reason.value}: {result.detail}{tried}"
+
+
+def _exit_of(result: NotLaunched) -> Exit:
+    from pod_worker.cli.pods.session import exit_of_error
+    from pod_worker.pods.launch.launcher import Reason
+
+    if result.error is not None:
+        return exit_of_error(result.error)
+    codes = {
+        Reason.NO_CANDIDATE: Exit.NO_CAPACITY,
+        Reason.NO_CAPACITY: Exit.NO_CAPACITY,
+        Reason.INVALID: Exit.USAGE,
+        Reason.STOPPED: Exit.FAILED,
+        Reason.UNCLEAR: Exit.TEMPORARY,
+        Reason.TAKEN: Exit.TEMPORARY,
+    }
+    return codes[result.reason]
+
+
+def _bring_up(account: Account, worker_id: str, pod_id: str) -> int:
+    import time
+
+    from pod_worker.pods.launch.readiness import Broken, wait_until_ready
+
+    say("waiting for the pod to boot (the image may take minutes)")
+    state = wait_until_ready(account.provider, pod_id, clock=account.clock, sleep=time.sleep)
+    if isinstance(state, Broken):
+        raise CommandError(f"{state.why}\nit still bills: pod-worker pods terminate {pod_id}", Exit.TEMPORARY)
+    client = account.client()
+    try:
+        report = client.check_and_initialize_worker(worker_id, pod_id)
+        while report["status"] == "spawning":
+            say(f"not yet: {report.get('note', '')}")
+            time.sleep(5)
+            report = client.check_and_initialize_worker(worker_id, pod_id)
+        if report["status"] == "error":
+            raise CommandError(f"{report['error']}\nit still bills: pod-worker pods terminate {pod_id}")
+        if not client.start_worker_process(pod_id, worker_id):
+            raise CommandError(f"the worker did not start; look with: pod-worker pods ssh {pod_id}")
+    finally:
+        client.close()
+    say(f"the worker runs on {pod_id}; follow it with: pod-worker pods logs -f {pod_id}")
+    return Exit.OK

@@ -1,0 +1,142 @@
+"""The account that `pod-worker pods` works on: settings, provider, intent log and client, put together on demand.
+
+Imported by the commands when they run, never for `--help`: it pulls in requests and paramiko.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pod_worker.cli.composition import open_store, settings_here
+from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.pod_intent import IntentLog
+from pod_worker.pods.errors import (
+    Balance,
+    Capacity,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ProviderError,
+    Rejected,
+    ServerError,
+    Unauthorized,
+)
+from pod_worker.pods.launch.launcher import Launcher
+from pod_worker.pods.launch.sqlite_intents import IntentFile
+from pod_worker.pods.launch_requests import NotAvailable
+from pod_worker.pods.pod import Pod
+from pod_worker.pods.provider import Absent, Known, PodProvider, Unknown
+from pod_worker.pods.runpod_client import RunpodClient, make_client, make_launcher, open_provider
+from pod_worker.pods.runpod_settings import RunpodConfigurationError, RunpodSettings, from_env
+from pod_worker.pods.ssh.host_keys import HostKeyChanged, PinFolder
+from pod_worker.pods.ssh.login import SshError
+
+_EXITS: tuple[tuple[type[Exception], Exit], ...] = (
+    (RunpodConfigurationError, Exit.USAGE),
+    (Unauthorized, Exit.AUTH),
+    (Forbidden, Exit.AUTH),
+    (Capacity, Exit.NO_CAPACITY),
+    (Balance, Exit.BUDGET),
+    (NotFound, Exit.NOT_FOUND),
+    (NotAvailable, Exit.NOT_FOUND),
+    (Invalid, Exit.USAGE),
+    (Rejected, Exit.FAILED),
+    (ServerError, Exit.TEMPORARY),
+    (ProviderError, Exit.TEMPORARY),
+    (HostKeyChanged, Exit.AUTH),
+    (SshError, Exit.FAILED),
+)
+
+
+@dataclass
+class Account:
+    settings: RunpodSettings
+    provider: PodProvider
+    clock: Clock = field(default_factory=SystemClock)
+    _log: IntentLog | None = None
+
+    @property
+    def log(self) -> IntentLog:
+        """In MongoDB where one is set, so that every machine sees it; else in a local file."""
+        if self._log is None:
+            self._log = _open_log(self.settings)
+        return self._log
+
+    @property
+    def pins(self) -> PinFolder:
+        return PinFolder(self.settings.state_dir / "host_keys")
+
+    def launcher(self) -> Launcher:
+        return make_launcher(self.provider, self.log, self.clock, time.sleep)
+
+    def client(self) -> RunpodClient:
+        return make_client(self.settings, log=self.log, clock=self.clock)
+
+    def pod(self, pod_id: str) -> Pod:
+        read = self.provider.get(pod_id)
+        if isinstance(read, Known):
+            return read.value
+        if isinstance(read, Absent):
+            raise CommandError(f"no pod {pod_id}; `pod-worker pods list` shows the ids", Exit.NOT_FOUND)
+        raise read.error
+
+    def pods(self) -> tuple[Pod, ...]:
+        listing = self.provider.list()
+        if isinstance(listing, Unknown):
+            raise listing.error
+        return listing.value
+
+    def close(self) -> None:
+        self.provider.close()
+
+
+@contextmanager
+def open_account() -> Iterator[Account]:
+    """Every expected error inside the block becomes one line and the contract's exit code."""
+    try:
+        settings = from_env(_environment())
+        account = Account(settings, open_provider(settings, SystemClock(), time.sleep))
+        try:
+            yield account
+        finally:
+            account.close()
+    except tuple(kind for kind, _ in _EXITS) as error:
+        raise CommandError(str(error), exit_of_error(error)) from error
+
+
+def exit_of_error(error: Exception) -> Exit:
+    return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
+
+
+def _environment() -> dict[str, str]:
+    """The environment over `.env`; where it leaves the queue open, the settings' own answer (a local stack)."""
+    from dotenv import dotenv_values
+
+    file = (
+        {name: value for name, value in dotenv_values(".env").items() if value} if Path(".env").is_file() else {}
+    )
+    env = {**file, **{name: value for name, value in os.environ.items() if value}}
+    settings = settings_here()
+    ours = {
+        "RUNPOD_API_KEY": settings.runpod_api_key,
+        "MONGODB_URL": settings.mongodb_url,
+        "CONTROL_PLANE_TOKEN": settings.control_plane_token,
+        "CONTROL_PLANE_URL": settings.control_plane_url if settings.mongodb_url else None,
+    }
+    return {**{name: value for name, value in ours.items() if value}, **env}
+
+
+def _open_log(settings: RunpodSettings) -> IntentLog:
+    if settings_here().mongodb_url is None:
+        return IntentFile(settings.state_dir / "intents.db")
+    from pod_worker.store.pod_intents import PodIntents
+
+    intents = PodIntents(open_store().database)
+    intents.ensure_indexes()
+    return intents

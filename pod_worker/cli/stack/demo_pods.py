@@ -1,0 +1,117 @@
+"""The demo through a rented pod: queue → pod → worker in the pod → run → events → pod given back, no cloud needed.
+
+Every step is the command a person would type, so this is also the documentation's example, kept true.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+
+from pod_worker.cli.composition import Store, open_store
+from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.output import say
+from pod_worker.cli.runs.watch import watch_runs
+from pod_worker.cli.stack.demo import Check, report_checks
+from pod_worker.cli.stack.up import LocalStack
+from pod_worker.config import load
+from pod_worker.core.run import Json
+from pod_worker.local.process import free_port
+from pod_worker.local.stack import stop_on_signals
+
+SPEED = 60  # virtual seconds per second: a pod's minute of pulling its image takes one second
+KEY = "rpa_fake"
+
+
+@click.command("demo-pods")
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
+def demo_pods(as_json: bool) -> int:
+    """Rent a pod from a fake RunPod, let a real worker in it execute a queued run, and give the pod back.
+
+    Exits 0 only if the run was completed by a worker in that pod, its events arrived, and the pod is gone.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pod_worker_demo_pods_"))
+    stop = threading.Event()
+    with stop_on_signals(stop):
+        local = LocalStack(folder / "stack", stop)
+        try:
+            say("starting MongoDB, S3, the control plane and a fake RunPod …")
+            local.start()
+            cloud = _start_cloud(local, folder)
+            checks = _rehearse(local, cloud)
+        finally:
+            say("stopping …")
+            local.stack.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+    report_checks(checks, as_json)
+    return Exit.OK if all(check.is_true for check in checks) else Exit.FAILED
+
+
+def _start_cloud(local: LocalStack, folder: Path) -> dict[str, str]:
+    """The fake RunPod as a child of the stack; returns the environment in which `pod-worker pods` uses it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = ["fake-runpod", "--port", str(port), "--speed", str(SPEED), "--data", str(folder / "pods")]
+    local.stack.start_process(
+        "fake-runpod", [sys.executable, "-m", "pod_worker", *words], dict(os.environ), ready=lambda: _answers(url)
+    )
+    return local.worker_env(RUNPOD_API_BASE_URL=url, RUNPOD_API_KEY=KEY, RUNPOD_STATE_DIR=str(folder))
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _rehearse(local: LocalStack, cloud: dict[str, str]) -> list[Check]:
+    store = open_store(load(local.env()))
+    run_id = _pod_worker(cloud, "runs", "submit", "synthetic", "-p", "seconds=4", "--json")["id"]
+    say(f"queued run {run_id}; no worker is there yet. Renting a pod …")
+    command = "pod-worker worker --mode all --max-runs 1"
+    # The fake pod promises a GPU that this machine need not have; a worker would rightly refuse to work there.
+    no_gpu = ["-e", "POD_WORKER_REQUIRED_GPUS=0"]
+    created = _pod_worker(cloud, "pods", "create", "demo", "--command", command, *no_gpu, "--yes", "--json")
+    pod_id = str(created["id"])
+    say(f"rented pod {pod_id}; its worker claims the run when the image is there")
+    watch_runs(store, [run_id], seconds=120)
+    run = store.database.runs.find_one({"_id": run_id}) or {}
+    ended = _pod_worker(cloud, "pods", "terminate", pod_id, "--yes", "--json")
+    left = _pod_worker(cloud, "pods", "list", "--json")
+    return [
+        Check("run", str(run.get("status")), run.get("status") == "COMPLETED"),
+        Check(
+            "executed in the pod",
+            str((run.get("pod") or {}).get("id")),
+            (run.get("pod") or {}).get("id") == pod_id,
+        ),
+        _events_check(store, run_id),
+        Check("pod given back", json.dumps(ended)[:60], not left),
+    ]
+
+
+def _events_check(store: Store, run_id: str) -> Check:
+    kinds = {str(event["type"]) for event in store.database.events.find({"runId": run_id}, {"type": 1})}
+    wanted = {"ai.run.started", "ai.run.stage_completed", "ai.run.completed"}
+    return Check("events arrived", f"{len(kinds)} types", wanted <= kinds)
+
+
+def _pod_worker(env: dict[str, str], *words: str) -> Json:
+    done = subprocess.run(
+        [sys.executable, "-m", "pod_worker", *words], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise CommandError(f"`pod-worker {' '.join(words)}` ended with {done.returncode}: {done.stderr.strip()}")
+    return json.loads(done.stdout)

@@ -1,0 +1,137 @@
+"""`pod-worker up` and `pod-worker demo`: the whole product on one machine, with nothing but installed packages."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from pod_worker.cli.composition import local_data
+from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.output import say
+from pod_worker.config import load
+from pod_worker.local.description import without_password
+from pod_worker.local.process import free_port
+from pod_worker.local.s3 import S3Access, parse_endpoint
+from pod_worker.local.stack import Stack, stop_on_signals
+from pod_worker.pipelines import MODES
+
+
+class LocalStack:
+    """MongoDB, S3, the control plane and N workers, as children of this process."""
+
+    def __init__(self, data: Path, stop: threading.Event, port: int = 0) -> None:
+        settings = load()
+        self.data = data
+        self.token = settings.control_plane_token or secrets.token_urlsafe(24)
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        given = _given_s3(settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key)
+        self.stack = Stack(data, mongodb_url=settings.mongodb_url, s3=given, stop=stop)
+
+    def start(self) -> None:
+        self.stack.start()
+        self.stack.start_process(
+            "control", _argv("control", "--port", str(self.port)), self.env(), ready=self._is_ready
+        )
+        self.stack.publish(control_plane_url=self.url, token=self.token)
+
+    def start_worker(self, name: str, *words: str, **env: str) -> None:
+        self.stack.start_process(
+            name, _argv("worker", *words), self.worker_env(**env), role="worker", grace_seconds=60
+        )
+
+    def env(self, **more: str) -> dict[str, str]:
+        s3 = self.stack.s3
+        return {
+            **os.environ,
+            "MONGODB_URL": self.stack.mongodb_url,
+            "CONTROL_PLANE_URL": self.url,
+            "CONTROL_PLANE_TOKEN": self.token,
+            "MINIO_ENDPOINT": s3.url,
+            "MINIO_ACCESS_KEY": s3.access_key,
+            "MINIO_SECRET_KEY": s3.secret_key,
+            "MINIO_BUCKET": s3.bucket,
+            **more,
+        }
+
+    def worker_env(self, **more: str) -> dict[str, str]:
+        """A worker's: without the object store's keys, which pods never hold."""
+        kept = {name: value for name, value in self.env().items() if not name.startswith("MINIO_")}
+        folders = {
+            "POD_WORKER_SPOOL_DIR": str(self.data / "spool"),
+            "POD_WORKER_WORK_DIR": str(self.data / "work"),
+        }
+        return {**folders, **kept, **more}
+
+    def _is_ready(self) -> bool:
+        import urllib.error
+        import urllib.request
+
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _given_s3(endpoint: str | None, access: str | None, secret: str | None) -> S3Access | None:
+    if not endpoint:
+        return None
+    if not access or not secret:
+        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", Exit.USAGE)
+    host, secure = parse_endpoint(endpoint)
+    return S3Access(host, access, secret, load().minio_bucket, secure)
+
+
+def _argv(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pod_worker", *words]
+
+
+@click.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder for everything. [default: ~/.pod_worker/local]"
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="Control plane; 0: a free one."
+)
+@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True)
+@click.option("--mode", type=click.Choice(list(MODES)), default="all", show_default=True)
+def up(data: Path | None, port: int, workers: int, mode: str) -> int:
+    """Run the local stack until Ctrl-C: MongoDB, S3, control plane, workers.
+
+    Prints one JSON line with its addresses (also in DATA/stack.json); other commands find it by themselves.
+    """
+    stop = threading.Event()
+    local = LocalStack(local_data(data), stop, port)
+    with stop_on_signals(stop):
+        return _run(local, stop, workers, mode)
+
+
+def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> int:
+    say(f"starting MongoDB, S3 and the control plane in {local.data} …")
+    try:
+        local.start()
+        for number in range(1, workers + 1):
+            local.start_worker(f"worker-{number}", "--mode", mode)
+        described = local.stack.describe()
+        shown = replace(described, mongodb_url=without_password(described.mongodb_url))
+        click.echo(shown.to_json())
+        say(f"ready: open {local.url}/   (logs in {local.data / 'logs'}; Ctrl-C stops everything)")
+        while not stop.is_set():
+            exited = local.stack.watch()
+            if exited is None:
+                break
+            say(f"{exited.name} ended with code {exited.code}:\n{exited.log_tail}")
+            if not exited.name.startswith("worker"):
+                return Exit.FAILED
+            local.stack.remove(exited.name)
+        return Exit.OK
+    finally:
+        say("stopping …")
+        local.stack.stop()

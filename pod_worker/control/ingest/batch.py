@@ -1,0 +1,81 @@
+"""The lines of one request on their way in, and the verdict each one gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pod_worker.control.events.decoding import Refused, read_line
+from pod_worker.control.events.incoming import Arrival, Verdict
+from pod_worker.control.web.body import is_blank
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """What became of a line. `number` counts from 1."""
+
+    number: int
+    verdict: Verdict
+    event_id: str | None = None
+    code: str | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """The lines of one request, read: what is not refused (and not blank) became the arrivals, in this order."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    lines: Sequence[bytes] = ()
+    refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
+
+    def counts(self) -> Counter[Verdict]:
+        counts = Counter([each.verdict for each in self.arrivals])
+        counts[Verdict.INVALID] = len(self.refused)
+        return counts
+
+    def fates(self) -> list[Fate]:
+        """Of every line that is not blank, in order."""
+        good = [Fate(number, each.verdict, each.event.id) for number, each in self._numbered()]
+        bad = [Fate(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
+        return sorted(good + bad, key=lambda fate: fate.number) if bad else good
+
+    def json_bytes(self) -> int:
+        return sum(map(len, self.lines))
+
+    def refuse(self, odd: Mapping[int, Refused]) -> None:
+        """Turn arrivals (by their `id()`) into refused lines."""
+        for number, each in self._numbered():
+            if id(each) in odd:
+                self.refused.append((number, self.lines[number - 1], odd[id(each)]))
+        self.arrivals = [each for each in self.arrivals if id(each) not in odd]
+
+    def _numbered(self) -> list[tuple[int, Arrival]]:
+        refused = {number for number, _, _ in self.refused}
+        told = (number for number, line in enumerate(self.lines, 1) if not is_blank(line))
+        return list(zip((number for number in told if number not in refused), self.arrivals, strict=True))
+
+
+def read_batch(lines: Sequence[bytes]) -> Batch:
+    """Touches nothing."""
+    batch = Batch(lines=lines)
+    read = batch.arrivals.append
+    for number, line in enumerate(lines, 1):
+        if is_blank(line):
+            continue
+        try:
+            read(read_line(line))
+        except Refused as why:
+            batch.refused.append((number, line, why))
+    return batch
+
+
+def batch_of(arrivals: Sequence[Arrival]) -> Batch:
+    """The same for events that were read elsewhere."""
+    return Batch(list(arrivals), [f"(event {each.event.id})".encode() for each in arrivals])
+
+
+def refused_batch(line: bytes, why: Refused) -> Batch:
+    return Batch([], [line], [(1, line, why)])

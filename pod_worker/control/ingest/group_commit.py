@@ -1,0 +1,84 @@
+"""Requests that arrive together go to the database together.
+
+While some groups are being stored the next one gathers, so the cost of a round trip is shared by however many pods
+talk at the moment, and an idle service adds no delay. What a line means and what HTTP says is known elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from pod_worker.control.ingest.batch import Batch
+from pod_worker.control.ingest.service import Ingest
+from pod_worker.control.web.problem import RETRY_SECONDS, Problem
+
+AT_ONCE = 2  # one is computed while the other waits for the database
+# Enough to share a round trip, and not so much that all that is on its way waits for the database together.
+GROUP_LINES = 200
+WAITING_REQUESTS = 256
+
+
+@dataclass(slots=True)
+class _Parcel:
+    batch: Batch
+    future: asyncio.Future[None]
+
+
+class Intake:
+    """For one event loop."""
+
+    def __init__(self, ingest: Ingest, at_once: int = AT_ONCE) -> None:
+        self._ingest = ingest
+        self._waiting: deque[_Parcel] = deque()
+        self._at_once = at_once
+        self._busy: set[asyncio.Task[None]] = set()
+
+    async def take(self, batch: Batch) -> None:
+        """Have its fate decided. Raises PyMongoError, or Problem 503 when too many wait."""
+        if len(self._waiting) >= WAITING_REQUESTS:
+            wait = {"Retry-After": str(RETRY_SECONDS)}
+            raise Problem(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
+        parcel = _Parcel(batch, asyncio.get_running_loop().create_future())
+        self._waiting.append(parcel)
+        if len(self._busy) < self._at_once:
+            # A task of its own: it stores for others too, and must outlive a client that goes away.
+            task = asyncio.create_task(self._work())
+            self._busy.add(task)
+            task.add_done_callback(self._busy.discard)
+        await parcel.future
+
+    async def close(self) -> None:
+        """Return once what waits is done."""
+        while self._busy:
+            await asyncio.gather(*self._busy)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            group = self._gathered()
+            trouble = await self._trouble(group)
+            for parcel in group:
+                if parcel.future.done():  # the client went away
+                    continue
+                if trouble is not None:
+                    parcel.future.set_exception(trouble)
+                else:
+                    parcel.future.set_result(None)
+
+    def _gathered(self) -> list[_Parcel]:
+        """Those that waited longest."""
+        group: list[_Parcel] = []
+        lines = 0
+        while self._waiting and lines < GROUP_LINES:
+            parcel = self._waiting.popleft()
+            group.append(parcel)
+            lines += len(parcel.batch.arrivals)
+        return group
+
+    async def _trouble(self, group: list[_Parcel]) -> Exception | None:
+        try:
+            await self._ingest.take_all([parcel.batch for parcel in group])
+        except Exception as error:  # whatever it is, it is the answer to all of them
+            return error
+        return None

@@ -1,0 +1,99 @@
+"""Metrics straight from a training loop, without an emitter: one POST per logging step.
+
+The figures become ordinary `ai.run.stage_metric` and `ai.run.stage_progress` events with ids made from their
+content, so a repeated POST is a duplicate and a rebuild by replay brings them back. The answer says when to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from hashlib import sha256
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from pod_worker.control.events.decoding import payload_of
+from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.ingest.batch import batch_of
+from pod_worker.control.ingest.service import Ingest
+from pod_worker.control.web.body import read_body
+from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.responses import answer
+from pod_worker.core.clock import Clock
+from pod_worker.core.event import Event
+from pod_worker.core.run import TERMINAL, Json, Run, RunStatus
+
+STAGE = "training"
+SOURCE = "training://jobs"
+_Positive = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Figures(msgspec.Struct, forbid_unknown_fields=True):
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    samples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    elapsed_seconds: _Positive | None = None
+    remaining_seconds: _Positive | None = None
+    progress: float | None = None
+    gpu_memory_allocated_gb: float | None = None
+    gpu_memory_reserved_gb: float | None = None
+
+
+_NO_SERIES = frozenset({"step", "epoch", "remaining_seconds", "progress"})
+_METRICS = tuple(name for name in _Figures.__struct_fields__ if name not in _NO_SERIES)
+_decode = msgspec.json.Decoder(_Figures).decode
+
+
+def router(
+    ingest: Ingest, find_run: Callable[[str], Run | None], clock: Clock, authorize: Callable[..., object]
+) -> APIRouter:
+    made = APIRouter(tags=["training"], dependencies=[Depends(authorize)])
+
+    @made.post("/api/training/jobs/{run_id}/metrics")
+    async def metrics(run_id: str, request: Request) -> Response:
+        """200 `{status: "ok"}`, with `command: "stop"` once the run was canceled or is over."""
+        figures = _read(await read_body(request.stream(), request.headers))
+        run = await run_in_threadpool(find_run, run_id)
+        if run is None:
+            raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
+        await ingest.take(batch_of(_arrivals(run_id, figures, clock.now())))
+        stop = run.cancel_requested_at is not None or run.status in TERMINAL - {RunStatus.COMPLETED}
+        return answer({"status": "ok"} | ({"command": "stop"} if stop else {}))
+
+    return made
+
+
+def _read(body: bytes) -> _Figures:
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(422, "bad_metrics", str(error)) from None
+
+
+def _arrivals(run_id: str, figures: _Figures, now: datetime) -> list[Arrival]:
+    digest = sha256(f"{run_id}\0".encode() + msgspec.json.encode(figures)).hexdigest()[:32]
+    found: list[Arrival] = []
+    for name in _METRICS:
+        value = getattr(figures, name)
+        if value is not None:
+            data = {"stage": STAGE, "name": name, "value": value, "step": figures.step, "epoch": figures.epoch}
+            found.append(_arrival(run_id, "ai.run.stage_metric", f"{digest}-{name}", data, now))
+    if figures.progress is not None:
+        data = {"stage": STAGE, "progress": figures.progress, "eta_s": figures.remaining_seconds}
+        found.append(_arrival(run_id, "ai.run.stage_progress", f"{digest}-progress", data, now))
+    return found
+
+
+def _arrival(run_id: str, kind: str, event_id: str, figures: dict[str, Json], now: datetime) -> Arrival:
+    data = {"run_id": run_id} | {name: value for name, value in figures.items() if value is not None}
+    event = Event(event_id, SOURCE, kind, f"run/{run_id}", now, data)
+    return Arrival(event, payload_of(kind, data, event_id), run_id)

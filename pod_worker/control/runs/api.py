@@ -1,0 +1,232 @@
+"""The read API of runs, and the two verbs a person has for them: cancel and reset.
+
+Reads come from the views and the event log; the verbs are the queue's own and only translated here. Answers are
+documents as they are kept (camelCase), without what fences them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Body, Depends, Query
+from fastapi.responses import Response
+
+from pod_worker.control.artifacts.access import view_of
+from pod_worker.control.runs.downsampling import thinned
+from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.responses import answer
+from pod_worker.core.failure import RULES, FailureCode
+from pod_worker.core.run import Json, RunStatus
+from pod_worker.store import artifact_registry as registry
+from pod_worker.store.events.event_log import LEVELS
+from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventPages
+from pod_worker.store.mongo import Mongo
+from pod_worker.store.queue.operations import Answer, Verdict
+from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.views.metric_series import MetricSeries, Series
+from pod_worker.store.views.read_models import BadCursor, ReadModels, RunFilter
+
+Words = Annotated[list[str] | None, Query()]
+Size = Annotated[int, Query(ge=1, le=1000)]
+
+
+class Operator(Protocol):
+    """The queue's verbs for people; `store.operations.Operations` has them."""
+
+    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> Answer: ...
+
+    def reset(
+        self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
+    ) -> Answer: ...
+
+
+def router(database: Mongo, operator: Operator, authorize: Callable[..., object]) -> APIRouter:
+    routes = _Routes(database, operator)
+    made = APIRouter(tags=["runs"], dependencies=[Depends(authorize)])
+    for path, route in (
+        ("/api/runs", routes.list),
+        ("/api/runs/{run_id}", routes.detail),
+        ("/api/runs/{run_id}/events", routes.events),
+        ("/api/runs/{run_id}/logs", routes.logs),
+        ("/api/runs/{run_id}/metrics", routes.metrics),
+        ("/api/stats", routes.stats),
+    ):
+        made.add_api_route(path, route, methods=["GET"])
+    made.add_api_route("/api/runs/{run_id}/cancel", routes.cancel, methods=["POST"])
+    made.add_api_route("/api/runs/{run_id}/reset", routes.reset, methods=["POST"])
+    return made
+
+
+class _Routes:
+    def __init__(self, database: Mongo, operator: Operator) -> None:
+        self._database = database
+        self._operator = operator
+        self._models = ReadModels(database)
+        self._pages = EventPages(database)
+        self._series = MetricSeries(database)
+        self._depth = QueueDepth(database)
+
+    def list(
+        self,
+        status: Words = None,
+        pipeline: str | None = None,
+        hypothesis_id: Annotated[str | None, Query(alias="hypothesisId")] = None,
+        page: Annotated[int, Query(ge=1, le=1000)] = 1,
+        page_size: Annotated[int, Query(alias="pageSize", ge=1, le=100)] = 25,
+        cursor: str | None = None,
+        hidden: bool = False,
+    ) -> Response:
+        """Newest first. `nextCursor` (or `page`) goes on; `total` stops counting at 10 000."""
+        wanted = RunFilter(_statuses(status), pipeline, hypothesis_id, hidden)
+        try:
+            found = self._models.runs(wanted, page_size, page, cursor)
+        except BadCursor as error:
+            raise Problem(422, "bad_cursor", str(error)) from None
+        said = {"items": found.items, "total": found.total, "page": page, "pageSize": page_size}
+        return answer(said | {"nextCursor": found.next_cursor})
+
+    def detail(self, run_id: str) -> Response:
+        """The run and all that belongs to it; `hint` says what to do about an error."""
+        return answer(run_detail(self._database, self._models, run_id))
+
+    def events(
+        self,
+        run_id: str,
+        type: Words = None,
+        level: str | None = None,
+        since: datetime | None = None,
+        cursor: int | None = None,
+        limit: Size = 100,
+        order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
+    ) -> Response:
+        """Filtered before paging. Newest first unless `order=asc`; `nextCursor` goes on."""
+        wanted = EventFilter(_words(type), _level(level), _aware(since))
+        page = self._pages.page(run_id, wanted, limit, cursor, newest_first=order == "desc")
+        return answer({"items": page.items, "nextCursor": page.next_cursor})
+
+    def logs(
+        self,
+        run_id: str,
+        level: str | None = None,
+        since: datetime | None = None,
+        cursor: int | None = None,
+        tail: Size = 200,
+    ) -> Response:
+        """The last lines, oldest first; with `cursor` (a position), the first ones after it."""
+        wanted = EventFilter((LOG_TYPE,), _level(level), _aware(since))
+        page = self._pages.page(run_id, wanted, tail, cursor, newest_first=cursor is None)
+        items = page.items if cursor is not None else page.items[::-1]
+        return answer({"items": items, "nextCursor": items[-1]["position"] if items else cursor})
+
+    def metrics(
+        self,
+        run_id: str,
+        name: Words = None,
+        stage: str | None = None,
+        points: Annotated[int, Query(ge=3, le=10_000)] = 500,
+    ) -> Response:
+        """Series of [step, value, time], thinned to `points` each without changing their shape."""
+        series = self._series.read(run_id, _words(name), stage)
+        return answer({"series": [_drawn(each, points) for each in series]})
+
+    def stats(self) -> Response:
+        """Counts per status and queue, how old the oldest queued run is, and the leases."""
+        depth = self._depth.read()
+        return answer(
+            {
+                "byStatus": {status.value: depth.by_status.get(status.value, 0) for status in RunStatus},
+                "byQueue": depth.by_queue,
+                "oldestQueuedSeconds": depth.oldest_queued_seconds,
+                "leases": {"live": depth.leases_live, "expiring": depth.leases_expiring},
+            }
+        )
+
+    def cancel(
+        self,
+        run_id: str,
+        by: Annotated[str | None, Body()] = None,
+        reason: Annotated[str | None, Body()] = None,
+    ) -> Response:
+        """200: it is canceled. 202: its worker was told and will confirm."""
+        said = self._operator.cancel(run_id, by=by or "api", reason=reason)
+        if said.verdict is Verdict.ALREADY and said.run and said.run.status is not RunStatus.CANCELED:
+            raise Problem(409, "not_cancelable", f"the run is {said.run.status} already")
+        return _verdict(said)
+
+    def reset(
+        self,
+        run_id: str,
+        by: Annotated[str | None, Body()] = None,
+        force: Annotated[bool, Body()] = False,
+        from_scratch: Annotated[bool, Body()] = False,
+    ) -> Response:
+        """Queue an ended or stale run again. A live lease is refused (409) unless `force`, which fences it."""
+        return _verdict(self._operator.reset(run_id, by=by or "api", force=force, from_scratch=from_scratch))
+
+
+def run_detail(database: Mongo, models: ReadModels, run_id: str) -> dict[str, Json]:
+    """Raises Problem 404."""
+    run = models.run(run_id)
+    if run is None:
+        raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
+    return {
+        "run": run,
+        "hint": _hint(run.get("errorCode")),
+        "stages": models.stages(run_id),
+        "validations": models.validations(run_id),
+        "artifacts": [view_of(row) for row in registry.of_run(database, run_id)],
+        "hypothesis": models.hypothesis(run.get("hypothesisId")),
+    }
+
+
+def _hint(code: Json) -> str | None:
+    known = isinstance(code, str) and code in FailureCode.__members__
+    return RULES[FailureCode(code)].hint if known else None
+
+
+def _verdict(said: Answer) -> Response:
+    if said.verdict is Verdict.MISSING or said.run is None:
+        raise Problem(404, "run_not_found", "there is no such run")
+    if said.verdict is Verdict.LIVE:
+        raise Problem(409, "live_lease", "a worker holds the run: cancel it first, or reset it with force")
+    status = 202 if said.verdict is Verdict.REQUESTED else 200
+    return answer({"success": True, "verdict": said.verdict.value, "status": said.run.status.value}, status)
+
+
+def _words(given: list[str] | None) -> list[str]:
+    """`?x=a&x=b` and `?x=a,b` alike."""
+    return [word for each in given or () for word in each.split(",") if word]
+
+
+def _statuses(given: list[str] | None) -> list[str]:
+    words = [word.upper() for word in _words(given)]
+    odd = [word for word in words if word not in RunStatus.__members__]
+    if odd:
+        raise Problem(422, "bad_status", f"status {odd[0][:40]!r} is none of {', '.join(RunStatus)}")
+    return words
+
+
+def _level(given: str | None) -> str | None:
+    level = {"warning": "warn"}.get(given or "", given)
+    if level is not None and level not in LEVELS:
+        raise Problem(422, "bad_level", f"level {level[:40]!r} is none of {', '.join(LEVELS)}")
+    return level
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def _drawn(series: Series, points: int) -> Json:
+    samples = series.samples
+    xy = [(float(each.step) if each.step is not None else each.time.timestamp(), each.value) for each in samples]
+    kept = [samples[place] for place in thinned(xy, points)]
+    return {
+        "stage": series.stage,
+        "name": series.name,
+        "unit": series.unit,
+        "total": len(samples),
+        "points": [[each.step, each.value, each.time] for each in kept],
+    }

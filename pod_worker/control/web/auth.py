@@ -1,0 +1,133 @@
+"""Who may ask: the control token, a run's own job token, or (on a local stack) anybody on this machine.
+
+A wrong key is refused even where none is needed. Without a key, only a loopback client with a loopback Host may
+pass, and a browser only from the same origin, so that no web page can reach a local stack through its visitor.
+Keys are compared in constant time and never shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from hashlib import sha256
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from pod_worker.control.web.problem import Problem
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def job_token(control_token: str, run_id: str) -> str:
+    """The key of one run's training job: HMAC-SHA256 of the run id, in hex."""
+    return hmac.new(control_token.encode(), run_id.encode(), sha256).hexdigest()
+
+
+class Gate:
+    """`token` None means that no key exists: then only loopback clients of an open stack may pass."""
+
+    def __init__(self, token: str | None, open_on_loopback: bool) -> None:
+        self._token = token
+        self._open_on_loopback = open_on_loopback
+
+    async def authorize(self, request: Request) -> None:
+        """A FastAPI dependency (async, so that it costs no thread). Raises Problem 401 or 403."""
+        self._check(request, self._token)
+
+    async def authorize_job(self, run_id: str, request: Request) -> None:
+        """The same, and the run's own job token is welcome too."""
+        given, is_browser = _given(request)
+        wanted = job_token(self._token, run_id) if self._token else None
+        if given is not None and not is_browser and _same(given, wanted):
+            return
+        self._check(request, self._token)
+
+    def _check(self, request: Request, token: str | None) -> None:
+        given, is_browser = _given(request)
+        if given is None:
+            if not (self._open_on_loopback and _is_local(request)):
+                raise _no_key(request, token)
+        elif token is not None and not _same(given, token):
+            raise Problem(403, "wrong_key", "the key is not this control plane's: check CONTROL_PLANE_TOKEN")
+        elif token is None and not (self._open_on_loopback and _is_local(request)):
+            raise Problem(403, "wrong_key", "this control plane has no key: set CONTROL_PLANE_TOKEN where it runs")
+        if (given is None or is_browser) and request.method not in _SAFE and not _is_same_origin(request):
+            raise Problem(403, "cross_origin", "refused: the request was made by a page of another site")
+
+
+Authorize = Callable[[Request], Awaitable[None]]
+
+
+def _given(request: Request) -> tuple[str | None, bool]:
+    """(the key, whether a browser keeps it and sends it by itself)."""
+    scheme, _, rest = request.headers.get("authorization", "").partition(" ")
+    match scheme.lower():
+        case "":
+            return None, False
+        case "bearer":
+            return rest.strip(), False
+        case "basic":
+            return _password(rest), True
+        case _:
+            return "", False
+
+
+def _password(encoded: str) -> str:
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def _same(given: str, wanted: str | None) -> bool:
+    return wanted is not None and hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _no_key(request: Request, token: str | None) -> Problem:
+    hint = "send Authorization: Bearer with CONTROL_PLANE_TOKEN"
+    if token is None:
+        hint = "this control plane has no key and answers its own machine only: set CONTROL_PLANE_TOKEN"
+    # A browser asks its user for a password when it is told Basic; the password is the token.
+    wants_page = "text/html" in request.headers.get("accept", "")
+    scheme = 'Basic realm="pod_worker", charset="UTF-8"' if wants_page else 'Bearer realm="pod_worker"'
+    return Problem(401, "no_key", hint, headers={"WWW-Authenticate": scheme})
+
+
+def _is_local(request: Request) -> bool:
+    """From this machine, and addressed to it by a loopback name: a name of somebody else's that points here
+    (DNS rebinding), or a proxy in front, does not count."""
+    if request.client is None or "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+        return False
+    return _is_loopback(request.client.host) and _is_loopback(_hostname(request.headers.get("host", "")))
+
+
+@lru_cache(maxsize=128)
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 client of an IPv6 socket
+    return address.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+@lru_cache(maxsize=128)
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_same_origin(request: Request) -> bool:
+    origin = request.headers.get("origin")
+    if origin is None:
+        return request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    return urlsplit(origin).netloc == request.headers.get("host", "")

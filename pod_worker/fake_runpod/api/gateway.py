@@ -1,0 +1,159 @@
+"""The door in front of all API surfaces: faults, keys, quotas and the count of what was asked.
+
+A pure ASGI layer, so that it costs little and sees every answer. The control and telemetry surfaces pass freely:
+they are this fake's own, and the server listens on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pod_worker.fake_runpod.api.rate_limit import RateLimiter, Verdict
+from pod_worker.fake_runpod.api.responses import error_answer, html_error
+from pod_worker.fake_runpod.cloud.faults import FaultKind, Occasion, Rule
+from pod_worker.fake_runpod.runtime import Host
+
+OPEN = ("control", "telemetry", "root")
+RETIRED = {
+    "v1": "REST API v1 has been retired. Use https://api.runpod.io/v2.",
+    "graphql": "The GraphQL API has been retired. Use https://api.runpod.io/v2.",
+    "v2": "This API has been retired.",
+}
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who asks: the account (`pod_id` None), or one pod with the key from its environment."""
+
+    pod_id: str | None = None
+    is_known: bool = True
+
+
+def surface_of(path: str) -> str:
+    head = path.split("/", 2)[1] if path.startswith("/") else ""
+    known = {"v2": "v2", "graphql": "graphql", "_fake": "control", "telemetry": "telemetry", "": "root"}
+    return known.get(head, "v1")
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, host: Host, limiter: RateLimiter) -> None:
+        self._app = app
+        self._host = host
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        surface = surface_of(scope["path"])
+        scope["fake.surface"] = surface
+        self._host.catch_up()
+        try:
+            if surface in OPEN:
+                await self._app(scope, receive, send)
+            else:
+                await self._guarded(surface, scope, receive, self._counting(scope, send))
+        finally:
+            self._host.catch_up()
+
+    def _counting(self, scope: Scope, send: Send) -> Send:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ids = tuple(scope.get("path_params", {}).values())
+                self._host.requests.note(scope["method"], scope["path"], ids, message["status"])
+            await send(message)
+
+        return counted
+
+    async def _guarded(self, surface: str, scope: Scope, receive: Receive, send: Send) -> None:
+        occasion = Occasion(surface=surface, method=scope["method"], path=scope["path"])
+        slow = self._strike(FaultKind.SLOW, occasion)
+        if slow is not None and not slow.after_acting:
+            await asyncio.sleep(slow.seconds)
+        refused = self._trouble(surface, occasion) or self._unauthorized(surface, scope)
+        verdict: Verdict | None = None
+        if refused is None and surface == "v2":
+            # Quotas are the user's, whichever of their keys or pods asks.
+            verdict = self._limiter.count(self._host.world.account.id)
+            send = self._with_quota(send, verdict)
+            if verdict.exceeded:
+                refused = self._too_many(surface, f"for the {verdict.exceeded} window", verdict.retry_after)
+        if slow is not None and slow.after_acting:
+            send = _delayed(send, slow.seconds)
+        await (refused or self._app)(scope, receive, send)
+
+    def _strike(self, kind: FaultKind, occasion: Occasion) -> Rule | None:
+        return self._host.world.faults.strike(kind, occasion, self._host.world.now_ns)
+
+    def _trouble(self, surface: str, occasion: Occasion) -> Response | None:
+        if rule := self._strike(FaultKind.GONE, occasion):
+            return error_answer(surface, 410, rule.message or RETIRED[surface])
+        if rule := self._strike(FaultKind.TOO_MANY_REQUESTS, occasion):
+            return self._too_many(surface, "for the minute window", rule.retry_after)
+        if rule := self._strike(FaultKind.HTTP_ERROR, occasion):
+            if rule.html:
+                return html_error(rule.status)
+            return error_answer(surface, rule.status, rule.message or "upstream failure")
+        return None
+
+    def _too_many(self, surface: str, which: str, retry_after: int) -> Response:
+        answer = error_answer(surface, 429, f"rate limit exceeded {which}")
+        answer.headers["Retry-After"] = str(retry_after)
+        if surface == "v2" and which == "for the minute window":
+            answer.headers["RateLimit"] = f'"minute";r=0;t={retry_after}'
+        return answer
+
+    def _unauthorized(self, surface: str, scope: Scope) -> Response | None:
+        key = _key_of(scope)
+        if key is None:
+            # GraphQL serves its public catalogue to anyone; what is private answers null there.
+            scope["fake.caller"] = Caller(is_known=False)
+            return None if surface == "graphql" else error_answer(surface, 401, "missing bearer token")
+        if self._host.world.account.knows_key(key):
+            scope["fake.caller"] = Caller()
+            return None
+        pod = next((pod for pod in self._host.world.every_pod() if pod.api_key == key), None)
+        if pod is None:
+            return error_answer(surface, 401, "invalid bearer token" if surface == "v2" else "Unauthorized")
+        scope["fake.caller"] = Caller(pod.id)
+        if pod.id in scope["path"].split("/") or surface == "graphql":
+            return None
+        return error_answer(surface, 403, "access denied")
+
+    def _with_quota(self, send: Send, verdict: Verdict) -> Send:
+        extra = [(b"ratelimit-policy", self._limiter.quotas.policy.encode())]
+
+        async def quoted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                added = extra if b"ratelimit" in names else [*extra, (b"ratelimit", verdict.state.encode())]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        return quoted
+
+
+def _delayed(send: Send, seconds: float) -> Send:
+    async def late(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await asyncio.sleep(seconds)
+        await send(message)
+
+    return late
+
+
+def _key_of(scope: Scope) -> str | None:
+    """The bearer token, or GraphQL's `?api_key=`; None when there is none."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if kind.lower() == "bearer" and token.strip() else None
+    if scope["path"].startswith("/graphql"):
+        keys = parse_qs(scope["query_string"].decode("latin-1")).get("api_key")
+        return keys[0] if keys else None
+    return None

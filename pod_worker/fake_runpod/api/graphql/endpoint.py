@@ -1,0 +1,87 @@
+"""GraphQL at `/graphql`, with a real parser and executor (graphql-core) over `schema.graphql`.
+
+Introspection is off, as at RunPod. A refusal is HTTP 200 with `errors` and its field null; a query that does not
+fit the schema is a 400; a success never carries the key `errors`, because official clients fail on it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import graphql
+import msgspec
+from fastapi import APIRouter, Request
+from graphql.validation import NoSchemaIntrospectionCustomRule
+from starlette.responses import Response
+
+from pod_worker.core.run import Json
+from pod_worker.fake_runpod.api.graphql.resolvers import Operations
+from pod_worker.fake_runpod.api.responses import json_answer
+from pod_worker.fake_runpod.errors import Refusal
+from pod_worker.fake_runpod.runtime import Host
+
+SCHEMA = graphql.build_schema(Path(__file__).with_name("schema.graphql").read_text())
+RULES = [*graphql.specified_rules, NoSchemaIntrospectionCustomRule]
+
+
+class Call(msgspec.Struct):
+    query: str
+    variables: dict[str, Json] | None = None
+    operationName: str | None = None
+
+
+def graphql_routes(host: Host) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/graphql")
+    async def run(request: Request) -> Response:
+        try:
+            call = msgspec.json.decode(await request.body(), type=Call)
+        except msgspec.DecodeError as error:
+            return _refused(f"POST body is not a GraphQL request: {error}", "BAD_REQUEST")
+        document = _read(call.query)
+        if isinstance(document, str):
+            return _refused(document, "GRAPHQL_VALIDATION_FAILED")
+        return _execute(document, call, Operations(host, request.scope["fake.caller"]))
+
+    return router
+
+
+def _execute(document: graphql.DocumentNode, call: Call, operations: Operations) -> Response:
+    result = graphql.execute(
+        SCHEMA,
+        document,
+        root_value=operations,
+        variable_values=call.variables,
+        operation_name=call.operationName,
+    )
+    assert isinstance(result, graphql.ExecutionResult), "all operations answer at once"
+    if result.data is None and result.errors:
+        # Variables that do not fit: nothing was run.
+        return _refused(result.errors[0].message, "BAD_USER_INPUT")
+    body: dict[str, Json] = {"data": result.data}
+    if result.errors:
+        body["errors"] = [_error(error) for error in result.errors]
+    return json_answer(body)
+
+
+def _error(error: graphql.GraphQLError) -> dict[str, Json]:
+    if not isinstance(error.original_error, Refusal):
+        raise error.original_error or error
+    return {"message": error.message, "path": error.path, "extensions": {"code": "RUNPOD"}}
+
+
+@lru_cache(maxsize=256)
+def _read(query: str) -> graphql.DocumentNode | str:
+    """The checked document, or what is wrong with it."""
+    try:
+        document = graphql.parse(query, no_location=True)
+    except graphql.GraphQLSyntaxError as error:
+        return error.message
+    errors = graphql.validate(SCHEMA, document, RULES)
+    return errors[0].message if errors else document
+
+
+def _refused(message: str, code: str) -> Response:
+    return json_answer({"errors": [{"message": message, "extensions": {"code": code}}]}, 400)

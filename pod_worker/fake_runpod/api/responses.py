@@ -1,0 +1,89 @@
+"""JSON answers, and how each API surface spells a refusal: problem+json on v2, `{error, status}` on v1.
+
+GraphQL answers its refusals itself (HTTP 200 with `errors`); before a query is read it uses `plain_error`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from pod_worker.core.run import Json
+from pod_worker.fake_runpod.errors import NO_INSTANCES, Kind, Refusal
+
+TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    410: "Gone",
+    422: "Unprocessable Entity",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+V2_STATUS = {
+    Kind.INVALID: 422,
+    Kind.RULE: 400,
+    Kind.CAPACITY: 400,
+    Kind.BALANCE: 402,
+    Kind.FORBIDDEN: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.STATE: 409,
+    Kind.SERVER: 500,
+}
+V1_STATUS = V2_STATUS | {Kind.INVALID: 400, Kind.CAPACITY: 500, Kind.STATE: 400, Kind.BALANCE: 500}
+HTML = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>\r\n"
+
+
+def json_answer(body: Json, status: int = 200, media_type: str = "application/json") -> Response:
+    return Response(msgspec.json.encode(body), status, media_type=media_type)
+
+
+def no_content() -> Response:
+    """204 with neither body nor content type: a JSON content type here breaks real clients."""
+    return Response(status_code=204)
+
+
+def problem(status: int, detail: str, errors: tuple[str, ...] = ()) -> Response:
+    body: dict[str, Json] = {"title": TITLES.get(status, "Error"), "status": status, "detail": detail}
+    if errors:
+        body["errors"] = list(errors)
+    return json_answer(body, status, "application/problem+json")
+
+
+def plain_error(status: int, message: str) -> Response:
+    """The form v1 documents for 401 and is seen to use otherwise."""
+    if status == 401:
+        return json_answer({"message": message}, status)
+    return json_answer({"error": message, "status": status}, status)
+
+
+def graphql_error(status: int, message: str) -> Response:
+    return json_answer({"errors": [{"message": message, "extensions": {"code": "RUNPOD"}}]}, status)
+
+
+def html_error(status: int) -> Response:
+    """What a proxy in front of the API answers when the API does not."""
+    text = HTML.format(f"{status} {TITLES.get(status, 'Error')}")
+    return Response(text, status, media_type="text/html")
+
+
+def error_answer(surface: str, status: int, message: str) -> Response:
+    if surface == "v2":
+        return problem(status, message)
+    return graphql_error(status, message) if surface == "graphql" else plain_error(status, message)
+
+
+def refusal_answer(surface: str, refusal: Refusal) -> Response:
+    if surface == "v2":
+        return problem(V2_STATUS[refusal.kind], refusal.detail, refusal.errors)
+    detail = "; ".join(refusal.errors) or refusal.detail
+    if refusal.detail == NO_INSTANCES:
+        detail = f"create pod: {detail}"
+    return plain_error(V1_STATUS[refusal.kind], detail)

@@ -1,0 +1,60 @@
+"""REST v1 billing: bare arrays of records, grouped by GPU type unless by pod. The same pico-dollars as v2's."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pod_worker.core.run import Json
+from pod_worker.fake_runpod import timestamps
+from pod_worker.fake_runpod.api.responses import json_answer
+from pod_worker.fake_runpod.billing.ledger import NOTHING, Amounts
+from pod_worker.fake_runpod.billing.money import amount_usd
+from pod_worker.fake_runpod.billing.period import read_window
+from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.runtime import Host
+
+
+def billing_routes(host: Host) -> APIRouter:
+    router, world = APIRouter(prefix="/billing"), host.world
+
+    @router.get("/pods")
+    async def pods(request: Request) -> Response:
+        query = request.query_params
+        grouping = query.get("grouping", "gpuTypeId")
+        if grouping not in ("podId", "gpuTypeId"):
+            raise Refusal(Kind.INVALID, f'invalid grouping "{grouping}": use podId or gpuTypeId')
+        span = read_window(query, world.now_ns, Kind.INVALID)
+        grouped: dict[tuple[int, str], tuple[Amounts, int]] = {}
+        for charge in span.charges(world.treasury.pods, world.billed_until(), query.get("podId")):
+            if query.get("gpuTypeId") in (None, charge.line.group):
+                key = (charge.start_ns, charge.line.id if grouping == "podId" else charge.line.group)
+                amounts, disk = grouped.get(key, (NOTHING, 0))
+                grouped[key] = (amounts + charge.amounts, disk + charge.line.disk_gb)
+        return json_answer([_record(at, grouping, name, *sums) for (at, name), sums in sorted(grouped.items())])
+
+    @router.get("/networkvolumes")
+    async def volumes(request: Request) -> Response:
+        span = read_window(request.query_params, world.now_ns, Kind.INVALID)
+        charges = span.charges(world.treasury.volumes, world.billed_until())
+        return json_answer(
+            [_record(c.start_ns, "networkVolumeId", c.line.id, c.amounts, c.line.disk_gb) for c in charges]
+        )
+
+    @router.get("/endpoints")
+    async def endpoints(request: Request) -> Response:
+        return json_answer([])
+
+    return router
+
+
+def _record(at_ns: int, group: str, name: str, amounts: Amounts, disk_gb: int) -> dict[str, Json]:
+    """Both spellings of the disk field: the document's and the one that was seen."""
+    return {
+        group: name,
+        "amount": amount_usd(amounts.total),
+        "time": timestamps.rfc3339(at_ns),
+        "timeBilledMs": amounts.millis,
+        "diskSpaceBilledGb": disk_gb,
+        "diskSpaceBilledGB": disk_gb,
+    }

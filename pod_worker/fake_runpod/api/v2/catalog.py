@@ -1,0 +1,213 @@
+"""REST v2 catalog: GPU types, CPU flavors, data centers and public templates, with stock when asked for.
+
+Availability is a product's: without `product` asking for it is a 400, and `product` without asking is one too.
+Stock is what is free, minus shortages that a fault rule makes certain; a create may still fail.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pod_worker.core.run import Json
+from pod_worker.fake_runpod.api.responses import json_answer
+from pod_worker.fake_runpod.api.v2.views import cpu_view, data_center_view, gpu_view, page, template_view
+from pod_worker.fake_runpod.cloud import prices
+from pod_worker.fake_runpod.cloud.catalogue import CpuFlavor, DataCenter, GpuType
+from pod_worker.fake_runpod.cloud.faults import Scarcity
+from pod_worker.fake_runpod.cloud.resources import public_templates
+from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.errors import Kind, Refusal, not_found
+from pod_worker.fake_runpod.runtime import Host
+
+GRADES = ("NONE", "LOW", "MEDIUM", "HIGH")
+COMPANIONS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minCudaVersion", "vcpuCount")
+"""Query parameters that mean something only with include=AVAILABILITY."""
+Query = Mapping[str, str]
+
+
+def catalogue_routes(host: Host) -> APIRouter:
+    router = APIRouter(prefix="/catalog")
+    world = host.world
+
+    def listed(key: str, views: list[Json], query: Query) -> Response:
+        return json_answer(page(key, views, query.get("cursor"), query.get("limit")))
+
+    @router.get("/gpus")
+    async def gpus(request: Request) -> Response:
+        stock = StockView(world, request.query_params)
+        return listed("gpus", [stock.gpu(gpu) for gpu in world.catalogue.gpus.values()], request.query_params)
+
+    # GPU ids may hold spaces but no slashes; `:path` would take more than one part.
+    @router.get("/gpus/{gpu_id}")
+    async def gpu(gpu_id: str, request: Request) -> Response:
+        if gpu_id not in world.catalogue.gpus:
+            raise not_found("gpu type")
+        return json_answer(StockView(world, request.query_params).gpu(world.catalogue.gpus[gpu_id]))
+
+    @router.get("/cpus")
+    async def cpus(request: Request) -> Response:
+        stock = StockView(world, request.query_params)
+        return listed("cpus", [stock.cpu(cpu) for cpu in world.catalogue.cpus.values()], request.query_params)
+
+    @router.get("/cpus/{cpu_id}")
+    async def cpu(cpu_id: str, request: Request) -> Response:
+        if cpu_id not in world.catalogue.cpus:
+            raise not_found("cpu type")
+        return json_answer(StockView(world, request.query_params).cpu(world.catalogue.cpus[cpu_id]))
+
+    @router.get("/datacenters")
+    async def data_centers(request: Request) -> Response:
+        query = request.query_params
+        kept = [dc for dc in world.catalogue.data_centers.values() if _is_wanted(dc, query)]
+        return listed("dataCenters", [_data_center(dc, query, world) for dc in kept], query)
+
+    @router.get("/datacenters/{data_center_id}")
+    async def data_center(data_center_id: str, request: Request) -> Response:
+        if data_center_id not in world.catalogue.data_centers:
+            raise not_found("data center")
+        found = world.catalogue.data_centers[data_center_id]
+        return json_answer(_data_center(found, request.query_params, world))
+
+    @router.get("/templates")
+    async def templates(request: Request) -> Response:
+        source = request.query_params.get("source", "official")
+        if source not in ("official", "verified", "community"):
+            raise _invalid("source: must be official, verified or community")
+        found = public_templates(world.catalogue) if source == "official" else []
+        return listed("templates", [template_view(t) for t in found], request.query_params)
+
+    return router
+
+
+class StockView:
+    """Catalogue entries for one query: with availability if it asks for that. Raises Refusal for a bad query."""
+
+    def __init__(self, world: World, query: Query) -> None:
+        include = _words(query.get("include"))
+        if any(word != "AVAILABILITY" for word in include):
+            raise _invalid("include: the only supported value is AVAILABILITY")
+        self._world = world
+        self._is_asked = bool(include)
+        _check_companions(query, self._is_asked)
+        self._count = _count(query.get("count", "1"))
+        self._cloud = query.get("cloud", "SECURE")
+        if self._cloud not in ("SECURE", "COMMUNITY"):
+            raise _invalid("cloud: must be SECURE or COMMUNITY")
+        self._cuda = tuple(_words(query.get("cudaVersions")))
+        self._min_cuda = query.get("minCudaVersion")
+        self._barred = world.faults.advertised_scarcity(world.now_ns)
+
+    def gpu(self, gpu: GpuType) -> dict[str, Json]:
+        view = gpu_view(gpu)
+        if not self._is_asked:
+            return view
+        places = self._gpu_places(gpu)
+        view["availability"] = _best(places)
+        if places:
+            view["dataCenters"] = places
+        if gpu.manufacturer != "AMD":
+            versions = [v for v in self._world.catalogue.cuda_versions if self._fits(v)]
+            view["cudaVersions"] = [{"version": v, "available": bool(places)} for v in versions]
+        return view
+
+    def cpu(self, cpu: CpuFlavor) -> dict[str, Json]:
+        view = cpu_view(cpu)
+        if self._is_asked:
+            places = cpu_places(self._world, cpu, self._barred)
+            view["availability"] = _best(places)
+            view["dataCenters"] = places
+        return view
+
+    def _gpu_places(self, gpu: GpuType) -> list[Json]:
+        if not any(self._fits(v) for v in self._world.catalogue.cuda_versions):
+            return []
+        graded = [
+            (dc, self._world.landlord.stock.level(gpu.id, dc.id, self._cloud, self._count, self._barred))
+            for dc in self._world.catalogue.data_centers.values()
+        ]
+        return [{"id": dc.id, "name": dc.name, "availability": grade} for dc, grade in graded if grade != "NONE"]
+
+    def _fits(self, version: str) -> bool:
+        return prices.cuda_fits(version, self._cuda, self._min_cuda)
+
+
+def cpu_places(world: World, cpu: CpuFlavor, barred: Scarcity) -> list[Json]:
+    return [
+        {"id": dc.id, "name": dc.name, "availability": "HIGH"}
+        for dc in world.catalogue.data_centers.values()
+        if not barred(cpu.id, dc.id, "SECURE")
+    ]
+
+
+def _data_center(dc: DataCenter, query: Query, world: World) -> dict[str, Json]:
+    include = _words(query.get("include"))
+    if any(word not in ("GPU_AVAILABILITY", "CPU_AVAILABILITY") for word in include):
+        raise _invalid("include: supported values are GPU_AVAILABILITY, CPU_AVAILABILITY")
+    view, barred = data_center_view(dc), world.faults.advertised_scarcity(world.now_ns)
+    if "GPU_AVAILABILITY" in include:
+        offered = [gpu for gpu in world.catalogue.gpus.values() if "SECURE" in gpu.price_nano]
+        view["gpuAvailability"] = [
+            {
+                "id": g.id,
+                "name": g.name,
+                "availability": world.landlord.stock.level(g.id, dc.id, "SECURE", 1, barred),
+            }
+            for g in offered
+        ]
+    if "CPU_AVAILABILITY" in include:
+        view["cpuAvailability"] = [
+            {"id": c.id, "name": c.name, "availability": "NONE" if barred(c.id, dc.id, "SECURE") else "HIGH"}
+            for c in world.catalogue.cpus.values()
+        ]
+    return view
+
+
+def _is_wanted(dc: DataCenter, query: Query) -> bool:
+    regions, tiers = _words(query.get("regions")), _words(query.get("networkVolumeTypes"))
+    certificates = set(data_center_view(dc)["compliance"])
+    networked = query.get("globalNetwork")
+    return (
+        (not regions or dc.region in regions)
+        and set(tiers) <= set(dc.volume_types)
+        and set(_words(query.get("compliance"))) <= certificates
+        and (networked is None or dc.global_network == (networked == "true"))
+    )
+
+
+def _check_companions(query: Query, is_asked: bool) -> None:
+    if is_asked and not query.get("product"):
+        raise Refusal(Kind.RULE, "product is required with include=AVAILABILITY")
+    if not is_asked:
+        for name in COMPANIONS:
+            if name in query:
+                raise Refusal(Kind.RULE, f"{name} is only valid with include=AVAILABILITY")
+    if any(word not in ("POD", "CLUSTER", "SERVERLESS") for word in _words(query.get("product"))):
+        raise _invalid("product: must be POD, CLUSTER or SERVERLESS")
+    if query.get("cudaVersions") and query.get("minCudaVersion"):
+        raise Refusal(Kind.RULE, "cudaVersions and minCudaVersion are mutually exclusive")
+    if any(not re.fullmatch(r"\d+\.\d+", word) for word in _words(query.get("cudaVersions"))):
+        raise _invalid("cudaVersions: must be major.minor")
+    if not re.fullmatch(r"\d+(\.\d+)?", query.get("minCudaVersion", "0")):
+        raise _invalid("minCudaVersion: must be major or major.minor")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise _invalid("count: must be an integer of at least 1")
+    return int(text)
+
+
+def _best(places: list[Json]) -> str:
+    return max((place["availability"] for place in places), key=GRADES.index, default="NONE")
+
+
+def _words(text: str | None) -> list[str]:
+    return [word for word in (text or "").split(",") if word]
+
+
+def _invalid(line: str) -> Refusal:
+    return Refusal(Kind.INVALID, "Request validation failed.", (line,))

@@ -1,0 +1,162 @@
+"""Request bodies of REST v2, read strictly: an unknown key or a wrong type is a 422 that names it.
+
+Field names and bounds follow RunPod's v2 OpenAPI document of August 2026; rules across fields are in `limits.py`
+and `v2_pods.py`. The error strings imitate the JSON-schema validator that answers at RunPod.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pod_worker.fake_runpod.errors import Kind, Refusal
+
+Text = Annotated[str, Field(min_length=1)]
+CudaVersion = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+Positive = Annotated[int, Field(ge=1)]
+SshKey = Annotated[str, Field(pattern=r"^(ssh|ecdsa|sk)-[^\s]+ [^\s]+([ \t][^\n\r]*)?$")]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PersistentMount(Body):
+    size: Annotated[int, Field(ge=10)]
+    path: str
+
+
+class NetworkMount(Body):
+    volumeId: str
+    path: str
+
+
+class Mounts(Body):
+    persistent: PersistentMount | None = None
+    network: Annotated[list[NetworkMount], Field(max_length=1)] | None = None
+
+
+class TemplateMounts(Body):
+    persistent: PersistentMount | None = None
+
+
+class Gpu(Body):
+    id: str
+    count: Positive | None = None
+    allowedCudaVersions: list[CudaVersion] | None = None
+    minCudaVersion: CudaVersion | None = None
+    minRamPerGpu: Positive | None = None
+    minVcpuCountPerGpu: Positive | None = None
+
+
+class Cpu(Body):
+    id: Text
+    vcpuCount: Annotated[int, Field(ge=2)]
+
+
+class Container(Body):
+    image: str | None = None
+    args: str | None = None
+    disk: Positive | None = None
+    env: dict[str, str] | None = None
+    ports: list[str] | None = None
+    registry: str | None = None
+
+
+class CreatePod(Container):
+    name: Text
+    cloud: Literal["SECURE", "COMMUNITY"] = "SECURE"
+    gpu: Gpu | None = None
+    cpu: Cpu | None = None
+    dataCenterIds: list[str] = []
+    mounts: Mounts | None = None
+    startSsh: bool = False
+    startJupyter: bool = False
+    globalNetworking: bool = False
+    templateId: Text | None = None
+
+
+class UpdatePod(Container):
+    name: Text | None = None
+    mounts: Mounts | None = None
+    locked: bool | None = None
+    globalNetworking: bool | None = None
+    templateId: str | None = None
+
+
+class Action(Body):
+    action: Literal["start", "stop", "restart", "terminate"]
+
+
+class CreateVolume(Body):
+    name: Text
+    size: Annotated[int, Field(ge=10, le=4096)]
+    dataCenter: Text
+    type: Literal["STANDARD", "HIGH_PERFORMANCE"] | None = None
+
+
+class UpdateVolume(Body):
+    name: Text | None = None
+    size: Annotated[int, Field(ge=10, le=4096)] | None = None
+
+
+class TemplateSettings(Container):
+    category: Literal["CPU", "NVIDIA", "AMD"] | None = None
+    public: bool | None = None
+    serverless: bool | None = None
+    startSsh: bool | None = None
+    startJupyter: bool | None = None
+    allowedCudaVersions: list[CudaVersion] | None = None
+    mounts: TemplateMounts | None = None
+
+
+class CreateTemplate(TemplateSettings):
+    name: Text
+    image: Text
+
+
+class UpdateTemplate(TemplateSettings):
+    name: Text | None = None
+
+
+class CreateRegistry(Body):
+    name: Text
+    username: Text
+    password: Text
+
+
+class SshKeys(Body):
+    keys: list[SshKey]
+
+
+B = TypeVar("B", bound=BaseModel)
+_TYPE_WORDS = {"int": "integer", "str": "string", "bool": "boolean", "dict": "object", "list": "array"}
+
+
+def read_body(model: type[B], raw: bytes) -> B:
+    """The body as `model`. Raises Refusal: RULE for what is not JSON, INVALID with one line per violation."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        violations = error.errors(include_url=False, include_input=False)
+        if violations[0]["type"] == "json_invalid":
+            raise Refusal(Kind.RULE, "request body is not valid JSON") from None
+        lines = tuple(_violation(item["type"], item["loc"], item["msg"]) for item in violations)
+        raise Refusal(Kind.INVALID, "Request validation failed.", lines) from None
+
+
+def _violation(kind: str, where: tuple[int | str, ...], message: str) -> str:
+    *parents, last = where or ("$",)
+    if kind == "extra_forbidden":
+        return f"{_path(parents)}: additional properties '{last}' not allowed"
+    if kind == "missing":
+        return f"{_path(parents)}: missing property '{last}'"
+    if kind.endswith("_type"):
+        word = kind.removesuffix("_type")
+        message = f"wrong type, want {_TYPE_WORDS.get(word, word)}"
+    return f"{_path(where)}: {message}"
+
+
+def _path(where: tuple[int | str, ...] | list[int | str]) -> str:
+    return ".".join(["$", *(str(part) for part in where)])

@@ -1,0 +1,228 @@
+"""Who owes what: piecewise-constant rates on the virtual clock, summed in integers without rounding drift.
+
+A `Tally` answers "how many pico-dollars up to this instant"; any bill is the difference of two such answers, so
+records add up to their totals exactly, however time is cut into buckets and pods into groups. Rates are
+nano-dollars per 720 hours (a RunPod month), which makes GB-months and GPU-hours both whole numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from pod_worker.fake_runpod import timestamps
+from pod_worker.fake_runpod.billing.money import PICO_PER_NANO
+from pod_worker.fake_runpod.timestamps import DAY, HOUR
+
+MONTH_HOURS = 720
+PER_MONTH = MONTH_HOURS * HOUR
+CONTAINER_GB_MONTH = 100_000_000
+VOLUME_GB_MONTH = {True: 100_000_000, False: 200_000_000}
+"""A pod's volume disk costs double while the pod is stopped."""
+NETWORK_GB_MONTH = {"STANDARD": 70_000_000, "HIGH_PERFORMANCE": 140_000_000}
+BUCKETS = ("hour", "day", "week", "month", "year")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Nano-dollars per 720 hours: compute (GPU or CPU) and disk; and whether the time counts as billed."""
+
+    compute: int = 0
+    disk: int = 0
+    on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Pico-dollars and milliseconds."""
+
+    compute: int = 0
+    disk: int = 0
+    millis: int = 0
+
+    def __add__(self, other: Amounts) -> Amounts:
+        return Amounts(self.compute + other.compute, self.disk + other.disk, self.millis + other.millis)
+
+    def __sub__(self, other: Amounts) -> Amounts:
+        return Amounts(self.compute - other.compute, self.disk - other.disk, self.millis - other.millis)
+
+    @property
+    def total(self) -> int:
+        return self.compute + self.disk
+
+
+NOTHING = Amounts()
+OFF = Rates()
+
+
+@dataclass(slots=True)
+class Tally:
+    """Break points of three step functions and their exact integrals up to each break point."""
+
+    at: list[int] = field(default_factory=list)
+    rates: list[Rates] = field(default_factory=list)
+    sums: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def set(self, now: int, rates: Rates) -> None:
+        """Charge `rates` from `now` on. Instants must not decrease."""
+        if self.at and rates == self.rates[-1]:
+            return
+        self.sums.append(self._integrals(now))
+        self.at.append(now)
+        self.rates.append(rates)
+
+    def until(self, instant: int) -> Amounts:
+        """Everything owed up to `instant`, rounded down to whole pico-dollars and milliseconds."""
+        compute, disk, on = self._integrals(instant)
+        return Amounts(compute * PICO_PER_NANO // PER_MONTH, disk * PICO_PER_NANO // PER_MONTH, on // 1_000_000)
+
+    @property
+    def current(self) -> Rates:
+        return self.rates[-1] if self.rates else OFF
+
+    def _integrals(self, instant: int) -> tuple[int, int, int]:
+        i = bisect_right(self.at, instant) - 1
+        if i < 0:
+            return (0, 0, 0)
+        span, rates, (compute, disk, on) = instant - self.at[i], self.rates[i], self.sums[i]
+        return (compute + rates.compute * span, disk + rates.disk * span, on + span * rates.on)
+
+
+@dataclass(slots=True)
+class Line:
+    """One thing that is billed. `group` is the GPU type id, a CPU flavor id or a volume tier."""
+
+    id: str
+    group: str
+    is_cpu: bool
+    disk_gb: int
+    is_closed: bool = False
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    start_ns: int
+    end_ns: int
+    line: Line
+    amounts: Amounts
+
+
+@dataclass(slots=True)
+class Archive:
+    """Folded lines of one group: whole pico-dollars per day instead of break points. A folded day's charges stand
+    at its start: day buckets and wider stay right, only hours inside an archived day lose their shape."""
+
+    line: Line
+    days: dict[int, Amounts] = field(default_factory=dict)
+
+    def fold(self, tally: Tally) -> None:
+        for day in range(tally.at[0] // DAY, tally.at[-1] // DAY + 1):
+            owed = tally.until((day + 1) * DAY) - tally.until(day * DAY)
+            if owed != NOTHING:
+                self.days[day] = self.days.get(day, NOTHING) + owed
+
+    def until(self, instant: int) -> Amounts:
+        return sum((owed for day, owed in self.days.items() if day * DAY < instant), NOTHING)
+
+
+class Ledger:
+    """All lines of one kind (pods, or network volumes). Lines of things long gone are folded into one archive
+    per group once there are more than `keep` of them: totals stay exact, memory stays flat."""
+
+    def __init__(self, keep: int = 5_000) -> None:
+        self._keep = keep
+        self._closed: deque[str] = deque()
+        self._rate = OFF
+        self.lines: dict[str, Line] = {}
+        self.archives: dict[str, Archive] = {}
+        self.total = Tally()
+        """The account's running total; its past is forgotten now and then, only its present is ever asked for."""
+
+    def open(self, line: Line, now: int, rates: Rates) -> None:
+        self.lines[line.id] = line
+        self.set_rates(line.id, now, rates)
+
+    def set_rates(self, line_id: str, now: int, rates: Rates) -> None:
+        tally, all_rates = self.lines[line_id].tally, self._rate
+        compute = all_rates.compute + rates.compute - tally.current.compute
+        disk = all_rates.disk + rates.disk - tally.current.disk
+        tally.set(now, rates)
+        self._rate = Rates(compute, disk)
+        self.total.set(now, self._rate)
+        if len(self.total.at) > 1024:
+            self.total = Tally(self.total.at[-1:], self.total.rates[-1:], self.total.sums[-1:])
+
+    def close(self, line_id: str, now: int) -> None:
+        self.set_rates(line_id, now, OFF)
+        self.lines[line_id].is_closed = True
+        self._closed.append(line_id)
+        if len(self._closed) > self._keep:
+            self._fold(self.lines.pop(self._closed.popleft()))
+
+    @property
+    def rate(self) -> int:
+        """Nano-dollars per 720 hours that everything costs right now."""
+        return self._rate.compute + self._rate.disk
+
+    def restore(self, lines: list[Line], archives: list[Archive], total: Tally) -> None:
+        self.lines = {line.id: line for line in lines}
+        self.archives = {archive.line.id: archive for archive in archives}
+        self.total = total
+        self._rate = Rates(total.current.compute, total.current.disk)
+        self._closed = deque(line.id for line in lines if line.is_closed)
+
+    def charges(
+        self, start: int, end: int, bucket: str, until: int, line_id: str | None = None
+    ) -> Iterator[Charge]:
+        """What is owed per bucket and line within [start, end), nothing later than `until`; empty cells are left
+        out. `start` and `end` are widened to bucket edges."""
+        owing: list[tuple[Line, Tally | Archive]] = [(line, line.tally) for line in self.lines.values()]
+        owing += [(archive.line, archive) for archive in self.archives.values()]
+        if line_id is not None:
+            owing = [(line, book) for line, book in owing if line.id == line_id]
+        edges = list(bucket_edges(start, end, bucket))
+        for low, high in pairwise(edges):
+            for line, book in owing:
+                amounts = book.until(min(high, until)) - book.until(min(low, until))
+                if amounts != NOTHING:
+                    yield Charge(low, high, line, amounts)
+
+    def _fold(self, line: Line) -> None:
+        key = f"archived-{line.group}"
+        empty = Archive(Line(key, line.group, line.is_cpu, 0))
+        self.archives.setdefault(key, empty).fold(line.tally)
+
+
+def bucket_edges(start: int, end: int, bucket: str) -> Iterator[int]:
+    edge = bucket_start(start, bucket)
+    while edge < end:
+        yield edge
+        edge = bucket_next(edge, bucket)
+    yield edge
+
+
+def bucket_start(instant: int, bucket: str) -> int:
+    """The start of the UTC hour, day, week (Monday), month or year that `instant` lies in."""
+    moment = timestamps.as_datetime(instant).replace(minute=0, second=0)
+    if bucket != "hour":
+        moment = moment.replace(hour=0)
+    if bucket == "week":
+        moment -= timedelta(days=moment.weekday())
+    if bucket in ("month", "year"):
+        moment = moment.replace(day=1)
+    if bucket == "year":
+        moment = moment.replace(month=1)
+    return timestamps.of(moment)
+
+
+def bucket_next(edge: int, bucket: str) -> int:
+    if bucket in ("hour", "day", "week"):
+        return edge + {"hour": HOUR, "day": DAY, "week": 7 * DAY}[bucket]
+    moment = timestamps.as_datetime(edge)
+    later: datetime = moment + timedelta(days=32 if bucket == "month" else 366)
+    return bucket_start(timestamps.of(later), bucket)

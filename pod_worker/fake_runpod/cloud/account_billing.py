@@ -1,0 +1,70 @@
+"""The account's money over time: two ledgers, a balance, and the instant at which it runs out.
+
+Says when the account is broke and whether a pod can be afforded; what happens to the pods then is the world's.
+"""
+
+from __future__ import annotations
+
+from pod_worker.fake_runpod.billing.ledger import MONTH_HOURS, Ledger, Line
+from pod_worker.fake_runpod.billing.money import NANO, PICO_PER_NANO, price_usd
+from pod_worker.fake_runpod.cloud import prices
+from pod_worker.fake_runpod.cloud.account import Account, Volume
+from pod_worker.fake_runpod.cloud.pod import Pod
+from pod_worker.fake_runpod.errors import Kind, Refusal
+
+
+class Treasury:
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self.pods = Ledger()
+        self.volumes = Ledger()
+        self.broke_ns: int | None = None
+
+    def balance_nano(self, now_ns: int) -> int:
+        spent = self.pods.total.until(now_ns).total + self.volumes.total.until(now_ns).total
+        return round(self._account.balance_usd * NANO) - spent // PICO_PER_NANO
+
+    @property
+    def spend_usd_per_hour(self) -> float:
+        return price_usd(self.pods.rate + self.volumes.rate) / MONTH_HOURS
+
+    def check_affordable(self, pod: Pod, now_ns: int) -> None:
+        """One hour of credit, and the spend limit. Raises Refusal(BALANCE) or Refusal(RULE)."""
+        if self.balance_nano(now_ns) < pod.rate_nano:
+            raise Refusal(Kind.BALANCE, "insufficient balance: one hour of credit is needed to deploy this pod")
+        limit = self._account.spend_limit_usd_per_hour
+        if self.pods.rate // MONTH_HOURS + pod.rate_nano > limit * NANO:
+            raise Refusal(Kind.RULE, f"this pod would exceed the account's spend limit of ${limit:g} per hour")
+
+    def open_pod(self, pod: Pod, now_ns: int) -> None:
+        group = pod.gpu_id or str(pod.spec.cpu_id)
+        line = Line(pod.id, group, pod.spec.is_cpu, pod.spec.disk_gb + pod.spec.volume_gb)
+        self.pods.open(line, now_ns, prices.pod_rates(pod))
+        self.replan(now_ns)
+
+    def charge_pod(self, pod: Pod, now_ns: int) -> None:
+        """To be called whenever the pod's status or size changed."""
+        self.pods.set_rates(pod.id, now_ns, prices.pod_rates(pod))
+        self.replan(now_ns)
+
+    def close_pod(self, pod: Pod, now_ns: int) -> None:
+        self.pods.close(pod.id, now_ns)
+        self.replan(now_ns)
+
+    def charge_volume(self, volume: Volume, now_ns: int) -> None:
+        """Start billing a new volume, or change the rate of a resized one."""
+        rates = prices.volume_rates(volume)
+        if volume.id in self.volumes.lines:
+            self.volumes.set_rates(volume.id, now_ns, rates)
+        else:
+            self.volumes.open(Line(volume.id, volume.type, False, volume.size_gb), now_ns, rates)
+        self.replan(now_ns)
+
+    def close_volume(self, volume: Volume, now_ns: int) -> None:
+        self.volumes.close(volume.id, now_ns)
+        self.replan(now_ns)
+
+    def replan(self, now_ns: int) -> None:
+        """Work out anew when the money ends; also to be called after the balance was changed by hand."""
+        rate = self.pods.rate + self.volumes.rate
+        self.broke_ns = prices.broke_at(self.balance_nano(now_ns), rate, now_ns)

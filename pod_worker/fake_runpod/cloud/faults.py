@@ -1,0 +1,210 @@
+"""Faults by rule: when which trouble strikes whom, how often, and with what numbers.
+
+A rule is data (JSON on `POST /_fake/faults`, or YAML); a `FaultBook` holds them in order and counts what they
+did. The book decides only *whether* a rule strikes: the gate, the world and the surfaces do the striking.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from pod_worker.fake_runpod.timestamps import from_seconds
+
+
+class FaultKind(StrEnum):
+    NO_CAPACITY = "no_capacity"
+    """Creates and starts find no machine (by gpu, data_center, cloud); the catalogue shows NONE."""
+    STUCK_PROVISIONING = "stuck_provisioning"
+    NEVER_READY = "never_ready"
+    """RUNNING, but without an IP, a port or a word in the container log."""
+    BOOT_ERROR = "boot_error"
+    """v2 shows ERROR and a system log line (`message`); v1 and GraphQL go on saying RUNNING."""
+    SLOW_PULL = "slow_pull"
+    """The image takes `seconds` to pull."""
+    VANISH = "vanish"
+    """The pod is gone `seconds` after its creation, as if it had never been."""
+    ZERO_GPU = "zero_gpu_on_start"
+    """A stopped pod starts again with no GPU at all."""
+    CREATE_THEN_500 = "create_then_500"
+    """The pod is made and bills, and the answer is a 500."""
+    READ_LAG = "read_after_write_lag"
+    """A new pod is 404 and missing from lists for `seconds`; deleting it in that time is a 404 too."""
+    SPOT_INTERRUPT = "spot_interrupt"
+    """`seconds` after creation the pod's contents get SIGTERM, and SIGKILL `notice_seconds` (0 to 5) later."""
+    TOO_MANY_REQUESTS = "too_many_requests"
+    HTTP_ERROR = "http_error"
+    """Any `status`, before the request did anything; `html: true` answers like a proxy in front."""
+    SLOW = "slow"
+    """The request waits `seconds` (real ones): before it acts, or `after_acting: true`."""
+    GONE = "gone"
+    """410, for a surface that was retired (surface: v1 or graphql)."""
+
+
+Surface = Annotated[str, msgspec.Meta(pattern="^(v1|v2|graphql)$")]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Rule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Fields left out match everything; `path` and `name` are shell patterns. `id`, `struck` and `since_ns` are
+    the book's own and are ignored on input."""
+
+    kind: FaultKind
+    surface: Surface | None = None
+    method: str | None = None
+    path: str | None = None
+    gpu: str | None = None
+    data_center: str | None = None
+    cloud: str | None = None
+    name: str | None = None
+    pod: str | None = None
+
+    times: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Strike this often, then rest; None = always."""
+    skip: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Let this many occasions pass first."""
+    probability: Share = 1.0
+    from_seconds: Seconds = 0.0
+    until_seconds: Seconds | None = None
+    """Active window, in virtual seconds after the rule was added."""
+
+    seconds: Seconds = 0.0
+    notice_seconds: Annotated[float, msgspec.Meta(ge=0, le=5)] = 5.0
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)] = 503
+    retry_after: Annotated[int, msgspec.Meta(ge=0)] = 1
+    message: str | None = None
+    html: bool = False
+    after_acting: bool = False
+
+    id: int = 0
+    struck: int = 0
+    since_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What is happening, for rules to match on. None = not known at this point, which only a rule that does not
+    ask can match."""
+
+    surface: str | None = None
+    method: str | None = None
+    path: str | None = None
+    gpu: str | None = None
+    data_center: str | None = None
+    cloud: str | None = None
+    name: str | None = None
+    pod: str | None = None
+
+
+class FaultBook:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._rules: list[Rule] = []
+        self._next_id = 1
+
+    @property
+    def rules(self) -> list[Rule]:
+        return list(self._rules)
+
+    def add(self, rule: Rule, now_ns: int) -> Rule:
+        kept = msgspec.structs.replace(rule, id=self._next_id, struck=0, since_ns=now_ns)
+        self._next_id += 1
+        self._rules.append(kept)
+        return kept
+
+    def restore(self, rules: list[Rule]) -> None:
+        self._rules = list(rules)
+        self._next_id = max((rule.id for rule in rules), default=0) + 1
+
+    def remove(self, rule_id: int | None = None) -> int:
+        """Drop one rule, or all; returns how many went."""
+        kept = [] if rule_id is None else [rule for rule in self._rules if rule.id != rule_id]
+        removed = len(self._rules) - len(kept)
+        self._rules = kept
+        return removed
+
+    def strike(self, kind: FaultKind, occasion: Occasion, now_ns: int) -> Rule | None:
+        """The first rule that strikes here, counted as having struck; None when nothing happens."""
+        for rule in self._rules:
+            if self._is_due(rule, kind, now_ns) and _fits(rule, occasion):
+                if rule.skip:
+                    rule.skip -= 1
+                elif self._rolls(rule):
+                    rule.struck += 1
+                    return rule
+        return None
+
+    def scarcity(self, occasion: Occasion, now_ns: int) -> Scarcity:
+        """The no-capacity rules in force for one create or start, each rolled once."""
+        rules = []
+        for rule in self._rules:
+            if self._is_due(rule, FaultKind.NO_CAPACITY, now_ns) and _fits(rule, occasion, places=False):
+                if rule.skip:
+                    rule.skip -= 1
+                elif self._rolls(rule):
+                    rules.append(rule)
+        return Scarcity(rules)
+
+    def advertised_scarcity(self, now_ns: int) -> Scarcity:
+        """What the catalogue admits: only shortages that are certain. Stock is advisory, at RunPod too."""
+        certain = (r for r in self._rules if r.probability == 1 and not r.skip and r.name is None)
+        return Scarcity([r for r in certain if self._is_due(r, FaultKind.NO_CAPACITY, now_ns)])
+
+    def _rolls(self, rule: Rule) -> bool:
+        return rule.probability == 1 or self._rng.random() < rule.probability
+
+    def _is_due(self, rule: Rule, kind: FaultKind, now_ns: int) -> bool:
+        if rule.kind is not kind or (rule.times is not None and rule.struck >= rule.times):
+            return False
+        age = now_ns - rule.since_ns
+        if age < from_seconds(rule.from_seconds):
+            return False
+        return rule.until_seconds is None or age < from_seconds(rule.until_seconds)
+
+
+class Scarcity:
+    """Which places some rules close. Counts a strike for every rule that turned at least one place away."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self._rules = rules
+        self._used: set[int] = set()
+
+    def __call__(self, resource_id: str, data_center_id: str, cloud: str) -> bool:
+        barred = False
+        for rule in self._rules:
+            wanted = ((rule.gpu, resource_id), (rule.data_center, data_center_id), (rule.cloud, cloud))
+            if all(asked is None or asked == actual for asked, actual in wanted):
+                self._used.add(rule.id)
+                barred = True
+        return barred
+
+    def count_strikes(self) -> None:
+        for rule in self._rules:
+            rule.struck += rule.id in self._used
+
+
+def _fits(rule: Rule, at: Occasion, *, places: bool = True) -> bool:
+    exact = [(rule.surface, at.surface), (rule.method, at.method), (rule.pod, at.pod)]
+    if places:
+        exact += [(rule.gpu, at.gpu), (rule.data_center, at.data_center), (rule.cloud, at.cloud)]
+    patterns = ((rule.path, at.path), (rule.name, at.name))
+    return all(asked is None or asked == actual for asked, actual in exact) and all(
+        asked is None or (actual is not None and fnmatchcase(actual, asked)) for asked, actual in patterns
+    )
+
+
+def parse_rules(text: bytes, *, yaml: bool = False) -> list[Rule]:
+    """One rule or a list of them. Raises msgspec.ValidationError naming the field that is wrong."""
+    raw = msgspec.yaml.decode(text) if yaml else msgspec.json.decode(text)
+    return msgspec.convert(raw if isinstance(raw, list) else [raw], type=list[Rule], strict=False)
+
+
+def read_rules(path: Path) -> list[Rule]:
+    return parse_rules(path.read_bytes(), yaml=True)

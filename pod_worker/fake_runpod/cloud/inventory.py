@@ -1,0 +1,79 @@
+"""How many GPUs of each type stand free in each data center, per cloud, and where a new pod lands.
+
+Counts start from the catalogue and move only when pods take and give back GPUs. Scarcity that a fault rule orders
+is passed in as a predicate: this module knows no rules.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pod_worker.fake_runpod.cloud.catalogue import Catalogue
+
+LEVELS = ((50, "HIGH"), (10, "MEDIUM"), (1, "LOW"), (0, "NONE"))
+Barred = Callable[[str, str, str], bool]
+"""Whether a fault rule holds back (GPU or CPU id, data center, cloud)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    resource_id: str
+    data_center_id: str
+    cloud: str
+
+
+class Stock:
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._taken: Counter[Placement] = Counter()
+
+    def free(self, at: Placement) -> int:
+        gpu = self._catalogue.gpus.get(at.resource_id)
+        if gpu is None or at.cloud not in gpu.price_nano:
+            return 0
+        return max(0, self._catalogue.gpus_per_data_center - self._taken[at])
+
+    def take(self, at: Placement, count: int) -> None:
+        self._taken[at] += count
+
+    def give_back(self, at: Placement, count: int) -> None:
+        self._taken[at] -= count
+        if not self._taken[at]:
+            del self._taken[at]
+
+    def level(self, gpu_id: str, data_center_id: str, cloud: str, count: int, barred: Barred) -> str:
+        """NONE, LOW, MEDIUM or HIGH: how many machines of `count` GPUs are left there."""
+        gpu = self._catalogue.gpus[gpu_id]
+        if count > gpu.max_count[cloud] or barred(gpu_id, data_center_id, cloud):
+            return "NONE"
+        machines = self.free(Placement(gpu_id, data_center_id, cloud)) // count
+        return next(word for floor, word in LEVELS if machines >= floor)
+
+    def place_gpu(
+        self,
+        gpu_ids: Sequence[str],
+        clouds: Sequence[str],
+        data_center_ids: Sequence[str],
+        count: int,
+        barred: Barred,
+        rng: random.Random,
+    ) -> Placement | None:
+        """The first wanted GPU type and cloud that any wanted data center can host; None = no capacity.
+
+        Without a wish for a data center one is drawn, so that an unpinned pod may land where a pinned one fails.
+        """
+        anywhere = not data_center_ids
+        for gpu_id in gpu_ids:
+            gpu = self._catalogue.gpus[gpu_id]
+            for cloud in clouds:
+                if count > gpu.max_count[cloud]:
+                    continue
+                wanted = data_center_ids or self._catalogue.data_center_ids
+                options = [Placement(gpu_id, dc, cloud) for dc in wanted if not barred(gpu_id, dc, cloud)]
+                fits = [option for option in options if self.free(option) >= count]
+                if fits:
+                    return rng.choice(fits) if anywhere else fits[0]
+        return None

@@ -1,0 +1,166 @@
+"""Pods with real contents: the start command as a local process, with the pod's environment and its own folder.
+
+Every pod's processes hang below one `container.py`, so that stopping a pod, or losing this server, leaves none of
+them behind. There is no image and no isolation: commands come from this machine, as this user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from pod_worker.fake_runpod.cloud.pod import Pod
+from pod_worker.fake_runpod.containers.runner import PodEvents
+
+CONTAINER = Path(__file__).with_name("init_process.py")
+PATIENCE_SECONDS = 10.0
+
+
+class ProcessRunner:
+    def __init__(self, root: Path, events: PodEvents, *, search_path: str = os.defpath) -> None:
+        """`root`: folder for the pods' folders and the network volumes. `search_path`: PATH inside pods, after the
+        folder of this Python, which makes `pod-worker` and `python` those of this installation."""
+        self._root = root.resolve()
+        self._events = events
+        self._path = f"{Path(sys.executable).parent}{os.pathsep}{search_path}"
+        self._contents: dict[str, Contents] = {}
+
+    def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
+        if not start_command:
+            self._events.contents_said(pod.id, "no start command, and no image to have one: this pod idles")
+            return
+        folder = self._folder(pod)
+        system = {"PATH": self._path, "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
+        previous = self._contents.get(pod.id)
+        contents = Contents(pod.id, pod.life, folder, start_command, system | env, self._events, previous)
+        self._contents[pod.id] = contents
+        contents.start()
+
+    def stop(self, pod_id: str, reason: str, notice_seconds: float, *, is_final: bool) -> None:
+        contents = self._contents.get(pod_id)
+        if contents is not None:
+            contents.stop(notice_seconds)
+        if is_final:
+            self._contents.pop(pod_id, None)
+            folder = self._root / "pods" / pod_id
+            if contents is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                contents.remove_folder_at_end()
+
+    def close(self) -> None:
+        for contents in self._contents.values():
+            contents.stop(0)
+        for contents in self._contents.values():
+            contents.wait(PATIENCE_SECONDS)
+
+    def _folder(self, pod: Pod) -> Path:
+        """The pod's working folder. Its volume lies at the mount path below it: `/workspace` is `./workspace`."""
+        folder = self._root / "pods" / pod.id
+        mount = folder / pod.spec.mount_path.strip("/")
+        mount.parent.mkdir(parents=True, exist_ok=True)
+        if pod.spec.network_volume_id is None:
+            mount.mkdir(exist_ok=True)
+        elif not mount.is_symlink():
+            volume = self._root / "volumes" / pod.spec.network_volume_id
+            volume.mkdir(parents=True, exist_ok=True)
+            mount.symlink_to(volume, target_is_directory=True)
+        return folder
+
+
+class Contents:
+    """One life of one pod's contents: waits for the previous life to end, then runs until the command does."""
+
+    def __init__(
+        self,
+        pod_id: str,
+        life: int,
+        folder: Path,
+        command: tuple[str, ...],
+        env: dict[str, str],
+        events: PodEvents,
+        previous: Contents | None,
+    ) -> None:
+        self._pod_id = pod_id
+        self._life = life
+        self._folder = folder
+        self._command = command
+        self._env = env
+        self._events = events
+        self._previous = previous
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self._is_removed = False
+        self._is_over = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"pod-{self._pod_id}", daemon=True).start()
+
+    def _run(self) -> None:
+        if self._previous is not None:
+            self._previous.wait()
+            self._previous = None
+        try:
+            with self._lock:
+                self._process = None if self._is_stopped else self._spawn()
+            if self._process is not None:
+                self._follow(self._process)
+        except OSError as error:
+            self._events.contents_said(self._pod_id, f"cannot start the contents: {error}")
+            self._events.contents_exited(self._pod_id, self._life, 1)
+        with self._lock:
+            self._process = None
+            self._is_over.set()
+            if self._is_removed:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._events.contents_said(self._pod_id, line.decode(errors="replace").rstrip("\r\n"))
+        process.stdout.close()
+        code = process.wait()
+        with self._lock, contextlib.suppress(OSError):
+            process.stdin.close()
+        self._events.contents_exited(self._pod_id, self._life, code)
+
+    def stop(self, notice_seconds: float) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._order(notice_seconds)
+
+    def remove_folder_at_end(self) -> None:
+        with self._lock:
+            self._is_removed = True
+            if self._is_over.is_set():
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the contents have ended; by force when they have not after `seconds`."""
+        if not self._is_over.wait(seconds) and self._process is not None:
+            self._process.kill()
+            self._is_over.wait(seconds)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(CONTAINER), *self._command],
+            cwd=self._folder,
+            env=self._env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _order(self, notice_seconds: float) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(b"stop %f\n" % notice_seconds)
+                self._process.stdin.flush()

@@ -1,0 +1,169 @@
+"""The program in a pod of `--pods runner`: tells the story of one run through our real emitter and shipper.
+
+A composition root (`python -m pod_worker.fake_runpod.containers.scripted_run`) that reads its environment:
+RUN_ID, CONTROL_PLANE_URL, CONTROL_PLANE_TOKEN, RUNPOD_POD_ID, RUN_ATTEMPT (default: the current one), FAKE_SPEED,
+FAKE_RUN_FAILS, and MINIO_* for the upload of its artifact. It claims nothing and computes nothing: a run that is
+SCHEDULED without a lease follows the story's words, a QUEUED one stays where it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.payload import (
+    ArtifactRegistered,
+    PaperGenerated,
+    RunCompleted,
+    RunFailed,
+    RunHeartbeat,
+    RunLog,
+    RunPreempted,
+    RunStarted,
+)
+from pod_worker.fake_runpod.containers.run_script import HEARTBEAT_SECONDS, PAPER, story
+from pod_worker.outbox.emitter import Emitter
+from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.shipper import Shipper
+from pod_worker.outbox.spool import Spool, run_stream
+
+FLUSH_SECONDS = 30.0
+ARTIFACT_TEXT = "fake run output\n"
+Environment = Mapping[str, str]
+
+
+class Stopped(Exception):
+    """The pod was told to end."""
+
+
+def main(env: Environment, folder: Path) -> int:
+    """0 when the run was told to its end, 1 when it was made to fail, 143 when the pod was stopped."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda signum, frame: stop.set())
+    clock = SystemClock()
+    spool = Spool.open(folder / "spool", env["RUNPOD_POD_ID"])
+    shipper = Shipper([spool], env["CONTROL_PLANE_URL"], env.get("CONTROL_PLANE_TOKEN"), log=_say)
+    emitter = _emitter(env, spool, clock)
+    shipper.start()
+    try:
+        return Telling(env, emitter, stop, folder).tell()
+    finally:
+        if not shipper.flush(FLUSH_SECONDS):
+            _say(f"events are left in {spool.directory}: {shipper.stats().last_trouble}")
+        shipper.stop()
+        spool.close()
+
+
+def _emitter(env: Environment, spool: Spool, clock: SystemClock) -> Emitter:
+    run_id, attempt = env["RUN_ID"], int(env["RUN_ATTEMPT"]) if env.get("RUN_ATTEMPT") else None
+    source, stream = f"runpod://pod/{env['RUNPOD_POD_ID']}", run_stream(run_id, attempt or 0)
+    return Emitter(spool, stream, source, f"run/{run_id}", clock, Ulids(clock), attempt)
+
+
+class Telling:
+    """One run, from `ai.run.started` to `ai.run.completed`, with a heartbeat beside it."""
+
+    def __init__(self, env: Environment, emitter: Emitter, stop: threading.Event, folder: Path) -> None:
+        self._env = env
+        self._emit = emitter.emit
+        self._stop = stop
+        self._folder = folder
+        self._speed = float(env.get("FAKE_SPEED", "1"))
+        self._is_over = threading.Event()
+
+    def tell(self) -> int:
+        started = time.monotonic()
+        _say(f"run {self._env['RUN_ID']} starts at speed {self._speed:g}")
+        self._emit(self._started())
+        heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        heart.start()
+        try:
+            self._live()
+        except Stopped:
+            self._emit(RunPreempted(reason="the pod was stopped"))
+            return 128 + signal.SIGTERM
+        finally:
+            self._is_over.set()
+            heart.join()
+        if self._env.get("FAKE_RUN_FAILS") in ("1", "true"):
+            self._emit(RunFailed(code="INTERNAL", message="FAKE_RUN_FAILS was set", stage=PAPER, retryable=False))
+            return 1
+        self._publish()
+        self._emit(RunCompleted(total_duration_s=(time.monotonic() - started) * self._speed))
+        _say("run completed")
+        return 0
+
+    def _started(self) -> RunStarted:
+        names = {"gpu": "RUNPOD_GPU_NAME", "region": "RUNPOD_DC_ID", "worker_id": "WORKER_ID"}
+        known = {field: self._env.get(name) or None for field, name in names.items()}
+        return RunStarted(pod_id=self._env["RUNPOD_POD_ID"], **known)
+
+    def _live(self) -> None:
+        for beat in story():
+            if self._stop.wait(beat.after_seconds / self._speed):
+                raise Stopped
+            self._emit(beat.payload)
+            if beat.after_seconds:
+                _say(_words(beat.payload))
+
+    def _beat(self) -> None:
+        while not self._is_over.wait(HEARTBEAT_SECONDS / self._speed):
+            self._emit(RunHeartbeat(gpu_util=97.0, mem_gb=20.0, temp_c=61.0))
+
+    def _publish(self) -> None:
+        """A real file to the real store, where the environment names one."""
+        text = ARTIFACT_TEXT.encode()
+        path = self._folder / "result.txt"
+        path.write_bytes(text)
+        attempt = self._env.get("RUN_ATTEMPT") or "1"
+        key = f"runs/{self._env['RUN_ID']}/{attempt}/result.txt"
+        try:
+            store = _store(self._env)
+            if store is None:
+                self._emit(
+                    RunLog(level="warning", message="no MINIO_ENDPOINT in the pod: the artifact stays here")
+                )
+                return
+            store.put(key, path, "text/plain")
+        except ObjectStoreError as error:
+            self._emit(RunLog(level="error", message=f"the artifact could not be uploaded: {error}"))
+            return
+        digest = hashlib.sha256(text).hexdigest()
+        about = {"content_type": "text/plain", "kind": "report", "sha256": digest}
+        self._emit(ArtifactRegistered(key=key, bytes=len(text), **about))
+        self._emit(PaperGenerated(artifact_key=key, word_count=4500))
+
+
+def _store(env: Environment) -> ObjectStore | None:
+    if not env.get("MINIO_ENDPOINT"):
+        return None
+    names = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_BUCKET")
+    return ObjectStore(*(env.get(name, "") for name in names))
+
+
+def _words(payload: object) -> str:
+    stage, iteration = getattr(payload, "stage", ""), getattr(payload, "iteration", None)
+    return f"{stage} iteration {iteration} complete"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def missing(env: Environment) -> list[str]:
+    """Names without which no story can be told."""
+    return [name for name in ("RUN_ID", "CONTROL_PLANE_URL", "RUNPOD_POD_ID") if not env.get(name)]
+
+
+if __name__ == "__main__":
+    if absent := missing(os.environ):
+        sys.exit(f"the pod's environment lacks {', '.join(absent)}")
+    sys.exit(main(os.environ, Path.cwd()))

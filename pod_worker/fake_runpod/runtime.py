@@ -1,0 +1,135 @@
+"""Ties the pure world to real time, to the contents of pods and to the state file.
+
+Everything here runs on one event loop; runners report from their threads through `post`. Before any request is
+answered the world catches up with the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from pod_worker.fake_runpod.api.telemetry import TelemetryBook
+from pod_worker.fake_runpod.cloud import snapshot
+from pod_worker.fake_runpod.cloud.clock import VirtualClock
+from pod_worker.fake_runpod.cloud.container_commands import Effect, StartContents
+from pod_worker.fake_runpod.cloud.resources import Shelf
+from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.containers.runner import NoRunner, PodRunner, pod_env, start_command
+from pod_worker.fake_runpod.request_log import RequestLog
+from pod_worker.fake_runpod.timestamps import SECOND
+
+LONGEST_NAP_SECONDS = 0.5
+SAVE_EVERY_SECONDS = 2.0
+
+
+class Host:
+    def __init__(self, world: World, clock: VirtualClock, *, state: Path | None = None) -> None:
+        self.world = world
+        self.clock = clock
+        self.shelf = Shelf(world)
+        self.requests = RequestLog()
+        self.telemetry = TelemetryBook()
+        self.base_url = ""
+        self.runner: PodRunner = NoRunner()
+        self.is_closing = False
+        self._state = state
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closers: set[Callable[[], None]] = set()
+        self._wake = asyncio.Event()
+
+    def catch_up(self) -> None:
+        """Bring the world to now and do to the pods' contents what follows from it."""
+        self.world.advance(self.clock.now_ns())
+        for effect in self.world.drain_effects():
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, StartContents):
+            pod = self.world.peek(effect.pod_id)
+            if pod is not None and pod.life == effect.life:
+                env = pod_env(pod, self.world.account, self.base_url)
+                self.runner.start(pod, env, start_command(pod))
+        else:
+            notice = self.clock.real_seconds(effect.notice_seconds)
+            self.runner.stop(effect.pod_id, effect.reason, notice, is_final=effect.is_final)
+
+    # reports of runners, from any thread
+
+    def contents_said(self, pod_id: str, line: str) -> None:
+        self.post(lambda: self.world.contents_said(pod_id, line))
+
+    def contents_exited(self, pod_id: str, life: int, code: int) -> None:
+        self.post(lambda: self.world.contents_exited(pod_id, life, code))
+
+    def post(self, change: Callable[[], None]) -> None:
+        """Apply a change on the event loop, at the virtual instant at which it gets there."""
+
+        def apply() -> None:
+            self.world.advance(self.clock.now_ns())
+            change()
+            self.catch_up()
+
+        # A report that comes after the server went down has nobody left to hear it.
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(apply)
+
+    # life of the server
+
+    async def run(self) -> None:
+        """Keep the world up with the clock between requests, and save it now and then, until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        saved_at = self._loop.time()
+        while True:
+            self.catch_up()
+            if self._loop.time() - saved_at >= SAVE_EVERY_SECONDS:
+                self.save()
+                saved_at = self._loop.time()
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._nap())
+
+    def _nap(self) -> float:
+        due = self.world.next_due_ns()
+        if due is None or not self.clock.speed:
+            return LONGEST_NAP_SECONDS
+        seconds = self.clock.real_seconds((due - self.clock.now_ns()) / SECOND)
+        return min(max(seconds, 0.001), LONGEST_NAP_SECONDS)
+
+    def nudge(self) -> None:
+        """The clock was changed by hand: look again."""
+        self._wake.set()
+        self.catch_up()
+
+    def reset(self) -> None:
+        """An empty cloud for the same account; contents of pods are ended, their folders removed."""
+        for pod in self.world.every_pod():
+            self.world.vanish(pod)
+        self.catch_up()
+        self.world.clear()
+        self.requests.clear()
+        self.telemetry.entries.clear()
+
+    def on_closing(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called when the server goes down; returns the way to take that back."""
+        self._closers.add(call)
+        return lambda: self._closers.discard(call)
+
+    def end_streams(self) -> None:
+        self.is_closing = True
+        for call in tuple(self._closers):
+            call()
+
+    def close(self) -> None:
+        """Save, and end every pod's contents."""
+        self.end_streams()
+        self.catch_up()
+        self.save()
+        self.runner.close()
+
+    def save(self) -> None:
+        if self._state is not None:
+            snapshot.write(self._state, snapshot.take(self.world))

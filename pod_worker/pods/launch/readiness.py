@@ -1,0 +1,89 @@
+"""When a pod can be worked with: running, with an SSH address, before its boot deadline.
+
+RUNNING alone means little (the image may still be pulling), a missing answer means nothing, and a pod that has not
+come up by the deadline is handed to the caller to replace. This module destroys nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pod_worker.core.clock import Clock
+from pod_worker.pods.pod import Pod, PodStatus, SshAddress
+from pod_worker.pods.provider import Absent, Known, PodProvider, Read, Unknown
+
+BOOT_SECONDS = 1200.0
+"""A 16 GB image takes minutes on a cold host; after 20 minutes it is not the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    pod: Pod
+    ssh: SshAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Booting:
+    """Not yet, or not known. `note` says what was seen last."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """It will not come up; `why` names the reason and the fix."""
+
+    why: str
+
+
+Readiness = Ready | Booting | Broken
+_OVER = frozenset({PodStatus.EXITED, PodStatus.ERROR, PodStatus.TERMINATED})
+
+
+def readiness(read: Read[Pod], *, age_seconds: float, boot_seconds: float = BOOT_SECONDS) -> Readiness:
+    """`age_seconds`: since the create was sent. A pod that is young and "not found" is a pod that lags."""
+    match read:
+        case Unknown(error):
+            return Booting(f"the provider cannot be read: {error}")
+        case Known(pod) if pod.status in _OVER:
+            return Broken(
+                f"pod {pod.id} is {pod.status_word}; `pod-worker pods logs {pod.id}` may say why: an image that "
+                "cannot be pulled, a start command that fails, a disk that is too small, or a CUDA version that "
+                "the host lacks"
+            )
+        case Known(pod) if pod.status is PodStatus.RUNNING and pod.ssh is not None:
+            return Ready(pod, pod.ssh)
+        case Known(pod):
+            note = f"{pod.status_word}, no SSH port mapped yet"
+        case Absent():
+            note = "the provider does not show the pod"
+            if age_seconds >= 120.0:
+                return Broken(f"{note} after {age_seconds:.0f} s: it is gone")
+    if age_seconds >= boot_seconds:
+        return Broken(
+            f"not ready after {age_seconds:.0f} s ({note}); replace the pod: another host, a smaller image, and "
+            "22/tcp among its ports"
+        )
+    return Booting(note)
+
+
+def wait_until_ready(
+    provider: PodProvider,
+    pod_id: str,
+    *,
+    boot_seconds: float = BOOT_SECONDS,
+    every_seconds: float = 5.0,
+    clock: Clock,
+    sleep: Callable[[float], None],
+) -> Ready | Broken:
+    """Poll until one or the other; ends after `boot_seconds` at the latest, also when nothing can be read."""
+    start = clock.monotonic()
+    while True:
+        age = clock.monotonic() - start
+        state = readiness(provider.get(pod_id), age_seconds=age, boot_seconds=boot_seconds)
+        if not isinstance(state, Booting):
+            return state
+        if age >= boot_seconds:
+            return Broken(f"not ready after {age:.0f} s: {state.note}")
+        sleep(min(every_seconds, boot_seconds - age))

@@ -1,0 +1,92 @@
+"""From settings to an order: which GPUs, where, with which volume and environment, before anything is spent.
+
+Names are resolved here (GPU display names, volume names) and a wrong one is refused with what there is instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pod_worker.pods.catalogue import Catalogue, Volume
+from pod_worker.pods.launch.candidates import Wish, candidates
+from pod_worker.pods.launch.launcher import Order
+from pod_worker.pods.pod import PodSpec
+from pod_worker.pods.provider import Known, PodProvider, Unknown
+from pod_worker.pods.runpod_settings import RunpodSettings
+from pod_worker.pods.ssh.bootstrap import Bootstrap
+
+
+class NotAvailable(Exception):
+    """A GPU type or a volume that the account does not have, or that could not be looked up."""
+
+
+def worker_order(
+    settings: RunpodSettings, provider: PodProvider, worker_id: str, worker_env: Mapping[str, str]
+) -> Order:
+    """The worker id is the order's id and the prefix of the pod's name. Raises NotAvailable."""
+    read = provider.catalogue()
+    catalogue = read.value if isinstance(read, Known) else None
+    wish = Wish(
+        gpus=tuple(gpu_id_of(name, catalogue) for name in settings.gpu_types),
+        gpu_count=settings.gpu_count,
+        clouds=settings.clouds,
+        data_centers=settings.data_centers,
+        volumes=_wanted_volumes(settings, provider),
+        price_ceiling=settings.price_ceiling,
+    )
+    spec = PodSpec(
+        name=worker_id,
+        image=settings.worker_image,
+        gpu_id=wish.gpus[0],
+        gpu_count=settings.gpu_count,
+        mount_path=settings.volume_mount_path,
+        container_disk_gb=settings.container_disk_gb,
+        pod_volume_gb=0 if wish.volumes else settings.disk_size_gb,
+        env=worker_environment(settings, worker_id, worker_env),
+    )
+    return Order(worker_id, spec, candidates(wish, catalogue), settings.price_ceiling)
+
+
+def gpu_id_of(wanted: str, catalogue: Catalogue | None) -> str:
+    """By id or display name; without a catalogue the word goes to the provider as it is."""
+    if catalogue is None:
+        return wanted
+    offer = catalogue.gpu(wanted)
+    if offer is None:
+        names = ", ".join(sorted(offer.name for offer in catalogue.gpus))
+        raise NotAvailable(f"no GPU type is called {wanted!r} (RUNPOD_GPU_TYPE); there are: {names}")
+    return offer.id
+
+
+def _wanted_volumes(settings: RunpodSettings, provider: PodProvider) -> tuple[Volume, ...]:
+    name = settings.storage_name
+    if name is None:
+        return ()
+    listing = provider.volumes()
+    if isinstance(listing, Unknown):
+        raise NotAvailable(f"network volume {name!r} cannot be looked up: {listing.error}")
+    found = tuple(volume for volume in listing.value if volume.name == name)
+    if not found:
+        names = ", ".join(sorted(volume.name for volume in listing.value)) or "none"
+        raise NotAvailable(f"no network volume is named {name!r} (RUNPOD_STORAGE_NAME); there are: {names}")
+    return found
+
+
+def worker_environment(
+    settings: RunpodSettings, worker_id: str, worker_env: Mapping[str, str]
+) -> Mapping[str, str]:
+    env = {"WORKER_ID": worker_id, **settings.worker_env, **worker_env}
+    if settings.ssh_public_key:
+        env.setdefault("PUBLIC_KEY", settings.ssh_public_key)
+        env.setdefault("RUNPOD_POD_USER", "0")  # images that run as another user break root's SSH
+    return env
+
+
+def bootstrap_of(settings: RunpodSettings) -> Bootstrap:
+    return Bootstrap(
+        mount_path=settings.volume_mount_path,
+        code_dir=settings.code_dir,
+        code_url=settings.code_url,
+        code_ref=settings.code_ref,
+        gpu_count=settings.gpu_count,
+    )

@@ -1,0 +1,251 @@
+"""RunPod GraphQL (`https://api.runpod.io/graphql`), a legacy adapter and the catalogue of REST v1.
+
+Values travel as variables, never inside the query text, so that a quote in an env value stays a quote. Only fields
+that live clients are known to use are asked for. There is no billing and no log here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from pod_worker.pods.catalogue import (
+    BillingRecord,
+    Catalogue,
+    DataCenter,
+    GpuOffer,
+    LogLine,
+    Stock,
+    Volume,
+    stock_of,
+)
+from pod_worker.pods.errors import (
+    Invalid,
+    NotFound,
+    ProviderError,
+    Rejected,
+    ServerError,
+    Unauthorized,
+    Unsupported,
+    is_missing_text,
+)
+from pod_worker.pods.json_view import Document, Undecodable
+from pod_worker.pods.pod import Cloud, Pod, PodSpec, PodStatus, PortMapping, SshAddress, status_of
+from pod_worker.pods.provider import Known, Listing, Read, Unknown
+from pod_worker.pods.read_results import all_named, attempt, attempt_listing
+from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
+from pod_worker.pods.runpod.transport import Json, Transport
+
+_POD = """id name desiredStatus imageName env gpuCount costPerHr
+  runtime { uptimeInSeconds ports { ip isIpPublic privatePort publicPort type } }
+  machine { gpuDisplayName location }"""
+LIST = f"query pods {{ myself {{ pods {{ {_POD} }} }} }}"
+GET = f"query pod($input: PodFilter!) {{ pod(input: $input) {{ {_POD} }} }}"
+VOLUMES = "query volumes { myself { networkVolumes { id name size dataCenterId } } }"
+GPUS = """query gpus { gpuTypes {
+  id displayName memoryInGb secureCloud communityCloud maxGpuCount securePrice communityPrice
+  secure: lowestPrice(input: {gpuCount: 1, secureCloud: true}) { stockStatus }
+  community: lowestPrice(input: {gpuCount: 1, secureCloud: false}) { stockStatus } } }"""
+CENTERS = "query centers { dataCenters { id name location gpuAvailability { gpuTypeId stockStatus } } }"
+CREATE = f"""mutation create($input: PodFindAndDeployOnDemandInput!) {{
+  podFindAndDeployOnDemand(input: $input) {{ {_POD} }} }}"""
+STOP = "mutation stop($input: PodStopInput!) { podStop(input: $input) { id desiredStatus } }"
+START = "mutation start($input: PodResumeInput!) { podResume(input: $input) { id desiredStatus } }"
+TERMINATE = "mutation terminate($input: PodTerminateInput!) { podTerminate(input: $input) }"
+
+
+class RunpodGraphQL:
+    api = "graphql"
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def list(self) -> Listing[Pod]:
+        return attempt_listing(
+            lambda: tuple(map(pod_from, self._ask(LIST).document("myself").required_documents("pods")))
+        )
+
+    def get(self, pod_id: str) -> Read[Pod]:
+        return attempt(lambda: self._pod(pod_id))
+
+    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+        return all_named(name, self.list())
+
+    def create(self, spec: PodSpec) -> Pod:
+        data = self._tell(CREATE, create_input(spec))
+        try:
+            return pod_from(data.document("podFindAndDeployOnDemand"))
+        except Undecodable as odd:
+            raise ServerError(f"the create was answered but {odd}") from odd
+
+    def stop(self, pod_id: str) -> None:
+        self._tell(STOP, {"podId": pod_id})
+
+    def start(self, pod_id: str) -> None:
+        """Resume wants the GPU count; a host that has lost its GPUs answers with a capacity error."""
+        self._tell(START, {"podId": pod_id, "gpuCount": max(1, self._pod(pod_id).gpu_count)})
+
+    def terminate(self, pod_id: str) -> None:
+        self._tell(TERMINATE, {"podId": pod_id})
+
+    def logs(
+        self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
+    ) -> Iterator[LogLine]:
+        raise Unsupported("GraphQL has no pod logs; set RUNPOD_REST_VERSION=v2, or read them over SSH")
+
+    def catalogue(self) -> Known[Catalogue] | Unknown:
+        try:
+            return Known(self._catalogue())
+        except ProviderError as error:
+            return Unknown(error)
+        except Undecodable as odd:
+            return Unknown(ServerError(str(odd)))
+
+    def volumes(self) -> Listing[Volume]:
+        return attempt_listing(
+            lambda: tuple(
+                Volume(
+                    id=item.required_text("id"),
+                    name=item.text("name"),
+                    size_gb=item.integer("size") or 0,
+                    data_center_id=item.text("dataCenterId"),
+                )
+                for item in self._ask(VOLUMES).document("myself").required_documents("networkVolumes")
+            )
+        )
+
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
+        return Unknown(Unsupported("GraphQL has no billing records; set RUNPOD_REST_VERSION=v2"))
+
+    def _pod(self, pod_id: str) -> Pod:
+        data = self._ask(GET, {"podId": pod_id})
+        if "pod" in data and not data.document("pod"):
+            raise NotFound(f"no pod {pod_id}", status=404)
+        return pod_from(data.document("pod"))
+
+    def _catalogue(self) -> Catalogue:
+        centers = self._ask(CENTERS).required_documents("dataCenters")
+        stock: dict[str, dict[str, Stock]] = {}
+        for center in centers:
+            for gpu in center.documents("gpuAvailability"):
+                stock.setdefault(gpu.text("gpuTypeId"), {})[center.text("id")] = stock_of(gpu.text("stockStatus"))
+        gpus = tuple(_offer_from(item, stock) for item in self._ask(GPUS).required_documents("gpuTypes"))
+        return Catalogue(
+            gpus, tuple(DataCenter(dc.text("id"), dc.text("name"), dc.text("location")) for dc in centers)
+        )
+
+    def _ask(self, query: str, given: Json | None = None) -> Document:
+        return self._post(query, given, repeatable=True)
+
+    def _tell(self, mutation: str, given: Json) -> Document:
+        return self._post(mutation, given, repeatable=False)
+
+    def _post(self, query: str, given: Json | None, *, repeatable: bool) -> Document:
+        body: dict[str, object] = {"query": query}
+        if given is not None:
+            body["variables"] = {"input": given}
+        reply = self._transport.call("POST", "/graphql", body=body, repeatable=repeatable)
+        answer = Document(reply.body)
+        errors = answer.documents("errors")
+        if errors:
+            raise refusal_of(errors[0], reply.status)
+        if not reply.is_success:
+            raise legacy_refusal(reply.status, reply.text, "graphql")
+        if "data" not in answer:
+            raise ServerError(f"graphql: answered {reply.status} without data", status=reply.status)
+        return answer.document("data")
+
+
+_OUR_MISTAKE = ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED")
+_NOT_CLEAR = re.compile(r"something went wrong|internal (server )?error|time(d )?out|try again", re.IGNORECASE)
+
+
+def refusal_of(error: Document, status: int) -> ProviderError:
+    """GraphQL refuses with HTTP 200; what kind of refusal it is stands in the text or in extensions.code."""
+    said = error.text("message") or "no reason given"
+    code = error.document("extensions").text("code")
+    if code == "UNAUTHENTICATED":
+        return Unauthorized(f"graphql: {said}", status=status)
+    if status not in (200, 400):
+        return legacy_refusal(status, said, "graphql")
+    known = legacy_refusal(500, said, "graphql")
+    if not isinstance(known, ServerError):
+        return known
+    if is_missing_text(said):
+        return NotFound(f"graphql: {said}", status=status)
+    if status == 400 or code in _OUR_MISTAKE:
+        return Invalid(f"graphql: {said}", status=status)
+    if code == "RUNPOD" and not _NOT_CLEAR.search(said):
+        return Rejected(f"graphql: {said}", status=status)
+    return ServerError(f"graphql: {said}", status=status)
+
+
+def create_input(spec: PodSpec) -> Json:
+    given: dict[str, object] = {
+        "name": spec.name,
+        "cloudType": spec.cloud.value,
+        "gpuTypeId": spec.gpu_id,
+        "gpuCount": spec.gpu_count,
+        "containerDiskInGb": spec.container_disk_gb,
+        "volumeInGb": 0 if spec.volume_id else spec.pod_volume_gb,
+        "volumeMountPath": spec.mount_path,
+        "env": [{"key": key, "value": value} for key, value in spec.env.items()],
+        "ports": ",".join(spec.ports),
+        "startSsh": "22/tcp" in spec.ports,
+        "dockerArgs": shlex.join(spec.start_command),
+    }
+    optional: Mapping[str, object] = {
+        "imageName": spec.image,
+        "templateId": spec.template_id,
+        "containerRegistryAuthId": spec.registry_id,
+        "networkVolumeId": spec.volume_id,
+        "dataCenterId": spec.data_center_id,
+        "allowedCudaVersions": cuda_from(spec.min_cuda_version) if spec.min_cuda_version else None,
+    }
+    return {**given, **{key: value for key, value in optional.items() if value}}
+
+
+def pod_from(item: Document) -> Pod:
+    runtime, machine = item.document("runtime"), item.document("machine")
+    ports = tuple(
+        PortMapping(private, port.integer("publicPort"), port.text("ip") or None, port.text("type") or "tcp")
+        for port in runtime.documents("ports")
+        if (private := port.integer("privatePort")) is not None and port.flag("isIpPublic")
+    )
+    ssh = next((port for port in ports if port.private == 22 and port.ip and port.public), None)
+    word = item.text("desiredStatus")
+    status = status_of(word)
+    if status is PodStatus.RUNNING and not runtime:
+        status = PodStatus.STARTING  # the image is still being pulled
+    return Pod(
+        id=item.required_text("id"),
+        name=item.text("name"),
+        status=status,
+        status_word=word,
+        image=item.text("imageName"),
+        gpu_id=machine.text("gpuDisplayName"),
+        gpu_count=item.integer("gpuCount") or 0,
+        cost_per_hour=item.number("costPerHr"),
+        uptime_seconds=runtime.integer("uptimeInSeconds"),
+        ports=ports,
+        ssh=SshAddress(ssh.ip, ssh.public) if ssh and ssh.ip and ssh.public else None,
+        env=dict(pair.partition("=")[::2] for pair in item.texts("env")),
+    )
+
+
+def _offer_from(item: Document, stock: Mapping[str, Mapping[str, Stock]]) -> GpuOffer:
+    offered = [cloud for cloud in Cloud if item.flag(f"{cloud.value.lower()}Cloud")]
+    return GpuOffer(
+        id=item.required_text("id"),
+        name=item.text("displayName"),
+        memory_gb=item.integer("memoryInGb") or 0,
+        price_per_hour={c: usd for c in offered if (usd := item.number(f"{c.value.lower()}Price")) is not None},
+        max_count={c: item.integer("maxGpuCount") or 0 for c in offered},
+        stock={c: stock_of(item.document(c.value.lower()).text("stockStatus")) for c in offered},
+        stock_by_data_center=stock.get(item.text("id"), {}),
+    )

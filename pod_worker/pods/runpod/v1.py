@@ -1,0 +1,184 @@
+"""RunPod REST v1 (`https://rest.runpod.io/v1`), a legacy adapter for accounts that still have it.
+
+v1 knows RUNNING as a wish, not as a fact: a pod whose SSH port is not mapped yet is shown as STARTING here. It has
+no logs and no catalogue; the catalogue is asked of `catalogue_source` (GraphQL), the logs are Unsupported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from pod_worker.pods.catalogue import BillingRecord, Catalogue, LogLine, Volume
+from pod_worker.pods.errors import ServerError, Unsupported
+from pod_worker.pods.json_view import Document, Undecodable, documents
+from pod_worker.pods.pod import Cloud, Pod, PodSpec, PodStatus, PortMapping, SshAddress, status_of
+from pod_worker.pods.provider import Known, Listing, PodProvider, Read, Unknown
+from pod_worker.pods.read_results import all_named, attempt, attempt_listing
+from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
+from pod_worker.pods.runpod.transport import Json, Reply, Transport, segment
+
+_INCLUDE: Json = {"includeMachine": "true", "includeNetworkVolume": "true"}
+
+
+class RunpodV1:
+    api = "v1"
+
+    def __init__(self, transport: Transport, *, catalogue_source: PodProvider | None = None) -> None:
+        self._transport = transport
+        self._catalogue_source = catalogue_source
+
+    def close(self) -> None:
+        self._transport.close()
+        if self._catalogue_source is not None:
+            self._catalogue_source.close()
+
+    def list(self) -> Listing[Pod]:
+        return attempt_listing(lambda: tuple(map(pod_from, self._array("/v1/pods", _INCLUDE))))
+
+    def get(self, pod_id: str) -> Read[Pod]:
+        return attempt(
+            lambda: pod_from(Document(self._ok("GET", f"/v1/pods/{segment(pod_id)}", params=_INCLUDE).body))
+        )
+
+    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+        return all_named(name, self.list())
+
+    def create(self, spec: PodSpec) -> Pod:
+        reply = self._ok("POST", "/v1/pods", body=create_body(spec))
+        try:
+            return pod_from(Document(reply.body))
+        except Undecodable as odd:
+            raise ServerError(f"create answered {reply.status} but {odd}", status=reply.status) from odd
+
+    def stop(self, pod_id: str) -> None:
+        self._ok("POST", f"/v1/pods/{segment(pod_id)}/stop")
+
+    def start(self, pod_id: str) -> None:
+        self._ok("POST", f"/v1/pods/{segment(pod_id)}/start")
+
+    def terminate(self, pod_id: str) -> None:
+        self._ok("DELETE", f"/v1/pods/{segment(pod_id)}")
+
+    def logs(
+        self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
+    ) -> Iterator[LogLine]:
+        raise Unsupported("REST v1 has no pod logs; set RUNPOD_REST_VERSION=v2, or read them over SSH")
+
+    def catalogue(self) -> Known[Catalogue] | Unknown:
+        if self._catalogue_source is None:
+            return Unknown(Unsupported("REST v1 has no GPU catalogue; set RUNPOD_REST_VERSION=v2"))
+        return self._catalogue_source.catalogue()
+
+    def volumes(self) -> Listing[Volume]:
+        return attempt_listing(
+            lambda: tuple(
+                Volume(
+                    id=item.required_text("id"),
+                    name=item.text("name"),
+                    size_gb=item.integer("size") or 0,
+                    data_center_id=item.text("dataCenterId"),
+                )
+                for item in self._array("/v1/networkvolumes")
+            )
+        )
+
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
+        params: dict[str, object] = {
+            "startTime": start.isoformat().replace("+00:00", "Z"),
+            "endTime": end.isoformat().replace("+00:00", "Z"),
+            "bucketSize": "hour",
+            "grouping": "podId",  # the default groups by GPU type and hides which pod cost what
+        }
+        if pod_id:
+            params["podId"] = pod_id
+        return attempt_listing(lambda: tuple(map(_billing_from, self._array("/v1/billing/pods", params))))
+
+    def _array(self, path: str, params: Json | None = None) -> tuple[Document, ...]:
+        body = self._ok("GET", path, params=params).body
+        if not isinstance(body, list):
+            raise Undecodable(f"GET {path}: the reply is not a list; is {self._transport.base_url} RunPod v1?")
+        return documents(body)
+
+    def _ok(self, method: str, path: str, *, body: Json | None = None, params: Json | None = None) -> Reply:
+        reply = self._transport.call(method, path, body=body, params=params)
+        if reply.is_success:
+            return reply
+        said = Document(reply.body).text("error", "message") or reply.text
+        raise legacy_refusal(reply.status, said, f"{method} {path}")
+
+
+def create_body(spec: PodSpec) -> Json:
+    body: dict[str, object] = {
+        "name": spec.name,
+        "computeType": "GPU",
+        "cloudType": spec.cloud.value,
+        "gpuTypeIds": [spec.gpu_id],
+        "gpuCount": spec.gpu_count,
+        "containerDiskInGb": spec.container_disk_gb,
+        "volumeInGb": 0 if spec.volume_id else spec.pod_volume_gb,
+        "volumeMountPath": spec.mount_path,
+        "env": dict(spec.env),
+        "ports": list(spec.ports),
+    }
+    optional: dict[str, object] = {
+        "imageName": spec.image,
+        "templateId": spec.template_id,
+        "containerRegistryAuthId": spec.registry_id,
+        "networkVolumeId": spec.volume_id,
+        "dataCenterIds": [spec.data_center_id] if spec.data_center_id else None,
+        "dockerStartCmd": list(spec.start_command),
+        "allowedCudaVersions": cuda_from(spec.min_cuda_version) if spec.min_cuda_version else None,
+    }
+    return {**body, **{key: value for key, value in optional.items() if value}}
+
+
+def pod_from(item: Document) -> Pod:
+    gpu, machine = item.document("gpu"), item.document("machine")
+    mappings = _mappings(item)
+    volume = item.document("networkVolume")
+    ssh = next((m for m in mappings if m.private == 22 and m.public and m.ip), None)
+    word = item.text("desiredStatus")
+    status = status_of(word)
+    if status is PodStatus.RUNNING and "22/tcp" in item.texts("ports") and ssh is None:
+        status = PodStatus.STARTING
+    return Pod(
+        id=item.required_text("id"),
+        name=item.text("name"),
+        status=status,
+        status_word=word,
+        image=item.text("image", "imageName"),
+        gpu_id=machine.text("gpuTypeId") or gpu.text("id", "displayName"),
+        gpu_count=gpu.integer("count") or item.integer("gpuCount") or 0,
+        cloud=_cloud(machine),
+        data_center_id=machine.text("dataCenterId") or None,
+        volume_id=volume.text("id") or item.text("networkVolumeId") or None,
+        cost_per_hour=item.number("costPerHr", "adjustedCostPerHr"),
+        created_at=item.when("createdAt"),
+        started_at=item.when("lastStartedAt"),
+        ports=mappings,
+        ssh=SshAddress(ssh.ip, ssh.public) if ssh and ssh.ip and ssh.public else None,
+        env=dict(item.document("env").pairs()),
+    )
+
+
+def _mappings(item: Document) -> tuple[PortMapping, ...]:
+    """An exited pod still shows its old ports, and an empty publicIp is no address."""
+    ip = item.text("publicIp") or None
+    if item.text("desiredStatus") != "RUNNING" or ip is None:
+        return ()
+    return tuple(
+        PortMapping(int(private), int(public), ip)
+        for private, public in item.document("portMappings").pairs()
+        if private.isdigit() and public.isdigit() and int(public) > 0
+    )
+
+
+def _cloud(machine: Document) -> Cloud | None:
+    if "secureCloud" not in machine:
+        return None
+    return Cloud.SECURE if machine.flag("secureCloud") else Cloud.COMMUNITY
+
+
+def _billing_from(item: Document) -> BillingRecord:
+    return BillingRecord(item.text("podId"), item.when("time"), item.money("amount"))

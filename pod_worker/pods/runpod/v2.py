@@ -1,0 +1,168 @@
+"""RunPod REST v2 (`https://api.runpod.io/v2`), the primary adapter.
+
+No retries of its own (transport.py), no wire spellings (runpod_v2_wire.py), no memory of what was created
+(creation.py). v2 has no idempotency key, no spot pods and no server-side fallback to another GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+
+from pod_worker.pods.catalogue import BillingRecord, Catalogue, DataCenter, LogLine, Volume
+from pod_worker.pods.errors import ProviderError, ServerError
+from pod_worker.pods.json_view import Document, Undecodable
+from pod_worker.pods.pod import Cloud, Pod, PodSpec
+from pod_worker.pods.provider import Absent, Known, Listing, Read, Unknown
+from pod_worker.pods.read_results import all_named, attempt, attempt_listing
+from pod_worker.pods.runpod.event_stream import events
+from pod_worker.pods.runpod.log_tail import tailed
+from pod_worker.pods.runpod.transport import Json, Reply, Transport, segment
+from pod_worker.pods.runpod.v2_wire import billing_from, create_body, offer_from, pod_from, refusal_of
+
+MAX_PAGES = 1000
+FOLLOW_QUIET_SECONDS = 60.0
+BACKLOG_QUIET_SECONDS = 2.0
+BACKLOG_SECONDS = 10.0
+"""The stream of a busy pod never goes quiet: whoever does not follow gets ten seconds of it."""
+
+
+class RunpodV2:
+    api = "v2"
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def list(self) -> Listing[Pod]:
+        return attempt_listing(lambda: tuple(map(pod_from, self._pages("/v2/pods", "pods"))))
+
+    def get(self, pod_id: str) -> Read[Pod]:
+        return attempt(lambda: pod_from(Document(self._ok("GET", f"/v2/pods/{segment(pod_id)}").body)))
+
+    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+        return all_named(name, self.list())
+
+    def create(self, spec: PodSpec) -> Pod:
+        reply = self._ok("POST", "/v2/pods", body=create_body(spec))
+        try:
+            return pod_from(Document(reply.body))
+        except Undecodable as odd:
+            raise ServerError(f"create answered {reply.status} but {odd}", status=reply.status) from odd
+
+    def stop(self, pod_id: str) -> None:
+        self._ok("POST", f"/v2/pods/{segment(pod_id)}/action", body={"action": "stop"})
+
+    def start(self, pod_id: str) -> None:
+        self._ok("POST", f"/v2/pods/{segment(pod_id)}/action", body={"action": "start"})
+
+    def terminate(self, pod_id: str) -> None:
+        self._ok("DELETE", f"/v2/pods/{segment(pod_id)}")
+
+    def catalogue(self) -> Known[Catalogue] | Unknown:
+        try:
+            return Known(self._catalogue())
+        except ProviderError as error:
+            return Unknown(error)
+
+    def volumes(self) -> Listing[Volume]:
+        return attempt_listing(
+            lambda: tuple(
+                Volume(
+                    id=item.required_text("id"),
+                    name=item.text("name"),
+                    size_gb=item.integer("size") or 0,
+                    data_center_id=item.text("dataCenter"),
+                )
+                for item in self._pages("/v2/network-volumes", "networkVolumes")
+            )
+        )
+
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
+        params: dict[str, object] = {"startTime": _stamp(start), "endTime": _stamp(end), "bucketSize": "hour"}
+        if pod_id:
+            params["podId"] = pod_id
+        return attempt_listing(
+            lambda: tuple(map(billing_from, self._pages("/v2/billing/pods", "records", params)))
+        )
+
+    def logs(
+        self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
+    ) -> Iterator[LogLine]:
+        return tailed(
+            lambda cursor: self._log_stream(pod_id, tail, cursor, follow),
+            goes_on=(lambda: self._is_alive(pod_id)) if follow else (lambda: False),
+            rest=self._transport.rest,
+            since=since or "",
+        )
+
+    def _log_stream(self, pod_id: str, tail: int, cursor: str, follow: bool) -> Iterator[LogLine]:
+        headers = {"Last-Event-ID": cursor} if cursor else {}
+        lines = self._transport.stream(
+            f"/v2/pods/{segment(pod_id)}/logs",
+            params={"tail": tail},
+            headers=headers,
+            quiet_seconds=FOLLOW_QUIET_SECONDS if follow else BACKLOG_QUIET_SECONDS,
+            total_seconds=float("inf") if follow else BACKLOG_SECONDS,
+        )
+        for event in events(_text_lines(lines)):
+            entry = Document(_json(event.data))
+            yield LogLine(entry.text("source"), entry.text("line"), entry.text("ts") or event.id)
+
+    def _is_alive(self, pod_id: str) -> bool:
+        """Follow on through quiet hours; stop only when the provider says that the pod is over."""
+        read = self.get(pod_id)
+        return not isinstance(read, Absent) and not (isinstance(read, Known) and read.value.status.is_gone)
+
+    def _catalogue(self) -> Catalogue:
+        asked = {"include": "AVAILABILITY", "product": "POD"}
+        by_cloud = {
+            cloud: self._pages("/v2/catalog/gpus", "gpus", {**asked, "cloud": cloud.value}) for cloud in Cloud
+        }
+        community = {item.text("id"): item for item in by_cloud[Cloud.COMMUNITY]}
+        gpus = tuple(offer_from(item, community.get(item.text("id"), item)) for item in by_cloud[Cloud.SECURE])
+        centers = self._pages("/v2/catalog/datacenters", "dataCenters")
+        return Catalogue(
+            gpus, tuple(DataCenter(dc.text("id"), dc.text("name"), dc.text("region")) for dc in centers)
+        )
+
+    def _pages(self, path: str, key: str, params: Json | None = None) -> tuple[Document, ...]:
+        """All items of a list endpoint; servers that page say so in `pagination`, older ones send all at once."""
+        found: tuple[Document, ...] = ()
+        asked: dict[str, object] = dict(params or {})
+        for _ in range(MAX_PAGES):
+            page = Document(self._ok("GET", path, params=asked).body)
+            found += page.required_documents(key)
+            pagination = page.document("pagination")
+            cursor = pagination.text("nextCursor")
+            if not pagination.flag("hasNextPage") or not cursor:
+                return found
+            asked["cursor"] = cursor
+        raise ServerError(f"GET {path}: more than {MAX_PAGES} pages; the cursor does not end")
+
+    def _ok(self, method: str, path: str, *, body: Json | None = None, params: Json | None = None) -> Reply:
+        reply = self._transport.call(method, path, body=body, params=params)
+        if reply.is_success:
+            return reply
+        raise refusal_of(reply, f"{method} {path}")
+
+
+def _text_lines(lines: Iterator[str | Reply]) -> Iterator[str]:
+    for line in lines:
+        if isinstance(line, Reply):
+            raise refusal_of(line, "logs")
+        yield line
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"line": text}
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,240 @@
+"""The classic `RunpodClient`: spawn a worker pod, bring it up, run commands on it, give it back.
+
+Same methods, return shapes and status flow as the orchestrators it comes from know; underneath are the provider
+port, the launcher and pinned SSH. A provider that cannot be read is never reported as a dead worker. It is
+synchronous and holds no state of its own beyond cool-downs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pod_worker.core.clock import Clock
+from pod_worker.core.pod_intent import IntentLog
+from pod_worker.pods.errors import ProviderError
+from pod_worker.pods.launch.launcher import Launched, Launcher, NotLaunched, Order
+from pod_worker.pods.launch.readiness import BOOT_SECONDS, Booting, Broken, readiness
+from pod_worker.pods.launch_requests import bootstrap_of, worker_order
+from pod_worker.pods.pod import Pod
+from pod_worker.pods.provider import Absent, Known, PodProvider, Read, Unknown
+from pod_worker.pods.runpod_settings import RunpodSettings
+from pod_worker.pods.ssh.bootstrap import Bootstrap, Outcome, StepReport, run_steps, start_script, steps
+from pod_worker.pods.ssh.client import SshAuthRefused, SSHClient, SshLost, SshUnreachable, connect_patiently
+from pod_worker.pods.ssh.host_keys import HostKeyChanged, HostKeyPins
+from pod_worker.pods.ssh.login import SshError, SshLogin
+from pod_worker.pods.worker_reports import (
+    PodReport,
+    SpawnedWorker,
+    WorkerReport,
+    empty_report,
+    pod_report,
+    ssh_details,
+)
+
+log = logging.getLogger(__name__)
+
+
+class SpawnFailed(Exception):
+    """No pod was launched; `result` says why and what was tried."""
+
+    def __init__(self, result: NotLaunched) -> None:
+        tried = "".join(f"\n  {trial.candidate}: {trial.said}" for trial in result.trials)
+        super().__init__(f"{result.reason.value}: {result.detail}{tried}")
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds."""
+
+    boot: float = BOOT_SECONDS
+    ssh: float = 90.0
+    ssh_every: float = 3.0
+
+
+DEFAULT_WAITS = Waits()
+
+
+class RunpodClient:
+    def __init__(
+        self,
+        settings: RunpodSettings,
+        *,
+        provider: PodProvider,
+        launcher: Launcher,
+        log: IntentLog,
+        pins: HostKeyPins,
+        clock: Clock,
+        sleep: Callable[[float], None],
+        bootstrap: Bootstrap | None = None,
+        waits: Waits = DEFAULT_WAITS,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._provider = provider
+        self._launcher = launcher
+        self._intents = log
+        self._pins = pins
+        self._clock = clock
+        self._sleep = sleep
+        self._bootstrap = bootstrap or bootstrap_of(settings)
+        self._waits = waits
+        self._on_close = on_close
+
+    def close(self) -> None:
+        self._provider.close()
+        self._on_close()
+
+    def spawn_worker(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> SpawnedWorker:
+        """Rent a pod for the worker and return at once; it is still booting.
+
+        The worker id is the order's id: spawning it again while its pod lives gives the same pod. The pod's name
+        is the worker id with a suffix, since a name must never be used twice. Raises SpawnFailed or NotAvailable.
+        """
+        result = self._launcher.launch(self.order_for(worker_id, worker_env))
+        if isinstance(result, NotLaunched):
+            raise SpawnFailed(result)
+        pod = result.pod
+        log.info("worker %s: pod %s (%s) at $%s/h", worker_id, pod.id, pod.gpu_id, pod.cost_per_hour)
+        return {
+            "runpod_id": pod.id,
+            "worker_id": worker_id,
+            "status": "spawning",
+            "pod_name": pod.name or result.intent_name,
+            "gpu_type": _gpu_of(result),
+            "cost_per_hr": pod.cost_per_hour,
+            "pod_details": pod_report(pod, self._settings.ssh_password),
+        }
+
+    def order_for(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> Order:
+        """What `spawn_worker` would ask for: the plan to show before money is spent. Raises NotAvailable."""
+        return worker_order(self._settings, self._provider, worker_id, worker_env or {})
+
+    def check_and_initialize_worker(self, worker_id: str, runpod_id: str) -> WorkerReport:
+        """spawning -> active (initialized) or error. Safe to call again; finished steps are not repeated."""
+        state = readiness(
+            self._provider.get(runpod_id), age_seconds=self._age(runpod_id), boot_seconds=self._waits.boot
+        )
+        match state:
+            case Booting(note):
+                return {"status": "spawning", "note": note}
+            case Broken(why):
+                return {"status": "error", "error": why}
+        try:
+            with contextlib.closing(self._connected(runpod_id)) as client:
+                reports = self._initialize(client)
+        except (SshUnreachable, SshAuthRefused, SshLost) as not_yet:
+            return self._ssh_trouble(runpod_id, not_yet)
+        except (SshError, HostKeyChanged) as error:
+            return {"status": "error", "error": str(error)}
+        failed = next((report for report in reports if report.outcome is Outcome.FAILED), None)
+        if failed is not None:
+            return {"status": "error", "error": str(failed)}
+        log.info("worker %s: pod %s is initialized", worker_id, runpod_id)
+        return {"status": "active", "ssh_details": ssh_details(state.ssh)}
+
+    def start_worker_process(self, runpod_id: str, worker_id: str) -> bool:
+        """Start `pod-worker worker` in the background, once; True when it runs. Its settings are the pod's own
+        environment, so no secret is sent."""
+        script = start_script(self._bootstrap, self._settings.worker_mode)
+        try:
+            with contextlib.closing(self._connected(runpod_id)) as client:
+                result = client.run("bash -s", timeout_seconds=60, stdin=script)
+        except (SshError, HostKeyChanged) as error:
+            log.error("worker %s: cannot be started on pod %s: %s", worker_id, runpod_id, error)
+            return False
+        if not result.is_success:
+            log.error("worker %s: did not start on pod %s: %s", worker_id, runpod_id, result.stderr.strip())
+        return result.is_success
+
+    def terminate_worker(self, runpod_id: str) -> bool:
+        """Stop the billing. False when the provider did not confirm it; then a sweep repeats it if we made the
+        pod, else call again."""
+        if (intent := self._intents.of_pod(runpod_id)) is not None:
+            self._launcher.dispose(intent.name, runpod_id)
+        else:
+            with contextlib.suppress(ProviderError):
+                self._provider.terminate(runpod_id)
+        self._pins.forget(runpod_id)
+        read = self._provider.get(runpod_id)
+        is_gone = isinstance(read, Absent) or (isinstance(read, Known) and read.value.status.is_gone)
+        log.info("pod %s: %s", runpod_id, "terminated" if is_gone else f"termination not confirmed ({read})")
+        return is_gone
+
+    def get_ssh_client(self, runpod_id: str) -> SSHClient:
+        """Not connected yet. Raises SshUnreachable while the pod has no SSH address."""
+        client = self._client_for(runpod_id)
+        if client is None:
+            raise SshUnreachable(f"pod {runpod_id} has no SSH address (yet); see get_pod_status")
+        return client
+
+    def execute_command_on_worker(self, runpod_id: str, command: str, timeout: int = 600) -> tuple[int, str, str]:
+        """(exit_code, stdout, stderr); exit code -1 when the time ran out. Raises SshError, HostKeyChanged."""
+        with contextlib.closing(self._connected(runpod_id)) as client:
+            return client.execute_command(command, timeout)
+
+    def get_pod_status(self, runpod_id: str) -> PodReport:
+        match self._provider.get(runpod_id):
+            case Known(pod):
+                return pod_report(pod, self._settings.ssh_password)
+            case Absent():
+                is_new = self._age(runpod_id) < 120.0
+                word = "PROVISIONING" if is_new else "TERMINATED"
+                return empty_report(runpod_id, word, "ABSENT", self._settings.ssh_password)
+            case Unknown(error):
+                report = empty_report(runpod_id, "UNKNOWN", "UNKNOWN", self._settings.ssh_password)
+                report["error"] = str(error)
+                return report
+
+    def _initialize(self, client: SSHClient) -> tuple[StepReport, ...]:
+        return run_steps(
+            client,
+            self._bootstrap,
+            steps(self._bootstrap),
+            clock=self._clock,
+            gpu=self._settings.require_gpu,
+            on_report=lambda report: log.info("%s", report),
+        )
+
+    def _connected(self, runpod_id: str) -> SSHClient:
+        return connect_patiently(
+            lambda: self._client_for(runpod_id),
+            patience_seconds=self._waits.ssh,
+            every_seconds=self._waits.ssh_every,
+            monotonic=self._clock.monotonic,
+            sleep=self._sleep,
+        )
+
+    def _client_for(self, runpod_id: str) -> SSHClient | None:
+        read = self._provider.get(runpod_id)
+        if not isinstance(read, Known) or read.value.ssh is None:
+            return None
+        return SSHClient(read.value.ssh, self._login(), pod_id=runpod_id, pins=self._pins)
+
+    def _login(self) -> SshLogin:
+        login = self._settings.login
+        has_key = login.private_key is not None or login.private_key_path is not None
+        return login if has_key else SshLogin(password=self._settings.ssh_password)
+
+    def _ssh_trouble(self, runpod_id: str, trouble: SshError) -> WorkerReport:
+        if self._age(runpod_id) < self._waits.boot:
+            return {"status": "spawning", "note": str(trouble)}
+        return {"status": "error", "error": str(trouble)}
+
+    def _age(self, runpod_id: str) -> float:
+        """Seconds since we asked for the pod; a pod that we did not make counts as old, unless it says when it was
+        created."""
+        intent = self._intents.of_pod(runpod_id)
+        since: datetime | None = intent.recorded_at if intent is not None else None
+        if since is None:
+            read: Read[Pod] = self._provider.get(runpod_id)
+            since = read.value.created_at if isinstance(read, Known) else None
+        return float("inf") if since is None else (self._clock.now() - since).total_seconds()
+
+
+def _gpu_of(result: Launched) -> str:
+    return result.pod.gpu_id or (result.candidate.gpu_id if result.candidate else "")

@@ -1,0 +1,66 @@
+"""A change stream as a hint: wakes an idle worker when a run is queued, and a busy one when its run is canceled.
+
+A hint only: whoever waits here also polls, so a dead stream costs latency and never a run. The thread reopens
+the stream with a pause; it writes nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pymongo.errors import PyMongoError
+
+from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.queue.run_queue import RUNS
+
+REOPEN_SECONDS = 5.0
+
+# Only what a worker can act on leaves the server: a run that became claimable, or a wish to cancel.
+PIPELINE: list[Document] = [
+    {
+        "$match": {
+            "$or": [
+                {"operationType": "insert", "fullDocument.status": "QUEUED"},
+                {"operationType": "replace", "fullDocument.status": "QUEUED"},
+                {"operationType": "update", "updateDescription.updatedFields.status": "QUEUED"},
+                {
+                    "operationType": "update",
+                    "updateDescription.updatedFields.cancelRequestedAt": {"$exists": True},
+                },
+            ]
+        }
+    },
+    # The run's parameters are of no interest here, and may be large.
+    {"$project": {"_id": 1, "documentKey": 1, "operationType": 1}},
+]
+
+
+class Wakeup:
+    def __init__(self, database: Mongo, *, collection: str = RUNS, on_change: Callable[[], None]) -> None:
+        self._runs = database[collection]
+        self._on_change = on_change
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="wakeup", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except PyMongoError:
+                pass  # no replica set, a failover, a lost right: the poll goes on without us
+            self._stopping.wait(REOPEN_SECONDS)
+
+    def _follow(self) -> None:
+        # The server holds the request until something happens or max_await_time_ms is over; a long wait
+        # keeps an idle worker's query rate low.
+        with self._runs.watch(PIPELINE, max_await_time_ms=15_000) as stream:
+            while not self._stopping.is_set():
+                if stream.try_next() is not None:
+                    self._on_change()

@@ -1,0 +1,117 @@
+"""How an attempt's end is written: which state and which budget follow from an outcome, and the one update.
+
+The judgement is pure; the update is a pipeline for `run_queue.settle`, which fences it. Nothing here reads or
+writes.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from pod_worker.core.failure import Failure, FailureClass, FailureCode, backoff_seconds
+from pod_worker.core.lease import Fence
+from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
+from pod_worker.core.run import Run, RunStatus
+from pod_worker.store.mongo import Document, literal
+from pod_worker.store.queue.run_document import LEASE_FIELDS, noted
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of the run. `status` QUEUED means it will be tried again."""
+
+    status: RunStatus
+    retry_in_seconds: float | None = None
+    code: FailureCode | None = None
+
+
+def judged(run: Run, outcome: Outcome, max_crashes: int, rng: random.Random) -> Settlement:
+    """What becomes of the run. A requested cancel outranks every end but success."""
+    if isinstance(outcome, Succeeded):
+        return Settlement(RunStatus.COMPLETED)
+    if isinstance(outcome, Canceled) or run.cancel_requested_at is not None:
+        return Settlement(RunStatus.CANCELED, code=FailureCode.CANCELED)
+    if isinstance(outcome, Failed):
+        return judge_failure(run, outcome.failure, max_crashes, rng)
+    return Settlement(RunStatus.QUEUED)
+
+
+def judge_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Random) -> Settlement:
+    """Retry or end, from the code's rule and the two budgets. Pure."""
+    rule = failure.rule
+    if not rule.retryable:
+        return Settlement(RunStatus.FAILED, code=failure.code)
+    if rule.failure_class is FailureClass.INFRA:
+        if run.crash_count + 1 >= max_crashes:
+            return Settlement(RunStatus.FAILED, code=FailureCode.POISON)
+        return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.crash_count, rng), failure.code)
+    if run.retry_count + 1 >= run.max_attempts:
+        return Settlement(RunStatus.FAILED, code=failure.code)
+    return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.retry_count, rng), failure.code)
+
+
+def settling(fence: Fence, outcome: Outcome, settlement: Settlement) -> list[Document]:
+    values: Document = {
+        "status": settlement.status.value,
+        "settledToken": fence.token,
+        "settledAs": settlement.status.value,
+        "history": noted(_verb(outcome), code=settlement.code, detail=_detail(outcome)),
+    } | _budgets(outcome, settlement)
+    values |= _ending(settlement.status) | _error_fields(outcome, settlement)
+    gone = list(LEASE_FIELDS)
+    if settlement.status is RunStatus.COMPLETED:
+        gone += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
+    return [{"$set": values}, {"$unset": gone}]
+
+
+def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
+    fields: Document = {}
+    if isinstance(outcome, Failed) and settlement.status is not RunStatus.CANCELED:
+        infra = outcome.failure.rule.failure_class is FailureClass.INFRA
+        counter = "crashCount" if infra else "retryCount"
+        fields[counter] = {"$add": [{"$ifNull": [f"${counter}", 0]}, 1]}
+    if settlement.status is RunStatus.QUEUED:
+        wait = settlement.retry_in_seconds
+        fields["queuedAt"] = {"$ifNull": ["$queuedAt", "$$NOW"]}  # keeps its place in the line
+        fields["runAfter"] = {"$add": ["$$NOW", round(wait * 1000)]} if wait else "$$REMOVE"
+    return fields
+
+
+def _ending(status: RunStatus) -> Document:
+    field_of = {
+        RunStatus.COMPLETED: "completedAt",
+        RunStatus.FAILED: "failedAt",
+        RunStatus.CANCELED: "canceledAt",
+    }
+    return {field_of[status]: "$$NOW"} if status in field_of else {}
+
+
+def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
+    if not isinstance(outcome, Failed) or settlement.status is RunStatus.CANCELED:
+        return {}
+    failure = outcome.failure
+    message = failure.message
+    if settlement.code is FailureCode.POISON:
+        message = f"gave up after repeated crashes; the last one was {failure.code}: {failure.message}"
+    return {
+        "errorCode": (settlement.code or failure.code).value,
+        "errorMessage": literal(message),
+        "errorTraceback": literal(failure.traceback),
+        "errorStage": literal(failure.stage),
+        "retryable": failure.rule.retryable,
+    }
+
+
+def _verb(outcome: Outcome) -> str:
+    return type(outcome).__name__.lower()
+
+
+def _detail(outcome: Outcome) -> str | None:
+    match outcome:
+        case Failed(failure):
+            return f"{failure.code}: {failure.message}"[:300]
+        case Released(reason) | Lost(reason) | Canceled(_, reason):
+            return reason
+        case _:
+            return None

@@ -1,0 +1,286 @@
+"""`pod-worker pods …` against the fake RunPod: what is shown, what is asked, what is spent, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from pod_worker.cli import main
+from pod_worker.cli.exit_codes import Exit
+from pod_worker.core.clock import ManualClock
+from pod_worker.fake_runpod.server import Options, RunningFake, running
+from tests.pods.cloud import GPU, Cloud
+from tests.pods.sshd import Sshd, make_folder
+from tests.pods.sshd import running as running_sshd
+
+
+@pytest.fixture(scope="module")
+def fake_server() -> Iterator[RunningFake]:
+    with running(Options(speed=0, seed=3)) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(make_folder(tmp_path_factory.mktemp("sshd"))) as sshd:
+        yield sshd
+
+
+@pytest.fixture
+def cloud(fake_server: RunningFake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    requests.post(f"{fake_server.url}/_fake/reset", timeout=10).raise_for_status()
+    for name in [name for name in os.environ if name.startswith(("RUNPOD_", "MONGODB", "CONTROL_PLANE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RUNPOD_API_KEY", fake_server.api_key)
+    monkeypatch.setenv("RUNPOD_API_BASE_URL", fake_server.url)
+    monkeypatch.setenv("RUNPOD_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("POD_WORKER_DATA", str(tmp_path / "no-stack"))
+    monkeypatch.chdir(tmp_path)
+    return Cloud(fake_server.url, fake_server.api_key, ManualClock())
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Pods = Callable[..., Said]
+
+
+@pytest.fixture
+def pods(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> Pods:
+    def run(*words: str) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main(["pods", *words])
+        said = capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+def rent(pods: Pods, name: str = "w") -> str:
+    said = pods("create", name, "--yes")
+    assert said.code == 0, said.err
+    return said.out.strip()
+
+
+def test_a_dry_run_shows_the_plan_and_spends_nothing(pods: Pods, cloud: Cloud) -> None:
+    said = pods("create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN=hunter2", "--dry-run")
+    assert said.code == 0
+    assert "$0.69/h" in said.err
+    assert "NVIDIA L4" in said.err
+    assert "HF_TOKEN" in said.err
+    assert "hunter2" not in said.out + said.err
+    assert cloud.living() == []
+    plan = pods("create", "w", "--dry-run", "--json", "--max-price", "0.5", "--gpu", "L4").json
+    assert [each["usd_per_hour"] for each in plan["candidates"]] == [0.44]
+    assert cloud.living() == []
+
+
+def test_nothing_is_rented_without_a_yes(pods: Pods, cloud: Cloud) -> None:
+    said = pods("create", "w")
+    assert said.code == Exit.USAGE
+    assert "--yes" in said.err
+    assert cloud.living() == []
+
+
+def test_rent_list_show_and_give_back(pods: Pods, cloud: Cloud) -> None:
+    pod_id = rent(pods)
+    assert cloud.living() == [pod_id]
+    assert rent(pods) == pod_id, "the same name is the same pod"
+    (listed,) = pods("list", "--json").json
+    assert (listed["id"], listed["gpu"], listed["usd_per_hour"]) == (pod_id, GPU, 0.69)
+    plain = pods("list")
+    assert pod_id in plain.out
+    assert "$0.69 per hour" in plain.err
+    shown = pods("show", pod_id, "--json").json
+    assert (shown["order"], shown["intent"]) == ("w", "CREATED")
+    assert "WORKER_ID" in shown["env_names"]
+    assert pods("terminate", pod_id).code == Exit.USAGE
+    assert cloud.living() == [pod_id]
+    assert pods("terminate", pod_id, "--yes").code == 0
+    assert cloud.living() == []
+    assert rent(pods) != pod_id
+
+
+def test_the_worker_gets_the_queues_address_and_an_own_command(
+    pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "tok")
+    pod_id = pods("create", "w", "--yes", "--command", "pod-worker worker --mode 'all'", "-e", "A=b=c").out.strip()
+    listing = cloud.provider("v2").list()
+    pod = listing.value[0]  # type: ignore[union-attr]
+    assert pod.id == pod_id
+    assert pod.env["CONTROL_PLANE_TOKEN"] == "tok"
+    assert pod.env["A"] == "b=c"
+
+
+@pytest.mark.parametrize(
+    ("words", "fault", "code"),
+    [
+        (("create", "w", "--yes"), {"kind": "no_capacity"}, Exit.NO_CAPACITY),
+        (("create", "w", "--yes"), {"kind": "http_error", "status": 402, "method": "POST"}, Exit.BUDGET),
+        (("create", "w", "--yes"), {"kind": "http_error", "status": 422, "method": "POST"}, Exit.USAGE),
+        (("create", "w", "--yes"), {"kind": "http_error", "status": 401, "method": "POST"}, Exit.AUTH),
+        (("list",), {"kind": "http_error", "status": 401}, Exit.AUTH),
+        (("list",), {"kind": "http_error", "status": 503}, Exit.TEMPORARY),
+        (("show", "none"), None, Exit.NOT_FOUND),
+        (("terminate", "none", "--yes"), None, Exit.NOT_FOUND),
+        (("logs", "none"), None, Exit.NOT_FOUND),
+        (("ssh", "none", "true"), None, Exit.NOT_FOUND),
+        (("create", "w", "--yes", "--gpu", "RTX 9999"), None, Exit.NOT_FOUND),
+        (("create", "w", "--yes", "--volume", "none"), None, Exit.NOT_FOUND),
+        (("create", "w", "--yes", "--max-price", "0.01"), None, Exit.BUDGET),
+        (("create", "w", "--yes", "-e", "novalue"), None, Exit.USAGE),
+        (("create", "w", "--yes", "--cloud", "PRIVATE"), None, Exit.USAGE),
+    ],
+)
+def test_exit_codes(
+    pods: Pods,
+    cloud: Cloud,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    fault: dict[str, Any] | None,
+    code: Exit,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    if fault:
+        cloud.fault(**fault)
+    said = pods(*words)
+    assert said.code == code, said.err
+    assert said.err
+    assert "Traceback" not in said.err
+    assert cloud.living() == []
+
+
+def test_no_key_is_a_usage_error_with_the_fix(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    said = pods("list")
+    assert said.code == Exit.USAGE
+    assert "RUNPOD_API_KEY" in said.err
+
+
+def test_a_key_from_dotenv(pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    Path(".env").write_text(f"RUNPOD_API_KEY={cloud.api_key}\nRUNPOD_GPU_TYPE=L4\n")
+    assert pods("list").code == 0
+    assert "NVIDIA L4" in pods("create", "w", "--dry-run").err
+
+
+def test_gpus_are_sorted_by_price_and_filtered(pods: Pods, cloud: Cloud) -> None:
+    everything = pods("gpus", "--json").json
+    lowest = [min(each["usd_per_hour"].values(), default=1e9) for each in everything]
+    assert lowest == sorted(lowest)
+    cloud.fault("no_capacity", gpu=GPU)
+    some = pods("gpus", "--json", "--min-vram-gb", "24", "--max-price", "0.5", "--available").json
+    assert some
+    assert len(some) < len(everything)
+    assert GPU not in [each["id"] for each in some]
+    assert "RTX 4090" in pods("gpus").out
+
+
+def test_volumes(pods: Pods, cloud: Cloud) -> None:
+    volume_id = cloud.make_volume("Peter")
+    (listed,) = pods("volumes", "--json").json
+    assert (listed["id"], listed["name"], listed["size_gb"]) == (volume_id, "Peter", 20)
+    assert "Peter" in pods("volumes").out
+
+
+def test_logs(pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pod_worker.pods.runpod.v2.BACKLOG_QUIET_SECONDS", 0.2)
+    pod_id = rent(pods)
+    cloud.step(60)
+    cloud.say(pod_id, "hello", "world")
+    assert "C world" in pods("logs", pod_id).out
+    last = json.loads(pods("logs", pod_id, "--tail", "1", "--json").out)
+    assert last["line"] == "world"
+
+
+def test_ssh_runs_a_command_and_gives_its_code(
+    pods: Pods, cloud: Cloud, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_SSH_PRIVATE_KEY_PATH", str(sshd.folder / "user_key"))
+    pod_id = rent(pods)
+    early = pods("ssh", pod_id, "true")
+    assert early.code == Exit.TEMPORARY
+    assert "22/tcp" in early.err
+    cloud.physics(ssh_host="127.0.0.1", ssh_port=sshd.port)
+    cloud.step(60)
+    said = pods("ssh", pod_id, "echo out; echo err >&2; exit 7")
+    assert (said.code, said.out) == (7, "out\n")
+    assert said.err.endswith("err\n")
+    line = pods("ssh", pod_id).out
+    assert line.startswith(f"ssh -p {sshd.port} ")
+    assert "StrictHostKeyChecking=accept-new" in line
+    cloud.physics(ssh_host=None)
+
+
+def test_a_pod_that_nobody_wants_is_swept(pods: Pods, cloud: Cloud) -> None:
+    pod_id = rent(pods)
+    cloud.fault("http_error", method="DELETE", status=500, times=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.sleep", lambda seconds: None)
+        assert pods("terminate", pod_id, "--yes").code == Exit.TEMPORARY
+    assert cloud.living() == [pod_id]
+    assert pods("sweep").code == Exit.USAGE, "asks first"
+    assert pods("sweep", "--yes", "--json").json["terminated"] == [pod_id]
+    assert cloud.living() == []
+    assert pods("sweep").code == 0
+
+
+def test_the_doctor_names_what_is_wrong_and_the_fix(
+    pods: Pods, cloud: Cloud, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sick = pods("doctor", "--json")
+    assert sick.code == Exit.FAILED
+    found = {each["check"]: each for each in sick.json}
+    assert found["api"]["result"] == "ok"
+    assert found["gpu"]["result"] == "ok"
+    assert "MONGODB_URL" in found["worker"]["found"]
+    monkeypatch.setenv("RUNPOD_SSH_PRIVATE_KEY_PATH", str(sshd.folder / "user_key"))
+    monkeypatch.setenv("RUNPOD_SSH_PUBLIC_KEY_PATH", str(sshd.folder / "user_key.pub"))
+    key = {each["check"]: each["result"] for each in pods("doctor", "--json").json}["ssh key"]
+    assert key == "ok"
+    monkeypatch.setenv("RUNPOD_SSH_PUBLIC_KEY_PATH", str(sshd.folder / "host_key.pub"))
+    assert "ssh-keygen -y" in pods("doctor").out
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_wrong")
+    broken = pods("doctor")
+    assert broken.code == Exit.FAILED
+    assert "rpa_wrong" not in broken.out + broken.err
+
+
+def test_with_a_database_the_intents_are_shared(
+    pods: Pods, cloud: Cloud, mongodb_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MONGODB_URL", mongodb_url)
+    pod_id = rent(pods)
+    assert not (tmp_path / "state" / "intents.db").exists()
+    assert pods("show", pod_id, "--json").json["intent"] == "CREATED"
+    (pod,) = cloud.provider("v2").list().value  # type: ignore[union-attr]
+    assert pod.env["MONGODB_URL"] == mongodb_url, "the worker on the pod has the same queue"
+
+
+def test_help_needs_neither_requests_nor_paramiko() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\nfrom pod_worker.cli import main\n"
+        "try: main(['pods', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'requests', 'paramiko', 'pymongo'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,0 +1,206 @@
+"""Managing runs as a person or a script does: words in, exit codes and JSON out, no traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from tests.cli.conftest import Cli
+
+Db = Database[dict[str, Any]]
+
+
+def submit(cli: Cli, *words: str) -> str:
+    said = cli("runs", "submit", "synthetic", *words, "--json")
+    assert said.code == 0, said.err
+    return str(said.json["id"])
+
+
+def test_submit_prints_the_id_alone_on_stdout(cli: Cli, db: Db) -> None:
+    said = cli("runs", "submit", "synthetic", "-p", "seconds=2", "--label", "team=a", "--priority", "7")
+    assert said.code == 0
+    run = db.runs.find_one({"_id": said.out.strip()})
+    assert run is not None
+    assert (run["status"], run["priority"], run["labels"], run["params"]["seconds"]) == (
+        "QUEUED",
+        7,
+        {"team": "a"},
+        2,
+    )
+
+
+def test_a_unique_key_makes_one_run(cli: Cli) -> None:
+    first = cli("runs", "submit", "synthetic", "--unique-key", "k", "--json")
+    second = cli("runs", "submit", "synthetic", "--unique-key", "k", "--json")
+    assert first.json["new"] is True
+    assert second.json == {"id": first.json["id"], "status": "QUEUED", "new": False}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("runs", "submit", "experimnt"), 2, "does not exist; there is: "),
+        (("runs", "submit", "synthetic", "-p", "stages=0"), 2, "stages must be 1..50"),
+        (("runs", "submit", "synthetic", "-p", "secnds=1"), 2, "unknown parameter 'secnds'"),
+        (("runs", "submit", "synthetic", "-p", "seconds"), 2, "NAME=VALUE"),
+        (("runs", "submit", "synthetic", "-p", "seconds=NaN"), 2, "seconds must be a number"),
+        (("runs", "submit", "synthetic", "--params", "absent.json"), 2, "absent.json"),
+        (("runs", "submit", "training", "-p", "model=x"), 2, "dataset"),
+        (("runs", "show", "nobody"), 3, "runs list"),
+        (("runs", "why", "nobody"), 3, "there is no run"),
+        (("runs", "cancel", "nobody", "--yes"), 3, "there is no run"),
+        (("runs", "lst"), 2, "No such command"),
+        (("rusn", "list"), 2, "Did you mean 'runs'"),
+    ],
+)
+def test_bad_input_gets_one_line_with_the_cause_and_its_exit_code(
+    cli: Cli, words: tuple[str, ...], code: int, says: str
+) -> None:
+    said = cli(*words)
+    assert said.code == code
+    assert says in said.err
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_list_is_tab_separated_in_a_pipe_and_filters(cli: Cli, db: Db) -> None:
+    kept, other = submit(cli), submit(cli)
+    db.runs.update_one({"_id": other}, {"$set": {"status": "FAILED"}})
+    said = cli("runs", "list", "--status", "queued")
+    header, *rows = said.out.splitlines()
+    assert header.split("\t")[:3] == ["id", "pipeline", "status"]
+    assert [row.split("\t")[0] for row in rows] == [kept]
+    assert [run["_id"] for run in cli("runs", "list", "--json").json] == [other, kept]
+
+
+def test_one_odd_document_does_not_break_the_list(cli: Cli, db: Db) -> None:
+    db.runs.insert_one({"_id": "odd", "status": 7, "currentStage": "x", "createdAt": "yesterday", "attempt": None})
+    run_id = submit(cli)
+    said = cli("runs", "list")
+    assert said.code == 0
+    assert run_id in said.out
+    assert cli("runs", "show", "odd").code == 0
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(cli: Cli) -> None:
+    run_id = submit(cli)
+    assert cli("runs", "show", run_id[:20], "--json").json["run"]["_id"] == run_id
+
+
+def test_show_never_prints_the_lease_token(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    db.runs.update_one({"_id": run_id}, {"$set": {"status": "RUNNING", "leaseToken": "sentinel-token"}})
+    assert "sentinel-token" not in cli("runs", "show", run_id, "--json").out
+    assert "sentinel-token" not in cli("runs", "list", "--json").out
+
+
+def test_cancel_and_reset_say_what_happened(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    said = cli("runs", "cancel", run_id, "--yes", "--reason", "typo")
+    assert (said.code, said.out) == (0, f"{run_id}  CANCELED\n")
+    assert "nothing to do" in cli("runs", "cancel", run_id, "--yes").out
+    dry = cli("runs", "reset", run_id, "--dry-run")
+    assert "CANCELED → QUEUED" in dry.err
+    assert (db.runs.find_one({"_id": run_id}) or {})["status"] == "CANCELED"
+    assert cli("runs", "reset", run_id).code == 0
+    assert (db.runs.find_one({"_id": run_id}) or {})["status"] == "QUEUED"
+
+
+def test_reset_refuses_a_live_run_without_force(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    live = [
+        {
+            "$set": {
+                "status": "RUNNING",
+                "attempt": 1,
+                "leaseToken": "t",
+                "leaseExpiresAt": {"$add": ["$$NOW", 60_000]},
+            }
+        }
+    ]
+    db.runs.update_one({"_id": run_id}, live)
+    refused = cli("runs", "reset", run_id)
+    assert refused.code == 1
+    assert "--force" in refused.out
+    assert cli("runs", "reset", run_id, "--force").code == 0
+
+
+def test_why_explains_a_waiting_run(cli: Cli, db: Db) -> None:
+    first, second = submit(cli), submit(cli, "--gpu", "RTX 4090")
+    cli("queues", "pause", "synthetic")
+    text = cli("runs", "why", second).out
+    assert "The queue is paused" in text
+    assert "GPU RTX 4090" in text
+    assert "1 run is ahead" in text
+    assert "No worker that serves this queue is there" in text
+    cli("queues", "resume", "synthetic")
+    assert "paused" not in cli("runs", "why", first).out
+
+
+def test_why_explains_a_failure_and_what_to_do(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    failed = {"status": "FAILED", "errorCode": "CUDA_OOM", "errorMessage": "too big", "errorStage": "training"}
+    db.runs.update_one({"_id": run_id}, {"$set": failed})
+    text = cli("runs", "why", run_id).out
+    assert "in stage training with CUDA_OOM: too big" in text
+    assert "batch_size" in text
+    assert f"runs reset {run_id}" in text
+
+
+def test_stats_and_queues_count(cli: Cli) -> None:
+    for _ in range(3):
+        submit(cli)
+    assert cli("runs", "stats", "--json").json["byStatus"] == {"QUEUED": 3}
+    assert "synthetic\topen\t3\t0" in cli("queues").out
+
+
+def test_many_are_queued_at_once(cli: Cli, db: Db) -> None:
+    said = cli("runs", "submit", "synthetic", "--count", "2500")
+    assert len(said.out.split()) == 2500
+    assert db.runs.count_documents({"status": "QUEUED"}) == 2500
+
+
+def test_prune_deletes_old_ended_runs_and_nothing_else(cli: Cli, db: Db) -> None:
+    old, live = submit(cli), submit(cli)
+    db.runs.update_many({}, [{"$set": {"createdAt": {"$subtract": ["$$NOW", 40 * 86_400_000]}}}])
+    db.runs.update_one({"_id": old}, {"$set": {"status": "COMPLETED"}})
+    db.events.insert_one({"_id": "e", "runId": old})
+    assert cli("runs", "prune", "--older-than", "30d", "--yes").code == 0
+    assert [run["_id"] for run in db.runs.find()] == [live]
+    assert db.events.count_documents({}) == 0
+
+
+def test_a_wrong_mongodb_url_names_the_fix_and_no_password(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGODB_URL", "postgres://ana:sentinel@db/x")
+    said = cli("runs", "list")
+    assert said.code == 2
+    assert "mongodb://" in said.err
+    assert "sentinel" not in said.err
+
+
+def test_a_missing_mongodb_url_names_the_fix(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MONGODB_URL")
+    said = cli("runs", "list")
+    assert said.code == 2
+    assert "pod-worker up" in said.err
+
+
+def test_config_show_masks_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "sentinel-key")
+    said = cli("config", "show", "--origin")
+    assert "CONTROL_PLANE_TOKEN\t***\tenvironment" in said.out
+    assert "sentinel" not in said.out
+
+
+def test_an_unexpected_error_shows_a_traceback_only_with_debug(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("pod_worker.cli.runs.views.QueueDepth", broken)
+    said = cli("runs", "stats")
+    assert said.code == 1
+    assert "KeyError" in said.err
+    assert "--debug" in said.err
+    assert "Traceback" not in said.err

@@ -1,0 +1,355 @@
+"""The artifact routes, by hand: what they refuse, what they never overwrite, what may be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.testclient import TestClient
+from pymongo import MongoClient
+
+from pod_worker.artifacts.object_store import ObjectStore
+from pod_worker.control.artifacts.routes import router
+from pod_worker.control.web import problem
+
+RUN = "/api/runs/run1/artifacts"
+LEASED: dict[str, Any] = {"attempt": 2, "lease_token": "token2"}
+BODY = b"the artifact's bytes"
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def store(s3: Any) -> ObjectStore:
+    return ObjectStore(s3.endpoint, s3.access_key, s3.secret_key, s3.bucket)
+
+
+def _client(database: Any, store: ObjectStore, **settings: Any) -> TestClient:
+    def authorize(request: Request) -> None:
+        if request.headers.get("Authorization") != "Bearer good":
+            raise HTTPException(401, "give the token")
+
+    app = FastAPI()
+    problem.install(app)
+    app.include_router(router(database, store, authorize, **settings))
+    return TestClient(app, headers={"Authorization": "Bearer good"}, follow_redirects=False)
+
+
+@pytest.fixture
+def client(db: Any, store: ObjectStore) -> Iterator[TestClient]:
+    db["runs"].insert_one({"_id": "run1", "status": "RUNNING", "attempt": 2, "leaseToken": "token2"})
+    db["runs"].insert_one({"_id": "free", "status": "RUNNING"})
+    with _client(db, store, part_bytes=1000) as made:
+        yield made
+
+
+def _presign(client: TestClient, route: str = RUN, **fields: Any) -> Any:
+    return client.post(f"{route}/presign", json={"action": "put", "filename": "a.txt"} | fields)
+
+
+def _promise(**fields: Any) -> dict[str, Any]:
+    known = {"key": "runs/run1/2/a.txt", "bytes": len(BODY), "sha256": SHA, "kind": "data"}
+    return known | {"content_type": "text/plain"} | LEASED | fields
+
+
+def _uploaded(client: TestClient, body: bytes = BODY, **fields: Any) -> str:
+    grant = _presign(client, **(LEASED | fields)).json()
+    assert requests.put(grant["url"], data=body, timeout=10).status_code == 200
+    key: str = grant["key"]
+    return key
+
+
+def _refusal(answer: Any) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    said = answer.json()
+    assert said["status"] == answer.status_code
+    assert said["detail"]
+    return answer.status_code, said["code"]
+
+
+def _finalize(client: TestClient, route: str = RUN, **fields: Any) -> Any:
+    return client.post(f"{route}/finalize", json=_promise(**fields))
+
+
+def test_an_upload_is_registered_once_however_often_it_is_finalized(client: TestClient, db: Any) -> None:
+    _uploaded(client)
+    first = _finalize(client)
+    assert first.status_code == 200, first.text
+    made = first.json()["artifact"]
+    assert made["id"] == f"run1:data:{SHA}"
+    assert made["verified_at"].endswith("Z")
+    assert _finalize(client).json() == first.json()
+    assert db["artifacts"].count_documents({}) == 1
+    assert client.get(RUN).json() == [made]
+    again = _presign(client, **LEASED, kind="data", sha256=SHA, bytes=len(BODY)).json()
+    assert again == {"key": made["key"], "registered": True, "artifact": made, "parts": [], "stored": []}
+
+
+def test_finalizing_at_the_same_time_reads_the_object_once(
+    client: TestClient, db: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _uploaded(client)
+    real, readings, both = store.sha256, [], threading.Barrier(2)
+
+    def slow(key: str) -> Any:
+        readings.append(key)
+        both.wait(10)
+        return real(key)
+
+    monkeypatch.setattr(store, "sha256", slow)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(_finalize, client) for _ in range(3)]
+        both.wait(10)
+        answers = [each.result(10) for each in asked]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert len(readings) == 1
+    assert db["artifacts"].count_documents({}) == 1
+
+
+def test_a_long_reading_is_asked_for_again(client: TestClient, db: Any, store: ObjectStore) -> None:
+    _uploaded(client)
+    with _client(db, store, wait_seconds=0.0) as hasty:
+        answer = _finalize(hasty)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (202, "1")
+        while answer.status_code == 202:
+            answer = _finalize(hasty)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"sha256": "0" * 64}, {"bytes": 3}, {"bytes": len(BODY), "sha256": hashlib.sha256(b"x").hexdigest()}],
+)
+def test_what_is_not_as_promised_is_removed_and_not_registered(
+    fields: dict[str, Any], client: TestClient, db: Any, store: ObjectStore
+) -> None:
+    key = _uploaded(client)
+    assert _refusal(_finalize(client, **fields)) == (422, "mismatch")
+    assert store.stat(key) is None
+    assert db["artifacts"].count_documents({}) == 0
+
+
+def test_an_object_of_the_wrong_size_is_not_even_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    _uploaded(client)
+    monkeypatch.setattr(ObjectStore, "sha256", None)
+    assert _refusal(_finalize(client, bytes=3)) == (422, "mismatch")
+
+
+def test_a_lie_about_a_registered_object_does_not_remove_it(client: TestClient, store: ObjectStore) -> None:
+    key = _uploaded(client)
+    _finalize(client)
+    assert _refusal(_finalize(client, sha256="0" * 64)) == (422, "mismatch")
+    assert _refusal(_finalize(client, sha256="0" * 64, bytes=1)) == (422, "mismatch")
+    assert store.sha256(key).sha256 == SHA
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lease_token": "other"}, {"attempt": 1}, {"attempt": 3}, {"lease_token": None}]
+)
+def test_who_does_not_hold_the_run_is_fenced_everywhere(
+    wrong: dict[str, Any], client: TestClient, db: Any, store: ObjectStore
+) -> None:
+    key = _uploaded(client)
+    holder = LEASED | wrong
+    assert _refusal(_presign(client, **holder)) == (409, "fenced")
+    assert _refusal(_finalize(client, **holder)) == (409, "fenced")
+    upload = {"key": key, "upload_id": "u"} | holder
+    assert _refusal(client.post(f"{RUN}/abort", json=upload)) == (409, "fenced")
+    assert db["artifacts"].count_documents({}) == 0
+    assert store.stat(key) is not None
+
+
+def test_a_run_lost_while_its_object_is_read_registers_nothing(
+    client: TestClient, db: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _uploaded(client)
+    real = store.sha256
+
+    def lose(key: str) -> Any:
+        db["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 3, "leaseToken": "token3"}})
+        return real(key)
+
+    monkeypatch.setattr(store, "sha256", lose)
+    assert _refusal(_finalize(client)) == (409, "fenced")
+    assert db["artifacts"].count_documents({}) == 0
+
+
+def test_a_run_that_nobody_holds_needs_only_the_bearer_token(client: TestClient, db: Any) -> None:
+    route = "/api/runs/free/artifacts"
+    grant = _presign(client, route).json()
+    assert grant["key"] == "runs/free/0/a.txt"
+    requests.put(grant["url"], data=BODY, timeout=10)
+    made = _finalize(client, route, key=grant["key"], attempt=None, lease_token=None)
+    assert made.status_code == 200, made.text
+    assert db["artifacts"].find_one()["runId"] == "free"
+    assert _refusal(_presign(client, route, attempt=1)) == (409, "fenced")
+    assert _refusal(_presign(client, route, lease_token="x")) == (422, "bad_request")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//b", "", "a\\b", "a\0b", "x" * 513, None])
+def test_a_name_that_leaves_its_folder_is_refused(name: str | None, client: TestClient) -> None:
+    assert _refusal(_presign(client, **LEASED, filename=name)) == (422, "bad_key")
+
+
+@pytest.mark.parametrize(
+    "key", ["runs/other/2/x", "runs/run1/3/x", "runs/run1/2/../x", "x", "runs/run1/x", "/runs/run1/2/x", "../x"]
+)
+def test_only_keys_of_the_run_and_its_attempts_so_far_are_taken(key: str, client: TestClient) -> None:
+    assert _refusal(_presign(client, **LEASED, key=key)) == (422, "bad_key")
+    assert _refusal(_finalize(client, key=key)) == (422, "bad_key")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "a:b"},
+        {"kind": ""},
+        {"sha256": "abc"},
+        {"bytes": -1},
+        {"bytes": 10**15},
+        {"bytes": 1.5},
+        {"content_type": "text/plain\r\nX-Evil: 1"},
+        {"content_type": "nonsense"},
+        {"action": "delete"},
+        {"attempt": "two"},
+    ],
+)
+def test_bad_values_are_refused_with_the_reason(fields: dict[str, Any], client: TestClient) -> None:
+    assert _refusal(_presign(client, **(LEASED | fields))) == (422, "bad_request")
+
+
+def test_a_role_is_one_word(client: TestClient) -> None:
+    assert _refusal(_finalize(client, role="final draft")) == (422, "bad_request")
+
+
+def test_bodies_are_bounded_and_must_be_json(client: TestClient) -> None:
+    assert _refusal(client.post(f"{RUN}/presign", content=b"x" * (9 * 1024 * 1024))) == (413, "too_large")
+    assert _refusal(client.post(f"{RUN}/presign", content=b"{")) == (422, "bad_request")
+
+
+def test_unknown_runs_and_missing_objects_are_named(client: TestClient) -> None:
+    assert _refusal(_presign(client, "/api/runs/nobody/artifacts", **LEASED)) == (404, "run_not_found")
+    assert _refusal(_finalize(client)) == (404, "object_missing")
+    assert _refusal(_finalize(client, upload_id="no-such-upload", parts=[])) == (404, "upload_gone")
+    assert client.get("/api/runs/nobody/artifacts").json() == []
+
+
+def test_every_route_asks_who_is_there(client: TestClient) -> None:
+    stranger = {"Authorization": "Bearer bad"}
+    for route in ("presign", "finalize", "abort"):
+        assert client.post(f"{RUN}/{route}", json={}, headers=stranger).status_code == 401
+    assert client.get(RUN, headers=stranger).status_code == 401
+    assert client.get("/api/artifacts/runs/run1/2/a.txt", headers=stranger).status_code == 401
+
+
+def test_a_name_that_is_taken_is_never_overwritten(client: TestClient) -> None:
+    _uploaded(client)
+    _finalize(client)
+    assert _refusal(_presign(client, **LEASED)) == (409, "key_taken")
+    other = hashlib.sha256(b"other").hexdigest()
+    assert _presign(client, **LEASED, sha256=other, kind="data").json()["key"] == f"runs/run1/2/a.{other[:12]}.txt"
+    same_bytes = _presign(client, **LEASED, sha256=SHA, kind="log").json()
+    assert same_bytes["key"] == "runs/run1/2/a.txt"
+
+
+def test_a_row_that_only_an_event_claims_counts_for_nothing(client: TestClient, db: Any) -> None:
+    db["artifacts"].insert_one({"_id": f"run1:data:{SHA}", "runId": "run1", "key": "runs/run1/2/a.txt"})
+    grant = _presign(client, **LEASED, kind="data", sha256=SHA, bytes=len(BODY)).json()
+    assert not grant["registered"]
+    requests.put(grant["url"], data=BODY, timeout=10)
+    assert _finalize(client).status_code == 200
+    assert db["artifacts"].find_one()["verifiedAt"] is not None
+
+
+def test_parts_come_in_pages_and_an_upload_can_be_gone_on_with(client: TestClient, db: Any) -> None:
+    body = bytes(range(256)) * 10  # 2560 bytes: parts of 1000, 1000, 560
+    sha = hashlib.sha256(body).hexdigest()
+    asked = LEASED | {"bytes": len(body), "sha256": sha, "kind": "data"}
+    grant = _presign(client, **asked, part_count=2).json()
+    assert (grant["part_bytes"], grant["parts_total"]) == (1000, 3)
+    assert [part["number"] for part in grant["parts"]] == [1, 2]
+    etag = requests.put(grant["parts"][0]["url"], data=body[:1000], timeout=10).headers["ETag"].strip('"')
+    asked["upload_id"] = grant["upload_id"]
+    renewed = _presign(client, **asked).json()
+    assert renewed["upload_id"] == grant["upload_id"]
+    assert renewed["stored"] == [{"number": 1, "etag": etag, "bytes": 1000}]
+    rest = _presign(client, **asked, first_part=2).json()
+    assert [part["number"] for part in rest["parts"]] == [2, 3]
+    assert rest["stored"] == []
+    parts = [{"number": 1, "etag": etag}]
+    for part, chunk in zip(rest["parts"], (body[1000:2000], body[2000:]), strict=True):
+        answer = requests.put(part["url"], data=chunk, timeout=10)
+        parts.append({"number": part["number"], "etag": answer.headers["ETag"]})
+    promise = {"bytes": len(body), "sha256": sha, "upload_id": grant["upload_id"], "parts": parts}
+    assert _finalize(client, **promise).status_code == 200
+    db["artifacts"].delete_many({})  # as if the answer, and the registration, had been lost
+    assert _finalize(client, **promise).status_code == 200
+    asked |= {"filename": "b", "kind": "log"}
+    assert _refusal(_presign(client, **asked, first_part=2)) == (404, "upload_gone")
+    assert _presign(client, **asked).json()["upload_id"] != grant["upload_id"]
+
+
+def test_wrong_parts_are_refused_and_an_upload_can_be_aborted(client: TestClient, store: ObjectStore) -> None:
+    grant = _presign(client, **LEASED, bytes=5000).json()
+    parts = [{"number": 1, "etag": "0" * 32}]
+    assert _refusal(_finalize(client, upload_id=grant["upload_id"], parts=parts)) == (422, "bad_parts")
+    other = _presign(client, **LEASED, bytes=5000).json()
+    asked = LEASED | {"key": other["key"], "upload_id": other["upload_id"]}
+    for _ in range(2):
+        assert client.post(f"{RUN}/abort", json=asked).status_code == 204
+    assert _refusal(client.post(f"{RUN}/abort", json=asked | {"key": "runs/other/1/x"})) == (422, "bad_key")
+
+
+def test_a_download_is_a_redirect_to_an_attachment(client: TestClient) -> None:
+    key = _uploaded(client, filename="plots/loss curve.txt")
+    answer = client.get(f"/api/artifacts/{key}")
+    assert answer.status_code == 307
+    assert answer.headers["Cache-Control"] == "no-store"
+    got = requests.get(answer.headers["Location"], timeout=10)
+    assert got.content == BODY
+    assert got.headers["Content-Disposition"].startswith('attachment; filename="loss curve.txt"')
+
+
+@pytest.mark.parametrize(
+    "path", ["runs/run1/2/nothing", "etc/passwd", "runs/run1/2/%2e%2e/%2e%2e/run2/1/x", "runs/run1/2/a%00b", ""]
+)
+def test_there_is_nothing_to_download_elsewhere(path: str, client: TestClient) -> None:
+    assert _refusal(client.get(f"/api/artifacts/{path}")) == (404, "object_missing")
+
+
+def test_a_pod_gets_a_link_by_key_or_by_name_and_the_hash_with_it(client: TestClient) -> None:
+    key = _uploaded(client)
+    by_key = client.post(f"{RUN}/presign", json={"action": "get", "key": key}).json()
+    assert "sha256" not in by_key
+    _finalize(client)
+    by_key = client.post(f"{RUN}/presign", json={"action": "get", "key": key}).json()
+    by_name = client.post(f"{RUN}/presign", json={"action": "get", "filename": "a.txt"}).json()
+    assert (by_key["sha256"], by_key["key"]) == (by_name["sha256"], by_name["key"]) == (SHA, key)
+    assert requests.get(by_name["url"], timeout=10).content == BODY
+    for wrong in ({"filename": "b.txt"}, {"key": "runs/run1/2/b.txt"}, {}):
+        answer = client.post(f"{RUN}/presign", json={"action": "get"} | wrong)
+        assert _refusal(answer) == (404, "object_missing")
+    answer = client.post(f"{RUN}/presign", json={"action": "get", "key": "runs/free/0/x"})
+    assert _refusal(answer) == (422, "bad_key")
+
+
+def test_a_store_or_a_database_that_is_away_is_a_503(client: TestClient, db: Any, store: ObjectStore) -> None:
+    down = ObjectStore("127.0.0.1:1", "access-key", "secret-key", "bucket")
+    with _client(db, down) as other:
+        answer = other.get("/api/artifacts/runs/run1/2/a.txt")
+        assert _refusal(answer) == (503, "store_away")
+        assert answer.headers["Retry-After"] == "2"
+    away: MongoClient[Any] = MongoClient("mongodb://127.0.0.1:1", serverSelectionTimeoutMS=100)
+    with away, _client(away["x"], store) as other:
+        assert _refusal(_presign(other, **LEASED))[0] == 503
+
+
+def test_the_routes_describe_themselves(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    assert {"/api/runs/{run_id}/artifacts/presign", "/api/artifacts/{key}"} <= set(described["paths"])
+    assert "lease_token" in described["components"]["schemas"]["FinalizeRequest"]["properties"]

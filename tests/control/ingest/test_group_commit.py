@@ -1,0 +1,117 @@
+"""Requests that wait together are stored together, and each gets its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pymongo.errors import AutoReconnect
+
+from pod_worker.control.ingest import group_commit as module
+from pod_worker.control.ingest.batch import Batch, read_batch
+from pod_worker.control.ingest.group_commit import Intake
+from pod_worker.control.web.problem import Problem
+from tests.control.lines import event, ndjson
+
+
+class HeldIngest:
+    """An ingest that waits for a word before it stores, and remembers what came together."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.entered = asyncio.Semaphore(0)
+        self.go = asyncio.Semaphore(0)
+        self.error: Exception | None = None
+
+    async def take_all(self, batches: Sequence[Batch]) -> None:
+        self.groups.append([each.event.id for batch in batches for each in batch.arrivals])
+        self.entered.release()
+        await self.go.acquire()
+        if self.error:
+            raise self.error
+
+
+def reading(name: str) -> Batch:
+    return read_batch([ndjson(event(name))])
+
+
+async def waiting(intake: Intake, count: int) -> None:
+    while len(intake._waiting) < count:
+        await asyncio.sleep(0)
+
+
+def test_what_waits_goes_together() -> None:
+    held = HeldIngest()
+
+    async def scene() -> None:
+        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
+        first = asyncio.create_task(intake.take(reading("a")))
+        await held.entered.acquire()
+        rest = [asyncio.create_task(intake.take(reading(name))) for name in "bcd"]
+        await waiting(intake, 3)
+        for _ in range(2):
+            held.go.release()
+        await asyncio.gather(first, *rest)
+        await intake.close()
+
+    asyncio.run(scene())
+    assert held.groups == [["a"], ["b", "c", "d"]]
+
+
+def test_the_databases_trouble_is_everybodys_answer() -> None:
+    held = HeldIngest()
+    held.error = AutoReconnect("gone")
+
+    async def scene() -> list[Any]:
+        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
+        held.go.release()
+        found = await asyncio.gather(intake.take(reading("a")), return_exceptions=True)
+        held.error = None
+        held.go.release()
+        found += [await intake.take(reading("b"))]
+        await intake.close()
+        return list(found)
+
+    found = asyncio.run(scene())
+    assert isinstance(found[0], AutoReconnect)
+    assert held.groups[1] == ["b"], "and it goes on"
+
+
+def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAITING_REQUESTS", 1)
+    held = HeldIngest()
+
+    async def scene() -> int:
+        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
+        first = asyncio.create_task(intake.take(reading("a")))
+        await held.entered.acquire()
+        second = asyncio.create_task(intake.take(reading("b")))
+        await waiting(intake, 1)
+        with pytest.raises(Problem) as refused:
+            await intake.take(reading("c"))
+        for _ in range(2):
+            held.go.release()
+        await first
+        await second
+        await intake.close()
+        return refused.value.status
+
+    assert asyncio.run(scene()) == 503
+
+
+def test_close_finishes_what_waits() -> None:
+    held = HeldIngest()
+
+    async def scene() -> None:
+        intake = Intake(held, at_once=2)  # type: ignore[arg-type]
+        task = asyncio.create_task(intake.take(reading("a")))
+        await held.entered.acquire()
+        closing = asyncio.create_task(intake.close())
+        held.go.release()
+        await closing
+        await task
+
+    asyncio.run(scene())
+    assert held.groups == [["a"]]

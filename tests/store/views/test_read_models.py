@@ -1,0 +1,169 @@
+"""Every query has an index: whatever the control plane asks is explained, and nothing may read a collection whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pod_worker.control.events.replay import rebuild
+from pod_worker.control.ingest.batch import read_batch
+from pod_worker.control.runs.live import _View
+from pod_worker.store import artifact_registry
+from pod_worker.store.events.reader import EventFilter, EventPages
+from pod_worker.store.indexes import all_indexes
+from pod_worker.store.mongo import ensure_indexes
+from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.views.metric_series import MetricSeries
+from pod_worker.store.views.read_models import BadCursor, ReadModels, RunFilter
+from tests.control.batches import take
+from tests.control.lines import event, ndjson
+from tests.store.commands import QUERIES, Commands, watched
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def seen() -> Commands:
+    return Commands()
+
+
+@pytest.fixture
+def database(mongodb_url: str, seen: Commands) -> Iterator[Any]:
+    """Full enough that reading it whole would be the worse plan."""
+    with watched(mongodb_url, seen) as made:
+        fill(made)
+        seen.clear()
+        yield made
+
+
+def fill(made: Any) -> None:
+    ensure_indexes(made, all_indexes())
+    made["runs"].insert_many(
+        {
+            "_id": f"r{n}",
+            "status": ("QUEUED", "RUNNING", "COMPLETED")[n % 3],
+            "pipeline": ("training", "synthetic")[n % 2],
+            "queue": ("training", "synthetic")[n % 2],
+            "hypothesisId": f"h{n % 10}",
+            "createdAt": T0 + timedelta(seconds=n),
+            "queuedAt": T0,
+        }
+        for n in range(300)
+    )
+    lines = [
+        event(f"e{run}-{n}", run=f"r{run}", level="error" if n % 9 == 0 else "info")
+        for run in range(6)
+        for n in range(40)
+    ]
+    lines += [event(f"s{run}", "ai.run.stage_started", run=f"r{run}", stage="s") for run in range(6)]
+    take(made, read_batch(ndjson(*lines).split(b"\n")))
+
+
+def ask_everything(database: Any) -> None:
+    models, pages = ReadModels(database), EventPages(database)
+    for wanted in (
+        RunFilter(),
+        RunFilter(["QUEUED"]),
+        RunFilter(["QUEUED", "RUNNING"]),
+        RunFilter(pipeline="training"),
+        RunFilter(["QUEUED"], "training"),
+        RunFilter(hypothesis_id="h1"),
+        RunFilter(with_hidden=True),
+    ):
+        page = models.runs(wanted, 10)
+        models.runs(wanted, 10, cursor=page.next_cursor)
+    models.run("r1")
+    models.stages("r1")
+    models.validations("r1")
+    models.hypothesis("h1")
+    artifact_registry.of_run(database, "r1")
+    for events in (
+        EventFilter(),
+        EventFilter(["ai.run.log"]),
+        EventFilter(["ai.run.stage_started"]),
+        EventFilter(level="error"),
+        EventFilter(level="info"),
+        EventFilter(since=T0),
+    ):
+        for newest_first in (True, False):
+            pages.page("r1", events, 10, newest_first=newest_first)
+            pages.page("r1", events, 10, cursor=10**18, newest_first=newest_first)
+    pages.dead(10)
+    MetricSeries(database).read("r1", ["loss"], "s")
+    MetricSeries(database).read("r1")
+    view = _View("r1", models, pages, None)
+    view.poll()
+    view.poll()
+    QueueDepth(database).read()
+    point = event("new", "ai.run.stage_metric", run="r1", stage="s", name="loss", value=1, step=1)
+    take(database, read_batch([ndjson(point)]))
+    rebuild(database, "r1")
+
+
+def plans(database: Any, command: dict[str, Any]) -> list[str]:
+    """The stages of the winning plan of each part of a command."""
+    name = next(iter(command))
+    if name in ("update", "delete"):
+        key = "updates" if name == "update" else "deletes"
+        parts = [{name: command[name], key: [each]} for each in command[key]]
+    else:
+        dropped = {"lsid", "$clusterTime", "$db", "readConcern", "$readPreference", "txnNumber", "writeConcern"}
+        parts = [{each: value for each, value in command.items() if each not in dropped}]
+    return [
+        stage for part in parts for stage in stages(database.command("explain", part, verbosity="queryPlanner"))
+    ]
+
+
+def stages(found: Any) -> list[str]:
+    if isinstance(found, dict):
+        own = [found["stage"]] if isinstance(found.get("stage"), str) else []
+        return own + [stage for key, value in found.items() if key != "rejectedPlans" for stage in stages(value)]
+    if isinstance(found, list):
+        return [stage for each in found for stage in stages(each)]
+    return []
+
+
+def test_nothing_reads_a_collection_whole(database: Any, seen: Commands) -> None:
+    ask_everything(database)
+    commands = [each for each in seen.seen if next(iter(each)) in QUERIES]
+    assert len(commands) > 50
+    whole: list[dict[str, Any]] = []
+    for command in commands:
+        found = plans(database, command)
+        assert found, command
+        if "COLLSCAN" in found:
+            whole.append({key: value for key, value in command.items() if key not in ("lsid", "$clusterTime")})
+    assert whole == []
+
+
+def test_lists_are_not_sorted_in_memory(database: Any, seen: Commands) -> None:
+    models = ReadModels(database)
+    for wanted in (
+        RunFilter(),
+        RunFilter(["QUEUED"]),
+        RunFilter(["QUEUED", "RUNNING"]),
+        RunFilter(pipeline="training"),
+    ):
+        models.runs(wanted, 10)
+    for command in [each for each in seen.seen if "find" in each]:
+        assert "SORT" not in plans(database, command), command
+
+
+def test_depth(database: Any) -> None:
+    depth = QueueDepth(database).read()
+    assert depth.by_status == {"QUEUED": 100, "RUNNING": 100, "COMPLETED": 100}
+    assert depth.by_queue["training"]["QUEUED"] + depth.by_queue["synthetic"]["QUEUED"] == 100
+    assert depth.oldest_queued_seconds["training"] > 0
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "W10=", "WyJhIiwgMV0="])
+def test_a_foreign_cursor_is_refused(database: Any, cursor: str) -> None:
+    models = ReadModels(database)
+    if cursor:
+        with pytest.raises(BadCursor):
+            models.runs(RunFilter(), 10, cursor=cursor)
+    else:
+        assert models.runs(RunFilter(), 10, cursor=cursor).items

@@ -1,0 +1,56 @@
+"""What a run prints becomes bounded logs, whatever it is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from pod_worker.core.clock import ManualClock
+from pod_worker.core.payload import RunLog
+from pod_worker.worker import output_capture
+from pod_worker.worker.output_capture import OutputCapture
+
+
+def capture(data: bytes, tmp_path: Path) -> tuple[list[RunLog], OutputCapture]:
+    logs: list[RunLog] = []
+    made = OutputCapture(io.BufferedReader(io.BytesIO(data)), tmp_path / "output.log", logs.append, ManualClock())
+    made.run()
+    return logs, made
+
+
+def test_lines_become_log_events_without_control_characters(tmp_path: Path) -> None:
+    logs, made = capture(b"hello\n\x1b[31mred\x1b[0m\rprogress 1\rprogress 2\nno newline", tmp_path)
+    assert [log.message for log in logs] == ["hello", "red", "progress 1", "progress 2", "no newline"]
+    assert made.tail == [log.message for log in logs]
+
+
+def test_binary_output_is_replaced_not_fatal(tmp_path: Path) -> None:
+    logs, _ = capture(bytes(range(256)) * 4 + b"\n", tmp_path)
+    assert logs
+    assert all(log.message.isprintable() or "\t" in log.message or "�" in log.message for log in logs)
+
+
+def test_a_line_without_end_is_cut_into_bounded_pieces(tmp_path: Path) -> None:
+    logs, _ = capture(b"x" * 1_000_000, tmp_path)
+    assert all(len(log.message) <= output_capture.LINE_CHARACTERS for log in logs)
+
+
+def test_a_flood_is_thinned_counted_and_its_end_kept(tmp_path: Path) -> None:
+    data = b"".join(b"line %d\n" % number for number in range(20_000))
+    logs, made = capture(data, tmp_path)
+    said = [log for log in logs if log.level == "info"]
+    assert len(said) == output_capture.BURST_LINES  # the clock stands still: no more than the burst
+    [skipped] = [log for log in logs if log.level == "warn"]
+    assert skipped.message.startswith(f"{20_000 - output_capture.BURST_LINES} lines")
+    assert made.tail[-1] == "line 19999"
+
+
+def test_the_file_on_the_pod_is_bounded_and_keeps_the_end(tmp_path: Path) -> None:
+    original, output_capture.FILE_BYTES = output_capture.FILE_BYTES, 200_000
+    try:
+        capture(b"".join(b"line %d\n" % number for number in range(100_000)), tmp_path)
+    finally:
+        output_capture.FILE_BYTES = original
+    sizes = [path.stat().st_size for path in tmp_path.glob("output.*")]
+    assert sum(sizes) <= 2 * 200_000 + 2 * 65_536
+    assert (tmp_path / "output.log").read_bytes().endswith(b"line 99999\n")
