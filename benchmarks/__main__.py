@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pod_worker.cli.startup import prepare_process
+
 RESULTS = Path(".tools") / "bench.json"
 
 
@@ -222,4 +224,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    prepare_process()
     sys.exit(main())

@@ -16,6 +16,7 @@ from chaos.drill import Drill
 from chaos.journal import Journal
 from chaos.sabotage import SABOTAGES, verdict
 from chaos.workload import Training, orders
+from pod_worker.cli.startup import prepare_process
 from pod_worker.local.errors import LocalStackError
 
 DRAIN_SECONDS = 180.0
@@ -153,4 +154,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     main()

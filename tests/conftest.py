@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from pod_worker.cli.startup import prepare_process
+
 if TYPE_CHECKING:
     from minio import Minio
     from pymongo import MongoClient
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from pod_worker.local.mongod import Mongod
     from pod_worker.local.s3 import ObjectStoreServer, S3Access
+
+# As our programs do first: then tests behave alike under nohup, in background jobs and behind a proxy.
+prepare_process()
 
 _numbers = itertools.count(1)
 

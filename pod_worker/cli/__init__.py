@@ -13,6 +13,7 @@ import click
 
 from pod_worker import __version__
 from pod_worker.cli.exit_codes import Exit, exit_of
+from pod_worker.cli.startup import prepare_process
 
 # name -> (module:attribute, what `--help` says about it)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -79,6 +80,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script. Turns every expected error into one line and the contract's exit code."""
+    prepare_process()
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     # `--debug` is welcome anywhere, as people add it to the line that has just failed.

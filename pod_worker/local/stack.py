@@ -231,10 +231,11 @@ class Stack:
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """The first SIGTERM, SIGINT or SIGHUP sets `stop`; a second one acts as it would have without us.
 
-    Signals that were ignored (nohup) stay ignored. Main thread only.
+    Takes only signals with their default action: those that were ignored (nohup) stay ignored. Main thread only.
     """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    taken = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    default = (signal.SIG_DFL, signal.default_int_handler)
+    taken = {number: handler for number, handler in before.items() if handler in default}
 
     def restore() -> None:
         for number, handler in taken.items():

@@ -11,19 +11,25 @@ import signal
 import threading
 from collections.abc import Callable
 
+DEFAULT_ACTIONS = (signal.SIG_DFL, signal.default_int_handler)
+
 
 def listen(on_signal: Callable[[signal.Signals], None], *numbers: signal.Signals) -> None:
-    """From now on each of `numbers` calls `on_signal` in a thread. Call once, from the main thread."""
+    """From now on each of `numbers` calls `on_signal` in a thread. Call once, from the main thread.
+
+    A signal without its default action is left alone: one that was ignored (nohup) stays ignored.
+    """
     received, sent = os.pipe()
     os.set_blocking(sent, False)
     signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
-    for number in numbers:
+    heard = [number for number in numbers if signal.getsignal(number) in DEFAULT_ACTIONS]
+    for number in heard:
         signal.signal(number, _ignore)
 
     def read() -> None:
         while data := os.read(received, 64):
             for number in data:
-                if number in numbers:
+                if number in heard:
                     on_signal(signal.Signals(number))
 
     threading.Thread(target=read, name="signals", daemon=True).start()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +96,13 @@ class Running:
         return found
 
     @contextmanager
-    def worker(self, name: str, *words: str, **env: str) -> Iterator[WorkerProcess]:
-        """A worker of its own, with its own spool; killed at the end if it is still there."""
+    def worker(
+        self, name: str, *words: str, ignored: Sequence[signal.Signals] = (), **env: str
+    ) -> Iterator[WorkerProcess]:
+        """A worker of its own, with its own spool; killed at the end if it is still there.
+
+        `ignored` signals are inherited as such, as from nohup or for a background job.
+        """
         log = self.folder / f"{name}.log"
         folders = {
             "POD_WORKER_SPOOL_DIR": str(self.folder / f"spool-{name}"),
@@ -110,6 +115,7 @@ class Running:
                 env=self.local.worker_env(**(QUICK | folders | env)),
                 stdout=file,
                 stderr=file,
+                preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored] and None,
             )
         try:
             yield WorkerProcess(process, log)
@@ -143,3 +149,10 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def ignored_signals(pid: int) -> set[int]:
+    """Numbers of the signals that a process ignores, from the mask in its status (proc(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = int(next(line for line in lines if line.startswith("SigIgn:")).split()[1], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pod_worker.training import demo_data
-from tests.acceptance.local_stack import Running, wait_for
+from tests.acceptance.local_stack import Running, ignored_signals, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +94,25 @@ def test_sigterm_gives_the_run_back_uncounted_and_exits_143(running: Running) ->
     assert run["status"] == "QUEUED"
     assert (run["retryCount"], run["crashCount"]) == (0, 0)
     assert "leaseToken" not in run
+
+
+def test_a_worker_of_nohup_in_the_background_stops_at_sigterm_and_its_run_inherits_nothing(
+    running: Running,
+) -> None:
+    inherited = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+    run_id = running.submit("synthetic", {"stages": 1, "seconds": 60, "events": 600})
+    with running.worker("w", ignored=inherited) as worker:
+        running.wait_status(run_id, "RUNNING")
+        tree = psutil.Process(worker.process.pid).children(recursive=True)
+        assert len(tree) == 2, "the guard and the run"
+        assert not any(ignored_signals(process.pid) & set(inherited) for process in tree)
+        worker.send(signal.SIGHUP)
+        worker.send(signal.SIGINT)
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 143
+    assert "SIGTERM: finishing up" in worker.said()
+    assert "SIGHUP" not in worker.said()
+    assert "SIGINT" not in worker.said()
 
 
 def test_a_second_signal_does_not_wait(running: Running) -> None:

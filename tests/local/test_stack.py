@@ -257,6 +257,7 @@ def test_wrong_given_server_stops_the_start(tmp_path: Path, s3_server: ObjectSto
 
 def test_second_signal_acts_as_without_us() -> None:
     stop = threading.Event()
+    at_first = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
 
     with stop_on_signals(stop):
@@ -266,6 +267,7 @@ def test_second_signal_acts_as_without_us() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, at_first)
 
 
 def test_ignored_signal_stays_ignored() -> None:
