@@ -30,8 +30,8 @@ from pod_worker.core.clock import SystemClock
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
 from pod_worker.store.queue import run_queue
-from pod_worker.store.queue.run_document import run_from
-from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.run_document import run_from_document
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 
 SIDES = ("ours", "naive")
 PIPELINE = "synthetic"
@@ -201,7 +201,7 @@ def claim_away(url: str, side: str, threads: int, seconds: float) -> dict[str, A
 
 
 def _claimer(database: Mongo, side: str, worker_id: str) -> ClaimOne:
-    claimant = Claimant(worker_id, "pod", (PIPELINE,), (PIPELINE,), region="EU")
+    claimant = ClaimingWorker(worker_id, "pod", (PIPELINE,), (PIPELINE,), region="EU")
     queue = RunQueue(database, SystemClock())
     if side == "naive":
         return lambda: _claim_naively(database, queue, claimant)
@@ -213,17 +213,17 @@ def _claimer(database: Mongo, side: str, worker_id: str) -> ClaimOne:
     return claim
 
 
-def _claim_naively(database: Mongo, queue: RunQueue, claimant: Claimant) -> str | None:
+def _claim_naively(database: Mongo, queue: RunQueue, claimant: ClaimingWorker) -> str | None:
     """What everybody writes first: the best one, at once, in one statement. Pause is not even asked for."""
     token = f"{random.getrandbits(128):032x}"
     document = database.runs.find_one_and_update(
-        run_queue._claimable(claimant),
-        queue._claiming(claimant, token),
-        sort=run_queue.ORDER,
+        run_queue._claimable_filter(claimant),
+        queue._claim_update(claimant, token),
+        sort=run_queue.CLAIM_SORT,
         hint="claim",
         return_document=ReturnDocument.AFTER,
     )
-    return run_from(document).id if document else None
+    return run_from_document(document).id if document else None
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:

@@ -101,11 +101,11 @@ def metric(step: int) -> Payload:
 
 def run_ours(folder: Path, events: int) -> Row:
     from pod_worker.core.clock import SystemClock
-    from pod_worker.outbox import RunEmitter, Spool, Ulids
+    from pod_worker.outbox import RunEmitter, Spool, UlidGenerator
 
     clock = SystemClock()
     spool = Spool.open(folder, "bench", clock=clock)
-    emitter = RunEmitter(spool, "runpod://pod/bench", "01BENCH", 1, clock, Ulids(clock))
+    emitter = RunEmitter(spool, "runpod://pod/bench", "01BENCH", 1, clock, UlidGenerator(clock))
     row = measure(OURS, lambda step: ignore(emitter.emit(metric(step))), lambda: None, events, True)
     spool.close()
     return row
@@ -115,14 +115,14 @@ def run_sqlite(folder: Path, events: int) -> Row:
     """The same envelope into one table, one transaction an event, seq under the write lock."""
     from pod_worker.core.clock import SystemClock
     from pod_worker.core.payload import StageMetric
-    from pod_worker.outbox import Ulids
+    from pod_worker.outbox import UlidGenerator
     from pod_worker.outbox.event_encoding import encode_data
 
     database = sqlite3.connect(folder / "spool.db", isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=NORMAL")
     database.execute("CREATE TABLE spool (seq INTEGER PRIMARY KEY, id TEXT, lane INTEGER, line BLOB)")
-    clock, new_id = SystemClock(), Ulids(SystemClock())
+    clock, new_id = SystemClock(), UlidGenerator(SystemClock())
     execute = database.execute
 
     def record(step: int) -> None:

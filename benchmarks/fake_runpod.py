@@ -23,12 +23,12 @@ from typing import Any
 
 import psutil
 
-from pod_worker.fake_runpod.billing.ledger import NOTHING
+from pod_worker.fake_runpod.billing.ledger import ZERO
 from pod_worker.fake_runpod.billing.money import NANO, PICO, amount_usd
 from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.cloud.catalogue import load_catalogue
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
-from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
 from pod_worker.fake_runpod.timestamps import DAY, HOUR, SECOND
 
 PODS = 1000
@@ -128,7 +128,7 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-class Bookkeeper:
+class BillChecker:
     """Price x time of every pod, in USD, kept apart from the ledger and in exact fractions."""
 
     def __init__(self) -> None:
@@ -146,8 +146,8 @@ class Bookkeeper:
 def measure_month(days: int) -> dict[str, float]:
     began = time.monotonic()
     account = Account(balance_usd=1e9, spend_limit_usd_per_hour=1e6)
-    world = World(account, load_catalogue(), 1_795_000_000 * SECOND, seed=1)
-    start, rng, book = world.now_ns, random.Random(1), Bookkeeper()
+    world = CloudSimulator(account, load_catalogue(), 1_795_000_000 * SECOND, seed=1)
+    start, rng, book = world.now_ns, random.Random(1), BillChecker()
     for _ in range(PODS):
         book.note(_rent(world), world.now_ns)
     resident = {}
@@ -158,11 +158,11 @@ def measure_month(days: int) -> dict[str, float]:
         if hour in (days * 8, days * 24):
             gc.collect()
             resident[hour] = psutil.Process().memory_info().rss / 2**20
-    for pod in world.every_pod():
+    for pod in world.all_pods():
         world.act(pod, "terminate")
         book.note(pod, world.now_ns)
     charges = world.treasury.pods.charges(start, world.now_ns, "day", world.now_ns + DAY)
-    billed = sum((charge.amounts for charge in charges), NOTHING).compute
+    billed = sum((charge.amounts for charge in charges), ZERO).compute
     early, late = (resident[hour] for hour in sorted(resident))
     return {
         "month_rss_early_mb": round(early, 1),
@@ -175,18 +175,18 @@ def measure_month(days: int) -> dict[str, float]:
     }
 
 
-def _rent(world: World) -> Pod:
+def _rent(world: CloudSimulator) -> Pod:
     return world.create(PodSpec(name="p", image="i", gpu_ids=(GPU,), ports=("22/tcp",)), "v2")
 
 
-def _churn(world: World, rng: random.Random, book: Bookkeeper) -> None:
+def _churn(world: CloudSimulator, rng: random.Random, book: BillChecker) -> None:
     """Each hour two in a hundred pods are replaced, and five stop or start."""
-    pods = world.every_pod()
+    pods = world.all_pods()
     for pod in rng.sample(pods, PODS // 50):
         world.act(pod, "terminate")
         book.note(pod, world.now_ns)
         book.note(_rent(world), world.now_ns)
-    for pod in rng.sample(world.every_pod(), PODS // 20):
+    for pod in rng.sample(world.all_pods(), PODS // 20):
         world.act(pod, "start" if pod.status is Status.EXITED else "stop")
         book.note(pod, world.now_ns)
 

@@ -194,7 +194,7 @@ def _request(host: str, events: list[dict[str, Any]]) -> bytes:
 def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
     """Insert the documents that ingest would make of the same events, and do nothing else."""
     from pod_worker.control.events.decoding import read_line
-    from pod_worker.store.events.event_log import EVENTS, INDEXES, document_of, stamps_of
+    from pod_worker.store.events.event_log import EVENTS, INDEXES, arrival_and_expiry, event_document
     from pod_worker.store.mongo import connect, ensure_indexes
 
     database = connect(url)
@@ -205,7 +205,9 @@ def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
     def document(event: dict[str, Any], place: int) -> Any:
         arrival = read_line(json.dumps(event).encode())
         assert arrival.payload is not None
-        return document_of(arrival.event, arrival.run_id, 1, place, stamps_of(now), arrival.payload.sample)
+        return event_document(
+            arrival.event, arrival.run_id, 1, place, arrival_and_expiry(now), arrival.payload.sample
+        )
 
     batches = [
         [[document(event, n * BATCH + i) for i, event in enumerate(batch_of(c, n))] for n in range(wanted)]

@@ -32,8 +32,8 @@ from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
 from pod_worker.store.queue import run_queue
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
-from pod_worker.worker.daemon import Rhythm
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
+from pod_worker.worker.daemon import WorkerIntervals
 
 PROCESSES = 4
 WARM_UP_SECONDS = 5.0  # of ingest: connections, caches, the first batches
@@ -105,13 +105,13 @@ def _mongod_cpu(mongod: Mongod) -> float:
 
 def idle_workers(url: str, count: int) -> None:
     """Claim loops as the daemon runs them, until killed."""
-    database, rhythm = connect(url, pool_size=count), Rhythm()
+    database, rhythm = connect(url, pool_size=count), WorkerIntervals()
     looked = threading.Barrier(count + 1)
 
     def loop(number: int) -> None:
         rng = random.Random(number)
         queue, rescue = RunQueue(database, SystemClock(), rng=rng), Rescue(database)
-        claimant = Claimant(f"w{number}", "pod", ("experiment", "synthetic"), ("synthetic",))
+        claimant = ClaimingWorker(f"w{number}", "pod", ("experiment", "synthetic"), ("synthetic",))
         time.sleep(rng.uniform(0, rhythm.poll_seconds))
         next_sweep, is_first = 0.0, True
         while True:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import require_servers
-from benchmarks.systems import Ours, Peer, Side, kill_worker_of, until_started
+from benchmarks.systems import PeerSystem, PodWorkerSystem, QueueSystem, kill_worker_of, until_started
 
 OURS = "pod_worker"
 PEERS = ("celery", "rq", "dramatiq", "procrastinate")
@@ -56,16 +56,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"speeds": speeds, "rescues": rescues, "wait_seconds": options.wait_seconds}
 
 
-def _speed_sides(root: Path, names: list[str]) -> list[Side]:
-    sides: list[Side] = [Ours(root / "ours")] if OURS in names else []
+def _speed_sides(root: Path, names: list[str]) -> list[QueueSystem]:
+    sides: list[QueueSystem] = [PodWorkerSystem(root / "ours")] if OURS in names else []
     for name in (each for each in PEERS if each in names):
-        sides.append(Peer(name, _made(root / f"{name}-durable")))
+        sides.append(PeerSystem(name, _made(root / f"{name}-durable")))
         if name != "procrastinate":
-            sides.append(Peer(name, _made(root / f"{name}-shipped"), durable=False))
+            sides.append(PeerSystem(name, _made(root / f"{name}-shipped"), durable=False))
     return sides
 
 
-def _speed(side: Side, options: argparse.Namespace) -> dict[str, Any]:
+def _speed(side: QueueSystem, options: argparse.Namespace) -> dict[str, Any]:
     print(f"… {side.name} ({side.durability})", file=sys.stderr, flush=True)
     with side:
         until_started(side)
@@ -88,7 +88,7 @@ def _speed(side: Side, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _pickup(side: Side, number: int) -> float:
+def _pickup(side: QueueSystem, number: int) -> float:
     """Ours, one by one: a worker is idle again only when the run's process has ended."""
     [(key, at)] = side.enqueue(f"pickup-{number}", 1).items()
     found = side.evidence.wait_for([key], 60)
@@ -101,7 +101,7 @@ def _pickup(side: Side, number: int) -> float:
 
 def _rescues(root: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All at once: everybody waits, and only for the clock."""
-    makers: dict[tuple[str, bool], Callable[[], Side]] = {}
+    makers: dict[tuple[str, bool], Callable[[], QueueSystem]] = {}
     for is_best in (False, True):
         for name in options.only:
             folder = _made(root / f"rescue-{name}-{is_best}")
@@ -125,11 +125,13 @@ def _rescues(root: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def _maker(name: str, folder: Path, is_best: bool) -> Callable[[], Side]:
-    return lambda: Ours(folder, is_best=is_best) if name == OURS else Peer(name, folder, is_best=is_best)
+def _maker(name: str, folder: Path, is_best: bool) -> Callable[[], QueueSystem]:
+    return lambda: (
+        PodWorkerSystem(folder, is_best=is_best) if name == OURS else PeerSystem(name, folder, is_best=is_best)
+    )
 
 
-def _kill(side: Side) -> tuple[str, float]:
+def _kill(side: QueueSystem) -> tuple[str, float]:
     [key] = side.enqueue("long", 1, seconds=TASK_SECONDS)
     start = side.evidence.wait_for([key], 60)[key][0]
     time.sleep(1.0)
@@ -139,7 +141,7 @@ def _kill(side: Side) -> tuple[str, float]:
 
 
 def _await_second_starts(
-    sides: dict[tuple[str, bool], Side], killed: dict[tuple[str, bool], tuple[str, float]], seconds: float
+    sides: dict[tuple[str, bool], QueueSystem], killed: dict[tuple[str, bool], tuple[str, float]], seconds: float
 ) -> dict[tuple[str, bool], float]:
     found: dict[tuple[str, bool], float] = {}
     deadline = time.monotonic() + seconds

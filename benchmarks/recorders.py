@@ -177,12 +177,12 @@ def record(options: argparse.Namespace) -> None:
 def _open_ours(folder: Path, url: str | None) -> tuple[Record, Callable[[], None]]:
     from pod_worker.core.clock import SystemClock
     from pod_worker.core.payload import StageMetric
-    from pod_worker.outbox import RunEmitter, Spool, Ulids
+    from pod_worker.outbox import RunEmitter, Spool, UlidGenerator
     from pod_worker.outbox.shipper import Shipper
 
     clock = SystemClock()
     spool = Spool.open(folder / "spool", "bench", clock=clock)
-    emitter = RunEmitter(spool, "runpod://pod/bench", RUN_ID, 1, clock, Ulids(clock))
+    emitter = RunEmitter(spool, "runpod://pod/bench", RUN_ID, 1, clock, UlidGenerator(clock))
     shipper = Shipper([spool], url, os.environ["BENCH_TOKEN"]) if url else None
     if shipper:
         shipper.start()

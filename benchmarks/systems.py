@@ -45,7 +45,7 @@ class Start:
     pid: int
 
 
-class Evidence:
+class TaskLog:
     """The file to which every task adds a line when it begins."""
 
     def __init__(self, path: Path) -> None:
@@ -69,12 +69,12 @@ class Evidence:
         return found
 
 
-class Side(Protocol):
+class QueueSystem(Protocol):
     name: str
     durability: str
-    evidence: Evidence
+    evidence: TaskLog
 
-    def __enter__(self) -> Side: ...
+    def __enter__(self) -> QueueSystem: ...
     def __exit__(self, *exc: object) -> None: ...
     def start_worker(self) -> None: ...
     def enqueue(self, name: str, count: int, *, seconds: float = 0, pause: float = 0) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Side(Protocol):
     def worker_pids(self) -> list[int]: ...
 
 
-def kill_worker_of(side: Side, pid: int) -> float:
+def kill_worker_of(side: QueueSystem, pid: int) -> float:
     """SIGKILL the worker that runs the task in process `pid`, and all below it; when that was."""
     for worker in side.worker_pids():
         tree = [psutil.Process(worker), *psutil.Process(worker).children(recursive=True)]
@@ -100,17 +100,17 @@ def kill_worker_of(side: Side, pid: int) -> float:
 # ── ours ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Ours:
+class PodWorkerSystem:
     name = "pod_worker"
     durability = "MongoDB, w:majority with journal"
 
     def __init__(self, folder: Path, *, is_best: bool = False) -> None:
-        self.evidence = Evidence(folder / "evidence")
+        self.evidence = TaskLog(folder / "evidence")
         self._local = LocalStack(folder, threading.Event())
         self._more = {"SYNTHETIC_EVIDENCE": str(self.evidence.path)} | (OUR_BEST if is_best else {})
         self._workers: list[str] = []
 
-    def __enter__(self) -> Side:
+    def __enter__(self) -> QueueSystem:
         self._local.start()
         self._queue = RunQueue(connect(self._local.stack.mongodb_url), SystemClock())
         for _ in range(WORKERS):
@@ -142,7 +142,7 @@ class Ours:
 # ── peers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Peer:
+class PeerSystem:
     """`system` is its environment and its module in `peer_tasks`; `words` start one worker that does one task
     at a time."""
 
@@ -155,11 +155,11 @@ class Peer:
         self._durable, self._is_best = durable, is_best
         kept = "fsync at each write" if durable else "snapshots (as shipped)"
         self.durability = f"Redis, {kept}" if self._on_redis else "PostgreSQL, synchronous_commit (as shipped)"
-        self.evidence = Evidence(folder / "evidence")
+        self.evidence = TaskLog(folder / "evidence")
         self._processes: list[ChildProcess] = []
         self._exits = contextlib.ExitStack()
 
-    def __enter__(self) -> Side:
+    def __enter__(self) -> QueueSystem:
         home = self.folder / "server"
         server = redis(home, durable=self._durable) if self._on_redis else postgres(home)
         with self._exits as exits:
@@ -247,11 +247,11 @@ def _worker_words(system: str, number: int, is_best: bool, broker: str) -> list[
     return [str(word) for word in words[system]()]
 
 
-def until_started(side: Side) -> None:
+def until_started(side: QueueSystem) -> None:
     """Until every worker has done something: twice as many tasks as places, each long enough to need both."""
     keys = side.enqueue(f"warm-{time.monotonic_ns()}", 2 * WORKERS, seconds=0.3)
     side.evidence.wait_for(list(keys), START_SECONDS)
     time.sleep(1.0)
 
 
-__all__ = ["Evidence", "Ours", "Peer", "Side", "Start", "kill_worker_of", "until_started"]
+__all__ = ["PeerSystem", "PodWorkerSystem", "QueueSystem", "Start", "TaskLog", "kill_worker_of", "until_started"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from transformers.trainer import Trainer
 
-    from pod_worker.training.loop import Task
+    from pod_worker.training.loop import TrainingTask
 
 STARTED = time.perf_counter()
 NAMES = {
@@ -126,9 +126,9 @@ def _print_table(
 
 def _child(options: argparse.Namespace) -> Figures:
     from pod_worker.core.clock import SystemClock
-    from pod_worker.training.checkpoint_store import Shelf
-    from pod_worker.training.library_logs import routed
-    from pod_worker.training.loop import Loop
+    from pod_worker.training.checkpoint_store import CheckpointStore
+    from pod_worker.training.library_logs import redirect_library_logs
+    from pod_worker.training.loop import TrainingLoop
     from pod_worker.training.lora import prepare
     from pod_worker.training.params import parse
 
@@ -149,12 +149,12 @@ def _child(options: argparse.Namespace) -> Figures:
     from tests.training.context import FolderContext
 
     context = FolderContext(Path(tempfile.mkdtemp(dir=folder)), {})
-    with routed(lambda _message, _level: None):
+    with redirect_library_logs(lambda _message, _level: None):
         task, _ = prepare(context, params)
-        judge = Loop(task, context, Shelf(context), SystemClock())
+        judge = TrainingLoop(task, context, CheckpointStore(context), SystemClock())
         before = judge.held_out_loss()
         if options.child == "pod_worker":
-            train = Loop(replace(task, held_out=()), context, Shelf(context), SystemClock()).run
+            train = TrainingLoop(replace(task, held_out=()), context, CheckpointStore(context), SystemClock()).run
         else:
             train = _trainer(task, options, grouped=options.child == "trainer_grouped").train
         began, cpu = time.perf_counter(), time.process_time()
@@ -172,7 +172,7 @@ def _child(options: argparse.Namespace) -> Figures:
     }
 
 
-def _trainer(task: Task, options: argparse.Namespace, grouped: bool) -> Trainer:
+def _trainer(task: TrainingTask, options: argparse.Namespace, grouped: bool) -> Trainer:
     from transformers.data.data_collator import DataCollatorForSeq2Seq
     from transformers.trainer import Trainer
     from transformers.training_args import TrainingArguments
@@ -185,7 +185,7 @@ def _trainer(task: Task, options: argparse.Namespace, grouped: bool) -> Trainer:
             "input_ids": example.tokens.tolist(),
             "labels": [
                 token if bears else -100
-                for token, bears in zip(example.tokens.tolist(), example.bears_loss.tolist(), strict=True)
+                for token, bears in zip(example.tokens.tolist(), example.loss_mask.tolist(), strict=True)
             ],
         }
         for example in task.training

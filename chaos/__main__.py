@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from chaos import checks, plan, report
-from chaos.arena import Arena, Timing
-from chaos.drill import Drill
+from chaos.arena import ChaosCluster, Timing
+from chaos.drill import ChaosRun
 from chaos.journal import Journal
 from chaos.sabotage import SABOTAGES, verdict
 from chaos.workload import Training, orders
@@ -127,9 +127,9 @@ def run(
     began = time.monotonic()
     timing = Timing(lease=lease, renew=lease / 4)
     journal = Journal(folder / "journal.ndjson", _say)
-    with Arena(folder, workers, controls, timing, _say, mongodb_url, sabotage) as arena:
+    with ChaosCluster(folder, workers, controls, timing, _say, mongodb_url, sabotage) as arena:
         work = orders(seed, _material(folder) if trains else None, pace=pace)
-        drill = Drill(arena, planned, work, journal, seed=seed, seconds=seconds, drain_seconds=drain_seconds)
+        drill = ChaosRun(arena, planned, work, journal, seed=seed, seconds=seconds, drain_seconds=drain_seconds)
         record = drill.run()
         _say("checking …")
         rows = list(checks.check(record, drill.database, arena.s3.access))
@@ -138,7 +138,7 @@ def run(
     took = time.monotonic() - began
     return [
         *rows,
-        report.told("took", f"{took:.0f} s", f"with start-up, drain and checks; {seconds:.0f} s of faults"),
+        report.info_row("took", f"{took:.0f} s", f"with start-up, drain and checks; {seconds:.0f} s of faults"),
     ]
 
 

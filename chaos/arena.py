@@ -62,7 +62,7 @@ class Timing:
 
 
 @dataclass
-class Control:
+class ControlPlaneProcess:
     """A control plane: its process, its port, and its own paths to MongoDB."""
 
     name: str
@@ -83,7 +83,7 @@ class Control:
 
 
 @dataclass
-class Arena:
+class ChaosCluster:
     """Everything that runs. A context manager; `data` must not hold an arena already.
 
     `given_mongodb` is the URL of a replica set somebody has, spoken to without TLS, with an empty database as its
@@ -104,7 +104,7 @@ class Arena:
         self.mongod = None if self.given_mongodb else Mongod(self.data / "mongodb", members=3)
         self.s3 = ObjectStoreServer(self.data / "s3")
         self._members: list[str] = []
-        self.controls: list[Control] = []
+        self.controls: list[ControlPlaneProcess] = []
         self.pods: list[Pod] = []
         self._cleanup = ExitStack()
 
@@ -121,7 +121,7 @@ class Arena:
         assert self.mongod is not None, "the replica set is somebody else's"
         return self.mongod
 
-    def __enter__(self) -> Arena:
+    def __enter__(self) -> ChaosCluster:
         with ExitStack() as undo:
             undo.callback(self.kill)
             self._start_servers()
@@ -156,7 +156,7 @@ class Arena:
             argv = [sys.executable, "-m", "pod_worker", "control", "--port", str(port), "--require-key"]
             env = self._control_environment(through(self.mongodb_url, links))
             process = ChildProcess(name, argv, self.data / "logs" / f"{name}.log", env=env)
-            self.controls.append(Control(name, port, process, links))
+            self.controls.append(ControlPlaneProcess(name, port, process, links))
             process.start()
         for control in self.controls:
             control.process.wait_until(control.is_ready, 60)
@@ -178,7 +178,7 @@ class Arena:
         processes = [process for pod in self.pods for process in pod.processes]
         for process in processes:
             process.signal(signal.SIGTERM)
-        return [process for process in processes if process.finish(grace_seconds) == -signal.SIGKILL]
+        return [process for process in processes if process.wait_or_kill(grace_seconds) == -signal.SIGKILL]
 
     def kill(self) -> None:
         for pod in self.pods:

@@ -1,4 +1,4 @@
-"""The drill: start, break, heal, drain, stop; it ends with a `Record` of everything the checker needs.
+"""The drill: start, break, heal, drain, stop; it ends with a `ChaosRecord` of everything the checker needs.
 
 One loop in one thread runs a timetable: the plan's strikes and their ends, new runs, fresh workers, cancels of
 runs that hang. It never waits for anything the faults could hold up; what blocks goes to a few threads.
@@ -18,17 +18,17 @@ from pathlib import Path
 from pymongo.errors import PyMongoError
 
 from chaos import evidence, history, injector
-from chaos.arena import Arena
+from chaos.arena import ChaosCluster
 from chaos.history import Change, Recorder
 from chaos.journal import Journal
 from chaos.plan import Planned
 from chaos.pod import Pod
-from chaos.sightings import Seen, Sightings
-from chaos.workload import Order
+from chaos.sightings import ObservedProcess, ProcessMonitor
+from chaos.workload import PlannedRun
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
-from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 
 TICK_SECONDS = 0.05
@@ -42,7 +42,7 @@ FAULT_EXITS = frozenset({0, 143, -9, -15})
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class WorkerExit:
     """A worker's end. `is_expected`: the harness did it."""
 
     pod: str
@@ -54,21 +54,21 @@ class Ended:
 
 
 @dataclass
-class Record:
+class ChaosRecord:
     """All that is known about a drill. The servers still run while it is checked."""
 
     seed: int
     lease_seconds: float
-    orders: dict[str, Order]
+    orders: dict[str, PlannedRun]
     journal: Journal
     changes: list[Change]
-    notes: list[evidence.Note]
+    notes: list[evidence.StepRecord]
     emitted: list[evidence.Emitted]
     dead_letters: list[str]
     sightings: dict[str, list[tuple[float, float]]]
     longest_gap_seconds: float
-    ends: list[Ended]
-    left: list[Seen]
+    ends: list[WorkerExit]
+    left: list[ObservedProcess]
     unfinished: list[str]
     skipped: dict[str, str]
     wall_minus_boot: float
@@ -81,12 +81,12 @@ class _Due:
     work: Callable[[], None] = field(compare=False)
 
 
-class Drill:
+class ChaosRun:
     def __init__(
         self,
-        arena: Arena,
+        arena: ChaosCluster,
         plan: Sequence[Planned],
-        work: Iterator[Order],
+        work: Iterator[PlannedRun],
         journal: Journal,
         *,
         seed: int,
@@ -97,15 +97,15 @@ class Drill:
         self._seed, self._seconds, self._drain_seconds = seed, seconds, drain_seconds
         self._timetable: list[_Due] = []
         self._numbers = itertools.count()
-        self._orders: dict[str, Order] = {}
-        self._ends: list[Ended] = []
+        self._orders: dict[str, PlannedRun] = {}
+        self._ends: list[WorkerExit] = []
         self._undo: dict[int, Callable[[], None]] = {}
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="chaos")
         self._looking: Future[None] | None = None
         self._is_queueing = True
         self._next_look = 0.0
 
-    def run(self) -> Record:
+    def run(self) -> ChaosRecord:
         """Blocks for the whole drill; the arena must have its servers up and nothing else."""
         self._database = connect(self._arena.mongodb_url)
         if self._database["runs"].estimated_document_count():
@@ -113,10 +113,10 @@ class Drill:
         history.prepare(self._database)
         ensure_indexes(self._database, all_indexes())
         self._queue = RunQueue(self._database, SystemClock())
-        self._operations = Operations(self._database)
+        self._operations = OperatorActions(self._database)
         recorder = Recorder(self._database)
         recorder.start()
-        sightings = self._sightings = Sightings(self._arena.pods_dir)
+        sightings = self._sightings = ProcessMonitor(self._arena.pods_dir)
         sightings.start()
         self._arena.start_controls()
         self._fill_queue()
@@ -146,8 +146,8 @@ class Drill:
             time.sleep(TICK_SECONDS)
 
     def _strike(self, planned: Planned) -> None:
-        given = injector.Strike(planned, self._arena, self._operations, self._sightings, self._pool)
-        undo = injector.strike(given, self._journal)
+        given = injector.FaultContext(planned, self._arena, self._operations, self._sightings, self._pool)
+        undo = injector.inject(given, self._journal)
         if undo is None:
             return
         number = next(self._numbers)
@@ -165,7 +165,9 @@ class Drill:
         for pod in self._arena.pods:
             for process, code in pod.reap():
                 entry = self._journal.note("worker ended", process.name, pod.name, code=code)
-                self._ends.append(Ended(pod.name, process.name, process.pid, code, entry.boot, process.log_path))
+                self._ends.append(
+                    WorkerExit(pod.name, process.name, process.pid, code, entry.boot, process.log_path)
+                )
                 if not pod.processes:
                     self._at(now + RESTART_SECONDS, partial(self._start_worker, pod))
 
@@ -238,8 +240,8 @@ class Drill:
             return False
 
     def _conclude(
-        self, recorder: Recorder, sightings: Sightings, unfinished: list[str], skipped: dict[str, str]
-    ) -> Record:
+        self, recorder: Recorder, sightings: ProcessMonitor, unfinished: list[str], skipped: dict[str, str]
+    ) -> ChaosRecord:
         if self._looking is not None:
             self._looking.result(30)
         stuck = self._arena.stop_workers(STOP_SECONDS)
@@ -257,7 +259,7 @@ class Drill:
             of_pod, dead = evidence.read_spools(pod.name, pod.spool_dir)
             emitted += of_pod
             dead_letters += dead
-        return Record(
+        return ChaosRecord(
             seed=self._seed,
             lease_seconds=self._arena.timing.lease,
             orders=self._orders,

@@ -15,7 +15,7 @@ from pod_worker.outbox.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class StepRecord:
     """`what`: began (a stage, at `step`), step (this one is done), ended (the stage is done)."""
 
     boot: float
@@ -29,16 +29,16 @@ class Note:
     pod: str = ""
 
 
-def read_notes(files: Mapping[str, Path]) -> list[Note]:
+def read_notes(files: Mapping[str, Path]) -> list[StepRecord]:
     """Of all pods (name -> file), in order of time. A torn last line, of a killed process, is left out."""
     notes = [note for pod, path in files.items() if path.exists() for note in _notes(pod, path)]
     return sorted(notes, key=lambda note: note.boot)
 
 
-def _notes(pod: str, path: Path) -> Iterator[Note]:
+def _notes(pod: str, path: Path) -> Iterator[StepRecord]:
     for line in path.read_bytes().split(b"\n")[:-1]:
         fields = json.loads(line)
-        yield Note(**{**fields, "events": tuple(fields["events"]), "pod": pod})
+        yield StepRecord(**{**fields, "events": tuple(fields["events"]), "pod": pod})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def read_spools(pod: str, spool_root: Path) -> tuple[list[Emitted], list[str]]:
     emitted: list[Emitted] = []
     dead: list[str] = []
     for directory in sorted(spool_root.glob("worker-*")):
-        spool = Spool.join(directory)
+        spool = Spool.attach(directory)
         try:
             emitted += [_emitted(line, pod) for line in spool.lines()]
         finally:

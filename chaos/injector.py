@@ -15,14 +15,14 @@ from typing import TypeAlias
 
 from pymongo.errors import PyMongoError
 
-from chaos.arena import Arena, Control
+from chaos.arena import ChaosCluster, ControlPlaneProcess
 from chaos.journal import Journal
 from chaos.plan import BY_NAME, KINDS, Planned, Target
 from chaos.pod import Pod, send
-from chaos.proxy import Link, Weather
-from chaos.sightings import Sightings
-from pod_worker.local.member import Member
-from pod_worker.store.queue.operations import Operations
+from chaos.proxy import Link, LinkState
+from chaos.sightings import ProcessMonitor
+from pod_worker.local.member import MongodMember
+from pod_worker.store.queue.operations import OperatorActions
 
 Undo: TypeAlias = Callable[[], None] | None
 OFFLINE_SECONDS = 3.0  # of work that nobody hears of, before the worker dies
@@ -30,13 +30,13 @@ STOP, CONT, KILL, TERM = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL, signal.
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
+class FaultContext:
     """What a fault is given. `work` takes what would block the conductor."""
 
     planned: Planned
-    arena: Arena
-    operations: Operations
-    sightings: Sightings
+    arena: ChaosCluster
+    operations: OperatorActions
+    sightings: ProcessMonitor
     work: ThreadPoolExecutor
 
     @property
@@ -44,7 +44,7 @@ class Strike:
         return self.arena.pods[self.planned.target]
 
     @property
-    def control(self) -> Control:
+    def control(self) -> ControlPlaneProcess:
         return self.arena.controls[self.planned.target]
 
     @property
@@ -54,19 +54,19 @@ class Strike:
             return self.pod.name
         return self.control.name if target is Target.CONTROL else target.value
 
-    def weather(self, links: tuple[Link, ...], weather: Weather) -> Undo:
+    def weather(self, links: tuple[Link, ...], weather: LinkState) -> Undo:
         delay = 0.1 + 1.4 * self.planned.size
         for link in links:
-            self.arena.proxy.set_weather(link, weather, delay)
+            self.arena.proxy.set_link_state(link, weather, delay)
 
         def clear() -> None:
             for link in links:
-                self.arena.proxy.set_weather(link, Weather.CLEAR)
+                self.arena.proxy.set_link_state(link, LinkState.CLEAR)
 
         return clear
 
 
-def strike(given: Strike, journal: Journal) -> Undo:
+def inject(given: FaultContext, journal: Journal) -> Undo:
     """Do it and write it down, with the attempts that were on the pod."""
     planned = given.planned
     held = given.sightings.on_pod(given.target_name)
@@ -74,7 +74,7 @@ def strike(given: Strike, journal: Journal) -> Undo:
     return _STRIKES[planned.kind](given)
 
 
-def unavailable(arena: Arena) -> dict[str, str]:
+def unavailable(arena: ChaosCluster) -> dict[str, str]:
     """Kinds that this machine cannot do, and why."""
     missing = {}
     if not all(pod.has_small_disk for pod in arena.pods):
@@ -88,35 +88,35 @@ def unavailable(arena: Arena) -> dict[str, str]:
 # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _kill_worker(given: Strike) -> Undo:
+def _kill_worker(given: FaultContext) -> Undo:
     given.pod.signal_worker(KILL)
     return None
 
 
-def _kill_pod(given: Strike) -> Undo:
+def _kill_pod(given: FaultContext) -> Undo:
     for pid in given.pod.tree().all():
         send(pid, KILL)
     return None
 
 
-def _behead_pod(given: Strike) -> Undo:
+def _behead_pod(given: FaultContext) -> Undo:
     tree = given.pod.tree()
     for pid in (tree.guard, tree.worker):
         send(pid, KILL)
     return None
 
 
-def _term_worker(given: Strike) -> Undo:
+def _term_worker(given: FaultContext) -> Undo:
     given.pod.signal_worker(TERM)
     return None
 
 
-def _pause_worker(given: Strike) -> Undo:
+def _pause_worker(given: FaultContext) -> Undo:
     pid = given.pod.signal_worker(STOP)
     return lambda: send(pid, CONT)
 
 
-def _freeze_pod(given: Strike) -> Undo:
+def _freeze_pod(given: FaultContext) -> Undo:
     pids = given.pod.tree().all()
     for pid in pids:
         send(pid, STOP)
@@ -128,7 +128,7 @@ def _freeze_pod(given: Strike) -> Undo:
     return thaw
 
 
-def _replace_worker(given: Strike) -> Undo:
+def _replace_worker(given: FaultContext) -> Undo:
     pid = given.pod.signal_worker(STOP)
     if pid is not None:
         given.pod.start_worker()
@@ -141,17 +141,17 @@ def _replace_worker(given: Strike) -> Undo:
     return thaw
 
 
-def _kill_child(given: Strike) -> Undo:
+def _kill_child(given: FaultContext) -> Undo:
     send(given.pod.tree().child, KILL)
     return None
 
 
-def _kill_guard(given: Strike) -> Undo:
+def _kill_guard(given: FaultContext) -> Undo:
     send(given.pod.tree().guard, KILL)
     return None
 
 
-def _freeze_guard(given: Strike) -> Undo:
+def _freeze_guard(given: FaultContext) -> Undo:
     pid = given.pod.tree().guard
     send(pid, STOP)
     return lambda: send(pid, CONT)
@@ -160,29 +160,29 @@ def _freeze_guard(given: Strike) -> Undo:
 # ── the pod's disk and clock, and its people ────────────────────────────────────────────────────────────────
 
 
-def _fill_spool(given: Strike) -> Undo:
+def _fill_spool(given: FaultContext) -> Undo:
     pod = given.pod
     pod.fill_disk()
     return pod.free_disk
 
 
-def _skew_clock(given: Strike) -> Undo:
+def _skew_clock(given: FaultContext) -> Undo:
     pod = given.pod
     pod.set_clock(round((given.planned.size - 0.5) * 2 * 3600))
     return lambda: pod.set_clock(0)
 
 
-def _cancel_run(given: Strike) -> Undo:
+def _cancel_run(given: FaultContext) -> Undo:
     cancel = given.operations.cancel
     return _to_runs(given, lambda run: cancel(run, by="chaos", reason="the plan says so"))
 
 
-def _reset_run(given: Strike) -> Undo:
+def _reset_run(given: FaultContext) -> Undo:
     reset = given.operations.reset
     return _to_runs(given, lambda run: reset(run, by="chaos", force=True))
 
 
-def _to_runs(given: Strike, verb: Callable[[str], object]) -> Undo:
+def _to_runs(given: FaultContext, verb: Callable[[str], object]) -> Undo:
     """The verb, for every run that has a living process on the pod, repeated while MongoDB is away."""
     for attempt in given.sightings.on_pod(given.pod.name):
         run = attempt.rpartition("/")[0]
@@ -190,11 +190,11 @@ def _to_runs(given: Strike, verb: Callable[[str], object]) -> Undo:
     return None
 
 
-def _die_offline(given: Strike) -> Undo:
+def _die_offline(given: FaultContext) -> Undo:
     """What the worker still emits stays on the pod until long after another worker took the run over."""
     pod = given.pod
     process = pod.processes[-1] if pod.processes else None
-    clear = given.weather(pod.links["ingest"], Weather.CUT)
+    clear = given.weather(pod.links["ingest"], LinkState.CUT)
 
     def kill_soon() -> None:
         time.sleep(OFFLINE_SECONDS)
@@ -208,40 +208,40 @@ def _die_offline(given: Strike) -> Undo:
 # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _on_pod(name: str, weather: Weather) -> Callable[[Strike], Undo]:
+def _on_pod(name: str, weather: LinkState) -> Callable[[FaultContext], Undo]:
     return lambda given: given.weather(given.pod.links[name], weather)
 
 
-def _on_s3(weather: Weather) -> Callable[[Strike], Undo]:
+def _on_s3(weather: LinkState) -> Callable[[FaultContext], Undo]:
     return lambda given: given.weather((given.arena.s3_link,), weather)
 
 
-def _on_control(weather: Weather) -> Callable[[Strike], Undo]:
+def _on_control(weather: LinkState) -> Callable[[FaultContext], Undo]:
     return lambda given: given.weather(given.control.db, weather)
 
 
 # ── servers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _kill_s3(given: Strike) -> Undo:
+def _kill_s3(given: FaultContext) -> Undo:
     given.arena.s3.process.kill()
     given.arena.s3.kill()
     return lambda: _later(given, given.arena.s3.start)
 
 
-def _kill_control(given: Strike) -> Undo:
+def _kill_control(given: FaultContext) -> Undo:
     process = given.control.process
     process.kill()
     return process.start
 
 
-def _freeze_control(given: Strike) -> Undo:
+def _freeze_control(given: FaultContext) -> Undo:
     process = given.control.process
     process.signal(STOP)
     return lambda: process.signal(CONT)
 
 
-def _step_down(given: Strike) -> Undo:
+def _step_down(given: FaultContext) -> Undo:
     def ask() -> None:
         primary = _primary(given)
         if primary is None:
@@ -256,7 +256,7 @@ def _step_down(given: Strike) -> Undo:
     return None
 
 
-def _kill_primary(given: Strike) -> Undo:
+def _kill_primary(given: FaultContext) -> Undo:
     primary = _primary(given)
     if primary is None:
         return None
@@ -264,20 +264,20 @@ def _kill_primary(given: Strike) -> Undo:
     return lambda: _later(given, lambda: _restart(primary))
 
 
-def _primary(given: Strike) -> Member | None:
+def _primary(given: FaultContext) -> MongodMember | None:
     return given.arena.mongod.primary() if given.arena.mongod else None
 
 
-def _restart(member: Member) -> None:
+def _restart(member: MongodMember) -> None:
     member.start(60)
 
 
-def _freeze_primary(given: Strike) -> Undo:
+def _freeze_primary(given: FaultContext) -> Undo:
     primary = _primary(given)
     if primary is None:
         return None
-    primary.freeze()
-    return primary.thaw
+    primary.pause()
+    return primary.resume
 
 
 def insist(work: Callable[[], object], seconds: float = 20.0) -> None:
@@ -293,11 +293,11 @@ def insist(work: Callable[[], object], seconds: float = 20.0) -> None:
             time.sleep(0.5)
 
 
-def _later(given: Strike, work: Callable[[], None]) -> None:
+def _later(given: FaultContext, work: Callable[[], None]) -> None:
     given.work.submit(work)
 
 
-_STRIKES: dict[str, Callable[[Strike], Undo]] = {
+_STRIKES: dict[str, Callable[[FaultContext], Undo]] = {
     "kill_worker": _kill_worker,
     "kill_pod": _kill_pod,
     "behead_pod": _behead_pod,
@@ -314,10 +314,10 @@ _STRIKES: dict[str, Callable[[Strike], Undo]] = {
     "die_offline": _die_offline,
     "cancel_run": _cancel_run,
     "reset_run": _reset_run,
-    **{f"db_{kind.value}": _on_pod("db", kind) for kind in Weather if kind is not Weather.CLEAR},
-    **{f"ingest_{kind.value}": _on_pod("ingest", kind) for kind in Weather if kind is not Weather.CLEAR},
-    **{f"s3_{kind.value}": _on_s3(kind) for kind in Weather if kind is not Weather.CLEAR},
-    **{f"control_db_{kind.value}": _on_control(kind) for kind in Weather if kind is not Weather.CLEAR},
+    **{f"db_{kind.value}": _on_pod("db", kind) for kind in LinkState if kind is not LinkState.CLEAR},
+    **{f"ingest_{kind.value}": _on_pod("ingest", kind) for kind in LinkState if kind is not LinkState.CLEAR},
+    **{f"s3_{kind.value}": _on_s3(kind) for kind in LinkState if kind is not LinkState.CLEAR},
+    **{f"control_db_{kind.value}": _on_control(kind) for kind in LinkState if kind is not LinkState.CLEAR},
     "kill_s3": _kill_s3,
     "kill_control": _kill_control,
     "freeze_control": _freeze_control,

@@ -15,12 +15,12 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ClockReading:
     boot: float
     wall: float
 
     @classmethod
-    def now(cls) -> Moment:
+    def now(cls) -> ClockReading:
         return cls(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
 
 
@@ -45,10 +45,10 @@ class Journal:
         self._file = path.open("w")
         self._say = say
         self._lock = threading.Lock()
-        self._began = Moment.now().boot
+        self._began = ClockReading.now().boot
 
     def note(self, what: str, kind: str = "", target: str = "", seconds: float = 0.0, **detail: object) -> Entry:
-        now = Moment.now()
+        now = ClockReading.now()
         entry = Entry(now.boot, now.wall, what, kind, target, seconds, detail)
         with self._lock:
             self.entries.append(entry)

@@ -19,13 +19,13 @@ import psutil
 from chaos.proxy import Link
 from pod_worker.local.process import ChildProcess
 from pod_worker.outbox.backlog import Backlog
-from pod_worker.stages.synthetic import EVIDENCE_VARIABLE
+from pod_worker.stages.synthetic import EVIDENCE_FILE_VARIABLE
 
 SPOOL_DISK_MB = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class ProcessTree:
     """The living processes below a worker; None for what is not there."""
 
     worker: int | None
@@ -89,19 +89,19 @@ class Pod:
         self.processes[-1].signal(number)
         return self.processes[-1].pid
 
-    def tree(self) -> Tree:
+    def tree(self) -> ProcessTree:
         """Of the youngest worker."""
         if not self.processes or not self.processes[-1].is_running():
-            return Tree(None, None, None)
+            return ProcessTree(None, None, None)
         worker = self.processes[-1].pid
         try:
             below = psutil.Process(worker).children(recursive=True)
         except psutil.Error:
-            return Tree(worker, None, None)
+            return ProcessTree(worker, None, None)
         guard = next((each for each in below if _is_guard(each)), None)
         child = next((each for each in below if guard and _parent(each) == guard.pid), None)
         rest = tuple(each.pid for each in below if each not in (guard, child))
-        return Tree(worker, guard.pid if guard else None, child.pid if child else None, rest)
+        return ProcessTree(worker, guard.pid if guard else None, child.pid if child else None, rest)
 
     def undelivered_bytes(self) -> int:
         """What the spools here hold that ingest has not answered for."""
@@ -137,7 +137,7 @@ class Pod:
             "POD_WORKER_SPOOL_DIR": str(self.spool_dir),
             "POD_WORKER_WORK_DIR": str(self.root / "work"),
             "CHAOS_CLOCK_FILE": str(self._clock_file),
-            EVIDENCE_VARIABLE: str(self.evidence),
+            EVIDENCE_FILE_VARIABLE: str(self.evidence),
         }
 
 

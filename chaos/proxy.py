@@ -1,6 +1,6 @@
 """A TCP proxy with weather: one listening port per link, each of which can be cut, hung, delayed or half closed.
 
-All links live in one thread with one event loop; `set_weather` may be called from anywhere and works on open
+All links live in one thread with one event loop; `set_link_state` may be called from anywhere and works on open
 connections too. It understands no protocol, except that answers may be passed through a `Rewriter`.
 """
 
@@ -21,7 +21,7 @@ _CHUNK = 64 * 1024
 T = TypeVar("T")
 
 
-class Weather(StrEnum):
+class LinkState(StrEnum):
     CLEAR = "clear"
     CUT = "cut"  # connections are reset, new ones refused
     HANG = "hang"  # connections stay open, not a byte moves
@@ -65,7 +65,7 @@ class Link:
         self.target = target
         self.address = Address(LOOPBACK, 0)
         self.rewriter: Rewriter | None = None
-        self.weather = Weather.CLEAR
+        self.weather = LinkState.CLEAR
         self.delay_seconds = 0.0
         self._moving = asyncio.Event()
         self._moving.set()
@@ -76,24 +76,24 @@ class Link:
         self.address = Address(LOOPBACK, int(server.sockets[0].getsockname()[1]))
         return server
 
-    def change(self, weather: Weather, delay_seconds: float) -> None:
+    def change(self, weather: LinkState, delay_seconds: float) -> None:
         """In the loop's thread only."""
         before, self.weather, self.delay_seconds = self.weather, weather, delay_seconds
-        if weather is Weather.HANG:
+        if weather is LinkState.HANG:
             self._moving.clear()
         else:
             self._moving.set()
         for connection in list(self._connections):
-            if weather is Weather.CUT or (before is not weather and connection.is_tainted):
+            if weather is LinkState.CUT or (before is not weather and connection.is_tainted):
                 connection.abort()
-            elif weather is Weather.HALF_CLOSE:
+            elif weather is LinkState.HALF_CLOSE:
                 connection.half_close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(writer)
         self._connections.add(connection)
         try:
-            if self.weather is Weather.CUT:
+            if self.weather is LinkState.CUT:
                 return
             await self._moving.wait()
             with contextlib.suppress(OSError):
@@ -130,7 +130,7 @@ class Link:
             await self._wait()
             if self.rewriter is not None:
                 data = b"".join(map(self.rewriter.rewrite, frames.feed(data)))
-            if self.weather is Weather.DROP_REPLIES:
+            if self.weather is LinkState.DROP_REPLIES:
                 connection.is_tainted = True
             if not connection.is_tainted:
                 connection.client.write(data)
@@ -138,7 +138,7 @@ class Link:
 
     async def _wait(self) -> None:
         await self._moving.wait()
-        if self.weather is Weather.DELAY:
+        if self.weather is LinkState.DELAY:
             await asyncio.sleep(self.delay_seconds)
 
 
@@ -171,7 +171,7 @@ class Proxy:
 
         return self._do(opened())
 
-    def set_weather(self, link: Link, weather: Weather, delay_seconds: float = 0.0) -> None:
+    def set_link_state(self, link: Link, weather: LinkState, delay_seconds: float = 0.0) -> None:
         self._loop.call_soon_threadsafe(link.change, weather, delay_seconds)
 
     def _do(self, work: Coroutine[object, object, T]) -> T:

@@ -24,13 +24,13 @@ class Row:
     offenders: list[str] = field(default_factory=list)
 
 
-def none_wanted(name: str, offenders: Sequence[str], meaning: str, *, of: int | None = None) -> Row:
+def zero_target_row(name: str, offenders: Sequence[str], meaning: str, *, of: int | None = None) -> Row:
     """A row whose target is 0."""
     value = f"{len(offenders)}" if of is None else f"{len(offenders)} of {of}"
     return Row(name, value, "0", not offenders, meaning, list(offenders))
 
 
-def told(name: str, value: str, meaning: str) -> Row:
+def info_row(name: str, value: str, meaning: str) -> Row:
     return Row(name, value, "", None, meaning)
 
 

@@ -15,7 +15,7 @@ VARIABLE = "CHAOS_SABOTAGE"
 
 
 @dataclass(frozen=True, slots=True)
-class Sabotage:
+class Mutation:
     """`rows`: any of them missed means caught. `faults`: what brings it to light."""
 
     name: str
@@ -30,13 +30,13 @@ _INGEST = ("ingest_cut", "ingest_drop_replies", "kill_control")
 SABOTAGES = {
     each.name: each
     for each in (
-        Sabotage("token", "writes are filtered by the run's id alone", ("stale writes accepted",), _DEATHS),
-        Sabotage("self_fence", "nobody kills a run whose lease is over", ("overlap",), _DEATHS),
-        Sabotage("checkpoints", "no finished stage is skipped", ("doubled effects",), _DEATHS),
-        Sabotage("append", "one event in 200 never reaches the disk", ("promises broken",), _INGEST),
-        Sabotage("acknowledge", "a failed request counts as taken", ("events missing",), _INGEST),
-        Sabotage("rescue", "leases are rescued before their end", ("stale writes accepted",), ("db_delay",)),
-        Sabotage(
+        Mutation("token", "writes are filtered by the run's id alone", ("stale writes accepted",), _DEATHS),
+        Mutation("self_fence", "nobody kills a run whose lease is over", ("overlap",), _DEATHS),
+        Mutation("checkpoints", "no finished stage is skipped", ("doubled effects",), _DEATHS),
+        Mutation("append", "one event in 200 never reaches the disk", ("promises broken",), _INGEST),
+        Mutation("acknowledge", "a failed request counts as taken", ("events missing",), _INGEST),
+        Mutation("rescue", "leases are rescued before their end", ("stale writes accepted",), ("db_delay",)),
+        Mutation(
             "versions",
             "what arrives last wins",
             ("view ≠ replayed view", "view ≠ shuffled view"),
@@ -46,7 +46,7 @@ SABOTAGES = {
 }
 
 
-def verdict(sabotage: Sabotage, rows: Sequence[Row]) -> tuple[bool, str]:
+def verdict(sabotage: Mutation, rows: Sequence[Row]) -> tuple[bool, str]:
     """Whether it was caught, and the sentence that says so."""
     red = [row.name for row in missed(rows)]
     if set(sabotage.rows) & set(red):

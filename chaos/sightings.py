@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.stages.synthetic import EVIDENCE_VARIABLE
+from pod_worker.stages.synthetic import EVIDENCE_FILE_VARIABLE
 from pod_worker.worker.guarded_child import MARK_VARIABLE
 
 PERIOD_SECONDS = 0.05
@@ -24,7 +24,7 @@ _GUARD = b"guard.py"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ObservedProcess:
     """A process of a run. `attempt` is `<run>/<attempt>`."""
 
     pid: int
@@ -32,13 +32,13 @@ class Seen:
     pod: str
 
 
-class Sightings:
+class ProcessMonitor:
     """A thread from `start` to `stop`; afterwards `intervals` has (first, last) boot times per attempt."""
 
     def __init__(self, pods_dir: Path) -> None:
         self._pods_dir = str(pods_dir)
-        self._known: dict[int, tuple[float, Seen | None]] = {}
-        self._current: dict[str, set[Seen]] = {}
+        self._known: dict[int, tuple[float, ObservedProcess | None]] = {}
+        self._current: dict[str, set[ObservedProcess]] = {}
         self._open: dict[str, tuple[float, float]] = {}
         self.intervals: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.longest_gap_seconds = 0.0
@@ -60,7 +60,7 @@ class Sightings:
         """The attempts with a living process on that pod, at the last look."""
         return sorted(a for a, seen in self._current.items() if any(each.pod == pod for each in seen))
 
-    def left(self) -> list[Seen]:
+    def left(self) -> list[ObservedProcess]:
         """Every process of any run that is there now, stopped ones included; guards too."""
         return [seen for pid in _pids() if (seen := self._identify(pid, is_guard_wanted=True))]
 
@@ -73,7 +73,7 @@ class Sightings:
             before = now
 
     def _look(self, now: float) -> None:
-        found: dict[str, set[Seen]] = defaultdict(set)
+        found: dict[str, set[ObservedProcess]] = defaultdict(set)
         pids = _pids()
         for pid in pids:
             seen = self._recall(pid, now)
@@ -87,14 +87,14 @@ class Sightings:
             self.intervals[attempt].append(self._open.pop(attempt))
         self._current = found
 
-    def _recall(self, pid: int, now: float) -> Seen | None:
+    def _recall(self, pid: int, now: float) -> ObservedProcess | None:
         since, seen = self._known.get(pid, (now, None))
         if seen is None and now < since + _YOUNG_SECONDS:
             seen = self._identify(pid)
             self._known[pid] = (since, seen)
         return seen
 
-    def _identify(self, pid: int, is_guard_wanted: bool = False) -> Seen | None:
+    def _identify(self, pid: int, is_guard_wanted: bool = False) -> ObservedProcess | None:
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
             if MARK_VARIABLE.encode() not in environment:
@@ -106,9 +106,9 @@ class Sightings:
         values = dict(
             each.split("=", 1) for each in environment.decode(errors="replace").split("\0") if "=" in each
         )
-        if not values.get(EVIDENCE_VARIABLE, "").startswith(self._pods_dir):
+        if not values.get(EVIDENCE_FILE_VARIABLE, "").startswith(self._pods_dir):
             return None
-        return Seen(pid, values[MARK_VARIABLE], values.get("RUNPOD_POD_ID", "?"))
+        return ObservedProcess(pid, values[MARK_VARIABLE], values.get("RUNPOD_POD_ID", "?"))
 
 
 def _pids() -> list[int]:

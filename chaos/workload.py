@@ -17,7 +17,7 @@ FAILED, COMPLETED, CANCELED = "FAILED", "COMPLETED", "CANCELED"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PlannedRun:
     """A run to queue. `ends` are the right ends; a cancel by the harness makes CANCELED right as well.
 
     `hangs`: it will never end by itself, so somebody cancels it `patience_seconds` after its start.
@@ -43,7 +43,7 @@ class Training:
 
 def orders(
     seed: int, training: Training | None = None, *, share_of_trainings: float = 0.04, pace: float = 1.0
-) -> Iterator[Order]:
+) -> Iterator[PlannedRun]:
     """The same runs in the same order for the same arguments. `pace` 2 makes them take half the time."""
     rng = random.Random(f"work:{seed}")
     number = 0
@@ -58,7 +58,7 @@ def orders(
             params["seconds"] = round(params["seconds"] / pace, 2)
         patience = round(rng.uniform(1.0, 4.0), 2) if hangs else 0.0
         pipeline = "training" if trains else "synthetic"
-        yield Order(f"chaos-{number:05d}", shape, pipeline, params, ends, hangs, patience, {"shape": shape})
+        yield PlannedRun(f"chaos-{number:05d}", shape, pipeline, params, ends, hangs, patience, {"shape": shape})
 
 
 def _draw(rng: random.Random) -> str:

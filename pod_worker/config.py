@@ -30,7 +30,7 @@ SECRETS = {
 INTERNAL = {"pod_worker_attempt", "pod_worker_uplink_fd", "pod_worker_skip_gpu", "pod_worker_data"}
 
 Seconds = Annotated[float, Meta(gt=0)]
-Patience = Annotated[float, Meta(ge=0)]
+NonNegativeSeconds = Annotated[float, Meta(ge=0)]
 
 
 class ConfigurationError(Exception):
@@ -64,16 +64,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_change_stream: bool = True  # off where the database user may not watch; polls do the rest
     pod_worker_heartbeat_seconds: Seconds = 15
     pod_worker_rescue_seconds: Seconds = 15
-    pod_worker_grace_seconds: Patience = 30
-    pod_worker_cancel_seconds: Patience = 5
+    pod_worker_grace_seconds: NonNegativeSeconds = 30
+    pod_worker_cancel_seconds: NonNegativeSeconds = 5
     pod_worker_kill_seconds: Seconds = 5
-    pod_worker_flush_seconds: Patience = 10
+    pod_worker_flush_seconds: NonNegativeSeconds = 10
     pod_worker_batch_events: Annotated[int, Meta(ge=1, le=10_000)] = 50
     pod_worker_batch_seconds: Seconds = 1
     pod_worker_spool_dir: str = "~/.pod_worker/spool"
     pod_worker_spool_max_mb: Annotated[int, Meta(ge=8)] = 1024
     pod_worker_work_dir: str = "~/.pod_worker/work"
-    pod_worker_min_disk_gb: Patience = 1
+    pod_worker_min_disk_gb: NonNegativeSeconds = 1
     pod_worker_required_gpus: Annotated[int, Meta(ge=0)] | None = None
     pod_worker_region: str | None = None
     pod_worker_image: str | None = None
@@ -105,7 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SettingOrigin:
     name: str
     source: str  # environment | .env | file PATH | default
     shown: str  # the value, or *** for a secret that is set
@@ -118,7 +118,7 @@ def load(env: Mapping[str, str] | None = None, env_file: Path | None = Path(".en
 
 def load_with_origins(
     env: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")
-) -> tuple[Settings, list[Origin]]:
+) -> tuple[Settings, list[SettingOrigin]]:
     given = _gather(os.environ if env is None else env, env_file)
     types = {each.name: each.type for each in msgspec.structs.fields(Settings)}
     values: dict[str, Any] = {}
@@ -185,11 +185,11 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"unknown setting {name.upper()}: {hint}"
 
 
-def _origins(settings: Settings, given: dict[str, tuple[str, str]]) -> list[Origin]:
+def _origins(settings: Settings, given: dict[str, tuple[str, str]]) -> list[SettingOrigin]:
     found = []
     for each in msgspec.structs.fields(Settings):
         value = getattr(settings, each.name)
         shown = "" if value is None else "***" if each.name in SECRETS else str(value)
         source = given[each.name][0] if each.name in given else "default"
-        found.append(Origin(each.name.upper(), source, shown))
+        found.append(SettingOrigin(each.name.upper(), source, shown))
     return found

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from minio import Minio
 
-from chaos.report import Row, none_wanted, told
+from chaos.report import Row, info_row, zero_target_row
 from pod_worker.local.s3 import S3Access, connect
 from pod_worker.store.mongo import Document, Mongo
 
@@ -28,13 +28,13 @@ def rows(database: Mongo, s3: S3Access) -> Iterator[Row]:
         "registered artifacts that the S3 listing has, each downloaded and its SHA-256 computed again",
         wrong,
     )
-    yield none_wanted(
+    yield zero_target_row(
         "artifacts forgotten",
         list(_forgotten(database, keys)),
         "a completed stage names an artifact that is not registered",
     )
     extra = listed.keys() - keys
-    yield told(
+    yield info_row(
         "objects nobody registered", str(len(extra)), "left by attempts that died between upload and registry"
     )
 

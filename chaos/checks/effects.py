@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.drill import Record
-from chaos.evidence import Note
+from chaos.drill import ChaosRecord
+from chaos.evidence import StepRecord
 from chaos.history import Move, What
 from chaos.journal import Entry
-from chaos.report import Row, none_wanted, told
+from chaos.report import Row, info_row, zero_target_row
 from chaos.sightings import PERIOD_SECONDS
 
 Span = tuple[float, float]
@@ -34,15 +34,15 @@ class Attempt:
     steps: dict[str, int]
 
 
-def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
+def rows(record: ChaosRecord, history: Sequence[Move]) -> Iterator[Row]:
     attempts = claims(history)
-    yield told("attempts", str(len(attempts)), "claims in the history; each is one lease of one worker")
-    yield none_wanted(
+    yield info_row("attempts", str(len(attempts)), "claims in the history; each is one lease of one worker")
+    yield zero_target_row(
         "attempts executed twice",
         list(twice(record.notes, attempts)),
         "an attempt that ran in two processes, or that nobody had claimed",
     )
-    yield none_wanted(
+    yield zero_target_row(
         "doubled effects",
         list(doubled(record.notes, attempts)),
         "a stage, or a step of one, done again though it was recorded before the attempt began",
@@ -67,7 +67,7 @@ def claims(history: Sequence[Move]) -> dict[tuple[str, int], Attempt]:
     return found
 
 
-def twice(notes: Sequence[Note], attempts: dict[tuple[str, int], Attempt]) -> Iterator[str]:
+def twice(notes: Sequence[StepRecord], attempts: dict[tuple[str, int], Attempt]) -> Iterator[str]:
     pids: dict[tuple[str, int], set[int]] = defaultdict(set)
     for note in notes:
         pids[note.run, note.attempt].add(note.pid)
@@ -78,7 +78,7 @@ def twice(notes: Sequence[Note], attempts: dict[tuple[str, int], Attempt]) -> It
             yield f"{key[0]}/{key[1]} ran in {len(found)} processes"
 
 
-def doubled(notes: Sequence[Note], attempts: dict[tuple[str, int], Attempt]) -> Iterator[str]:
+def doubled(notes: Sequence[StepRecord], attempts: dict[tuple[str, int], Attempt]) -> Iterator[str]:
     for note in notes:
         attempt = attempts.get((note.run, note.attempt))
         if attempt is None:
@@ -90,7 +90,7 @@ def doubled(notes: Sequence[Note], attempts: dict[tuple[str, int], Attempt]) -> 
             yield f"{name}: step {note.step}, but {attempt.steps[note.stage]} were recorded"
 
 
-def overlaps(record: Record, attempts: dict[tuple[str, int], Attempt]) -> Iterator[Row]:
+def overlaps(record: ChaosRecord, attempts: dict[tuple[str, int], Attempt]) -> Iterator[Row]:
     thaws = Thaws(record.journal.entries)
     shared = list(shared_spans(record.sightings, attempts))
     late = late_acts(record.notes)
@@ -103,7 +103,7 @@ def overlaps(record: Record, attempts: dict[tuple[str, int], Attempt]) -> Iterat
     value = f"{sum(each.seconds for each in wrong):.2f} s"
     yield Row("overlap", value, "0 s", not wrong and not acts, meaning, [str(each) for each in [*wrong, *acts]])
     moments = sum(each.seconds for each in shared) - sum(each.seconds for each in wrong)
-    yield told(
+    yield info_row(
         "alive after a thaw",
         f"{moments:.2f} s, {len(late) - len(acts)} steps",
         "between the thaw of a pod frozen whole past its lease and its guard's kill",
@@ -157,7 +157,7 @@ def shared_spans(
 
 @dataclass(frozen=True, slots=True)
 class LateAct:
-    note: Note
+    note: StepRecord
     newest: int  # the attempt that had begun meanwhile
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ class LateAct:
         return f"{note.run}/{note.attempt} did {note.stage} step {note.step} after {self.newest} began"
 
 
-def late_acts(notes: Sequence[Note]) -> list[LateAct]:
+def late_acts(notes: Sequence[StepRecord]) -> list[LateAct]:
     """Steps of an attempt after a later one had begun to work; exact, where looking at processes is coarse."""
     newest: dict[str, int] = {}
     found: list[LateAct] = []

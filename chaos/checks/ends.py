@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from chaos.drill import Record
+from chaos.drill import ChaosRecord
 from chaos.history import Move, What
-from chaos.report import Row, none_wanted, percentile, told
-from chaos.workload import Order
+from chaos.report import Row, info_row, percentile, zero_target_row
+from chaos.workload import PlannedRun
 
 CANCEL_SECONDS = 35.0
 
 
-def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
+def rows(record: ChaosRecord, history: Sequence[Move]) -> Iterator[Row]:
     ends = {run: endings(history, run) for run in record.orders}
     once = [run for run, found in ends.items() if len(found) == 1]
-    yield told("runs queued", str(len(ends)), _shapes(record))
+    yield info_row("runs queued", str(len(ends)), _shapes(record))
     yield Row(
         "runs finished once",
         str(len(once)),
@@ -26,14 +26,14 @@ def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
         [f"{run} ended {len(found)} times: {found}" for run, found in ends.items() if len(found) != 1],
     )
     lost = sorted(set(record.unfinished) | {run for run, found in ends.items() if not found})
-    yield none_wanted("runs lost", lost, "still not ended when the drain was over")
-    yield none_wanted(
+    yield zero_target_row("runs lost", lost, "still not ended when the drain was over")
+    yield zero_target_row(
         "wrong endings", list(wrong_endings(record.orders, history)), "ended as its work did not ask for"
     )
     yield from cancels(history)
 
 
-def _shapes(record: Record) -> str:
+def _shapes(record: ChaosRecord) -> str:
     counts = Counter(order.shape for order in record.orders.values())
     return ", ".join(f"{count} {shape}" for shape, count in counts.most_common())
 
@@ -50,7 +50,7 @@ def endings(history: Sequence[Move], run: str) -> list[str]:
     return found
 
 
-def wrong_endings(orders: Mapping[str, Order], history: Sequence[Move]) -> Iterator[str]:
+def wrong_endings(orders: Mapping[str, PlannedRun], history: Sequence[Move]) -> Iterator[str]:
     canceled = {move.run for move in history if move.what in (What.CANCEL_REQUESTED, What.CANCELED)}
     for move in history:
         order = orders.get(move.run)

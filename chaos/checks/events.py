@@ -12,10 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.drill import Record
-from chaos.evidence import Emitted, Note
+from chaos.drill import ChaosRecord
+from chaos.evidence import Emitted, StepRecord
 from chaos.journal import Entry
-from chaos.report import Row, none_wanted, told
+from chaos.report import Row, info_row, zero_target_row
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.mongo import Mongo
 
@@ -25,30 +25,32 @@ Attempt = tuple[str, int]
 _OWNED_UP = re.compile(r"^(\d+) log and metric events (were thinned|could not be recorded)")
 
 
-def rows(record: Record, database: Mongo) -> Iterator[Row]:
+def rows(record: ChaosRecord, database: Mongo) -> Iterator[Row]:
     stored = {str(each["_id"]) for each in database["events"].find({}, {"_id": 1})}
     kept = [each for each in record.emitted if not is_transient(each)]
-    yield told("events emitted", str(len(kept)), f"lines in the pods' spools; {len(stored)} events are stored")
+    yield info_row("events emitted", str(len(kept)), f"lines in the pods' spools; {len(stored)} events are stored")
     missing = [
         f"{each.id} {each.type} of {each.run}/{each.attempt} on {each.pod}"
         for each in kept
         if each.id not in stored
     ]
-    yield none_wanted("events missing", missing, "in a spool, not in the event log, after the drain")
+    yield zero_target_row("events missing", missing, "in a spool, not in the event log, after the drain")
     allowed = thinned(database)
-    yield none_wanted(
+    yield zero_target_row(
         "promises broken",
         list(broken_promises(record.notes, stored, allowed, full_disks(record.journal.entries))),
         "noted by a run after emit had returned, not in the event log (samples owned up to as thinned aside)",
         of=sum(len(note.events) for note in record.notes),
     )
     numbers = sequence_numbers(database)
-    yield none_wanted(
+    yield zero_target_row(
         "gaps in sequences",
         list(gaps(numbers, allowed)),
         "sequence numbers missing below an attempt's highest, thinned samples that were owned up to aside",
     )
-    yield none_wanted("numbers given twice", list(repeats(numbers)), "two events of one attempt with one number")
+    yield zero_target_row(
+        "numbers given twice", list(repeats(numbers)), "two events of one attempt with one number"
+    )
     dead = database["events_dead"].count_documents({}) + len(record.dead_letters)
     offenders = [*record.dead_letters, *(str(each.get("error")) for each in database["events_dead"].find())]
     yield Row("events refused", str(dead), "0", dead == 0, "dead letters, on a pod or in the database", offenders)
@@ -70,14 +72,14 @@ def thinned(database: Mongo) -> Counter[Attempt]:
 
 
 def broken_promises(
-    notes: Sequence[Note],
+    notes: Sequence[StepRecord],
     stored: Collection[str],
     allowed: Mapping[Attempt, int],
     full: Sequence[FullDisk] = (),
 ) -> Iterator[str]:
     """A process that dies while its disk is full takes the count of what it dropped with it: no promise there."""
     missing: dict[Attempt, list[str]] = defaultdict(list)
-    last: dict[Attempt, Note] = {}
+    last: dict[Attempt, StepRecord] = {}
     for note in notes:
         attempt = (note.run, note.attempt)
         last[attempt] = note
@@ -96,7 +98,7 @@ class FullDisk:
     begin: float
     end: float
 
-    def covers(self, note: Note) -> bool:
+    def covers(self, note: StepRecord) -> bool:
         return note.pod == self.pod and self.begin <= note.boot <= self.end
 
 

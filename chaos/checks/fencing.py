@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from chaos.drill import Record
+from chaos.drill import ChaosRecord
 from chaos.history import Change, Move, What, seconds
-from chaos.report import Row, none_wanted
+from chaos.report import Row, zero_target_row
 from pod_worker.store.mongo import Document
 
 _LEASED = frozenset({"SCHEDULED", "RUNNING", "AUTO_VALIDATING"})
 
 
-def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
+def rows(record: ChaosRecord, history: Sequence[Move]) -> Iterator[Row]:
     fenced = sum(move.what in _JUDGES for move in history)
-    yield none_wanted(
+    yield zero_target_row(
         "stale writes accepted",
         [*stale_writes(history, record.lease_seconds), *stale_artifacts(record.changes)],
         "a claim, renewal, checkpoint, end or artifact of an attempt that did not hold the run at that moment",
         of=fenced,
     )
-    yield none_wanted(
+    yield zero_target_row(
         "illegal moves",
         list(illegal_moves(history)),
         "attempts that do not count up, a final state that was left without a reset, a lease left behind",

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from chaos.checks.effects import Attempt, claims
-from chaos.drill import Record
-from chaos.evidence import Note
+from chaos.drill import ChaosRecord
+from chaos.evidence import StepRecord
 from chaos.history import Move, What, seconds
 from chaos.journal import Entry
 from chaos.plan import BY_NAME, Target
-from chaos.report import Row, none_wanted, percentile, told
+from chaos.report import Row, info_row, percentile, zero_target_row
 
 SLACK_SECONDS = 15.0
 # Faults that can keep a worker from renewing: its processes, its way to MongoDB, MongoDB itself.
@@ -49,7 +49,7 @@ class Rescue:
         return self.at - self.renewed_at
 
 
-def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
+def rows(record: ChaosRecord, history: Sequence[Move]) -> Iterator[Row]:
     found = rescues(history, record.lease_seconds)
     limit = record.lease_seconds + SLACK_SECONDS
     times = [each.seconds for each in found]
@@ -66,7 +66,7 @@ def rows(record: Record, history: Sequence[Move]) -> Iterator[Row]:
         "from a dead worker's last renewal to the run being claimable again (its death came later still)",
         [f"{each.run}/{each.attempt}: {each.seconds:.1f} s" for each in found if each.seconds > limit],
     )
-    yield none_wanted(
+    yield zero_target_row(
         "false rescues",
         [
             f"{each.run}/{each.attempt} on {each.pod}: rescued {each.seconds:.1f} s after its last renewal"
@@ -114,17 +114,17 @@ def _concerns(entry: Entry, pod: str) -> bool:
     return entry.target == pod and entry.kind in _ON_POD
 
 
-def _cost(record: Record, history: Sequence[Move]) -> Row:
+def _cost(record: ChaosRecord, history: Sequence[Move]) -> Row:
     lost = lost_seconds(record.notes, history)
     value = f"p50 {percentile(lost, 0.5):.2f} s, max {max(lost):.2f} s, n={len(lost)}" if lost else "none"
     meaning = "work since the last recorded checkpoint that a crash threw away and the next attempt did again"
-    return told("GPU-seconds lost per crash", value, meaning)
+    return info_row("GPU-seconds lost per crash", value, meaning)
 
 
-def lost_seconds(notes: Sequence[Note], history: Sequence[Move]) -> list[float]:
+def lost_seconds(notes: Sequence[StepRecord], history: Sequence[Move]) -> list[float]:
     """Per attempt that was followed by another: time between its last kept step and its last step."""
     attempts = claims(history)
-    by_attempt: dict[tuple[str, int], list[Note]] = {}
+    by_attempt: dict[tuple[str, int], list[StepRecord]] = {}
     for note in notes:
         by_attempt.setdefault((note.run, note.attempt), []).append(note)
     lost = []
@@ -136,6 +136,6 @@ def lost_seconds(notes: Sequence[Note], history: Sequence[Move]) -> list[float]:
     return lost
 
 
-def _lost(done: list[Note], heir: Attempt) -> float:
+def _lost(done: list[StepRecord], heir: Attempt) -> float:
     kept = [note.boot for note in done if note.stage in heir.done or note.step < heir.steps.get(note.stage, 0)]
     return max(0.0, done[-1].boot - (kept[-1] if kept else done[0].boot)) if done else 0.0

@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from chaos.report import Row, none_wanted
-from pod_worker.control.events.projections import changes_of
+from chaos.report import Row, zero_target_row
+from pod_worker.control.events.projections import project
 from pod_worker.control.events.replay import rebuild_all
-from pod_worker.control.events.replayed import replayed
+from pod_worker.control.events.replayed import events_for_replay
 from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.metric_series import MetricSeries, Series
@@ -52,7 +52,7 @@ def _row(name: str, database: Mongo, rebuild: Callable[[Mongo], object], meaning
     differences += [f"series {key}" for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
     database.client.drop_database(replica.name)
     count = sum(database[view].count_documents({}) for view in VIEWS) + len(mine)
-    return none_wanted(name, differences, meaning, of=count)
+    return zero_target_row(name, differences, meaning, of=count)
 
 
 def _series(database: Mongo) -> dict[tuple[str, str, str], Series]:
@@ -66,12 +66,12 @@ def _series(database: Mongo) -> dict[tuple[str, str, str], Series]:
 def rebuild_shuffled(database: Mongo, rng: random.Random) -> None:
     views, log = Views(database), EventLog(database)
     for run_id in sorted(log.run_ids()):
-        views.clear(run_id)
+        views.clear_projected(run_id)
         entries = [entry for entry in log.replay(run_id) for _ in range(1 + (rng.random() < _REPEATED))]
         rng.shuffle(entries)
         rest = iter(entries)
         while batch := list(islice(rest, _BATCH)):
-            views.apply(changes_of(replayed(batch, views.attempts([run_id]))))
+            views.apply(project(events_for_replay(batch, views.current_attempts([run_id]))))
 
 
 def _copy(source: Mongo, target: Mongo) -> None:

@@ -19,7 +19,7 @@ def token() -> None:
     """Writes of an attempt are filtered by the run's id alone."""
     from pod_worker.store.queue import run_queue
 
-    _replace(run_queue, "_fenced", lambda fence: {"_id": fence.run_id})
+    _replace(run_queue, "fence_filter", lambda fence: {"_id": fence.run_id})
 
 
 def self_fence() -> None:
@@ -28,7 +28,7 @@ def self_fence() -> None:
 
     begin = GuardedChild.__init__
     _replace(GuardedChild, "__init__", lambda self, command, lease, spec: begin(self, command, 9999.0, spec))
-    _replace(GuardedChild, "trust", lambda self, seconds: None)
+    _replace(GuardedChild, "set_lease_deadline", lambda self, seconds: None)
     _replace(GuardedChild, "kill", lambda self: None)
 
 
@@ -57,9 +57,9 @@ def acknowledge() -> None:
 
     send = ingest_client.IngestClient.send
 
-    def hopeful(self: ingest_client.IngestClient, lines: Any) -> ingest_client.Answer:
+    def hopeful(self: ingest_client.IngestClient, lines: Any) -> ingest_client.SendResult:
         answer = send(self, lines)
-        return ingest_client.Taken() if isinstance(answer, ingest_client.Unavailable) else answer
+        return ingest_client.BatchAccepted() if isinstance(answer, ingest_client.Unavailable) else answer
 
     _replace(ingest_client.IngestClient, "send", hopeful)
 
@@ -68,12 +68,12 @@ def rescue() -> None:
     """A lease is over four and a half seconds before its end."""
     from pod_worker.store.queue import rescue as rescues
 
-    expired = rescues._expired
+    expired = rescues.expired_lease_filter
 
     def early() -> dict[str, Any]:
         return expired() | {"$expr": {"$lt": [{"$subtract": ["$leaseExpiresAt", 4500]}, "$$NOW"]}}
 
-    _replace(rescues, "_expired", early)
+    _replace(rescues, "expired_lease_filter", early)
 
 
 def versions() -> None:

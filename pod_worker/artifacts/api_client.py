@@ -1,7 +1,7 @@
 """The pod's calls to the artifact routes: one method per route, retried with backoff, answers as values.
 
-Transient trouble is waited out, as long as the caller's patience lasts; a lost lease is `Fenced`; any other
-refusal is `Turned` with its code. Sleeps end when the run is asked to stop; the token is never in a message.
+Temporary failures are retried within the caller's retry budget. A lost lease raises `LeaseLost`. Any other refusal
+raises `RequestRejected` with its code. Sleeps end when the run must stop. No message contains the token.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import msgspec
 import requests
 import tenacity
 
-from pod_worker.artifacts.transfer import Transient, host, retry_after, unreachable
+from pod_worker.artifacts.transfer import TransientError, host, retry_after, unreachable
 from pod_worker.artifacts.wire import (
     AbortRequest,
     ArtifactView,
-    Download,
+    DownloadUrl,
     Finalized,
     FinalizeRequest,
-    Grant,
     PresignRequest,
-    Problem,
+    ProblemDetails,
+    UploadGrant,
 )
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.lease import Fence
@@ -39,12 +39,12 @@ _TIMEOUT_SECONDS = (10.0, 60.0)
 _SLICE_SECONDS = 0.2  # how soon a sleep notices that the run should stop
 
 
-class Fenced(Interruption):
+class LeaseLost(Interruption):
     """The attempt no longer holds its run: stop and write nothing more. Outside `Exception`, like the other
     interruptions, so that no stage's `except Exception` carries on."""
 
 
-class Turned(Exception):
+class RequestRejected(Exception):
     """The control plane said no, by the problem's `code`; asking the same again will not help."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -53,7 +53,7 @@ class Turned(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryBudget:
     """How long one request is tried before a store that is down becomes the run's failure."""
 
     total_seconds: float = 900.0
@@ -61,24 +61,24 @@ class Patience:
     cap_seconds: float = 30.0
 
 
-class Retrying:
+class RetryingCaller:
     """Repeats a call while it raises Transient: exponential backoff with full jitter, Retry-After obeyed.
 
     `say` is told the reason after 4, 8, 16 … tries, so that a long wait can be seen by people.
     """
 
     def __init__(
-        self, patience: Patience, rng: random.Random, stop: StopSignal, say: Callable[[str], None]
+        self, patience: RetryBudget, rng: random.Random, stop: StopSignal, on_slow: Callable[[str], None]
     ) -> None:
         self._patience = patience
         self._total_seconds = patience.total_seconds
         self._rng = rng
         self._stop = stop
-        self._say = say
+        self._say = on_slow
 
     def __call__(self, call: Callable[[], T]) -> T:
         return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
+            retry=tenacity.retry_if_exception_type(TransientError),
             stop=tenacity.stop_after_delay(self._total_seconds),
             wait=self._wait,
             sleep=self.sleep,
@@ -86,7 +86,7 @@ class Retrying:
         )(call)
 
     @contextmanager
-    def at_most(self, seconds: float) -> Iterator[None]:
+    def with_timeout(self, seconds: float) -> Iterator[None]:
         """Within, a request is tried for no longer than this."""
         self._total_seconds = min(seconds, self._patience.total_seconds)
         try:
@@ -103,7 +103,7 @@ class Retrying:
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, Transient) else None
+        asked = error.retry_after if isinstance(error, TransientError) else None
         tries = state.attempt_number
         if tries >= 4 and tries.bit_count() == 1:
             self._say(f"tried {tries} times: {error}")
@@ -111,11 +111,11 @@ class Retrying:
         return (asked or 0.0) + self._rng.uniform(0, min(self._patience.cap_seconds, doubled))
 
 
-class ControlPlane:
+class ArtifactApiClient:
     """Speaks for one attempt of one run."""
 
     def __init__(
-        self, url: str, token: str | None, fence: Fence, session: requests.Session, retrying: Retrying
+        self, url: str, token: str | None, fence: Fence, session: requests.Session, retrying: RetryingCaller
     ) -> None:
         self._url = url
         self._routes = f"{url.rstrip('/')}/api/runs/{quote(fence.run_id, safe='')}/artifacts"
@@ -126,28 +126,28 @@ class ControlPlane:
         self._session = session
         self._retrying = retrying
 
-    def presign_put(self, request: PresignRequest) -> Grant:
+    def presign_put(self, request: PresignRequest) -> UploadGrant:
         ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
-        return msgspec.json.decode(self._ask("presign", ours), type=Grant)
+        return msgspec.json.decode(self._call("presign", ours), type=UploadGrant)
 
-    def presign_get(self, key: str) -> Download:
-        asked = self._ask("presign", PresignRequest(action="get", key=key))
-        return msgspec.json.decode(asked, type=Download)
+    def presign_get(self, key: str) -> DownloadUrl:
+        asked = self._call("presign", PresignRequest(action="get", key=key))
+        return msgspec.json.decode(asked, type=DownloadUrl)
 
     def finalize(self, request: FinalizeRequest) -> ArtifactView:
         """Returns when the store's copy is verified and registered, however long the reading takes."""
         ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
-        while not (answer := self._ask("finalize", ours)):
+        while not (answer := self._call("finalize", ours)):
             self._retrying.sleep(1.0)
         return msgspec.json.decode(answer, type=Finalized).artifact
 
     def abort(self, key: str, upload_id: str) -> None:
         fence = self._fence
-        self._ask(
+        self._call(
             "abort", AbortRequest(key=key, upload_id=upload_id, attempt=fence.attempt, lease_token=fence.token)
         )
 
-    def _ask(self, route: str, request: PresignRequest | FinalizeRequest | AbortRequest) -> bytes:
+    def _call(self, route: str, request: PresignRequest | FinalizeRequest | AbortRequest) -> bytes:
         """The body of a good answer; empty for "not yet". Raises Transient, Fenced, Turned, RunError."""
         body = msgspec.json.encode(request)
         return self._retrying(lambda: self._post(f"{self._routes}/{route}", body))
@@ -158,7 +158,7 @@ class ControlPlane:
                 url, data=body, headers=self._headers, timeout=_TIMEOUT_SECONDS, allow_redirects=False
             )
         except requests.RequestException as error:
-            raise Transient(f"control plane: {unreachable(self._url, error)}") from None
+            raise TransientError(f"control plane: {unreachable(self._url, error)}") from None
         if answer.status_code in (202, 204):
             return b""
         if answer.status_code == 200:
@@ -169,10 +169,10 @@ class ControlPlane:
         status, where = answer.status_code, host(self._url)
         problem = _problem(answer)
         if problem is not None and problem.code == "fenced":
-            return Fenced(problem.detail)
+            return LeaseLost(problem.detail)
         if status in (408, 425, 429) or status >= 500:
             said = problem.detail if problem else f"status {status}"
-            return Transient(f"control plane at {where}: {said}", retry_after(answer))
+            return TransientError(f"control plane at {where}: {said}", retry_after(answer))
         if status in (401, 403):
             return RunError(
                 FailureCode.STORAGE, f"the control plane at {where} refused the token: check CONTROL_PLANE_TOKEN"
@@ -182,11 +182,11 @@ class ControlPlane:
                 FailureCode.STORAGE,
                 f"{where} answered {status} to an artifact request: check CONTROL_PLANE_URL",
             )
-        return Turned(problem.code, problem.detail)
+        return RequestRejected(problem.code, problem.detail)
 
 
-def _problem(answer: requests.Response) -> Problem | None:
+def _problem(answer: requests.Response) -> ProblemDetails | None:
     try:
-        return msgspec.json.decode(answer.content, type=Problem)
+        return msgspec.json.decode(answer.content, type=ProblemDetails)
     except msgspec.MsgspecError:
         return None

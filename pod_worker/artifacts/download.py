@@ -12,9 +12,9 @@ from pathlib import Path
 import requests
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.api_client import ControlPlane, Retrying
+from pod_worker.artifacts.api_client import ArtifactApiClient, RetryingCaller
 from pod_worker.artifacts.ledger import sync_folder
-from pod_worker.artifacts.transfer import TIMEOUT_SECONDS, Transient
+from pod_worker.artifacts.transfer import TIMEOUT_SECONDS, TransientError
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
 
@@ -22,9 +22,9 @@ _BLOCK_BYTES = 64 * 1024  # a block cut short by a broken line is lost: small on
 
 
 def fetch(
-    control: ControlPlane,
+    control: ArtifactApiClient,
     session: requests.Session,
-    retrying: Retrying,
+    retrying: RetryingCaller,
     stop: StopSignal,
     key: str,
     target: Path,
@@ -48,9 +48,9 @@ def fetch(
 
 
 def _complete(
-    control: ControlPlane,
+    control: ArtifactApiClient,
     session: requests.Session,
-    retrying: Retrying,
+    retrying: RetryingCaller,
     stop: StopSignal,
     key: str,
     partial: Path,
@@ -77,7 +77,7 @@ def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal
                     stop.check()
                     file.write(block)
     except requests.RequestException as error:
-        raise Transient(transfer.unreachable(url, error)) from None
+        raise TransientError(transfer.unreachable(url, error)) from None
 
 
 def _begins_at(answer: requests.Response) -> int:
@@ -88,8 +88,8 @@ def _begins_at(answer: requests.Response) -> int:
 
 
 def _refusal(url: str, answer: requests.Response) -> Exception:
-    refused = transfer.refusal(url, answer)
-    return Transient(str(refused)) if isinstance(refused, transfer.UrlExpired) else refused
+    refused = transfer.error_from_response(url, answer)
+    return TransientError(str(refused)) if isinstance(refused, transfer.UrlExpiredError) else refused
 
 
 def _sha256(path: Path, stop: StopSignal) -> str:

@@ -19,12 +19,12 @@ _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class BadName(ValueError):
+class InvalidNameError(ValueError):
     """The message says which name, which rule and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ArtifactKey:
     run_id: str
     attempt: int
     filename: str
@@ -33,48 +33,56 @@ class Key:
         return f"runs/{self.run_id}/{self.attempt}/{self.filename}"
 
     @classmethod
-    def read(cls, text: str) -> Key:
-        """Raises BadName for anything that is not a key of ours."""
+    def read(cls, text: str) -> ArtifactKey:
+        """Raises InvalidNameError for anything that is not a key of ours."""
         parts = text.split("/", 3)
         if len(parts) != 4 or parts[0] != "runs" or not re.fullmatch(r"0|[1-9]\d{0,8}", parts[2]):
-            raise BadName(f"{text[:200]!r} is not a key: it must look like runs/<run>/<attempt>/<filename>")
+            raise InvalidNameError(
+                f"{text[:200]!r} is not a key: it must look like runs/<run>/<attempt>/<filename>"
+            )
         return cls.of(parts[1], int(parts[2]), parts[3])
 
     @classmethod
-    def of(cls, run_id: str, attempt: int, filename: str) -> Key:
+    def of(cls, run_id: str, attempt: int, filename: str) -> ArtifactKey:
         if "/" in run_id:
-            raise BadName(f"run id {run_id[:200]!r} holds a slash: no artifact can be kept under it")
+            raise InvalidNameError(f"run id {run_id[:200]!r} holds a slash: no artifact can be kept under it")
         check_filename(run_id)
         check_filename(filename)
         key = cls(run_id, attempt, filename)
         if len(str(key).encode()) > KEY_LIMIT_BYTES:
-            raise BadName(f"the key of {filename[:80]!r} is longer than {KEY_LIMIT_BYTES} bytes: shorten the name")
+            raise InvalidNameError(
+                f"the key of {filename[:80]!r} is longer than {KEY_LIMIT_BYTES} bytes: shorten the name"
+            )
         return key
 
-    def told_apart(self, sha256: str) -> Key:
+    def with_content_suffix(self, sha256: str) -> ArtifactKey:
         """The key for other bytes under a name that is taken: registered objects are never overwritten."""
         path = PurePosixPath(self.filename)
-        return Key.of(self.run_id, self.attempt, str(path.with_name(f"{path.stem}.{sha256[:12]}{path.suffix}")))
+        return ArtifactKey.of(
+            self.run_id, self.attempt, str(path.with_name(f"{path.stem}.{sha256[:12]}{path.suffix}"))
+        )
 
 
 def check_filename(name: str) -> None:
-    """A relative path of plain segments. Raises BadName."""
+    """A relative path of plain segments. Raises InvalidNameError."""
     if not name or len(name) > NAME_LIMIT:
-        raise BadName(f"an artifact's name has 1 to {NAME_LIMIT} characters, this one has {len(name)}")
+        raise InvalidNameError(f"an artifact's name has 1 to {NAME_LIMIT} characters, this one has {len(name)}")
     if _CONTROL.search(name):
-        raise BadName(f"{name[:200]!r} holds a backslash or a control character: rename the file")
+        raise InvalidNameError(f"{name[:200]!r} holds a backslash or a control character: rename the file")
     try:
         segments = name.encode().split(b"/")
     except UnicodeEncodeError:
-        raise BadName(f"{name[:200]!r} is not valid UTF-8: rename the file") from None
+        raise InvalidNameError(f"{name[:200]!r} is not valid UTF-8: rename the file") from None
     for segment in segments:
         if segment in (b"", b".", b".."):
-            raise BadName(f"{name[:200]!r} must be a relative path without empty, '.' or '..' segments")
+            raise InvalidNameError(f"{name[:200]!r} must be a relative path without empty, '.' or '..' segments")
         if len(segment) > SEGMENT_LIMIT_BYTES:
-            raise BadName(f"{name[:80]!r}… has a segment longer than {SEGMENT_LIMIT_BYTES} bytes: shorten it")
+            raise InvalidNameError(
+                f"{name[:80]!r}… has a segment longer than {SEGMENT_LIMIT_BYTES} bytes: shorten it"
+            )
 
 
-def is_word(text: str) -> bool:
+def is_identifier(text: str) -> bool:
     """Fit to be a kind or a role."""
     return _WORD.fullmatch(text) is not None
 

@@ -22,7 +22,7 @@ from pod_worker.core.stage import Artifact
 _COMPACT_LINES = 1000  # superfluous lines before the file is rewritten
 
 
-class State(StrEnum):
+class UploadState(StrEnum):
     HASHED = "hashed"
     UPLOADING = "uploading"
     UPLOADED = "uploaded"
@@ -30,13 +30,13 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class UploadRecord:
     """The same bytes of the same kind are one entry, whatever the file is called."""
 
     kind: str
     sha256: str
     bytes: int
-    state: State = State.HASHED
+    state: UploadState = UploadState.HASHED
     attempt: int = 0  # the one that last moved it
     key: str | None = None
     upload_id: str | None = None
@@ -59,34 +59,34 @@ class _Part(msgspec.Struct, frozen=True):
     etag: str
 
 
-class Ledger:
+class UploadLedger:
     """Entries by (kind, sha256). Every write is on disk before it returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._entries: dict[tuple[str, str], Entry] = {}
+        self._entries: dict[tuple[str, str], UploadRecord] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         lines, torn = self._load()
         if torn or lines > len(self._entries) + _COMPACT_LINES:
             self._compact()
 
-    def find(self, kind: str, sha256: str) -> Entry | None:
+    def find(self, kind: str, sha256: str) -> UploadRecord | None:
         with self._lock:
             return self._entries.get((kind, sha256))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[UploadRecord]:
         with self._lock:
             return list(self._entries.values())
 
-    def put(self, entry: Entry) -> Entry:
+    def put(self, entry: UploadRecord) -> UploadRecord:
         """Record the entry as it is now, in place of what was known."""
         with self._lock:
             self._append(msgspec.json.encode(entry))
             self._entries[entry.kind, entry.sha256] = entry
         return entry
 
-    def part(self, entry: Entry, number: int, etag: str) -> Entry:
+    def part(self, entry: UploadRecord, number: int, etag: str) -> UploadRecord:
         """Record one finished part of `entry`'s upload."""
         grown = replace(entry, parts={**entry.parts, number: etag})
         with self._lock:
@@ -110,7 +110,7 @@ class Ledger:
             fact = _decode(line)
         except msgspec.MsgspecError:
             return
-        if isinstance(fact, Entry):
+        if isinstance(fact, UploadRecord):
             self._entries[fact.kind, fact.sha256] = fact
             return
         entry = self._entries.get((fact.kind, fact.sha256))
@@ -141,7 +141,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _decode(line: bytes) -> Entry | _Part:
+def _decode(line: bytes) -> UploadRecord | _Part:
     if b'"etag"' in line and b'"upload_id"' in line and b'"part":' in line:
         return msgspec.json.decode(line, type=_Part)
-    return msgspec.json.decode(line, type=Entry)
+    return msgspec.json.decode(line, type=UploadRecord)

@@ -21,18 +21,24 @@ from typing import BinaryIO
 import requests
 
 from pod_worker.artifacts import download, transfer
-from pod_worker.artifacts.api_client import ControlPlane, Fenced, Patience, Retrying, Turned
-from pod_worker.artifacts.keys import NAME_LIMIT, BadName, Key
-from pod_worker.artifacts.ledger import Entry, Ledger, State
-from pod_worker.artifacts.transfer import Gone, Refusal, Transient, UrlExpired
-from pod_worker.artifacts.upload import Upload, Uploader
+from pod_worker.artifacts.api_client import (
+    ArtifactApiClient,
+    LeaseLost,
+    RequestRejected,
+    RetryBudget,
+    RetryingCaller,
+)
+from pod_worker.artifacts.keys import NAME_LIMIT, ArtifactKey, InvalidNameError
+from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
+from pod_worker.artifacts.transfer import TransientError, UploadNotFound, UploadRejected, UrlExpiredError
+from pod_worker.artifacts.upload import PendingUpload, Uploader
 from pod_worker.artifacts.wire import ArtifactView
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered, RunLog
-from pod_worker.core.stage import Artifact, ArtifactKind, Emit, StopSignal
+from pod_worker.core.stage import Artifact, ArtifactKind, EventEmitter, StopSignal
 
-__all__ = ["Fenced", "Patience", "Publisher"]
+__all__ = ["LeaseLost", "Publisher", "RetryBudget"]
 
 _UPLOADS = 2  # whole uploads of one file: the store lost the first, or got other bytes than ours
 # A checkpoint has a successor, and a rented GPU waits meanwhile; a result has none, so it is worth the wait.
@@ -48,11 +54,11 @@ class Publisher:
         control_plane_url: str,
         token: str | None,
         fence: Fence,
-        ledger: Ledger,
-        emit: Emit,
+        ledger: UploadLedger,
+        emit: EventEmitter,
         stop: StopSignal,
         rng: random.Random,
-        patience: Patience | None = None,
+        patience: RetryBudget | None = None,
     ) -> None:
         self._run_id = fence.run_id
         self._attempt = fence.attempt
@@ -60,8 +66,8 @@ class Publisher:
         self._emit = emit
         self._stop = stop
         self._session = _session()
-        self._retrying = Retrying(patience or Patience(), rng, stop, self._warn)
-        self._control = ControlPlane(control_plane_url, token, fence, self._session, self._retrying)
+        self._retrying = RetryingCaller(patience or RetryBudget(), rng, stop, self._warn)
+        self._control = ArtifactApiClient(control_plane_url, token, fence, self._session, self._retrying)
         self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop)
         self._one_at_a_time = threading.Lock()
 
@@ -75,16 +81,16 @@ class Publisher:
         """
         filename = name or path.name
         with self._one_at_a_time, self._reported(filename), _opened(path) as file:
-            Key.of(self._run_id, self._attempt, filename)
+            ArtifactKey.of(self._run_id, self._attempt, filename)
             known = transfer.fingerprint(file, self._stop.check)
             entry = self._ledger.find(kind, known.sha256)
-            if entry and entry.artifact and self._is_settled(entry, role):
+            if entry and entry.artifact and self._is_registered(entry, role):
                 return entry.artifact
             if entry is None:
                 self._emit.emit(ArtifactDetected(path=filename))
-                entry = self._fresh(Entry(kind.value, known.sha256, known.bytes))
-            with self._retrying.at_most(_CHECKPOINT_SECONDS if kind is ArtifactKind.CHECKPOINT else inf):
-                return self._settle(Upload(file, known, filename, role), entry)
+                entry = self._new_record(UploadRecord(kind.value, known.sha256, known.bytes))
+            with self._retrying.with_timeout(_CHECKPOINT_SECONDS if kind is ArtifactKind.CHECKPOINT else inf):
+                return self._register(PendingUpload(file, known, filename, role), entry)
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
         """See `core.stage.Artifacts`. An interrupted download goes on where it stopped.
@@ -97,19 +103,19 @@ class Publisher:
                 return download.fetch(
                     self._control, self._session, self._retrying, self._stop, key, target, sha256
                 )
-        except Turned as refused:
+        except RequestRejected as refused:
             raise RunError(FailureCode.INVALID_INPUT, f"cannot fetch {key[:200]}: {refused}") from None
 
     def close(self) -> None:
         self._session.close()
 
-    def _is_settled(self, entry: Entry, role: str | None) -> bool:
+    def _is_registered(self, entry: UploadRecord, role: str | None) -> bool:
         # What an earlier attempt registered is asked for again: a person may have removed it since.
-        ours = entry.state is State.REGISTERED and entry.attempt == self._attempt
+        ours = entry.state is UploadState.REGISTERED and entry.attempt == self._attempt
         return ours and entry.artifact is not None and role in (None, entry.artifact.role)
 
-    def _settle(self, upload: Upload, entry: Entry) -> Artifact:
-        made = _artifact(self._registered(upload, entry), upload)
+    def _register(self, upload: PendingUpload, entry: UploadRecord) -> Artifact:
+        made = _artifact(self._upload_and_register(upload, entry), upload)
         # The event first: a crash between the two repeats the event, and its projection does not mind.
         self._emit.emit(
             ArtifactRegistered(
@@ -122,49 +128,53 @@ class Publisher:
             )
         )
         self._ledger.put(
-            Entry(entry.kind, entry.sha256, entry.bytes, State.REGISTERED, self._attempt, artifact=made)
+            UploadRecord(
+                entry.kind, entry.sha256, entry.bytes, UploadState.REGISTERED, self._attempt, artifact=made
+            )
         )
         return made
 
-    def _registered(self, upload: Upload, entry: Entry) -> ArtifactView:
+    def _upload_and_register(self, upload: PendingUpload, entry: UploadRecord) -> ArtifactView:
         """Upload what is missing and have it registered; once more from the start if the store lost it."""
         for _ in range(_UPLOADS):
             try:
-                if entry.state is not State.UPLOADED:
-                    grant = self._control.presign_put(upload.request(entry))
+                if entry.state is not UploadState.UPLOADED:
+                    grant = self._control.presign_put(upload.presign_request(entry))
                     if grant.artifact is not None:
                         return self._with_role(upload, grant.artifact)
                     entry = self._uploader.send(upload, entry, grant, self._attempt)
-                return self._control.finalize(upload.promise(entry))
-            except Turned as refused:
+                return self._control.finalize(upload.finalize_request(entry))
+            except RequestRejected as refused:
                 if refused.code not in _START_AGAIN:
                     raise RunError(FailureCode.STORAGE, f"{upload.filename}: {refused}") from None
                 problem = str(refused)
-            except Gone as gone:
+            except UploadNotFound as gone:
                 problem = str(gone)
             except RunError:
-                self._abandon(self._ledger.find(entry.kind, entry.sha256) or entry)
+                self._abort_upload(self._ledger.find(entry.kind, entry.sha256) or entry)
                 raise
-            self._abandon(self._ledger.find(entry.kind, entry.sha256) or entry)
+            self._abort_upload(self._ledger.find(entry.kind, entry.sha256) or entry)
             upload.check_unchanged(self._stop, by_hash=True)
-            entry = self._fresh(entry)
+            entry = self._new_record(entry)
         raise RunError(FailureCode.STORAGE, f"{upload.filename} was uploaded {_UPLOADS} times in vain: {problem}")
 
-    def _with_role(self, upload: Upload, view: ArtifactView) -> ArtifactView:
+    def _with_role(self, upload: PendingUpload, view: ArtifactView) -> ArtifactView:
         if upload.role in (None, view.role):
             return view
         return self._control.finalize(
-            upload.promise(Entry(view.kind, upload.known.sha256, upload.known.bytes, key=view.key))
+            upload.finalize_request(
+                UploadRecord(view.kind, upload.fingerprint.sha256, upload.fingerprint.bytes, key=view.key)
+            )
         )
 
-    def _fresh(self, entry: Entry) -> Entry:
-        return self._ledger.put(Entry(entry.kind, entry.sha256, entry.bytes, attempt=self._attempt))
+    def _new_record(self, entry: UploadRecord) -> UploadRecord:
+        return self._ledger.put(UploadRecord(entry.kind, entry.sha256, entry.bytes, attempt=self._attempt))
 
-    def _abandon(self, entry: Entry) -> None:
+    def _abort_upload(self, entry: UploadRecord) -> None:
         if entry.upload_id and entry.key:
             try:
                 self._control.abort(entry.key, entry.upload_id)
-            except (Turned, Transient, RunError):
+            except (RequestRejected, TransientError, RunError):
                 pass  # the store expires unfinished uploads by itself
 
     @contextmanager
@@ -181,9 +191,11 @@ class Publisher:
         self._emit.emit(RunLog(level="warn", message=f"waiting to move an artifact: {text}", source="artifacts"))
 
 
-def _artifact(view: ArtifactView, upload: Upload) -> Artifact:
+def _artifact(view: ArtifactView, upload: PendingUpload) -> Artifact:
     content_type = view.content_type or upload.content_type
-    return Artifact(view.key, upload.known.bytes, upload.known.sha256, view.kind, content_type, view.role)
+    return Artifact(
+        view.key, upload.fingerprint.bytes, upload.fingerprint.sha256, view.kind, content_type, view.role
+    )
 
 
 def _session() -> requests.Session:
@@ -198,11 +210,11 @@ def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
     """Give everything that can go wrong with the store its failure code; `away` is for one that never answered."""
     try:
         yield
-    except Transient as error:
+    except TransientError as error:
         raise RunError(away, f"gave up waiting: {error}") from None
-    except (Gone, Refusal, UrlExpired) as error:
+    except (UploadNotFound, UploadRejected, UrlExpiredError) as error:
         raise RunError(FailureCode.STORAGE, str(error)) from None
-    except BadName as error:
+    except InvalidNameError as error:
         raise RunError(FailureCode.USER_ERROR, str(error)) from None
 
 

@@ -21,7 +21,7 @@ _STALLED = ("RequestTimeout", "IncompleteBody")  # S3 says 400 to a body that ca
 _EXPIRED = ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "Request has expired")
 
 
-class Transient(Exception):
+class TransientError(Exception):
     """Asking again may help; after `retry_after` seconds where the other side said so."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -29,15 +29,15 @@ class Transient(Exception):
         self.retry_after = retry_after
 
 
-class UrlExpired(Exception):
+class UrlExpiredError(Exception):
     """The store no longer honours the URL: presign again."""
 
 
-class Gone(Exception):
+class UploadNotFound(Exception):
     """The store does not know the upload or the object."""
 
 
-class Refusal(Exception):
+class UploadRejected(Exception):
     """The store will not take this, however often it is asked."""
 
 
@@ -63,12 +63,12 @@ def fingerprint(file: BinaryIO, check: Callable[[], None]) -> Fingerprint:
     return Fingerprint(hasher.hexdigest(), size, before.st_ino, before.st_mtime_ns)
 
 
-def is_untouched(file: BinaryIO, known: Fingerprint) -> bool:
+def is_unmodified(file: BinaryIO, known: Fingerprint) -> bool:
     now = os.fstat(file.fileno())
     return (now.st_size, now.st_mtime_ns) == (known.bytes, known.modified_ns)
 
 
-class Window:
+class FileSlice:
     """A bounded view of a file for `requests` to stream: `length` bytes from `start`.
 
     A file that shrank under us raises Refusal: a body shorter than its Content-Length would hang the request.
@@ -92,7 +92,7 @@ class Window:
             return b""
         block = self._file.read(wanted)
         if not block:
-            raise Refusal("the file shrank while it was being uploaded")
+            raise UploadRejected("the file shrank while it was being uploaded")
         self._left -= len(block)
         return block
 
@@ -112,32 +112,32 @@ def put(
 ) -> str:
     """Upload `length` bytes from `start`; returns the store's etag.
 
-    Raises Transient, UrlExpired, Gone, Refusal, and whatever `check` raises.
+    Raises Transient, UrlExpiredError, Gone, Refusal, and whatever `check` raises.
     """
     # requests would send an empty file-like body as chunked, which S3 refuses.
-    body = Window(file, start, length, check) if length else b""
+    body = FileSlice(file, start, length, check) if length else b""
     headers = {"Content-Type": content_type} if content_type else {}
     try:
         answer = session.put(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)
     except requests.RequestException as error:
-        raise Transient(unreachable(url, error)) from None
+        raise TransientError(unreachable(url, error)) from None
     if answer.status_code not in (200, 201, 204):
-        raise refusal(url, answer)
+        raise error_from_response(url, answer)
     return answer.headers.get("ETag", "").strip('"')
 
 
-def refusal(url: str, answer: requests.Response) -> Exception:
+def error_from_response(url: str, answer: requests.Response) -> Exception:
     """What an answer of the store means, without the URL in it."""
     status, text = answer.status_code, answer.text[:2000]
     said = f"the object store at {host(url)} answered {status}"
     if status in (408, 425, 429) or status >= 500 or (status == 400 and any(word in text for word in _STALLED)):
-        return Transient(said, retry_after(answer))
+        return TransientError(said, retry_after(answer))
     # rclone says 400 where S3 says 403.
     if status == 403 or (status == 400 and any(word in text for word in _EXPIRED)):
-        return UrlExpired(f"{said}: the presigned URL was not accepted")
+        return UrlExpiredError(f"{said}: the presigned URL was not accepted")
     if status == 404:
-        return Gone(said)
-    return Refusal(f"{said}: {_code(text)}")
+        return UploadNotFound(said)
+    return UploadRejected(f"{said}: {_code(text)}")
 
 
 def retry_after(answer: requests.Response) -> float | None:

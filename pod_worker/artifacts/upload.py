@@ -13,10 +13,16 @@ from typing import BinaryIO
 import requests
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.api_client import ControlPlane, Retrying
-from pod_worker.artifacts.ledger import Entry, Ledger, State
-from pod_worker.artifacts.transfer import Fingerprint, Gone, Refusal, Transient, UrlExpired
-from pod_worker.artifacts.wire import FinalizeRequest, Grant, PresignRequest
+from pod_worker.artifacts.api_client import ArtifactApiClient, RetryingCaller
+from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
+from pod_worker.artifacts.transfer import (
+    Fingerprint,
+    TransientError,
+    UploadNotFound,
+    UploadRejected,
+    UrlExpiredError,
+)
+from pod_worker.artifacts.wire import FinalizeRequest, PresignRequest, UploadGrant
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
 
@@ -25,11 +31,11 @@ _EXPIRED_LIMIT = 5  # fresh URLs in a row that the store turns away: then it is 
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class PendingUpload:
     """What stays the same through all tries to upload one file."""
 
     file: BinaryIO
-    known: Fingerprint
+    fingerprint: Fingerprint
     filename: str
     role: str | None
 
@@ -37,7 +43,7 @@ class Upload:
     def content_type(self) -> str:
         return mimetypes.guess_type(self.filename)[0] or "application/octet-stream"
 
-    def request(self, entry: Entry, first_part: int | None = None) -> PresignRequest:
+    def presign_request(self, entry: UploadRecord, first_part: int | None = None) -> PresignRequest:
         return PresignRequest(
             action="put",
             filename=self.filename,
@@ -50,7 +56,7 @@ class Upload:
             first_part=first_part,
         )
 
-    def promise(self, entry: Entry) -> FinalizeRequest:
+    def finalize_request(self, entry: UploadRecord) -> FinalizeRequest:
         return FinalizeRequest(
             key=entry.key or "",
             bytes=entry.bytes,
@@ -64,9 +70,9 @@ class Upload:
 
     def check_unchanged(self, stop: StopSignal, by_hash: bool = False) -> None:
         """Raises RunError(USER_ERROR) when somebody wrote to the file since it was hashed."""
-        same = transfer.is_untouched(self.file, self.known)
+        same = transfer.is_unmodified(self.file, self.fingerprint)
         if same and by_hash:
-            same = transfer.fingerprint(self.file, stop.check).sha256 == self.known.sha256
+            same = transfer.fingerprint(self.file, stop.check).sha256 == self.fingerprint.sha256
         if not same:
             raise RunError(
                 FailureCode.USER_ERROR,
@@ -77,10 +83,10 @@ class Upload:
 class Uploader:
     def __init__(
         self,
-        control: ControlPlane,
+        control: ArtifactApiClient,
         session: requests.Session,
-        retrying: Retrying,
-        ledger: Ledger,
+        retrying: RetryingCaller,
+        ledger: UploadLedger,
         stop: StopSignal,
     ) -> None:
         self._control = control
@@ -89,29 +95,29 @@ class Uploader:
         self._ledger = ledger
         self._stop = stop
 
-    def send(self, upload: Upload, entry: Entry, grant: Grant, attempt: int) -> Entry:
+    def send(self, upload: PendingUpload, entry: UploadRecord, grant: UploadGrant, attempt: int) -> UploadRecord:
         """All bytes to the store; returns the entry as UPLOADED. Raises Gone when the store lost what was begun,
         Refusal, Transient, Turned, Fenced, RunError and what the stop signal raises."""
-        moved = replace(entry, key=grant.key, attempt=attempt, state=State.UPLOADING)
+        moved = replace(entry, key=grant.key, attempt=attempt, state=UploadState.UPLOADING)
         if grant.upload_id is None:
             moved = self._ledger.put(replace(moved, upload_id=None, part_bytes=None, parts={}))
             self._put(_Urls(self._control, upload, moved, grant), _WHOLE, 0, moved.bytes)
         else:
             moved = self._send_parts(upload, self._begun(moved, grant), grant)
         upload.check_unchanged(self._stop)
-        return self._ledger.put(replace(moved, state=State.UPLOADED))
+        return self._ledger.put(replace(moved, state=UploadState.UPLOADED))
 
-    def _begun(self, entry: Entry, grant: Grant) -> Entry:
+    def _begun(self, entry: UploadRecord, grant: UploadGrant) -> UploadRecord:
         """The entry with those finished parts that both the ledger and the store know."""
         same = entry.upload_id == grant.upload_id
         if same and entry.part_bytes != grant.part_bytes:
-            raise Gone("the control plane's part size has changed since the upload began")
+            raise UploadNotFound("the control plane's part size has changed since the upload began")
         kept = {
             part.number: part.etag for part in grant.stored if same and entry.parts.get(part.number) == part.etag
         }
         return self._ledger.put(replace(entry, upload_id=grant.upload_id, part_bytes=grant.part_bytes, parts=kept))
 
-    def _send_parts(self, upload: Upload, entry: Entry, grant: Grant) -> Entry:
+    def _send_parts(self, upload: PendingUpload, entry: UploadRecord, grant: UploadGrant) -> UploadRecord:
         urls = _Urls(self._control, upload, entry, grant)
         size = grant.part_bytes or entry.bytes
         for number in range(1, -(-entry.bytes // size) + 1):
@@ -128,17 +134,19 @@ class Uploader:
 
         def once() -> str:
             nonlocal expired
-            url = urls.take(number)
+            url = urls.url_for(number)
             # The content type of an upload in parts was fixed when it was begun.
             kind = upload.content_type if number == _WHOLE else None
             try:
                 return transfer.put(self._session, url, upload.file, start, length, self._stop.check, kind)
-            except UrlExpired as error:
+            except UrlExpiredError as error:
                 expired += 1
                 if expired >= _EXPIRED_LIMIT:
-                    raise Refusal(f"{error}. Check the clocks and keys of store and control plane") from None
-                raise Transient(str(error)) from None
-            except Refusal:
+                    raise UploadRejected(
+                        f"{error}. Check the clocks and keys of store and control plane"
+                    ) from None
+                raise TransientError(str(error)) from None
+            except UploadRejected:
                 upload.check_unchanged(self._stop)  # then it is the file's writer who is to blame
                 raise
 
@@ -148,19 +156,21 @@ class Uploader:
 class _Urls:
     """Presigned URLs, each handed out once; more are asked for when they run out."""
 
-    def __init__(self, control: ControlPlane, upload: Upload, entry: Entry, grant: Grant) -> None:
+    def __init__(
+        self, control: ArtifactApiClient, upload: PendingUpload, entry: UploadRecord, grant: UploadGrant
+    ) -> None:
         self.upload = upload
         self._control = control
         self._entry = entry
         self._urls = _urls(grant)
 
-    def take(self, number: int) -> str:
+    def url_for(self, number: int) -> str:
         if number not in self._urls:
-            self._urls = _urls(self._control.presign_put(self.upload.request(self._entry, number or None)))
+            self._urls = _urls(self._control.presign_put(self.upload.presign_request(self._entry, number or None)))
         if number not in self._urls:
-            raise Gone("the control plane has no more use for this upload")
+            raise UploadNotFound("the control plane has no more use for this upload")
         return self._urls.pop(number)
 
 
-def _urls(grant: Grant) -> dict[int, str]:
+def _urls(grant: UploadGrant) -> dict[int, str]:
     return {part.number: part.url for part in grant.parts} | ({_WHOLE: grant.url} if grant.url else {})

@@ -62,7 +62,7 @@ class ArtifactView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class UploadGrant:
     """Leave to upload: one `url`, or `upload_id` with part URLs; or the news that there is no need to."""
 
     key: str
@@ -78,7 +78,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Download:
+class DownloadUrl:
     key: str
     url: str
     expires_in_s: int
@@ -113,7 +113,7 @@ class AbortRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class ProblemDetails:
     """RFC 9457, with a `code` for programs: fenced, run_not_found, object_missing, upload_gone, mismatch …"""
 
     title: str

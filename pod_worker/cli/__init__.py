@@ -12,7 +12,7 @@ import sys
 import click
 
 from pod_worker import __version__
-from pod_worker.cli.exit_codes import Exit, exit_of
+from pod_worker.cli.exit_codes import ExitCode, exit_code_for
 from pod_worker.cli.startup import prepare_process
 
 # name -> (module:attribute, what `--help` says about it)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        exit_code, text = exit_of(error)
+        exit_code, text = exit_code_for(error)
         click.echo(f"error: {text}", err=True)
         sys.exit(exit_code)
-    sys.exit(code if isinstance(code, int) else Exit.OK)
+    sys.exit(code if isinstance(code, int) else ExitCode.OK)

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import requests
 
-from pod_worker.cli.composition import open_store, settings_here
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import load_settings, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import print_json, print_table, say, size
 
 
@@ -48,12 +48,12 @@ def list_artifacts(run_id: str, as_json: bool) -> None:
 )
 def get(key: str, output: Path | None) -> None:
     """Fetch an artifact by its key and check its hash."""
-    settings = settings_here()
+    settings = load_settings()
     target = output or Path(Path(key).name)
     known = open_store(settings).database.artifacts.find_one({"key": key}, {"sha256": 1})
     if known is None:
         raise CommandError(
-            f"there is no artifact {key!r}; `pod-worker artifacts list RUN` shows the keys", Exit.NOT_FOUND
+            f"there is no artifact {key!r}; `pod-worker artifacts list RUN` shows the keys", ExitCode.NOT_FOUND
         )
     headers = {"Authorization": f"Bearer {settings.control_plane_token}"} if settings.control_plane_token else {}
     partial = target.with_name(f".{target.name}.part")
@@ -64,7 +64,7 @@ def get(key: str, output: Path | None) -> None:
         if not answer.ok:
             raise CommandError(
                 f"{answer.status_code}: {answer.text[:200]}",
-                Exit.NOT_FOUND if answer.status_code == 404 else Exit.FAILED,
+                ExitCode.NOT_FOUND if answer.status_code == 404 else ExitCode.FAILED,
             )
         with open(partial, "wb") as file:
             for chunk in answer.iter_content(1024 * 1024):

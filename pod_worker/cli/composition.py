@@ -14,7 +14,7 @@ from pymongo.synchronous import monitor
 from pod_worker.config import Settings, load
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
-from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import RunQueue
 
@@ -22,7 +22,7 @@ LOCAL_DATA = "~/.pod_worker/local"
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class StoreSession:
     """A checked connection and what commands do with it."""
 
     database: Mongo
@@ -37,14 +37,14 @@ class Store:
             margin_seconds=self.settings.margin_seconds,
         )
 
-    def operations(self) -> Operations:
-        return Operations(self.database)
+    def operations(self) -> OperatorActions:
+        return OperatorActions(self.database)
 
     def rescue(self) -> Rescue:
         return Rescue(self.database)
 
 
-def local_data(given: Path | None = None) -> Path:
+def local_data_dir(given: Path | None = None) -> Path:
     """The folder of the local stack: given, else POD_WORKER_DATA, else one in the home folder."""
     return (given or Path(os.environ.get("POD_WORKER_DATA") or LOCAL_DATA)).expanduser().resolve()
 
@@ -58,12 +58,12 @@ def running_stack(data: Path) -> dict[str, object] | None:
     return described if isinstance(described, dict) else None
 
 
-def settings_here() -> Settings:
+def load_settings() -> Settings:
     """Settings of the environment; where they leave MongoDB open, the running local stack fills in."""
     settings = load()
     if settings.mongodb_url:
         return settings
-    stack = running_stack(local_data())
+    stack = running_stack(local_data_dir())
     if stack is None:
         return settings
     env = dict(os.environ) | {"MONGODB_URL": str(stack["mongodb_url"])}
@@ -74,22 +74,22 @@ def settings_here() -> Settings:
 
 
 def open_store(
-    settings: Settings | None = None, *, create_indexes: bool = False, app_name: str = "pod_worker cli"
-) -> Store:
+    settings: Settings | None = None, *, with_indexes: bool = False, app_name: str = "pod_worker cli"
+) -> StoreSession:
     """Raises ConfigurationError, BadMongoUrl or StoreUnreachable, each with its fix."""
-    settings = settings or settings_here()
+    settings = settings or load_settings()
     url = settings.require_mongodb_url()
     database = connect(url, app_name=app_name)
-    _end_without_waiting()
+    _skip_monitor_shutdown()
     if command := click.get_current_context(silent=True):
         command.find_root().call_on_close(database.client.close)
     check_reachable(database, url)
-    if create_indexes:
-        prepare(database)
-    return Store(database, url, settings)
+    if with_indexes:
+        create_indexes(database)
+    return StoreSession(database, url, settings)
 
 
-def _end_without_waiting() -> None:
+def _skip_monitor_shutdown() -> None:
     """At exit pymongo waits for its monitors, which look up twice a second only: that would be most of a short
     command's time. They are daemon threads and may end with the process."""
     wait = getattr(monitor, "_shutdown_resources", None)  # not a public name: without it, commands end later
@@ -97,7 +97,7 @@ def _end_without_waiting() -> None:
         atexit.unregister(wait)
 
 
-def prepare(database: Mongo) -> None:
+def create_indexes(database: Mongo) -> None:
     """Every index of every collection; what is there already costs one round trip each."""
     from pod_worker.store import indexes
 

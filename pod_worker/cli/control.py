@@ -10,8 +10,8 @@ import click
 from pymongo.errors import PyMongoError
 
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
-from pod_worker.cli.composition import Store, open_store, settings_here
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import StoreSession, load_settings, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.worker import configure_logging
 from pod_worker.config import Settings
 from pod_worker.control.app import build_app
@@ -36,12 +36,12 @@ def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None
     as the key that pods present. Prints {"url": …} when it is ready.
     """
     configure_logging(bool(ctx.obj and ctx.obj.get("debug")))
-    settings = settings_here()
+    settings = load_settings()
     if settings.control_plane_token is None and host not in LOOPBACK:
         raise CommandError(
-            f"listening on {host} without a key would let anybody write: set CONTROL_PLANE_TOKEN", Exit.USAGE
+            f"listening on {host} without a key would let anybody write: set CONTROL_PLANE_TOKEN", ExitCode.USAGE
         )
-    store = open_store(settings, create_indexes=True, app_name="pod_worker control")
+    store = open_store(settings, with_indexes=True, app_name="pod_worker control")
     app = build_app(
         store.database,
         object_store(settings),
@@ -52,7 +52,7 @@ def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None
     serve(app, host, port, on_ready=lambda at, on: _say_ready(store, at, on))
 
 
-def _say_ready(store: Store, host: str, port: int) -> None:
+def _say_ready(store: StoreSession, host: str, port: int) -> None:
     log.info("MongoDB %s, database %s", redacted(store.url), store.database.name)
     shown = f"[{host}]" if ":" in host else host
     click.echo(json.dumps({"url": f"http://{shown}:{port}"}))
@@ -65,7 +65,7 @@ def object_store(settings: Settings) -> ObjectStore | None:
         log.warning("MINIO_ENDPOINT is not set: artifacts cannot be stored")
         return None
     if not access or not secret:
-        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", Exit.USAGE)
+        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", ExitCode.USAGE)
     store = ObjectStore(
         endpoint, access, secret, settings.minio_bucket, settings.minio_region, settings.minio_public_endpoint
     )

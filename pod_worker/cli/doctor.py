@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import click
 
-from pod_worker.cli.composition import local_data, running_stack, settings_here
-from pod_worker.cli.exit_codes import Exit
+from pod_worker.cli.composition import load_settings, local_data_dir, running_stack
+from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_json, print_table, say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.run import Json
@@ -20,7 +20,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdo
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     what: str
     verdict: str  # ok | warn | bad
     text: str  # what was found, and the fix where something is wrong
@@ -36,21 +36,21 @@ def doctor(ctx: click.Context, as_json: bool) -> int | None:
     return _report(list(_findings()), as_json)
 
 
-def _report(findings: list[Finding], as_json: bool) -> int:
+def _report(findings: list[Diagnosis], as_json: bool) -> int:
     if as_json:
         print_json([{"check": f.what, "verdict": f.verdict, "text": f.text} for f in findings])
     else:
         styles = {"verdict": {"ok": "green", "warn": "yellow", "bad": "bold red"}}
         print_table(["check", "verdict", "finding"], [[f.what, f.verdict, f.text] for f in findings], styles)
-    return Exit.FAILED if any(f.verdict == "bad" for f in findings) else Exit.OK
+    return ExitCode.FAILED if any(f.verdict == "bad" for f in findings) else ExitCode.OK
 
 
-def _findings() -> list[Finding]:
+def _findings() -> list[Diagnosis]:
     try:
-        settings = settings_here()
+        settings = load_settings()
     except ConfigurationError as error:
-        return [Finding("settings", "bad", str(error))]
-    checks: list[Callable[[Settings], Finding]] = [
+        return [Diagnosis("settings", "bad", str(error))]
+    checks: list[Callable[[Settings], Diagnosis]] = [
         _python,
         _local_binaries,
         _mongodb,
@@ -62,81 +62,81 @@ def _findings() -> list[Finding]:
     return [check(settings) for check in checks]
 
 
-def _python(_: Settings) -> Finding:
-    return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
+def _python(_: Settings) -> Diagnosis:
+    return Diagnosis("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
 
 
-def _local_binaries(_: Settings) -> Finding:
+def _local_binaries(_: Settings) -> Diagnosis:
     from pod_worker.local.binaries import find_mongod, find_rclone
     from pod_worker.local.errors import LocalStackError
 
     try:
-        return Finding("local stack", "ok", f"mongod {find_mongod()}, rclone {find_rclone()}")
+        return Diagnosis("local stack", "ok", f"mongod {find_mongod()}, rclone {find_rclone()}")
     except LocalStackError as error:
-        return Finding("local stack", "warn", str(error))
+        return Diagnosis("local stack", "warn", str(error))
 
 
-def _mongodb(settings: Settings) -> Finding:
+def _mongodb(settings: Settings) -> Diagnosis:
     from pod_worker.store.mongo import BadMongoUrl, StoreUnreachable, check_reachable, connect, redacted
 
     if settings.mongodb_url is None:
         fix = "MONGODB_URL is not set, and no local stack runs (`pod-worker up` starts one)"
-        return Finding("MongoDB", "bad", fix)
+        return Diagnosis("MongoDB", "bad", fix)
     try:
         database = connect(settings.mongodb_url)
         check_reachable(database, settings.mongodb_url)
     except (BadMongoUrl, StoreUnreachable) as error:
-        return Finding("MongoDB", "bad", str(error))
+        return Diagnosis("MongoDB", "bad", str(error))
     hello = database.command("hello")
     skew = abs((datetime.now(UTC) - hello["localTime"].replace(tzinfo=UTC)).total_seconds())
     if skew > 30:
-        return Finding("MongoDB", "warn", f"this machine's clock is {skew:.0f} s off MongoDB's; set it")
-    stack = running_stack(local_data())
+        return Diagnosis("MongoDB", "warn", f"this machine's clock is {skew:.0f} s off MongoDB's; set it")
+    stack = running_stack(local_data_dir())
     whose = " (the local stack)" if stack and stack.get("mongodb_url") == settings.mongodb_url else ""
     version = database.client.server_info()["version"]
-    return Finding(
+    return Diagnosis(
         "MongoDB", "ok", f"{version} at {redacted(settings.mongodb_url)}, database {database.name}{whose}"
     )
 
 
-def _control_plane(settings: Settings) -> Finding:
+def _control_plane(settings: Settings) -> Diagnosis:
     from pod_worker.worker.preflight import control_plane_check
 
     problem = control_plane_check(settings.control_plane_url)()
     if problem:
-        return Finding("control plane", "bad", problem.message)
+        return Diagnosis("control plane", "bad", problem.message)
     key = "with a key" if settings.control_plane_token else "without a key (CONTROL_PLANE_TOKEN is not set)"
-    return Finding("control plane", "ok", f"{settings.control_plane_url} is ready, {key}")
+    return Diagnosis("control plane", "ok", f"{settings.control_plane_url} is ready, {key}")
 
 
-def _disk(settings: Settings) -> Finding:
+def _disk(settings: Settings) -> Diagnosis:
     from pod_worker.worker.machine import GIB, free_bytes
 
     free = free_bytes(settings.work_dir) / GIB
     verdict = "ok" if free >= max(settings.pod_worker_min_disk_gb, 5) else "warn"
-    return Finding("disk", verdict, f"{free:.0f} GB free at {settings.work_dir}")
+    return Diagnosis("disk", verdict, f"{free:.0f} GB free at {settings.work_dir}")
 
 
-def _gpus(settings: Settings) -> Finding:
-    from pod_worker.worker.machine import Gpus, promised_gpus
+def _gpus(settings: Settings) -> Diagnosis:
+    from pod_worker.worker.machine import GpuMonitor, expected_gpus
 
-    gpus = Gpus().list()
+    gpus = GpuMonitor().list()
     needed = settings.pod_worker_required_gpus
-    needed = promised_gpus(os.environ) if needed is None else needed
+    needed = expected_gpus(os.environ) if needed is None else needed
     if len(gpus) < needed:
-        return Finding("GPUs", "bad", f"{needed} expected, {len(gpus)} found: replace this pod")
+        return Diagnosis("GPUs", "bad", f"{needed} expected, {len(gpus)} found: replace this pod")
     text = ", ".join(f"{gpu.name} ({gpu.vram_gb:.0f} GB)" for gpu in gpus)
-    return Finding("GPUs", "ok", text or "none; trainings run on the CPU")
+    return Diagnosis("GPUs", "ok", text or "none; trainings run on the CPU")
 
 
-def _training(_: Settings) -> Finding:
+def _training(_: Settings) -> Diagnosis:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         found = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     except PackageNotFoundError as error:
-        return Finding("training", "warn", f"{error.name} is missing: pip install 'pod_worker[train]'")
-    return Finding("training", "ok", found)
+        return Diagnosis("training", "warn", f"{error.name} is missing: pip install 'pod_worker[train]'")
+    return Diagnosis("training", "ok", found)
 
 
 # ── ingest ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,15 +150,15 @@ def ingest(url: str | None, as_json: bool) -> int:
 
     Writes a few log lines of a run that does not exist; nothing else is touched.
     """
-    settings = settings_here()
-    trial = IngestTrial(url or settings.control_plane_url, settings.control_plane_token)
+    settings = load_settings()
+    trial = IngestCheck(url or settings.control_plane_url, settings.control_plane_token)
     findings = trial.run()
     if any(finding.verdict == "bad" for finding in findings):
         say(f"ingest at {trial.url} does not behave as the contract says")
     return _report(findings, as_json)
 
 
-class IngestTrial:
+class IngestCheck:
     """The four checks of the original's test program (single, batch, duplicate, invalid)."""
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -172,7 +172,7 @@ class IngestTrial:
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
-    def run(self) -> list[Finding]:
+    def run(self) -> list[Diagnosis]:
         import requests
 
         first = self._event()
@@ -186,7 +186,7 @@ class IngestTrial:
                 self._one("invalid event", self._event() | {"type": ""}, lambda code, body: code == 422),
             ]
         except requests.RequestException as error:
-            return [Finding("connection", "bad", f"{self.url} does not answer: {type(error).__name__}")]
+            return [Diagnosis("connection", "bad", f"{self.url} does not answer: {type(error).__name__}")]
 
     def _event(self) -> dict[str, Json]:
         return {
@@ -200,7 +200,9 @@ class IngestTrial:
             "data": {"run_id": self._run_id, "level": "debug", "message": "a trial by pod-worker doctor"},
         }
 
-    def _one(self, what: str, event: dict[str, Json], is_right: Callable[[int, dict[str, Json]], bool]) -> Finding:
+    def _one(
+        self, what: str, event: dict[str, Json], is_right: Callable[[int, dict[str, Json]], bool]
+    ) -> Diagnosis:
         answer = self._session.post(
             f"{self.url}/api/ingest/event",
             json=event,
@@ -212,9 +214,9 @@ class IngestTrial:
         except ValueError:
             body = {}
         good = is_right(answer.status_code, body if isinstance(body, dict) else {})
-        return Finding(what, "ok" if good else "bad", f"{answer.status_code} {answer.text[:120]}")
+        return Diagnosis(what, "ok" if good else "bad", f"{answer.status_code} {answer.text[:120]}")
 
-    def _batch(self) -> Finding:
+    def _batch(self) -> Diagnosis:
         import json
 
         lines = "\n".join(json.dumps(self._event()) for _ in range(3)) + "\n"
@@ -225,4 +227,4 @@ class IngestTrial:
             timeout=15,
         )
         good = answer.status_code == 202 and answer.json().get("accepted") == 3
-        return Finding("batch of 3", "ok" if good else "bad", f"{answer.status_code} {answer.text[:120]}")
+        return Diagnosis("batch of 3", "ok" if good else "bad", f"{answer.status_code} {answer.text[:120]}")

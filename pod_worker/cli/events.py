@@ -8,7 +8,7 @@ import click
 
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.output import clock_time, print_json, print_table, say
-from pod_worker.store.events.reader import EventFilter, EventPages
+from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.mongo import Document
 
 
@@ -25,8 +25,8 @@ def events() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per event.")
 def tail(run_id: str, follow: bool, types: tuple[str, ...], tail: int, as_json: bool) -> None:
     """The last events of a run."""
-    pages, wanted = EventPages(open_store().database), EventFilter(types)
-    items = pages.page(run_id, wanted, tail).items[::-1]
+    pages, wanted = EventReader(open_store().database), EventFilter(types)
+    items = pages.read_page(run_id, wanted, tail).items[::-1]
     position = 0
     while True:
         for event in items:
@@ -35,7 +35,7 @@ def tail(run_id: str, follow: bool, types: tuple[str, ...], tail: int, as_json: 
         if not follow:
             return
         time.sleep(0.0 if items else 0.5)
-        items = pages.page(run_id, wanted, 500, position, newest_first=False).items
+        items = pages.read_page(run_id, wanted, 500, position, newest_first=False).items
 
 
 def _print(event: Document, as_json: bool) -> None:
@@ -73,7 +73,7 @@ def rebuild(run_id: str | None, every: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def dead(limit: int, as_json: bool) -> None:
     """Lines that ingest refused, and why."""
-    found = EventPages(open_store().database).dead(limit)
+    found = EventReader(open_store().database).dead_letters(limit)
     if as_json:
         print_json(found)
         return

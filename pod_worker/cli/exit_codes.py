@@ -10,7 +10,7 @@ from enum import IntEnum
 import click
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
@@ -24,7 +24,7 @@ class Exit(IntEnum):
 class CommandError(click.ClickException):
     """An expected end of a command: what happened, and what to do."""
 
-    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
         self.exit_code = int(code)  # type: ignore[misc]
 
@@ -32,20 +32,20 @@ class CommandError(click.ClickException):
         click.echo(f"error: {self.message}", err=True)
 
 
-_BY_NAME: dict[str, Exit] = {
-    "ConfigurationError": Exit.USAGE,
-    "BadMongoUrl": Exit.USAGE,
-    "StoreUnreachable": Exit.TEMPORARY,
-    "ServerSelectionTimeoutError": Exit.TEMPORARY,
-    "AutoReconnect": Exit.TEMPORARY,
-    "NetworkTimeout": Exit.TEMPORARY,
-    "OperationFailure": Exit.FAILED,
-    "LocalStackError": Exit.FAILED,
-    "PermissionError": Exit.FAILED,
+_BY_NAME: dict[str, ExitCode] = {
+    "ConfigurationError": ExitCode.USAGE,
+    "BadMongoUrl": ExitCode.USAGE,
+    "StoreUnreachable": ExitCode.TEMPORARY,
+    "ServerSelectionTimeoutError": ExitCode.TEMPORARY,
+    "AutoReconnect": ExitCode.TEMPORARY,
+    "NetworkTimeout": ExitCode.TEMPORARY,
+    "OperationFailure": ExitCode.FAILED,
+    "LocalStackError": ExitCode.FAILED,
+    "PermissionError": ExitCode.FAILED,
 }
 
 
-def exit_of(error: Exception) -> tuple[Exit, str]:
+def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
     """The code and the one line for an error that reached the top."""
     text = " ".join(str(error).split()) or type(error).__name__
     for kind in type(error).__mro__:
@@ -53,5 +53,5 @@ def exit_of(error: Exception) -> tuple[Exit, str]:
             return _BY_NAME[kind.__name__], text
     if type(error).__name__ == "RunError":
         code = str(getattr(error, "code", ""))
-        return (Exit.USAGE if code == "INVALID_INPUT" else Exit.FAILED), text
-    return Exit.FAILED, f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
+        return (ExitCode.USAGE if code == "INVALID_INPUT" else ExitCode.FAILED), text
+    return ExitCode.FAILED, f"{type(error).__name__}: {text} (run again with --debug for the traceback)"

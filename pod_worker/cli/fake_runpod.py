@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
 
 if TYPE_CHECKING:
-    from pod_worker.fake_runpod.server import MakeRunner
+    from pod_worker.fake_runpod.server import RunnerFactory
 
 # What the story told by `--pods runner` needs where a pod's own environment lacks it.
-STORY_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
+SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
 
 
 @click.command("fake-runpod")
@@ -79,17 +79,17 @@ def fake_runpod(
     try:
         serve(options, address=host, port=port, on_ready=lambda url: click.echo(f'{{"url": "{url}"}}'))
     except (ValueError, msgspec.ValidationError) as error:
-        raise CommandError(str(error), Exit.USAGE) from None
+        raise CommandError(str(error), ExitCode.USAGE) from None
 
 
-def _make_runner(contents: str, folder: Path, speed: float) -> MakeRunner | None:
+def _make_runner(contents: str, folder: Path, speed: float) -> RunnerFactory | None:
     from pod_worker.fake_runpod.containers.process_runner import ProcessRunner
-    from pod_worker.fake_runpod.containers.scripted_runner import FakeRunner
+    from pod_worker.fake_runpod.containers.scripted_runner import ScriptedRunner
 
     if contents == "none":
         return None
     if contents == "process":
         return lambda host: ProcessRunner(folder, host)
-    names = [*STORY_VARIABLES, *(name for name in os.environ if name.startswith("MINIO_"))]
+    names = [*SCRIPT_VARIABLES, *(name for name in os.environ if name.startswith("MINIO_"))]
     defaults = {name: os.environ[name] for name in names if name in os.environ}
-    return lambda host: FakeRunner(folder, host, speed=speed, defaults=defaults)
+    return lambda host: ScriptedRunner(folder, host, speed=speed, defaults=defaults)

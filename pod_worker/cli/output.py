@@ -30,7 +30,20 @@ STATUS_STYLE = {
 
 
 # Columns that are useless when they are broken into pieces: people copy ids, and bars must be one line.
-WHOLE = {"id", "run", "status", "progress", "attempt", "age", "size", "time", "kind", "ok", "took", "eta"}
+NO_WRAP_COLUMNS = {
+    "id",
+    "run",
+    "status",
+    "progress",
+    "attempt",
+    "age",
+    "size",
+    "time",
+    "kind",
+    "ok",
+    "took",
+    "eta",
+}
 
 
 def is_terminal() -> bool:
@@ -67,7 +80,7 @@ def print_table(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
+        table.add_column(column, overflow="fold", no_wrap=column in NO_WRAP_COLUMNS)
     for row in rows:
         # Text, not str: what comes out of a database is data, never markup.
         cells = [

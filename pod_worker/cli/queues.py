@@ -8,8 +8,8 @@ import click
 
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.output import age, print_json, print_table, say, span
-from pod_worker.store.queue.stats import QueueDepth
-from pod_worker.store.worker_registry import WorkerRegister
+from pod_worker.store.queue.stats import QueueStatsReader
+from pod_worker.store.worker_registry import WorkerRegistry
 
 
 @click.group(invoke_without_command=True)
@@ -20,7 +20,7 @@ def queues(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand:
         return
     store = open_store()
-    depth, paused = QueueDepth(store.database).read(), store.queue().paused()
+    depth, paused = QueueStatsReader(store.database).read(), store.queue().paused()
     names = sorted(depth.by_queue.keys() | paused)
     if as_json:
         print_json([{"queue": n, "paused": n in paused, "byStatus": depth.by_queue.get(n, {})} for n in names])
@@ -62,7 +62,7 @@ def resume(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def workers(as_json: bool) -> None:
     """Which workers there are, the last seen first."""
-    found = WorkerRegister(open_store().database).list()
+    found = WorkerRegistry(open_store().database).list()
     if as_json:
         print_json(
             [

@@ -13,26 +13,26 @@ from pathlib import Path
 import click
 
 from pod_worker import __version__
-from pod_worker.cli.composition import Store, prepare, settings_here
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import StoreSession, create_indexes, load_settings
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
-from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.store.mongo import connect, redacted
-from pod_worker.store.queue.change_stream import Wakeup
-from pod_worker.store.queue.run_queue import Claimant
-from pod_worker.store.worker_registry import WorkerCard, WorkerRegister
+from pod_worker.store.queue.change_stream import QueueWatcher
+from pod_worker.store.queue.run_queue import ClaimingWorker
+from pod_worker.store.worker_registry import WorkerInfo, WorkerRegistry
 from pod_worker.worker import machine as machines
 from pod_worker.worker import preflight, signals, uncaught_errors
-from pod_worker.worker.child_io import source_of
-from pod_worker.worker.daemon import Daemon, Limits, Rhythm, StopRequest, clean_work_dirs
+from pod_worker.worker.child_io import event_source
+from pod_worker.worker.daemon import Daemon, ExitLimits, ShutdownRequest, WorkerIntervals, clean_work_dirs
 from pod_worker.worker.guard import become_subreaper
 from pod_worker.worker.guarded_child import sweep_unguarded
-from pod_worker.worker.supervisor import Patience, Place
+from pod_worker.worker.supervisor import AttemptEnvironment, StopTimeouts
 
 log = logging.getLogger("pod_worker.worker")
 STALE_WORK_SECONDS = 3 * 24 * 3600.0
@@ -64,12 +64,12 @@ def worker(
     """
     debug = bool(ctx.obj and ctx.obj.get("debug"))
     configure_logging(debug)
-    settings = settings_here()
+    settings = load_settings()
     chosen = mode or settings.worker_mode
     if chosen not in MODES:
-        raise CommandError(f"WORKER_MODE {chosen!r} is not one of {', '.join(MODES)}", Exit.USAGE)
-    limits = Limits(run_id, max_runs, exit_when_idle)
-    stop = StopRequest()
+        raise CommandError(f"WORKER_MODE {chosen!r} is not one of {', '.join(MODES)}", ExitCode.USAGE)
+    limits = ExitLimits(run_id, max_runs, exit_when_idle)
+    stop = ShutdownRequest()
     daemon = build(settings, chosen, limits, stop)
     uncaught_errors.install(daemon.report, "worker")
     become_subreaper()  # what outlives even a guard that was killed comes back to us
@@ -83,23 +83,23 @@ def worker(
     os._exit(code)
 
 
-def _on_signal(number: signal.Signals, stop: StopRequest, daemon: Daemon) -> None:
-    again = stop.asked.is_set()
+def _on_signal(number: signal.Signals, stop: ShutdownRequest, daemon: Daemon) -> None:
+    again = stop.requested.is_set()
     log.warning("%s: %s", number.name, "giving the run back now" if again else "finishing up; once more to force")
     stop.request(f"the worker received {number.name}")
-    daemon.interrupt()
+    daemon.request_shutdown()
 
 
-def build(settings: Settings, mode: str, limits: Limits, stop: StopRequest) -> Daemon:
+def build(settings: Settings, mode: str, limits: ExitLimits, stop: ShutdownRequest) -> Daemon:
     """Everything a worker needs, from settings. Raises ConfigurationError; an unreachable store is preflight's."""
     clock = SystemClock()
     env = os.environ
     url = settings.require_mongodb_url()
-    store = Store(connect(url, app_name="pod_worker worker"), url, settings)
+    store = StoreSession(connect(url, app_name="pod_worker worker"), url, settings)
     machine = machines.Machine(settings.work_dir)
     gpus = machine.gpus
     pod = machines.pod_id(env)
-    new_id = Ulids(clock)
+    new_id = UlidGenerator(clock)
     worker_id = f"{pod}:{new_id()[-12:].lower()}"
     region = settings.pod_worker_region or machines.region(env)
     gpu = gpus[0].name if gpus else None
@@ -111,9 +111,11 @@ def build(settings: Settings, mode: str, limits: Limits, stop: StopRequest) -> D
     return Daemon(
         queue=store.queue(),
         rescue=store.rescue(),
-        register=WorkerRegister(store.database),
-        wakeup=lambda wake: Wakeup(store.database, on_change=wake) if settings.pod_worker_change_stream else None,
-        claimant=Claimant(
+        register=WorkerRegistry(store.database),
+        wakeup=lambda wake: (
+            QueueWatcher(store.database, on_change=wake) if settings.pod_worker_change_stream else None
+        ),
+        claimant=ClaimingWorker(
             worker_id=worker_id,
             pod_id=pod,
             queues=MODES[mode],
@@ -123,10 +125,10 @@ def build(settings: Settings, mode: str, limits: Limits, stop: StopRequest) -> D
             vram_gb=max((each.vram_gb for each in gpus), default=0.0),
             region=region,
         ),
-        card=WorkerCard(
+        card=WorkerInfo(
             worker_id, pod, mode, __version__, os.uname().nodename, os.getpid(), gpu, len(gpus), region
         ),
-        place=Place(
+        place=AttemptEnvironment(
             pod_id=pod,
             worker_id=worker_id,
             spool_dir=spool.directory,
@@ -138,21 +140,21 @@ def build(settings: Settings, mode: str, limits: Limits, stop: StopRequest) -> D
             region=region,
             image=settings.pod_worker_image,
         ),
-        run_emitter=lambda run_id, attempt: RunEmitter(spool, source_of(pod), run_id, attempt, clock, new_id),
-        pod_emitter=PodEmitter(spool, source_of(pod), pod, clock, new_id),
+        run_emitter=lambda run_id, attempt: RunEmitter(spool, event_source(pod), run_id, attempt, clock, new_id),
+        pod_emitter=PodEmitter(spool, event_source(pod), pod, clock, new_id),
         delivery=_shipper(settings, spool, clock),
         checks=_checks(settings, store, len(gpus), clock),
         machine=machine,
         env=machines.child_environment(env),
         clock=clock,
-        rhythm=Rhythm(
+        rhythm=WorkerIntervals(
             poll_seconds=settings.pod_worker_poll_seconds,
             renew_seconds=settings.pod_worker_renew_seconds,
             heartbeat_seconds=settings.pod_worker_heartbeat_seconds,
             rescue_seconds=settings.pod_worker_rescue_seconds,
             flush_seconds=settings.pod_worker_flush_seconds,
         ),
-        patience=Patience(
+        patience=StopTimeouts(
             cancel_seconds=settings.pod_worker_cancel_seconds,
             drain_seconds=settings.pod_worker_grace_seconds,
             kill_seconds=settings.pod_worker_kill_seconds,
@@ -178,11 +180,11 @@ def _shipper(settings: Settings, spool: Spool, clock: Clock) -> Shipper:
     )
 
 
-def _checks(settings: Settings, store: Store, gpu_count: int, clock: Clock) -> list[preflight.Check]:
+def _checks(settings: Settings, store: StoreSession, gpu_count: int, clock: Clock) -> list[preflight.Check]:
     required = settings.pod_worker_required_gpus
-    needed = machines.promised_gpus(os.environ) if required is None else required
+    needed = machines.expected_gpus(os.environ) if required is None else required
     return [
-        preflight.store_check(store.database, store.url, prepare),
+        preflight.store_check(store.database, store.url, create_indexes),
         preflight.clock_check(store.database, clock.now),
         preflight.disk_check(Path(settings.work_dir), settings.pod_worker_min_disk_gb),
         preflight.gpu_check(needed, gpu_count, preflight.probe_cuda),

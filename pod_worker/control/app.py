@@ -18,20 +18,20 @@ from pod_worker.control import health
 from pod_worker.control.artifacts import routes as artifact_routes
 from pod_worker.control.ingest import routes as ingest_routes
 from pod_worker.control.ingest import training_metrics
-from pod_worker.control.ingest.group_commit import Intake
+from pod_worker.control.ingest.group_commit import GroupCommit
 from pod_worker.control.ingest.service import Ingest
-from pod_worker.control.metrics import Telemetry
+from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.control.pages import routes as page_routes
 from pod_worker.control.runs import api, live
 from pod_worker.control.web import problem
-from pod_worker.control.web.auth import Gate
-from pod_worker.control.web.fast_routes import ControlPlane
-from pod_worker.control.web.rate_limit import RateLimit
+from pod_worker.control.web.auth import Authorizer
+from pod_worker.control.web.fast_routes import ControlPlaneApp
+from pod_worker.control.web.rate_limit import ClientRateLimit
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.store.mongo import Mongo
-from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue
-from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.queue.stats import QueueStatsReader
 
 TITLE = "pod_worker control plane"
 REQUESTS_PER_SECOND = 1000.0
@@ -48,15 +48,15 @@ def build_app(
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
-) -> ControlPlane:
+) -> ControlPlaneApp:
     """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it."""
     clock = clock or SystemClock()
-    app = ControlPlane(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
-    gate = Gate(token, open_on_loopback)
-    rate = RateLimit(requests_per_second, burst, clock.monotonic)
-    telemetry = Telemetry(QueueDepth(database).read)
+    app = ControlPlaneApp(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
+    gate = Authorizer(token, open_on_loopback)
+    rate = ClientRateLimit(requests_per_second, burst, clock.monotonic)
+    telemetry = ControlPlaneMetrics(QueueStatsReader(database).read)
     ingest = Ingest(database, clock, telemetry)
-    app.state.intake = intake = Intake(ingest)
+    app.state.intake = intake = GroupCommit(ingest)
     app.state.ingest = ingest
     find_run = RunQueue(database, clock).get
     problem.install(app)
@@ -64,7 +64,7 @@ def build_app(
     app.include_router(health.router(database, clock, telemetry, gate.authorize))
     app.include_router(training_metrics.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
-    reads = api.router(database, operator or Operations(database), gate.authorize)
+    reads = api.router(database, operator or OperatorActions(database), gate.authorize)
     app.include_router(reads, dependencies=[Depends(_up_to_date)])
     app.include_router(page_routes.router(database.name, gate.authorize))
     if object_store is not None:

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pymongo.errors import PyMongoError
 
-from pod_worker.control.metrics import Telemetry
+from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.control.web.auth import Authorize
 from pod_worker.control.web.problem import database_away
 from pod_worker.core.clock import Clock
@@ -15,7 +15,7 @@ from pod_worker.core.run import Json
 from pod_worker.store.mongo import Mongo
 
 
-def router(database: Mongo, clock: Clock, telemetry: Telemetry, authorize: Authorize) -> APIRouter:
+def router(database: Mongo, clock: Clock, telemetry: ControlPlaneMetrics, authorize: Authorize) -> APIRouter:
     made = APIRouter(tags=["health"])
 
     @made.get("/healthz")

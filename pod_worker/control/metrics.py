@@ -15,14 +15,14 @@ from prometheus_client.registry import Collector
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.payload import PAYLOADS
-from pod_worker.store.queue.stats import Depth
+from pod_worker.store.queue.stats import QueueStats
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 UNKNOWN_TYPES = 100
 
 
-class Telemetry:
-    def __init__(self, depth: Callable[[], Depth]) -> None:
+class ControlPlaneMetrics:
+    def __init__(self, depth: Callable[[], QueueStats]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_QueueGauges(depth))
         self._events = Count(
@@ -53,20 +53,20 @@ class Telemetry:
         )
         self._unknown_seen: set[str] = set()
 
-    def count(self, verdict: str, kinds: Iterable[str]) -> None:
+    def count_events(self, verdict: str, kinds: Iterable[str]) -> None:
         """Events of these types got that verdict."""
         for kind, times in Counter(kinds).items():
             is_known = kind in PAYLOADS
             self._events.labels(verdict, kind if is_known else "other").inc(times)
             if not is_known:
-                self._unknown.labels(self._bounded(kind)).inc(times)
+                self._unknown.labels(self._bounded_type(kind)).inc(times)
 
-    def refused(self, codes: Iterable[str]) -> None:
+    def count_invalid(self, codes: Iterable[str]) -> None:
         for code, times in Counter(codes).items():
             self._events.labels("invalid", "").inc(times)
             self._refused.labels(code).inc(times)
 
-    def _bounded(self, kind: str) -> str:
+    def _bounded_type(self, kind: str) -> str:
         if len(self._unknown_seen) < UNKNOWN_TYPES:
             self._unknown_seen.add(kind)
         return kind if kind in self._unknown_seen else "other"
@@ -75,7 +75,7 @@ class Telemetry:
 class _QueueGauges(Collector):
     """Asked at each scrape. While the database is away these are absent, and `up` is 0."""
 
-    def __init__(self, depth: Callable[[], Depth]) -> None:
+    def __init__(self, depth: Callable[[], QueueStats]) -> None:
         self._depth = depth
 
     def describe(self) -> list[Metric]:
@@ -94,7 +94,7 @@ class _QueueGauges(Collector):
         yield from _gauges(depth)
 
 
-def _gauges(depth: Depth) -> Iterator[Metric]:
+def _gauges(depth: QueueStats) -> Iterator[Metric]:
     runs = GaugeMetricFamily("pod_worker_runs", "Runs by queue and status", labels=["queue", "status"])
     for queue, statuses in depth.by_queue.items():
         for status, count in statuses.items():

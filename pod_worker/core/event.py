@@ -50,7 +50,7 @@ def version_of(attempt: int, seq: int | None, time: datetime, event_id: str) -> 
     return attempt, seq or 0, (time - _FIRST) // _MILLISECOND, event_id
 
 
-def version_text(version: Version) -> str:
+def sortable_version(version: Version) -> str:
     """The same as a string that sorts as the version does."""
     attempt, seq, milliseconds, event_id = version
     return f"{attempt:08d}.{seq:012d}.{milliseconds:015d}.{event_id}"

@@ -53,7 +53,7 @@ class FailureClass(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class FailurePolicy:
     retryable: bool
     failure_class: FailureClass
     backoff_seconds: float = 0.0  # first delay's upper bound; doubles with each retry
@@ -64,36 +64,48 @@ class Rule:
 _USER, _INFRA = FailureClass.USER, FailureClass.INFRA
 _MODEL, _POISON = FailureClass.MODEL, FailureClass.POISON
 
-RULES: dict[FailureCode, Rule] = {
-    FailureCode.USER_ERROR: Rule(False, _USER, hint="Read the message, mend the run's input, then reset it."),
-    FailureCode.INVALID_INPUT: Rule(False, _USER, hint="Mend the input that the message names, then reset."),
-    FailureCode.ALL_NODES_BUGGY: Rule(False, _MODEL, hint="Simplify the idea or use a stronger model."),
-    FailureCode.MAX_ITERATIONS: Rule(False, _MODEL, hint="Raise the iteration limit or narrow the goal."),
-    FailureCode.CUDA_OOM: Rule(
+FAILURE_POLICIES: dict[FailureCode, FailurePolicy] = {
+    FailureCode.USER_ERROR: FailurePolicy(
+        False, _USER, hint="Read the message, mend the run's input, then reset it."
+    ),
+    FailureCode.INVALID_INPUT: FailurePolicy(
+        False, _USER, hint="Mend the input that the message names, then reset."
+    ),
+    FailureCode.ALL_NODES_BUGGY: FailurePolicy(False, _MODEL, hint="Simplify the idea or use a stronger model."),
+    FailureCode.MAX_ITERATIONS: FailurePolicy(False, _MODEL, hint="Raise the iteration limit or narrow the goal."),
+    FailureCode.CUDA_OOM: FailurePolicy(
         False, _USER, hint="Lower batch_size or max_length, use 4-bit, or ask for more GPU memory."
     ),
-    FailureCode.HOST_OOM: Rule(
+    FailureCode.HOST_OOM: FailurePolicy(
         True, _USER, 30, hint="The machine ran out of memory: use a larger pod or a smaller data set."
     ),
-    FailureCode.GPU_ERROR: Rule(True, _INFRA, 30, hint="The GPU failed; another pod will try."),
-    FailureCode.GPU_UNAVAILABLE: Rule(True, _INFRA, 60, hint="The pod has no usable GPU; replace the pod."),
-    FailureCode.STAGE_TIMEOUT: Rule(True, _USER, 30, hint="Raise the stage's time limit or shorten the work."),
-    FailureCode.NETWORK: Rule(True, _INFRA, 10, hint="A connection failed; it is tried again by itself."),
-    FailureCode.LLM_RATE_LIMIT: Rule(True, _INFRA, 30, 1800, hint="The LLM provider is rate-limiting."),
-    FailureCode.LLM_AUTH: Rule(False, _USER, hint="Set a valid OPENAI_API_KEY or ANTHROPIC_API_KEY."),
-    FailureCode.LLM_ERROR: Rule(True, _INFRA, 20, hint="The LLM provider failed; it is tried again."),
-    FailureCode.STORAGE: Rule(True, _INFRA, 20, hint="The object store did not take an artifact."),
-    FailureCode.DISK_FULL: Rule(True, _INFRA, 60, hint="Free disk on the pod or raise its disk size."),
-    FailureCode.LATEX_ERROR: Rule(False, _MODEL, hint="Read the LaTeX log among the artifacts."),
-    FailureCode.WORKER_LOST: Rule(True, _INFRA, 0, hint="The worker died; another one takes over."),
-    FailureCode.PREEMPTED: Rule(True, _INFRA, 0, hint="The pod was taken away; another one takes over."),
-    FailureCode.CRASHED_SIGNAL: Rule(True, _INFRA, 15, hint="The run's process died of a signal."),
-    FailureCode.BUDGET_EXCEEDED: Rule(False, _POISON, hint="Raise the budget, then reset the run."),
-    FailureCode.POISON: Rule(
+    FailureCode.GPU_ERROR: FailurePolicy(True, _INFRA, 30, hint="The GPU failed; another pod will try."),
+    FailureCode.GPU_UNAVAILABLE: FailurePolicy(
+        True, _INFRA, 60, hint="The pod has no usable GPU; replace the pod."
+    ),
+    FailureCode.STAGE_TIMEOUT: FailurePolicy(
+        True, _USER, 30, hint="Raise the stage's time limit or shorten the work."
+    ),
+    FailureCode.NETWORK: FailurePolicy(True, _INFRA, 10, hint="A connection failed; it is tried again by itself."),
+    FailureCode.LLM_RATE_LIMIT: FailurePolicy(True, _INFRA, 30, 1800, hint="The LLM provider is rate-limiting."),
+    FailureCode.LLM_AUTH: FailurePolicy(False, _USER, hint="Set a valid OPENAI_API_KEY or ANTHROPIC_API_KEY."),
+    FailureCode.LLM_ERROR: FailurePolicy(True, _INFRA, 20, hint="The LLM provider failed; it is tried again."),
+    FailureCode.STORAGE: FailurePolicy(True, _INFRA, 20, hint="The object store did not take an artifact."),
+    FailureCode.DISK_FULL: FailurePolicy(True, _INFRA, 60, hint="Free disk on the pod or raise its disk size."),
+    FailureCode.LATEX_ERROR: FailurePolicy(False, _MODEL, hint="Read the LaTeX log among the artifacts."),
+    FailureCode.WORKER_LOST: FailurePolicy(True, _INFRA, 0, hint="The worker died; another one takes over."),
+    FailureCode.PREEMPTED: FailurePolicy(True, _INFRA, 0, hint="The pod was taken away; another one takes over."),
+    FailureCode.CRASHED_SIGNAL: FailurePolicy(True, _INFRA, 15, hint="The run's process died of a signal."),
+    FailureCode.BUDGET_EXCEEDED: FailurePolicy(False, _POISON, hint="Raise the budget, then reset the run."),
+    FailureCode.POISON: FailurePolicy(
         False, _POISON, hint="It crashed too often. Read the last errors, then `runs reset` it."
     ),
-    FailureCode.CANCELED: Rule(False, _POISON, hint="Somebody canceled it. `runs reset` queues it again."),
-    FailureCode.INTERNAL: Rule(True, _INFRA, 30, hint="A defect of pod_worker; the traceback says where."),
+    FailureCode.CANCELED: FailurePolicy(
+        False, _POISON, hint="Somebody canceled it. `runs reset` queues it again."
+    ),
+    FailureCode.INTERNAL: FailurePolicy(
+        True, _INFRA, 30, hint="A defect of pod_worker; the traceback says where."
+    ),
 }
 
 
@@ -105,8 +117,8 @@ class Failure:
     traceback: str | None = None
 
     @property
-    def rule(self) -> Rule:
-        return RULES[self.code]
+    def rule(self) -> FailurePolicy:
+        return FAILURE_POLICIES[self.code]
 
     def at(self, stage: str) -> Failure:
         return self if self.stage else replace(self, stage=stage)
@@ -135,7 +147,7 @@ class DrainRequested(Interruption):
 
 def backoff_seconds(code: FailureCode, retries: int, rng: random.Random) -> float:
     """Full jitter: uniform in [0, min(cap, first * 2**retries)] (AWS Architecture Blog, 2015)."""
-    rule = RULES[code]
+    rule = FAILURE_POLICIES[code]
     bound = min(rule.backoff_cap_seconds, rule.backoff_seconds * 2 ** min(retries, 30))
     return rng.uniform(0, bound)
 
@@ -147,10 +159,10 @@ def classify(error: BaseException, stage: str | None = None) -> Failure:
     if not isinstance(error, RunError):
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     trace = "".join(tracebacks.format_exception(error))
-    return Failure(code, cut(text, MESSAGE_LIMIT), stage, cut(trace, TRACEBACK_LIMIT, keep_end=True))
+    return Failure(code, truncate(text, MESSAGE_LIMIT), stage, truncate(trace, TRACEBACK_LIMIT, keep_end=True))
 
 
-def cut(text: str, limit: int, keep_end: bool = False) -> str:
+def truncate(text: str, limit: int, keep_end: bool = False) -> str:
     """At most `limit` characters, saying how much was left out."""
     if len(text) <= limit:
         return text
@@ -185,51 +197,54 @@ def _code_of(error: BaseException) -> FailureCode | None:
         return FailureCode.DISK_FULL
     names = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
     text = str(error)
-    return next((code for code, matches in _SIGNS if matches(names, text)), None)
+    return next((code for code, matches in _SIGNATURES if matches(names, text)), None)
 
 
-def _named(*wanted: str) -> Callable[[set[str], str], bool]:
+def _type_is(*wanted: str) -> Callable[[set[str], str], bool]:
     return lambda names, _text: any(name.endswith(wanted) for name in names)
 
 
-def _says(*phrases: str, of: tuple[str, ...] = ("RuntimeError",)) -> Callable[[set[str], str], bool]:
+def _message_contains(*phrases: str, of: tuple[str, ...] = ("RuntimeError",)) -> Callable[[set[str], str], bool]:
     def matches(names: set[str], text: str) -> bool:
         return any(name.endswith(of) for name in names) and any(phrase in text for phrase in phrases)
 
     return matches
 
 
-_SIGNS: tuple[tuple[FailureCode, Callable[[set[str], str], bool]], ...] = (
+_SIGNATURES: tuple[tuple[FailureCode, Callable[[set[str], str], bool]], ...] = (
     (
         FailureCode.CUDA_OOM,
-        _named("cuda.OutOfMemoryError", "torch.OutOfMemoryError", "torch._C.OutOfMemoryError"),
+        _type_is("cuda.OutOfMemoryError", "torch.OutOfMemoryError", "torch._C.OutOfMemoryError"),
     ),
-    (FailureCode.CUDA_OOM, _says("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")),
+    (FailureCode.CUDA_OOM, _message_contains("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")),
     (
         FailureCode.GPU_UNAVAILABLE,
-        _says("No CUDA GPUs are available", "Found no NVIDIA driver", "no kernel image"),
+        _message_contains("No CUDA GPUs are available", "Found no NVIDIA driver", "no kernel image"),
     ),
     (
         FailureCode.GPU_ERROR,
-        _says("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL", "device-side assert"),
+        _message_contains("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL", "device-side assert"),
     ),
-    (FailureCode.HOST_OOM, _named("builtins.MemoryError")),
+    (FailureCode.HOST_OOM, _type_is("builtins.MemoryError")),
     (
         FailureCode.HOST_OOM,
-        _says("can't allocate memory", "Cannot allocate memory", of=("RuntimeError", "OSError")),
+        _message_contains("can't allocate memory", "Cannot allocate memory", of=("RuntimeError", "OSError")),
     ),
-    (FailureCode.DISK_FULL, _says("No space left on device", "disk is full", of=("Error", "Exception"))),
-    (FailureCode.LLM_RATE_LIMIT, _named("openai.RateLimitError", "anthropic.RateLimitError")),
-    (FailureCode.LLM_AUTH, _named("openai.AuthenticationError", "anthropic.AuthenticationError")),
-    (FailureCode.LLM_AUTH, _named("openai.PermissionDeniedError", "anthropic.PermissionDeniedError")),
-    (FailureCode.LLM_ERROR, _named("openai.OpenAIError", "anthropic.AnthropicError")),
-    (FailureCode.STORAGE, _named("minio.error.MinioException", "minio.error.S3Error")),
-    (FailureCode.STAGE_TIMEOUT, _named("subprocess.TimeoutExpired", "futures.TimeoutError")),
-    (FailureCode.NETWORK, _named("requests.exceptions.RequestException", "urllib3.exceptions.HTTPError")),
-    (FailureCode.NETWORK, _named("httpx.TransportError", "builtins.ConnectionError", "socket.gaierror")),
+    (
+        FailureCode.DISK_FULL,
+        _message_contains("No space left on device", "disk is full", of=("Error", "Exception")),
+    ),
+    (FailureCode.LLM_RATE_LIMIT, _type_is("openai.RateLimitError", "anthropic.RateLimitError")),
+    (FailureCode.LLM_AUTH, _type_is("openai.AuthenticationError", "anthropic.AuthenticationError")),
+    (FailureCode.LLM_AUTH, _type_is("openai.PermissionDeniedError", "anthropic.PermissionDeniedError")),
+    (FailureCode.LLM_ERROR, _type_is("openai.OpenAIError", "anthropic.AnthropicError")),
+    (FailureCode.STORAGE, _type_is("minio.error.MinioException", "minio.error.S3Error")),
+    (FailureCode.STAGE_TIMEOUT, _type_is("subprocess.TimeoutExpired", "futures.TimeoutError")),
+    (FailureCode.NETWORK, _type_is("requests.exceptions.RequestException", "urllib3.exceptions.HTTPError")),
+    (FailureCode.NETWORK, _type_is("httpx.TransportError", "builtins.ConnectionError", "socket.gaierror")),
     (
         FailureCode.NETWORK,
-        _named("pymongo.errors.ConnectionFailure", "ssl.SSLError", "http.client.HTTPException"),
+        _type_is("pymongo.errors.ConnectionFailure", "ssl.SSLError", "http.client.HTTPException"),
     ),
-    (FailureCode.STAGE_TIMEOUT, _named("builtins.TimeoutError")),
+    (FailureCode.STAGE_TIMEOUT, _type_is("builtins.TimeoutError")),
 )

@@ -39,7 +39,7 @@ class Lease:
         return replace(self, asked_at=asked_at)
 
 
-class Renewal(StrEnum):
+class RenewalResult(StrEnum):
     """The control plane's only way to talk back to a pod."""
 
     OK = "ok"

@@ -15,9 +15,9 @@ from typing import Protocol
 
 
 class IntentState(StrEnum):
-    OPEN = "OPEN"
+    PENDING = "OPEN"
     """A create was about to be sent, or was sent and its outcome is not known yet."""
-    DOUBTFUL = "DOUBTFUL"
+    UNCERTAIN = "DOUBTFUL"
     """Its pod did not show up in time and the launcher went on without it; it may still appear late."""
     CREATED = "CREATED"
     """Its pod exists and is wanted: `pod_id` says which."""
@@ -27,9 +27,9 @@ class IntentState(StrEnum):
     """Nobody wants its pod; whatever carries the name is to be terminated, again and again until it is gone."""
 
 
-MAY_BECOME: Mapping[IntentState, frozenset[IntentState]] = {
-    IntentState.OPEN: frozenset(IntentState) - {IntentState.OPEN},
-    IntentState.DOUBTFUL: frozenset({IntentState.CREATED, IntentState.RETIRED}),
+INTENT_TRANSITIONS: Mapping[IntentState, frozenset[IntentState]] = {
+    IntentState.PENDING: frozenset(IntentState) - {IntentState.PENDING},
+    IntentState.UNCERTAIN: frozenset({IntentState.CREATED, IntentState.RETIRED}),
     IntentState.CREATED: frozenset({IntentState.RETIRED}),
     IntentState.FAILED: frozenset({IntentState.RETIRED}),
     IntentState.RETIRED: frozenset(),
@@ -37,7 +37,7 @@ MAY_BECOME: Mapping[IntentState, frozenset[IntentState]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
+class PodIntent:
     """One attempt of one order. `name` is the pod's name at the provider and the intent's identity."""
 
     name: str
@@ -46,7 +46,7 @@ class Intent:
     recorded_at: datetime
     placement: str
     """Candidate in words (GPU, cloud, data center, volume), for people who read the log."""
-    state: IntentState = IntentState.OPEN
+    state: IntentState = IntentState.PENDING
     pod_id: str | None = None
     note: str = ""
 
@@ -64,7 +64,7 @@ class IntentConflict(Exception):
 class IntentLog(Protocol):
     """Durable memory of intents. Every method raises on an unreachable store; none may guess."""
 
-    def record(self, intent: Intent) -> None:
+    def record(self, intent: PodIntent) -> None:
         """Store a new intent durably before returning. Raises IntentConflict for a taken (order, attempt)."""
 
     def advance(
@@ -79,11 +79,11 @@ class IntentLog(Protocol):
         """Compare-and-set. False when the state is not one of `expect`, or when `to` is CREATED and another intent
         of the same order already is."""
 
-    def of_order(self, order_id: str) -> Sequence[Intent]:
+    def of_order(self, order_id: str) -> Sequence[PodIntent]:
         """All intents of an order, oldest first."""
 
-    def named(self, names: Collection[str]) -> Mapping[str, Intent]:
+    def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
         """The intents among `names` that exist."""
 
-    def of_pod(self, pod_id: str) -> Intent | None:
+    def of_pod(self, pod_id: str) -> PodIntent | None:
         """The intent that recorded this pod as its own."""

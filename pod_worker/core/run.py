@@ -29,23 +29,23 @@ class RunStatus(StrEnum):
     CANCELED = "CANCELED"
 
     @classmethod
-    def read(cls, word: str) -> RunStatus:
+    def parse(cls, word: str) -> RunStatus:
         """Tolerant of the one old word that is still in databases."""
         return cls.SCHEDULED if word == "STARTING" else cls(word)
 
 
 _S = RunStatus
 _ENDS = frozenset({_S.FAILED, _S.CANCELED})
-_VERDICTS = frozenset({_S.HUMAN_VALIDATED, _S.HUMAN_REJECTED})
+_REVIEW_RESULTS = frozenset({_S.HUMAN_VALIDATED, _S.HUMAN_REJECTED})
 
 TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     _S.QUEUED: frozenset({_S.SCHEDULED, _S.CANCELED}),
     _S.SCHEDULED: frozenset({_S.QUEUED, _S.RUNNING, _S.COMPLETED}) | _ENDS,
     _S.RUNNING: frozenset({_S.QUEUED, _S.AUTO_VALIDATING, _S.COMPLETED}) | _ENDS,
     _S.AUTO_VALIDATING: frozenset({_S.QUEUED, _S.AWAITING_HUMAN, _S.COMPLETED}) | _ENDS,
-    _S.AWAITING_HUMAN: _VERDICTS | _ENDS,
+    _S.AWAITING_HUMAN: _REVIEW_RESULTS | _ENDS,
     # A finished run may still be reviewed; the original's data is full of those.
-    _S.COMPLETED: frozenset({_S.AUTO_VALIDATING, _S.AWAITING_HUMAN}) | _VERDICTS,
+    _S.COMPLETED: frozenset({_S.AUTO_VALIDATING, _S.AWAITING_HUMAN}) | _REVIEW_RESULTS,
     _S.HUMAN_VALIDATED: frozenset(),
     _S.HUMAN_REJECTED: frozenset(),
     _S.FAILED: frozenset(),
@@ -53,7 +53,7 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
 }
 
 ACTIVE = frozenset({_S.SCHEDULED, _S.RUNNING, _S.AUTO_VALIDATING})  # a worker holds a lease
-TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _VERDICTS
+TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _REVIEW_RESULTS
 
 
 def can_advance(current: RunStatus, to: RunStatus) -> bool:

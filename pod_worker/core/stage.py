@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # commands that only read have no use for every payload's cla
     from pod_worker.core.payload import Payload
 
 # The one table from the wire's stage names to words.
-STAGE_WORDS: dict[str, str] = {
+STAGE_TITLES: dict[str, str] = {
     "Stage_1": "preliminary investigation",
     "Stage_2": "baseline tuning",
     "Stage_3": "research agenda",
@@ -31,12 +31,12 @@ STAGE_WORDS: dict[str, str] = {
 }
 
 
-def words_for(stage: str) -> str:
+def stage_title(stage: str) -> str:
     """Foreign emitters use names of their own; those are their own words."""
-    return STAGE_WORDS.get(stage, stage)
+    return STAGE_TITLES.get(stage, stage)
 
 
-class Emit(Protocol):
+class EventEmitter(Protocol):
     def emit(self, payload: Payload) -> str:
         """Durable on this machine's disk before it returns the event's id. Never waits for a network."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from enum import StrEnum
 
 NO_INSTANCES = "There are no instances currently available"
-NO_LONGER_ANY = (
+NO_INSTANCES_GRAPHQL = (
     "There are no longer any instances available with the requested specifications. Please refresh and try again."
 )
 NO_FREE_GPUS = "There are not enough free GPUs on the host machine to start this pod."
 
 
-class Kind(StrEnum):
+class ApiErrorKind(StrEnum):
     INVALID = "invalid"
     """The body does not match the contract: v2 422, v1 and GraphQL 400-like."""
     RULE = "rule"
@@ -28,13 +28,13 @@ class Kind(StrEnum):
     SERVER = "server"
 
 
-class Refusal(Exception):
-    def __init__(self, kind: Kind, detail: str, errors: tuple[str, ...] = ()) -> None:
+class ApiError(Exception):
+    def __init__(self, kind: ApiErrorKind, detail: str, errors: tuple[str, ...] = ()) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.errors = errors
 
 
-def not_found(noun: str) -> Refusal:
-    return Refusal(Kind.NOT_FOUND, f"{noun} not found")
+def not_found(noun: str) -> ApiError:
+    return ApiError(ApiErrorKind.NOT_FOUND, f"{noun} not found")

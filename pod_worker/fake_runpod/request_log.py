@@ -20,7 +20,7 @@ class RequestLog:
         self._counts: Counter[tuple[str, str, int]] = Counter()
         self._recent: deque[tuple[str, str, int]] = deque(maxlen=KEEP)
 
-    def note(self, method: str, path: str, ids: tuple[str, ...], status: int) -> None:
+    def record(self, method: str, path: str, ids: tuple[str, ...], status: int) -> None:
         """`ids`: the parts of the path that the route knew as ids."""
         route = "/".join("{id}" if part in ids else part for part in path.split("/"))
         entry = (method, route, status)

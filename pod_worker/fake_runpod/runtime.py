@@ -11,29 +11,29 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from pod_worker.fake_runpod.api.telemetry import TelemetryBook
+from pod_worker.fake_runpod.api.telemetry import TelemetryLog
 from pod_worker.fake_runpod.cloud import snapshot
 from pod_worker.fake_runpod.cloud.clock import VirtualClock
-from pod_worker.fake_runpod.cloud.container_commands import Effect, StartContents
-from pod_worker.fake_runpod.cloud.resources import Shelf
-from pod_worker.fake_runpod.cloud.simulator import World
-from pod_worker.fake_runpod.containers.runner import NoRunner, PodRunner, pod_env, start_command
+from pod_worker.fake_runpod.cloud.container_commands import ContainerCommand, StartContainer
+from pod_worker.fake_runpod.cloud.resources import AccountResources
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
+from pod_worker.fake_runpod.containers.runner import ContainerRunner, NoRunner, pod_env, start_command
 from pod_worker.fake_runpod.request_log import RequestLog
 from pod_worker.fake_runpod.timestamps import SECOND
 
-LONGEST_NAP_SECONDS = 0.5
+MAX_SLEEP_SECONDS = 0.5
 SAVE_EVERY_SECONDS = 2.0
 
 
-class Host:
-    def __init__(self, world: World, clock: VirtualClock, *, state: Path | None = None) -> None:
+class SimulatorRuntime:
+    def __init__(self, world: CloudSimulator, clock: VirtualClock, *, state: Path | None = None) -> None:
         self.world = world
         self.clock = clock
-        self.shelf = Shelf(world)
+        self.resources = AccountResources(world)
         self.requests = RequestLog()
-        self.telemetry = TelemetryBook()
+        self.telemetry = TelemetryLog()
         self.base_url = ""
-        self.runner: PodRunner = NoRunner()
+        self.runner: ContainerRunner = NoRunner()
         self.is_closing = False
         self._state = state
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -44,25 +44,25 @@ class Host:
         """Bring the world to now and do to the pods' contents what follows from it."""
         self.world.advance(self.clock.now_ns())
         for effect in self.world.drain_effects():
-            self._carry_out(effect)
+            self._execute(effect)
 
-    def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, StartContents):
-            pod = self.world.peek(effect.pod_id)
+    def _execute(self, effect: ContainerCommand) -> None:
+        if isinstance(effect, StartContainer):
+            pod = self.world.find_hidden(effect.pod_id)
             if pod is not None and pod.life == effect.life:
                 env = pod_env(pod, self.world.account, self.base_url)
                 self.runner.start(pod, env, start_command(pod))
         else:
             notice = self.clock.real_seconds(effect.notice_seconds)
-            self.runner.stop(effect.pod_id, effect.reason, notice, is_final=effect.is_final)
+            self.runner.stop(effect.pod_id, effect.reason, notice, is_final=effect.remove_data)
 
     # reports of runners, from any thread
 
     def contents_said(self, pod_id: str, line: str) -> None:
-        self.post(lambda: self.world.contents_said(pod_id, line))
+        self.post(lambda: self.world.record_output(pod_id, line))
 
     def contents_exited(self, pod_id: str, life: int, code: int) -> None:
-        self.post(lambda: self.world.contents_exited(pod_id, life, code))
+        self.post(lambda: self.world.record_exit(pod_id, life, code))
 
     def post(self, change: Callable[[], None]) -> None:
         """Apply a change on the event loop, at the virtual instant at which it gets there."""
@@ -90,24 +90,24 @@ class Host:
                 saved_at = self._loop.time()
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._nap())
+                await asyncio.wait_for(self._wake.wait(), self._sleep_seconds())
 
-    def _nap(self) -> float:
+    def _sleep_seconds(self) -> float:
         due = self.world.next_due_ns()
         if due is None or not self.clock.speed:
-            return LONGEST_NAP_SECONDS
+            return MAX_SLEEP_SECONDS
         seconds = self.clock.real_seconds((due - self.clock.now_ns()) / SECOND)
-        return min(max(seconds, 0.001), LONGEST_NAP_SECONDS)
+        return min(max(seconds, 0.001), MAX_SLEEP_SECONDS)
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """The clock was changed by hand: look again."""
         self._wake.set()
         self.catch_up()
 
     def reset(self) -> None:
         """An empty cloud for the same account; contents of pods are ended, their folders removed."""
-        for pod in self.world.every_pod():
-            self.world.vanish(pod)
+        for pod in self.world.all_pods():
+            self.world.delete_silently(pod)
         self.catch_up()
         self.world.clear()
         self.requests.clear()
@@ -132,4 +132,4 @@ class Host:
 
     def save(self) -> None:
         if self._state is not None:
-            snapshot.write(self._state, snapshot.take(self.world))
+            snapshot.write(self._state, snapshot.capture(self.world))

@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from pod_worker.fake_runpod.api.admin import control_routes
-from pod_worker.fake_runpod.api.gateway import Gate
+from pod_worker.fake_runpod.api.gateway import ApiGateway
 from pod_worker.fake_runpod.api.graphql.endpoint import graphql_routes
 from pod_worker.fake_runpod.api.rate_limit import Quotas, RateLimiter
-from pod_worker.fake_runpod.api.responses import error_answer, json_answer, refusal_answer
+from pod_worker.fake_runpod.api.responses import api_error_response, error_response, json_response
 from pod_worker.fake_runpod.api.telemetry import telemetry_routes
 from pod_worker.fake_runpod.api.v1.pods import v1_routes
 from pod_worker.fake_runpod.api.v2.router import v2_routes
@@ -33,14 +33,14 @@ from pod_worker.fake_runpod.cloud.account import DEFAULT_API_KEY, Account
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue, load_catalogue
 from pod_worker.fake_runpod.cloud.clock import VirtualClock
 from pod_worker.fake_runpod.cloud.faults import read_rules
-from pod_worker.fake_runpod.cloud.settings import Physics
-from pod_worker.fake_runpod.cloud.simulator import World
-from pod_worker.fake_runpod.containers.runner import PodRunner
-from pod_worker.fake_runpod.errors import Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
+from pod_worker.fake_runpod.containers.runner import ContainerRunner
+from pod_worker.fake_runpod.errors import ApiError
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 DEFAULT_PORT = 9000
-MakeRunner = Callable[[Host], PodRunner]
+RunnerFactory = Callable[[SimulatorRuntime], ContainerRunner]
 DETAILS = {404: "The requested path was not found.", 405: "The requested method is not allowed for this path."}
 
 
@@ -54,13 +54,13 @@ class Options:
     state: Path | None = None
     faults: Path | None = None
     catalogue: Path | None = None
-    physics: Physics = field(default_factory=Physics)
+    physics: SimulationSettings = field(default_factory=SimulationSettings)
     quotas: Quotas = field(default_factory=Quotas)
     seed: int | None = None
-    make_runner: MakeRunner | None = None
+    make_runner: RunnerFactory | None = None
 
 
-def build_host(options: Options) -> Host:
+def build_host(options: Options) -> SimulatorRuntime:
     """The world, its clock and its contents. Raises ValueError for a bad state file, msgspec.ValidationError for a
     bad fault or catalogue file."""
     catalogue = load_catalogue(options.catalogue)
@@ -68,7 +68,7 @@ def build_host(options: Options) -> Host:
     now_ns = saved.now_ns if saved else time.time_ns()
     clock = VirtualClock(now_ns, options.speed)
     world = _world(options, catalogue, saved, now_ns)
-    host = Host(world, clock, state=options.state)
+    host = SimulatorRuntime(world, clock, state=options.state)
     if options.make_runner is not None:
         host.runner = options.make_runner(host)
     for rule in read_rules(options.faults) if options.faults else ():
@@ -76,20 +76,20 @@ def build_host(options: Options) -> Host:
     return host
 
 
-def _world(options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int) -> World:
+def _world(options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int) -> CloudSimulator:
     account = options.account
     if saved is not None:
         saved.account.api_keys = account.api_keys
         account = saved.account
     # A seed makes ids repeat from run to run; without one they must not, or a state file's pods would meet twins.
     seed = time.time_ns() if options.seed is None else options.seed
-    world = World(account, catalogue, now_ns, physics=options.physics, seed=seed)
+    world = CloudSimulator(account, catalogue, now_ns, physics=options.physics, seed=seed)
     if saved is not None:
-        snapshot.put_back(world, saved)
+        snapshot.restore(world, saved)
     return world
 
 
-def build_app(host: Host, quotas: Quotas | None = None) -> FastAPI:
+def build_app(host: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
     """All surfaces of one host: v2 under `/v2`, v1 under `/v1` and at the root, GraphQL, telemetry, control."""
 
     @contextlib.asynccontextmanager
@@ -100,7 +100,7 @@ def build_app(host: Host, quotas: Quotas | None = None) -> FastAPI:
         host.close()
 
     app = FastAPI(title="Fake RunPod", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Gate, host=host, limiter=RateLimiter(quotas or Quotas(), time.monotonic))
+    app.add_middleware(ApiGateway, host=host, limiter=RateLimiter(quotas or Quotas(), time.monotonic))
     for routes in (v2_routes, graphql_routes, control_routes, telemetry_routes):
         app.include_router(routes(host))
     app.include_router(v1_routes(host), prefix="/v1")
@@ -108,25 +108,25 @@ def build_app(host: Host, quotas: Quotas | None = None) -> FastAPI:
 
     @app.get("/")
     async def root() -> Response:
-        return json_answer(
+        return json_response(
             {"server": "fake-runpod", "surfaces": ["/v2", "/v1", "/graphql", "/telemetry", "/_fake"]}
         )
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> Response:
-        return refusal_answer(request.scope["fake.surface"], refusal)
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, refusal: ApiError) -> Response:
+        return api_error_response(request.scope["fake.surface"], refusal)
 
     @app.exception_handler(StarletteHTTPException)
     async def unrouted(request: Request, error: HTTPException) -> Response:
         detail = DETAILS.get(error.status_code, str(error.detail))
-        answer = error_answer(request.scope["fake.surface"], error.status_code, detail)
+        answer = error_response(request.scope["fake.surface"], error.status_code, detail)
         answer.headers.update(error.headers or {})
         return answer
 
     return app
 
 
-def bind(host: Host, address: str, port: int) -> socket:
+def bind(host: SimulatorRuntime, address: str, port: int) -> socket:
     """A listening socket (port 0: any free one), and the host told where it is reached. Raises OSError."""
     try:
         listener = create_server((address, port), backlog=2048)
@@ -139,7 +139,7 @@ def bind(host: Host, address: str, port: int) -> socket:
     return listener
 
 
-def make_server(options: Options, host: Host) -> uvicorn.Server:
+def make_server(options: Options, host: SimulatorRuntime) -> uvicorn.Server:
     config = uvicorn.Config(
         build_app(host, options.quotas),
         log_level="warning",
@@ -154,7 +154,7 @@ def make_server(options: Options, host: Host) -> uvicorn.Server:
 class ClosingServer(uvicorn.Server):
     """Ends open log streams first: uvicorn would wait for them before it tells the application to close."""
 
-    def __init__(self, config: uvicorn.Config, host: Host) -> None:
+    def __init__(self, config: uvicorn.Config, host: SimulatorRuntime) -> None:
         super().__init__(config)
         self._pods_host = host
 
@@ -177,13 +177,13 @@ def serve(
     with bind(host, address, port) as listener:
         server = make_server(options, host)
         if on_ready is not None:
-            threading.Thread(target=_announce, args=(server, host, on_ready), daemon=True).start()
+            threading.Thread(target=_notify_ready, args=(server, host, on_ready), daemon=True).start()
         # uvicorn shuts down in order and then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
 
-def _announce(server: uvicorn.Server, host: Host, on_ready: Callable[[str], None]) -> None:
+def _notify_ready(server: uvicorn.Server, host: SimulatorRuntime, on_ready: Callable[[str], None]) -> None:
     if _await_start(server):
         on_ready(host.base_url)
 
@@ -196,16 +196,16 @@ def _await_start(server: uvicorn.Server, seconds: float = 30.0) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class RunningFake:
+class FakeServer:
     """A fake that serves in a thread. `host` may be read; change it through HTTP, which runs on its loop."""
 
     url: str
     api_key: str
-    host: Host
+    host: SimulatorRuntime
 
 
 @contextlib.contextmanager
-def running(options: Options | None = None) -> Iterator[RunningFake]:
+def running(options: Options | None = None) -> Iterator[FakeServer]:
     """Serve on a free loopback port for the length of the block. Raises RuntimeError when it does not start."""
     options = options or Options()
     host = build_host(options)
@@ -217,7 +217,7 @@ def running(options: Options | None = None) -> Iterator[RunningFake]:
         if not _await_start(server):
             raise RuntimeError("the fake RunPod server did not start within 30 seconds")
         keys = options.account.api_keys
-        yield RunningFake(host.base_url, keys[0] if keys else DEFAULT_API_KEY, host)
+        yield FakeServer(host.base_url, keys[0] if keys else DEFAULT_API_KEY, host)
     finally:
         server.should_exit = True
         thread.join()

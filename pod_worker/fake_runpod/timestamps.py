@@ -21,7 +21,7 @@ def from_seconds(seconds: float) -> int:
     return round(seconds * SECOND)
 
 
-def of(moment: datetime) -> int:
+def from_datetime(moment: datetime) -> int:
     """Nanoseconds of an aware datetime, exact to its microseconds."""
     whole = moment.astimezone(UTC)
     return int(whole.replace(microsecond=0).timestamp()) * SECOND + whole.microsecond * 1000
@@ -43,11 +43,11 @@ def rfc3339_nano(instant: int) -> str:
     return f"{as_datetime(instant):%Y-%m-%dT%H:%M:%S}.{instant % SECOND:09d}Z"
 
 
-def go_form(instant: int) -> str:
+def go_format(instant: int) -> str:
     return f"{as_datetime(instant):%Y-%m-%d %H:%M:%S}.{instant % SECOND // 1_000_000:03d} +0000 UTC"
 
 
-def javascript_form(instant: int) -> str:
+def javascript_format(instant: int) -> str:
     return f"{as_datetime(instant):%a %b %d %Y %H:%M:%S} GMT+0000 (Coordinated Universal Time)"
 
 

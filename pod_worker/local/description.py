@@ -40,7 +40,7 @@ class StackDescription:
 def read_description(data_dir: Path) -> StackDescription | None:
     """The description of the stack that runs in `data_dir`; None when none does (a leftover file is not one)."""
     path = data_dir / STACK_FILE
-    if not path.exists() or not FolderLock(data_dir).is_held_by_somebody():
+    if not path.exists() or not FolderLock(data_dir).is_locked():
         return None
     try:
         return StackDescription(**json.loads(path.read_text()))

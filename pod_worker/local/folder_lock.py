@@ -51,7 +51,7 @@ class FolderLock:
         """Whether this very object holds the folder."""
         return self._fd is not None
 
-    def is_held_by_somebody(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether any live process holds the folder; looks without taking it."""
         try:
             fd = os.open(self.folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)

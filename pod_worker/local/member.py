@@ -43,7 +43,7 @@ def direct_client(port: int, timeout_seconds: float) -> Iterator[Client]:
         client.close()
 
 
-class Member:
+class MongodMember:
     """One `mongod` process of the set, with its folder, its log and the port it got."""
 
     def __init__(self, folder: Path, argv: tuple[str, ...], port: int, lock_fd: int) -> None:
@@ -69,7 +69,7 @@ class Member:
         self._process, self.port = start_listening(self._describe, self._answers, self.port, timeout_seconds, stop)
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
-        self.thaw()
+        self.resume()
         if self._process is not None:
             self._process.stop(grace_seconds)
 
@@ -78,11 +78,11 @@ class Member:
         if self._process is not None:
             self._process.kill()
 
-    def freeze(self) -> None:
+    def pause(self) -> None:
         """SIGSTOP: alive for the kernel, silent for everybody else."""
         self.process.signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         if self._process is not None:
             self._process.signal(signal.SIGCONT)
 

@@ -21,7 +21,7 @@ from pod_worker.local.binaries import find_mongod
 from pod_worker.local.description import without_password
 from pod_worker.local.errors import LocalStackError, NotReadyError
 from pod_worker.local.folder_lock import FolderLock
-from pod_worker.local.member import START_SECONDS, STOP_SECONDS, Client, Member
+from pod_worker.local.member import START_SECONDS, STOP_SECONDS, Client, MongodMember
 from pod_worker.local.process import LOOPBACK, POLL_SECONDS
 
 REPLICA_SET = "pod_worker"
@@ -55,7 +55,7 @@ class Mongod:
         self._ports = [port + i if port else 0 for i in range(members)]
         self._binary = binary
         self._options = _options(cache_gb, oplog_mb, parameters or {})
-        self.members: tuple[Member, ...] = ()
+        self.members: tuple[MongodMember, ...] = ()
 
     @property
     def url(self) -> str:
@@ -75,7 +75,7 @@ class Mongod:
         self._lock.acquire()
         try:
             self.members = tuple(
-                Member(self.data_dir / f"member{i}", (str(binary), *self._options), port, self._lock.fd)
+                MongodMember(self.data_dir / f"member{i}", (str(binary), *self._options), port, self._lock.fd)
                 for i, port in enumerate(self._ports)
             )
             self._start_members(timeout_seconds, stop)
@@ -105,11 +105,11 @@ class Mongod:
             member.kill()
         self._lock.release()
 
-    def primary(self) -> Member | None:
+    def primary(self) -> MongodMember | None:
         """The member that accepts writes now, if any."""
         return next((member for member in self.members if member.hello().get("isWritablePrimary")), None)
 
-    def wait_for_primary(self, timeout_seconds: float = START_SECONDS) -> Member:
+    def wait_for_primary(self, timeout_seconds: float = START_SECONDS) -> MongodMember:
         """The primary, as soon as there is one; for tests that have just killed it."""
         deadline = time.monotonic() + timeout_seconds
         while (primary := self.primary()) is None:
@@ -221,6 +221,6 @@ def _move(client: Client, config: dict[str, Any], hosts: list[str]) -> None:
     client.admin.command("replSetReconfig", config, force=True)
 
 
-def _is_settled(member: Member) -> bool:
+def _is_settled(member: MongodMember) -> bool:
     hello = member.hello()
     return bool(hello.get("isWritablePrimary") or hello.get("secondary"))

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from pod_worker.local.errors import ChildDiedError, NotReadyError, StopRequestedError
-from pod_worker.local.spawning import die_with_parent, spawn_from_lasting_thread
+from pod_worker.local.spawning import die_with_parent, spawn_from_long_lived_thread
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.02
@@ -72,7 +72,7 @@ class ChildProcess:
             self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
         self._group_cleared = False
         try:
-            self._popen = spawn_from_lasting_thread(self._spawn)
+            self._popen = spawn_from_long_lived_thread(self._spawn)
         except OSError as error:
             raise ChildDiedError(f"{self.name} could not be started: {error}.") from error
 
@@ -119,9 +119,9 @@ class ChildProcess:
     def stop(self, grace_seconds: float = 10.0) -> int | None:
         """TERM, then KILL to the whole group after `grace_seconds`. Safe to call twice; returns the exit code."""
         self.signal(signal.SIGTERM)
-        return self.finish(grace_seconds)
+        return self.wait_or_kill(grace_seconds)
 
-    def finish(self, grace_seconds: float) -> int | None:
+    def wait_or_kill(self, grace_seconds: float) -> int | None:
         """Wait for a child that was already asked to stop, then KILL. Asking twice would mean force to some."""
         if self._popen is None:
             return None

@@ -38,7 +38,7 @@ _spawner_lock = threading.Lock()
 _spawner_jobs: queue.SimpleQueue[tuple[_Spawn, Future[subprocess.Popen[bytes]]]] | None = None
 
 
-def spawn_from_lasting_thread(spawn: _Spawn) -> subprocess.Popen[bytes]:
+def spawn_from_long_lived_thread(spawn: _Spawn) -> subprocess.Popen[bytes]:
     """Run `spawn` in a thread that lasts as long as the process.
 
     PR_SET_PDEATHSIG fires when the *thread* that forked ends, so a child started from a short-lived thread would

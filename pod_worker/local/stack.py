@@ -258,4 +258,4 @@ def _stop_together(children: list[_Child]) -> None:
         child.process.signal(signal.SIGTERM)
     asked_at = time.monotonic()
     for child in children:
-        child.process.finish(max(0.0, asked_at + child.grace_seconds - time.monotonic()))
+        child.process.wait_or_kill(max(0.0, asked_at + child.grace_seconds - time.monotonic()))

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.outbox.cursor import Cursor, Span, has_cursor, load_cursor, whole_bytes
+from pod_worker.outbox.cursor import Cursor, Span, complete_bytes, has_cursor, load_cursor
 
 _SEQ = b'{"specversion":"1.0","seq":'
 _NO_SEQ = 1 << 62
@@ -21,7 +21,7 @@ _DISK_TICK_SECONDS = 0.1  # file times may stand still for some milliseconds; be
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SpooledLine:
     span: Span
     data: bytes  # newline included
 
@@ -57,7 +57,7 @@ class Backlog:
             self._look_again_at = now + _LOOK_SECONDS
         return self._empty_at >= self._written_seen_at + _DISK_TICK_SECONDS
 
-    def note_empty(self, now: float) -> None:
+    def record_empty(self, now: float) -> None:
         """A look found nothing to send."""
         if not self._cursor.held:
             self._empty_at = now
@@ -76,14 +76,14 @@ class Backlog:
                 continue
         return found
 
-    def take(self, max_lines: int, max_bytes: int, with_held: bool) -> list[Line]:
-        """The next unacknowledged lines; those held back come along when `with_held`."""
+    def next_lines(self, max_lines: int, max_bytes: int, with_deferred: bool) -> list[SpooledLine]:
+        """The next unacknowledged lines; those held back come along when `with_deferred`."""
         if self._is_saved and self._cursor.offsets and not has_cursor(self.directory):
             self._cursor = Cursor()  # the folder was pruned and begun anew: the same names, other lines
         sizes = self.sizes()
         self._forget_missing(sizes)
-        lines: list[Line] = []
-        if with_held:
+        lines: list[SpooledLine] = []
+        if with_deferred:
             lines = self._read_held(max_lines)
         for name, size in sizes.items():
             start = self._cursor.offsets.get(name, 0)
@@ -95,14 +95,14 @@ class Backlog:
                 break
         return sorted(lines, key=lambda line: line.seq)
 
-    def settle(self, lines: Collection[Line], put_off: Collection[Line]) -> None:
-        """Move past `lines`, all answered; those `put_off` are held for another time."""
+    def acknowledge(self, lines: Collection[SpooledLine], deferred: Collection[SpooledLine]) -> None:
+        """Move past `lines`, all answered; those `deferred` are held for another time."""
         answered = {line.span for line in lines}
         held = [span for span in self._cursor.held if span not in answered]
         offsets = dict(self._cursor.offsets)
         for span in answered:
             offsets[span.file] = max(offsets.get(span.file, 0), span.end)
-        self._cursor = Cursor(offsets, held + [line.span for line in put_off])
+        self._cursor = Cursor(offsets, held + [line.span for line in deferred])
         self._is_saved = False
         self.save()
 
@@ -116,15 +116,15 @@ class Backlog:
         except OSError:
             pass
 
-    def whole_sizes(self) -> dict[str, int]:
-        """What `is_settled` may be asked for: a line that a crash tore is never going to be delivered."""
-        return {name: whole_bytes(self.directory / name) for name in self.sizes()}
+    def complete_sizes(self) -> dict[str, int]:
+        """What `is_acknowledged` may be asked for: a line that a crash tore is never going to be delivered."""
+        return {name: complete_bytes(self.directory / name) for name in self.sizes()}
 
-    def is_settled(self, sizes: dict[str, int]) -> bool:
+    def is_acknowledged(self, sizes: dict[str, int]) -> bool:
         """Whether everything up to `sizes` is acknowledged (or was thinned, or refused for good)."""
         cursor = self._cursor
         return all(
-            cursor.is_settled(name, size) for name, size in sizes.items() if (self.directory / name).exists()
+            cursor.is_acknowledged(name, size) for name, size in sizes.items() if (self.directory / name).exists()
         )
 
     def pending_bytes(self) -> int:
@@ -136,7 +136,7 @@ class Backlog:
     def has_held(self) -> bool:
         return bool(self._cursor.held)
 
-    def _read(self, name: str, start: int, max_lines: int, max_bytes: int, has_some: bool) -> list[Line]:
+    def _read(self, name: str, start: int, max_lines: int, max_bytes: int, has_some: bool) -> list[SpooledLine]:
         """Whole lines from `start`. A first line longer than `max_bytes` is read if nothing else is sent."""
         data = self._bytes(name, start, max(max_bytes, 0))
         if b"\n" not in data and not has_some:
@@ -145,13 +145,13 @@ class Backlog:
         for text in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1][:max_lines]:
             end = start + len(text) + 1
             if text:
-                lines.append(Line(Span(name, start, end), text + b"\n"))
+                lines.append(SpooledLine(Span(name, start, end), text + b"\n"))
             start = end
         return lines
 
-    def _read_held(self, max_lines: int) -> list[Line]:
+    def _read_held(self, max_lines: int) -> list[SpooledLine]:
         spans = self._cursor.held[:max_lines]
-        found = [Line(span, self._bytes(span.file, span.start, span.end - span.start)) for span in spans]
+        found = [SpooledLine(span, self._bytes(span.file, span.start, span.end - span.start)) for span in spans]
         return [line for line in found if line.data]
 
     def _bytes(self, name: str, start: int, count: int) -> bytes:

@@ -30,7 +30,7 @@ class Cursor(msgspec.Struct):
     offsets: dict[str, int] = {}
     held: list[Span] = []
 
-    def is_settled(self, file: str, size: int) -> bool:
+    def is_acknowledged(self, file: str, size: int) -> bool:
         return self.offsets.get(file, 0) >= size and not any(
             span.file == file and span.start < size for span in self.held
         )
@@ -53,7 +53,7 @@ def load_cursor(directory: Path) -> Cursor:
         return Cursor()
 
 
-def whole_bytes(path: Path) -> int:
+def complete_bytes(path: Path) -> int:
     """The size of a segment without a torn last line, which nobody was told about and nobody will be sent."""
     try:
         with open(path, "rb") as file:

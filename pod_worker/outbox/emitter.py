@@ -14,9 +14,9 @@ import msgspec
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import SPEC_VERSION
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES, Unencodable, encode_data, stand_in
+from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES, EncodingError, encode_data, replacement_log
 from pod_worker.outbox.spool import Spool, pod_stream, run_stream
-from pod_worker.outbox.spool_eviction import Thinned
+from pod_worker.outbox.spool_eviction import DroppedSamples
 from pod_worker.outbox.stream import FACTS, SAMPLES
 
 _json = msgspec.json.Encoder().encode
@@ -70,7 +70,7 @@ class Emitter:
         except ValueError as problem:
             if not payload.sample:
                 raise
-            payload = stand_in(payload, problem)
+            payload = replacement_log(payload, problem)
             data = self._encoded(payload)
         event_id = self._new_id()
         after = b'"id":"%b","time":%b,"type":"%b",%b,"data":%b}\n' % (
@@ -90,7 +90,7 @@ class Emitter:
     def _encoded(self, payload: Payload) -> bytes:
         fields = encode_data(payload)
         if len(fields) > LINE_LIMIT_BYTES - 4096:
-            raise Unencodable(
+            raise EncodingError(
                 type(payload).__name__,
                 "(all)",
                 f"{len(fields)} bytes exceed ingest's 1 MiB; send it as an artifact",
@@ -106,7 +106,7 @@ class Emitter:
             return _json(now)  # "2026-01-31T10:00:00.000001Z", quotes included
         return b'"%b"' % now.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
 
-    def _report(self, thinned: list[Thinned]) -> None:
+    def _report(self, thinned: list[DroppedSamples]) -> None:
         """Say in the log of the run that was thinned how much is missing; a drop is said where it is seen."""
         for loss in thinned:
             if (emitter := self._sibling(loss.example)) is not None:
@@ -149,7 +149,7 @@ class RunEmitter(Emitter):
     ) -> None:
         stream = run_stream(run_id, attempt)
         super().__init__(spool, stream, source, f"run/{run_id}", clock, new_id, attempt, traceparent)
-        self._report(spool.keep_bound())
+        self._report(spool.enforce_limit())
 
 
 class PodEmitter(Emitter):

@@ -1,6 +1,6 @@
 """From a payload to the JSON of its `data`, strict about what ingest would refuse.
 
-NaN, infinities and values that are not JSON raise `Unencodable`, which names the field; nothing is silently
+NaN, infinities and values that are not JSON raise `EncodingError`, which names the field; nothing is silently
 turned into null. It knows no files and no envelope.
 """
 
@@ -24,7 +24,7 @@ _SHOWN_LIMIT = 200
 _encode = msgspec.json.Encoder().encode
 
 
-class Unencodable(ValueError):
+class EncodingError(ValueError):
     """A payload that ingest could only refuse. `field` is its dotted name."""
 
     def __init__(self, kind: str, field: str, problem: str) -> None:
@@ -65,56 +65,57 @@ def encode_data(payload: Payload) -> bytes:
         ):
             values[wire] = value
         elif value is not None:
-            values[wire] = _plain(value, wire, kind.__name__)
+            values[wire] = _to_json(value, wire, kind.__name__)
         elif required:
-            raise Unencodable(kind.__name__, wire, "is None; give it a value")
+            raise EncodingError(kind.__name__, wire, "is None; give it a value")
     try:
         return _encode(values)
     except UnicodeEncodeError:  # a lone surrogate, as in a file name that is not UTF-8
-        return _encode({name: _plain(value, name, kind.__name__) for name, value in values.items()})
+        return _encode({name: _to_json(value, name, kind.__name__) for name, value in values.items()})
 
 
-def stand_in(payload: Payload, problem: ValueError) -> RunLog:
+def replacement_log(payload: Payload, problem: ValueError) -> RunLog:
     """The warning that takes the place of a metric, a log or a progress event that cannot be sent."""
     if isinstance(payload, RunLog):  # its words are worth more than what hangs on them
         return replace(payload, kv={"left_out": str(problem)}, source="outbox")
-    shown = {wire: _shown(getattr(payload, name)) for name, wire, _ in _PLANS.get(type(payload)) or ()}
+    shown = {wire: _preview(getattr(payload, name)) for name, wire, _ in _PLANS.get(type(payload)) or ()}
     return RunLog(level="warn", message=f"{payload.type} was not recorded: {problem}", kv=shown)
 
 
-def _plain(value: Any, path: str, kind: str, depth: int = 0) -> Json:
+def _to_json(value: Any, path: str, kind: str, depth: int = 0) -> Json:
     """Exact JSON types only, or Unencodable. Numpy and torch scalars become numbers by their `item()`."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
-        return _plain(value.value, path, kind, depth + 1)
+        return _to_json(value.value, path, kind, depth + 1)
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, int):
         if -_INT_LIMIT <= value < _INT_LIMIT:
             return int(value)
-        raise Unencodable(kind, path, f"is {value}: integers above 64 bits do not fit; send it as text")
+        raise EncodingError(kind, path, f"is {value}: integers above 64 bits do not fit; send it as text")
     if isinstance(value, float):
         if math.isfinite(value):
             return float(value)
-        raise Unencodable(kind, path, f"is {value}, which JSON cannot carry; leave it out or send a finite one")
+        raise EncodingError(kind, path, f"is {value}, which JSON cannot carry; leave it out or send a finite one")
     if depth >= _DEPTH_LIMIT:
-        raise Unencodable(kind, path, f"is nested deeper than {_DEPTH_LIMIT}; send a flatter value")
+        raise EncodingError(kind, path, f"is nested deeper than {_DEPTH_LIMIT}; send a flatter value")
     if isinstance(value, dict):
         return {
-            _key(key, path, kind): _plain(inner, f"{path}.{key}", kind, depth + 1) for key, inner in value.items()
+            _key(key, path, kind): _to_json(inner, f"{path}.{key}", kind, depth + 1)
+            for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_plain(inner, f"{path}[{place}]", kind, depth + 1) for place, inner in enumerate(value)]
+        return [_to_json(inner, f"{path}[{place}]", kind, depth + 1) for place, inner in enumerate(value)]
     if callable(item := getattr(value, "item", None)) and getattr(value, "size", 1) == 1:
-        return _plain(item(), path, kind, depth + 1)
-    raise Unencodable(kind, path, f"is a {type(value).__name__}, which is not JSON; send text or numbers")
+        return _to_json(item(), path, kind, depth + 1)
+    raise EncodingError(kind, path, f"is a {type(value).__name__}, which is not JSON; send text or numbers")
 
 
 def _key(key: Any, path: str, kind: str) -> str:
     if isinstance(key, str | int):
         return str(key).encode("utf-8", "backslashreplace").decode()
-    raise Unencodable(kind, path, f"has a key of type {type(key).__name__}; keys must be text")
+    raise EncodingError(kind, path, f"has a key of type {type(key).__name__}; keys must be text")
 
 
 def _sendable_log(log: RunLog) -> RunLog:
@@ -122,31 +123,31 @@ def _sendable_log(log: RunLog) -> RunLog:
     if not isinstance(log.message, str):
         log = replace(log, message=str(log.message))
     if len(log.message) > LOG_MESSAGE_BYTES // 4:  # four bytes a character at most
-        log = replace(log, message=cut_bytes(log.message, LOG_MESSAGE_BYTES))
+        log = replace(log, message=truncate_bytes(log.message, LOG_MESSAGE_BYTES))
     if log.level not in _LEVELS:
         level: LogLevel = "error" if log.level in ("critical", "fatal") else "info"
         log = replace(log, level=level)
     if log.kv:
         try:
-            log = replace(log, kv=_plain(log.kv, "kv", "RunLog"))
-        except (Unencodable, TypeError, RecursionError):
-            log = replace(log, kv={str(key): _shown(value) for key, value in (log.kv or {}).items()})
+            log = replace(log, kv=_to_json(log.kv, "kv", "RunLog"))
+        except (EncodingError, TypeError, RecursionError):
+            log = replace(log, kv={str(key): _preview(value) for key, value in (log.kv or {}).items()})
     return log
 
 
-def _shown(value: Any) -> Json:
+def _preview(value: Any) -> Json:
     """The value itself if it is a small piece of JSON, else a short text about it."""
     try:
-        plain = _plain(value, "", "")
+        plain = _to_json(value, "", "")
         if len(_encode(plain)) <= _SHOWN_LIMIT:
             return plain
-    except (Unencodable, RecursionError, TypeError, RuntimeError):
+    except (EncodingError, RecursionError, TypeError, RuntimeError):
         pass
     text = value if isinstance(value, str) else repr(value)
-    return _plain(text if len(text) <= _SHOWN_LIMIT else f"{text[:_SHOWN_LIMIT]}...", "", "")
+    return _to_json(text if len(text) <= _SHOWN_LIMIT else f"{text[:_SHOWN_LIMIT]}...", "", "")
 
 
-def cut_bytes(text: str, limit: int) -> str:
+def truncate_bytes(text: str, limit: int) -> str:
     """At most `limit` bytes of UTF-8, the words that say how much was cut included."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= limit:

@@ -22,7 +22,7 @@ def _base32(number: int, pairs: int) -> str:
     return "".join(_PAIRS[(number >> (10 * place)) & 1023] for place in reversed(range(pairs)))
 
 
-class Ulids:
+class UlidGenerator:
     """Callable giving a new 26-character ULID; ids of one instance sort in the order they were made."""
 
     def __init__(self, clock: Clock, rng: random.Random | None = None) -> None:
@@ -40,18 +40,18 @@ class Ulids:
             self._start_over()
         with self._mutex:
             if millisecond > self._millisecond:
-                self._draw(millisecond)
+                self._new_millisecond(millisecond)
             else:  # same millisecond, or the clock went back: count on
                 self._low += 1
                 if self._low == _LOW_LIMIT:
-                    self._draw(self._millisecond + 1)
+                    self._new_millisecond(self._millisecond + 1)
             low = self._low
             return (
                 f"{self._head}{_PAIRS[low >> 30]}{_PAIRS[low >> 20 & 1023]}"
                 f"{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"
             )
 
-    def _draw(self, millisecond: int) -> None:
+    def _new_millisecond(self, millisecond: int) -> None:
         self._millisecond = millisecond
         drawn = self._rng.getrandbits(80)
         # 48 bits in ten characters leave two zero bits in front; the 40 high random bits fill eight more.

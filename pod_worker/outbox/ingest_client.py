@@ -29,26 +29,26 @@ _CONTENT_STATUSES = frozenset({400, 413, 415, 422})
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LineRejection:
     code: str
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class BatchAccepted:
     """Stored by ingest, other than the lines (by position in the request) that it refused or put off."""
 
-    refused: dict[int, Refusal] = field(default_factory=dict)
-    put_off: frozenset[int] = frozenset()
+    refused: dict[int, LineRejection] = field(default_factory=dict)
+    deferred: frozenset[int] = frozenset()
     duplicates: int = 0
     fenced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class BatchRejected:
     """The request as a whole was refused for its content: some line in it is poison."""
 
-    refusal: Refusal
+    refusal: LineRejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Misconfigured:
     reason: str
 
 
-Answer: TypeAlias = Taken | Rejected | Unavailable | Misconfigured
+SendResult: TypeAlias = BatchAccepted | BatchRejected | Unavailable | Misconfigured
 
 
 class _LineError(msgspec.Struct):
@@ -84,7 +84,7 @@ class _Counts(msgspec.Struct):
     errors: list[_LineError] = []
 
 
-class _Identified(msgspec.Struct):
+class _IdOnly(msgspec.Struct):
     id: str
 
 
@@ -112,7 +112,7 @@ class IngestClient:
         self._session.auth = _Bearer(token)
         self._session.headers.update({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"})
 
-    def send(self, lines: Sequence[bytes]) -> Answer:
+    def send(self, lines: Sequence[bytes]) -> SendResult:
         """One request. `lines` end in newlines. Never raises for what a network or a server can do."""
         body = gzip.compress(b"".join(lines), compresslevel=1, mtime=0)
         try:
@@ -127,7 +127,7 @@ class IngestClient:
     def close(self) -> None:
         self._session.close()
 
-    def _read(self, response: requests.Response, lines: Sequence[bytes]) -> Answer:
+    def _read(self, response: requests.Response, lines: Sequence[bytes]) -> SendResult:
         status = response.status_code
         if status in (200, 201, 202, 207):
             return self._read_counts(response, lines)
@@ -135,10 +135,10 @@ class IngestClient:
         if status >= 500 or status in _TRANSIENT_STATUSES:
             return Unavailable(detail, _retry_after(response.headers.get("Retry-After"), self._clock.now()))
         if status in _CONTENT_STATUSES:
-            return Rejected(Refusal(str(status), detail))
-        return Misconfigured(_fix(status, self.endpoint, response.headers.get("Location")))
+            return BatchRejected(LineRejection(str(status), detail))
+        return Misconfigured(_configuration_hint(status, self.endpoint, response.headers.get("Location")))
 
-    def _read_counts(self, response: requests.Response, lines: Sequence[bytes]) -> Answer:
+    def _read_counts(self, response: requests.Response, lines: Sequence[bytes]) -> SendResult:
         try:
             counts = msgspec.json.decode(response.content, type=_Counts)
         except msgspec.DecodeError:
@@ -146,17 +146,17 @@ class IngestClient:
                 f"{self.endpoint} answered {response.status_code} but not as ingest does; events are kept. "
                 "Set CONTROL_PLANE_URL to the control plane itself, not to a proxy's page."
             )
-        refused: dict[int, Refusal] = {}
-        put_off: set[int] = set()
-        for place, error in _placed(counts.errors, lines):
+        refused: dict[int, LineRejection] = {}
+        deferred: set[int] = set()
+        for place, error in _by_position(counts.errors, lines):
             if error.transient or (error.transient is None and error.code in TRANSIENT_CODES):
-                put_off.add(place)
+                deferred.add(place)
             else:
-                refused[place] = Refusal(error.code or "invalid", _text(error.error))
-        return Taken(refused, frozenset(put_off), counts.duplicates, counts.fenced)
+                refused[place] = LineRejection(error.code or "invalid", _text(error.error))
+        return BatchAccepted(refused, frozenset(deferred), counts.duplicates, counts.fenced)
 
 
-def _placed(errors: list[_LineError], lines: Sequence[bytes]) -> list[tuple[int, _LineError]]:
+def _by_position(errors: list[_LineError], lines: Sequence[bytes]) -> list[tuple[int, _LineError]]:
     """Each error with its line's position: by event id where given, else by the 1-based line number."""
     if not errors:
         return []
@@ -171,7 +171,7 @@ def _placed(errors: list[_LineError], lines: Sequence[bytes]) -> list[tuple[int,
 
 def _id_of(line: bytes) -> str:
     try:
-        return msgspec.json.decode(line, type=_Identified).id
+        return msgspec.json.decode(line, type=_IdOnly).id
     except msgspec.DecodeError:  # bytes that a power cut left behind; ingest refuses them by line number
         return ""
 
@@ -181,7 +181,7 @@ def _text(error: Any) -> str:
     return text[:_DETAIL_LIMIT]
 
 
-def _fix(status: int, endpoint: str, location: str | None) -> str:
+def _configuration_hint(status: int, endpoint: str, location: str | None) -> str:
     if status in (401, 403):
         return f"{endpoint} refuses the token (HTTP {status}); events are kept. Set a valid CONTROL_PLANE_TOKEN."
     if 300 <= status < 400:

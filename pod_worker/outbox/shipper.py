@@ -18,10 +18,17 @@ from pathlib import Path
 import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.outbox.backlog import Backlog, Line
-from pod_worker.outbox.batch_send import SUSPECT_LINES, Outcome, Trouble, exchange
-from pod_worker.outbox.ingest_client import Answer, IngestClient, Misconfigured, Refusal, Taken, Unavailable
-from pod_worker.outbox.retry_backoff import Patience
+from pod_worker.outbox.backlog import Backlog, SpooledLine
+from pod_worker.outbox.batch_send import SUSPECT_LINES, BatchResult, SendFailure, send_batch
+from pod_worker.outbox.ingest_client import (
+    BatchAccepted,
+    IngestClient,
+    LineRejection,
+    Misconfigured,
+    SendResult,
+    Unavailable,
+)
+from pod_worker.outbox.retry_backoff import RetryBackoff
 from pod_worker.outbox.spool import Spool
 
 CATCH_UP_LINES = 500
@@ -65,7 +72,7 @@ class Shipper:
         self._spools = list(spools)
         self._batch_events, self._batch_seconds = batch_events, batch_seconds
         self._tick_seconds = min(0.25, batch_seconds / 4)
-        self._patience = Patience(rng or random.Random())
+        self._patience = RetryBackoff(rng or random.Random())
         self._log = log
         self._keep_seconds = keep_seconds
         self._changed = threading.Condition()
@@ -100,8 +107,8 @@ class Shipper:
         deadline = time.monotonic() + timeout
         with self._changed:
             folders = [folder for spool in self._spools for folder in spool.stream_folders()]
-            goals = {str(folder): Backlog(folder).whole_sizes() for folder in folders}
-            self._patience.hurry()
+            goals = {str(folder): Backlog(folder).complete_sizes() for folder in folders}
+            self._patience.begin_flush()
             self._changed.notify_all()
             try:
                 while not self._is_reached(goals):
@@ -111,7 +118,7 @@ class Shipper:
                     self._changed.wait(left)
                 return True
             finally:
-                self._patience.hurried -= 1
+                self._patience.flushing -= 1
 
     def stats(self) -> ShipperStats:
         with self._changed:
@@ -124,7 +131,7 @@ class Shipper:
     def _run(self) -> None:
         while True:
             try:
-                pause = self._round()
+                pause = self._ship_once()
             except OSError as error:  # the spool's own disk: keep the thread, the events are where they were
                 pause = self._back_off(Unavailable(f"the spool cannot be read: {error}"))
             with self._changed:
@@ -133,19 +140,19 @@ class Shipper:
                 if pause > 0:
                     self._changed.wait(pause)
 
-    def _round(self) -> float:
+    def _ship_once(self) -> float:
         """One pass over all streams; seconds to wait before the next."""
         now = self._clock.monotonic()
-        if now < self._patience.not_before:
-            return self._patience.not_before - now
+        if now < self._patience.retry_at:
+            return self._patience.retry_at - now
         if now >= self._tended_at + _TEND_SECONDS:
-            self._tend(now)
+            self._housekeep(now)
         has_sent = False
         for backlog in self._found_backlogs():
             lines = self._due(backlog, now)
             if not lines:
                 continue
-            trouble = self._ship(backlog, lines)
+            trouble = self._send_lines(backlog, lines)
             if trouble is not None:
                 return self._back_off(trouble)
             has_sent = True
@@ -163,36 +170,36 @@ class Shipper:
             self._backlogs = found
             return list(found.values())
 
-    def _due(self, backlog: Backlog, now: float) -> list[Line]:
+    def _due(self, backlog: Backlog, now: float) -> list[SpooledLine]:
         """The next batch of a stream, if it is large or old enough to go."""
-        if backlog.is_quiet(now) and not self._patience.hurried:
+        if backlog.is_quiet(now) and not self._patience.flushing:
             return []
-        with_held = backlog.has_held() and now >= self._patience.held_not_before
-        lines = backlog.take(self._line_limit, _BATCH_BYTES, with_held)
+        with_deferred = backlog.has_held() and now >= self._patience.retry_deferred_at
+        lines = backlog.next_lines(self._line_limit, _BATCH_BYTES, with_deferred)
         if not lines:
             backlog.waiting_since = None
-            backlog.note_empty(now)
+            backlog.record_empty(now)
             return []
         if backlog.waiting_since is None:
             backlog.waiting_since = now
         is_full = len(lines) >= min(self._batch_events, self._line_limit)
         is_old = now >= backlog.waiting_since + self._batch_seconds
-        return lines if is_full or is_old or with_held or self._patience.hurried else []
+        return lines if is_full or is_old or with_deferred or self._patience.flushing else []
 
-    def _ship(self, backlog: Backlog, lines: list[Line]) -> Trouble | None:
-        outcome = exchange(self._send, lines)
+    def _send_lines(self, backlog: Backlog, lines: list[SpooledLine]) -> SendFailure | None:
+        outcome = send_batch(self._send, lines)
         if outcome is None:
             self._line_limit = SUSPECT_LINES  # look for the poison in a small batch, next round
             return None
-        if outcome.taken or outcome.refused or outcome.trouble is None:
-            self._settle(backlog, lines, outcome)
+        if outcome.accepted or outcome.refused or outcome.trouble is None:
+            self._record_result(backlog, lines, outcome)
         return outcome.trouble
 
-    def _send(self, lines: Sequence[Line]) -> Answer:
+    def _send(self, lines: Sequence[SpooledLine]) -> SendResult:
         answer = self._client.send([line.data for line in lines])
         with self._changed:
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
-            if isinstance(answer, Taken):
+            if isinstance(answer, BatchAccepted):
                 self._stats = replace(
                     self._stats,
                     duplicates=self._stats.duplicates + answer.duplicates,
@@ -200,29 +207,31 @@ class Shipper:
                 )
         return answer
 
-    def _settle(self, backlog: Backlog, lines: list[Line], outcome: Outcome) -> None:
-        kept = self._bury(backlog.directory.parent, outcome.refused)
-        put_off = outcome.put_off + kept
+    def _record_result(self, backlog: Backlog, lines: list[SpooledLine], outcome: BatchResult) -> None:
+        kept = self._store_dead_letters(backlog.directory.parent, outcome.refused)
+        deferred = outcome.deferred + kept
         with self._changed:
-            backlog.settle(lines, put_off)
+            backlog.acknowledge(lines, deferred)
             self._stats = replace(
                 self._stats,
-                acknowledged=self._stats.acknowledged + len(outcome.taken),
+                acknowledged=self._stats.acknowledged + len(outcome.accepted),
                 refused=self._stats.refused + len(outcome.refused) - len(kept),
-                last_trouble=None if outcome.taken else self._stats.last_trouble,
+                last_trouble=None if outcome.accepted else self._stats.last_trouble,
             )
             backlog.waiting_since = None
-            if outcome.taken:
+            if outcome.accepted:
                 self._patience.failures = 0
                 self._warned.clear()
                 self._line_limit = min(CATCH_UP_LINES, self._line_limit * 2)
-            if put_off:
-                self._patience.after_put_off(self._clock.monotonic())
+            if deferred:
+                self._patience.record_deferral(self._clock.monotonic())
             elif not backlog.has_held():
-                self._patience.put_offs = 0
+                self._patience.deferrals = 0
             self._changed.notify_all()
 
-    def _bury(self, spool: Path, refused: Collection[tuple[Line, Refusal]]) -> list[Line]:
+    def _store_dead_letters(
+        self, spool: Path, refused: Collection[tuple[SpooledLine, LineRejection]]
+    ) -> list[SpooledLine]:
         """Refused lines go to the dead-letter file, whole, with the reason. Returns them if the disk is full."""
         if not refused:
             return []
@@ -239,7 +248,7 @@ class Shipper:
             for line, refusal in refused
         ]
         try:
-            owner.bury(b"\n".join(records) + b"\n")
+            owner.append_dead_letter(b"\n".join(records) + b"\n")
         except OSError:
             return [line for line, _ in refused]
         _, first = next(iter(refused))
@@ -251,23 +260,23 @@ class Shipper:
 
     # -- waiting ---------------------------------------------------------------------------------------------
 
-    def _back_off(self, trouble: Trouble) -> float:
+    def _back_off(self, trouble: SendFailure) -> float:
         """Note the trouble, say it where a person can help, and return how long to wait."""
         with self._changed:
             self._stats = replace(self._stats, failures=self._stats.failures + 1, last_trouble=trouble.reason)
-            pause = self._patience.after(trouble, self._clock.monotonic())
+            pause = self._patience.record_failure(trouble, self._clock.monotonic())
             self._changed.notify_all()
         if isinstance(trouble, Misconfigured) or self._patience.failures >= _FAILURES_TO_WARN:
             self._warn(trouble.reason)
         return pause
 
-    def _is_reached(self, goals: dict[str, dict[str, int]]) -> bool:
-        for folder, sizes in goals.items():
+    def _is_reached(self, targets: dict[str, dict[str, int]]) -> bool:
+        for folder, sizes in targets.items():
             backlog = self._backlogs.get(folder)
             if backlog is None:
                 if any(sizes.values()) and os.path.exists(folder):
                     return False
-            elif not backlog.is_settled(sizes):
+            elif not backlog.is_acknowledged(sizes):
                 return False
         return True
 
@@ -277,7 +286,7 @@ class Shipper:
             self._warned[message] = now
             self._log(message)
 
-    def _tend(self, now: float) -> None:
+    def _housekeep(self, now: float) -> None:
         """Now and then: the reserve, cursors that a full disk refused, delivered streams that are old."""
         self._tended_at = now
         with self._changed:

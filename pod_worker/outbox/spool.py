@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.outbox.spool_eviction import Thinned, make_room, segments
+from pod_worker.outbox.spool_eviction import DroppedSamples, evict, segments
 from pod_worker.outbox.stream import FACTS, SAMPLES, Stream, Write
 
 DEFAULT_BYTES = 512 * 1024 * 1024
@@ -76,10 +76,10 @@ class Spool:
             # Owned before it has its name: nobody can adopt a spool in the moment between.
             fresh = root / f".new-{final.name}-{os.getpid()}"
             fresh.mkdir(mode=0o700)
-            fd = _own(fresh)
+            fd = _try_own(fresh)
             os.rename(fresh, final)
         else:
-            fd = _own(final)
+            fd = _try_own(final)
         if fd is None:
             raise SpoolInUse(f"{final} belongs to a living worker; give each worker an id of its own")
         spool = cls(final, max_bytes, clock, fd)
@@ -87,7 +87,7 @@ class Spool:
         return spool
 
     @classmethod
-    def join(cls, directory: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
+    def attach(cls, directory: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
         """Share a folder that somebody else owns: to emit into it (a child) or to read it."""
         return cls(directory, max_bytes, clock)
 
@@ -110,7 +110,7 @@ class Spool:
 
     def append(
         self, stream: Stream, lane: int, before: bytes, after: bytes, numbered: bool
-    ) -> list[Thinned] | None:
+    ) -> list[DroppedSamples] | None:
         """One durable line. Returns what had to be thinned to keep the bound (nearly always nothing).
 
         None for a sample that the disk refused; it is counted in `dropped`. A fact makes room for itself:
@@ -124,10 +124,10 @@ class Spool:
                     self.dropped += 1
                 return None
             return self._append_fact(stream, before, after, numbered)
-        return self.keep_bound() if closed else []
+        return self.enforce_limit() if closed else []
 
-    def _append_fact(self, stream: Stream, before: bytes, after: bytes, numbered: bool) -> list[Thinned]:
-        _, thinned = make_room(self.stream_folders(), 2 * self._segment_bytes, may_thin=True)
+    def _append_fact(self, stream: Stream, before: bytes, after: bytes, numbered: bool) -> list[DroppedSamples]:
+        _, thinned = evict(self.stream_folders(), 2 * self._segment_bytes, may_thin=True)
         try:
             stream.append(FACTS, before, after, numbered)
             return thinned
@@ -142,18 +142,18 @@ class Spool:
             ) from error
         return thinned
 
-    def keep_bound(self) -> list[Thinned]:
+    def enforce_limit(self) -> list[DroppedSamples]:
         """Bring the folder back under `max_bytes`; returns what undelivered samples that cost."""
         excess = self.size_bytes() - self.max_bytes
         if excess <= 0:
             return []
-        freed, _ = make_room(self.stream_folders(), excess, may_thin=False)
+        freed, _ = evict(self.stream_folders(), excess, may_thin=False)
         if freed < excess:
             # Runs that ended long ago keep small segments open: end those that are delivered.
             for folder in self.stream_folders():
                 if any(found.is_acked and found.bytes and not found.is_closed for found in segments(folder)):
                     self.stream(folder.name).close_segments()
-        return make_room(self.stream_folders(), excess - freed, may_thin=True)[1] if freed < excess else []
+        return evict(self.stream_folders(), excess - freed, may_thin=True)[1] if freed < excess else []
 
     def fill_reserve(self) -> bool:
         """Keep a little of the disk for facts. False while the disk is too full to."""
@@ -173,7 +173,7 @@ class Spool:
             os.close(fd)
         return True
 
-    def bury(self, letters: bytes) -> None:
+    def append_dead_letter(self, letters: bytes) -> None:
         """Append to the dead-letter file, of which at most two of DEAD_LETTER_BYTES are kept. Raises OSError."""
         path = self.dead_letter
         if path.exists() and path.stat().st_size + len(letters) > DEAD_LETTER_BYTES:
@@ -254,7 +254,7 @@ def adopt_orphans(root: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | Non
     """Own every spool under `root` whose worker is dead, so that what it left is still delivered."""
     found = []
     for directory in sorted(root.glob("worker-*")):
-        fd = _own(directory)
+        fd = _try_own(directory)
         if fd is not None:
             found.append(Spool(directory, max_bytes, clock, fd))
             found[-1].is_adopted = True
@@ -275,7 +275,7 @@ def _file_name(name: str) -> str:
     return quoted if len(quoted) <= _NAME_LIMIT else hashlib.sha256(name.encode()).hexdigest()
 
 
-def _own(directory: Path) -> int | None:
+def _try_own(directory: Path) -> int | None:
     """The descriptor that holds the owner's lock, or None if somebody living holds it."""
     try:
         fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

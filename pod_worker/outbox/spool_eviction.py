@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.outbox.cursor import Cursor, load_cursor, whole_bytes
+from pod_worker.outbox.cursor import Cursor, complete_bytes, load_cursor
 from pod_worker.outbox.stream import FACTS, LANES, read_head
 
 
@@ -26,7 +26,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Thinned:
+class DroppedSamples:
     """`count` events of one stream that were removed undelivered; `example` is one of their lines."""
 
     example: bytes
@@ -50,11 +50,11 @@ def segments(stream: Path) -> Iterator[Segment]:
         except FileNotFoundError:
             continue
         is_closed = lane in current and int(rest.split(".")[0]) < current[lane]
-        is_acked = cursor.is_settled(entry.name, whole_bytes(Path(entry.path)))
+        is_acked = cursor.is_acknowledged(entry.name, complete_bytes(Path(entry.path)))
         yield Segment(Path(entry.path), lane, facts.st_size, facts.st_mtime, is_closed, is_acked)
 
 
-def make_room(streams: Iterable[Path], bytes_to_free: int, may_thin: bool) -> tuple[int, list[Thinned]]:
+def evict(streams: Iterable[Path], bytes_to_free: int, may_thin: bool) -> tuple[int, list[DroppedSamples]]:
     """Remove closed segments, delivered ones first, until `bytes_to_free` are free: (bytes freed, losses)."""
     closed = sorted(
         (segment for stream in streams for segment in segments(stream) if segment.is_closed),
@@ -73,7 +73,7 @@ def make_room(streams: Iterable[Path], bytes_to_free: int, may_thin: bool) -> tu
     return freed, losses
 
 
-def _remove(segment: Segment) -> Thinned | None:
+def _remove(segment: Segment) -> DroppedSamples | None:
     """None if another process was first: the rename decides who counts."""
     doomed = segment.path.with_name(f"{segment.path.name}.{os.getpid()}.gone")
     try:
@@ -84,4 +84,4 @@ def _remove(segment: Segment) -> Thinned | None:
     data = b"" if segment.is_acked else doomed.read_bytes()[cursor.offsets.get(segment.path.name, 0) :]
     doomed.unlink(missing_ok=True)
     held = sum(span.file == segment.path.name for span in cursor.held)
-    return Thinned(data.partition(b"\n")[0], data.count(b"\n") + (held if data else 0))
+    return DroppedSamples(data.partition(b"\n")[0], data.count(b"\n") + (held if data else 0))

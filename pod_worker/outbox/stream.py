@@ -25,7 +25,7 @@ LOCK_SECONDS = 1.0
 _LOCK_MEMORY_SECONDS = 5.0  # after one wait in vain, how long the next emits do not wait at all
 _HEAD = struct.Struct("<8s5Q")  # magic, last seq, then (segment, committed bytes) of facts and of samples
 _MAGIC = b"spool-v1"
-_GONE = b"removed!"  # written before a pruned folder is unlinked: whoever still holds it open starts anew
+_REMOVED_MAGIC = b"removed!"  # written before a pruned folder is unlinked: whoever still holds it open starts anew
 _START = (_MAGIC, 0, 1, 0, 1, 0)
 _Head = tuple[bytes, int, int, int, int, int]
 Write = Callable[[int, bytes], int]
@@ -57,8 +57,8 @@ class Stream:
         self.directory = directory
         self._segment_bytes = segment_bytes
         self._write = write
-        self._impatient_until = 0.0
-        self._forget()
+        self._skip_lock_until = 0.0
+        self._reset_descriptors()
 
     def append(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
         """Write `before`, the next seq (where `numbered`) and `after` as one line; True if a segment closed.
@@ -66,7 +66,7 @@ class Stream:
         Raises OSError (ENOSPC and kin) having recorded nothing.
         """
         if os.getpid() != self._pid:
-            self._forget()  # a forked child shares its parent's lock with it, so it needs one of its own
+            self._reset_descriptors()  # a forked child shares its parent's lock and needs one of its own
         if not self._mutex.acquire(timeout=LOCK_SECONDS):
             return self._append_aside(before + after)
         try:
@@ -85,7 +85,7 @@ class Stream:
         with self._mutex:
             if self._lock() is not None:
                 try:
-                    _, seq, facts, facts_end, samples, samples_end = self._settled()
+                    _, seq, facts, facts_end, samples, samples_end = self._recover()
                     self._save((_MAGIC, seq, facts + (facts_end > 0), 0, samples + (samples_end > 0), 0))
                 finally:
                     fcntl.flock(self._head_fd, fcntl.LOCK_UN)
@@ -96,10 +96,10 @@ class Stream:
             if self._lock() is None:
                 return False
             try:
-                self._settled()
+                self._recover()
                 if not is_disposable():
                     return False
-                os.pwrite(self._head_fd, _HEAD.pack(_GONE, 0, 0, 0, 0, 0), 0)
+                os.pwrite(self._head_fd, _HEAD.pack(_REMOVED_MAGIC, 0, 0, 0, 0, 0), 0)
                 for path in self.directory.iterdir():
                     path.unlink(missing_ok=True)
                 self.directory.rmdir()
@@ -115,8 +115,8 @@ class Stream:
     # -- under the lock ------------------------------------------------------------------------------------
 
     def _append_locked(self, head: _Head, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
-        if not self._is_settled(head):
-            head = self._settled()
+        if not self._is_consistent(head):
+            head = self._recover()
         _, seq, facts, facts_end, samples, samples_end = head
         if numbered:
             seq += 1
@@ -139,7 +139,7 @@ class Stream:
         os.pwrite(self._head_fd, _HEAD.pack(_MAGIC, seq, facts, facts_end, samples, samples_end), 0)
         return closed
 
-    def _is_settled(self, head: _Head) -> bool:
+    def _is_consistent(self, head: _Head) -> bool:
         """Nobody died between a line and the header, and the open segments are the current ones."""
         return (
             head[0] == _MAGIC
@@ -149,24 +149,24 @@ class Stream:
             and os.lseek(self._lane_fds[SAMPLES], 0, os.SEEK_END) == head[5]
         )
 
-    def _settled(self) -> _Head:
+    def _recover(self) -> _Head:
         """Open the current segments and take in what a process wrote there before it died."""
         head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
         if head[0] != _MAGIC:
-            head = self._rebuilt(seq=0)
+            head = self._rebuild_head(seq=0)
         _, seq, *lanes = head
         for lane in (FACTS, SAMPLES):
             self._open_segment(lane, lanes[2 * lane])
             committed = lanes[2 * lane + 1]
             if os.lseek(self._lane_fds[lane], 0, os.SEEK_END) < committed:  # only a power cut takes lines away
-                return self._rebuilt(seq)
-            end, last = _mend_tail(self._lane_fds[lane], committed)
+                return self._rebuild_head(seq)
+            end, last = _truncate_torn_line(self._lane_fds[lane], committed)
             lanes[2 * lane + 1], seq = end, max(seq, last)
         mended = (_MAGIC, seq, lanes[0], lanes[1], lanes[2], lanes[3])
         self._save(mended)
         return mended
 
-    def _rebuilt(self, seq: int) -> _Head:
+    def _rebuild_head(self, seq: int) -> _Head:
         """The header from the segments alone: for a new folder, and after a power cut."""
         state: list[int] = []
         for lane in (FACTS, SAMPLES):
@@ -175,7 +175,7 @@ class Stream:
                 numbers.append(int(path.name.split(".")[1]))
                 fd = os.open(path, os.O_RDWR | os.O_APPEND)
                 try:
-                    seq = max(seq, _mend_tail(fd, 0)[1])
+                    seq = max(seq, _truncate_torn_line(fd, 0)[1])
                 finally:
                     os.close(fd)
             self._open_segment(lane, max(numbers))
@@ -206,7 +206,7 @@ class Stream:
             if not self._wait_for_lock():
                 return None
             head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
-            if head[0] != _GONE:
+            if head[0] != _REMOVED_MAGIC:
                 return head
             fcntl.flock(self._head_fd, fcntl.LOCK_UN)
             self._close()
@@ -219,7 +219,7 @@ class Stream:
             pass
         started = time.monotonic()
         pause = 0.00002
-        while (now := time.monotonic()) < started + LOCK_SECONDS and now >= self._impatient_until:
+        while (now := time.monotonic()) < started + LOCK_SECONDS and now >= self._skip_lock_until:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
             try:
@@ -227,8 +227,8 @@ class Stream:
                 return True
             except BlockingIOError:
                 continue
-        if now >= self._impatient_until:
-            self._impatient_until = now + _LOCK_MEMORY_SECONDS
+        if now >= self._skip_lock_until:
+            self._skip_lock_until = now + _LOCK_MEMORY_SECONDS
         return False
 
     def _open_head(self) -> None:
@@ -249,7 +249,7 @@ class Stream:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
         return False
 
-    def _forget(self) -> None:
+    def _reset_descriptors(self) -> None:
         """Start without open files; those of a parent process are left to it."""
         self._pid = os.getpid()
         self._mutex = threading.Lock()
@@ -275,7 +275,7 @@ def _unpacked(data: bytes) -> _Head:
     return (magic, seq, facts, facts_end, samples, samples_end)
 
 
-def _mend_tail(fd: int, start: int) -> tuple[int, int]:
+def _truncate_torn_line(fd: int, start: int) -> tuple[int, int]:
     """(end, last seq) of the whole lines from `start`; a torn last line, never acknowledged, is cut off."""
     size = os.lseek(fd, 0, os.SEEK_END)
     if size <= start:

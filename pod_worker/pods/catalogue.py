@@ -14,7 +14,7 @@ from enum import StrEnum
 from pod_worker.pods.pod import Cloud
 
 
-class Stock(StrEnum):
+class StockLevel(StrEnum):
     NONE = "NONE"
     LOW = "LOW"
     MEDIUM = "MEDIUM"
@@ -22,12 +22,12 @@ class Stock(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-def stock_of(word: str) -> Stock:
+def stock_of(word: str) -> StockLevel:
     """Total; GraphQL says High/Medium/Low, REST v2 shouts, absence is unknown."""
     try:
-        return Stock(word.strip().upper())
+        return StockLevel(word.strip().upper())
     except ValueError:
-        return Stock.UNKNOWN
+        return StockLevel.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class GpuOffer:
     price_per_hour: Mapping[Cloud, float] = field(default_factory=dict)
     """USD per hour for one GPU, only for clouds that offer it."""
     max_count: Mapping[Cloud, int] = field(default_factory=dict)
-    stock: Mapping[Cloud, Stock] = field(default_factory=dict)
-    stock_by_data_center: Mapping[str, Stock] = field(default_factory=dict)
+    stock: Mapping[Cloud, StockLevel] = field(default_factory=dict)
+    stock_by_data_center: Mapping[str, StockLevel] = field(default_factory=dict)
     """Secure Cloud stock by data center id; a data center that is not listed does not offer this GPU."""
 
 

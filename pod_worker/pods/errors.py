@@ -11,67 +11,67 @@ from enum import Enum
 from typing import ClassVar
 
 
-class Remedy(Enum):
+class RecoveryAction(Enum):
     NEXT_CANDIDATE = "try the next candidate and let this one cool down"
     SKIP_CANDIDATE = "leave this candidate out"
     STOP = "stop: the request itself is wrong"
     STOP_ALL = "stop every launch on this account"
     WAIT = "wait, then send the same request again"
-    LOOK_FIRST = "look the pod up by name before any further try"
-    READ_AGAIN = "read the pod's state again before deciding"
+    CHECK_BY_NAME = "look the pod up by name before any further try"
+    REFRESH = "read the pod's state again before deciding"
     CHANGE_API = "switch to another API version"
 
 
 class ProviderError(Exception):
     """Base of all provider refusals. `status` is the HTTP status, 0 where there was none."""
 
-    remedy: ClassVar[Remedy]
+    remedy: ClassVar[RecoveryAction]
 
     def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Capacity(ProviderError):
+class NoCapacityError(ProviderError):
     """No machine of this kind is free just now."""
 
-    remedy = Remedy.NEXT_CANDIDATE
+    remedy = RecoveryAction.NEXT_CANDIDATE
 
 
-class Rejected(ProviderError):
+class RequestRejectedError(ProviderError):
     """A rule refuses this combination (for example a GPU that this data center does not have)."""
 
-    remedy = Remedy.SKIP_CANDIDATE
+    remedy = RecoveryAction.SKIP_CANDIDATE
 
 
-class Forbidden(ProviderError):
+class ForbiddenError(ProviderError):
     """The key may not do this; other candidates may still be open to it."""
 
-    remedy = Remedy.SKIP_CANDIDATE
+    remedy = RecoveryAction.SKIP_CANDIDATE
 
 
-class Invalid(ProviderError):
+class InvalidRequestError(ProviderError):
     """The request is malformed; sending it again cannot help."""
 
-    remedy = Remedy.STOP
+    remedy = RecoveryAction.STOP
 
 
-class Unauthorized(ProviderError):
+class UnauthorizedError(ProviderError):
     """The key is missing, wrong or revoked."""
 
-    remedy = Remedy.STOP_ALL
+    remedy = RecoveryAction.STOP_ALL
 
 
-class Balance(ProviderError):
+class InsufficientBalanceError(ProviderError):
     """The account is out of credit or at its spend limit."""
 
-    remedy = Remedy.STOP_ALL
+    remedy = RecoveryAction.STOP_ALL
 
 
-class RateLimited(ProviderError):
+class RateLimitedError(ProviderError):
     """Too many requests; nothing was done. `wait_seconds` is what the provider asked for."""
 
-    remedy = Remedy.WAIT
+    remedy = RecoveryAction.WAIT
 
     def __init__(self, message: str, *, wait_seconds: float, status: int = 429) -> None:
         super().__init__(message, status=status)
@@ -81,10 +81,10 @@ class RateLimited(ProviderError):
 class ServerError(ProviderError):
     """The outcome is not known: the request may or may not have been carried out."""
 
-    remedy = Remedy.LOOK_FIRST
+    remedy = RecoveryAction.CHECK_BY_NAME
 
 
-class Unreachable(ServerError):
+class UnreachableError(ServerError):
     """No reply. `sent` is False only where the connection was never made, so nothing can have happened."""
 
     def __init__(self, message: str, *, sent: bool) -> None:
@@ -92,28 +92,28 @@ class Unreachable(ServerError):
         self.sent = sent
 
 
-class NotFound(ProviderError):
+class PodNotFoundError(ProviderError):
     """The provider knows no such pod. Right after a create this proves nothing: new pods appear with a lag."""
 
-    remedy = Remedy.READ_AGAIN
+    remedy = RecoveryAction.REFRESH
 
 
-class Conflict(ProviderError):
+class StateConflictError(ProviderError):
     """The pod's present state does not allow this action."""
 
-    remedy = Remedy.READ_AGAIN
+    remedy = RecoveryAction.REFRESH
 
 
-class Retired(ProviderError):
+class ApiRetiredError(ProviderError):
     """This API version answers 410: it has been switched off."""
 
-    remedy = Remedy.CHANGE_API
+    remedy = RecoveryAction.CHANGE_API
 
 
-class Unsupported(ProviderError):
+class UnsupportedError(ProviderError):
     """This API version cannot do that at all."""
 
-    remedy = Remedy.CHANGE_API
+    remedy = RecoveryAction.CHANGE_API
 
 
 # Texts seen from REST v1, REST v2 and GraphQL; there is no machine-readable code for a lack of machines.

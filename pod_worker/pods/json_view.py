@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 
-class Undecodable(Exception):
+class UndecodableReplyError(Exception):
     """The reply does not have the shape that the API promises."""
 
 
-class Document:
+class JsonObject:
     __slots__ = ("_fields",)
 
     def __init__(self, value: object) -> None:
@@ -32,7 +32,7 @@ class Document:
     def required_text(self, key: str) -> str:
         value = self._fields.get(key)
         if not isinstance(value, str) or not value:
-            raise Undecodable(f"the reply has no usable {key!r}")
+            raise UndecodableReplyError(f"the reply has no usable {key!r}")
         return value
 
     def text(self, *keys: str) -> str:
@@ -70,22 +70,22 @@ class Document:
                 continue
         return Decimal(0)
 
-    def flag(self, key: str) -> bool:
+    def boolean(self, key: str) -> bool:
         return self._fields.get(key) is True
 
-    def when(self, key: str) -> datetime | None:
+    def timestamp(self, key: str) -> datetime | None:
         return parse_time(self.text(key))
 
-    def document(self, key: str) -> Document:
-        return Document(self._fields.get(key))
+    def document(self, key: str) -> JsonObject:
+        return JsonObject(self._fields.get(key))
 
-    def documents(self, key: str) -> tuple[Document, ...]:
+    def documents(self, key: str) -> tuple[JsonObject, ...]:
         return documents(self._fields.get(key))
 
-    def required_documents(self, key: str) -> tuple[Document, ...]:
+    def required_documents(self, key: str) -> tuple[JsonObject, ...]:
         """For listings: a missing or odd list must not read as an empty one."""
         if not isinstance(self._fields.get(key), list):
-            raise Undecodable(f"the reply has no list {key!r}")
+            raise UndecodableReplyError(f"the reply has no list {key!r}")
         return self.documents(key)
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -99,10 +99,10 @@ class Document:
                 yield key, str(value)
 
 
-def documents(value: object) -> tuple[Document, ...]:
+def documents(value: object) -> tuple[JsonObject, ...]:
     """The objects of a JSON array. An element that is not an object stays as an empty document, so that a codec
     that needs its id notices instead of passing over it."""
-    return tuple(Document(item) for item in value) if isinstance(value, list) else ()
+    return tuple(JsonObject(item) for item in value) if isinstance(value, list) else ()
 
 
 _GO_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: [A-Z]+)?\Z")

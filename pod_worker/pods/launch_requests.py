@@ -8,25 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pod_worker.pods.catalogue import Catalogue, Volume
-from pod_worker.pods.launch.candidates import Wish, candidates
-from pod_worker.pods.launch.launcher import Order
+from pod_worker.pods.launch.candidates import PlacementPreferences, rank_candidates
+from pod_worker.pods.launch.launcher import LaunchRequest
 from pod_worker.pods.pod import PodSpec
 from pod_worker.pods.provider import Known, PodProvider, Unknown
 from pod_worker.pods.runpod_settings import RunpodSettings
-from pod_worker.pods.ssh.bootstrap import Bootstrap
+from pod_worker.pods.ssh.bootstrap import BootstrapPlan
 
 
-class NotAvailable(Exception):
+class NotAvailableError(Exception):
     """A GPU type or a volume that the account does not have, or that could not be looked up."""
 
 
-def worker_order(
+def worker_launch_request(
     settings: RunpodSettings, provider: PodProvider, worker_id: str, worker_env: Mapping[str, str]
-) -> Order:
-    """The worker id is the order's id and the prefix of the pod's name. Raises NotAvailable."""
+) -> LaunchRequest:
+    """The worker id is the order's id and the prefix of the pod's name. Raises NotAvailableError."""
     read = provider.catalogue()
     catalogue = read.value if isinstance(read, Known) else None
-    wish = Wish(
+    wish = PlacementPreferences(
         gpus=tuple(gpu_id_of(name, catalogue) for name in settings.gpu_types),
         gpu_count=settings.gpu_count,
         clouds=settings.clouds,
@@ -44,7 +44,7 @@ def worker_order(
         pod_volume_gb=0 if wish.volumes else settings.disk_size_gb,
         env=worker_environment(settings, worker_id, worker_env),
     )
-    return Order(worker_id, spec, candidates(wish, catalogue), settings.price_ceiling)
+    return LaunchRequest(worker_id, spec, rank_candidates(wish, catalogue), settings.price_ceiling)
 
 
 def gpu_id_of(wanted: str, catalogue: Catalogue | None) -> str:
@@ -54,7 +54,7 @@ def gpu_id_of(wanted: str, catalogue: Catalogue | None) -> str:
     offer = catalogue.gpu(wanted)
     if offer is None:
         names = ", ".join(sorted(offer.name for offer in catalogue.gpus))
-        raise NotAvailable(f"no GPU type is called {wanted!r} (RUNPOD_GPU_TYPE); there are: {names}")
+        raise NotAvailableError(f"no GPU type is called {wanted!r} (RUNPOD_GPU_TYPE); there are: {names}")
     return offer.id
 
 
@@ -64,11 +64,11 @@ def _wanted_volumes(settings: RunpodSettings, provider: PodProvider) -> tuple[Vo
         return ()
     listing = provider.volumes()
     if isinstance(listing, Unknown):
-        raise NotAvailable(f"network volume {name!r} cannot be looked up: {listing.error}")
+        raise NotAvailableError(f"network volume {name!r} cannot be looked up: {listing.error}")
     found = tuple(volume for volume in listing.value if volume.name == name)
     if not found:
         names = ", ".join(sorted(volume.name for volume in listing.value)) or "none"
-        raise NotAvailable(f"no network volume is named {name!r} (RUNPOD_STORAGE_NAME); there are: {names}")
+        raise NotAvailableError(f"no network volume is named {name!r} (RUNPOD_STORAGE_NAME); there are: {names}")
     return found
 
 
@@ -82,8 +82,8 @@ def worker_environment(
     return env
 
 
-def bootstrap_of(settings: RunpodSettings) -> Bootstrap:
-    return Bootstrap(
+def bootstrap_of(settings: RunpodSettings) -> BootstrapPlan:
+    return BootstrapPlan(
         mount_path=settings.volume_mount_path,
         code_dir=settings.code_dir,
         code_url=settings.code_url,

@@ -35,8 +35,8 @@ class Unknown:
     error: ProviderError
 
 
-Read: TypeAlias = Known[T] | Absent | Unknown
-Listing: TypeAlias = Known[tuple[T, ...]] | Unknown
+ReadResult: TypeAlias = Known[T] | Absent | Unknown
+ListResult: TypeAlias = Known[tuple[T, ...]] | Unknown
 
 
 class PodProvider(Protocol):
@@ -44,13 +44,13 @@ class PodProvider(Protocol):
     def api(self) -> str:
         """Which API answers: v2, v1 or graphql."""
 
-    def list(self) -> Listing[Pod]:
+    def list(self) -> ListResult[Pod]:
         """Every pod of the account. One entry that cannot be decoded makes the whole listing Unknown: a listing
         that hides a pod would be taken for proof that it does not exist."""
 
-    def get(self, pod_id: str) -> Read[Pod]: ...
+    def get(self, pod_id: str) -> ReadResult[Pod]: ...
 
-    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+    def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
         """All pods with exactly this name (names are not unique); Absent when there is none."""
 
     def create(self, spec: PodSpec) -> Pod:
@@ -61,7 +61,7 @@ class PodProvider(Protocol):
     def start(self, pod_id: str) -> None: ...
 
     def terminate(self, pod_id: str) -> None:
-        """Raises NotFound where the provider knows no such pod."""
+        """Raises PodNotFoundError where the provider knows no such pod."""
 
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
@@ -71,8 +71,10 @@ class PodProvider(Protocol):
 
     def catalogue(self) -> Known[Catalogue] | Unknown: ...
 
-    def volumes(self) -> Listing[Volume]: ...
+    def volumes(self) -> ListResult[Volume]: ...
 
-    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]: ...
+    def billing(
+        self, *, start: datetime, end: datetime, pod_id: str | None = None
+    ) -> ListResult[BillingRecord]: ...
 
     def close(self) -> None: ...

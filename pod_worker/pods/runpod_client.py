@@ -19,12 +19,12 @@ from ulid import ULID
 
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.pod_intent import IntentLog
-from pod_worker.pods.catalogue import Stock
+from pod_worker.pods.catalogue import StockLevel
 from pod_worker.pods.launch.candidates import Candidate, Cooldowns
-from pod_worker.pods.launch.launcher import Launcher, NotLaunched, Order
-from pod_worker.pods.launch.readiness import Broken, wait_until_ready
+from pod_worker.pods.launch.launcher import Launcher, LaunchFailed, LaunchRequest
+from pod_worker.pods.launch.readiness import BootFailed, wait_until_ready
 from pod_worker.pods.launch.sqlite_intents import IntentFile
-from pod_worker.pods.launch_requests import NotAvailable
+from pod_worker.pods.launch_requests import NotAvailableError
 from pod_worker.pods.pod import Cloud, PodSpec
 from pod_worker.pods.provider import PodProvider, Unknown
 from pod_worker.pods.runpod.connect import connect
@@ -140,7 +140,7 @@ def get_network_volumes(api_key: str) -> list[NetworkVolume]:
 
 
 def find_gpu_type(gpu_display_name: str, api_key: str) -> GpuType:
-    """By display name or id. Raises NotAvailable with the known names, or ProviderError."""
+    """By display name or id. Raises NotAvailableError with the known names, or ProviderError."""
     with _account(api_key) as provider:
         read = provider.catalogue()
     if isinstance(read, Unknown):
@@ -148,14 +148,14 @@ def find_gpu_type(gpu_display_name: str, api_key: str) -> GpuType:
     offer = read.value.gpu(gpu_display_name)
     if offer is None:
         names = ", ".join(sorted(each.name for each in read.value.gpus))
-        raise NotAvailable(f"no GPU type is called {gpu_display_name!r}; there are: {names}")
+        raise NotAvailableError(f"no GPU type is called {gpu_display_name!r}; there are: {names}")
     return {
         "id": offer.id,
         "displayName": offer.name,
         "memoryInGb": offer.memory_gb,
         "securePrice": offer.price_per_hour.get(Cloud.SECURE),
         "communityPrice": offer.price_per_hour.get(Cloud.COMMUNITY),
-        "available": any(stock is not Stock.NONE for stock in offer.stock.values()),
+        "available": any(stock is not StockLevel.NONE for stock in offer.stock.values()),
     }
 
 
@@ -197,15 +197,15 @@ def create_pod_and_wait(
     only = Candidate(gpu_type_id, gpu_count, Cloud(cloud_type), data_center_id, network_volume_id)
     with _account(api_key) as provider, contextlib.closing(log):
         launcher = make_launcher(provider, log, clock, time.sleep)
-        launched = launcher.launch(Order(f"{name}/{ULID()}", spec, (only,)))
-        if isinstance(launched, NotLaunched):
+        launched = launcher.launch(LaunchRequest(f"{name}/{ULID()}", spec, (only,)))
+        if isinstance(launched, LaunchFailed):
             raise SpawnFailed(launched)
         pod = launched.pod
         if wait_seconds > 0:
             state = wait_until_ready(provider, pod.id, boot_seconds=wait_seconds, clock=clock, sleep=time.sleep)
-            if isinstance(state, Broken):
-                launcher.dispose(launched.intent_name, pod.id)
-                raise PodNotReady(f"pod {pod.id} was terminated: {state.why}")
+            if isinstance(state, BootFailed):
+                launcher.retire_and_terminate(launched.intent_name, pod.id)
+                raise PodNotReady(f"pod {pod.id} was terminated: {state.reason}")
             pod = state.pod
         return {"id": pod.id, "name": pod.name, "details": pod_report(pod, "runpod")}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pod_worker.pods.pod import Cloud
-from pod_worker.pods.runpod.connect import DEFAULT_API, ROOTS
+from pod_worker.pods.runpod.connect import API_ROOTS, DEFAULT_API
 from pod_worker.pods.ssh.login import SshLogin
 
 DEFAULT_GPU = "NVIDIA GeForce RTX 4090"
@@ -65,7 +65,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
     )
     return RunpodSettings(
         api_key=_api_key(env),
-        api=_one_of(env, "RUNPOD_REST_VERSION", DEFAULT_API, tuple(ROOTS)),
+        api=_one_of(env, "RUNPOD_REST_VERSION", DEFAULT_API, tuple(API_ROOTS)),
         root=env.get("RUNPOD_API_BASE_URL"),
         gpu_types=_list(env, "RUNPOD_GPU_TYPE") or (DEFAULT_GPU,),
         gpu_count=_whole(env, "RUNPOD_GPU_COUNT_WANTED", 1),

@@ -16,14 +16,14 @@ from datetime import datetime
 from pod_worker.core.clock import Clock
 from pod_worker.core.pod_intent import IntentLog
 from pod_worker.pods.errors import ProviderError
-from pod_worker.pods.launch.launcher import Launched, Launcher, NotLaunched, Order
-from pod_worker.pods.launch.readiness import BOOT_SECONDS, Booting, Broken, readiness
-from pod_worker.pods.launch_requests import bootstrap_of, worker_order
+from pod_worker.pods.launch.launcher import Launched, Launcher, LaunchFailed, LaunchRequest
+from pod_worker.pods.launch.readiness import BOOT_SECONDS, BootFailed, Booting, classify_boot
+from pod_worker.pods.launch_requests import bootstrap_of, worker_launch_request
 from pod_worker.pods.pod import Pod
-from pod_worker.pods.provider import Absent, Known, PodProvider, Read, Unknown
+from pod_worker.pods.provider import Absent, Known, PodProvider, ReadResult, Unknown
 from pod_worker.pods.runpod_settings import RunpodSettings
-from pod_worker.pods.ssh.bootstrap import Bootstrap, Outcome, StepReport, run_steps, start_script, steps
-from pod_worker.pods.ssh.client import SshAuthRefused, SSHClient, SshLost, SshUnreachable, connect_patiently
+from pod_worker.pods.ssh.bootstrap import BootstrapPlan, StepReport, StepStatus, run_steps, start_script, steps
+from pod_worker.pods.ssh.client import SshAuthRefused, SSHClient, SshLost, SshUnreachable, connect_with_retry
 from pod_worker.pods.ssh.host_keys import HostKeyChanged, HostKeyPins
 from pod_worker.pods.ssh.login import SshError, SshLogin
 from pod_worker.pods.worker_reports import (
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 class SpawnFailed(Exception):
     """No pod was launched; `result` says why and what was tried."""
 
-    def __init__(self, result: NotLaunched) -> None:
-        tried = "".join(f"\n  {trial.candidate}: {trial.said}" for trial in result.trials)
+    def __init__(self, result: LaunchFailed) -> None:
+        tried = "".join(f"\n  {trial.candidate}: {trial.message}" for trial in result.failed_candidates)
         super().__init__(f"{result.reason.value}: {result.detail}{tried}")
         self.result = result
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class PodTimeouts:
     """Seconds."""
 
     boot: float = BOOT_SECONDS
@@ -56,7 +56,7 @@ class Waits:
     ssh_every: float = 3.0
 
 
-DEFAULT_WAITS = Waits()
+DEFAULT_WAITS = PodTimeouts()
 
 
 class RunpodClient:
@@ -70,8 +70,8 @@ class RunpodClient:
         pins: HostKeyPins,
         clock: Clock,
         sleep: Callable[[float], None],
-        bootstrap: Bootstrap | None = None,
-        waits: Waits = DEFAULT_WAITS,
+        bootstrap: BootstrapPlan | None = None,
+        waits: PodTimeouts = DEFAULT_WAITS,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
@@ -93,10 +93,11 @@ class RunpodClient:
         """Rent a pod for the worker and return at once; it is still booting.
 
         The worker id is the order's id: spawning it again while its pod lives gives the same pod. The pod's name
-        is the worker id with a suffix, since a name must never be used twice. Raises SpawnFailed or NotAvailable.
+        is the worker id with a suffix, since a name must never be used twice. Raises SpawnFailed or
+        NotAvailableError.
         """
         result = self._launcher.launch(self.order_for(worker_id, worker_env))
-        if isinstance(result, NotLaunched):
+        if isinstance(result, LaunchFailed):
             raise SpawnFailed(result)
         pod = result.pod
         log.info("worker %s: pod %s (%s) at $%s/h", worker_id, pod.id, pod.gpu_id, pod.cost_per_hour)
@@ -110,28 +111,28 @@ class RunpodClient:
             "pod_details": pod_report(pod, self._settings.ssh_password),
         }
 
-    def order_for(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> Order:
-        """What `spawn_worker` would ask for: the plan to show before money is spent. Raises NotAvailable."""
-        return worker_order(self._settings, self._provider, worker_id, worker_env or {})
+    def order_for(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> LaunchRequest:
+        """What `spawn_worker` would ask for: the plan to show before money is spent. Raises NotAvailableError."""
+        return worker_launch_request(self._settings, self._provider, worker_id, worker_env or {})
 
     def check_and_initialize_worker(self, worker_id: str, runpod_id: str) -> WorkerReport:
         """spawning -> active (initialized) or error. Safe to call again; finished steps are not repeated."""
-        state = readiness(
+        state = classify_boot(
             self._provider.get(runpod_id), age_seconds=self._age(runpod_id), boot_seconds=self._waits.boot
         )
         match state:
             case Booting(note):
                 return {"status": "spawning", "note": note}
-            case Broken(why):
+            case BootFailed(why):
                 return {"status": "error", "error": why}
         try:
-            with contextlib.closing(self._connected(runpod_id)) as client:
+            with contextlib.closing(self._connect(runpod_id)) as client:
                 reports = self._initialize(client)
         except (SshUnreachable, SshAuthRefused, SshLost) as not_yet:
-            return self._ssh_trouble(runpod_id, not_yet)
+            return self._ssh_failure(runpod_id, not_yet)
         except (SshError, HostKeyChanged) as error:
             return {"status": "error", "error": str(error)}
-        failed = next((report for report in reports if report.outcome is Outcome.FAILED), None)
+        failed = next((report for report in reports if report.outcome is StepStatus.FAILED), None)
         if failed is not None:
             return {"status": "error", "error": str(failed)}
         log.info("worker %s: pod %s is initialized", worker_id, runpod_id)
@@ -142,7 +143,7 @@ class RunpodClient:
         environment, so no secret is sent."""
         script = start_script(self._bootstrap, self._settings.worker_mode)
         try:
-            with contextlib.closing(self._connected(runpod_id)) as client:
+            with contextlib.closing(self._connect(runpod_id)) as client:
                 result = client.run("bash -s", timeout_seconds=60, stdin=script)
         except (SshError, HostKeyChanged) as error:
             log.error("worker %s: cannot be started on pod %s: %s", worker_id, runpod_id, error)
@@ -155,7 +156,7 @@ class RunpodClient:
         """Stop the billing. False when the provider did not confirm it; then a sweep repeats it if we made the
         pod, else call again."""
         if (intent := self._intents.of_pod(runpod_id)) is not None:
-            self._launcher.dispose(intent.name, runpod_id)
+            self._launcher.retire_and_terminate(intent.name, runpod_id)
         else:
             with contextlib.suppress(ProviderError):
                 self._provider.terminate(runpod_id)
@@ -174,7 +175,7 @@ class RunpodClient:
 
     def execute_command_on_worker(self, runpod_id: str, command: str, timeout: int = 600) -> tuple[int, str, str]:
         """(exit_code, stdout, stderr); exit code -1 when the time ran out. Raises SshError, HostKeyChanged."""
-        with contextlib.closing(self._connected(runpod_id)) as client:
+        with contextlib.closing(self._connect(runpod_id)) as client:
             return client.execute_command(command, timeout)
 
     def get_pod_status(self, runpod_id: str) -> PodReport:
@@ -200,8 +201,8 @@ class RunpodClient:
             on_report=lambda report: log.info("%s", report),
         )
 
-    def _connected(self, runpod_id: str) -> SSHClient:
-        return connect_patiently(
+    def _connect(self, runpod_id: str) -> SSHClient:
+        return connect_with_retry(
             lambda: self._client_for(runpod_id),
             patience_seconds=self._waits.ssh,
             every_seconds=self._waits.ssh_every,
@@ -220,7 +221,7 @@ class RunpodClient:
         has_key = login.private_key is not None or login.private_key_path is not None
         return login if has_key else SshLogin(password=self._settings.ssh_password)
 
-    def _ssh_trouble(self, runpod_id: str, trouble: SshError) -> WorkerReport:
+    def _ssh_failure(self, runpod_id: str, trouble: SshError) -> WorkerReport:
         if self._age(runpod_id) < self._waits.boot:
             return {"status": "spawning", "note": str(trouble)}
         return {"status": "error", "error": str(trouble)}
@@ -231,7 +232,7 @@ class RunpodClient:
         intent = self._intents.of_pod(runpod_id)
         since: datetime | None = intent.recorded_at if intent is not None else None
         if since is None:
-            read: Read[Pod] = self._provider.get(runpod_id)
+            read: ReadResult[Pod] = self._provider.get(runpod_id)
             since = read.value.created_at if isinstance(read, Known) else None
         return float("inf") if since is None else (self._clock.now() - since).total_seconds()
 

@@ -15,7 +15,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.failure import CancelRequested, Interruption, classify
 from pod_worker.core.payload import LogLevel, Payload, RunLog, StageCompleted, StageFailed, StageStarted
 from pod_worker.core.run import Json, Run
-from pod_worker.core.stage import Artifacts, Emit, words_for
+from pod_worker.core.stage import Artifacts, EventEmitter, stage_title
 
 LEVELS: dict[str, LogLevel] = {
     "debug": "debug",
@@ -59,7 +59,7 @@ class StageContext:
         stage: str,
         *,
         work_dir: Path,
-        emitter: Emit,
+        emitter: EventEmitter,
         artifacts: Artifacts,
         stop: StopFlag,
         save: Callable[[str, dict[str, Json]], None],
@@ -80,7 +80,7 @@ class StageContext:
 
     def __enter__(self) -> StageContext:
         self._began = self._clock.monotonic()
-        self.emit(StageStarted(stage=self.stage, desc=words_for(self.stage)))
+        self.emit(StageStarted(stage=self.stage, desc=stage_title(self.stage)))
         return self
 
     def __exit__(

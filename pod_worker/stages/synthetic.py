@@ -27,7 +27,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context, Stage
 
 MAX_STAGES = 50
-EVIDENCE_VARIABLE = "SYNTHETIC_EVIDENCE"
+EVIDENCE_FILE_VARIABLE = "SYNTHETIC_EVIDENCE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +88,18 @@ def run_synthetic(context: Context, number: int) -> dict[str, Json]:
     pause = params.seconds / params.stages / steps
     first = int(context.saved_state.get("step", 0))
     context.log(f"synthetic stage {number}: steps {first} to {steps}", pause_s=round(pause, 4))
-    _note(context, "began", first)
+    _record_evidence(context, "began", first)
     _print_noise(params.stdout_bytes)
     for step in range(first, steps):
         context.stop.check()
         _maybe_fail(params, context.run.attempt, number, step / steps)
         _wait(context, pause)
-        _note(context, "step", step, *_report(context, step, steps))
+        _record_evidence(context, "step", step, *_report(context, step, steps))
         if params.checkpoint_every and (step + 1) % params.checkpoint_every == 0:
             context.checkpoint({"step": step + 1})
     context.stop.check()
     summary = {"steps": steps, "resumed_from": first, **_artifact(context, params.artifact_bytes, number)}
-    _note(context, "ended", steps)
+    _record_evidence(context, "ended", steps)
     return summary
 
 
@@ -112,9 +112,9 @@ def _report(context: Context, step: int, steps: int) -> tuple[str, str]:
     return context.emit(metric), context.emit(shown)
 
 
-def _note(context: Context, what: str, step: int, *event_ids: str) -> None:
+def _record_evidence(context: Context, what: str, step: int, *event_ids: str) -> None:
     """One short line per step, whole or not at all (O_APPEND): what a checker may believe."""
-    path = os.environ.get(EVIDENCE_VARIABLE)
+    path = os.environ.get(EVIDENCE_FILE_VARIABLE)
     if not path:
         return
     line = {

@@ -47,23 +47,23 @@ class ArtifactRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RunHolder:
+class RunOwner:
     """Who may write for a run right now."""
 
     attempt: int
     is_leased: bool
 
 
-def holder(database: Mongo, run_id: str) -> RunHolder | None:
+def owner_of(database: Mongo, run_id: str) -> RunOwner | None:
     """None: no such run."""
     found = database["runs"].find_one({"_id": run_id}, {"attempt": 1, "leaseToken": 1})
     if found is None:
         return None
     attempt = found.get("attempt")
-    return RunHolder(attempt if isinstance(attempt, int) else 0, bool(found.get("leaseToken")))
+    return RunOwner(attempt if isinstance(attempt, int) else 0, bool(found.get("leaseToken")))
 
 
-def holds(database: Mongo, run_id: str, fence: Fence | None) -> bool:
+def is_owned_by(database: Mongo, run_id: str, fence: Fence | None) -> bool:
     """Whether the fence still stands; without one, whether nobody holds the run."""
     return database["runs"].find_one(_held_by(run_id, fence), {"_id": 1}) is not None
 

@@ -80,7 +80,7 @@ def connect(
     )
 
 
-def asynchronous(database: Mongo) -> AsyncMongo:
+def async_database(database: Mongo) -> AsyncMongo:
     """The same database, opened with the same settings, for one event loop. It must be one that `connect` opened;
     whoever asks for it closes its client."""
     opened = database.client
@@ -92,15 +92,17 @@ def asynchronous(database: Mongo) -> AsyncMongo:
     )
 
 
-def is_final(error: Exception) -> bool:
+def is_permanent_error(error: Exception) -> bool:
     """Whether a bulk wrote all but single documents that the server will never take: writing it again is no use.
     Not where a majority may lack what it did write."""
     return isinstance(error, BulkWriteError) and not error.details.get("writeConcernErrors")
 
 
-def is_repeat(error: BulkWriteError) -> bool:
+def is_duplicate_only(error: BulkWriteError) -> bool:
     """Whether all that a bulk did not write was there already."""
-    return is_final(error) and all(each["code"] == DUPLICATE_KEY for each in error.details["writeErrors"])
+    return is_permanent_error(error) and all(
+        each["code"] == DUPLICATE_KEY for each in error.details["writeErrors"]
+    )
 
 
 def database_name(url: str) -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from pod_worker.core.pod_intent import MAY_BECOME, Intent, IntentConflict, IntentState
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentState, PodIntent
 from pod_worker.store.mongo import Document, Mongo
 
 POD_INTENTS = "pod_intents"
@@ -39,7 +39,7 @@ class PodIntents:
     def ensure_indexes(self) -> None:
         self._intents.create_indexes(INDEXES[POD_INTENTS])
 
-    def record(self, intent: Intent) -> None:
+    def record(self, intent: PodIntent) -> None:
         try:
             self._intents.insert_one(_document(intent))
         except DuplicateKeyError:
@@ -56,7 +56,7 @@ class PodIntents:
         pod_id: str | None = None,
         note: str = "",
     ) -> bool:
-        allowed = [state.value for state in expect if to in MAY_BECOME[state]]
+        allowed = [state.value for state in expect if to in INTENT_TRANSITIONS[state]]
         changes: Document = {"state": to.value, "note": note}
         if pod_id is not None:
             changes["podId"] = pod_id
@@ -66,19 +66,19 @@ class PodIntents:
             return False
         return result.matched_count == 1
 
-    def of_order(self, order_id: str) -> Sequence[Intent]:
+    def of_order(self, order_id: str) -> Sequence[PodIntent]:
         return [_intent(found) for found in self._intents.find({"orderId": order_id}).sort("attempt", ASCENDING)]
 
-    def named(self, names: Collection[str]) -> Mapping[str, Intent]:
+    def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
         found = map(_intent, self._intents.find({"_id": {"$in": list(names)}}))
         return {intent.name: intent for intent in found}
 
-    def of_pod(self, pod_id: str) -> Intent | None:
+    def of_pod(self, pod_id: str) -> PodIntent | None:
         found = self._intents.find_one({"podId": pod_id})
         return None if found is None else _intent(found)
 
 
-def _document(intent: Intent) -> Document:
+def _document(intent: PodIntent) -> Document:
     return {
         "_id": intent.name,
         "orderId": intent.order_id,
@@ -91,15 +91,15 @@ def _document(intent: Intent) -> Document:
     }
 
 
-def _rounded(intent: Intent) -> Intent:
+def _rounded(intent: PodIntent) -> PodIntent:
     return _intent(_document(intent))
 
 
-def _intent(found: Document) -> Intent:
+def _intent(found: Document) -> PodIntent:
     recorded_at, attempt, pod_id = found["recordedAt"], found["attempt"], found.get("podId")
     assert isinstance(recorded_at, datetime), "record() writes a date"
     assert isinstance(attempt, int), "record() writes a number"
-    return Intent(
+    return PodIntent(
         name=str(found["_id"]),
         order_id=str(found["orderId"]),
         attempt=attempt,

@@ -13,11 +13,11 @@ from pod_worker.store.artifact_registry import COLLECTION as ARTIFACTS
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.queue.run_queue import RUNS
 
-FOLLOWERS = ("events", "metrics", "stages", "validations", ARTIFACTS)
+RUN_COLLECTIONS = ("events", "metrics", "stages", "validations", ARTIFACTS)
 BATCH = 200
 
 
-class Prune:
+class RunPruner:
     def __init__(self, database: Mongo) -> None:
         self._database = database
 
@@ -39,7 +39,7 @@ class Prune:
             if delete_object is not None:
                 for artifact in self._database[ARTIFACTS].find({"runId": ids}, {"key": 1}):
                     delete_object(artifact["key"])
-            for name in FOLLOWERS:
+            for name in RUN_COLLECTIONS:
                 removed += self._database[name].delete_many({"runId": ids}).deleted_count
             removed += self._database[RUNS].delete_many({"_id": ids}).deleted_count
         return removed

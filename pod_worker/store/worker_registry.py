@@ -30,11 +30,11 @@ class WorkerState(StrEnum):
     BUSY = "busy"
     DRAINING = "draining"
     STOPPED = "stopped"
-    REFUSING = "refusing"  # preflight said no; `reason` says why
+    UNHEALTHY = "refusing"  # preflight said no; `reason` says why
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerCard:
+class WorkerInfo:
     worker_id: str
     pod_id: str
     mode: str
@@ -47,7 +47,7 @@ class WorkerCard:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenWorker:
+class WorkerRecord:
     worker_id: str
     pod_id: str
     mode: str
@@ -58,12 +58,12 @@ class SeenWorker:
     reason: str | None
 
 
-class WorkerRegister:
+class WorkerRegistry:
     def __init__(self, database: Mongo) -> None:
         self._workers = database[WORKERS]
 
-    def seen(
-        self, card: WorkerCard, state: WorkerState, run_id: str | None = None, reason: str | None = None
+    def report_state(
+        self, card: WorkerInfo, state: WorkerState, run_id: str | None = None, reason: str | None = None
     ) -> None:
         values: Document = {
             "podId": card.pod_id,
@@ -81,18 +81,18 @@ class WorkerRegister:
         change = {"$set": values, "$currentDate": {"lastSeen": True}}
         self._workers.update_one({"_id": card.worker_id}, change, upsert=True)
 
-    def list(self, limit: int = 200) -> list[SeenWorker]:
+    def list(self, limit: int = 200) -> list[WorkerRecord]:
         found = self._workers.find().sort("lastSeen", DESCENDING).limit(limit)
         return [_seen(document) for document in found]
 
 
-def _seen(document: Document) -> SeenWorker:
+def _seen(document: Document) -> WorkerRecord:
     def text(field: str) -> str | None:
         value: Json = document.get(field)
         return None if value is None else str(value)
 
     last_seen = document.get("lastSeen")
-    return SeenWorker(
+    return WorkerRecord(
         worker_id=str(document["_id"]),
         pod_id=text("podId") or "?",
         mode=text("mode") or "?",

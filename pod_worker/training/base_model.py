@@ -18,7 +18,7 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.training.hardware import Execution
+from pod_worker.training.hardware import ExecutionPlan
 from pod_worker.training.masks import Tokenizer
 from pod_worker.training.params import TrainingParams
 
@@ -35,7 +35,7 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
     return tokenizer
 
 
-def load_model(folder: Path, params: TrainingParams, execution: Execution) -> torch.nn.Module:
+def load_model(folder: Path, params: TrainingParams, execution: ExecutionPlan) -> torch.nn.Module:
     """The frozen base model with a fresh adapter, on its device. The adapter's start depends on the seed alone."""
     base = _load_base(folder, params, execution)
     torch.manual_seed(params.seed)
@@ -71,7 +71,7 @@ def exported_adapter(model: torch.nn.Module, base: str) -> tuple[dict[str, torch
     return {name: weight.detach().contiguous().cpu() for name, weight in weights.items()}, ordered
 
 
-def _load_base(folder: Path, params: TrainingParams, execution: Execution) -> torch.nn.Module:
+def _load_base(folder: Path, params: TrainingParams, execution: ExecutionPlan) -> torch.nn.Module:
     options: dict[str, Json] = {"dtype": DTYPES[execution.precision], "attn_implementation": execution.attention}
     if params.method != "lora":
         options["quantization_config"] = _quantization(params, execution)
@@ -102,7 +102,7 @@ def _keep_weights_as_loaded(model: torch.nn.Module) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def _quantization(params: TrainingParams, execution: Execution) -> Json:
+def _quantization(params: TrainingParams, execution: ExecutionPlan) -> Json:
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
     if params.method == "8bit":

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class BatchPlan:
     """`lengths[i]` is the length of row i in tokens; `by_length` False keeps the plain shuffled order."""
 
     lengths: tuple[int, ...]
@@ -61,7 +61,7 @@ def split(items: Sequence[T], fraction: float, seed: int) -> tuple[list[T], list
 
 # Keyed by the plan's identity: hashing a million lengths at each step would cost more than the step.
 @lru_cache(maxsize=2)
-def _epoch(plan: Plan, epoch: int) -> list[Indices]:
+def _epoch(plan: BatchPlan, epoch: int) -> list[Indices]:
     random = numpy.random.default_rng([plan.seed, 2, epoch])
     order: list[int] = random.permutation(len(plan.lengths)).tolist()
     if plan.by_length:
@@ -71,7 +71,7 @@ def _epoch(plan: Plan, epoch: int) -> list[Indices]:
     return [steps[place] for place in random.permutation(len(steps)).tolist()] if plan.by_length else steps
 
 
-def _sorted_in_windows(order: list[int], plan: Plan) -> list[int]:
+def _sorted_in_windows(order: list[int], plan: BatchPlan) -> list[int]:
     window = plan.rows_per_step * WINDOW_STEPS
     ordered: list[int] = []
     for at in range(0, len(order), window):

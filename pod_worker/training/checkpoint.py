@@ -24,7 +24,7 @@ BLOCK = 1 << 20
 PARTS = ("adapter", "optimizer", "random")
 
 
-class Point(msgspec.Struct, frozen=True):
+class LossPoint(msgspec.Struct, frozen=True):
     """One logged step. `loss` is per loss-bearing token since the step logged before."""
 
     step: int
@@ -49,12 +49,12 @@ class Progress(msgspec.Struct):
     loss_tokens: int = 0
     grad_norm: float = 0.0
     scaler: dict[str, float] = {}
-    curve: list[Point] = []
+    curve: list[LossPoint] = []
     evals: list[EvalPoint] = []
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class TrainingSnapshot:
     """`fingerprint` names what must be the same for these numbers to mean anything."""
 
     progress: Progress
@@ -65,13 +65,13 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedCheckpoint:
     path: Path
     bytes: int
     sha256: str
 
 
-class BadCheckpoint(Exception):
+class CheckpointError(Exception):
     """The file is absent, cut short or changed; the text says which."""
 
 
@@ -82,7 +82,7 @@ class _Manifest(msgspec.Struct):
     sha256: dict[str, str]
 
 
-def pack(snapshot: Snapshot, path: Path) -> Packed:
+def pack(snapshot: TrainingSnapshot, path: Path) -> PackedCheckpoint:
     """Write atomically: a crash leaves the old file or the new one, never a half."""
     folder = path.with_suffix(".parts")
     shutil.rmtree(folder, ignore_errors=True)
@@ -95,15 +95,15 @@ def pack(snapshot: Snapshot, path: Path) -> Packed:
     (folder / "manifest").write_bytes(msgspec.json.encode(manifest))
     whole = folder / "whole"
     _write_tar(whole, [folder / "manifest", *(folder / part for part in PARTS)])
-    packed = Packed(path, whole.stat().st_size, hash_file(whole))
+    packed = PackedCheckpoint(path, whole.stat().st_size, hash_file(whole))
     whole.replace(path)
     _sync(path.parent)
     shutil.rmtree(folder)
     return packed
 
 
-def unpack(path: Path) -> Snapshot:
-    """Raises BadCheckpoint."""
+def unpack(path: Path) -> TrainingSnapshot:
+    """Raises CheckpointError."""
     folder = path.with_suffix(".parts")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -113,23 +113,23 @@ def unpack(path: Path) -> Snapshot:
                 tar.extract(name, folder, filter="data")
         manifest = msgspec.json.decode((folder / "manifest").read_bytes(), type=_Manifest)
         _verify(manifest, folder)
-        return Snapshot(
+        return TrainingSnapshot(
             manifest.progress, manifest.fingerprint, **{part: load_file(folder / part) for part in PARTS}
         )
     except (tarfile.TarError, KeyError, EOFError, msgspec.MsgspecError, SafetensorError) as error:
-        raise BadCheckpoint(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
+        raise CheckpointError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
     except FileNotFoundError as error:
-        raise BadCheckpoint(f"{path.name} is not there") from error
+        raise CheckpointError(f"{path.name} is not there") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _verify(manifest: _Manifest, folder: Path) -> None:
     if manifest.version != VERSION:
-        raise BadCheckpoint(f"was written in format {manifest.version}, this version reads {VERSION}")
+        raise CheckpointError(f"was written in format {manifest.version}, this version reads {VERSION}")
     for part in PARTS:
         if hash_file(folder / part) != manifest.sha256.get(part):
-            raise BadCheckpoint(f"part {part!r} is not what was written (sha256 differs)")
+            raise CheckpointError(f"part {part!r} is not what was written (sha256 differs)")
 
 
 def hash_file(path: Path) -> str:

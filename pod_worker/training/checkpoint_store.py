@@ -14,12 +14,19 @@ import msgspec
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.payload import TrainingCheckpoint
 from pod_worker.core.stage import ArtifactKind, Context
-from pod_worker.training.checkpoint import BadCheckpoint, Packed, Snapshot, hash_file, pack, unpack
+from pod_worker.training.checkpoint import (
+    CheckpointError,
+    PackedCheckpoint,
+    TrainingSnapshot,
+    hash_file,
+    pack,
+    unpack,
+)
 
 KEPT = 2
 
 
-class Entry(msgspec.Struct, frozen=True):
+class CheckpointRef(msgspec.Struct, frozen=True):
     """`key` is empty for a checkpoint that only this pod's disk has."""
 
     step: int
@@ -28,14 +35,14 @@ class Entry(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Shelf:
+class CheckpointStore:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._folder = context.work_dir / "checkpoints"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._entries = self._named()
+        self._entries = self._saved_refs()
 
-    def store(self, snapshot: Snapshot) -> Entry:
+    def save(self, snapshot: TrainingSnapshot) -> CheckpointRef:
         """On disk, in the store, on the run document: in this order, so each names only what the last one has.
 
         A store that is away stops no training, and a drain that ends the upload loses no step on this pod: the
@@ -43,15 +50,15 @@ class Shelf:
         """
         step = snapshot.progress.step
         packed = pack(snapshot, self._path(step))
-        entry = Entry(step, "", packed.sha256, packed.bytes)
+        entry = CheckpointRef(step, "", packed.sha256, packed.bytes)
         try:
             key = self._publish(packed)
             entry = msgspec.structs.replace(entry, key=key)
         finally:
-            self._name(entry)
+            self._record_on_run(entry)
         return entry
 
-    def _publish(self, packed: Packed) -> str:
+    def _publish(self, packed: PackedCheckpoint) -> str:
         try:
             return self._context.artifacts.publish(
                 packed.path, ArtifactKind.CHECKPOINT, name=f"checkpoints/{packed.path.name}"
@@ -62,7 +69,7 @@ class Shelf:
             self._context.log(f"{packed.path.name} stays on this pod only: {problem}", "warning")
             return ""
 
-    def _name(self, entry: Entry) -> None:
+    def _record_on_run(self, entry: CheckpointRef) -> None:
         known = [entry, *(old for old in self._entries if old.step != entry.step)]
         fetchable = next((each for each in known if each.key), None)
         self._entries = [each for place, each in enumerate(known) if place < KEPT or each is fetchable]
@@ -70,15 +77,15 @@ class Shelf:
         self._context.checkpoint({**newest, "previous": older})
         if entry.key:
             self._context.emit(TrainingCheckpoint(**msgspec.structs.asdict(entry)))
-        self._tidy()
+        self._delete_unreferenced()
 
-    def newest(self, fingerprint: dict[str, str]) -> Snapshot | None:
+    def load_latest(self, fingerprint: dict[str, str]) -> TrainingSnapshot | None:
         """The last good checkpoint of this very training, or None: begin at the start."""
-        self._tidy()
+        self._delete_unreferenced()
         for entry in self._entries:
             try:
                 snapshot = self._read(entry)
-            except (BadCheckpoint, RunError) as problem:
+            except (CheckpointError, RunError) as problem:
                 if isinstance(problem, RunError) and problem.code is FailureCode.NETWORK:
                     raise  # it may well be there: to wait is cheaper than to train it again
                 self._context.log(
@@ -95,22 +102,22 @@ class Shelf:
             self._context.log("no checkpoint can be used: training begins at the start", "warning")
         return None
 
-    def _read(self, entry: Entry) -> Snapshot:
+    def _read(self, entry: CheckpointRef) -> TrainingSnapshot:
         path = self._path(entry.step)
         if not path.is_file() or hash_file(path) != entry.sha256:
             if not entry.key:
-                raise BadCheckpoint("it was never uploaded and this pod's disk does not have it")
+                raise CheckpointError("it was never uploaded and this pod's disk does not have it")
             self._context.artifacts.fetch(entry.key, path, entry.sha256)
         if hash_file(path) != entry.sha256:
-            raise BadCheckpoint(f"{path.name} is not what was published (sha256 differs)")
+            raise CheckpointError(f"{path.name} is not what was published (sha256 differs)")
         return unpack(path)
 
-    def _named(self) -> list[Entry]:
+    def _saved_refs(self) -> list[CheckpointRef]:
         state = self._context.saved_state
         if "key" not in state:
             return []
         try:
-            return msgspec.convert([state, *state.get("previous", [])], list[Entry])
+            return msgspec.convert([state, *state.get("previous", [])], list[CheckpointRef])
         except (msgspec.ValidationError, TypeError) as error:
             self._context.log(f"the saved state of this stage cannot be read ({error})", "warning")
             return []
@@ -118,7 +125,7 @@ class Shelf:
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}.tar"
 
-    def _tidy(self) -> None:
+    def _delete_unreferenced(self) -> None:
         """Leave only what is named: older ones, and the remains of a crash, take disk for nothing."""
         named = {self._path(entry.step) for entry in self._entries}
         for path in self._folder.glob("step-*.tar"):

@@ -11,46 +11,46 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import Context
 from pod_worker.training.batches import split
 from pod_worker.training.checkpoint import hash_file
-from pod_worker.training.masks import Encoded, Tokenizer, encode
+from pod_worker.training.masks import EncodedDataset, Tokenizer, encode
 from pod_worker.training.params import TrainingParams
-from pod_worker.training.rows import Row, read_rows
+from pod_worker.training.rows import DatasetRow, read_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class RawDataset:
     """Rows as read. `sha256` is of the files, so it is the same on every pod."""
 
-    training: list[Row]
-    held_out: list[Row]
+    training: list[DatasetRow]
+    held_out: list[DatasetRow]
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
-class Corpus:
-    training: Encoded
-    held_out: Encoded
+class Dataset:
+    training: EncodedDataset
+    held_out: EncodedDataset
     sha256: str
 
 
-def read(context: Context, params: TrainingParams) -> Raw:
+def read(context: Context, params: TrainingParams) -> RawDataset:
     """Raises RunError(INVALID_INPUT) naming file and line, or what fetching an artifact raises."""
     path = _local(context, params.dataset)
     rows = read_rows(path, params.format, params.max_rows)
     if params.eval_dataset is None:
         training, held_out = split(rows, params.eval_fraction, params.seed)
-        return Raw(training, held_out, hash_file(path))
+        return RawDataset(training, held_out, hash_file(path))
     held_path = _local(context, params.eval_dataset)
     both = hashlib.sha256((hash_file(path) + hash_file(held_path)).encode()).hexdigest()
-    return Raw(rows, read_rows(held_path, params.format), both)
+    return RawDataset(rows, read_rows(held_path, params.format), both)
 
 
-def encode_all(raw: Raw, tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None]) -> Corpus:
+def encode_all(raw: RawDataset, tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None]) -> Dataset:
     training = encode(raw.training, tokenizer, max_length, check_stop)
-    held_out = encode(raw.held_out, tokenizer, max_length, check_stop) if raw.held_out else Encoded([])
-    return Corpus(training, held_out, raw.sha256)
+    held_out = encode(raw.held_out, tokenizer, max_length, check_stop) if raw.held_out else EncodedDataset([])
+    return Dataset(training, held_out, raw.sha256)
 
 
-def remarks(encoded: Encoded, max_length: int) -> list[str]:
+def encoding_warnings(encoded: EncodedDataset, max_length: int) -> list[str]:
     """What happened to the rows that their owner should know."""
     said = []
     if encoded.truncated:

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """Size of the model; the default has 0.9 million weights."""
 
     hidden: int = 128
@@ -43,13 +43,13 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class DemoData:
     dataset: Path
     model: Path
     rows: int
 
 
-def build(folder: Path, rows: int = ROWS, seed: int = 0, shape: Shape = Shape()) -> Material:
+def build(folder: Path, rows: int = ROWS, seed: int = 0, shape: ModelShape = ModelShape()) -> DemoData:
     """Write `folder/docstrings.jsonl` and `folder/tiny-llama`; the same bytes for the same arguments."""
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list(_pairs(rows))
@@ -59,10 +59,10 @@ def build(folder: Path, rows: int = ROWS, seed: int = 0, shape: Shape = Shape())
     model.mkdir(exist_ok=True)
     _write_tokenizer(model, [f"{signature}\n{doc}" for signature, doc in pairs], shape)
     _write_weights(model, seed, shape)
-    return Material(dataset, model, len(pairs))
+    return DemoData(dataset, model, len(pairs))
 
 
-def demo_params(material: Material) -> dict[str, Json]:
+def demo_params(material: DemoData) -> dict[str, Json]:
     """Parameters that make the held-out loss fall visibly in about ten seconds of one core."""
     return {
         "model": str(material.model),
@@ -117,7 +117,7 @@ def _functions(path: Path) -> Iterator[tuple[str, str]]:
             yield f"def {node.name}({ast.unparse(node.args)})", doc
 
 
-def _write_tokenizer(folder: Path, texts: list[str], shape: Shape) -> None:
+def _write_tokenizer(folder: Path, texts: list[str], shape: ModelShape) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -144,7 +144,7 @@ def _write_tokenizer(folder: Path, texts: list[str], shape: Shape) -> None:
     )
 
 
-def _write_weights(folder: Path, seed: int, shape: Shape) -> None:
+def _write_weights(folder: Path, seed: int, shape: ModelShape) -> None:
     from safetensors.numpy import save_file
 
     random = numpy.random.default_rng(seed)
@@ -159,7 +159,7 @@ def _write_weights(folder: Path, seed: int, shape: Shape) -> None:
     _write_json(folder / "config.json", _config(shape))
 
 
-def _sizes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _sizes(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     wide, narrow = shape.hidden, shape.hidden // shape.heads * shape.key_value_heads
     yield "model.embed_tokens.weight", (VOCABULARY, wide)
     for layer in range(shape.layers):
@@ -177,7 +177,7 @@ def _sizes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "lm_head.weight", (VOCABULARY, wide)
 
 
-def _config(shape: Shape) -> dict[str, object]:
+def _config(shape: ModelShape) -> dict[str, object]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -1,7 +1,7 @@
 """What this machine can do, and what a training therefore does: device, precision, layout of a batch, kernel.
 
-Capabilities are probed, never tried and caught. `decide` is a pure function from parameters and capabilities to
-an execution, and every choice that the parameters left open comes with the reason that is logged.
+Capabilities are probed, never tried and caught. `plan_execution` is a pure function from parameters and
+capabilities to an execution plan. Every choice that the parameters left open comes with the reason that is logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class ExecutionPlan:
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
     packed: bool
@@ -39,7 +39,7 @@ class Execution:
     reasons: tuple[str, ...]
 
 
-def probe() -> Capabilities:
+def detect_capabilities() -> Capabilities:
     import torch
 
     has_bitsandbytes = importlib.util.find_spec("bitsandbytes") is not None
@@ -52,7 +52,7 @@ def probe() -> Capabilities:
     return Capabilities("cuda", name, is_recent, is_recent and _has_flash_attention(), has_bitsandbytes)
 
 
-def decide(params: TrainingParams, machine: Capabilities) -> Execution:
+def plan_execution(params: TrainingParams, machine: Capabilities) -> ExecutionPlan:
     """Raises RunError(INVALID_INPUT) for a method that this machine has no software for."""
     if params.method != "lora" and not machine.has_bitsandbytes:
         raise RunError(
@@ -75,7 +75,7 @@ def decide(params: TrainingParams, machine: Capabilities) -> Execution:
         f"rows {'packed end to end' if packed else 'grouped by length'}: {why_packed}",
         f"attention {attention}: {why_kernel}",
     )
-    return Execution(machine.device, precision, packed, attention, reasons)
+    return ExecutionPlan(machine.device, precision, packed, attention, reasons)
 
 
 def _precision(params: TrainingParams, machine: Capabilities) -> tuple[Literal["fp32", "bf16", "fp16"], str]:

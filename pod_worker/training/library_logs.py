@@ -19,7 +19,7 @@ Log = Callable[[str, str], None]
 
 
 @contextmanager
-def routed(log: Log) -> Iterator[None]:
+def redirect_library_logs(log: Log) -> Iterator[None]:
     """`log(message, level)` gets each distinct library message a few times, at level debug or warning."""
     # The tokenizer's own threads are wanted; saying so also ends its warning about forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

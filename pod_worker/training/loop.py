@@ -20,33 +20,33 @@ from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.core.stage import Context
 from pod_worker.training import random_state
 from pod_worker.training.base_model import DTYPES, adapter_weights
-from pod_worker.training.batches import Plan, micro_batches
-from pod_worker.training.checkpoint import EvalPoint, Point, Progress, Snapshot
-from pod_worker.training.checkpoint_store import Shelf
-from pod_worker.training.hardware import Execution
-from pod_worker.training.loss import Batch, collate, loss_sum
+from pod_worker.training.batches import BatchPlan, micro_batches
+from pod_worker.training.checkpoint import EvalPoint, LossPoint, Progress, TrainingSnapshot
+from pod_worker.training.checkpoint_store import CheckpointStore
+from pod_worker.training.hardware import ExecutionPlan
+from pod_worker.training.loss import TokenBatch, collate, loss_sum
 from pod_worker.training.masks import Example
-from pod_worker.training.metrics_reporter import Meter
+from pod_worker.training.metrics_reporter import MetricsReporter
 from pod_worker.training.params import TrainingParams
 from pod_worker.training.schedule import learning_rate
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TrainingTask:
     """All that a training is made of; two equal tasks train the same adapter."""
 
     params: TrainingParams
-    execution: Execution
+    execution: ExecutionPlan
     model: torch.nn.Module
     training: Sequence[Example]
     held_out: Sequence[Example]
-    plan: Plan
+    plan: BatchPlan
     total: int  # optimizer steps
     fingerprint: dict[str, str]
 
 
-class Loop:
-    def __init__(self, task: Task, context: Context, shelf: Shelf, clock: Clock) -> None:
+class TrainingLoop:
+    def __init__(self, task: TrainingTask, context: Context, shelf: CheckpointStore, clock: Clock) -> None:
         self.progress = Progress()
         self._task, self._params, self._context = task, task.params, context
         self._shelf, self._clock = shelf, clock
@@ -55,23 +55,23 @@ class Loop:
         self._scaler = torch.amp.GradScaler(task.execution.device, enabled=task.execution.precision == "fp16")
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=task.execution.device)
         self._grad_norm = torch.zeros(())
-        self._meter = Meter(context, task.params, task.total, task.plan.steps_per_epoch)
+        self._meter = MetricsReporter(context, task.params, task.total, task.plan.steps_per_epoch)
         self._saved_step, self._saved_at = 0, clock.monotonic()
 
     def run(self) -> Progress:
         """From where the last checkpoint left off to the end. Raises RunError when the loss is not finite."""
         random_state.seed_all(self._params.seed)
-        if snapshot := self._shelf.newest(self._task.fingerprint):
+        if snapshot := self._shelf.load_latest(self._task.fingerprint):
             self._resume(snapshot)
         self._meter.begin(self.progress)
         random = random_state.capture()
         try:
-            self._fulfil_dues()
+            self._after_step()
             while self.progress.step < self._task.total:
                 random = random_state.capture()
                 self._take_step()
                 random = random_state.capture()
-                self._fulfil_dues()
+                self._after_step()
         except DrainRequested:
             # A step that was cut off is taken again, with the random numbers it had.
             random_state.restore(random)
@@ -105,7 +105,7 @@ class Loop:
             progress.rows + len(rows),
         )
         progress.loss_tokens += tokens
-        progress.seconds += self._meter.took(self._clock.monotonic() - began, tokens)
+        progress.seconds += self._meter.record_step(self._clock.monotonic() - began, tokens)
 
     def _update(self, step: int) -> None:
         self._scaler.unscale_(self._optimizer)
@@ -117,7 +117,7 @@ class Loop:
         self._scaler.update()
         self._optimizer.zero_grad()
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
+    def _batch(self, examples: Sequence[Example]) -> TokenBatch:
         return collate(examples, self._task.execution.packed).to(self._task.execution.device)
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -130,11 +130,11 @@ class Loop:
 
     # ── between steps ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _fulfil_dues(self) -> None:
+    def _after_step(self) -> None:
         step, params = self.progress.step, self._params
         is_last = step == self._task.total
         if step and (is_last or step % params.log_every == 0) and not self._has_logged(step):
-            self._log()
+            self._log_metrics()
         if (step == 0 or is_last or (params.eval_every and step % params.eval_every == 0)) and (
             not self.progress.evals or self.progress.evals[-1].step < step
         ):
@@ -145,11 +145,11 @@ class Loop:
     def _has_logged(self, step: int) -> bool:
         return bool(self.progress.curve) and self.progress.curve[-1].step >= step
 
-    def _log(self) -> None:
+    def _log_metrics(self) -> None:
         progress, step = self.progress, self.progress.step
-        self._settle()
+        self._sync_from_device()
         loss = _finite(progress.loss_sum / progress.loss_tokens, "loss", step)
-        point = Point(step, loss, learning_rate(self._params, step - 1, self._task.total), progress.grad_norm)
+        point = LossPoint(step, loss, learning_rate(self._params, step - 1, self._task.total), progress.grad_norm)
         progress.curve.append(point)
         progress.loss_sum, progress.loss_tokens = 0.0, 0
         self._loss_sum.zero_()
@@ -186,12 +186,12 @@ class Loop:
         step = self.progress.step
         if step == self._saved_step:
             return
-        self._settle()
+        self._sync_from_device()
         _finite(self.progress.loss_sum, "loss", step)
         began = self._clock.monotonic()
         self._saved_step, self._saved_at = step, began  # before the upload: a drain in it must not repeat it
-        entry = self._shelf.store(
-            Snapshot(
+        entry = self._shelf.save(
+            TrainingSnapshot(
                 self.progress,
                 self._task.fingerprint,
                 self._weights,
@@ -202,14 +202,14 @@ class Loop:
         took = round(self._clock.monotonic() - began, 3)
         self._context.log(f"checkpoint of step {step}", "info", seconds=took, bytes=entry.bytes, key=entry.key)
 
-    def _settle(self) -> None:
+    def _sync_from_device(self) -> None:
         """Bring what was summed on the device into the progress."""
         self.progress.loss_sum = self._loss_sum.item()
         if math.isfinite(norm := float(self._grad_norm)):  # fp16 skips a step whose gradient overflowed
             self.progress.grad_norm = norm
         self.progress.scaler = self._scaler.state_dict()
 
-    def _resume(self, snapshot: Snapshot) -> None:
+    def _resume(self, snapshot: TrainingSnapshot) -> None:
         self.progress = snapshot.progress
         for name, weight in self._weights.items():
             weight.data.copy_(snapshot.adapter[name])
@@ -223,7 +223,7 @@ class Loop:
         self._context.log(f"resumed at step {self._saved_step} of {self._task.total}", "info")
 
 
-def _optimizer(weights: Mapping[str, Tensor], task: Task) -> torch.optim.AdamW:
+def _optimizer(weights: Mapping[str, Tensor], task: TrainingTask) -> torch.optim.AdamW:
     params = task.params
     return torch.optim.AdamW(
         list(weights.values()),

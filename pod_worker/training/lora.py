@@ -19,20 +19,20 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Context
 from pod_worker.training import dataset
 from pod_worker.training.base_model import adapter_weights, check_vocabulary, load_model, load_tokenizer
-from pod_worker.training.batches import Plan
+from pod_worker.training.batches import BatchPlan
 from pod_worker.training.checkpoint import hash_file
-from pod_worker.training.checkpoint_store import Shelf
-from pod_worker.training.dataset import Corpus, Raw
-from pod_worker.training.hardware import Capabilities, decide, probe
+from pod_worker.training.checkpoint_store import CheckpointStore
+from pod_worker.training.dataset import Dataset, RawDataset
+from pod_worker.training.hardware import Capabilities, detect_capabilities, plan_execution
 from pod_worker.training.hub import locate
-from pod_worker.training.library_logs import routed
-from pod_worker.training.loop import Loop, Task
+from pod_worker.training.library_logs import redirect_library_logs
+from pod_worker.training.loop import TrainingLoop, TrainingTask
 from pod_worker.training.params import TrainingParams
 from pod_worker.training.results import publish
 from pod_worker.training.schedule import total_steps
 
 # What may differ between two attempts without making the first one's numbers wrong.
-FREE = frozenset(
+RESUMABLE_CHANGES = frozenset(
     {"log_every", "eval_every", "checkpoint_every_steps", "checkpoint_every_minutes", "threads"}
     | {"epochs", "max_steps", "dataset", "eval_dataset"}
 )
@@ -41,18 +41,18 @@ FREE = frozenset(
 def finetune(context: Context, params: TrainingParams, clock: Clock | None = None) -> dict[str, Json]:
     """Train, publish adapter, model card and report, and return the summary. Raises RunError for everything that
     a person can mend, and Interruption when the run was asked to stop."""
-    with routed(lambda message, level: context.log(message, level)):
+    with redirect_library_logs(lambda message, level: context.log(message, level)):
         task, data = prepare(context, params)
-        progress = Loop(task, context, Shelf(context), clock or SystemClock()).run()
+        progress = TrainingLoop(task, context, CheckpointStore(context), clock or SystemClock()).run()
         return publish(context, task, data, progress)
 
 
-def prepare(context: Context, params: TrainingParams) -> tuple[Task, Corpus]:
+def prepare(context: Context, params: TrainingParams) -> tuple[TrainingTask, Dataset]:
     """Everything up to the first step. What is cheap to check comes first: the model is loaded last."""
     if params.threads:
         torch.set_num_threads(params.threads)
-    machine = probe()
-    execution = decide(params, machine)
+    machine = detect_capabilities()
+    execution = plan_execution(params, machine)
     raw = dataset.read(context, params)
     folder = locate(params.model, params.revision, context.stop.check)
     config = read_config(folder, params.model)
@@ -61,13 +61,13 @@ def prepare(context: Context, params: TrainingParams) -> tuple[Task, Corpus]:
     data = dataset.encode_all(raw, tokenizer, max_length, context.stop.check)
     model = load_model(folder, params, execution)
     check_vocabulary(tokenizer, model, params.model)
-    plan = Plan(
+    plan = BatchPlan(
         tuple(len(example) for example in data.training.examples),
         params.rows_per_step,
         params.seed,
         by_length=params.packing != "packed",  # not of the machine: an attempt elsewhere takes the same steps
     )
-    task = Task(
+    task = TrainingTask(
         params,
         execution,
         model,
@@ -100,17 +100,19 @@ def position_limit(config: dict[str, Json]) -> int | None:
     return next((limit for limit in found if isinstance(limit, int)), None)
 
 
-def fingerprint(params: TrainingParams, raw: Raw, folder: Path) -> dict[str, str]:
+def fingerprint(params: TrainingParams, raw: RawDataset, folder: Path) -> dict[str, str]:
     """What must be equal for a checkpoint to belong to this training, by name."""
     fields = {
-        name: json.dumps(value) for name, value in msgspec.structs.asdict(params).items() if name not in FREE
+        name: json.dumps(value)
+        for name, value in msgspec.structs.asdict(params).items()
+        if name not in RESUMABLE_CHANGES
     }
     weights = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.suffix != ".json")
     identity = hash_file(folder / "config.json") + json.dumps(weights)
     return {**fields, "data set": raw.sha256, "model files": hashlib.sha256(identity.encode()).hexdigest()}
 
 
-def _announce(context: Context, task: Task, data: Corpus, machine: Capabilities, max_length: int) -> None:
+def _announce(context: Context, task: TrainingTask, data: Dataset, machine: Capabilities, max_length: int) -> None:
     params, execution, training = task.params, task.execution, data.training
     trainable = sum(weight.numel() for weight in adapter_weights(task.model).values())
     frozen = sum(weight.numel() for weight in task.model.parameters()) - trainable
@@ -134,5 +136,5 @@ def _announce(context: Context, task: Task, data: Corpus, machine: Capabilities,
         context.log(reason)
     if max_length < params.max_length:
         context.log(f"max_length is {max_length}, not {params.max_length}: the model can place no more", "warning")
-    for remark in dataset.remarks(training, max_length):
+    for remark in dataset.encoding_warnings(training, max_length):
         context.log(remark, "warning")

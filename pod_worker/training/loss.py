@@ -19,7 +19,7 @@ from pod_worker.training.masks import Example
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TokenBatch:
     """`predicts` are places in the flattened `tokens` whose next token is `targets`; both of shape [N]."""
 
     tokens: Tensor  # [rows, longest], or [1, all] when packed
@@ -27,15 +27,15 @@ class Batch:
     predicts: Tensor
     targets: Tensor
 
-    def to(self, device: str) -> Batch:
+    def to(self, device: str) -> TokenBatch:
         positions = None if self.positions is None else self.positions.to(device)
-        return Batch(self.tokens.to(device), positions, self.predicts.to(device), self.targets.to(device))
+        return TokenBatch(self.tokens.to(device), positions, self.predicts.to(device), self.targets.to(device))
 
 
-def collate(examples: Sequence[Example], packed: bool) -> Batch:
+def collate(examples: Sequence[Example], packed: bool) -> TokenBatch:
     if packed:
         tokens = numpy.concatenate([example.tokens for example in examples])[None].astype(numpy.int64)
-        bears = numpy.concatenate([example.bears_loss for example in examples])[None]
+        bears = numpy.concatenate([example.loss_mask for example in examples])[None]
         places = numpy.concatenate([numpy.arange(len(example)) for example in examples])[None]
         return _batch(tokens, bears, torch.from_numpy(places))
     # Padding lies to the right of causal attention: no real token sees it, so no mask is needed and torch's
@@ -44,13 +44,13 @@ def collate(examples: Sequence[Example], packed: bool) -> Batch:
     tokens, bears = numpy.zeros(shape, numpy.int64), numpy.zeros(shape, numpy.bool_)
     for row, example in enumerate(examples):
         tokens[row, : len(example)] = example.tokens
-        bears[row, : len(example)] = example.bears_loss
+        bears[row, : len(example)] = example.loss_mask
     return _batch(tokens, bears, None)
 
 
-def _batch(tokens: numpy.ndarray, bears: numpy.ndarray, positions: Tensor | None) -> Batch:
+def _batch(tokens: numpy.ndarray, bears: numpy.ndarray, positions: Tensor | None) -> TokenBatch:
     targets = numpy.flatnonzero(bears)
-    return Batch(
+    return TokenBatch(
         torch.from_numpy(tokens),
         positions,
         torch.from_numpy(targets - 1),
@@ -58,7 +58,7 @@ def _batch(tokens: numpy.ndarray, bears: numpy.ndarray, positions: Tensor | None
     )
 
 
-def loss_sum(model: torch.nn.Module, batch: Batch) -> Tensor:
+def loss_sum(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
     """Negative log-likelihood of the loss-bearing tokens, summed, in float32; a scalar with a gradient."""
     inputs: dict[str, Json] = {"input_ids": batch.tokens, "use_cache": False}
     if batch.positions is not None:

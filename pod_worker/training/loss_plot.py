@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from pod_worker.training.checkpoint import EvalPoint, Point
+from pod_worker.training.checkpoint import EvalPoint, LossPoint
 
 WIDTH, HEIGHT, MARGIN = 720, 360, 56
 MOST_POINTS = 1000
@@ -15,9 +15,9 @@ TRAIN, HELD_OUT, INK = "#3467c8", "#c8532e", "#555"
 Scale = Callable[[float], float]
 
 
-def draw(curve: Sequence[Point], evals: Sequence[EvalPoint]) -> str:
+def loss_svg(curve: Sequence[LossPoint], evals: Sequence[EvalPoint]) -> str:
     """Step to the right, loss upward; the training loss as a line, held-out losses as a line with dots."""
-    points: list[Point | EvalPoint] = [*curve, *evals]
+    points: list[LossPoint | EvalPoint] = [*curve, *evals]
     losses = [point.loss for point in points]
     if not losses:
         return _frame(["<text x='50%' y='50%' text-anchor='middle'>no step was taken</text>"])

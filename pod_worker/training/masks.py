@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.training.rows import Completion, Conversation, Row, Text
+from pod_worker.training.rows import Completion, Conversation, DatasetRow, Text
 
 ROWS_BETWEEN_CHECKS = 256
 
@@ -38,21 +38,21 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One sequence for the model. `bears_loss[0]` is always False: nothing comes before the first token."""
+    """One sequence for the model. `loss_mask[0]` is always False: nothing comes before the first token."""
 
     tokens: NDArray[numpy.int32]
-    bears_loss: NDArray[numpy.bool_]  # as long as `tokens`
+    loss_mask: NDArray[numpy.bool_]  # as long as `tokens`
 
     @property
     def loss_tokens(self) -> int:
-        return int(self.bears_loss.sum())
+        return int(self.loss_mask.sum())
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 @dataclass(slots=True)
-class Encoded:
+class EncodedDataset:
     """Examples, and what happened on the way to them."""
 
     examples: list[Example]
@@ -67,24 +67,27 @@ class Encoded:
         return sum(example.loss_tokens for example in self.examples)
 
 
-class InexactMask(Exception):
+class LossMaskError(Exception):
     """This row's loss positions cannot be found exactly; the text says why and what to do."""
 
 
 def encode(
-    rows: Iterable[Row], tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None] = lambda: None
-) -> Encoded:
+    rows: Iterable[DatasetRow],
+    tokenizer: Tokenizer,
+    max_length: int,
+    check_stop: Callable[[], None] = lambda: None,
+) -> EncodedDataset:
     """Raises RunError(INVALID_INPUT) naming the row whose mask cannot be exact, or when nothing is left; and what
     `check_stop` raises, which is asked now and then: a large data set takes minutes."""
-    done = Encoded([])
+    done = EncodedDataset([])
     for row in rows:
         done.rows += 1
         if done.rows % ROWS_BETWEEN_CHECKS == 0:
             check_stop()
         try:
             examples = list(_examples(row, tokenizer))
-        except InexactMask as problem:
-            raise RunError(FailureCode.INVALID_INPUT, f"{row.place}: {problem}") from None
+        except LossMaskError as problem:
+            raise RunError(FailureCode.INVALID_INPUT, f"{row.location}: {problem}") from None
         done.split += len(examples) > 1
         for example in examples:
             _keep(done, example, max_length)
@@ -96,8 +99,8 @@ def encode(
     return done
 
 
-def _keep(done: Encoded, example: Example, max_length: int) -> None:
-    kept = Example(example.tokens[:max_length], example.bears_loss[:max_length])
+def _keep(done: EncodedDataset, example: Example, max_length: int) -> None:
+    kept = Example(example.tokens[:max_length], example.loss_mask[:max_length])
     if len(example) > max_length:
         done.truncated += 1
         done.lost_tokens += example.loss_tokens - kept.loss_tokens
@@ -107,7 +110,7 @@ def _keep(done: Encoded, example: Example, max_length: int) -> None:
         done.dropped += 1
 
 
-def _examples(row: Row, tokenizer: Tokenizer) -> Iterator[Example]:
+def _examples(row: DatasetRow, tokenizer: Tokenizer) -> Iterator[Example]:
     match row.content:
         case Conversation() as conversation:
             yield from _from_conversation(conversation, tokenizer)
@@ -121,7 +124,7 @@ def _examples(row: Row, tokenizer: Tokenizer) -> Iterator[Example]:
 def _from_conversation(conversation: Conversation, tokenizer: Tokenizer) -> Iterator[Example]:
     template = tokenizer.chat_template
     if not template:
-        raise InexactMask(
+        raise LossMaskError(
             "the model's tokenizer has no chat template: use a chat model, or rows of 'prompt' and 'completion'"
         )
     if isinstance(template, str) and re.search(r"\{%-?\s*generation\s*-?%\}", template):
@@ -146,7 +149,7 @@ def _by_markers(conversation: Conversation, tokenizer: Tokenizer) -> Example:
     )
     mask = [bool(each) for each in encoded["assistant_masks"]]
     if not any(mask):
-        raise InexactMask("the chat template's {% generation %} block marks nothing in this conversation")
+        raise LossMaskError("the chat template's {% generation %} block marks nothing in this conversation")
     return _example(list(encoded["input_ids"]), mask)
 
 
@@ -161,7 +164,7 @@ def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list
         before = _render(tokenizer, conversation, position, prompt=True)
         through = _render(tokenizer, conversation, position + 1)
         if not through.startswith(before) or len(through) == len(before):
-            raise InexactMask(
+            raise LossMaskError(
                 "the chat template has no {% generation %} markers and does not render message "
                 f"{position} as a continuation of its generation prompt, so the loss mask cannot be exact: "
                 "give the tokenizer a template with markers, or rows of 'prompt' and 'completion'"
@@ -182,7 +185,7 @@ def _render(tokenizer: Tokenizer, conversation: Conversation, count: int, prompt
             )
         )
     except (TemplateError, ValueError, KeyError, TypeError) as error:
-        raise InexactMask(
+        raise LossMaskError(
             f"the chat template refuses these messages ({error}): check their roles and their order"
         ) from error
 
@@ -219,7 +222,7 @@ def _piecewise(
         mask += [is_answer] * len(piece)
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     if tokenizer.decode(ids, **options) != tokenizer.decode(whole, **options):
-        raise InexactMask(
+        raise LossMaskError(
             "a token reaches across the start of an answer and the tokenizer does not encode the parts alone; "
             "let the prompt end, or the answer begin, with other white space"
         )

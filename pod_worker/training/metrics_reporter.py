@@ -15,7 +15,7 @@ from pod_worker.training.checkpoint import Progress
 from pod_worker.training.params import TrainingParams
 
 
-class Meter:
+class MetricsReporter:
     def __init__(self, context: Context, params: TrainingParams, total: int, steps_per_epoch: int) -> None:
         self._context, self._params = context, params
         self._total, self._steps_per_epoch = total, steps_per_epoch
@@ -25,7 +25,7 @@ class Meter:
     def begin(self, progress: Progress) -> None:
         self._emit_progress(progress.step)
 
-    def took(self, seconds: float, tokens: int) -> float:
+    def record_step(self, seconds: float, tokens: int) -> float:
         self._steps += 1
         self._step_seconds += seconds
         self._tokens += tokens

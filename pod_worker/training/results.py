@@ -16,23 +16,23 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
 from pod_worker.training.base_model import adapter_weights, exported_adapter
 from pod_worker.training.checkpoint import Progress
-from pod_worker.training.dataset import Corpus
-from pod_worker.training.loop import Task
-from pod_worker.training.loss_plot import draw
+from pod_worker.training.dataset import Dataset
+from pod_worker.training.loop import TrainingTask
+from pod_worker.training.loss_plot import loss_svg
 
 CARD_ROWS = 12
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "flash-attn")
 
 
-def publish(context: Context, task: Task, data: Corpus, progress: Progress) -> dict[str, Json]:
+def publish(context: Context, task: TrainingTask, data: Dataset, progress: Progress) -> dict[str, Json]:
     """Write everything below the run's folder, publish it, and return the stage's summary."""
     folder = context.work_dir / "results"
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     summary = summarise(task, data, progress)
     _write_adapter(folder / "adapter", task)
-    (folder / "README.md").write_text(card(task, data, progress, summary), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(task, data, progress, summary), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report(task, data, progress, summary), indent=1) + "\n")
-    (folder / "loss.svg").write_text(draw(progress.curve, progress.evals), encoding="utf-8")
+    (folder / "loss.svg").write_text(loss_svg(progress.curve, progress.evals), encoding="utf-8")
 
     def send(name: str, kind: ArtifactKind, role: str | None = None) -> Artifact:
         context.stop.check()
@@ -47,7 +47,7 @@ def publish(context: Context, task: Task, data: Corpus, progress: Progress) -> d
     return {**summary, "adapter": adapter.key, "adapter_sha256": adapter.sha256}
 
 
-def summarise(task: Task, data: Corpus, progress: Progress) -> dict[str, Json]:
+def summarise(task: TrainingTask, data: Dataset, progress: Progress) -> dict[str, Json]:
     curve, evals = progress.curve, progress.evals
     return {
         "loss_first": curve[0].loss if curve else None,
@@ -67,7 +67,7 @@ def summarise(task: Task, data: Corpus, progress: Progress) -> dict[str, Json]:
     }
 
 
-def report(task: Task, data: Corpus, progress: Progress, summary: dict[str, Json]) -> dict[str, Json]:
+def report(task: TrainingTask, data: Dataset, progress: Progress, summary: dict[str, Json]) -> dict[str, Json]:
     execution = task.execution
     return {
         "summary": summary,
@@ -97,7 +97,7 @@ def versions() -> dict[str, str]:
     return {name: installed[name] for name in LIBRARIES if name in installed}
 
 
-def card(task: Task, data: Corpus, progress: Progress, summary: dict[str, Json]) -> str:
+def model_card(task: TrainingTask, data: Dataset, progress: Progress, summary: dict[str, Json]) -> str:
     params = task.params
     head = f"---\nbase_model: {json.dumps(params.model)}\nlibrary_name: peft\ntags: [lora]\n---\n"
     load = (
@@ -118,7 +118,7 @@ def card(task: Task, data: Corpus, progress: Progress, summary: dict[str, Json])
     return head + title + "".join(f"\n## {name}\n\n{body}" for name, body in sections.items())
 
 
-def _data(task: Task, data: Corpus) -> str:
+def _data(task: TrainingTask, data: Dataset) -> str:
     training = data.training
     return (
         f"`{Path(task.params.dataset).name}`, sha256 `{data.sha256}`: {len(training.examples)} examples to train "
@@ -147,7 +147,7 @@ def _table(values: dict[str, Json] | dict[str, str]) -> str:
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in values.items())
 
 
-def _write_adapter(folder: Path, task: Task) -> None:
+def _write_adapter(folder: Path, task: TrainingTask) -> None:
     weights, config = exported_adapter(task.model, task.params.model)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, default=str) + "\n")

@@ -43,20 +43,20 @@ Content: TypeAlias = Conversation | Completion | Text
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DatasetRow:
     """`place` is `file:line`, for every message about this row."""
 
-    place: str
+    location: str
     content: Content
 
 
-class RowProblem(Exception):
+class RowError(Exception):
     """Why one line is not a row; collected, then reported together."""
 
 
-def read_rows(path: Path, format: Format = "auto", limit: int = 0) -> list[Row]:
+def read_rows(path: Path, format: Format = "auto", limit: int = 0) -> list[DatasetRow]:
     """All rows (or the first `limit`). Raises RunError(INVALID_INPUT) that names the file and the lines."""
-    rows: list[Row] = []
+    rows: list[DatasetRow] = []
     problems: list[str] = []
     for number, line in _lines(path):
         if limit and len(rows) == limit:
@@ -64,11 +64,11 @@ def read_rows(path: Path, format: Format = "auto", limit: int = 0) -> list[Row]:
         try:
             fields = _decode(line)
             format = _format_of(fields) if format == "auto" else format
-            rows.append(Row(f"{path.name}:{number}", _READERS[format](fields)))
-        except RowProblem as problem:
+            rows.append(DatasetRow(f"{path.name}:{number}", _READERS[format](fields)))
+        except RowError as problem:
             problems.append(f"line {number}: {problem}")
     if problems:
-        raise _refusal(path, problems)
+        raise _invalid_dataset(path, problems)
     if not rows:
         raise RunError(FailureCode.INVALID_INPUT, f"data set {path} is empty: give one JSON object a line")
     return rows
@@ -88,7 +88,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise RunError(FailureCode.INVALID_INPUT, f"data set {path} may not be read: {error.strerror}") from error
 
 
-def _refusal(path: Path, problems: list[str]) -> RunError:
+def _invalid_dataset(path: Path, problems: list[str]) -> RunError:
     more = f"; and {len(problems) - SHOWN_PROBLEMS} more bad lines" if len(problems) > SHOWN_PROBLEMS else ""
     return RunError(FailureCode.INVALID_INPUT, f"data set {path}: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}")
 
@@ -97,11 +97,11 @@ def _decode(line: bytes) -> dict[str, Json]:
     try:
         value = msgspec.json.decode(line.decode())
     except UnicodeDecodeError as error:
-        raise RowProblem(f"not valid UTF-8 at byte {error.start}; save the file as UTF-8") from None
+        raise RowError(f"not valid UTF-8 at byte {error.start}; save the file as UTF-8") from None
     except msgspec.DecodeError as error:
-        raise RowProblem(f"not valid JSON ({error}); each line must be one JSON object") from None
+        raise RowError(f"not valid JSON ({error}); each line must be one JSON object") from None
     if not isinstance(value, dict):
-        raise RowProblem(f"a JSON {type(value).__name__}, not an object")
+        raise RowError(f"a JSON {type(value).__name__}, not an object")
     return value
 
 
@@ -112,7 +112,7 @@ def _format_of(fields: dict[str, Json]) -> Format:
         return "prompt_completion"
     if "text" in fields:
         return "text"
-    raise RowProblem(f"has {_names(fields)}; needs 'messages', or 'prompt' and 'completion', or 'text'")
+    raise RowError(f"has {_names(fields)}; needs 'messages', or 'prompt' and 'completion', or 'text'")
 
 
 def _names(fields: dict[str, Json]) -> str:
@@ -121,30 +121,30 @@ def _names(fields: dict[str, Json]) -> str:
 
 def _string(fields: dict[str, Json], name: str, where: str = "") -> str:
     if name not in fields:
-        raise RowProblem(f"{where}has no {name!r} (has {_names(fields)})")
+        raise RowError(f"{where}has no {name!r} (has {_names(fields)})")
     value = fields[name]
     if not isinstance(value, str):
-        raise RowProblem(f"{where}{name!r} is a {type(value).__name__}, not text")
+        raise RowError(f"{where}{name!r} is a {type(value).__name__}, not text")
     return value
 
 
 def _conversation(fields: dict[str, Json]) -> Content:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise RowProblem("'messages' is missing" if messages is None else "'messages' is not a list of messages")
+        raise RowError("'messages' is missing" if messages is None else "'messages' is not a list of messages")
     for position, message in enumerate(messages):
         _check_message(message, f"message {position} ")
     if not any(message["role"] == "assistant" for message in messages):
-        raise RowProblem("no message has the role 'assistant', so there is nothing to learn")
+        raise RowError("no message has the role 'assistant', so there is nothing to learn")
     tools = fields.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowProblem("'tools' is not a list of JSON schemas")
+        raise RowError("'tools' is not a list of JSON schemas")
     return Conversation(tuple(messages), tuple(tools))
 
 
 def _check_message(message: Json, where: str) -> None:
     if not isinstance(message, dict):
-        raise RowProblem(f"{where}is not an object with 'role' and 'content'")
+        raise RowError(f"{where}is not an object with 'role' and 'content'")
     _string(message, "role", where)
     if not message.get("tool_calls"):
         _string(message, "content", where)
@@ -153,14 +153,14 @@ def _check_message(message: Json, where: str) -> None:
 def _completion(fields: dict[str, Json]) -> Content:
     completion = _string(fields, "completion")
     if not completion:
-        raise RowProblem("'completion' is empty, so there is nothing to learn")
+        raise RowError("'completion' is empty, so there is nothing to learn")
     return Completion(_string(fields, "prompt"), completion)
 
 
 def _text(fields: dict[str, Json]) -> Content:
     text = _string(fields, "text")
     if not text:
-        raise RowProblem("'text' is empty, so there is nothing to learn")
+        raise RowError("'text' is empty, so there is nothing to learn")
     return Text(text)
 
 

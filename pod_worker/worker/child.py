@@ -23,13 +23,13 @@ from pod_worker.core.failure import (
 )
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Json
-from pod_worker.core.stage import Emit, Stage
+from pod_worker.core.stage import EventEmitter, Stage
 from pod_worker.pipelines import find_pipeline
 from pod_worker.stages.context import StageContext, StopFlag
 from pod_worker.worker import child_io, protocol, uncaught_errors
 
 
-class Uplink:
+class SupervisorPipe:
     """The child's pipe to its supervisor; whole lines only, from any thread."""
 
     def __init__(self, fd: int) -> None:
@@ -38,14 +38,16 @@ class Uplink:
         self._lock = threading.Lock()
 
     def send(self, message: msgspec.Struct) -> None:
-        data = memoryview(protocol.line(message))
+        data = memoryview(protocol.encode_line(message))
         with self._lock:
             while data:  # a raw pipe may take less than everything
                 data = data[self._file.write(data) or 0 :]
 
 
-class Attempt:
-    def __init__(self, spec: protocol.Spec, uplink: Uplink, emitter: Emit, stop: StopFlag) -> None:
+class AttemptExecutor:
+    def __init__(
+        self, spec: protocol.AttemptSpec, uplink: SupervisorPipe, emitter: EventEmitter, stop: StopFlag
+    ) -> None:
         self._spec = spec
         self._run = spec.run()
         self._uplink = uplink
@@ -69,7 +71,7 @@ class Attempt:
         except Interruption as other:  # the store says that the attempt is over
             return Lost(str(other))
         except BaseException as error:
-            return Failed(self._name(error))
+            return Failed(self._classify(error))
 
     def _execute_stage(self, stage: Stage) -> dict[str, Json]:
         self._stage = stage.name
@@ -91,13 +93,13 @@ class Attempt:
         return context.summary
 
     def _save(self, stage: str, state: dict[str, Json], *, done: bool) -> None:
-        self._uplink.send(protocol.Saved(stage, done, state))
+        self._uplink.send(protocol.CheckpointSaved(stage, done, state))
 
-    def _name(self, error: BaseException) -> Failure:
+    def _classify(self, error: BaseException) -> Failure:
         return classify(error, self._stage)
 
 
-def listen(stop: StopFlag) -> None:
+def read_stop_commands(stop: StopFlag) -> None:
     """Obey the supervisor's orders; leave at once when it is gone (the guard would see to it anyway)."""
     for received in sys.stdin.buffer:
         order = protocol.read_stop(received)
@@ -106,15 +108,15 @@ def listen(stop: StopFlag) -> None:
 
 
 def main() -> int:
-    uplink = Uplink(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
+    uplink = SupervisorPipe(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
     spec = protocol.read_spec(sys.stdin.buffer.readline())
-    emitter = child_io.join_spool(spec)
+    emitter = child_io.open_run_emitter(spec)
     uncaught_errors.install(emitter.emit, "child")
     stop = StopFlag()
-    threading.Thread(target=listen, args=(stop,), name="orders", daemon=True).start()
-    uplink.send(protocol.Ready())
-    outcome = Attempt(spec, uplink, emitter, stop).execute()
-    uplink.send(protocol.Ended.of(outcome))
+    threading.Thread(target=read_stop_commands, args=(stop,), name="orders", daemon=True).start()
+    uplink.send(protocol.ChildReady())
+    outcome = AttemptExecutor(spec, uplink, emitter, stop).execute()
+    uplink.send(protocol.OutcomeReported.of(outcome))
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a stage's stray non-daemon thread or atexit hook must not keep the GPU.

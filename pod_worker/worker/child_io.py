@@ -11,24 +11,24 @@ from pathlib import Path
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import CancelRequested, DrainRequested
 from pod_worker.core.lease import Fence
-from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, Emit, StopSignal
+from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, EventEmitter, StopSignal
 from pod_worker.outbox.emitter import RunEmitter
-from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
-from pod_worker.worker.protocol import Spec
+from pod_worker.worker.protocol import AttemptSpec
 
 
-def source_of(pod_id: str) -> str:
+def event_source(pod_id: str) -> str:
     return f"runpod://pod/{pod_id}"
 
 
-def join_spool(spec: Spec) -> RunEmitter:
+def open_run_emitter(spec: AttemptSpec) -> RunEmitter:
     clock = SystemClock()
-    spool = Spool.join(Path(spec.spool_dir), spec.spool_max_bytes)
-    return RunEmitter(spool, source_of(spec.pod_id), spec.run_id, spec.attempt, clock, Ulids(clock))
+    spool = Spool.attach(Path(spec.spool_dir), spec.spool_max_bytes)
+    return RunEmitter(spool, event_source(spec.pod_id), spec.run_id, spec.attempt, clock, UlidGenerator(clock))
 
 
-class CancelOnly:
+class CancelOnlySignal:
     """A stop signal for transfers: a cancel ends one, a drain does not, for then the last checkpoint must still
     leave the pod. (A drain that takes too long is ended by its supervisor.)"""
 
@@ -54,8 +54,8 @@ class CancelOnly:
 class LazyArtifacts:
     """`core.stage.Artifacts`, opened at the first use."""
 
-    def __init__(self, spec: Spec, emitter: Emit, stop: StopSignal) -> None:
-        self._spec, self._emitter, self._stop = spec, emitter, CancelOnly(stop)
+    def __init__(self, spec: AttemptSpec, emitter: EventEmitter, stop: StopSignal) -> None:
+        self._spec, self._emitter, self._stop = spec, emitter, CancelOnlySignal(stop)
         self._opened: Artifacts | None = None
 
     def publish(
@@ -68,7 +68,7 @@ class LazyArtifacts:
 
     def _open(self) -> Artifacts:
         if self._opened is None:
-            from pod_worker.artifacts.ledger import Ledger
+            from pod_worker.artifacts.ledger import UploadLedger
             from pod_worker.artifacts.publisher import Publisher
 
             spec = self._spec
@@ -76,7 +76,7 @@ class LazyArtifacts:
                 spec.control_plane_url,
                 spec.control_plane_token,
                 Fence(spec.run_id, spec.attempt, spec.lease_token),
-                Ledger(Path(spec.work_dir) / "artifacts.ledger"),
+                UploadLedger(Path(spec.work_dir) / "artifacts.ledger"),
                 self._emitter,
                 self._stop,
                 random.Random(),

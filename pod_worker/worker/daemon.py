@@ -21,15 +21,15 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.outcome import Failed, Lost, Succeeded
 from pod_worker.core.payload import RunLog
 from pod_worker.core.run import RunStatus
-from pod_worker.core.stage import Emit
-from pod_worker.store.queue.change_stream import Wakeup
+from pod_worker.core.stage import EventEmitter
+from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import Claim, Claimant, RunQueue
-from pod_worker.store.worker_registry import WorkerCard, WorkerRegister, WorkerState
-from pod_worker.worker.heartbeat import Heartbeat, run_heartbeat
+from pod_worker.store.queue.run_queue import Claim, ClaimingWorker, RunQueue
+from pod_worker.store.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
+from pod_worker.worker.heartbeat import PeriodicThread, run_heartbeat
 from pod_worker.worker.machine import Machine
-from pod_worker.worker.preflight import Check, Problem, run_checks
-from pod_worker.worker.supervisor import Patience, Place, Supervisor, Verdict
+from pod_worker.worker.preflight import Check, PreflightFailure, run_checks
+from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, StopTimeouts, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ RESCUE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class WorkerIntervals:
     poll_seconds: float = 10.0
     renew_seconds: float = 15.0
     heartbeat_seconds: float = 15.0
@@ -49,7 +49,7 @@ class Rhythm:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ExitLimits:
     """When the daemon ends by itself."""
 
     run_id: str | None = None  # this run and no other
@@ -58,18 +58,18 @@ class Limits:
 
 
 @dataclass(slots=True)
-class StopRequest:
+class ShutdownRequest:
     """Set when a signal arrives; read by the loop and by the attempt in progress."""
 
-    asked: threading.Event = field(default_factory=threading.Event)
+    requested: threading.Event = field(default_factory=threading.Event)
     forced: threading.Event = field(default_factory=threading.Event)
     reason: str = "the worker was asked to stop"
 
     def request(self, reason: str) -> None:
-        if self.asked.is_set():
+        if self.requested.is_set():
             self.forced.set()
         self.reason = reason
-        self.asked.set()
+        self.requested.set()
 
 
 class Delivery(Protocol):
@@ -86,22 +86,22 @@ class Daemon:
         *,
         queue: RunQueue,
         rescue: Rescue,
-        register: WorkerRegister,
-        wakeup: Callable[[Callable[[], None]], Wakeup | None],
-        claimant: Claimant,
-        card: WorkerCard,
-        place: Place,
-        run_emitter: Callable[[str, int], Emit],
-        pod_emitter: Emit,
+        register: WorkerRegistry,
+        wakeup: Callable[[Callable[[], None]], QueueWatcher | None],
+        claimant: ClaimingWorker,
+        card: WorkerInfo,
+        place: AttemptEnvironment,
+        run_emitter: Callable[[str, int], EventEmitter],
+        pod_emitter: EventEmitter,
         delivery: Delivery,
         checks: list[Check],
         machine: Machine,
         env: Mapping[str, str],
         clock: Clock,
-        rhythm: Rhythm,
-        patience: Patience,
-        limits: Limits,
-        stop: StopRequest,
+        rhythm: WorkerIntervals,
+        patience: StopTimeouts,
+        limits: ExitLimits,
+        stop: ShutdownRequest,
         rng: random.Random,
     ) -> None:
         self._queue, self._rescue, self._register = queue, rescue, register
@@ -113,11 +113,11 @@ class Daemon:
         self._awake = threading.Event()
         self._wakeup = wakeup(self._wake)
         self._supervisor: Supervisor | None = None
-        self._busy_emitter: Emit | None = None
+        self._busy_emitter: EventEmitter | None = None
         self._state = WorkerState.IDLE
         self._reason: str | None = None
         self._run_id: str | None = None
-        self._presence = Heartbeat("presence", REGISTER_SECONDS, self._show)
+        self._presence = PeriodicThread("presence", REGISTER_SECONDS, self._report_state)
         self._next_sweep = 0.0
         self._failures = 0
 
@@ -125,7 +125,7 @@ class Daemon:
         """Blocks until the worker's end; returns the process's exit code."""
         try:
             if not self.startup():
-                return EXIT_TERMINATED if self._stop.asked.is_set() else EXIT_TEMPORARY
+                return EXIT_TERMINATED if self._stop.requested.is_set() else EXIT_TEMPORARY
             return self.main_loop()
         finally:
             self.shutdown()
@@ -144,11 +144,11 @@ class Daemon:
         while problems := run_checks(self._checks):
             messages = [f"{problem.check}: {problem.message}" for problem in problems]
             if messages != said:
-                self._refuse(problems)
+                self._report_unhealthy(problems)
                 said = messages
             if self._limits.exit_when_idle_seconds is not None or self._limits.run_id:
                 return False
-            if self._stop.asked.wait(pause * self._rng.uniform(0.8, 1.0)):
+            if self._stop.requested.wait(pause * self._rng.uniform(0.8, 1.0)):
                 return False
             pause = min(pause * 2, longest)
         self._state, self._reason = WorkerState.IDLE, None
@@ -163,20 +163,20 @@ class Daemon:
         )
         return True
 
-    def _refuse(self, problems: list[Problem]) -> None:
+    def _report_unhealthy(self, problems: list[PreflightFailure]) -> None:
         for problem in problems:
             log.error("this pod cannot work: %s: %s", problem.check, problem.message)
             if problem.shortage:
                 self._pod_emitter.emit(problem.shortage)
-        self._state = WorkerState.REFUSING
+        self._state = WorkerState.UNHEALTHY
         self._reason = "; ".join(problem.message for problem in problems)
-        self._try_to_show()
+        self._try_report_state()
 
     # ── main loop ───────────────────────────────────────────────────────────────────────────────────────
 
     def main_loop(self) -> int:
         done, idle_since = 0, self._clock.monotonic()
-        while not self._stop.asked.is_set():
+        while not self._stop.requested.is_set():
             self._awake.clear()  # before the look: a run queued during it wakes us again
             claim = self._claim()
             if claim:
@@ -191,7 +191,7 @@ class Daemon:
             if idle_limit is not None and idle >= idle_limit:
                 break
             self._sleep(None if idle_limit is None else idle_limit - idle)
-        return EXIT_TERMINATED if self._stop.asked.is_set() else EXIT_FAILED if self._failures else EXIT_OK
+        return EXIT_TERMINATED if self._stop.requested.is_set() else EXIT_FAILED if self._failures else EXIT_OK
 
     def _claim(self) -> Claim | None:
         try:
@@ -199,7 +199,7 @@ class Daemon:
             return self._queue.claim(self._claimant, self._limits.run_id)
         except PyMongoError as error:
             log.warning("MongoDB does not answer (%s); trying again", type(error).__name__)
-            self._stop.asked.wait(self._rng.uniform(1, 3))
+            self._stop.requested.wait(self._rng.uniform(1, 3))
             return None
 
     def _sweep(self) -> None:
@@ -220,10 +220,10 @@ class Daemon:
     def _wake(self) -> None:
         self._awake.set()
         if supervisor := self._supervisor:
-            supervisor.kick()
+            supervisor.renew_now()
 
-    def interrupt(self) -> None:
-        """After `StopRequest.request`: let go of whatever the loop waits for."""
+    def request_shutdown(self) -> None:
+        """After `ShutdownRequest.request`: let go of whatever the loop waits for."""
         self._awake.set()
         if supervisor := self._supervisor:
             supervisor.drain(self._stop.reason, force=self._stop.forced.is_set())
@@ -235,7 +235,7 @@ class Daemon:
         log.info("run %s: claimed (%s, attempt %d)", run.id, run.pipeline, run.attempt)
         self._state = WorkerState.BUSY
         self._run_id = run.id
-        self._try_to_show()
+        self._try_report_state()
         emitter = self._busy_emitter = self._run_emitter(run.id, run.attempt)
         heartbeat = run_heartbeat(emitter, self._machine, self._rhythm.heartbeat_seconds)
         supervisor = self._supervise(claim, emitter)
@@ -245,9 +245,9 @@ class Daemon:
         finally:
             heartbeat.stop()
             self._supervisor = self._busy_emitter = None
-        self._conclude(claim, verdict)
+        self._finish_attempt(claim, verdict)
 
-    def _supervise(self, claim: Claim, emitter: Emit) -> Supervisor:
+    def _supervise(self, claim: Claim, emitter: EventEmitter) -> Supervisor:
         place = replace(self._place, work_dir=self._place.work_dir / claim.run.id)
         self._supervisor = Supervisor(
             self._queue,
@@ -259,11 +259,11 @@ class Daemon:
             renew_seconds=self._rhythm.renew_seconds,
             patience=self._patience,
         )
-        if self._stop.asked.is_set():  # the signal came between the claim and here
-            self.interrupt()
+        if self._stop.requested.is_set():  # the signal came between the claim and here
+            self.request_shutdown()
         return self._supervisor
 
-    def _conclude(self, claim: Claim, verdict: Verdict) -> None:
+    def _finish_attempt(self, claim: Claim, verdict: AttemptResult) -> None:
         run_id, outcome = claim.run.id, verdict.outcome
         word = type(outcome).__name__.lower()
         log.info("run %s: %s%s", run_id, word, _detail(verdict))
@@ -274,17 +274,17 @@ class Daemon:
             shutil.rmtree(self._place.work_dir / run_id, ignore_errors=True)
         self._delivery.flush(self._rhythm.flush_seconds)
         self._state, self._run_id = WorkerState.IDLE, None
-        self._try_to_show()
+        self._try_report_state()
 
     # ── presence ────────────────────────────────────────────────────────────────────────────────────────
 
-    def _show(self) -> None:
-        state = WorkerState.DRAINING if self._stop.asked.is_set() else self._state
-        self._register.seen(self._card, state, self._run_id, self._reason)
+    def _report_state(self) -> None:
+        state = WorkerState.DRAINING if self._stop.requested.is_set() else self._state
+        self._register.report_state(self._card, state, self._run_id, self._reason)
 
-    def _try_to_show(self) -> None:
+    def _try_report_state(self) -> None:
         try:
-            self._show()
+            self._report_state()
         except PyMongoError:
             pass  # a picture is not worth an error
 
@@ -301,13 +301,13 @@ class Daemon:
             )
         self._state = WorkerState.STOPPED
         try:
-            self._register.seen(self._card, WorkerState.STOPPED)
+            self._register.report_state(self._card, WorkerState.STOPPED)
         except PyMongoError:
             pass
         log.info("worker %s stopped", self._card.worker_id)
 
 
-def _detail(verdict: Verdict) -> str:
+def _detail(verdict: AttemptResult) -> str:
     match verdict.outcome:
         case Failed(failure):
             text = f": {failure.code}: {failure.message.splitlines()[0] if failure.message else ''}"

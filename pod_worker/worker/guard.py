@@ -76,13 +76,13 @@ def kill_tree(root: int, seconds: float = SWEEP_SECONDS) -> int:
     while (left := descendants(root)) and time.monotonic() < end:
         for order in (signal.SIGSTOP, signal.SIGKILL):
             for pid in left:
-                _send(pid, order)
+                send_signal(pid, order)
         _reap()
         time.sleep(0.005)
     return len(left)
 
 
-def _send(pid: int, order: int) -> None:
+def send_signal(pid: int, order: int) -> None:
     try:
         os.kill(pid, order)
     except ProcessLookupError:
@@ -128,12 +128,12 @@ class Guard:
     def watch(self) -> dict[str, object]:
         while self._status is None:
             wait = max(min(self._deadline - now(), 1.0), 0.0)
-            orders = [] if self._killed else [0]  # a closed pipe is readable for ever
-            readable, _, _ = select.select([*orders, self._woken], [], [], wait)
+            commands = [] if self._killed else [0]  # a closed pipe is readable for ever
+            readable, _, _ = select.select([*commands, self._woken], [], [], wait)
             if self._woken in readable:
                 os.read(self._woken, 4096)
             if 0 in readable:
-                self._obey(os.read(0, 4096))
+                self._handle_commands(os.read(0, 4096))
             if now() >= self._deadline and not self._killed:
                 self._fenced = True
                 self._kill()
@@ -141,7 +141,7 @@ class Guard:
         left = kill_tree(os.getpid())
         return self._report(left)
 
-    def _obey(self, received: bytes) -> None:
+    def _handle_commands(self, received: bytes) -> None:
         if not received:  # the supervisor is gone
             self._kill()
         *lines, self._orders = (self._orders + received).split(b"\n")
@@ -164,7 +164,7 @@ class Guard:
         self._killed = True
         self._deadline = float("inf")
         for pid in descendants(os.getpid()):
-            _send(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
 
     def _report(self, left: int) -> dict[str, object]:
         code = os.waitstatus_to_exitcode(self._status or 0)

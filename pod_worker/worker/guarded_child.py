@@ -26,28 +26,28 @@ class GuardReport(msgspec.Struct):
 
     code: int | None = None
     signal: int | None = None
-    fenced: bool = False
+    lease_expired: bool = False
     killed: bool = False
-    left: int = 0
+    survivors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ChildCommand:
     argv: list[str]
     env: Mapping[str, str]
-    mark: str  # unique per attempt; every process of the tree carries it in its environment
+    attempt_tag: str  # unique per attempt; every process of the tree carries it in its environment
 
 
-def child_command(mark: str, env: Mapping[str, str]) -> Command:
-    return Command([sys.executable, "-m", "pod_worker.worker.child"], env, mark)
+def child_command(mark: str, env: Mapping[str, str]) -> ChildCommand:
+    return ChildCommand([sys.executable, "-m", "pod_worker.worker.child"], env, mark)
 
 
 class GuardedChild:
-    def __init__(self, command: Command, lease_seconds: float, spec: protocol.Spec) -> None:
+    def __init__(self, command: ChildCommand, lease_seconds: float, spec: protocol.AttemptSpec) -> None:
         child_stdin, self._orders_fd = os.pipe()
         self._uplink_fd, child_uplink = os.pipe()
-        self._mark = command.mark
-        env = {**command.env, MARK_VARIABLE: command.mark, protocol.UPLINK_FD_VARIABLE: str(child_uplink)}
+        self._mark = command.attempt_tag
+        env = {**command.env, MARK_VARIABLE: command.attempt_tag, protocol.UPLINK_FD_VARIABLE: str(child_uplink)}
         script = str(Path(guard.__file__).resolve())
         try:
             self._guard = subprocess.Popen(
@@ -77,12 +77,12 @@ class GuardedChild:
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def trust(self, seconds: float) -> None:
+    def set_lease_deadline(self, seconds: float) -> None:
         """The lease may be trusted for so long from now; then the guard kills the tree by itself."""
         self._tell_guard(f"lease {max(seconds, 0.0):.3f}\n")
 
     def ask_to_stop(self, reason: str) -> None:
-        self._tell_child(protocol.Stop(reason))
+        self._tell_child(protocol.StopCommand(reason))
 
     def terminate(self) -> None:
         self._tell_guard("term\n")
@@ -100,7 +100,7 @@ class GuardedChild:
 
     def _tell_child(self, message: msgspec.Struct) -> None:
         try:
-            data = protocol.line(message)
+            data = protocol.encode_line(message)
             while data:
                 data = data[os.write(self._orders_fd, data) :]
         except (BrokenPipeError, OSError):
@@ -113,7 +113,7 @@ class GuardedChild:
         with os.fdopen(self._uplink_fd, "rb") as uplink:
             for received in uplink:
                 try:
-                    yield protocol.read_message(received)
+                    yield protocol.decode_message(received)
                 except msgspec.MsgspecError as error:
                     on_noise(f"the child sent a line that is no message: {error}")
 
@@ -136,8 +136,8 @@ class GuardedChild:
             return GuardReport(signal=abs(self._guard.returncode or 9))
 
     def _sweep_marked(self) -> None:
-        for pid in marked(self._mark):
-            guard._send(pid, 9)
+        for pid in processes_with_tag(self._mark):
+            guard.send_signal(pid, 9)
 
     def _close(self) -> None:
         for file in (self._guard.stdin, self._guard.stdout):
@@ -149,13 +149,13 @@ class GuardedChild:
         os.close(self._orders_fd)
 
 
-def marked(mark: str) -> list[int]:
+def processes_with_tag(mark: str) -> list[int]:
     """Processes that carry the mark in their environment (Linux)."""
     wanted = f"{MARK_VARIABLE}={mark}".encode()
     return [pid for pid in _pids() if wanted in _words(pid, "environ")]
 
 
-def unguarded() -> list[int]:
+def unguarded_processes() -> list[int]:
     """Processes of any run on this machine that no guard watches: left behind by a pod whose worker and guard were
     killed in the same moment. Every run's process has its guard above it, whatever it forked into."""
     any_mark = f"{MARK_VARIABLE}=".encode()
@@ -167,9 +167,9 @@ def unguarded() -> list[int]:
 
 def sweep_unguarded() -> list[int]:
     """SIGKILL them, so that the GPU is free before anything is claimed; returns who they were."""
-    found = unguarded() if sys.platform == "linux" else []
+    found = unguarded_processes() if sys.platform == "linux" else []
     for pid in found:
-        guard._send(pid, 9)
+        guard.send_signal(pid, 9)
     return found
 
 

@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable
 
 from pod_worker.core.payload import RunHeartbeat
-from pod_worker.core.stage import Emit
+from pod_worker.core.stage import EventEmitter
 from pod_worker.worker.machine import Machine
 
 log = logging.getLogger(__name__)
 
 
-def figures(machine: Machine) -> RunHeartbeat:
+def machine_metrics(machine: Machine) -> RunHeartbeat:
     load = machine.load()
     gpu = load.gpu
     return RunHeartbeat(
@@ -30,12 +30,12 @@ def figures(machine: Machine) -> RunHeartbeat:
     )
 
 
-class Heartbeat:
-    """Calls `beat` every `every_seconds` from `start` to `stop`; a beat that fails is logged, never fatal."""
+class PeriodicThread:
+    """Calls `action` every `every_seconds` from `start` to `stop`; a beat that fails is logged, never fatal."""
 
-    def __init__(self, name: str, every_seconds: float, beat: Callable[[], object]) -> None:
+    def __init__(self, name: str, every_seconds: float, action: Callable[[], object]) -> None:
         self._every_seconds = every_seconds
-        self._beat = beat
+        self._beat = action
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -56,5 +56,5 @@ class Heartbeat:
                 return
 
 
-def run_heartbeat(emitter: Emit, machine: Machine, every_seconds: float) -> Heartbeat:
-    return Heartbeat("heartbeat", every_seconds, lambda: emitter.emit(figures(machine)))
+def run_heartbeat(emitter: EventEmitter, machine: Machine, every_seconds: float) -> PeriodicThread:
+    return PeriodicThread("heartbeat", every_seconds, lambda: emitter.emit(machine_metrics(machine)))

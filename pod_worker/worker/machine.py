@@ -30,14 +30,14 @@ class GpuLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class MachineLoad:
     cpu_pct: float
     rss_gb: float  # of this process and everything below it
     disk_free_gb: float
     gpu: GpuLoad | None
 
 
-class Gpus:
+class GpuMonitor:
     """NVML, opened once. Without a driver every list is empty."""
 
     def __init__(self) -> None:
@@ -76,9 +76,9 @@ class Gpus:
 
 
 class Machine:
-    def __init__(self, work_dir: Path, gpus: Gpus | None = None) -> None:
+    def __init__(self, work_dir: Path, gpus: GpuMonitor | None = None) -> None:
         self._work_dir = work_dir
-        self._gpus = gpus or Gpus()
+        self._gpus = gpus or GpuMonitor()
         self._process = psutil.Process()
         psutil.cpu_percent()  # the first call only sets the mark that the next one measures from
 
@@ -86,8 +86,8 @@ class Machine:
     def gpus(self) -> list[Gpu]:
         return self._gpus.list()
 
-    def load(self) -> Load:
-        return Load(
+    def load(self) -> MachineLoad:
+        return MachineLoad(
             cpu_pct=psutil.cpu_percent(),
             rss_gb=round(self._resident_bytes() / GIB, 3),
             disk_free_gb=round(free_bytes(self._work_dir) / GIB, 2),
@@ -116,7 +116,7 @@ def pod_id(env: Mapping[str, str]) -> str:
     return env.get("RUNPOD_POD_ID") or socket.gethostname()
 
 
-def promised_gpus(env: Mapping[str, str]) -> int:
+def expected_gpus(env: Mapping[str, str]) -> int:
     """How many GPUs the pod was rented with (RunPod sets RUNPOD_GPU_COUNT); 0 where nobody says."""
     count = env.get("RUNPOD_GPU_COUNT", "")
     return int(count) if count.isdigit() else 0

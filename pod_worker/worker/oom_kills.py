@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PLACES = (
+COUNTER_FILES = (
     Path("/sys/fs/cgroup/memory.events"),
     Path("/sys/fs/cgroup/memory/memory.oom_control"),
     Path("/proc/vmstat"),
 )
 
 
-class MemoryKills:
-    def __init__(self, places: tuple[Path, ...] = PLACES) -> None:
+class OomKillCounter:
+    def __init__(self, places: tuple[Path, ...] = COUNTER_FILES) -> None:
         self._places = places
         self._before = self._count()
 
-    def happened(self) -> bool:
+    def has_increased(self) -> bool:
         return self._count() > self._before
 
     def _count(self) -> int:

@@ -55,7 +55,7 @@ class OutputCapture:
             if chunk:
                 self._path.replace(self._path.with_suffix(".1"))
         self._take(b"\n")
-        self._say_skipped()
+        self._report_skipped()
 
     def _read(self) -> bytes:
         try:
@@ -73,7 +73,7 @@ class OutputCapture:
         """A flood must cost little here, beside the thread that renews the lease: what is skipped is not read."""
         shown = self._allowed(len(lines))
         if shown:
-            self._say_skipped()
+            self._report_skipped()
         for raw in lines[:shown]:
             self._emit(RunLog(message=_text(raw), source="stdout"))
         self._skipped += len(lines) - shown
@@ -87,7 +87,7 @@ class OutputCapture:
         self._allowance -= shown
         return shown
 
-    def _say_skipped(self) -> None:
+    def _report_skipped(self) -> None:
         if self._skipped:
             count, self._skipped = self._skipped, 0
             message = f"{count} lines of output skipped here; the pod keeps the last of them in {self._path.name}"

@@ -26,31 +26,33 @@ GPU_PROBE = "import torch; x = torch.ones(1024, device='cuda'); assert float((x 
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PreflightFailure:
     check: str
     message: str  # the cause and the fix
     shortage: GpuShortage | None = None
 
 
-Check = Callable[[], Problem | None]
+Check = Callable[[], PreflightFailure | None]
 
 
-def run_checks(checks: list[Check]) -> list[Problem]:
+def run_checks(checks: list[Check]) -> list[PreflightFailure]:
     return [problem for check in checks if (problem := check())]
 
 
 def store_check(database: Mongo, url: str, prepare: Callable[[Mongo], None] | None = None) -> Check:
     """`prepare` makes the indexes; a worker without them would scan the queue at every poll."""
 
-    def check() -> Problem | None:
+    def check() -> PreflightFailure | None:
         try:
             check_reachable(database, url)
             if prepare:
                 prepare(database)
         except StoreUnreachable as error:
-            return Problem("store", str(error))
+            return PreflightFailure("store", str(error))
         except PyMongoError as error:
-            return Problem("store", f"MongoDB did not make the indexes: {redacted_text(error, url)[:300]}")
+            return PreflightFailure(
+                "store", f"MongoDB did not make the indexes: {redacted_text(error, url)[:300]}"
+            )
         return None
 
     return check
@@ -59,7 +61,7 @@ def store_check(database: Mongo, url: str, prepare: Callable[[Mongo], None] | No
 def clock_check(database: Mongo, now: Callable[[], datetime]) -> Check:
     """Leases go by the server's clock, but logs and signatures by ours."""
 
-    def check() -> Problem | None:
+    def check() -> PreflightFailure | None:
         try:
             server = database.command("hello")["localTime"]
         except PyMongoError:
@@ -68,17 +70,19 @@ def clock_check(database: Mongo, now: Callable[[], datetime]) -> Check:
         skew = abs((now() - server).total_seconds())
         if skew <= CLOCK_SKEW_SECONDS:
             return None
-        return Problem("clock", f"this machine's clock is {skew:.0f} s off MongoDB's; set it (chrony, ntpdate)")
+        return PreflightFailure(
+            "clock", f"this machine's clock is {skew:.0f} s off MongoDB's; set it (chrony, ntpdate)"
+        )
 
     return check
 
 
 def disk_check(path: Path, needed_gb: float) -> Check:
-    def check() -> Problem | None:
+    def check() -> PreflightFailure | None:
         free = free_bytes(path) / GIB
         if free >= needed_gb:
             return None
-        return Problem(
+        return PreflightFailure(
             "disk",
             f"only {free:.1f} GB free at {path}, {needed_gb:g} GB needed; free some, or point "
             "POD_WORKER_WORK_DIR at a larger disk",
@@ -88,14 +92,14 @@ def disk_check(path: Path, needed_gb: float) -> Check:
 
 
 def gpu_check(needed: int, available: int, probe: Callable[[], str | None] | None = None) -> Check:
-    """`probe` runs a CUDA operation in a process of its own and returns what went wrong."""
+    """`detect_capabilities` runs a CUDA operation in a process of its own and returns what went wrong."""
 
-    def check() -> Problem | None:
+    def check() -> PreflightFailure | None:
         if available < needed:
             shortage = GpuShortage(
                 required_gpus=needed, available_gpus=available, message="GPUs missing on this pod"
             )
-            return Problem(
+            return PreflightFailure(
                 "gpu",
                 f"{needed} GPU(s) expected, {available} found; terminate this pod and rent another, or set "
                 "POD_WORKER_REQUIRED_GPUS=0 to work without",
@@ -104,7 +108,7 @@ def gpu_check(needed: int, available: int, probe: Callable[[], str | None] | Non
         wrong = probe() if probe and needed > 0 else None
         if wrong:
             shortage = GpuShortage(required_gpus=needed, available_gpus=0, message=wrong)
-            return Problem("gpu", f"the GPU does not compute: {wrong}; terminate this pod", shortage)
+            return PreflightFailure("gpu", f"the GPU does not compute: {wrong}; terminate this pod", shortage)
         return None
 
     return check
@@ -129,17 +133,17 @@ def probe_cuda() -> str | None:
 
 
 def control_plane_check(url: str) -> Check:
-    def check() -> Problem | None:
+    def check() -> PreflightFailure | None:
         try:
             answer = requests.get(f"{url.rstrip('/')}/readyz", timeout=10)
         except requests.RequestException as error:
-            return Problem(
+            return PreflightFailure(
                 "control plane",
                 f"{url} does not answer ({type(error).__name__}); check CONTROL_PLANE_URL and that "
                 "`pod-worker control` is running there",
             )
         if answer.ok:
             return None
-        return Problem("control plane", f"{url}/readyz says {answer.status_code}: {answer.text[:200]}")
+        return PreflightFailure("control plane", f"{url}/readyz says {answer.status_code}: {answer.text[:200]}")
 
     return check

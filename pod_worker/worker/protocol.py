@@ -18,13 +18,13 @@ from pod_worker.core.run import Checkpoint, Json, Run, RunStatus
 UPLINK_FD_VARIABLE = "POD_WORKER_UPLINK_FD"
 
 
-class SavedStage(msgspec.Struct):
+class StageCheckpoint(msgspec.Struct):
     done: bool
     state: dict[str, Json]
     attempt: int = 0
 
 
-class Spec(msgspec.Struct):
+class AttemptSpec(msgspec.Struct):
     """Everything the child is given."""
 
     run_id: str
@@ -32,7 +32,7 @@ class Spec(msgspec.Struct):
     params: dict[str, Json]
     attempt: int
     lease_token: str
-    checkpoints: dict[str, SavedStage]
+    checkpoints: dict[str, StageCheckpoint]
     pod_id: str
     worker_id: str
     spool_dir: str
@@ -42,9 +42,9 @@ class Spec(msgspec.Struct):
     control_plane_token: str | None = None
 
     @classmethod
-    def of(cls, run: Run, fence: Fence, **places: Json) -> Spec:
+    def of(cls, run: Run, fence: Fence, **places: Json) -> AttemptSpec:
         saved = {
-            stage: SavedStage(checkpoint.done, checkpoint.state, checkpoint.attempt)
+            stage: StageCheckpoint(checkpoint.done, checkpoint.state, checkpoint.attempt)
             for stage, checkpoint in run.checkpoints.items()
         }
         return cls(
@@ -73,21 +73,21 @@ class Spec(msgspec.Struct):
         )
 
 
-class Stop(msgspec.Struct, tag="stop"):
+class StopCommand(msgspec.Struct, tag="stop"):
     reason: str  # cancel | drain
 
 
-class Ready(msgspec.Struct, tag="ready"):
+class ChildReady(msgspec.Struct, tag="ready"):
     pass
 
 
-class Saved(msgspec.Struct, tag="checkpoint"):
+class CheckpointSaved(msgspec.Struct, tag="checkpoint"):
     stage: str
     done: bool
     state: dict[str, Json]
 
 
-class Ended(msgspec.Struct, tag="outcome"):
+class OutcomeReported(msgspec.Struct, tag="outcome"):
     """The child's own word on how it ended; the supervisor has the last one."""
 
     kind: str  # succeeded | failed | canceled | released | lost
@@ -98,7 +98,7 @@ class Ended(msgspec.Struct, tag="outcome"):
     traceback: str | None = None
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Ended:
+    def of(cls, outcome: Outcome) -> OutcomeReported:
         match outcome:
             case Succeeded(summary):
                 return cls("succeeded", summary=summary)
@@ -133,26 +133,28 @@ class Ended(msgspec.Struct, tag="outcome"):
                 return None
 
 
-Message: TypeAlias = Ready | Saved | Ended
+Message: TypeAlias = ChildReady | CheckpointSaved | OutcomeReported
 
 _encoder = msgspec.json.Encoder()
-_message_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Ready | Saved | Ended)
-_spec_decoder = msgspec.json.Decoder(Spec)
-_stop_decoder = msgspec.json.Decoder(Stop)
+_message_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(
+    ChildReady | CheckpointSaved | OutcomeReported
+)
+_spec_decoder = msgspec.json.Decoder(AttemptSpec)
+_stop_decoder = msgspec.json.Decoder(StopCommand)
 
 
-def line(message: msgspec.Struct) -> bytes:
+def encode_line(message: msgspec.Struct) -> bytes:
     return _encoder.encode(message) + b"\n"
 
 
-def read_message(received: bytes) -> Message:
+def decode_message(received: bytes) -> Message:
     """Raises msgspec.MsgspecError on anything else."""
     return _message_decoder.decode(received)
 
 
-def read_spec(received: bytes) -> Spec:
+def read_spec(received: bytes) -> AttemptSpec:
     return _spec_decoder.decode(received)
 
 
-def read_stop(received: bytes) -> Stop:
+def read_stop(received: bytes) -> StopCommand:
     return _stop_decoder.decode(received)

@@ -14,7 +14,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.lease import Lease, Renewal
+from pod_worker.core.lease import Lease, RenewalResult
 from pod_worker.store.queue.run_queue import RunQueue
 
 log = logging.getLogger(__name__)
@@ -77,11 +77,11 @@ class Renewer:
         except PyMongoError as error:
             log.warning("renewal failed, %.0f s of trust left: %s", left, type(error).__name__)
             return False
-        if verdict is Renewal.LOST:
+        if verdict is RenewalResult.LOST:
             self._on_lost("the run was taken away (reset, rescued, or finished elsewhere)")
             self._stopping = True
             return True
         self._on_trust(self.lease.trusted_until - self._clock.monotonic())
-        if verdict is Renewal.CANCEL:
+        if verdict is RenewalResult.CANCEL:
             self._on_cancel()
         return True

@@ -19,7 +19,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.failure import Failure, FailureCode, cut
+from pod_worker.core.failure import Failure, FailureCode, truncate
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.payload import (
     RunCanceled,
@@ -31,23 +31,23 @@ from pod_worker.core.payload import (
     RunStatusChanged,
 )
 from pod_worker.core.run import Checkpoint, RunStatus
-from pod_worker.core.stage import Emit
+from pod_worker.core.stage import EventEmitter
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker import protocol
 from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
-from pod_worker.worker.oom_kills import MemoryKills
+from pod_worker.worker.oom_kills import OomKillCounter
 from pod_worker.worker.output_capture import OutputCapture
 from pod_worker.worker.renewal import Renewer
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 SETTLE_RETRY_SECONDS = 1.0
-LAST_WORDS_SECONDS = 10.0
+FINAL_OUTPUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class StopTimeouts:
     """Seconds between the steps of an end."""
 
     cancel_seconds: float = 5.0  # from asking to SIGTERM
@@ -56,7 +56,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AttemptEnvironment:
     """Where and as whom an attempt runs."""
 
     pod_id: str
@@ -72,7 +72,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AttemptResult:
     """How the attempt ended and what the queue made of it (None: it was not ours any more)."""
 
     outcome: Outcome
@@ -80,12 +80,12 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gone:
+class _GuardExited:
     report: GuardReport
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _EndRequest:
     reason: str  # cancel | drain | lost | force
     detail: str = ""
 
@@ -95,13 +95,13 @@ class Supervisor:
         self,
         queue: RunQueue,
         claim: Claim,
-        emitter: Emit,
-        place: Place,
+        emitter: EventEmitter,
+        place: AttemptEnvironment,
         *,
         env: Mapping[str, str],
         clock: Clock,
         renew_seconds: float,
-        patience: Patience,
+        patience: StopTimeouts,
     ) -> None:
         self._queue = queue
         self._run = claim.run
@@ -112,35 +112,35 @@ class Supervisor:
         self._clock = clock
         self._patience = patience
         self._began = clock.monotonic()
-        self._inbox: queues.Queue[protocol.Message | _Gone | _Wish] = queues.Queue()
+        self._inbox: queues.Queue[protocol.Message | _GuardExited | _EndRequest] = queues.Queue()
         self._renewer = Renewer(
             queue,
             claim.lease,
             clock,
             every_seconds=renew_seconds,
-            on_trust=lambda seconds: self._child.trust(seconds),
-            on_cancel=lambda: self._inbox.put(_Wish("cancel")),
-            on_lost=lambda why: self._inbox.put(_Wish("lost", why)),
+            on_trust=lambda seconds: self._child.set_lease_deadline(seconds),
+            on_cancel=lambda: self._inbox.put(_EndRequest("cancel")),
+            on_lost=lambda why: self._inbox.put(_EndRequest("lost", why)),
         )
-        self._wish: _Wish | None = None
-        self._said: Outcome | None = None
+        self._end_request: _EndRequest | None = None
+        self._reported_outcome: Outcome | None = None
         self._deadline: float | None = None  # monotonic time of the next step of the end
         self._terminated = False
-        self._memory_kills = MemoryKills()
+        self._memory_kills = OomKillCounter()
 
     # ── from outside, any thread ────────────────────────────────────────────────────────────────────────
 
-    def kick(self) -> None:
+    def renew_now(self) -> None:
         """The run's document has changed: look now."""
         self._renewer.kick()
 
     def drain(self, why: str, *, force: bool = False) -> None:
         """The worker is leaving. `force`: now, without waiting for a checkpoint."""
-        self._inbox.put(_Wish("force" if force else "drain", why))
+        self._inbox.put(_EndRequest("force" if force else "drain", why))
 
     # ── the attempt ─────────────────────────────────────────────────────────────────────────────────────
 
-    def supervise(self) -> Verdict:
+    def supervise(self) -> AttemptResult:
         self._emitter.emit(
             RunStarted(
                 pod_id=self._place.pod_id,
@@ -151,18 +151,18 @@ class Supervisor:
             )
         )
         self._start_child()
-        report = self._attend()
-        self._hear_the_last()
-        outcome = self._judge(report)
+        report = self._run_until_exit()
+        self._drain_child_output()
+        outcome = self._decide_outcome(report)
         settlement = self._settle(outcome)
         self._renewer.stop()
-        verdict = Verdict(outcome if settlement or isinstance(outcome, Lost) else Lost("fenced"), settlement)
+        verdict = AttemptResult(outcome if settlement or isinstance(outcome, Lost) else Lost("fenced"), settlement)
         self._report(verdict)
         return verdict
 
     def _start_child(self) -> None:
         place = self._place
-        spec = protocol.Spec.of(
+        spec = protocol.AttemptSpec.of(
             self._run,
             self._fence,
             pod_id=place.pod_id,
@@ -181,7 +181,7 @@ class Supervisor:
         )
         self._reader = self._thread("output", self._output.run)
         self._listener = self._thread("messages", self._listen)
-        self._thread("guard", lambda: self._inbox.put(_Gone(self._child.wait())))
+        self._thread("guard", lambda: self._inbox.put(_GuardExited(self._child.wait())))
         self._renewer.start()
 
     def _thread(self, name: str, work: Callable[[], object]) -> threading.Thread:
@@ -193,22 +193,22 @@ class Supervisor:
         for message in self._child.messages(on_noise=log.warning):
             self._inbox.put(message)
 
-    def _attend(self) -> GuardReport:
+    def _run_until_exit(self) -> GuardReport:
         while True:
             try:
                 item = self._inbox.get(timeout=TICK_SECONDS if self._deadline else None)
             except queues.Empty:
-                self._step_if_due()
+                self._escalate_if_due()
                 continue
-            if isinstance(item, _Gone):
+            if isinstance(item, _GuardExited):
                 return item.report
             self._handle(item)
-            self._step_if_due()
+            self._escalate_if_due()
 
-    def _hear_the_last(self) -> None:
+    def _drain_child_output(self) -> None:
         # Bounded: with the guard killed, a process that hid from the sweep may hold the child's pipes open.
         for thread in (self._listener, self._reader):
-            thread.join(LAST_WORDS_SECONDS)
+            thread.join(FINAL_OUTPUT_SECONDS)
         if not self._reader.is_alive():
             self._child.output.close()
         self._drain_inbox()
@@ -220,45 +220,47 @@ class Supervisor:
                 item = self._inbox.get_nowait()
             except queues.Empty:
                 return
-            if not isinstance(item, _Gone):
+            if not isinstance(item, _GuardExited):
                 self._handle(item)
 
-    def _handle(self, item: protocol.Message | _Gone | _Wish) -> None:
+    def _handle(self, item: protocol.Message | _GuardExited | _EndRequest) -> None:
         match item:
-            case protocol.Ready():
+            case protocol.ChildReady():
                 self._write(lambda: self._queue.start(self._fence))
-            case protocol.Saved(stage=stage, done=done, state=state):
+            case protocol.CheckpointSaved(stage=stage, done=done, state=state):
                 made = Checkpoint(stage, done, state, self._fence.attempt)
                 self._write(lambda: self._queue.checkpoint(self._fence, made))
-            case protocol.Ended():
-                self._said = item.outcome()
-            case _Wish():
-                self._heed(item)
+            case protocol.OutcomeReported():
+                self._reported_outcome = item.outcome()
+            case _EndRequest():
+                self._request_end(item)
 
     def _write(self, write: Callable[[], bool]) -> None:
         """A fenced write, tried until it has an answer or the lease can no longer be trusted."""
-        while not (self._wish and self._wish.reason == "lost"):
+        while not (self._end_request and self._end_request.reason == "lost"):
             try:
                 with pymongo.timeout(5.0):
                     if not write():
-                        self._heed(_Wish("lost", "the run was taken away"))
+                        self._request_end(_EndRequest("lost", "the run was taken away"))
                     return
             except PyMongoError as error:
                 log.warning("MongoDB did not take a write (%s); trying again", type(error).__name__)
             if not self._renewer.lease.is_trusted(self._clock.monotonic()):
-                self._heed(_Wish("lost", "the lease could not be renewed in time (MongoDB did not answer)"))
+                self._request_end(
+                    _EndRequest("lost", "the lease could not be renewed in time (MongoDB did not answer)")
+                )
                 return
             threading.Event().wait(SETTLE_RETRY_SECONDS)
 
     # ── the steps of an end ─────────────────────────────────────────────────────────────────────────────
 
-    def _heed(self, wish: _Wish) -> None:
+    def _request_end(self, wish: _EndRequest) -> None:
         """A stronger wish replaces a weaker one; the same wish again changes nothing."""
         rank = {"drain": 1, "force": 2, "cancel": 3, "lost": 4}
-        if self._wish and rank[wish.reason] <= rank[self._wish.reason]:
+        if self._end_request and rank[wish.reason] <= rank[self._end_request.reason]:
             return
         log.info("run %s: %s %s", self._run.id, wish.reason, wish.detail)
-        self._wish = wish
+        self._end_request = wish
         now = self._clock.monotonic()
         if wish.reason in ("lost", "force"):
             self._child.kill()
@@ -269,7 +271,7 @@ class Supervisor:
         wait = patience.cancel_seconds if wish.reason == "cancel" else patience.drain_seconds
         self._deadline = now + wait
 
-    def _step_if_due(self) -> None:
+    def _escalate_if_due(self) -> None:
         if self._deadline is None or self._clock.monotonic() < self._deadline:
             return
         if self._terminated:
@@ -282,28 +284,30 @@ class Supervisor:
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _judge(self, report: GuardReport) -> Outcome:
-        if report.fenced and self._said is None:
+    def _decide_outcome(self, report: GuardReport) -> Outcome:
+        if report.lease_expired and self._reported_outcome is None:
             return Lost("the guard ended the run because the lease could no longer be trusted")
-        if self._wish and self._wish.reason == "lost":
-            return Lost(self._wish.detail)
-        if isinstance(self._said, Succeeded):
-            return self._said
-        if isinstance(self._said, Canceled) or (self._wish and self._wish.reason == "cancel"):
+        if self._end_request and self._end_request.reason == "lost":
+            return Lost(self._end_request.detail)
+        if isinstance(self._reported_outcome, Succeeded):
+            return self._reported_outcome
+        if isinstance(self._reported_outcome, Canceled) or (
+            self._end_request and self._end_request.reason == "cancel"
+        ):
             return Canceled(reason="canceled on request")
-        if self._wish:  # whatever a run says while it is being driven out is no failure of its own
-            return Released(self._wish.detail or "the worker is stopping")
-        if self._said is not None:
-            return self._said
-        return Failed(self._death(report))
+        if self._end_request:  # whatever a run says while it is being driven out is no failure of its own
+            return Released(self._end_request.detail or "the worker is stopping")
+        if self._reported_outcome is not None:
+            return self._reported_outcome
+        return Failed(self._crash_failure(report))
 
-    def _death(self, report: GuardReport) -> Failure:
+    def _crash_failure(self, report: GuardReport) -> Failure:
         tail = "\n".join(self._output.tail)
         if report.signal is None:
             message = f"the run's process ended with exit code {report.code} and no word"
             return Failure(FailureCode.INTERNAL, message, traceback=tail or None)
         name = signal.Signals(report.signal).name
-        if report.signal == signal.SIGKILL and self._memory_kills.happened():
+        if report.signal == signal.SIGKILL and self._memory_kills.has_increased():
             message = "the kernel killed the run because the machine ran out of memory (OOM killer)"
             return Failure(FailureCode.HOST_OOM, message, traceback=tail or None)
         return Failure(FailureCode.CRASHED_SIGNAL, f"the run's process died of {name}", traceback=tail or None)
@@ -327,7 +331,7 @@ class Supervisor:
                     return None
             threading.Event().wait(SETTLE_RETRY_SECONDS)
 
-    def _report(self, verdict: Verdict) -> None:
+    def _report(self, verdict: AttemptResult) -> None:
         emit = self._emitter.emit
         settled = verdict.settlement
         match verdict.outcome:
@@ -339,7 +343,7 @@ class Supervisor:
                 emit(
                     RunFailed(
                         code=code,
-                        message=cut(failure.message, 2000),
+                        message=truncate(failure.message, 2000),
                         stage=failure.stage,
                         traceback=failure.traceback,
                         retryable=retry,

@@ -17,7 +17,7 @@ from pod_worker.core.payload import RunLog
 def install(report: Callable[[RunLog], object], source: str) -> None:
     """From now on an uncaught error of this process goes to `report`, and is printed as before."""
 
-    def tell(
+    def report_error(
         kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str
     ) -> None:
         if issubclass(kind, KeyboardInterrupt | SystemExit):
@@ -27,12 +27,12 @@ def install(report: Callable[[RunLog], object], source: str) -> None:
         report(RunLog(level="error", message=f"uncaught in {where}: {failure.message}", kv=details, source=source))
 
     def in_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        tell(kind, error, trace, "the main thread")
+        report_error(kind, error, trace, "the main thread")
         sys.__excepthook__(kind, error, trace)
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
-        tell(args.exc_type, args.exc_value, args.exc_traceback, f"thread {name}")
+        report_error(args.exc_type, args.exc_value, args.exc_traceback, f"thread {name}")
         threading.__excepthook__(args)
 
     sys.excepthook = in_main

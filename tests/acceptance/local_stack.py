@@ -131,7 +131,7 @@ class Running:
 
         found: set[str] = set()
         for directory in (self.folder / f"spool-{name}").glob("worker-*"):
-            spool = Spool.join(directory)
+            spool = Spool.attach(directory)
             for line in spool.lines():
                 event = json.loads(line)
                 if event["subject"] == f"run/{run_id}" and not PAYLOADS[event["type"]].transient:

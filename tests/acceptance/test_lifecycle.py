@@ -16,11 +16,11 @@ from tests.acceptance.local_stack import Running, ignored_signals, wait_for
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory: pytest.TempPathFactory) -> demo_data.Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> demo_data.DemoData:
     return demo_data.build(tmp_path_factory.mktemp("material"), rows=200)
 
 
-def training(material: demo_data.Material, **more: Any) -> dict[str, Any]:
+def training(material: demo_data.DemoData, **more: Any) -> dict[str, Any]:
     base = {"model": str(material.model), "dataset": str(material.dataset), "batch_size": 4, "max_length": 128}
     return (
         base | {"max_steps": 24, "lr": 0.01, "log_every": 1, "eval_every": 0, "checkpoint_every_steps": 4} | more
@@ -33,7 +33,7 @@ def last_checkpoint(running: Running, run_id: str) -> int:
 
 
 def test_a_training_survives_the_sigkill_of_its_worker_and_no_event_is_lost(
-    running: Running, material: demo_data.Material
+    running: Running, material: demo_data.DemoData
 ) -> None:
     run_id = running.submit("training", training(material))
     with running.worker("first") as first:

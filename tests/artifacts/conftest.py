@@ -16,9 +16,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-from pod_worker.artifacts.ledger import Ledger
+from pod_worker.artifacts.ledger import UploadLedger
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.artifacts.publisher import Patience, Publisher
+from pod_worker.artifacts.publisher import Publisher, RetryBudget
 from pod_worker.control.artifacts.routes import router
 from pod_worker.control.web import problem
 from pod_worker.core.lease import Fence
@@ -221,11 +221,11 @@ def publisher(plane: Plane, fence: Fence, events: Events, stop: Stop, tmp_path: 
             "control_plane_url": plane.url,
             "token": TOKEN,
             "fence": fence,
-            "ledger": Ledger(tmp_path / "work" / "artifacts.jsonl"),
+            "ledger": UploadLedger(tmp_path / "work" / "artifacts.jsonl"),
             "emit": events,
             "stop": stop,
             "rng": random.Random(1),
-            "patience": Patience(20, 0.05, 0.2),
+            "patience": RetryBudget(20, 0.05, 0.2),
         }
         return Publisher(**(settings | changes))
 

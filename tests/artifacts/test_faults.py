@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.artifacts.publisher import Patience
+from pod_worker.artifacts.publisher import RetryBudget
 from pod_worker.core.failure import RunError
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.local.s3 import ObjectStoreServer
@@ -108,7 +108,7 @@ def test_a_store_that_restarts_in_the_middle_gets_the_file_in_the_end(
                 threading.Thread(target=own.start).start()
 
         stop.on_check = restart
-        patient = publisher(control_plane_url=plane.url, patience=Patience(60, 0.05, 0.3), rng=random.Random(3))
+        patient = publisher(control_plane_url=plane.url, patience=RetryBudget(60, 0.05, 0.3), rng=random.Random(3))
         made = patient.publish(file(4 * MIB), DATA)
         assert back.is_set()
         assert plane.store.sha256(made.key).sha256 == made.sha256
@@ -118,8 +118,8 @@ def test_a_store_that_restarts_in_the_middle_gets_the_file_in_the_end(
 
 
 def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
-    from pod_worker.artifacts.api_client import Retrying
-    from pod_worker.artifacts.transfer import Transient
+    from pod_worker.artifacts.api_client import RetryingCaller
+    from pod_worker.artifacts.transfer import TransientError
 
     class Never:
         def check(self) -> None: ...
@@ -127,10 +127,18 @@ def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
             return False
 
     said: list[str] = []
-    retrying = Retrying(Patience(60, 1.0, 4.0), random.Random(0), Never(), said.append)
+    retrying = RetryingCaller(RetryBudget(60, 1.0, 4.0), random.Random(0), Never(), said.append)
     slept: list[float] = []
     retrying.sleep = slept.append  # type: ignore[method-assign, assignment]
-    answers = iter([Transient("a"), Transient("b"), Transient("c"), Transient("d"), Transient("e", 7.0)])
+    answers = iter(
+        [
+            TransientError("a"),
+            TransientError("b"),
+            TransientError("c"),
+            TransientError("d"),
+            TransientError("e", 7.0),
+        ]
+    )
 
     def call() -> str:
         for error in answers:

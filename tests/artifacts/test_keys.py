@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pod_worker.artifacts.keys import BadName, Key, artifact_id, check_filename, is_sha256, is_word
+from pod_worker.artifacts.keys import (
+    ArtifactKey,
+    InvalidNameError,
+    artifact_id,
+    check_filename,
+    is_identifier,
+    is_sha256,
+)
 from pod_worker.artifacts.wire import MIB, PARTS_LIMIT, part_size
 
 
@@ -30,25 +37,25 @@ from pod_worker.artifacts.wire import MIB, PARTS_LIMIT, part_size
     ],
 )
 def test_a_bad_name_is_refused_with_the_reason(name: str) -> None:
-    with pytest.raises(BadName, match=r"."):
+    with pytest.raises(InvalidNameError, match=r"."):
         check_filename(name)
-    with pytest.raises(BadName):
-        Key.of("run1", 1, name)
+    with pytest.raises(InvalidNameError):
+        ArtifactKey.of("run1", 1, name)
 
 
 @pytest.mark.parametrize(
     "name", ["a", "plots/loss curve.png", "..a", "a..b", "résumé.pdf", "x" * 255, "$a", "a:b?c&d"]
 )
 def test_a_plain_relative_name_makes_a_key_that_reads_back(name: str) -> None:
-    key = Key.of("run1", 7, name)
+    key = ArtifactKey.of("run1", 7, name)
     assert str(key) == f"runs/run1/7/{name}"
-    assert Key.read(str(key)) == key
+    assert ArtifactKey.read(str(key)) == key
 
 
 @pytest.mark.parametrize("run_id", ["..", ".", "", "a/b", "a\\b", "a\0"])
 def test_a_run_id_that_could_leave_its_folder_is_refused(run_id: str) -> None:
-    with pytest.raises(BadName):
-        Key.of(run_id, 1, "x")
+    with pytest.raises(InvalidNameError):
+        ArtifactKey.of(run_id, 1, "x")
 
 
 @pytest.mark.parametrize(
@@ -66,17 +73,17 @@ def test_a_run_id_that_could_leave_its_folder_is_refused(run_id: str) -> None:
     ],
 )
 def test_what_is_not_a_key_is_refused(text: str) -> None:
-    with pytest.raises(BadName):
-        Key.read(text)
+    with pytest.raises(InvalidNameError):
+        ArtifactKey.read(text)
 
 
 def test_other_bytes_under_a_taken_name_get_a_key_of_their_own() -> None:
-    told = Key.of("r", 1, "plots/loss.tar.gz").told_apart("ab" * 32)
+    told = ArtifactKey.of("r", 1, "plots/loss.tar.gz").with_content_suffix("ab" * 32)
     assert told.filename == "plots/loss.tar.abababababab.gz"
 
 
 def test_kinds_hashes_and_ids() -> None:
-    assert [is_word(text) for text in ("model_card", "a:b", "", "a\n")] == [True, False, False, False]
+    assert [is_identifier(text) for text in ("model_card", "a:b", "", "a\n")] == [True, False, False, False]
     assert [is_sha256(text) for text in ("0" * 64, "A" * 64, "0" * 64 + "\n")] == [True, False, False]
     assert artifact_id("r", "plot", "00") == "r:plot:00"
 

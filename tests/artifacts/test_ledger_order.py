@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pod_worker.artifacts.ledger import Entry, Ledger, State
+from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
 from pod_worker.core.payload import ArtifactRegistered
 from pod_worker.core.stage import ArtifactKind
 
@@ -23,9 +23,9 @@ def test_every_line_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pyte
         sync(handle)
 
     path = tmp_path / "ledger"
-    ledger = Ledger(path)
+    ledger = UploadLedger(path)
     monkeypatch.setattr(os, "fsync", watched)
-    entry = ledger.put(Entry("data", "a" * 64, 10, upload_id="u"))
+    entry = ledger.put(UploadRecord("data", "a" * 64, 10, upload_id="u"))
     assert synced[-1:] == [(path.stat().st_ino, path.stat().st_size)]
     ledger.part(entry, 1, "etag")
     assert synced[-1:] == [(path.stat().st_ino, path.stat().st_size)]
@@ -36,9 +36,9 @@ def test_an_artifact_is_told_before_the_ledger_calls_it_done(
 ) -> None:
     """A crash between the two repeats the event; the other way round nobody would ever hear of it."""
     order: list[str] = []
-    put = Ledger.put
+    put = UploadLedger.put
 
-    def watched_put(ledger: Ledger, entry: Entry) -> Entry:
+    def watched_put(ledger: UploadLedger, entry: UploadRecord) -> UploadRecord:
         order.append(entry.state.value)
         return put(ledger, entry)
 
@@ -50,9 +50,9 @@ def test_an_artifact_is_told_before_the_ledger_calls_it_done(
             order.append("told")
         return str(emit(payload))
 
-    monkeypatch.setattr(Ledger, "put", watched_put)
+    monkeypatch.setattr(UploadLedger, "put", watched_put)
     monkeypatch.setattr(made._emit, "emit", watched_emit)
     made.publish(file(100), ArtifactKind.DATA)
 
-    assert order[-2:] == ["told", State.REGISTERED.value]
-    assert order.count(State.REGISTERED.value) == 1
+    assert order[-2:] == ["told", UploadState.REGISTERED.value]
+    assert order.count(UploadState.REGISTERED.value) == 1

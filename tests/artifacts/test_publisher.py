@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.publisher import Fenced, Patience
+from pod_worker.artifacts.publisher import LeaseLost, RetryBudget
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import ArtifactKind
@@ -134,7 +134,7 @@ def test_an_attempt_that_lost_its_run_stops_and_says_nothing(
     publisher: Any, plane: Any, file: Any, events: Any
 ) -> None:
     plane.database["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 3, "leaseToken": "other"}})
-    with pytest.raises(Fenced):
+    with pytest.raises(LeaseLost):
         publisher().publish(file(10), DATA)
     assert events.types == ["ai.artifact.detected"]
     assert plane.database["artifacts"].count_documents({}) == 0
@@ -151,7 +151,7 @@ def test_a_run_lost_during_the_upload_registers_nothing(
         return real(*arguments)
 
     monkeypatch.setattr(transfer, "put", lose)
-    with pytest.raises(Fenced):
+    with pytest.raises(LeaseLost):
         publisher().publish(file(10), DATA)
     assert plane.database["artifacts"].count_documents({}) == 0
     assert events.types == ["ai.artifact.detected"]
@@ -274,21 +274,21 @@ def test_a_cancel_ends_an_upload_between_blocks(
 def test_a_cancel_ends_the_waiting_for_a_store_that_is_away(publisher: Any, file: Any, stop: Any) -> None:
     stop.error, stop.after = CancelRequested(), 5
     with pytest.raises(CancelRequested):
-        publisher(control_plane_url="http://127.0.0.1:1", patience=Patience(3600)).publish(file(10), DATA)
+        publisher(control_plane_url="http://127.0.0.1:1", patience=RetryBudget(3600)).publish(file(10), DATA)
 
 
 def test_a_checkpoint_waits_less_long_than_a_result(
     publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pod_worker.artifacts.publisher._CHECKPOINT_SECONDS", 0.2)
-    away = publisher(control_plane_url="http://127.0.0.1:1", patience=Patience(3600, 0.05, 0.1))
+    away = publisher(control_plane_url="http://127.0.0.1:1", patience=RetryBudget(3600, 0.05, 0.1))
     with pytest.raises(RunError, match="gave up waiting"):
         away.publish(file(10), ArtifactKind.CHECKPOINT)
 
 
 def test_a_store_that_stays_away_is_a_storage_failure(publisher: Any, file: Any, events: Any) -> None:
     with pytest.raises(RunError, match=r"gave up waiting: .*127\.0\.0\.1:1") as raised:
-        publisher(control_plane_url="http://127.0.0.1:1", patience=Patience(0.3, 0.05, 0.1)).publish(
+        publisher(control_plane_url="http://127.0.0.1:1", patience=RetryBudget(0.3, 0.05, 0.1)).publish(
             file(10), DATA
         )
     assert raised.value.code is FailureCode.STORAGE

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.api_client import ControlPlane
-from pod_worker.artifacts.ledger import Ledger, State
+from pod_worker.artifacts.api_client import ArtifactApiClient
+from pod_worker.artifacts.ledger import UploadLedger, UploadState
 from pod_worker.core.failure import DrainRequested
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import ArtifactKind
@@ -36,9 +36,9 @@ class Steps:
         self.taken = 0
         self.put_bytes = 0
         for owner, name in (
-            (Ledger, "put"),
-            (Ledger, "part"),
-            (ControlPlane, "_post"),
+            (UploadLedger, "put"),
+            (UploadLedger, "part"),
+            (ArtifactApiClient, "_post"),
             (type(events), "emit"),
             (transfer, "put"),
         ):
@@ -90,7 +90,7 @@ def test_a_crash_at_every_step_ends_in_one_artifact(
         steps.taken, steps.put_bytes, steps.crash_at = 0, 0, crashes
 
         def publish(ledger: Path = ledger) -> Any:
-            return publisher(control_plane_url=plane.url, ledger=Ledger(ledger)).publish(path, DATA)
+            return publisher(control_plane_url=plane.url, ledger=UploadLedger(ledger)).publish(path, DATA)
 
         try:
             publish()
@@ -191,8 +191,8 @@ def test_a_killed_uploader_s_parts_are_used_again(
             assert process.stdout.readline() == b"hanging\n"
         finally:
             process.send_signal(signal.SIGKILL)
-    (entry,) = Ledger(ledger).entries()
-    assert (entry.state, len(entry.parts)) == (State.UPLOADING, 3)
+    (entry,) = UploadLedger(ledger).entries()
+    assert (entry.state, len(entry.parts)) == (UploadState.UPLOADING, 3)
     starts = _noted_puts(monkeypatch)
     made = publisher().publish(path, DATA)
     assert starts == [3 * MIB, 4 * MIB]
@@ -206,7 +206,7 @@ def test_what_is_uploaded_is_only_finalized_after_a_crash(
 ) -> None:
     path = file(size)
     with monkeypatch.context() as broken:
-        broken.setattr(ControlPlane, "finalize", _crash)
+        broken.setattr(ArtifactApiClient, "finalize", _crash)
         with pytest.raises(Crash):
             publisher().publish(path, DATA)
     monkeypatch.setattr(transfer, "put", _crash)
@@ -223,7 +223,7 @@ def test_a_part_that_is_not_the_one_in_the_ledger_is_sent_again(
     path = file(3 * MIB)
     ledger = tmp_path / "work" / "artifacts.jsonl"
     _drain_after(2, publisher(), path, ledger, stop)
-    book = Ledger(ledger)
+    book = UploadLedger(ledger)
     book.part(book.entries()[0], 2, "0" * 32)
     starts = _noted_puts(monkeypatch)
     made = publisher().publish(path, DATA)
@@ -249,7 +249,7 @@ def test_parts_that_the_store_has_forgotten_are_sent_again(
     path = file(3 * MIB)
     ledger = tmp_path / "work" / "artifacts.jsonl"
     _drain_after(2, publisher(), path, ledger, stop)
-    (entry,) = Ledger(ledger).entries()
+    (entry,) = UploadLedger(ledger).entries()
     plane.store.abort(entry.key, entry.upload_id)
     made = publisher().publish(path, DATA)
     assert plane.store.sha256(made.key).sha256 == made.sha256

@@ -7,17 +7,19 @@ from collections.abc import Callable
 import pytest
 
 from chaos.checks import effects, ends, events, fencing, rescues
-from chaos.evidence import Note
+from chaos.evidence import StepRecord
 from chaos.history import Change
 from chaos.journal import Entry
-from chaos.workload import Order
+from chaos.workload import PlannedRun
 from tests.chaos.stories import LEASE_SECONDS, START, Story, at
 
 Make = Callable[[], Story]
 
 
-def note(boot: float, attempt: int, stage: str, step: int, what: str = "step", pid: int = 0, *ids: str) -> Note:
-    return Note(boot, pid or 100 + attempt, "r", attempt, stage, what, step, ids)
+def note(
+    boot: float, attempt: int, stage: str, step: int, what: str = "step", pid: int = 0, *ids: str
+) -> StepRecord:
+    return StepRecord(boot, pid or 100 + attempt, "r", attempt, stage, what, step, ids)
 
 
 # ── fencing ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -155,7 +157,7 @@ def test_an_end_that_the_work_did_not_ask_for_is_seen(
     if is_canceled:
         history.cancel_requested(2)
     history.settled(3, 1, status, errorCode=code)
-    orders = {"r": Order("r", "short", "synthetic", {})}
+    orders = {"r": PlannedRun("r", "short", "synthetic", {})}
     assert (list(ends.wrong_endings(orders, history.moves)) == []) == is_right
 
 
@@ -220,8 +222,8 @@ def test_an_event_that_was_promised_and_is_not_stored_is_seen() -> None:
 
 
 def test_only_the_death_of_a_process_on_a_full_disk_excuses_what_it_did_not_own_up_to() -> None:
-    last = Note(10, 1, "r", 1, "Stage_1", "step", 0, ("a",), "pod-0")
+    last = StepRecord(10, 1, "r", 1, "Stage_1", "step", 0, ("a",), "pod-0")
     assert list(events.broken_promises([last], set(), {}, [events.FullDisk("pod-0", 9, 11)])) == []
     assert list(events.broken_promises([last], set(), {}, [events.FullDisk("pod-1", 9, 11)]))
-    lived_on = Note(12, 1, "r", 1, "Stage_1", "step", 1, (), "pod-0")
+    lived_on = StepRecord(12, 1, "r", 1, "Stage_1", "step", 1, (), "pod-0")
     assert list(events.broken_promises([last, lived_on], set(), {}, [events.FullDisk("pod-0", 9, 11)]))

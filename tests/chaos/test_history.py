@@ -10,17 +10,17 @@ from chaos.history import Recorder, What, moves, prepare
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.outcome import Succeeded
 from pod_worker.core.run import Checkpoint
-from pod_worker.store.queue.operations import Operations
-from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.operations import OperatorActions
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 
-CLAIMANT = Claimant("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
+CLAIMANT = ClaimingWorker("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
 
 
 def test_the_meaning_of_every_write_of_the_queue_is_recognised(db: Database[dict[str, Any]]) -> None:
     prepare(db)
     recorder = Recorder(db)
     recorder.start()
-    queue, operations = RunQueue(db, SystemClock()), Operations(db)
+    queue, operations = RunQueue(db, SystemClock()), OperatorActions(db)
 
     queue.enqueue(RunRequest("r", "synthetic", {}))
     claim = queue.claim(CLAIMANT)

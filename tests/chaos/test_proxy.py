@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
 
 from chaos.mongo_wire import Frames, Rewriter
-from chaos.proxy import Address, Link, Proxy, Weather
+from chaos.proxy import Address, Link, LinkState, Proxy
 from pod_worker.local.mongod import Mongod
 
 
@@ -70,11 +70,11 @@ def test_a_cut_ends_open_connections_and_refuses_new_ones_until_it_clears(proxy:
     with dial(link) as before:
         before.sendall(b"a")
         assert before.recv(1) == b"A"
-        proxy.set_weather(link, Weather.CUT)
+        proxy.set_link_state(link, LinkState.CUT)
         assert is_gone(before)
     with dial(link) as during:
         assert is_gone(during)
-    proxy.set_weather(link, Weather.CLEAR)
+    proxy.set_link_state(link, LinkState.CLEAR)
     with dial(link) as after:
         after.sendall(b"b")
         assert after.recv(1) == b"B"
@@ -85,12 +85,12 @@ def test_a_black_hole_holds_the_bytes_and_lets_them_go_late(proxy: Proxy, echo: 
     with dial(link) as connection:
         connection.sendall(b"a")
         assert connection.recv(1) == b"A"
-        proxy.set_weather(link, Weather.HANG)
+        proxy.set_link_state(link, LinkState.HANG)
         connection.sendall(b"b")
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        proxy.set_weather(link, Weather.CLEAR)
+        proxy.set_link_state(link, LinkState.CLEAR)
         connection.settimeout(5)
         assert connection.recv(1) == b"B"
 
@@ -100,12 +100,12 @@ def test_dropped_replies_never_arrive_and_the_connection_is_not_used_again(proxy
     with dial(link) as connection:
         connection.sendall(b"a")
         assert connection.recv(1) == b"A"
-        proxy.set_weather(link, Weather.DROP_REPLIES)
+        proxy.set_link_state(link, LinkState.DROP_REPLIES)
         connection.sendall(b"b")
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        proxy.set_weather(link, Weather.CLEAR)
+        proxy.set_link_state(link, LinkState.CLEAR)
         connection.settimeout(5)
         assert is_gone(connection)
 
@@ -115,7 +115,7 @@ def test_a_half_closed_connection_ends_for_the_client(proxy: Proxy, echo: Addres
     with dial(link) as connection:
         connection.sendall(b"a")
         assert connection.recv(1) == b"A"
-        proxy.set_weather(link, Weather.HALF_CLOSE)
+        proxy.set_link_state(link, LinkState.HALF_CLOSE)
         assert connection.recv(1) == b""
         connection.sendall(b"still heard")
 
@@ -128,7 +128,7 @@ def test_a_driver_discovers_the_set_behind_the_proxy_and_stays_there(proxy: Prox
     with client:
         client.admin.command("ping")
         assert client.primary == (link.address.host, link.address.port)
-        proxy.set_weather(link, Weather.CUT)
+        proxy.set_link_state(link, LinkState.CUT)
         with pytest.raises((AutoReconnect, ServerSelectionTimeoutError)):
             client.admin.command("ping")
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import bson
 
-from pod_worker.control.events.incoming import Arrival
-from pod_worker.control.events.projections import changes_of
+from pod_worker.control.events.incoming import IncomingEvent
+from pod_worker.control.events.projections import project
 from pod_worker.core.event import Event, Version
 from pod_worker.core.payload import RunCompleted
 from pod_worker.store.views.changes import View
@@ -24,5 +24,5 @@ def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> 
 
 def _version(time: datetime) -> Version:
     event = Event("id", "source", "ai.run.completed", "run/r", time, {}, seq=3, attempt=1)
-    changes = changes_of([Arrival(event, RunCompleted(total_duration_s=1.0), "r", 1)])
+    changes = project([IncomingEvent(event, RunCompleted(total_duration_s=1.0), "r", 1)])
     return changes.rows[View.RUN, "r", ""].newest["duration"][0]

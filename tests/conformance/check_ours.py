@@ -16,7 +16,14 @@ from drive import GPU, IMAGE, KEY, URL, fault, step
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.pods.launch.candidates import Candidate, Cooldowns
-from pod_worker.pods.launch.launcher import Launched, Launcher, LaunchPatience, NotLaunched, Order, Reason
+from pod_worker.pods.launch.launcher import (
+    Launched,
+    Launcher,
+    LaunchFailed,
+    LaunchFailureReason,
+    LaunchRequest,
+    LaunchTimeouts,
+)
 from pod_worker.pods.launch.sqlite_intents import IntentFile
 from pod_worker.pods.pod import PodSpec
 from pod_worker.pods.provider import Known, PodProvider
@@ -43,14 +50,14 @@ def launcher() -> Iterator[Launcher]:
             sleep=time.sleep,
             new_id=lambda: uuid.uuid4().hex,
             cooldowns=Cooldowns(clock),
-            patience=LaunchPatience(settle_seconds=5, look_every_seconds=0.3, look_seconds=10),
+            patience=LaunchTimeouts(visibility_timeout_seconds=5, poll_seconds=0.3, lookup_timeout_seconds=10),
         )
         cloud.close()
         log.close()
 
 
-def order(*gpus: str, spec: PodSpec = SPEC) -> Order:
-    return Order(uuid.uuid4().hex, spec, tuple(Candidate(gpu) for gpu in gpus))
+def order(*gpus: str, spec: PodSpec = SPEC) -> LaunchRequest:
+    return LaunchRequest(uuid.uuid4().hex, spec, tuple(Candidate(gpu) for gpu in gpus))
 
 
 def patience() -> str:
@@ -89,8 +96,8 @@ def next_candidate() -> str:
         drive.reset()
         fault("http_error", surface="v2", method="POST", status=422)
         refused = launch.launch(order(GPU, OTHER))
-    assert isinstance(refused, NotLaunched)
-    assert refused.reason is Reason.INVALID, refused
+    assert isinstance(refused, LaunchFailed)
+    assert refused.reason is LaunchFailureReason.INVALID, refused
     assert len([request for request in drive.asked() if request["method"] == "POST"]) == 1
     return "400 without capacity goes on to the next; 422 stops"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from environments import Missing, program_of, python_of
 from local_sshd import local_sshd
 
-from pod_worker.fake_runpod.server import RunningFake, running
+from pod_worker.fake_runpod.server import FakeServer, running
 
 HERE = Path(__file__).resolve().parent
 SSHD_CHECK = 13
@@ -91,7 +91,7 @@ def main() -> int:
     return report(outcomes, strict=asked.strict)
 
 
-def outcomes_of(client: str, cache: Path, fake: RunningFake, home: Path, port: int | None) -> Iterator[Outcome]:
+def outcomes_of(client: str, cache: Path, fake: FakeServer, home: Path, port: int | None) -> Iterator[Outcome]:
     try:
         command = command_of(client, cache)
     except Missing as missing:

@@ -13,14 +13,14 @@ from pod_worker.control.events.decoding import read_line
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import StageProgress
 from pod_worker.outbox.emitter import RunEmitter
-from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
 
 
 def test_the_official_library_reads_what_the_emitter_writes(tmp_path: Path) -> None:
     clock = SystemClock()
     spool = Spool.open(tmp_path, "w")
-    event_id = RunEmitter(spool, "runpod://pod/p", "r1", 3, clock, Ulids(clock)).emit(
+    event_id = RunEmitter(spool, "runpod://pod/p", "r1", 3, clock, UlidGenerator(clock)).emit(
         StageProgress(stage="training", progress=0.5)
     )
     [line] = spool.lines()

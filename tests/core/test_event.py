@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.event import Event, version_of, version_text
+from pod_worker.core.event import Event, sortable_version, version_of
 
 attempts = st.integers(0, 10**8 - 1)  # what the wire takes
 seqs = st.none() | st.integers(0, 10**12 - 1)
@@ -31,7 +31,7 @@ def ordered(version: tuple[int, int | None, datetime, str]) -> tuple[int, int, d
 def test_versions_sort_as_attempt_then_seq_then_time_then_id(
     first: tuple[int, int | None, datetime, str], second: tuple[int, int | None, datetime, str]
 ) -> None:
-    for form in (version_of, lambda *parts: version_text(version_of(*parts))):
+    for form in (version_of, lambda *parts: sortable_version(version_of(*parts))):
         assert (form(*first) < form(*second)) == (ordered(first) < ordered(second))
         assert (form(*first) == form(*second)) == (ordered(first) == ordered(second))
 

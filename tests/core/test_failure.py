@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pod_worker.core.failure import (
+    FAILURE_POLICIES,
     MESSAGE_LIMIT,
-    RULES,
     TRACEBACK_LIMIT,
     CancelRequested,
     DrainRequested,
@@ -23,7 +23,7 @@ from pod_worker.core.failure import (
     RunError,
     backoff_seconds,
     classify,
-    cut,
+    truncate,
 )
 
 CODES = st.sampled_from(FailureCode)
@@ -40,15 +40,15 @@ WORKER_LOST, PREEMPTED, CRASHED_SIGNAL, BUDGET_EXCEEDED, POISON, CANCELED, INTER
 def test_every_code_of_the_contract_has_one_rule() -> None:
     codes = {word.strip() for word in CONTRACT.replace("\n", " ").split(",")}
     assert {code.value for code in FailureCode} == codes
-    assert RULES.keys() == set(FailureCode)
+    assert FAILURE_POLICIES.keys() == set(FailureCode)
     for code in FailureCode:
         assert code.value == code.name
-        assert Failure(code, "x").rule is RULES[code]
+        assert Failure(code, "x").rule is FAILURE_POLICIES[code]
 
 
 @pytest.mark.parametrize("code", FailureCode)
 def test_each_rule_is_coherent(code: FailureCode) -> None:
-    rule = RULES[code]
+    rule = FAILURE_POLICIES[code]
     assert len(rule.hint) > 10, "a person must learn what to do"
     assert 0 <= rule.backoff_seconds <= rule.backoff_cap_seconds <= 3600
     if rule.failure_class is FailureClass.POISON:
@@ -64,7 +64,7 @@ def test_each_rule_is_coherent(code: FailureCode) -> None:
 
 @given(CODES, st.integers(0, 10**6), st.integers())
 def test_backoff_stays_within_its_bounds_whatever_the_count(code: FailureCode, retries: int, seed: int) -> None:
-    rule = RULES[code]
+    rule = FAILURE_POLICIES[code]
     delay = backoff_seconds(code, retries, random.Random(seed))
     assert 0 <= delay <= rule.backoff_cap_seconds
     assert delay <= rule.backoff_seconds * 2 ** min(retries, 30)
@@ -74,7 +74,7 @@ def test_backoff_is_full_jitter_and_doubles() -> None:
     """Uniform from zero: two workers that failed together do not come back together."""
     rng = random.Random(7)
     for retries in range(4):
-        bound = RULES[FailureCode.NETWORK].backoff_seconds * 2**retries
+        bound = FAILURE_POLICIES[FailureCode.NETWORK].backoff_seconds * 2**retries
         drawn = [backoff_seconds(FailureCode.NETWORK, retries, rng) for _ in range(2000)]
         assert min(drawn) < 0.05 * bound
         assert max(drawn) > 0.95 * bound
@@ -186,7 +186,7 @@ def test_messages_and_tracebacks_are_cut_and_say_so() -> None:
 
 @given(st.text(max_size=300), st.integers(1, 200), st.booleans())
 def test_cut_keeps_what_fits_and_the_wanted_end(text: str, limit: int, keep_end: bool) -> None:
-    kept = cut(text, limit, keep_end)
+    kept = truncate(text, limit, keep_end)
     if len(text) <= limit:
         assert kept == text
     else:

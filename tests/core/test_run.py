@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.pod_intent import MAY_BECOME, IntentState
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentState
 from pod_worker.core.run import (
     ACTIVE,
     TERMINAL,
@@ -26,8 +26,8 @@ statuses = st.sampled_from(RunStatus)
 
 def test_every_state_says_what_may_follow() -> None:
     assert TRANSITIONS.keys() == set(RunStatus)
-    assert IntentState.RETIRED in MAY_BECOME
-    assert MAY_BECOME.keys() == set(IntentState)
+    assert IntentState.RETIRED in INTENT_TRANSITIONS
+    assert INTENT_TRANSITIONS.keys() == set(IntentState)
 
 
 def test_every_state_is_waiting_held_or_over() -> None:
@@ -60,11 +60,11 @@ def test_predecessors_are_the_transitions_turned_round(current: RunStatus, to: R
 
 
 def test_the_old_word_for_scheduled_is_read() -> None:
-    assert RunStatus.read("STARTING") is RunStatus.SCHEDULED
+    assert RunStatus.parse("STARTING") is RunStatus.SCHEDULED
     for status in RunStatus:
-        assert RunStatus.read(status.value) is status
+        assert RunStatus.parse(status.value) is status
     with pytest.raises(ValueError, match="WEIRD"):
-        RunStatus.read("WEIRD")
+        RunStatus.parse("WEIRD")
 
 
 @given(statuses, st.none() | st.integers(-60, 60))

@@ -6,14 +6,14 @@ from typing import Any
 
 import httpx
 
-from pod_worker.fake_runpod.server import RunningFake
+from pod_worker.fake_runpod.server import FakeServer
 
 GPU = "NVIDIA GeForce RTX 4090"
 BOOT_SECONDS = 20
 
 
 class Api(httpx.Client):
-    def __init__(self, fake: RunningFake) -> None:
+    def __init__(self, fake: FakeServer) -> None:
         super().__init__(base_url=fake.url, headers={"Authorization": f"Bearer {fake.api_key}"}, timeout=20)
         self.fake = fake
 

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from pod_worker.fake_runpod.cloud.settings import Physics
-from pod_worker.fake_runpod.server import Options, RunningFake, running
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
+from pod_worker.fake_runpod.server import FakeServer, Options, running
 from tests.fake_runpod.api_client import Api
 
-PHYSICS = Physics(billing_lag_seconds=0)
+PHYSICS = SimulationSettings(billing_lag_seconds=0)
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[RunningFake]:
+def server() -> Iterator[FakeServer]:
     with running(Options(speed=0, physics=PHYSICS, seed=1)) as fake:
         yield fake
 
 
 @pytest.fixture
-def fake(server: RunningFake) -> RunningFake:
+def fake(server: FakeServer) -> FakeServer:
     httpx.post(f"{server.url}/_fake/reset").raise_for_status()
     httpx.patch(
         f"{server.url}/_fake/physics", json={"billing_lag_seconds": 0, "ssh_host": None}
@@ -30,6 +30,6 @@ def fake(server: RunningFake) -> RunningFake:
 
 
 @pytest.fixture
-def api(fake: RunningFake) -> Iterator[Api]:
+def api(fake: FakeServer) -> Iterator[Api]:
     with Api(fake) as client:
         yield client

@@ -14,12 +14,12 @@ import pytest
 
 from pod_worker.fake_runpod.api.rate_limit import Quotas
 from pod_worker.fake_runpod.cloud.account import Account
-from pod_worker.fake_runpod.cloud.settings import Physics
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
 from pod_worker.fake_runpod.server import Options, build_host, running, serve
 from tests.fake_runpod.api_client import Api
 from tests.fake_runpod.waiting import until
 
-STILL = Physics(billing_lag_seconds=0)
+STILL = SimulationSettings(billing_lag_seconds=0)
 
 
 def test_the_cloud_survives_a_restart(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ def test_every_spelling_of_one_instant() -> None:
     instant = YEAR_2026 + 120_000_000
     assert timestamps.rfc3339(YEAR_2026) == "2026-01-01T00:00:00Z"
     assert timestamps.rfc3339(instant) == "2026-01-01T00:00:00.120Z"
-    assert timestamps.go_form(instant) == "2026-01-01 00:00:00.120 +0000 UTC"
-    assert timestamps.javascript_form(instant) == "Thu Jan 01 2026 00:00:00 GMT+0000 (Coordinated Universal Time)"
+    assert timestamps.go_format(instant) == "2026-01-01 00:00:00.120 +0000 UTC"
+    assert (
+        timestamps.javascript_format(instant) == "Thu Jan 01 2026 00:00:00 GMT+0000 (Coordinated Universal Time)"
+    )
     assert timestamps.parse("2026-01-01T02:00:00.120+02:00") == instant
 
 

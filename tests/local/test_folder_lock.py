@@ -26,14 +26,14 @@ def test_second_owner_is_told_who_has_the_folder(tmp_path: Path) -> None:
 
 def test_lock_can_be_seen_without_taking_it(tmp_path: Path) -> None:
     lock, observer = FolderLock(tmp_path), FolderLock(tmp_path)
-    assert not observer.is_held_by_somebody()
+    assert not observer.is_locked()
 
     lock.acquire()
-    assert observer.is_held_by_somebody()
-    assert observer.is_held_by_somebody()
+    assert observer.is_locked()
+    assert observer.is_locked()
 
     lock.release()
-    assert not observer.is_held_by_somebody()
+    assert not observer.is_locked()
 
 
 def test_new_folder_belongs_to_its_owner_alone(tmp_path: Path) -> None:

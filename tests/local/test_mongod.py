@@ -129,9 +129,9 @@ def test_three_members_elect_a_new_primary_and_move_together(tmp_path: Path, eve
 def test_frozen_member_is_silent_until_thawed(tmp_path: Path) -> None:
     with Mongod(tmp_path) as server:
         member = server.members[0]
-        member.freeze()
+        member.pause()
         assert member.hello() == {}
-        member.thaw()
+        member.resume()
         assert server.wait_for_primary() is member
 
 

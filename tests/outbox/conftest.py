@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.outbox import RunEmitter, Spool, Ulids
+from pod_worker.outbox import RunEmitter, Spool, UlidGenerator
 from pod_worker.outbox.shipper import Shipper
 from tests.outbox.ingest_server import SOURCE, IngestServer
 
@@ -43,7 +43,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 @pytest.fixture
 def emitter(spool: Spool, clock: SystemClock) -> RunEmitter:
-    return RunEmitter(spool, SOURCE, "r1", 1, clock, Ulids(clock))
+    return RunEmitter(spool, SOURCE, "r1", 1, clock, UlidGenerator(clock))
 
 
 @pytest.fixture

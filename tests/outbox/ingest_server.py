@@ -52,9 +52,9 @@ class IngestServer:
         waiting = list(replies)
         self.plan = lambda events: waiting.pop(0) if waiting else None
 
-    def wait_for(self, is_true: Callable[[], bool], seconds: float = 20) -> None:
+    def wait_for(self, passed: Callable[[], bool], seconds: float = 20) -> None:
         with self.changed:
-            assert self.changed.wait_for(is_true, seconds), "the server waited in vain"
+            assert self.changed.wait_for(passed, seconds), "the server waited in vain"
 
     def close(self) -> None:
         self._http.shutdown()

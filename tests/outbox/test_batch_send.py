@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-from pod_worker.outbox.backlog import Line
-from pod_worker.outbox.batch_send import SUSPECT_LINES, exchange
+from pod_worker.outbox.backlog import SpooledLine
+from pod_worker.outbox.batch_send import SUSPECT_LINES, send_batch
 from pod_worker.outbox.cursor import Span
-from pod_worker.outbox.ingest_client import Misconfigured, Refusal, Rejected, Taken, Unavailable
+from pod_worker.outbox.ingest_client import BatchAccepted, BatchRejected, LineRejection, Misconfigured, Unavailable
 
-NO = Rejected(Refusal("400", "no"))
+NO = BatchRejected(LineRejection("400", "no"))
 
 
-def lines(count: int) -> list[Line]:
-    return [Line(Span("facts", place, place + 1), b"%d\n" % place) for place in range(count)]
+def lines(count: int) -> list[SpooledLine]:
+    return [SpooledLine(Span("facts", place, place + 1), b"%d\n" % place) for place in range(count)]
 
 
 def test_a_large_batch_that_is_rejected_is_not_searched():
-    assert exchange(lambda part: NO, lines(SUSPECT_LINES + 1)) is None
+    assert send_batch(lambda part: NO, lines(SUSPECT_LINES + 1)) is None
 
 
 def test_a_server_that_recovers_during_the_search_costs_nothing():
@@ -21,11 +21,11 @@ def test_a_server_that_recovers_during_the_search_costs_nothing():
 
     def send(part):
         requests.append(len(part))
-        return NO if len(requests) < 11 else Taken()
+        return NO if len(requests) < 11 else BatchAccepted()
 
-    outcome = exchange(send, batch)
+    outcome = send_batch(send, batch)
     assert requests.count(1) > 8, "the ones rejected in the bad time were asked about again"
-    assert sorted(outcome.taken, key=lambda line: line.span.start) == batch
+    assert sorted(outcome.accepted, key=lambda line: line.span.start) == batch
     assert not outcome.refused
     assert outcome.trouble is None
 
@@ -37,12 +37,12 @@ def test_poison_is_rejected_twice_beside_lines_that_are_taken():
 
     def send(part):
         asked.append(part)
-        return NO if poison in part else Taken()
+        return NO if poison in part else BatchAccepted()
 
-    outcome = exchange(send, batch)
+    outcome = send_batch(send, batch)
     assert [line for line, _ in outcome.refused] == [poison]
     assert asked.count([poison]) == 2
-    assert len(outcome.taken) == 8
+    assert len(outcome.accepted) == 8
 
 
 def test_trouble_in_the_middle_leaves_every_unanswered_line_for_later():
@@ -53,20 +53,22 @@ def test_trouble_in_the_middle_leaves_every_unanswered_line_for_later():
 
             def send(part, left=left, trouble=trouble):
                 left[0] -= 1
-                return trouble if left[0] < 0 else NO if batch[4] in part else Taken(put_off=frozenset({0}))
+                return (
+                    trouble if left[0] < 0 else NO if batch[4] in part else BatchAccepted(deferred=frozenset({0}))
+                )
 
-            outcome = exchange(send, batch)
+            outcome = send_batch(send, batch)
             refused = [line for line, _ in outcome.refused]
-            assert sorted(outcome.taken + outcome.put_off + refused, key=lambda line: line.span.start) == batch
+            assert sorted(outcome.accepted + outcome.deferred + refused, key=lambda line: line.span.start) == batch
             assert outcome.trouble in (trouble, None)
             assert set(refused) <= {batch[4]}
 
 
 def test_each_verdict_finds_its_line():
     batch = lines(3)
-    answer = Taken({0: Refusal("invalid", "no")}, frozenset({1}))
-    outcome = exchange(lambda part: answer, batch)
-    assert (outcome.refused, outcome.put_off, outcome.taken) == (
+    answer = BatchAccepted({0: LineRejection("invalid", "no")}, frozenset({1}))
+    outcome = send_batch(lambda part: answer, batch)
+    assert (outcome.refused, outcome.deferred, outcome.accepted) == (
         [(batch[0], answer.refused[0])],
         [batch[1]],
         [batch[2]],

@@ -21,8 +21,8 @@ from pod_worker.core.payload import (
     StageCompleted,
     StageMetric,
 )
-from pod_worker.core.stage import Emit
-from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids
+from pod_worker.core.stage import EventEmitter
+from pod_worker.outbox import PodEmitter, RunEmitter, Spool, UlidGenerator
 from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES
 from tests.outbox.payloads import example
@@ -40,7 +40,7 @@ def metric(step: int = 1, value: float = 0.5) -> StageMetric:
 
 def test_the_line_is_the_whole_envelope(spool):
     clock = ManualClock(datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC))
-    emitter: Emit = RunEmitter(spool, SOURCE, "r1", 3, clock, lambda: "ID", traceparent="00-ab-cd-01")
+    emitter: EventEmitter = RunEmitter(spool, SOURCE, "r1", 3, clock, lambda: "ID", traceparent="00-ab-cd-01")
     assert emitter.emit(RunStarted(pod_id="p1")) == "ID"
     assert events(spool) == [
         {
@@ -70,7 +70,7 @@ def test_time_has_microseconds_and_ids_are_ulids(spool, emitter):
 
 @pytest.mark.parametrize("run_id", ['a"b\\c', "../../etc", "é/ü", "x" * 300, ".", "a.b"])
 def test_any_run_id_is_one_folder_and_survives_the_wire(spool, clock, run_id):
-    RunEmitter(spool, SOURCE, run_id, 1, clock, Ulids(clock)).emit(RunLog(message="m"))
+    RunEmitter(spool, SOURCE, run_id, 1, clock, UlidGenerator(clock)).emit(RunLog(message="m"))
     (event,) = events(spool)
     assert event["subject"] == f"run/{run_id}"
     assert event["data"]["run_id"] == run_id
@@ -82,7 +82,7 @@ def test_heartbeats_have_no_seq_and_attempts_count_for_themselves(spool, emitter
     emitter.emit(RunHeartbeat(cpu_pct=1.0))
     emitter.emit(RunHeartbeat())
     emitter.emit(metric())
-    RunEmitter(spool, SOURCE, "r1", 2, clock, Ulids(clock)).emit(metric())
+    RunEmitter(spool, SOURCE, "r1", 2, clock, UlidGenerator(clock)).emit(metric())
     assert [(event["attempt"], event.get("seq")) for event in events(spool)] == [
         (1, None),
         (1, None),
@@ -93,7 +93,9 @@ def test_heartbeats_have_no_seq_and_attempts_count_for_themselves(spool, emitter
 
 
 def test_a_pod_has_neither_attempt_nor_seq(spool, clock):
-    PodEmitter(spool, SOURCE, "p1", clock, Ulids(clock)).emit(GpuShortage(required_gpus=1, available_gpus=0))
+    PodEmitter(spool, SOURCE, "p1", clock, UlidGenerator(clock)).emit(
+        GpuShortage(required_gpus=1, available_gpus=0)
+    )
     (event,) = events(spool)
     assert event["subject"] == "pod/p1"
     assert {"seq", "attempt"}.isdisjoint(event)
@@ -150,7 +152,7 @@ def tight(tmp_path, clock, disk):
     directory = tmp_path / "tight"
     directory.mkdir()
     spool = Spool(directory, max_bytes=1 << 20, write=disk.write)
-    yield spool, RunEmitter(spool, SOURCE, "r1", 1, clock, Ulids(clock))
+    yield spool, RunEmitter(spool, SOURCE, "r1", 1, clock, UlidGenerator(clock))
     spool.close()
 
 
@@ -228,7 +230,7 @@ def test_on_a_full_disk_a_fact_takes_delivered_samples_before_undelivered_ones(t
 
     fill_up_to("samples.00000003")
     backlog = Backlog(spool.stream_folders()[0])
-    backlog.settle(backlog.take(1000, 1 << 20, with_held=True), [])
+    backlog.acknowledge(backlog.next_lines(1000, 1 << 20, with_deferred=True), [])
     fill_up_to("samples.00000005")
     # The undelivered ones are made to look older: being delivered counts for more.
     os.utime(next(spool.directory.rglob(f"{kept}.*")), (0, 0))

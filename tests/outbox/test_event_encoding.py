@@ -23,7 +23,7 @@ from pod_worker.core.payload import (
     StageMetric,
     StageProgress,
 )
-from pod_worker.outbox.event_encoding import Unencodable, cut_bytes, encode_data, stand_in
+from pod_worker.outbox.event_encoding import EncodingError, encode_data, replacement_log, truncate_bytes
 from tests.outbox.payloads import example
 
 
@@ -40,7 +40,7 @@ def test_none_is_left_out_and_reserved_words_get_their_name_back():
 def test_a_number_that_is_not_finite_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"StageMetric: field value is -?(nan|inf)"):
         encode_data(StageMetric(stage="training", name="loss", value=value))
-    with pytest.raises(Unencodable, match=r"field summary\.losses\[1\]\.last"):
+    with pytest.raises(EncodingError, match=r"field summary\.losses\[1\]\.last"):
         encode_data(StageCompleted(stage="training", summary={"losses": [1, {"last": value}]}))
 
 
@@ -55,20 +55,20 @@ def test_a_number_that_is_not_finite_is_refused_by_name(value):
     ],
 )
 def test_what_is_not_json_is_refused_by_name(summary, field):
-    with pytest.raises(Unencodable) as caught:
+    with pytest.raises(EncodingError) as caught:
         encode_data(StageCompleted(stage="s", summary=summary))
     assert caught.value.field == field
 
 
 def test_a_required_value_that_is_none_is_refused_by_name():
-    with pytest.raises(Unencodable, match="field code is None"):
+    with pytest.raises(EncodingError, match="field code is None"):
         encode_data(RunFailed(code=None, message="m"))
 
 
 def test_a_value_that_holds_itself_is_refused():
     loop: dict[str, object] = {}
     loop["again"] = loop
-    with pytest.raises(Unencodable, match="nested deeper"):
+    with pytest.raises(EncodingError, match="nested deeper"):
         encode_data(StageCompleted(stage="s", summary=loop))
 
 
@@ -112,9 +112,9 @@ def test_a_log_is_never_lost_for_its_decoration():
 
 def test_the_stand_in_names_the_field_and_keeps_what_was_to_be_said():
     metric = StageMetric(stage="training", name="loss", value=float("nan"), step=7)
-    with pytest.raises(Unencodable) as caught:
+    with pytest.raises(EncodingError) as caught:
         encode_data(metric)
-    log = data_of(stand_in(metric, caught.value))
+    log = data_of(replacement_log(metric, caught.value))
     assert log["level"] == "warn"
     assert log["message"].startswith("ai.run.stage_metric was not recorded: StageMetric: field value is nan")
     assert log["kv"] == {
@@ -129,7 +129,7 @@ def test_the_stand_in_names_the_field_and_keeps_what_was_to_be_said():
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60), st.integers(40, 80))
 def test_cut_text_is_valid_and_within_the_limit(text, limit):
-    assert len(cut_bytes(text, limit).encode()) <= max(
+    assert len(truncate_bytes(text, limit).encode()) <= max(
         limit, len(text.encode()) if len(text.encode()) <= limit else 0
     )
 
@@ -147,7 +147,7 @@ def test_either_exactly_what_was_given_or_a_refusal(value):
     payload = StageCompleted(stage="s", summary={"value": value})
     try:
         sent = data_of(payload)["summary"]["value"]
-    except Unencodable:
+    except EncodingError:
         with pytest.raises(ValueError):
             json.dumps(value, allow_nan=False)
     else:

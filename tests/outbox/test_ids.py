@@ -7,19 +7,19 @@ import threading
 from ulid import ULID
 
 from pod_worker.core.clock import ManualClock, SystemClock
-from pod_worker.outbox import Ulids
+from pod_worker.outbox import UlidGenerator
 
 
 def test_is_a_ulid_of_the_clocks_time():
     clock = ManualClock()
-    text = Ulids(clock)()
+    text = UlidGenerator(clock)()
     assert len(text) == 26
     assert ULID.from_str(text).timestamp == clock.now().timestamp()
 
 
 def test_ids_sort_in_the_order_made_within_and_across_milliseconds_and_when_the_clock_goes_back():
     clock = ManualClock()
-    new_id = Ulids(clock, random.Random(3))
+    new_id = UlidGenerator(clock, random.Random(3))
     made = []
     for step in (0.0, 0.0, 0.0, 0.002, -5.0, 0.0, 9.0):
         clock.advance(step)
@@ -32,13 +32,13 @@ def test_counting_past_the_low_bits_stays_in_order():
         def getrandbits(self, k: int) -> int:
             return (1 << k) - 1
 
-    new_id = Ulids(ManualClock(), Full())
+    new_id = UlidGenerator(ManualClock(), Full())
     first, second = new_id(), new_id()
     assert first < second
 
 
 def test_threads_never_get_the_same_id():
-    new_id = Ulids(SystemClock())
+    new_id = UlidGenerator(SystemClock())
     made: list[list[str]] = [[] for _ in range(4)]
     threads = [threading.Thread(target=lambda own=own: own.extend(new_id() for _ in range(5000))) for own in made]
     for thread in threads:
@@ -50,7 +50,7 @@ def test_threads_never_get_the_same_id():
 
 def test_a_forked_child_draws_its_own_bits():
     clock = ManualClock()  # the same millisecond for ever: only the random bits can differ
-    new_id = Ulids(clock)
+    new_id = UlidGenerator(clock)
     new_id()
     read_end, write_end = os.pipe()
     pid = os.fork()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from pod_worker.core.payload import GpuShortage, RunLog, RunStarted, StageCompleted
-from pod_worker.outbox import PodEmitter, RunEmitter, Spool, Ulids, adopt_orphans
+from pod_worker.outbox import PodEmitter, RunEmitter, Spool, UlidGenerator, adopt_orphans
 from pod_worker.outbox.cursor import load_cursor
 from pod_worker.outbox.ingest_client import IngestClient
 from pod_worker.outbox.shipper import CATCH_UP_LINES, Shipper
@@ -66,16 +66,16 @@ def test_a_flush_does_not_wait_for_a_batch_to_fill(ingest, emitter, ship):
 
 
 def test_a_pods_own_events_go_too(ingest, spool, clock, ship):
-    event_id = PodEmitter(spool, SOURCE, "p1", clock, Ulids(clock)).emit(
+    event_id = PodEmitter(spool, SOURCE, "p1", clock, UlidGenerator(clock)).emit(
         GpuShortage(required_gpus=1, available_gpus=0)
     )
     assert ship().flush(5)
     assert list(ingest.stored) == [event_id]
 
 
-def until(is_true: Callable[[], bool], seconds: float = 10) -> None:
+def until(passed: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while not is_true():
+    while not passed():
         assert time.monotonic() < deadline, "waited in vain"
         threading.Event().wait(0.005)
 
@@ -276,9 +276,9 @@ def test_a_crash_between_answer_and_acknowledgement_only_makes_duplicates(
     def die(*_):
         raise SystemExit  # what runs before this line is what a kill would leave behind
 
-    monkeypatch.setattr(killed, "_settle", die)
+    monkeypatch.setattr(killed, "_record_result", die)
     with pytest.raises(SystemExit):
-        killed._round()
+        killed._ship_once()
     killed.stop()
     assert ship().flush(10)
     assert sorted(ingest.stored) == sorted(ids)
@@ -330,7 +330,7 @@ while True:
 
 def test_an_emptied_orphan_is_removed(ingest, tmp_path, clock, ship):
     dead_worker = Spool.open(tmp_path / "other", "w0")
-    RunEmitter(dead_worker, SOURCE, "r1", 1, clock, Ulids(clock)).emit(RunLog(message="m"))
+    RunEmitter(dead_worker, SOURCE, "r1", 1, clock, UlidGenerator(clock)).emit(RunLog(message="m"))
     dead_worker.close()
     (orphan,) = adopt_orphans(tmp_path / "other")
     assert ship(orphan, keep_seconds=1000).flush(10)
@@ -340,7 +340,7 @@ def test_an_emptied_orphan_is_removed(ingest, tmp_path, clock, ship):
 
 
 def test_two_runs_each_get_their_own_batches(ingest, spool, clock, ship):
-    emitters = [RunEmitter(spool, SOURCE, f"r{number}", 1, clock, Ulids(clock)) for number in range(3)]
+    emitters = [RunEmitter(spool, SOURCE, f"r{number}", 1, clock, UlidGenerator(clock)) for number in range(3)]
     for emitter in emitters:
         say(emitter, 10)
     assert ship().flush(10)

@@ -13,7 +13,7 @@ import pytest
 
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import RunLog, RunStarted, StageCompleted
-from pod_worker.outbox import RunEmitter, Spool, SpoolInUse, Ulids, adopt_orphans
+from pod_worker.outbox import RunEmitter, Spool, SpoolInUse, UlidGenerator, adopt_orphans
 from pod_worker.outbox.backlog import Backlog
 
 SOURCE = "runpod://pod/p1"
@@ -22,15 +22,15 @@ TEXT = "x" * 400
 
 def make_emitter(spool: Spool, run_id: str = "r1", attempt: int = 1) -> RunEmitter:
     clock = SystemClock()
-    return RunEmitter(spool, SOURCE, run_id, attempt, clock, Ulids(clock))
+    return RunEmitter(spool, SOURCE, run_id, attempt, clock, UlidGenerator(clock))
 
 
 def deliver(spool: Spool) -> None:
     """What the shipper does once ingest has taken everything."""
     for folder in spool.stream_folders():
         backlog = Backlog(folder)
-        while lines := backlog.take(500, 1 << 22, with_held=True):
-            backlog.settle(lines, [])
+        while lines := backlog.next_lines(500, 1 << 22, with_deferred=True):
+            backlog.acknowledge(lines, [])
 
 
 def events(spool: Spool) -> list[dict]:
@@ -173,10 +173,10 @@ def test_a_folder_pruned_and_begun_anew_is_read_from_its_start(tmp_path):
     emitter = make_emitter(spool)
     emitter.emit(StageCompleted(stage="before"))
     backlog = Backlog(spool.stream_folders()[0])
-    backlog.settle(backlog.take(10, 10_000, with_held=True), [])
+    backlog.acknowledge(backlog.next_lines(10, 10_000, with_deferred=True), [])
     assert spool.prune(older_than=-60) == 1
     emitter.emit(StageCompleted(stage="after"))
-    (line,) = backlog.take(10, 10_000, with_held=True)
+    (line,) = backlog.next_lines(10, 10_000, with_deferred=True)
     assert json.loads(line.data)["data"]["stage"] == "after"
     spool.close()
 
@@ -198,7 +198,7 @@ def test_a_torn_last_line_of_a_dead_process_does_not_keep_a_folder(tmp_path):
 def test_an_adopted_folder_goes_when_nothing_and_nobody_is_in_it(tmp_path):
     Spool.open(tmp_path, "w1").close()
     (orphan,) = adopt_orphans(tmp_path)
-    with_child = Spool.join(orphan.directory)
+    with_child = Spool.attach(orphan.directory)
     assert not orphan.remove_if_empty()
     with_child.close()
     orphan.dead_letter.write_bytes(b"{}\n")

@@ -12,10 +12,11 @@ import requests
 from pod_worker.core.clock import ManualClock
 from pod_worker.pods.provider import PodProvider
 from pod_worker.pods.runpod.connect import connect
-from pod_worker.pods.runpod.transport import Patience
+from pod_worker.pods.runpod.transport import HttpRetryPolicy
 
 GPU = "NVIDIA GeForce RTX 4090"
 OTHER_GPU = "NVIDIA L4"
+RETRY_POLICY = HttpRetryPolicy(total_wait_seconds=30)
 CENTER = "EU-RO-1"
 
 
@@ -25,7 +26,7 @@ class Cloud:
     api_key: str
     clock: ManualClock
 
-    def provider(self, api: str, patience: Patience = Patience(total_wait_seconds=30)) -> PodProvider:  # noqa: B008
+    def provider(self, api: str, patience: HttpRetryPolicy = RETRY_POLICY) -> PodProvider:
         return connect(
             api,
             self.api_key,

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.fake_runpod.server import Options, RunningFake
+from pod_worker.fake_runpod.server import FakeServer, Options
 from pod_worker.fake_runpod.server import running as running_fake
 from tests.pods.cloud import Cloud
 from tests.pods.scripted_server import ScriptedServer, scripted_server
@@ -26,14 +26,14 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 
 @pytest.fixture(scope="session")
-def fake_server() -> Iterator[RunningFake]:
+def fake_server() -> Iterator[FakeServer]:
     """One fake per session, on a clock that only moves when a test steps it."""
     with running_fake(Options(speed=0, seed=7)) as fake:
         yield fake
 
 
 @pytest.fixture
-def cloud(fake_server: RunningFake) -> Cloud:
+def cloud(fake_server: FakeServer) -> Cloud:
     requests.post(f"{fake_server.url}/_fake/reset", timeout=10).raise_for_status()
     cloud = Cloud(fake_server.url, fake_server.api_key, ManualClock())
     cloud.physics(billing_lag_seconds=0, ssh_host=None)

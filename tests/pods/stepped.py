@@ -14,22 +14,22 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.core.pod_intent import MAY_BECOME, Intent, IntentConflict, IntentState
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentState, PodIntent
 from pod_worker.pods.catalogue import BillingRecord, Catalogue, LogLine, Volume
 from pod_worker.pods.errors import (
-    Balance,
-    Capacity,
-    Forbidden,
-    Invalid,
-    NotFound,
+    ForbiddenError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    NoCapacityError,
+    PodNotFoundError,
     ProviderError,
-    RateLimited,
+    RateLimitedError,
     ServerError,
-    Unreachable,
-    Unsupported,
+    UnreachableError,
+    UnsupportedError,
 )
 from pod_worker.pods.pod import Pod, PodSpec, PodStatus
-from pod_worker.pods.provider import Absent, Known, Listing, Read, Unknown
+from pod_worker.pods.provider import Absent, Known, ListResult, ReadResult, Unknown
 from pod_worker.pods.read_results import all_named
 
 
@@ -41,10 +41,10 @@ class DictLog:
     """The intent log's promises, as plainly as they can be written."""
 
     def __init__(self, before_call: Callable[[], None] = lambda: None) -> None:
-        self.intents: dict[str, Intent] = {}
+        self.intents: dict[str, PodIntent] = {}
         self.before_call = before_call
 
-    def record(self, intent: Intent) -> None:
+    def record(self, intent: PodIntent) -> None:
         self.before_call()
         taken = any((i.order_id, i.attempt) == (intent.order_id, intent.attempt) for i in self.intents.values())
         if taken or intent.name in self.intents:
@@ -62,7 +62,7 @@ class DictLog:
     ) -> bool:
         self.before_call()
         intent = self.intents.get(name)
-        if intent is None or intent.state not in expect or to not in MAY_BECOME[intent.state]:
+        if intent is None or intent.state not in expect or to not in INTENT_TRANSITIONS[intent.state]:
             return False
         if to is IntentState.CREATED and any(
             other.order_id == intent.order_id and other.state is to for other in self.intents.values()
@@ -71,14 +71,14 @@ class DictLog:
         self.intents[name] = replace(intent, state=to, pod_id=pod_id or intent.pod_id, note=note)
         return True
 
-    def of_order(self, order_id: str) -> Sequence[Intent]:
+    def of_order(self, order_id: str) -> Sequence[PodIntent]:
         self.before_call()
         return sorted((i for i in self.intents.values() if i.order_id == order_id), key=lambda i: i.attempt)
 
-    def named(self, names: Collection[str]) -> Mapping[str, Intent]:
+    def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
         return {name: self.intents[name] for name in names if name in self.intents}
 
-    def of_pod(self, pod_id: str) -> Intent | None:
+    def of_pod(self, pod_id: str) -> PodIntent | None:
         return next((i for i in self.intents.values() if i.pod_id == pod_id), None)
 
 
@@ -104,12 +104,12 @@ class Weather:
 
 
 REFUSALS: tuple[Callable[[], ProviderError], ...] = (
-    lambda: Capacity("no instances"),
-    lambda: Capacity("no instances"),
-    lambda: Capacity("no instances"),
-    lambda: Forbidden("not here"),
-    lambda: Invalid("bad body"),
-    lambda: Balance("no credit"),
+    lambda: NoCapacityError("no instances"),
+    lambda: NoCapacityError("no instances"),
+    lambda: NoCapacityError("no instances"),
+    lambda: ForbiddenError("not here"),
+    lambda: InvalidRequestError("bad body"),
+    lambda: InsufficientBalanceError("no credit"),
 )
 
 
@@ -139,11 +139,11 @@ class ChaoticCloud:
         self.creates_sent += 1
         w, roll = self.weather, self.rng.random
         if roll() < w.rate_limited:
-            raise RateLimited("slow down", wait_seconds=self.rng.uniform(1, 20))
+            raise RateLimitedError("slow down", wait_seconds=self.rng.uniform(1, 20))
         if roll() < w.refused:
             raise self.rng.choice(REFUSALS)()
         if roll() < w.lost_request:
-            raise Unreachable("connection lost", sent=self.rng.random() < 0.7)
+            raise UnreachableError("connection lost", sent=self.rng.random() < 0.7)
         if roll() < w.server_error_not_done:
             raise ServerError("500", status=500)
         if roll() < w.doubled:
@@ -151,24 +151,24 @@ class ChaoticCloud:
         if roll() < w.delayed:
             self._later(spec)
             self.clock.advance(self.rng.uniform(0, 5))
-            raise Unreachable("timed out", sent=True)
+            raise UnreachableError("timed out", sent=True)
         pod = self._make(spec)
         if roll() < w.lost_reply:
-            raise Unreachable("reply lost", sent=True)
+            raise UnreachableError("reply lost", sent=True)
         if roll() < w.server_error_done:
             raise ServerError("500 after the fact", status=500)
         return pod
 
-    def list(self) -> Listing[Pod]:
+    def list(self) -> ListResult[Pod]:
         self._step()
         if self._is_dark():
             return Unknown(ServerError("503", status=503))
         return Known(tuple(p.pod for p in self.pods.values() if self._is_shown(p)))
 
-    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+    def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
         return all_named(name, self.list())
 
-    def get(self, pod_id: str) -> Read[Pod]:
+    def get(self, pod_id: str) -> ReadResult[Pod]:
         self._step()
         if self._is_dark():
             return Unknown(ServerError("503", status=503))
@@ -178,10 +178,10 @@ class ChaoticCloud:
     def terminate(self, pod_id: str) -> None:
         self._step()
         if self.rng.random() < self.weather.lost_terminate:
-            raise Unreachable("lost", sent=False)
+            raise UnreachableError("lost", sent=False)
         found = self.pods.get(pod_id)
         if found is None or not self._is_shown(found):
-            raise NotFound("no such pod")
+            raise PodNotFoundError("no such pod")
         self._end(found)
         if self.rng.random() < self.weather.lost_terminate:
             raise ServerError("500 after the fact")
@@ -234,15 +234,15 @@ class ChaoticCloud:
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
     ) -> Iterator[LogLine]:
-        raise Unsupported("no logs")
+        raise UnsupportedError("no logs")
 
     def catalogue(self) -> Known[Catalogue] | Unknown:
-        return Unknown(Unsupported("no catalogue"))
+        return Unknown(UnsupportedError("no catalogue"))
 
-    def volumes(self) -> Listing[Volume]:
-        return Unknown(Unsupported("no volumes"))
+    def volumes(self) -> ListResult[Volume]:
+        return Unknown(UnsupportedError("no volumes"))
 
-    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
-        return Unknown(Unsupported("no billing"))
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> ListResult[BillingRecord]:
+        return Unknown(UnsupportedError("no billing"))
 
     def close(self) -> None: ...

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pod_worker.pods.json_view import Document, parse_time
+from pod_worker.pods.json_view import JsonObject, parse_time
 from pod_worker.pods.pod import STATUS_WORDS, PodStatus, status_of
 from pod_worker.pods.runpod.graphql import refusal_of
-from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
+from pod_worker.pods.runpod.legacy_wire import cuda_versions_from, legacy_error
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
     ],
 )
 def test_rest_v1(status: int, said: str, kind: str) -> None:
-    error = legacy_refusal(status, said, "POST /v1/pods")
+    error = legacy_error(status, said, "POST /v1/pods")
     assert type(error).__name__ == kind
     assert said in str(error)
 
@@ -62,7 +62,7 @@ NO_LONGER = "There are no longer any instances available with"
     ],
 )
 def test_graphql(status: int, said: str, code: str, kind: str) -> None:
-    error = refusal_of(Document({"message": said, "extensions": {"code": code}}), status)
+    error = refusal_of(JsonObject({"message": said, "extensions": {"code": code}}), status)
     assert type(error).__name__ == kind
 
 
@@ -78,7 +78,7 @@ def test_every_word_for_a_status_is_known_and_the_rest_is_unrecognised() -> None
     [("12.4", "12.4", 7), ("12.10", "13.0", 1), ("13.1", "13.1", 1), ("11.8", "11.8", 12)],
 )
 def test_cuda_versions_compare_as_numbers(minimum: str, first: str, count: int) -> None:
-    found = cuda_from(minimum)
+    found = cuda_versions_from(minimum)
     assert (found[0], len(found)) == (first, count)
 
 
@@ -99,9 +99,9 @@ def test_times_in_all_their_forms(text: str, iso: str | None) -> None:
 
 
 def test_a_document_never_trips_over_odd_values() -> None:
-    odd = Document({"n": "1.5", "b": True, "t": 7, "nan": float("nan"), "list": [1, {"a": 1}, "x"], "d": "x"})
+    odd = JsonObject({"n": "1.5", "b": True, "t": 7, "nan": float("nan"), "list": [1, {"a": 1}, "x"], "d": "x"})
     assert (odd.number("n"), odd.number("b"), odd.text("t"), odd.integer("nan")) == (1.5, None, "", None)
     assert len(odd.documents("list")) == 3
     assert odd.texts("list") == ("x",)
     assert not odd.document("d")
-    assert not Document([1])
+    assert not JsonObject([1])

@@ -16,9 +16,9 @@ import pytest
 from pod_worker.pods.launch.candidates import Cooldowns
 from pod_worker.pods.launch.launcher import Launcher
 from pod_worker.pods.launch.sqlite_intents import IntentFile
-from pod_worker.pods.launch_requests import NotAvailable
+from pod_worker.pods.launch_requests import NotAvailableError
 from pod_worker.pods.pod import Pod, SshAddress
-from pod_worker.pods.provider import Known, Read
+from pod_worker.pods.provider import Known, ReadResult
 from pod_worker.pods.runpod.connect import connect
 from pod_worker.pods.runpod.v2 import RunpodV2
 from pod_worker.pods.runpod_client import (
@@ -32,9 +32,9 @@ from pod_worker.pods.runpod_client import (
     terminate_runpod_gpu,
 )
 from pod_worker.pods.runpod_settings import RunpodSettings
-from pod_worker.pods.ssh.bootstrap import Bootstrap
+from pod_worker.pods.ssh.bootstrap import BootstrapPlan
 from pod_worker.pods.ssh.host_keys import PinFolder
-from pod_worker.pods.worker_client import RunpodClient, SpawnFailed, Waits
+from pod_worker.pods.worker_client import PodTimeouts, RunpodClient, SpawnFailed
 from tests.pods.cloud import CENTER, GPU, OTHER_GPU, Cloud
 from tests.pods.sshd import Sshd, make_key
 
@@ -48,7 +48,7 @@ class LocalPods:
 
     inner: RunpodV2
 
-    def get(self, pod_id: str) -> Read[Pod]:
+    def get(self, pod_id: str) -> ReadResult[Pod]:
         read = self.inner.get(pod_id)
         if isinstance(read, Known) and read.value.ssh is not None:
             ssh = replace(read.value.ssh, username=getpass.getuser())
@@ -105,12 +105,12 @@ def make_shop(cloud: Cloud, sshd: Sshd, root: Path, **changes: object) -> Shop:
         clock=cloud.clock,
         sleep=cloud.sleep,
         bootstrap=make_pod_folder(root),
-        waits=Waits(boot=600.0, ssh=6.0),
+        waits=PodTimeouts(boot=600.0, ssh=6.0),
     )
     return Shop(client, cloud, settings, root, log)
 
 
-def make_pod_folder(root: Path) -> Bootstrap:
+def make_pod_folder(root: Path) -> BootstrapPlan:
     code = root / "code"
     (code / "scripts").mkdir(parents=True)
     (root / "volume").mkdir()
@@ -118,7 +118,7 @@ def make_pod_folder(root: Path) -> Bootstrap:
     (code / "scripts" / "init_runpod.sh").write_text(INIT)
     (code / "scripts" / "start_worker.sh").write_text(WORKER)
     (root / "environ").write_bytes(b"TOKEN=from-the-pod\0")
-    return Bootstrap(
+    return BootstrapPlan(
         mount_path=str(root / "volume"),
         code_dir=str(code),
         min_free_gb=0.001,
@@ -193,7 +193,7 @@ def test_no_capacity_leads_to_the_next_gpu_and_then_to_an_error(cloud: Cloud, ss
     cloud.fault("no_capacity")
     with pytest.raises(SpawnFailed, match="no candidate has a machine") as failed:
         shop.client.spawn_worker("gpu-2")
-    assert len(failed.value.result.trials) >= 1
+    assert len(failed.value.result.failed_candidates) >= 1
     shop.client.close()
     shop.log.close()
 
@@ -207,7 +207,7 @@ def test_a_price_ceiling_is_obeyed(cloud: Cloud, sshd: Sshd, tmp_path: Path) -> 
 
 def test_a_named_volume_is_mounted_where_it_is(cloud: Cloud, sshd: Sshd, tmp_path: Path) -> None:
     shop = make_shop(cloud, sshd, tmp_path, storage_name="Peter")
-    with pytest.raises(NotAvailable, match="RUNPOD_STORAGE_NAME"):
+    with pytest.raises(NotAvailableError, match="RUNPOD_STORAGE_NAME"):
         shop.client.spawn_worker("gpu-1")
     cloud.make_volume("Peter")
     shop.client.spawn_worker("gpu-1")
@@ -218,7 +218,7 @@ def test_a_named_volume_is_mounted_where_it_is(cloud: Cloud, sshd: Sshd, tmp_pat
 
 def test_an_unknown_gpu_lists_what_there_is(cloud: Cloud, sshd: Sshd, tmp_path: Path) -> None:
     shop = make_shop(cloud, sshd, tmp_path, gpu_types=("RTX 9999",))
-    with pytest.raises(NotAvailable, match="RTX 4090"):
+    with pytest.raises(NotAvailableError, match="RTX 4090"):
         shop.client.spawn_worker("gpu-1")
     shop.client.close()
     shop.log.close()
@@ -359,7 +359,7 @@ def test_the_look_ups(surroundings: Cloud, monkeypatch: pytest.MonkeyPatch, api:
     ]
     gpu = find_gpu_type("RTX 4090", surroundings.api_key)
     assert (gpu["id"], gpu["displayName"], gpu["memoryInGb"], gpu["available"]) == (GPU, "RTX 4090", 24, True)
-    with pytest.raises(NotAvailable):
+    with pytest.raises(NotAvailableError):
         find_gpu_type("RTX 9999", surroundings.api_key)
 
 

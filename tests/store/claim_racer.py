@@ -15,7 +15,7 @@ from pymongo.monitoring import CommandListener, register
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.mongo import connect
-from pod_worker.store.queue.run_queue import Claimant, RunQueue
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue
 
 
 class Takes(CommandListener):
@@ -40,7 +40,7 @@ def main(url: str, worker: str, seed: str) -> None:
     takes = Takes()
     register(takes)
     queue = RunQueue(connect(url), SystemClock(), rng=random.Random(int(seed)))
-    claimant = Claimant(worker, "pod", ("synthetic",), ("synthetic",))
+    claimant = ClaimingWorker(worker, "pod", ("synthetic",), ("synthetic",))
     queue.paused()  # connected before the start
     print("ready", flush=True)
     sys.stdin.readline()

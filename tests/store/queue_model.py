@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pod_worker.core.failure import FailureClass, FailureCode
-from pod_worker.core.lease import Renewal
+from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Succeeded
 from pod_worker.core.run import ACTIVE, TERMINAL, RunStatus
-from pod_worker.store.queue.operations import Verdict
+from pod_worker.store.queue.operations import ActionResult
 
 S = RunStatus
 MAX_CRASHES = 3  # fewer than in production, so that short histories get there
@@ -96,11 +96,11 @@ class QueueModel:
             run.status = S.RUNNING
         return run is not None
 
-    def renew(self, hold: Hold) -> Renewal:
+    def renew(self, hold: Hold) -> RenewalResult:
         run = self.holder(hold)
         if run is None or run.is_expired:
-            return Renewal.LOST
-        return Renewal.CANCEL if run.is_cancel_requested else Renewal.OK
+            return RenewalResult.LOST
+        return RenewalResult.CANCEL if run.is_cancel_requested else RenewalResult.OK
 
     def checkpoint(self, hold: Hold, stage: str, done: bool) -> bool:
         run = self.holder(hold)
@@ -165,40 +165,40 @@ class QueueModel:
             self._let_go(run)
         return {run.id for run in dead}
 
-    def cancel(self, run_id: str) -> Verdict:
+    def cancel(self, run_id: str) -> ActionResult:
         run = self.runs.get(run_id)
         if run is None:
-            return Verdict.MISSING
+            return ActionResult.MISSING
         if run.status in TERMINAL:
-            return Verdict.ALREADY
+            return ActionResult.ALREADY
         if run.is_held:
             run.is_cancel_requested = True
-            return Verdict.REQUESTED
+            return ActionResult.REQUESTED
         run.status = S.CANCELED
-        return Verdict.DONE
+        return ActionResult.DONE
 
-    def reset(self, run_id: str, force: bool, from_scratch: bool) -> Verdict:
+    def reset(self, run_id: str, force: bool, from_scratch: bool) -> ActionResult:
         run = self.runs.get(run_id)
         if run is None:
-            return Verdict.MISSING
+            return ActionResult.MISSING
         if run.status is S.QUEUED and not run.wait and not run.held and not from_scratch:
-            return Verdict.ALREADY
+            return ActionResult.ALREADY
         if run.is_held and not run.is_expired and not force:
-            return Verdict.LIVE
+            return ActionResult.LIVE
         if from_scratch or run.status is S.COMPLETED:
             run.checkpoints = {}
         self._requeue(run)
-        return Verdict.DONE
+        return ActionResult.DONE
 
-    def retry_stage(self, run_id: str, stage: str) -> Verdict:
+    def retry_stage(self, run_id: str, stage: str) -> ActionResult:
         run = self.runs.get(run_id)
         if run is None:
-            return Verdict.MISSING
+            return ActionResult.MISSING
         if run.status not in TERMINAL:
-            return Verdict.LIVE
+            return ActionResult.LIVE
         run.checkpoints.pop(stage, None)
         self._requeue(run)
-        return Verdict.DONE
+        return ActionResult.DONE
 
     def _requeue(self, run: ModelRun) -> None:
         run.status, run.attempt = S.QUEUED, run.attempt + 1

@@ -52,7 +52,7 @@ def test_a_registration_is_read_back_and_can_be_repeated(held: Any) -> None:
 def test_who_does_not_hold_the_run_writes_nothing(held: Any, fence: Fence | None) -> None:
     run_id = fence.run_id if fence else "run1"
     before = held["runs"].find_one()
-    assert not artifact_registry.holds(held, run_id, fence)
+    assert not artifact_registry.is_owned_by(held, run_id, fence)
     assert artifact_registry.register(held, NAME, run_id, fence, ARTIFACT) is None
     assert held["artifacts"].count_documents({}) == 0
     assert held["runs"].find_one() == before
@@ -61,15 +61,15 @@ def test_who_does_not_hold_the_run_writes_nothing(held: Any, fence: Fence | None
 @pytest.mark.parametrize("run", [{"_id": "free"}, {"_id": "free", "leaseToken": None}])
 def test_a_run_that_nobody_holds_takes_hand_made_artifacts(db: Any, run: dict[str, Any]) -> None:
     db["runs"].insert_one(run)
-    assert artifact_registry.holder(db, "free") == artifact_registry.RunHolder(0, False)
+    assert artifact_registry.owner_of(db, "free") == artifact_registry.RunOwner(0, False)
     row = artifact_registry.register(db, "free:data:x", "free", None, ARTIFACT)
     assert row is not None
     assert row.attempt is None
 
 
 def test_the_holder_of_a_run(held: Any) -> None:
-    assert artifact_registry.holder(held, "run1") == artifact_registry.RunHolder(2, True)
-    assert artifact_registry.holder(held, "nobody") is None
+    assert artifact_registry.owner_of(held, "run1") == artifact_registry.RunOwner(2, True)
+    assert artifact_registry.owner_of(held, "nobody") is None
 
 
 def test_a_claim_in_the_same_moment_wins_over_the_registration(held: Any) -> None:

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 from pymongo.database import Database
 
-from pod_worker.store.mongo import AsyncMongo, Mongo, asynchronous, connect
+from pod_worker.store.mongo import AsyncMongo, Mongo, async_database, connect
 
 
 def settings_of(database: Mongo | AsyncMongo) -> tuple[str, str | None, int]:
@@ -23,7 +23,7 @@ def test_two_clients_of_one_server_keep_their_own_settings(mongodb_url: str) -> 
     bob = connect(mongodb_url.replace("//", "//bob:two@"), app_name="second", pool_size=5)
 
     async def opened() -> list[tuple[str, str | None, int]]:
-        databases = [asynchronous(ann), asynchronous(bob)]
+        databases = [async_database(ann), async_database(bob)]
         for database in databases:
             await database.client.close()
         return [settings_of(database) for database in databases]
@@ -40,7 +40,7 @@ def test_a_client_keeps_its_settings_when_an_equal_one_is_collected(mongodb_url:
     gc.collect()
 
     async def ping() -> float:
-        database = asynchronous(second)
+        database = async_database(second)
         try:
             return float((await database.command("ping"))["ok"])
         finally:
@@ -52,4 +52,4 @@ def test_a_client_keeps_its_settings_when_an_equal_one_is_collected(mongodb_url:
 
 def test_a_database_that_connect_did_not_open_is_refused(db: Database[dict[str, object]]) -> None:
     with pytest.raises(TypeError, match=r"not opened by connect\(\)"):
-        asynchronous(db)
+        async_database(db)

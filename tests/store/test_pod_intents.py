@@ -44,7 +44,7 @@ def test_of_many_launchers_one_gets_the_orders_pod(intents: PodIntents) -> None:
 
     def win(number: int) -> bool:
         return intents.advance(
-            f"worker-{number}", expect={IntentState.OPEN}, to=IntentState.CREATED, pod_id=f"p{number}"
+            f"worker-{number}", expect={IntentState.PENDING}, to=IntentState.CREATED, pod_id=f"p{number}"
         )
 
     with ThreadPoolExecutor(8) as pool:

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.run import Json
-from pod_worker.training.demo_data import Material, Shape, build
+from pod_worker.training.demo_data import DemoData, ModelShape, build
 
-TINY = Shape(hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, positions=256)
+TINY = ModelShape(hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, positions=256)
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def material(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
     return build(tmp_path_factory.mktemp("material"), rows=120, shape=TINY)
 
 
 @pytest.fixture
-def params(material: Material) -> Callable[..., dict[str, Json]]:
+def params(material: DemoData) -> Callable[..., dict[str, Json]]:
     """Parameters of a training of about a second, with changes."""
 
     def make(**changes: Json) -> dict[str, Json]:

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.training.batches import Plan, micro_batches, split
+from pod_worker.training.batches import BatchPlan, micro_batches, split
 
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 
 
 @given(lengths=lengths, rows=st.integers(1, 17), seed=st.integers(0, 99), by_length=st.booleans())
 def test_every_row_is_seen_once_in_every_epoch(lengths: list[int], rows: int, seed: int, by_length: bool) -> None:
-    plan = Plan(tuple(lengths), rows, seed, by_length)
+    plan = BatchPlan(tuple(lengths), rows, seed, by_length)
     for epoch in (0, 1, 5):
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
         seen = Counter(row for step in steps for row in plan.step_rows(step))
@@ -23,15 +23,15 @@ def test_every_row_is_seen_once_in_every_epoch(lengths: list[int], rows: int, se
 
 @given(lengths=lengths, step=st.integers(0, 1000), seed=st.integers(0, 99))
 def test_a_step_depends_on_nothing_but_its_number(lengths: list[int], step: int, seed: int) -> None:
-    asked_first = Plan(tuple(lengths), 4, seed).step_rows(step)
-    plan = Plan(tuple(lengths), 4, seed)
+    asked_first = BatchPlan(tuple(lengths), 4, seed).step_rows(step)
+    plan = BatchPlan(tuple(lengths), 4, seed)
     for earlier in range(step % 7):
         plan.step_rows(earlier)
     assert plan.step_rows(step) == asked_first
 
 
 def test_epochs_and_seeds_differ() -> None:
-    plan, other = Plan(tuple(range(1, 101)), 4, 0), Plan(tuple(range(1, 101)), 4, 1)
+    plan, other = BatchPlan(tuple(range(1, 101)), 4, 0), BatchPlan(tuple(range(1, 101)), 4, 1)
     assert plan.step_rows(0) != plan.step_rows(plan.steps_per_epoch)
     assert plan.step_rows(0) != other.step_rows(0)
 
@@ -40,12 +40,12 @@ def test_grouping_leaves_little_padding() -> None:
     drawn = random.Random(0)
     many = tuple(drawn.randint(5, 200) for _ in range(1000))
 
-    def padded(plan: Plan) -> int:
+    def padded(plan: BatchPlan) -> int:
         steps = (plan.step_rows(step) for step in range(plan.steps_per_epoch))
         return sum(len(rows) * max(many[row] for row in rows) for rows in steps)
 
-    assert padded(Plan(many, 8, 0)) < 1.1 * sum(many)
-    assert padded(Plan(many, 8, 0, by_length=False)) > 1.5 * sum(many)
+    assert padded(BatchPlan(many, 8, 0)) < 1.1 * sum(many)
+    assert padded(BatchPlan(many, 8, 0, by_length=False)) > 1.5 * sum(many)
 
 
 @given(rows=st.sets(st.integers(0, 99), min_size=1), size=st.integers(1, 9))

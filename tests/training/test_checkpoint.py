@@ -12,19 +12,29 @@ from pod_worker.core.failure import RunError
 from pod_worker.core.payload import TrainingCheckpoint
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.training import random_state
-from pod_worker.training.checkpoint import BadCheckpoint, EvalPoint, Point, Progress, Snapshot, pack, unpack
-from pod_worker.training.checkpoint_store import Shelf
+from pod_worker.training.checkpoint import (
+    CheckpointError,
+    EvalPoint,
+    LossPoint,
+    Progress,
+    TrainingSnapshot,
+    pack,
+    unpack,
+)
+from pod_worker.training.checkpoint_store import CheckpointStore
 from tests.training.context import FolderContext
 
 FINGERPRINT = {"lr": "0.1", "data set": "abc"}
 
 
-def snapshot(step: int = 3) -> Snapshot:
+def snapshot(step: int = 3) -> TrainingSnapshot:
     progress = Progress(
-        step=step, loss_sum=0.1 + 0.2, curve=[Point(3, 1 / 3, 0.1, 2.0)], evals=[EvalPoint(0, 7.0)]
+        step=step, loss_sum=0.1 + 0.2, curve=[LossPoint(3, 1 / 3, 0.1, 2.0)], evals=[EvalPoint(0, 7.0)]
     )
     weights = {"a.weight": torch.arange(6.0).reshape(2, 3) / 7}
-    return Snapshot(progress, FINGERPRINT, weights, {"a.weight/step": torch.tensor(3.0)}, random_state.capture())
+    return TrainingSnapshot(
+        progress, FINGERPRINT, weights, {"a.weight/step": torch.tensor(3.0)}, random_state.capture()
+    )
 
 
 def test_what_was_packed_comes_back_to_the_bit(tmp_path: Path) -> None:
@@ -59,7 +69,7 @@ def test_damage_is_noticed(tmp_path: Path, damage: str) -> None:
             path.write_bytes(b"")
         case "absent":
             path.unlink()
-    with pytest.raises(BadCheckpoint):
+    with pytest.raises(CheckpointError):
         unpack(path)
 
 
@@ -84,24 +94,24 @@ def context(tmp_path: Path) -> FolderContext:
 
 
 def test_a_stored_checkpoint_is_announced_and_found_by_another_pod(context: FolderContext) -> None:
-    entry = Shelf(context).store(snapshot(3))
+    entry = CheckpointStore(context).save(snapshot(3))
     assert [each.key for each in context.events if isinstance(each, TrainingCheckpoint)] == [entry.key]
     elsewhere = FolderContext(context.root, {}, attempt=2, pod="other")
-    found = Shelf(elsewhere).newest(FINGERPRINT)
+    found = CheckpointStore(elsewhere).load_latest(FINGERPRINT)
     assert found
     assert found.progress.step == 3
 
 
 def test_only_what_is_named_is_kept_on_disk_and_trusted(context: FolderContext) -> None:
-    shelf = Shelf(context)
+    shelf = CheckpointStore(context)
     for step in (1, 2, 3):
-        shelf.store(snapshot(step))
+        shelf.save(snapshot(step))
     folder = context.work_dir / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000002.tar", "step-00000003.tar"]
     pack(snapshot(9), folder / "step-00000009.tar")
     (folder / "step-00000009.parts").mkdir()
     (context.root / "state.json").unlink()  # a reset forgot the stage
-    assert Shelf(context).newest(FINGERPRINT) is None
+    assert CheckpointStore(context).load_latest(FINGERPRINT) is None
     assert list(folder.iterdir()) == []
 
 
@@ -109,48 +119,48 @@ def test_only_what_is_named_is_kept_on_disk_and_trusted(context: FolderContext) 
 def test_a_bad_checkpoint_gives_way_to_the_one_before_it(
     context: FolderContext, spoiled: tuple[int, ...], step: int | None
 ) -> None:
-    shelf = Shelf(context)
+    shelf = CheckpointStore(context)
     for each in (1, 2, 3):
-        shelf.store(snapshot(each))
+        shelf.save(snapshot(each))
     for each in spoiled:
         for path in context.root.rglob(f"step-{each:08d}.tar"):
             path.write_bytes(b"spoiled")
-    found = Shelf(context).newest(FINGERPRINT)
+    found = CheckpointStore(context).load_latest(FINGERPRINT)
     assert (found.progress.step if found else None) == step
     assert f"checkpoint of step {spoiled[-1]} cannot be used" in " ".join(context.logs("warning"))
     assert ("begins at the start" in " ".join(context.logs("warning"))) == (step is None)
 
 
 def test_a_checkpoint_of_another_training_is_not_used(context: FolderContext) -> None:
-    Shelf(context).store(snapshot(3))
-    assert Shelf(context).newest(FINGERPRINT | {"lr": "0.2"}) is None
+    CheckpointStore(context).save(snapshot(3))
+    assert CheckpointStore(context).load_latest(FINGERPRINT | {"lr": "0.2"}) is None
     assert "of another training (lr changed)" in " ".join(context.logs("warning"))
 
 
 def test_a_store_that_is_away_costs_no_step_on_this_pod(context: FolderContext) -> None:
-    shelf = Shelf(context)
-    shelf.store(snapshot(1))
+    shelf = CheckpointStore(context)
+    shelf.save(snapshot(1))
     context.artifacts.refused.add(ArtifactKind.CHECKPOINT)
     for step in (2, 3, 4):
-        assert shelf.store(snapshot(step)).key == ""
+        assert shelf.save(snapshot(step)).key == ""
     assert [each.step for each in context.events if isinstance(each, TrainingCheckpoint)] == [1]
-    found = Shelf(context).newest(FINGERPRINT)
+    found = CheckpointStore(context).load_latest(FINGERPRINT)
     assert found
     assert found.progress.step == 4
-    elsewhere = Shelf(FolderContext(context.root, {}, attempt=2, pod="other")).newest(FINGERPRINT)
+    elsewhere = CheckpointStore(FolderContext(context.root, {}, attempt=2, pod="other")).load_latest(FINGERPRINT)
     assert elsewhere
     assert elsewhere.progress.step == 1  # the last one that every pod can fetch is never forgotten
 
 
 def test_a_network_that_is_down_is_waited_for_not_trained_around(context: FolderContext) -> None:
-    Shelf(context).store(snapshot(3))
+    CheckpointStore(context).save(snapshot(3))
     elsewhere = FolderContext(context.root, {}, attempt=2, pod="other")
     elsewhere.artifacts.is_unreachable = True
     with pytest.raises(RunError, match="cannot be reached"):
-        Shelf(elsewhere).newest(FINGERPRINT)
+        CheckpointStore(elsewhere).load_latest(FINGERPRINT)
 
 
 def test_a_saved_state_that_makes_no_sense_is_said_and_not_used(context: FolderContext) -> None:
     context.checkpoint({"key": 7, "step": "x"})
-    assert Shelf(context).newest(FINGERPRINT) is None
+    assert CheckpointStore(context).load_latest(FINGERPRINT) is None
     assert "cannot be read" in " ".join(context.logs("warning"))

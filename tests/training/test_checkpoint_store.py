@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pod_worker.training.checkpoint_store import Shelf
+from pod_worker.training.checkpoint_store import CheckpointStore
 from tests.training.context import FolderContext
 from tests.training.test_checkpoint import FINGERPRINT, snapshot
 
@@ -12,13 +12,13 @@ from tests.training.test_checkpoint import FINGERPRINT, snapshot
 def test_a_copy_that_a_crash_spoiled_on_this_disk_is_fetched_anew(tmp_path: Path) -> None:
     """The store has the good one: hours of training are not thrown away for a half-written file."""
     context = FolderContext(tmp_path, {})
-    shelf = Shelf(context)
+    shelf = CheckpointStore(context)
     for step in (1, 2):
-        shelf.store(snapshot(step))
+        shelf.save(snapshot(step))
     spoiled = context.work_dir / "checkpoints" / "step-00000002.tar"
     spoiled.write_bytes(spoiled.read_bytes()[:100])
 
-    found = Shelf(context).newest(FINGERPRINT)
+    found = CheckpointStore(context).load_latest(FINGERPRINT)
     assert found is not None
     assert found.progress.step == 2
     assert context.logs("warning") == []

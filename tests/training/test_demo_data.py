@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pod_worker.training.demo_data import Material, build, demo_params
+from pod_worker.training.demo_data import DemoData, build, demo_params
 from pod_worker.training.params import parse
 from pod_worker.training.rows import Conversation, read_rows
 
 
-def contents(material: Material) -> dict[str, bytes]:
+def contents(material: DemoData) -> dict[str, bytes]:
     files = [material.dataset, *material.model.iterdir()]
     return {path.name: path.read_bytes() for path in files}
 
@@ -20,7 +20,7 @@ def test_the_same_bytes_every_time(tmp_path: Path) -> None:
     assert contents(build(tmp_path / "three", rows=30, seed=1)) != contents(one)
 
 
-def test_rows_are_signatures_with_their_docstrings(material: Material) -> None:
+def test_rows_are_signatures_with_their_docstrings(material: DemoData) -> None:
     rows = read_rows(material.dataset)
     assert len(rows) == material.rows == 120
     for row in rows:
@@ -30,7 +30,7 @@ def test_rows_are_signatures_with_their_docstrings(material: Material) -> None:
         assert answer["content"].strip()
 
 
-def test_the_demos_parameters_are_good_ones(material: Material) -> None:
+def test_the_demos_parameters_are_good_ones(material: DemoData) -> None:
     assert parse(demo_params(material)).dataset == str(material.dataset)
 
 

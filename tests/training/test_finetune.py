@@ -17,9 +17,9 @@ from pod_worker.core.payload import RunLog, StageProgress
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.stages.finetune import FINETUNE
-from pod_worker.training.checkpoint import EvalPoint, Point
-from pod_worker.training.demo_data import Material
-from pod_worker.training.loss_plot import draw
+from pod_worker.training.checkpoint import EvalPoint, LossPoint
+from pod_worker.training.demo_data import DemoData
+from pod_worker.training.loss_plot import loss_svg
 from pod_worker.training.masks import encode
 from tests.training.context import FolderContext, Stop
 
@@ -102,7 +102,7 @@ def test_accumulation_is_exactly_a_large_batch(tmp_path: Path, params: Params) -
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-3)
 
 
-def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Params, material: Material) -> None:
+def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Params, material: DemoData) -> None:
     import warnings
 
     from peft import PeftModel
@@ -139,17 +139,17 @@ def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Para
 def test_only_the_adapter_changes(tmp_path: Path, params: Params) -> None:
     from pod_worker.core.clock import SystemClock
     from pod_worker.training.base_model import adapter_weights
-    from pod_worker.training.checkpoint_store import Shelf
-    from pod_worker.training.library_logs import routed
-    from pod_worker.training.loop import Loop
+    from pod_worker.training.checkpoint_store import CheckpointStore
+    from pod_worker.training.library_logs import redirect_library_logs
+    from pod_worker.training.loop import TrainingLoop
     from pod_worker.training.lora import prepare
     from pod_worker.training.params import parse
 
     context = FolderContext(tmp_path, params())
-    with routed(lambda _message, _level: None):
+    with redirect_library_logs(lambda _message, _level: None):
         task, _ = prepare(context, parse(params()))
         before = {name: weight.clone() for name, weight in task.model.state_dict().items()}
-        Loop(task, context, Shelf(context), SystemClock()).run()
+        TrainingLoop(task, context, CheckpointStore(context), SystemClock()).run()
     trained = adapter_weights(task.model).keys()
     changed = {name for name, weight in task.model.state_dict().items() if not torch.equal(weight, before[name])}
     assert changed == trained
@@ -172,9 +172,9 @@ def test_the_card_and_the_report_hold_the_numbers(tmp_path: Path, params: Params
 
 
 def test_curves_of_any_length_are_well_formed() -> None:
-    points = [Point(step, 1 / (step + 1), 0.1, 1.0) for step in range(5000)]
+    points = [LossPoint(step, 1 / (step + 1), 0.1, 1.0) for step in range(5000)]
     for curve, evals in (([], []), (points[:1], []), ([], [EvalPoint(0, 3.0)]), (points, [EvalPoint(0, 3.0)])):
-        svg = draw(curve, evals)
+        svg = loss_svg(curve, evals)
         ElementTree.fromstring(svg)
         assert len(svg) < 30_000
 
@@ -191,13 +191,13 @@ def test_a_length_the_model_cannot_place_is_lowered_and_said(tmp_path: Path, par
     assert any("max_length is 256, not 5000" in line for line in context.logs("warning"))
 
 
-def test_the_data_set_may_be_an_artifact(tmp_path: Path, params: Params, material: Material) -> None:
+def test_the_data_set_may_be_an_artifact(tmp_path: Path, params: Params, material: DemoData) -> None:
     context = FolderContext(tmp_path, params(dataset="runs/test/1/data/rows.jsonl", max_steps=1))
     context.artifacts.publish(material.dataset, ArtifactKind.DATA, "data/rows.jsonl")
     assert FINETUNE.run(context)["data_rows"] == 108
 
 
-def test_held_out_rows_may_be_a_file_of_their_own(tmp_path: Path, params: Params, material: Material) -> None:
+def test_held_out_rows_may_be_a_file_of_their_own(tmp_path: Path, params: Params, material: DemoData) -> None:
     other = tmp_path / "held.jsonl"
     other.write_text("".join(material.dataset.read_text().splitlines(keepends=True)[:7]))
     summary = FINETUNE.run(FolderContext(tmp_path, params(eval_dataset=str(other), max_steps=1)))
@@ -212,7 +212,7 @@ def test_bad_input_ends_before_a_model_is_loaded(tmp_path: Path, params: Params)
     assert "there is no such folder" in refusal(FolderContext(tmp_path, params(model="/no/such/model")))
 
 
-def test_a_model_smaller_than_its_tokenizer_is_refused(tmp_path: Path, params: Params, material: Material) -> None:
+def test_a_model_smaller_than_its_tokenizer_is_refused(tmp_path: Path, params: Params, material: DemoData) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for path in material.model.iterdir():

@@ -6,7 +6,7 @@ import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.training.hardware import Capabilities, _cpu_flags, decide, probe
+from pod_worker.training.hardware import Capabilities, _cpu_flags, detect_capabilities, plan_execution
 from pod_worker.training.params import parse
 from pod_worker.training.schedule import learning_rate, total_steps
 
@@ -41,20 +41,20 @@ FLASH = Capabilities("cuda", "A100", has_bf16=True, has_varlen_kernel=True, has_
 def test_what_a_machine_does_with_what_was_asked(
     machine: Capabilities, asked: dict[str, Json], precision: str, packed: bool, attention: str
 ) -> None:
-    execution = decide(parse({"model": "m", "dataset": "d", **asked}), machine)
+    execution = plan_execution(parse({"model": "m", "dataset": "d", **asked}), machine)
     assert (execution.precision, execution.packed, execution.attention) == (precision, packed, attention)
     assert all(": " in reason for reason in execution.reasons)
 
 
 def test_quantised_methods_need_their_library() -> None:
     with pytest.raises(RunError, match="bitsandbytes") as caught:
-        decide(parse({"model": "m", "dataset": "d", "method": "qlora"}), FLASH)
+        plan_execution(parse({"model": "m", "dataset": "d", "method": "qlora"}), FLASH)
     assert caught.value.code is FailureCode.INVALID_INPUT
 
 
 def test_this_machine_can_be_probed() -> None:
-    assert probe().device in ("cpu", "cuda")
-    assert probe().name
+    assert detect_capabilities().device in ("cpu", "cuda")
+    assert detect_capabilities().name
 
 
 def test_cpu_flags_are_read_for_both_architectures_and_need_no_file(tmp_path: Path) -> None:

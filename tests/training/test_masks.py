@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.training.base_model import load_tokenizer
-from pod_worker.training.demo_data import CHAT_TEMPLATE, Material
-from pod_worker.training.masks import Encoded, Example, Tokenizer, _reaches, encode
-from pod_worker.training.rows import Completion, Content, Conversation, Row, Text
+from pod_worker.training.demo_data import CHAT_TEMPLATE, DemoData
+from pod_worker.training.masks import EncodedDataset, Example, Tokenizer, _reaches, encode
+from pod_worker.training.rows import Completion, Content, Conversation, DatasetRow, Text
 
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
@@ -44,17 +44,17 @@ TURNS = Conversation(
 
 
 @pytest.fixture
-def tokenizer(material: Material) -> Tokenizer:
+def tokenizer(material: DemoData) -> Tokenizer:
     return load_tokenizer(material.model, "tiny")
 
 
-def one(tokenizer: Tokenizer, content: Content, max_length: int = 10_000) -> Encoded:
-    return encode([Row("data.jsonl:7", content)], tokenizer, max_length)
+def one(tokenizer: Tokenizer, content: Content, max_length: int = 10_000) -> EncodedDataset:
+    return encode([DatasetRow("data.jsonl:7", content)], tokenizer, max_length)
 
 
 def learned(tokenizer: Tokenizer, example: Example) -> list[str]:
     """The text of each unbroken stretch of loss-bearing tokens."""
-    places = groupby(range(len(example)), lambda place: bool(example.bears_loss[place]))
+    places = groupby(range(len(example)), lambda place: bool(example.loss_mask[place]))
     runs = [[int(example.tokens[place]) for place in run] for bears, run in places if bears]
     return [tokenizer.decode(run, skip_special_tokens=False) for run in runs]
 
@@ -146,12 +146,12 @@ def test_a_token_across_the_edge_is_parted_as_it_will_be_when_the_model_answers(
 
 def test_text_learns_everything_but_its_first_token(tokenizer: Tokenizer) -> None:
     (example,) = one(tokenizer, Text("Return the value")).examples
-    assert example.bears_loss.tolist() == [False] + [True] * (len(example) - 1)
+    assert example.loss_mask.tolist() == [False] + [True] * (len(example) - 1)
     assert whole(tokenizer, example).endswith("<|im_end|>")
 
 
 def test_cutting_is_counted_and_rows_left_with_nothing_are_dropped(tokenizer: Tokenizer) -> None:
-    rows = [Row("a:1", Completion("def f():", " Return")), Row("a:2", Completion("word " * 50, "x"))]
+    rows = [DatasetRow("a:1", Completion("def f():", " Return")), DatasetRow("a:2", Completion("word " * 50, "x"))]
     encoded = encode(rows, tokenizer, 12)
     assert (encoded.rows, encoded.truncated, encoded.dropped) == (2, 1, 1)
     assert encoded.lost_tokens == 2
@@ -179,7 +179,7 @@ def test_the_space_that_a_tokenizer_leaves_out_of_a_words_offsets_is_the_words()
 
 
 @pytest.fixture(scope="module")
-def tiny(material: Material) -> Tokenizer:
+def tiny(material: DemoData) -> Tokenizer:
     loaded = load_tokenizer(material.model, "tiny")
     assert loaded.chat_template == CHAT_TEMPLATE
     return loaded
@@ -189,12 +189,12 @@ def test_a_large_data_set_hears_a_stop(tokenizer: Tokenizer) -> None:
     def stop() -> None:
         raise DrainRequested
 
-    rows = [Row("a:1", Text("a"))] * 300
+    rows = [DatasetRow("a:1", Text("a"))] * 300
     with pytest.raises(DrainRequested):
         encode(rows, tokenizer, 10, stop)
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, material: Material) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, material: DemoData) -> None:
     (tmp_path / "config.json").write_bytes((material.model / "config.json").read_bytes())
     with pytest.raises(RunError, match="tokenizer of model 'tiny' cannot be loaded"):
         load_tokenizer(tmp_path, "tiny")

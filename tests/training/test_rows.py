@@ -33,7 +33,7 @@ def test_each_format_is_found_by_its_first_row(tmp_path: Path) -> None:
 
 def test_blank_lines_and_a_byte_order_mark_are_harmless_and_places_count_lines(tmp_path: Path) -> None:
     rows = read_rows(written(tmp_path, b"\xef\xbb\xbf" + CHAT, b"", b"  ", CHAT))
-    assert [row.place for row in rows] == ["data.jsonl:1", "data.jsonl:4"]
+    assert [row.location for row in rows] == ["data.jsonl:1", "data.jsonl:4"]
 
 
 def test_a_limit_reads_no_further(tmp_path: Path) -> None:

@@ -20,15 +20,15 @@ from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.store.queue.operations import Operations
-from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.operations import OperatorActions
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 from pod_worker.worker import supervisor
-from pod_worker.worker.guarded_child import Command, marked
-from pod_worker.worker.supervisor import Patience, Place, Supervisor, Verdict
+from pod_worker.worker.guarded_child import ChildCommand, processes_with_tag
+from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, StopTimeouts, Supervisor
 
 LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4
-PATIENCE = Patience(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
-CLAIMANT = Claimant("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
+PATIENCE = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
+CLAIMANT = ClaimingWorker("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
 WAIT_SECONDS = 15.0
 
 PRELUDE = """
@@ -47,7 +47,7 @@ class Attempt:
 
     def __init__(self, db: Database[dict[str, Any]], folder: Path, program: str) -> None:
         self.events: list[Payload] = []
-        self.operations = Operations(db)
+        self.operations = OperatorActions(db)
         self.folder = folder
         self._runs = db["runs"]
         self._queue = RunQueue(db, SystemClock(), lease_seconds=LEASE_SECONDS, margin_seconds=MARGIN_SECONDS)
@@ -56,8 +56,10 @@ class Attempt:
         assert claim is not None
         self._fence = claim.lease.fence
         self._program = PRELUDE + program
-        self._verdict: Verdict | None = None
-        place = Place("pod-0", "pod-0:w", folder / "spool", 1 << 24, folder / "work", "http://127.0.0.1:9", None)
+        self._verdict: AttemptResult | None = None
+        place = AttemptEnvironment(
+            "pod-0", "pod-0:w", folder / "spool", 1 << 24, folder / "work", "http://127.0.0.1:9", None
+        )
         self.supervisor = Supervisor(
             self._queue,
             claim,
@@ -74,8 +76,8 @@ class Attempt:
         self.events.append(payload)
         return "id"
 
-    def command(self, mark: str, env: dict[str, str]) -> Command:
-        return Command([sys.executable, "-c", self._program], env, mark)
+    def command(self, mark: str, env: dict[str, str]) -> ChildCommand:
+        return ChildCommand([sys.executable, "-c", self._program], env, mark)
 
     def start(self) -> None:
         self._thread.start()
@@ -97,11 +99,11 @@ class Attempt:
 
     def living(self) -> list[int]:
         """Every process of the attempt, the guard included."""
-        return marked(f"r/{self._fence.attempt}")
+        return processes_with_tag(f"r/{self._fence.attempt}")
 
-    def wait_until(self, is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+    def wait_until(self, passed: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
         end = time.monotonic() + seconds
-        while not is_true():
+        while not passed():
             assert time.monotonic() < end, f"waited {seconds:g} s in vain; {self.document}"
             threading.Event().wait(0.02)
 
@@ -124,7 +126,7 @@ class Attempt:
         self.supervisor._reader.join(WAIT_SECONDS)
         self.supervisor._child.output.close()
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AttemptResult:
         self._thread.join(WAIT_SECONDS)
         assert self._verdict is not None, "the supervisor did not come to an end"
         return self._verdict

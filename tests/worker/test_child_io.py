@@ -6,19 +6,19 @@ import pytest
 
 from pod_worker.core.failure import CancelRequested, DrainRequested
 from pod_worker.stages.context import StopFlag
-from pod_worker.worker.child_io import CancelOnly
+from pod_worker.worker.child_io import CancelOnlySignal
 
 
 def test_a_drain_lets_the_last_checkpoint_leave_the_pod() -> None:
     flag = StopFlag()
     flag.request(DrainRequested)
-    CancelOnly(flag).check()
-    assert not CancelOnly(flag).is_set()
+    CancelOnlySignal(flag).check()
+    assert not CancelOnlySignal(flag).is_set()
 
 
 def test_a_cancel_ends_a_transfer() -> None:
     flag = StopFlag()
     flag.request(CancelRequested)
-    assert CancelOnly(flag).is_set()
+    assert CancelOnlySignal(flag).is_set()
     with pytest.raises(CancelRequested):
-        CancelOnly(flag).check()
+        CancelOnlySignal(flag).check()

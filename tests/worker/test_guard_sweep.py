@@ -22,7 +22,7 @@ def test_a_whole_tree_is_stopped_before_any_of_it_is_killed(monkeypatch: pytest.
     rounds = [[11, 12, 13], [14], []]
     orders: list[tuple[int, int]] = []
     monkeypatch.setattr(guard, "descendants", lambda root: rounds.pop(0))
-    monkeypatch.setattr(guard, "_send", lambda pid, order: orders.append((order, pid)))
+    monkeypatch.setattr(guard, "send_signal", lambda pid, order: orders.append((order, pid)))
 
     assert guard.kill_tree(os.getpid()) == 0
 
@@ -41,7 +41,7 @@ def test_a_whole_tree_is_stopped_before_any_of_it_is_killed(monkeypatch: pytest.
 
 def test_what_cannot_be_killed_is_counted_and_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "descendants", lambda root: [11, 12])
-    monkeypatch.setattr(guard, "_send", lambda pid, order: None)
+    monkeypatch.setattr(guard, "send_signal", lambda pid, order: None)
     assert guard.kill_tree(os.getpid(), seconds=0.05) == 2
 
 

@@ -18,7 +18,7 @@ from pymongo.database import Database
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
 from pod_worker.worker import output_capture
-from pod_worker.worker.guarded_child import MARK_VARIABLE, unguarded
+from pod_worker.worker.guarded_child import MARK_VARIABLE, unguarded_processes
 from tests.worker.hostile import PATIENCE, supervised
 
 Db = Database[dict[str, Any]]
@@ -114,7 +114,7 @@ def test_what_worker_and_guard_left_when_killed_together_is_told_from_what_is_gu
         with supervised(db, tmp_path, HOSTILE["forks into new sessions and closes everything"]) as attempt:
             attempt.wait_until(lambda: len(attempt.living()) >= 6)
             watched = set(attempt.living())
-            found = set(unguarded())
+            found = set(unguarded_processes())
             attempt.cancel()
         assert orphan.pid in found
         assert not found & watched

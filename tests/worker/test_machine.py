@@ -6,7 +6,7 @@ import pytest
 
 from pod_worker.config import SECRETS
 from pod_worker.worker.machine import Gpu as GpuCard
-from pod_worker.worker.machine import child_environment, gpu_names, is_secret, pod_id, promised_gpus
+from pod_worker.worker.machine import child_environment, expected_gpus, gpu_names, is_secret, pod_id
 
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
@@ -38,4 +38,4 @@ def test_a_gpu_answers_to_its_short_names() -> None:
 def test_what_the_provider_says_of_the_pod() -> None:
     assert pod_id({"RUNPOD_POD_ID": "abc"}) == "abc"
     assert pod_id({}) != ""
-    assert [promised_gpus({"RUNPOD_GPU_COUNT": text}) for text in ("2", "", "many")] == [2, 0, 0]
+    assert [expected_gpus({"RUNPOD_GPU_COUNT": text}) for text in ("2", "", "many")] == [2, 0, 0]

@@ -10,8 +10,8 @@ from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.lease import Lease
-from pod_worker.store.queue.operations import Operations
-from pod_worker.store.queue.run_queue import Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.operations import OperatorActions
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 from pod_worker.worker.renewal import Renewer
 from tests.store.unreliable import Loss, Unreliable
 
@@ -40,7 +40,7 @@ class Heard:
         )
 
     def _lease(self, queue: RunQueue, clock: SystemClock) -> Lease:
-        claim = queue.claim(Claimant("w", "pod", ("synthetic",), ("synthetic",)))
+        claim = queue.claim(ClaimingWorker("w", "pod", ("synthetic",), ("synthetic",)))
         assert claim is not None
         return claim.lease
 
@@ -73,12 +73,12 @@ def test_each_renewal_tells_the_guard_how_long_to_trust(queued: Db) -> None:
 def test_a_cancel_and_a_takeover_are_passed_on_at_once_when_somebody_kicks(queued: Db) -> None:
     heard = Heard(queued, lease_seconds=600, every_seconds=500)
     heard.renewer.start()
-    Operations(queued).cancel("r")
+    OperatorActions(queued).cancel("r")
     heard.renewer.kick()
     assert heard.is_canceled.wait(10)
     told = len(heard.trust)
 
-    Operations(queued).reset("r", force=True)
+    OperatorActions(queued).reset("r", force=True)
     heard.renewer.kick()
     assert heard.is_lost.wait(10)
     assert "taken away" in heard.lost[0]

@@ -61,7 +61,7 @@ def test_a_run_that_was_taken_away_is_killed_and_nothing_is_written(db: Db, tmp_
     with supervised(db, tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)") as attempt:
         attempt.operations.reset("r", by="ana", force=True)
         before = attempt.document
-        attempt.supervisor.kick()
+        attempt.supervisor.renew_now()
         verdict = attempt.verdict()
         assert isinstance(verdict.outcome, Lost)
         assert "guard" not in verdict.outcome.reason, "at once, not when the last trust ran out"
@@ -75,7 +75,7 @@ def test_a_lease_that_ended_is_lost_even_while_nobody_else_has_the_run(db: Db, t
         over = [{"$set": {"leaseExpiresAt": {"$subtract": ["$$NOW", 1000]}}}]
         db.runs.update_one({"_id": "r"}, over)
         before = attempt.document
-        attempt.supervisor.kick()
+        attempt.supervisor.renew_now()
         verdict = attempt.verdict()
         assert isinstance(verdict.outcome, Lost)
         assert "taken away" in verdict.outcome.reason

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from pod_worker.cli.pods.session import Account
+    from pod_worker.cli.pods.session import PodAccount
     from pod_worker.pods.pod import SshAddress
 
 Finding = tuple[str, str, str]
@@ -37,13 +37,15 @@ def ssh(pod_id: str, command: tuple[str, ...], forget_host_key: bool, timeout: f
             _known_hosts(account, pod_id).unlink(missing_ok=True)
         address = account.pod(pod_id).ssh
         if address is None:
-            raise CommandError(f"pod {pod_id} has no SSH address (yet); does it expose 22/tcp?", Exit.TEMPORARY)
+            raise CommandError(
+                f"pod {pod_id} has no SSH address (yet); does it expose 22/tcp?", ExitCode.TEMPORARY
+            )
         if not command:
             return _shell(account, pod_id, address)
         return _run(account, pod_id, address, " ".join(command), timeout)
 
 
-def _run(account: Account, pod_id: str, address: SshAddress, command: str, timeout: float) -> int:
+def _run(account: PodAccount, pod_id: str, address: SshAddress, command: str, timeout: float) -> int:
     from pod_worker.pods.ssh.client import SSHClient
 
     def show(stream: str, text: str) -> None:
@@ -52,11 +54,13 @@ def _run(account: Account, pod_id: str, address: SshAddress, command: str, timeo
     with SSHClient(address, account.settings.login, pod_id=pod_id, pins=account.pins) as client:
         result = client.run(command, timeout_seconds=timeout, on_output=show)
     if result.timed_out:
-        raise CommandError(f"out of time after {timeout:g} s; the command was killed on the pod", Exit.TEMPORARY)
-    return result.exit_code if result.exit_code >= 0 else Exit.FAILED
+        raise CommandError(
+            f"out of time after {timeout:g} s; the command was killed on the pod", ExitCode.TEMPORARY
+        )
+    return result.exit_code if result.exit_code >= 0 else ExitCode.FAILED
 
 
-def _shell(account: Account, pod_id: str, address: SshAddress) -> int:
+def _shell(account: PodAccount, pod_id: str, address: SshAddress) -> int:
     """The system's ssh does terminals better; it keeps its own pin of this pod's key."""
     known = _known_hosts(account, pod_id)
     words = ["ssh", "-p", str(address.port), "-o", f"UserKnownHostsFile={known}"]
@@ -66,15 +70,15 @@ def _shell(account: Account, pod_id: str, address: SshAddress) -> int:
     words.append(f"{address.username}@{address.host}")
     if not (is_terminal() and sys.stdin.isatty() and shutil.which("ssh")):
         click.echo(shlex.join(words))
-        return Exit.OK
+        return ExitCode.OK
     known.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(words, check=False).returncode
 
 
-def _known_hosts(account: Account, pod_id: str) -> Path:
-    from pod_worker.pods.runpod.transport import segment
+def _known_hosts(account: PodAccount, pod_id: str) -> Path:
+    from pod_worker.pods.runpod.transport import path_segment
 
-    return account.settings.state_dir / "known_hosts" / segment(pod_id)
+    return account.settings.state_dir / "known_hosts" / path_segment(pod_id)
 
 
 @click.command()
@@ -93,10 +97,10 @@ def doctor(as_json: bool) -> int:
         print_table(("RESULT", "CHECK", "FOUND"), [(r, c, f) for c, r, f in findings], styles)
     is_bad = any(result == "bad" for _, result, _ in findings)
     say("something is wrong" if is_bad else "fit to rent")
-    return Exit.FAILED if is_bad else Exit.OK
+    return ExitCode.FAILED if is_bad else ExitCode.OK
 
 
-def _api(account: Account) -> list[Finding]:
+def _api(account: PodAccount) -> list[Finding]:
     from pod_worker.pods.provider import Known
 
     settings = account.settings
@@ -108,8 +112,8 @@ def _api(account: Account) -> list[Finding]:
     return [("api", "bad", f"{where}: {listing.error}. To do: {listing.error.remedy.value}")]
 
 
-def _gpus(account: Account) -> list[Finding]:
-    from pod_worker.pods.launch_requests import NotAvailable, gpu_id_of
+def _gpus(account: PodAccount) -> list[Finding]:
+    from pod_worker.pods.launch_requests import NotAvailableError, gpu_id_of
     from pod_worker.pods.provider import Unknown
 
     read = account.provider.catalogue()
@@ -119,7 +123,7 @@ def _gpus(account: Account) -> list[Finding]:
     for wanted in account.settings.gpu_types:
         try:
             offer = read.value.gpu(gpu_id_of(wanted, read.value))
-        except NotAvailable as unknown:
+        except NotAvailableError as unknown:
             findings.append(("gpu", "bad", str(unknown)))
             continue
         assert offer is not None, "gpu_id_of found it"
@@ -132,7 +136,7 @@ def _gpus(account: Account) -> list[Finding]:
     return findings
 
 
-def _volume(account: Account) -> list[Finding]:
+def _volume(account: PodAccount) -> list[Finding]:
     from pod_worker.pods.provider import Unknown
 
     name = account.settings.storage_name
@@ -148,7 +152,7 @@ def _volume(account: Account) -> list[Finding]:
     return [("volume", "ok", f"{each.name}: {each.size_gb} GB in {each.data_center_id}") for each in found]
 
 
-def _ssh_keys(account: Account) -> list[Finding]:
+def _ssh_keys(account: PodAccount) -> list[Finding]:
     from pod_worker.pods.ssh.login import SshError
 
     settings = account.settings
@@ -171,7 +175,7 @@ def _ssh_keys(account: Account) -> list[Finding]:
     return [("ssh key", "ok", f"{key.get_name()}, both halves match")]
 
 
-def _worker(account: Account) -> list[Finding]:
+def _worker(account: PodAccount) -> list[Finding]:
     env = account.settings.worker_env
     if "MONGODB_URL" not in env:
         return [("worker", "bad", "MONGODB_URL is not set: a worker on the pod would have no queue")]
@@ -181,13 +185,13 @@ def _worker(account: Account) -> list[Finding]:
     return [("worker", "ok", f"passed on: {', '.join(sorted(env))}")]
 
 
-def _leftovers(account: Account) -> list[Finding]:
+def _leftovers(account: PodAccount) -> list[Finding]:
     from pod_worker.pods.launch.sweep import sweep
 
     look = sweep(account.provider, account.log, clock=account.clock, limit=0)
-    if look.unread:
+    if look.list_error:
         return [("left-over pods", "warn", "not known: the account cannot be listed")]
     if look.unwanted:
         names = ", ".join(pod.id for pod in look.unwanted)
         return [("left-over pods", "bad", f"{names} bill and nobody wants them; run: pod-worker pods sweep")]
-    return [("left-over pods", "ok", f"none of ours; {len(look.unclaimed)} pods are not ours")]
+    return [("left-over pods", "ok", f"none of ours; {len(look.unknown_pods)} pods are not ours")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import age, print_json, print_table, say, span
 from pod_worker.cli.pods.access import doctor, ssh
 from pod_worker.cli.pods.create import confirm, create
@@ -118,7 +118,7 @@ def terminate(pod_ids: tuple[str, ...], yes: bool, as_json: bool) -> int:
         print_json([{"id": pod_id, "terminated": is_gone} for pod_id, is_gone in gone.items()])
     for pod_id, is_gone in gone.items():
         say(f"{pod_id}: {'terminated' if is_gone else 'asked, not confirmed yet; run `pod-worker pods sweep`'}")
-    return Exit.OK if all(gone.values()) else Exit.TEMPORARY
+    return ExitCode.OK if all(gone.values()) else ExitCode.TEMPORARY
 
 
 @pods.command()
@@ -147,7 +147,7 @@ def logs(pod_id: str, follow: bool, tail: int, since: str | None, as_json: bool)
 def gpus(min_vram_gb: float, max_price: float | None, available: bool, as_json: bool) -> None:
     """GPU types with prices and stock, cheapest first."""
     from pod_worker.cli.pods.session import open_account
-    from pod_worker.pods.catalogue import Stock
+    from pod_worker.pods.catalogue import StockLevel
     from pod_worker.pods.provider import Unknown
 
     with open_account() as account:
@@ -159,7 +159,7 @@ def gpus(min_vram_gb: float, max_price: float | None, available: bool, as_json: 
         for offer in read.value.gpus
         if offer.memory_gb >= min_vram_gb
         and (max_price is None or _lowest(offer) <= max_price)
-        and not (available and set(offer.stock.values()) <= {Stock.NONE})
+        and not (available and set(offer.stock.values()) <= {StockLevel.NONE})
     ]
     found.sort(key=_lowest)
     if as_json:
@@ -202,8 +202,8 @@ def sweep(yes: bool, as_json: bool) -> int:
 
     with open_account() as account:
         look = sweep.sweep(account.provider, account.log, clock=account.clock, limit=0)
-        if look.unread:
-            raise CommandError(f"nothing was done: {look.unread}", Exit.TEMPORARY)
+        if look.list_error:
+            raise CommandError(f"nothing was done: {look.list_error}", ExitCode.TEMPORARY)
         for pod in look.unwanted:
             say(f"unwanted: {pod.id} {pod.name} ({pod.status.value}, ${_price(pod)}/h)")
         done = look
@@ -214,15 +214,15 @@ def sweep(yes: bool, as_json: bool) -> int:
         print_json(
             {
                 "terminated": [pod.id for pod in done.unwanted],
-                "unclaimed": [pod.id for pod in done.unclaimed],
+                "unclaimed": [pod.id for pod in done.unknown_pods],
                 "failures": list(done.failures),
             }
         )
     say(
         f"{len(done.unwanted)} terminated, {len(done.failures)} failures, "
-        f"{len(done.unclaimed)} not ours and left alone"
+        f"{len(done.unknown_pods)} not ours and left alone"
     )
-    return Exit.TEMPORARY if done.failures else Exit.OK
+    return ExitCode.TEMPORARY if done.failures else ExitCode.OK
 
 
 def pod_json(pod: Pod) -> dict[str, Json]:

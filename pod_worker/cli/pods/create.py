@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, print_json, print_table, say
 from pod_worker.core.run import Json
 
 if TYPE_CHECKING:
-    from pod_worker.cli.pods.session import Account
-    from pod_worker.pods.launch.launcher import NotLaunched, Order
+    from pod_worker.cli.pods.session import PodAccount
+    from pod_worker.pods.launch.launcher import LaunchFailed, LaunchRequest
     from pod_worker.pods.runpod_settings import RunpodSettings
 
 
@@ -27,7 +27,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError(f"{question} Nobody is here to answer; pass --yes", Exit.USAGE)
+        raise CommandError(f"{question} Nobody is here to answer; pass --yes", ExitCode.USAGE)
     click.confirm(question, abort=True, err=True)
 
 
@@ -73,8 +73,8 @@ def create(
     NAME begins the pod's name. Creating the same NAME again while its pod lives gives that pod.
     """
     from pod_worker.cli.pods.session import open_account
-    from pod_worker.pods.launch.launcher import NotLaunched
-    from pod_worker.pods.launch_requests import worker_order
+    from pod_worker.pods.launch.launcher import LaunchFailed
+    from pod_worker.pods.launch_requests import worker_launch_request
 
     with open_account() as account:
         given: dict[str, Json] = {
@@ -89,19 +89,19 @@ def create(
             "worker_mode": mode,
         }
         account.settings = replace(account.settings, **{key: value for key, value in given.items() if value})
-        order = worker_order(account.settings, account.provider, name, _pairs(pairs))
+        order = worker_launch_request(account.settings, account.provider, name, _pairs(pairs))
         if command:
             order = replace(order, spec=replace(order.spec, start_command=tuple(shlex.split(command))))
         _show_plan(account.settings, order, as_json and dry_run)
         if not order.candidates:
             raise CommandError(
-                "no GPU fits: none is offered there, or all cost more than --max-price", Exit.BUDGET
+                "no GPU fits: none is offered there, or all cost more than --max-price", ExitCode.BUDGET
             )
         if dry_run:
-            return Exit.OK
+            return ExitCode.OK
         confirm("Rent this pod? It bills until it is terminated.", yes)
         result = account.launcher().launch(order)
-        if isinstance(result, NotLaunched):
+        if isinstance(result, LaunchFailed):
             raise CommandError(_why(result), _exit_of(result))
         pod = result.pod
         if as_json:
@@ -109,7 +109,7 @@ def create(
         else:
             click.echo(pod.id)
         say(f"rented: {pod.name}; give it back with: pod-worker pods terminate {pod.id}")
-        return _bring_up(account, name, pod.id) if bring_up else Exit.OK
+        return _bring_up(account, name, pod.id) if bring_up else ExitCode.OK
 
 
 def _clouds(word: str | None) -> tuple[Json, ...]:
@@ -123,11 +123,11 @@ def _clouds(word: str | None) -> tuple[Json, ...]:
 def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise CommandError(f"--env {pair.split()[0]!r}: write NAME=VALUE", Exit.USAGE)
+            raise CommandError(f"--env {pair.split()[0]!r}: write NAME=VALUE", ExitCode.USAGE)
     return {pair.partition("=")[0]: pair.partition("=")[2] for pair in pairs}
 
 
-def _show_plan(settings: RunpodSettings, order: Order, as_json: bool) -> None:
+def _show_plan(settings: RunpodSettings, order: LaunchRequest, as_json: bool) -> None:
     spec = order.spec
     if as_json:
         print_json(
@@ -170,37 +170,39 @@ def _show_plan(settings: RunpodSettings, order: Order, as_json: bool) -> None:
         say("  warning: an address of this machine (127.0.0.1) is among the values; a rented pod cannot reach it")
 
 
-def _why(result: NotLaunched) -> str:
-    tried = "".join(f"\n  {trial.candidate}: {trial.said}" for trial in result.trials)
+def _why(result: LaunchFailed) -> str:
+    tried = "".join(f"\n  {trial.candidate}: {trial.message}" for trial in result.failed_candidates)
     return f"{result.reason.value}: {result.detail}{tried}"
 
 
-def _exit_of(result: NotLaunched) -> Exit:
+def _exit_of(result: LaunchFailed) -> ExitCode:
     from pod_worker.cli.pods.session import exit_of_error
-    from pod_worker.pods.launch.launcher import Reason
+    from pod_worker.pods.launch.launcher import LaunchFailureReason
 
     if result.error is not None:
         return exit_of_error(result.error)
     codes = {
-        Reason.NO_CANDIDATE: Exit.NO_CAPACITY,
-        Reason.NO_CAPACITY: Exit.NO_CAPACITY,
-        Reason.INVALID: Exit.USAGE,
-        Reason.STOPPED: Exit.FAILED,
-        Reason.UNCLEAR: Exit.TEMPORARY,
-        Reason.TAKEN: Exit.TEMPORARY,
+        LaunchFailureReason.NO_CANDIDATE: ExitCode.NO_CAPACITY,
+        LaunchFailureReason.NO_CAPACITY: ExitCode.NO_CAPACITY,
+        LaunchFailureReason.INVALID: ExitCode.USAGE,
+        LaunchFailureReason.STOPPED: ExitCode.FAILED,
+        LaunchFailureReason.UNCLEAR: ExitCode.TEMPORARY,
+        LaunchFailureReason.TAKEN: ExitCode.TEMPORARY,
     }
     return codes[result.reason]
 
 
-def _bring_up(account: Account, worker_id: str, pod_id: str) -> int:
+def _bring_up(account: PodAccount, worker_id: str, pod_id: str) -> int:
     import time
 
-    from pod_worker.pods.launch.readiness import Broken, wait_until_ready
+    from pod_worker.pods.launch.readiness import BootFailed, wait_until_ready
 
     say("waiting for the pod to boot (the image may take minutes)")
     state = wait_until_ready(account.provider, pod_id, clock=account.clock, sleep=time.sleep)
-    if isinstance(state, Broken):
-        raise CommandError(f"{state.why}\nit still bills: pod-worker pods terminate {pod_id}", Exit.TEMPORARY)
+    if isinstance(state, BootFailed):
+        raise CommandError(
+            f"{state.reason}\nit still bills: pod-worker pods terminate {pod_id}", ExitCode.TEMPORARY
+        )
     client = account.client()
     try:
         report = client.check_and_initialize_worker(worker_id, pod_id)
@@ -215,4 +217,4 @@ def _bring_up(account: Account, worker_id: str, pod_id: str) -> int:
     finally:
         client.close()
     say(f"the worker runs on {pod_id}; follow it with: pod-worker pods logs -f {pod_id}")
-    return Exit.OK
+    return ExitCode.OK

@@ -12,24 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pod_worker.cli.composition import open_store, settings_here
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import load_settings, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.pod_intent import IntentLog
 from pod_worker.pods.errors import (
-    Balance,
-    Capacity,
-    Forbidden,
-    Invalid,
-    NotFound,
+    ForbiddenError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    NoCapacityError,
+    PodNotFoundError,
     ProviderError,
-    Rejected,
+    RequestRejectedError,
     ServerError,
-    Unauthorized,
+    UnauthorizedError,
 )
 from pod_worker.pods.launch.launcher import Launcher
 from pod_worker.pods.launch.sqlite_intents import IntentFile
-from pod_worker.pods.launch_requests import NotAvailable
+from pod_worker.pods.launch_requests import NotAvailableError
 from pod_worker.pods.pod import Pod
 from pod_worker.pods.provider import Absent, Known, PodProvider, Unknown
 from pod_worker.pods.runpod_client import RunpodClient, make_client, make_launcher, open_provider
@@ -37,25 +37,25 @@ from pod_worker.pods.runpod_settings import RunpodConfigurationError, RunpodSett
 from pod_worker.pods.ssh.host_keys import HostKeyChanged, PinFolder
 from pod_worker.pods.ssh.login import SshError
 
-_EXITS: tuple[tuple[type[Exception], Exit], ...] = (
-    (RunpodConfigurationError, Exit.USAGE),
-    (Unauthorized, Exit.AUTH),
-    (Forbidden, Exit.AUTH),
-    (Capacity, Exit.NO_CAPACITY),
-    (Balance, Exit.BUDGET),
-    (NotFound, Exit.NOT_FOUND),
-    (NotAvailable, Exit.NOT_FOUND),
-    (Invalid, Exit.USAGE),
-    (Rejected, Exit.FAILED),
-    (ServerError, Exit.TEMPORARY),
-    (ProviderError, Exit.TEMPORARY),
-    (HostKeyChanged, Exit.AUTH),
-    (SshError, Exit.FAILED),
+_EXITS: tuple[tuple[type[Exception], ExitCode], ...] = (
+    (RunpodConfigurationError, ExitCode.USAGE),
+    (UnauthorizedError, ExitCode.AUTH),
+    (ForbiddenError, ExitCode.AUTH),
+    (NoCapacityError, ExitCode.NO_CAPACITY),
+    (InsufficientBalanceError, ExitCode.BUDGET),
+    (PodNotFoundError, ExitCode.NOT_FOUND),
+    (NotAvailableError, ExitCode.NOT_FOUND),
+    (InvalidRequestError, ExitCode.USAGE),
+    (RequestRejectedError, ExitCode.FAILED),
+    (ServerError, ExitCode.TEMPORARY),
+    (ProviderError, ExitCode.TEMPORARY),
+    (HostKeyChanged, ExitCode.AUTH),
+    (SshError, ExitCode.FAILED),
 )
 
 
 @dataclass
-class Account:
+class PodAccount:
     settings: RunpodSettings
     provider: PodProvider
     clock: Clock = field(default_factory=SystemClock)
@@ -83,7 +83,7 @@ class Account:
         if isinstance(read, Known):
             return read.value
         if isinstance(read, Absent):
-            raise CommandError(f"no pod {pod_id}; `pod-worker pods list` shows the ids", Exit.NOT_FOUND)
+            raise CommandError(f"no pod {pod_id}; `pod-worker pods list` shows the ids", ExitCode.NOT_FOUND)
         raise read.error
 
     def pods(self) -> tuple[Pod, ...]:
@@ -97,11 +97,11 @@ class Account:
 
 
 @contextmanager
-def open_account() -> Iterator[Account]:
+def open_account() -> Iterator[PodAccount]:
     """Every expected error inside the block becomes one line and the contract's exit code."""
     try:
         settings = from_env(_environment())
-        account = Account(settings, open_provider(settings, SystemClock(), time.sleep))
+        account = PodAccount(settings, open_provider(settings, SystemClock(), time.sleep))
         try:
             yield account
         finally:
@@ -110,8 +110,8 @@ def open_account() -> Iterator[Account]:
         raise CommandError(str(error), exit_of_error(error)) from error
 
 
-def exit_of_error(error: Exception) -> Exit:
-    return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
+def exit_of_error(error: Exception) -> ExitCode:
+    return next((code for kind, code in _EXITS if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def _environment() -> dict[str, str]:
@@ -122,7 +122,7 @@ def _environment() -> dict[str, str]:
         {name: value for name, value in dotenv_values(".env").items() if value} if Path(".env").is_file() else {}
     )
     env = {**file, **{name: value for name, value in os.environ.items() if value}}
-    settings = settings_here()
+    settings = load_settings()
     ours = {
         "RUNPOD_API_KEY": settings.runpod_api_key,
         "MONGODB_URL": settings.mongodb_url,
@@ -133,7 +133,7 @@ def _environment() -> dict[str, str]:
 
 
 def _open_log(settings: RunpodSettings) -> IntentLog:
-    if settings_here().mongodb_url is None:
+    if load_settings().mongodb_url is None:
         return IntentFile(settings.state_dir / "intents.db")
     from pod_worker.store.pod_intents import PodIntents
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 
-from pod_worker.cli.composition import Store, open_store
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, print_json, say
 from pod_worker.cli.runs import views
-from pod_worker.cli.runs.views import ENDED, follow_run, found_run, json_option, parse_age, status_of
+from pod_worker.cli.runs.views import TERMINAL_STATUSES, follow_run, json_option, parse_age, resolve_run, status_of
 from pod_worker.core.run import Json, Requirements
-from pod_worker.store.queue.operations import Answer, Verdict
+from pod_worker.store.queue.operations import ActionOutcome, ActionResult
 from pod_worker.store.queue.run_queue import RunRequest
 from pod_worker.store.views.read_models import ReadModels
 
@@ -73,8 +73,8 @@ def submit(
 
     params = find_pipeline(pipeline).check_params(_params(pairs, params_file))
     if unique_key and count > 1:
-        raise CommandError("--unique-key makes one run; --count asks for more", Exit.USAGE)
-    store = open_store(create_indexes=True)
+        raise CommandError("--unique-key makes one run; --count asks for more", ExitCode.USAGE)
+    store = open_store(with_indexes=True)
 
     def request() -> RunRequest:
         return RunRequest(
@@ -97,10 +97,10 @@ def submit(
     else:
         click.echo(run.id)
         say("queued" if is_new else f"not queued: this run has the key {unique_key!r} already ({run.status})")
-    return follow_run(store, run.id) if then_watch else Exit.OK
+    return follow_run(store, run.id) if then_watch else ExitCode.OK
 
 
-def _submit_many(store: Store, requests: list[RunRequest], as_json: bool) -> int:
+def _submit_many(store: StoreSession, requests: list[RunRequest], as_json: bool) -> int:
     queue = store.queue()
     for start in range(0, len(requests), 1000):
         queue.enqueue_many(requests[start : start + 1000])
@@ -110,7 +110,7 @@ def _submit_many(store: Store, requests: list[RunRequest], as_json: bool) -> int
     else:
         click.echo("\n".join(ids))
     say(f"queued {len(ids)} runs")
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _params(pairs: tuple[str, ...], file: str | None) -> dict[str, Json]:
@@ -120,16 +120,16 @@ def _params(pairs: tuple[str, ...], file: str | None) -> dict[str, Json]:
             text = sys.stdin.read() if file == "-" else Path(file).read_text()
             params = json.loads(text)
         except (OSError, ValueError) as error:
-            raise CommandError(f"--params {file}: {error}", Exit.USAGE) from None
+            raise CommandError(f"--params {file}: {error}", ExitCode.USAGE) from None
         if not isinstance(params, dict):
-            raise CommandError(f'--params {file}: a JSON object is needed, like {{"seconds": 3}}', Exit.USAGE)
+            raise CommandError(f'--params {file}: a JSON object is needed, like {{"seconds": 3}}', ExitCode.USAGE)
     return params | {name: _value(value) for name, value in map(_pair, pairs)}
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise CommandError(f"{text!r}: NAME=VALUE is needed", Exit.USAGE)
+        raise CommandError(f"{text!r}: NAME=VALUE is needed", ExitCode.USAGE)
     return name, value
 
 
@@ -154,21 +154,21 @@ def _value(text: str) -> Json:
 def cancel(run_ids: tuple[str, ...], reason: str | None, yes: bool, wait: bool, as_json: bool) -> int:
     """End runs: waiting ones at once, running ones through their worker."""
     store = open_store()
-    ids = [str(found_run(ReadModels(store.database), each)["_id"]) for each in run_ids]
+    ids = [str(resolve_run(ReadModels(store.database), each)["_id"]) for each in run_ids]
     if not yes and is_terminal():
         click.confirm(f"Cancel {', '.join(ids)}?", abort=True, err=True)
     operations = store.operations()
-    answers = [operations.cancel(run_id, by=_me(), reason=reason) for run_id in ids]
+    answers = [operations.cancel(run_id, by=_current_user(), reason=reason) for run_id in ids]
     for run_id, answer in zip(ids, answers, strict=True):
-        if answer.verdict is Verdict.REQUESTED and wait:
-            _await_end(store, run_id)
-    return _tell(store, ids, answers, as_json)
+        if answer.verdict is ActionResult.REQUESTED and wait:
+            _wait_until_ended(store, run_id)
+    return _print_results(store, ids, answers, as_json)
 
 
-def _await_end(store: Store, run_id: str, seconds: float = 120) -> None:
+def _wait_until_ended(store: StoreSession, run_id: str, seconds: float = 120) -> None:
     say(f"{run_id}: asked its worker to stop …")
     end = time.monotonic() + seconds
-    while status_of(store, run_id) not in ENDED and time.monotonic() < end:
+    while status_of(store, run_id) not in TERMINAL_STATUSES and time.monotonic() < end:
         time.sleep(0.2)
 
 
@@ -186,16 +186,16 @@ def reset(run_ids: tuple[str, ...], force: bool, from_scratch: bool, dry_run: bo
     """
     store = open_store()
     models = ReadModels(store.database)
-    ids = [str(found_run(models, each)["_id"]) for each in run_ids]
+    ids = [str(resolve_run(models, each)["_id"]) for each in run_ids]
     if dry_run:
         for run_id in ids:
-            run = found_run(models, run_id)
+            run = resolve_run(models, run_id)
             attempt = run.get("attempt") or 0
             say(f"{run_id}: {run.get('status')} → QUEUED, attempt {attempt} → {attempt + 1}")
-        return Exit.OK
+        return ExitCode.OK
     operations = store.operations()
-    answers = [operations.reset(each, by=_me(), force=force, from_scratch=from_scratch) for each in ids]
-    return _tell(store, ids, answers, as_json)
+    answers = [operations.reset(each, by=_current_user(), force=force, from_scratch=from_scratch) for each in ids]
+    return _print_results(store, ids, answers, as_json)
 
 
 @runs.command("retry-stage")
@@ -205,32 +205,37 @@ def reset(run_ids: tuple[str, ...], force: bool, from_scratch: bool, dry_run: bo
 def retry_stage(run_id: str, stage: str, as_json: bool) -> int:
     """Do one stage of an ended run again; the other finished stages are kept."""
     store = open_store()
-    run = found_run(ReadModels(store.database), run_id)
+    run = resolve_run(ReadModels(store.database), run_id)
     done = run.get("checkpoints") or {}
     if stage not in done:
         raise CommandError(
-            f"{stage!r} is no finished stage of this run; there is: {', '.join(done) or 'none'}", Exit.USAGE
+            f"{stage!r} is no finished stage of this run; there is: {', '.join(done) or 'none'}", ExitCode.USAGE
         )
-    answer = store.operations().retry_stage(run["_id"], stage, by=_me())
-    return _tell(store, [run["_id"]], [answer], as_json)
+    answer = store.operations().retry_stage(run["_id"], stage, by=_current_user())
+    return _print_results(store, [run["_id"]], [answer], as_json)
 
 
 @runs.command()
 @click.option(
     "--older-than", default="30d", show_default=True, metavar="AGE", help="Ended longer ago than this: 12h, 30d."
 )
-@click.option("--status", multiple=True, type=click.Choice(sorted(ENDED)), help="Only these. [default: any ended]")
+@click.option(
+    "--status",
+    multiple=True,
+    type=click.Choice(sorted(TERMINAL_STATUSES)),
+    help="Only these. [default: any ended]",
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 def prune(older_than: str, status: tuple[str, ...], yes: bool, as_json: bool) -> int:
     """Delete old ended runs with their events, metrics and artifacts."""
     from pod_worker.cli.control import object_store
-    from pod_worker.store.pruning import Prune
+    from pod_worker.store.pruning import RunPruner
 
     store = open_store()
-    work = Prune(store.database)
+    work = RunPruner(store.database)
     before = datetime.now(UTC) - parse_age(older_than)
-    ids = work.find(list(status) or sorted(ENDED), before)
+    ids = work.find(list(status) or sorted(TERMINAL_STATUSES), before)
     if ids and not yes:
         click.confirm(f"Delete {len(ids)} runs and everything they left?", abort=True, err=True)
     objects = object_store(store.settings) if ids else None
@@ -242,18 +247,18 @@ def prune(older_than: str, status: tuple[str, ...], yes: bool, as_json: bool) ->
             f"deleted {len(ids)} runs, {removed} documents"
             + ("" if objects or not ids else "; objects are left in the store")
         )
-    return Exit.OK
+    return ExitCode.OK
 
 
-def _tell(store: Store, ids: list[str], answers: list[Answer], as_json: bool) -> int:
-    words: dict[Verdict, Callable[[str], str]] = {
-        Verdict.DONE: lambda status: status,
-        Verdict.REQUESTED: lambda status: (
-            status if status in ENDED else f"{status}: its worker was asked and has not confirmed yet"
+def _print_results(store: StoreSession, ids: list[str], answers: list[ActionOutcome], as_json: bool) -> int:
+    words: dict[ActionResult, Callable[[str], str]] = {
+        ActionResult.DONE: lambda status: status,
+        ActionResult.REQUESTED: lambda status: (
+            status if status in TERMINAL_STATUSES else f"{status}: its worker was asked and has not confirmed yet"
         ),
-        Verdict.ALREADY: lambda status: f"{status} already; nothing to do",
-        Verdict.LIVE: lambda status: f"{status} and a worker holds it; wait, cancel it, or use --force",
-        Verdict.MISSING: lambda _status: "no such run",
+        ActionResult.ALREADY: lambda status: f"{status} already; nothing to do",
+        ActionResult.LIVE: lambda status: f"{status} and a worker holds it; wait, cancel it, or use --force",
+        ActionResult.MISSING: lambda _status: "no such run",
     }
     said = []
     for run_id, answer in zip(ids, answers, strict=True):
@@ -264,12 +269,12 @@ def _tell(store: Store, ids: list[str], answers: list[Answer], as_json: bool) ->
     if as_json:
         print_json(said)
     verdicts = {answer.verdict for answer in answers}
-    if Verdict.MISSING in verdicts:
-        return Exit.NOT_FOUND
-    return Exit.FAILED if Verdict.LIVE in verdicts else Exit.OK
+    if ActionResult.MISSING in verdicts:
+        return ExitCode.NOT_FOUND
+    return ExitCode.FAILED if ActionResult.LIVE in verdicts else ExitCode.OK
 
 
-def _me() -> str:
+def _current_user() -> str:
     return os.environ.get("USER") or os.environ.get("LOGNAME") or "somebody"
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from pod_worker.cli.composition import Store, open_store
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import (
     STATUS_STYLE,
     age,
@@ -22,13 +22,13 @@ from pod_worker.cli.output import (
     span,
 )
 from pod_worker.core.run import TERMINAL, Json, RunStatus
-from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventPages
+from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.mongo import Document
-from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.read_models import ReadModels, RunFilter
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-ENDED = {status.value for status in TERMINAL}
+TERMINAL_STATUSES = {status.value for status in TERMINAL}
 
 
 @click.command("list")
@@ -78,10 +78,10 @@ def show(run_id: str, as_json: bool) -> None:
     """Everything about one run."""
     store = open_store()
     models = ReadModels(store.database)
-    run = found_run(models, run_id)
+    run = resolve_run(models, run_id)
     stages = models.stages(run["_id"])
     artifacts = list(store.database.artifacts.find({"runId": run["_id"]}, {"v": 0}).sort("createdAt", 1))
-    events = EventPages(store.database).page(run["_id"], EventFilter(), 10).items[::-1]
+    events = EventReader(store.database).read_page(run["_id"], EventFilter(), 10).items[::-1]
     if as_json:
         print_json({"run": run, "stages": stages, "artifacts": artifacts, "events": events})
         return
@@ -105,7 +105,7 @@ def show(run_id: str, as_json: bool) -> None:
         ]
         print_table(["artifact", "kind", "size", "sha256"], rows)
     if events:
-        rows = [[clock_time(_date(e.get("time"))), str(e.get("type")), _gist(e)] for e in events]
+        rows = [[clock_time(_date(e.get("time"))), str(e.get("type")), _summary(e)] for e in events]
         print_table(["time", "event", ""], rows)
 
 
@@ -149,15 +149,17 @@ def _show_header(run: Document) -> None:
 def logs(run_id: str, follow: bool, since: str | None, tail: int, level: str | None, as_json: bool) -> None:
     """What the run said."""
     store = open_store()
-    run = found_run(ReadModels(store.database), run_id)
-    pages = EventPages(store.database)
+    run = resolve_run(ReadModels(store.database), run_id)
+    pages = EventReader(store.database)
     wanted = EventFilter((LOG_TYPE,), level, _since(since))
-    items = pages.page(run["_id"], wanted, tail).items[::-1]
+    items = pages.read_page(run["_id"], wanted, tail).items[::-1]
     _print_logs(items, as_json)
     position = items[-1]["position"] if items else 0
     while follow:
-        ended = status_of(store, run["_id"]) in ENDED  # before the look: what came before the end is still shown
-        page = pages.page(run["_id"], wanted, 500, position, newest_first=False)
+        ended = (
+            status_of(store, run["_id"]) in TERMINAL_STATUSES
+        )  # before the look: what came before the end is still shown
+        page = pages.read_page(run["_id"], wanted, 500, position, newest_first=False)
         _print_logs(page.items, as_json)
         position = page.items[-1]["position"] if page.items else position
         if ended and not page.items:
@@ -183,10 +185,10 @@ def _print_logs(items: list[Document], as_json: bool) -> None:
 def watch(run_id: str) -> int:
     """Follow a run live. Exit code 0 when it completes, 1 when it fails or is canceled."""
     store = open_store()
-    return follow_run(store, str(found_run(ReadModels(store.database), run_id)["_id"]))
+    return follow_run(store, str(resolve_run(ReadModels(store.database), run_id)["_id"]))
 
 
-def follow_run(store: Store, run_id: str) -> int:
+def follow_run(store: StoreSession, run_id: str) -> int:
     from pod_worker.cli.runs.watch import watch_runs
 
     return watch_runs(store, [run_id])
@@ -200,7 +202,7 @@ def why(run_id: str, as_json: bool) -> None:
     from pod_worker.cli.runs.why import explain
 
     store = open_store()
-    run = found_run(ReadModels(store.database), run_id)
+    run = resolve_run(ReadModels(store.database), run_id)
     lines = explain(store, run)
     if as_json:
         print_json({"id": run["_id"], "status": run.get("status"), "why": lines})
@@ -212,7 +214,7 @@ def why(run_id: str, as_json: bool) -> None:
 @json_option
 def stats(as_json: bool) -> None:
     """How many runs are in which state, by queue."""
-    depth = QueueDepth(open_store().database).read()
+    depth = QueueStatsReader(open_store().database).read()
     if as_json:
         print_json(
             {
@@ -230,22 +232,24 @@ def stats(as_json: bool) -> None:
         say(f"oldest waiting run in {queue}: {span(seconds)}")
 
 
-def found_run(models: ReadModels, run_id: str) -> Document:
+def resolve_run(models: ReadModels, run_id: str) -> Document:
     """The run of this id, or the only one whose id begins or ends like this."""
     run = models.run(run_id)
     if run is not None:
         return run
-    near = models.ids_like(run_id, 3)
+    near = models.ids_with_prefix(run_id, 3)
     if len(near) == 1:
         found = models.run(near[0])
         if found is not None:
             return found
     if near:
-        raise CommandError(f"{run_id!r} fits several runs: {', '.join(near)}", Exit.NOT_FOUND)
-    raise CommandError(f"there is no run {run_id!r}; `pod-worker runs list` shows what there is", Exit.NOT_FOUND)
+        raise CommandError(f"{run_id!r} fits several runs: {', '.join(near)}", ExitCode.NOT_FOUND)
+    raise CommandError(
+        f"there is no run {run_id!r}; `pod-worker runs list` shows what there is", ExitCode.NOT_FOUND
+    )
 
 
-def status_of(store: Store, run_id: str) -> str | None:
+def status_of(store: StoreSession, run_id: str) -> str | None:
     found = store.database.runs.find_one({"_id": run_id}, {"status": 1})
     return str(found["status"]) if found else None
 
@@ -271,7 +275,7 @@ def _number(value: Json) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
-def _gist(event: Document) -> str:
+def _summary(event: Document) -> str:
     data = {k: v for k, v in _dict(event.get("data")).items() if k not in ("run_id", "traceback", "kv")}
     return " ".join(f"{name}={_number(value)}" for name, value in data.items())[:120]
 
@@ -283,7 +287,7 @@ def parse_age(text: str) -> timedelta:
             raise ValueError
         return timedelta(seconds=float(text[:-1]) * unit)
     except ValueError:
-        raise CommandError(f"{text!r} is no age; write 30s, 10m, 12h or 30d", Exit.USAGE) from None
+        raise CommandError(f"{text!r} is no age; write 30s, 10m, 12h or 30d", ExitCode.USAGE) from None
 
 
 def _since(text: str | None) -> datetime | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.composition import Store
-from pod_worker.cli.exit_codes import Exit
-from pod_worker.cli.output import STATUS_STYLE, WHOLE, bar, console, is_terminal, span
+from pod_worker.cli.composition import StoreSession
+from pod_worker.cli.exit_codes import ExitCode
+from pod_worker.cli.output import NO_WRAP_COLUMNS, STATUS_STYLE, bar, console, is_terminal, span
 from pod_worker.core.run import TERMINAL, Json
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ENDED = {status.value for status in TERMINAL}
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
-def watch_runs(store: Store, run_ids: Sequence[str], seconds: float | None = None) -> int:
+def watch_runs(store: StoreSession, run_ids: Sequence[str], seconds: float | None = None) -> int:
     """Blocks until all have ended (or the time is over). 0 when all completed, else 1."""
     models = ReadModels(store.database)
     found = _watch_live(models, run_ids, seconds) if is_terminal() else _watch_lines(models, run_ids, seconds)
-    return Exit.OK if all(run.get("status") == "COMPLETED" for run in found) else Exit.FAILED
+    return ExitCode.OK if all(run.get("status") == "COMPLETED" for run in found) else ExitCode.FAILED
 
 
-def _look(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
+def _fetch_runs(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
     return [models.run(run_id) or {"_id": run_id, "status": "?"} for run_id in run_ids]
 
 
@@ -41,7 +41,7 @@ def _watch_lines(models: ReadModels, run_ids: Sequence[str], seconds: float | No
     end = None if seconds is None else time.monotonic() + seconds
     said: dict[str, str] = {}
     while True:
-        runs = _look(models, run_ids)
+        runs = _fetch_runs(models, run_ids)
         for run in runs:
             line = _line(run)
             if said.get(run["_id"]) != line:
@@ -49,7 +49,7 @@ def _watch_lines(models: ReadModels, run_ids: Sequence[str], seconds: float | No
                 click.echo(line)
         if _is_over(runs, end):
             return runs
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _line(run: Document) -> str:
@@ -67,23 +67,23 @@ def _watch_live(models: ReadModels, run_ids: Sequence[str], seconds: float | Non
     from rich.live import Live
 
     end = None if seconds is None else time.monotonic() + seconds
-    runs = _look(models, run_ids)
-    with Live(_picture(models, runs), console=console(), refresh_per_second=4) as live:
+    runs = _fetch_runs(models, run_ids)
+    with Live(_live_table(models, runs), console=console(), refresh_per_second=4) as live:
         while not _is_over(runs, end):
-            time.sleep(LOOK_SECONDS)
-            runs = _look(models, run_ids)
-            live.update(_picture(models, runs))
+            time.sleep(POLL_SECONDS)
+            runs = _fetch_runs(models, run_ids)
+            live.update(_live_table(models, runs))
     return runs
 
 
-def _picture(models: ReadModels, runs: list[Document]) -> Table:
+def _live_table(models: ReadModels, runs: list[Document]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("run", "status", "stage", "progress", "eta", "metrics"):
-        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
+        table.add_column(column, overflow="fold", no_wrap=column in NO_WRAP_COLUMNS)
     for run in runs:
         status = str(run.get("status"))
         name = Text(f"{run.get('pipeline', '')}\n{run['_id']}")

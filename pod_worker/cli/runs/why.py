@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pod_worker.cli.composition import Store
+from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.output import age, clock_time, span
-from pod_worker.core.failure import RULES, FailureCode
+from pod_worker.core.failure import FAILURE_POLICIES, FailureCode
 from pod_worker.core.run import Json, Run, RunStatus
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.store.mongo import Document
-from pod_worker.store.queue.run_document import run_from
-from pod_worker.store.worker_registry import SeenWorker, WorkerRegister
+from pod_worker.store.queue.run_document import run_from_document
+from pod_worker.store.worker_registry import WorkerRecord, WorkerRegistry
 
 GONE_SECONDS = 180.0
 
 
-def explain(store: Store, document: Document) -> list[str]:
+def explain(store: StoreSession, document: Document) -> list[str]:
     """Lines of plain text, the most important first."""
-    run = run_from(document)
+    run = run_from_document(document)
     now = store.database.command("hello")["localTime"].replace(tzinfo=UTC)
-    workers = WorkerRegister(store.database).list()
+    workers = WorkerRegistry(store.database).list()
     if run.status is RunStatus.QUEUED:
-        ahead = _ahead(store, run)
+        ahead = _runs_ahead(store, run)
         return _queued(run, document, now, workers, store.queue().paused(), ahead)
     if run.status in (RunStatus.SCHEDULED, RunStatus.RUNNING, RunStatus.AUTO_VALIDATING):
         return _active(run, document, now) + _history(document)
     return _ended(run, document) + _history(document)
 
 
-def _ahead(store: Store, run: Run) -> int:
+def _runs_ahead(store: StoreSession, run: Run) -> int:
     if run.queued_at is None:
         return 0
     before: Document = {
@@ -44,7 +44,7 @@ def _ahead(store: Store, run: Run) -> int:
 
 
 def _queued(
-    run: Run, document: Document, now: datetime, workers: list[SeenWorker], paused: frozenset[str], ahead: int
+    run: Run, document: Document, now: datetime, workers: list[WorkerRecord], paused: frozenset[str], ahead: int
 ) -> list[str]:
     lines = [f"It waits in queue {run.queue!r} since {age(run.queued_at, now)} (priority {run.priority})."]
     if run.pipeline not in PIPELINES:
@@ -63,7 +63,7 @@ def _queued(
     lines.append(
         f"{ahead} run{'s are' if ahead != 1 else ' is'} ahead of it." if ahead else "It is the next in line."
     )
-    return lines + _who_could(run, now, workers)
+    return lines + _eligible_workers(run, now, workers)
 
 
 def _needs(run: Run) -> list[str]:
@@ -74,7 +74,7 @@ def _needs(run: Run) -> list[str]:
     return [f"It needs a pod with {', '.join(wants)}."] if wants else []
 
 
-def _who_could(run: Run, now: datetime, workers: list[SeenWorker]) -> list[str]:
+def _eligible_workers(run: Run, now: datetime, workers: list[WorkerRecord]) -> list[str]:
     serving = [mode for mode, queues in MODES.items() if run.queue in queues]
     alive = [
         w
@@ -132,7 +132,7 @@ def _ended(run: Run, document: Document) -> list[str]:
     stage = document.get("errorStage")
     lines = [f"It failed{f' in stage {stage}' if stage else ''} with {run.error_code}: {run.error_message}"]
     if run.error_code and run.error_code in FailureCode.__members__:
-        lines.append(RULES[FailureCode(run.error_code)].hint)
+        lines.append(FAILURE_POLICIES[FailureCode(run.error_code)].hint)
     done = [name for name, checkpoint in run.checkpoints.items() if checkpoint.done]
     kept = f"; it goes on after {', '.join(done)}" if done else ""
     return [*lines, f"Queue it again: pod-worker runs reset {run.id}{kept}"]

@@ -18,8 +18,8 @@ import click
 import msgspec
 
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.cli.composition import Store, open_store
-from pod_worker.cli.exit_codes import Exit
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_json, print_table, say, size
 from pod_worker.cli.runs.watch import watch_runs
 from pod_worker.cli.stack.up import LocalStack
@@ -36,12 +36,12 @@ DELIVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class DemoCheck:
     """One thing that must be true for the demo to succeed."""
 
     what: str
     found: str
-    is_true: bool
+    passed: bool
 
 
 @click.command()
@@ -61,10 +61,10 @@ def demo(data: Path | None, model: str | None, dataset: str | None, steps: int, 
     Exits 0 only if every run completed, the loss fell, every artifact is in the store with its hash, and every
     event that was emitted is stored.
     """
-    return demonstrate(data, model, dataset, steps, as_json=as_json, keep=keep)
+    return run_demo(data, model, dataset, steps, as_json=as_json, keep=keep)
 
 
-def demonstrate(
+def run_demo(
     data: Path | None, model: str | None, dataset: str | None, steps: int, *, as_json: bool, keep: bool
 ) -> int:
     stop = threading.Event()
@@ -73,7 +73,7 @@ def demonstrate(
         say(f"starting MongoDB, S3, the control plane and a worker in {folder} …")
         try:
             local.start()
-            local.start_worker("worker-1", "--mode", "all", **_quick())
+            local.start_worker("worker-1", "--mode", "all", **_short_intervals())
             say(f"following along in a browser: {local.url}/")
             return _run(local, folder, model, dataset, steps, stop, as_json=as_json, keep=keep)
         finally:
@@ -94,7 +94,7 @@ def _folder(given: Path | None, keep: bool) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _quick() -> dict[str, str]:
+def _short_intervals() -> dict[str, str]:
     """A demo should not make anybody wait for a poll or a heartbeat."""
     return {"POD_WORKER_POLL_SECONDS": "2", "POD_WORKER_HEARTBEAT_SECONDS": "2"}
 
@@ -120,7 +120,7 @@ def _run(
     if keep and not stop.is_set():
         say(f"still running: {local.url}/ (Ctrl-C stops it)")
         local.stack.watch()
-    return Exit.OK if all(check.is_true for check in checks) else Exit.FAILED
+    return ExitCode.OK if all(check.passed for check in checks) else ExitCode.FAILED
 
 
 _SYNTHETIC: dict[str, Json] = {"stages": 3, "seconds": 6, "events": 90, "artifact_bytes": 1_000_000}
@@ -139,7 +139,7 @@ def _training_params(folder: Path, model: str | None, dataset: str | None, steps
     return params | small | {"eval_every": max(steps // 3, 1), "checkpoint_every_steps": max(steps // 3, 1)}
 
 
-def _queue(store: Store, pipeline: str, params: dict[str, Json]) -> str:
+def _queue(store: StoreSession, pipeline: str, params: dict[str, Json]) -> str:
     from ulid import ULID
 
     checked = find_pipeline(pipeline).check_params(params)
@@ -150,10 +150,10 @@ def _queue(store: Store, pipeline: str, params: dict[str, Json]) -> str:
 # ── the checks ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check(store: Store, local: LocalStack, run_ids: list[str]) -> list[Check]:
+def _check(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[DemoCheck]:
     runs = [store.database.runs.find_one({"_id": run_id}) or {} for run_id in run_ids]
     checks = [
-        Check(f"{run.get('pipeline')} run", str(run.get("status")), run.get("status") == "COMPLETED")
+        DemoCheck(f"{run.get('pipeline')} run", str(run.get("status")), run.get("status") == "COMPLETED")
         for run in runs
     ]
     checks.append(_loss(runs[0]))
@@ -162,15 +162,15 @@ def _check(store: Store, local: LocalStack, run_ids: list[str]) -> list[Check]:
     return checks
 
 
-def _loss(run: Document) -> Check:
+def _loss(run: Document) -> DemoCheck:
     summary = (run.get("checkpoints") or {}).get("training", {}).get("state") or {}
     before, after = summary.get("eval_loss_before"), summary.get("eval_loss_after")
     if not isinstance(before, int | float) or not isinstance(after, int | float):
-        return Check("held-out loss", "not reported", False)
-    return Check("held-out loss", f"{before:.3f} → {after:.3f}", after < before)
+        return DemoCheck("held-out loss", "not reported", False)
+    return DemoCheck("held-out loss", f"{before:.3f} → {after:.3f}", after < before)
 
 
-def _artifacts(store: Store, local: LocalStack, run_ids: list[str]) -> list[Check]:
+def _artifacts(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[DemoCheck]:
     s3 = local.stack.s3
     objects = ObjectStore(s3.url, s3.access_key, s3.secret_key, s3.bucket)
     found = list(store.database.artifacts.find({"runId": {"$in": run_ids}}).sort("key", 1))
@@ -178,21 +178,21 @@ def _artifacts(store: Store, local: LocalStack, run_ids: list[str]) -> list[Chec
     for artifact in found:
         digest = objects.sha256(artifact["key"]).sha256
         shown = f"{size(artifact['bytes'])}  sha256 {digest[:16]}…"
-        checks.append(Check(artifact["key"].split("/", 2)[-1], shown, digest == artifact["sha256"]))
+        checks.append(DemoCheck(artifact["key"].split("/", 2)[-1], shown, digest == artifact["sha256"]))
     kinds = {artifact.get("kind") for artifact in found}
     checks.append(
-        Check(
+        DemoCheck(
             "adapter, model card, report", f"{len(found)} artifacts", {"adapter", "model_card", "report"} <= kinds
         )
     )
     return checks
 
 
-def _events(store: Store, local: LocalStack, run_ids: list[str]) -> Check:
+def _events(store: StoreSession, local: LocalStack, run_ids: list[str]) -> DemoCheck:
     """Every id that the pod's spool has against the event log; a moment is allowed for the last delivery."""
     emitted: set[str] = set()
     for directory in sorted((local.data / "spool").glob("worker-*")):
-        spool = Spool.join(directory)
+        spool = Spool.attach(directory)
         emitted |= {each for line in spool.lines() if (each := _kept_id(line, run_ids))}
         spool.close()
     stored = _stored(store, run_ids)
@@ -202,7 +202,7 @@ def _events(store: Store, local: LocalStack, run_ids: list[str]) -> Check:
         threading.Event().wait(0.2)
         stored = _stored(store, run_ids)
     lost = len(emitted - stored)
-    return Check(
+    return DemoCheck(
         "events", f"{len(emitted)} emitted, {len(stored)} stored, {lost} lost", bool(emitted) and lost == 0
     )
 
@@ -215,15 +215,15 @@ def _kept_id(line: bytes, run_ids: list[str]) -> str | None:
     return str(event["id"]) if is_ours and not (kind and kind.transient) else None
 
 
-def _stored(store: Store, run_ids: list[str]) -> set[str]:
+def _stored(store: StoreSession, run_ids: list[str]) -> set[str]:
     return {str(each["_id"]) for each in store.database.events.find({"runId": {"$in": run_ids}}, {"_id": 1})}
 
 
-def report_checks(checks: list[Check], as_json: bool) -> None:
+def report_checks(checks: list[DemoCheck], as_json: bool) -> None:
     if as_json:
-        print_json([{"check": c.what, "found": c.found, "ok": c.is_true} for c in checks])
+        print_json([{"check": c.what, "found": c.found, "ok": c.passed} for c in checks])
         return
-    rows = [[check.what, check.found, "yes" if check.is_true else "NO"] for check in checks]
+    rows = [[check.what, check.found, "yes" if check.passed else "NO"] for check in checks]
     print_table(["check", "found", "ok"], rows, {"ok": {"yes": "green", "NO": "bold red"}})
-    wrong = sum(not check.is_true for check in checks)
+    wrong = sum(not check.passed for check in checks)
     say("all checks passed" if not wrong else f"{wrong} of {len(checks)} checks failed")

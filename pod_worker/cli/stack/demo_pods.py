@@ -18,11 +18,11 @@ from pathlib import Path
 
 import click
 
-from pod_worker.cli.composition import Store, open_store
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
 from pod_worker.cli.runs.watch import watch_runs
-from pod_worker.cli.stack.demo import Check, report_checks
+from pod_worker.cli.stack.demo import DemoCheck, report_checks
 from pod_worker.cli.stack.up import LocalStack
 from pod_worker.config import load
 from pod_worker.core.run import Json
@@ -47,17 +47,17 @@ def demo_pods(as_json: bool) -> int:
         try:
             say("starting MongoDB, S3, the control plane and a fake RunPod …")
             local.start()
-            cloud = _start_cloud(local, folder)
-            checks = _rehearse(local, cloud)
+            cloud = _start_fake_runpod(local, folder)
+            checks = _run_checks(local, cloud)
         finally:
             say("stopping …")
             local.stack.stop()
             shutil.rmtree(folder, ignore_errors=True)
     report_checks(checks, as_json)
-    return Exit.OK if all(check.is_true for check in checks) else Exit.FAILED
+    return ExitCode.OK if all(check.passed for check in checks) else ExitCode.FAILED
 
 
-def _start_cloud(local: LocalStack, folder: Path) -> dict[str, str]:
+def _start_fake_runpod(local: LocalStack, folder: Path) -> dict[str, str]:
     """The fake RunPod as a child of the stack; returns the environment in which `pod-worker pods` uses it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -76,7 +76,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _rehearse(local: LocalStack, cloud: dict[str, str]) -> list[Check]:
+def _run_checks(local: LocalStack, cloud: dict[str, str]) -> list[DemoCheck]:
     store = open_store(load(local.env()))
     run_id = _pod_worker(cloud, "runs", "submit", "synthetic", "-p", "seconds=4", "--json")["id"]
     say(f"queued run {run_id}; no worker is there yet. Renting a pod …")
@@ -91,21 +91,21 @@ def _rehearse(local: LocalStack, cloud: dict[str, str]) -> list[Check]:
     ended = _pod_worker(cloud, "pods", "terminate", pod_id, "--yes", "--json")
     left = _pod_worker(cloud, "pods", "list", "--json")
     return [
-        Check("run", str(run.get("status")), run.get("status") == "COMPLETED"),
-        Check(
+        DemoCheck("run", str(run.get("status")), run.get("status") == "COMPLETED"),
+        DemoCheck(
             "executed in the pod",
             str((run.get("pod") or {}).get("id")),
             (run.get("pod") or {}).get("id") == pod_id,
         ),
         _events_check(store, run_id),
-        Check("pod given back", json.dumps(ended)[:60], not left),
+        DemoCheck("pod given back", json.dumps(ended)[:60], not left),
     ]
 
 
-def _events_check(store: Store, run_id: str) -> Check:
+def _events_check(store: StoreSession, run_id: str) -> DemoCheck:
     kinds = {str(event["type"]) for event in store.database.events.find({"runId": run_id}, {"type": 1})}
     wanted = {"ai.run.started", "ai.run.stage_completed", "ai.run.completed"}
-    return Check("events arrived", f"{len(kinds)} types", wanted <= kinds)
+    return DemoCheck("events arrived", f"{len(kinds)} types", wanted <= kinds)
 
 
 def _pod_worker(env: dict[str, str], *words: str) -> Json:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from pod_worker.cli.composition import local_data
-from pod_worker.cli.exit_codes import CommandError, Exit
+from pod_worker.cli.composition import local_data_dir
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
 from pod_worker.config import load
 from pod_worker.local.description import without_password
@@ -31,7 +31,7 @@ class LocalStack:
         self.token = settings.control_plane_token or secrets.token_urlsafe(24)
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        given = _given_s3(settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key)
+        given = _s3_from_settings(settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key)
         self.stack = Stack(data, mongodb_url=settings.mongodb_url, s3=given, stop=stop)
 
     def start(self) -> None:
@@ -80,11 +80,11 @@ class LocalStack:
             return False
 
 
-def _given_s3(endpoint: str | None, access: str | None, secret: str | None) -> S3Access | None:
+def _s3_from_settings(endpoint: str | None, access: str | None, secret: str | None) -> S3Access | None:
     if not endpoint:
         return None
     if not access or not secret:
-        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", Exit.USAGE)
+        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", ExitCode.USAGE)
     host, secure = parse_endpoint(endpoint)
     return S3Access(host, access, secret, load().minio_bucket, secure)
 
@@ -108,7 +108,7 @@ def up(data: Path | None, port: int, workers: int, mode: str) -> int:
     Prints one JSON line with its addresses (also in DATA/stack.json); other commands find it by themselves.
     """
     stop = threading.Event()
-    local = LocalStack(local_data(data), stop, port)
+    local = LocalStack(local_data_dir(data), stop, port)
     with stop_on_signals(stop):
         return _run(local, stop, workers, mode)
 
@@ -129,9 +129,9 @@ def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> i
                 break
             say(f"{exited.name} ended with code {exited.code}:\n{exited.log_tail}")
             if not exited.name.startswith("worker"):
-                return Exit.FAILED
+                return ExitCode.FAILED
             local.stack.remove(exited.name)
-        return Exit.OK
+        return ExitCode.OK
     finally:
         say("stopping …")
         local.stack.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from pod_worker.artifacts.keys import BadName, Key, is_sha256, is_word
+from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, is_identifier, is_sha256
 from pod_worker.artifacts.wire import AbortRequest, ArtifactView, FinalizeRequest, PresignRequest
 from pod_worker.control.web.problem import Problem
 from pod_worker.core.lease import Fence
@@ -19,9 +19,9 @@ OBJECT_LIMIT_BYTES = 5 * 1024**4  # S3's limit on one object
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?[\x20-\x7e]{1,100})?", re.ASCII)
 
 
-def attempt_of(database: Mongo, run_id: str, body: PresignRequest | FinalizeRequest | AbortRequest) -> int:
+def authorize_attempt(database: Mongo, run_id: str, body: PresignRequest | FinalizeRequest | AbortRequest) -> int:
     """The attempt on whose behalf the caller writes. Problem 404, or 409 `fenced` when it lost the run."""
-    found = registry.holder(database, run_id)
+    found = registry.owner_of(database, run_id)
     if found is None:
         raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
     if body.lease_token is None:
@@ -31,12 +31,12 @@ def attempt_of(database: Mongo, run_id: str, body: PresignRequest | FinalizeRequ
         return found.attempt
     if body.attempt is None:
         raise Problem(422, "bad_request", "a lease_token needs its attempt")
-    if not registry.holds(database, run_id, Fence(run_id, body.attempt, body.lease_token)):
+    if not registry.is_owned_by(database, run_id, Fence(run_id, body.attempt, body.lease_token)):
         raise fenced(run_id)
     return body.attempt
 
 
-def fence_of(run_id: str, body: FinalizeRequest) -> Fence | None:
+def fence_from_request(run_id: str, body: FinalizeRequest) -> Fence | None:
     return Fence(run_id, body.attempt or 0, body.lease_token) if body.lease_token else None
 
 
@@ -48,12 +48,12 @@ def fenced(run_id: str) -> Problem:
     )
 
 
-def key_within(run_id: str, text: str, attempt: int | None = None) -> Key:
+def parse_run_key(run_id: str, text: str, attempt: int | None = None) -> ArtifactKey:
     """A key of this run, and of no later attempt than `attempt`. A later attempt may finish what an earlier one
     began to upload: its bytes are verified all the same."""
     try:
-        key = Key.read(text)
-    except BadName as error:
+        key = ArtifactKey.read(text)
+    except InvalidNameError as error:
         raise Problem(422, "bad_key", str(error)) from None
     if key.run_id != run_id:
         raise Problem(422, "bad_key", f"{text[:200]!r} is not under runs/{run_id[:200]}/")
@@ -62,16 +62,16 @@ def key_within(run_id: str, text: str, attempt: int | None = None) -> Key:
     return key
 
 
-def key_for(run_id: str, attempt: int, filename: str | None) -> Key:
+def key_for(run_id: str, attempt: int, filename: str | None) -> ArtifactKey:
     try:
-        return Key.of(run_id, attempt, filename or "")
-    except BadName as error:
+        return ArtifactKey.of(run_id, attempt, filename or "")
+    except InvalidNameError as error:
         raise Problem(422, "bad_key", str(error)) from None
 
 
 def check_values(body: PresignRequest | FinalizeRequest, role: str | None = None) -> None:
     for name, word in (("kind", body.kind), ("role", role)):
-        if word is not None and not is_word(word):
+        if word is not None and not is_identifier(word):
             raise _bad(f"{name} {word[:80]!r} must be 1 to 64 letters, digits, '_', '.' or '-'")
     if body.sha256 is not None and not is_sha256(body.sha256):
         raise _bad("sha256 must be 64 lower-case hexadecimal digits")
@@ -81,7 +81,7 @@ def check_values(body: PresignRequest | FinalizeRequest, role: str | None = None
         raise _bad(f"content_type {body.content_type[:80]!r} is not a media type like text/plain")
 
 
-def view_of(row: registry.ArtifactRow) -> ArtifactView:
+def artifact_view(row: registry.ArtifactRow) -> ArtifactView:
     return ArtifactView(
         id=row.id,
         run_id=row.run_id,

@@ -15,7 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from pod_worker.artifacts.keys import artifact_id
 from pod_worker.artifacts.object_store import BadParts, Digest, ObjectStore, StoredObject, UploadGone
 from pod_worker.artifacts.wire import Finalized, FinalizeRequest
-from pod_worker.control.artifacts.access import attempt_of, check_values, fence_of, fenced, key_within, view_of
+from pod_worker.control.artifacts.access import (
+    artifact_view,
+    authorize_attempt,
+    check_values,
+    fence_from_request,
+    fenced,
+    parse_run_key,
+)
 from pod_worker.control.web.problem import Problem
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_registry as registry
@@ -24,12 +31,12 @@ from pod_worker.store.mongo import Mongo
 _FORGET_SECONDS = 300.0
 
 
-class Registration:
+class ArtifactFinalizer:
     def __init__(self, database: Mongo, store: ObjectStore, wait_seconds: float) -> None:
         self._database = database
         self._store = store
         self._wait_seconds = wait_seconds
-        self._readings = Readings(store)
+        self._readings = ObjectDigests(store)
 
     async def finalize(self, run_id: str, body: FinalizeRequest) -> Finalized | JSONResponse:
         """Verify an uploaded object and register it. 202 means that reading it takes longer: ask again."""
@@ -39,16 +46,16 @@ class Registration:
         digest = await self._readings.digest(found, self._wait_seconds)
         if digest is None:
             return JSONResponse({"code": "verifying"}, 202, {"Retry-After": "1"})
-        return await run_in_threadpool(self._compare, run_id, body, digest)
+        return await run_in_threadpool(self._verify_and_register, run_id, body, digest)
 
     def _assemble(self, run_id: str, body: FinalizeRequest) -> Finalized | StoredObject:
         """Up to the point where the object has to be read: whole, and of the promised size."""
-        attempt = attempt_of(self._database, run_id, body)
+        attempt = authorize_attempt(self._database, run_id, body)
         check_values(body, body.role)
         known = registry.verified(self._database, artifact_id(run_id, body.kind, body.sha256))
         if known is not None:
-            return self._known(run_id, body, known)
-        key = str(key_within(run_id, body.key, attempt))
+            return self._already_registered(run_id, body, known)
+        key = str(parse_run_key(run_id, body.key, attempt))
         if body.upload_id:
             self._complete(key, body.upload_id, body)
         found = self._store.stat(key)
@@ -68,25 +75,25 @@ class Registration:
         except BadParts as error:
             raise Problem(422, "bad_parts", f"{key}: {error}: start the upload again") from None
 
-    def _compare(self, run_id: str, body: FinalizeRequest, digest: Digest) -> Finalized:
+    def _verify_and_register(self, run_id: str, body: FinalizeRequest, digest: Digest) -> Finalized:
         if (digest.bytes, digest.sha256) != (body.bytes, body.sha256):
             raise self._mismatch(body.key, f"its sha256 is {digest.sha256}, {body.sha256} was promised")
         made = Artifact(body.key, body.bytes, body.sha256, body.kind, body.content_type, body.role)
         return self._write(run_id, body, made)
 
-    def _known(self, run_id: str, body: FinalizeRequest, known: registry.ArtifactRow) -> Finalized:
+    def _already_registered(self, run_id: str, body: FinalizeRequest, known: registry.ArtifactRow) -> Finalized:
         if body.role is None or body.role == known.role:
-            return Finalized(artifact=view_of(known))
+            return Finalized(artifact=artifact_view(known))
         content_type = known.content_type or body.content_type
         made = Artifact(known.key, body.bytes, body.sha256, body.kind, content_type, body.role)
         return self._write(run_id, body, made)
 
     def _write(self, run_id: str, body: FinalizeRequest, made: Artifact) -> Finalized:
         name = artifact_id(run_id, made.kind, made.sha256)
-        row = registry.register(self._database, name, run_id, fence_of(run_id, body), made)
+        row = registry.register(self._database, name, run_id, fence_from_request(run_id, body), made)
         if row is None:
             raise fenced(run_id)
-        return Finalized(artifact=view_of(row))
+        return Finalized(artifact=artifact_view(row))
 
     def _mismatch(self, key: str, why: str) -> Problem:
         if registry.verified_at_key(self._database, key) is None:
@@ -94,7 +101,7 @@ class Registration:
         return Problem(422, "mismatch", f"{key} is not what was promised: {why}. It is not registered")
 
 
-class Readings:
+class ObjectDigests:
     """One reading of an object, however often and by how many finalize is asked, in threads of their own so that
     long readings never starve the other routes. What was read is remembered for a while, by the object's etag."""
 

@@ -13,23 +13,29 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from pod_worker.artifacts.keys import BadName, Key, artifact_id
+from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, artifact_id
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, UploadGone
 from pod_worker.artifacts.wire import (
     PAGE_PARTS,
     PART_BYTES,
     AbortRequest,
     ArtifactView,
-    Download,
+    DownloadUrl,
     Finalized,
-    Grant,
     PartUrl,
     PresignRequest,
     StoredPart,
+    UploadGrant,
     part_size,
 )
-from pod_worker.control.artifacts.access import attempt_of, check_values, key_for, key_within, view_of
-from pod_worker.control.artifacts.finalize import Registration
+from pod_worker.control.artifacts.access import (
+    artifact_view,
+    authorize_attempt,
+    check_values,
+    key_for,
+    parse_run_key,
+)
+from pod_worker.control.artifacts.finalize import ArtifactFinalizer
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import Problem
 from pod_worker.store import artifact_registry as registry
@@ -55,12 +61,12 @@ def router(
     `part_bytes` are uploaded in parts of (at least) that size.
     """
     routes = _Routes(database, object_store, part_bytes, url_seconds)
-    finalize = Registration(database, object_store, wait_seconds).finalize
+    finalize = ArtifactFinalizer(database, object_store, wait_seconds).finalize
     made = APIRouter(tags=["artifacts"], dependencies=[Depends(authorize)], route_class=_ArtifactRoute)
     under = "/api/runs/{run_id}/artifacts"
     short: dict[str, Any] = {"response_model_exclude_none": True}
     made.add_api_route(
-        f"{under}/presign", routes.presign, methods=["POST"], response_model=Grant | Download, **short
+        f"{under}/presign", routes.presign, methods=["POST"], response_model=UploadGrant | DownloadUrl, **short
     )
     made.add_api_route(f"{under}/finalize", finalize, methods=["POST"], response_model=Finalized, **short)
     made.add_api_route(f"{under}/abort", routes.abort, methods=["POST"], status_code=204, response_model=None)
@@ -76,31 +82,31 @@ class _Routes:
         self._part_bytes = part_bytes
         self._url_seconds = url_seconds
 
-    def presign(self, run_id: str, body: PresignRequest) -> Grant | Download:
+    def presign(self, run_id: str, body: PresignRequest) -> UploadGrant | DownloadUrl:
         """A URL (or part URLs) to upload to, or one to download from; neither where the bytes are known."""
-        return self._get(run_id, body) if body.action == "get" else self._put(run_id, body)
+        return self._get(run_id, body) if body.action == "get" else self._presign_put(run_id, body)
 
     def abort(self, run_id: str, body: AbortRequest) -> None:
         """Forget a multipart upload that will not be finished."""
-        attempt = attempt_of(self._database, run_id, body)
-        self._store.abort(str(key_within(run_id, body.key, attempt)), body.upload_id)
+        attempt = authorize_attempt(self._database, run_id, body)
+        self._store.abort(str(parse_run_key(run_id, body.key, attempt)), body.upload_id)
 
     def of_run(self, run_id: str) -> list[ArtifactView]:
         """Every artifact of the run, oldest first."""
-        return [view_of(row) for row in registry.of_run(self._database, run_id)]
+        return [artifact_view(row) for row in registry.of_run(self._database, run_id)]
 
     def download(self, key: str) -> RedirectResponse:
         """Redirects to a short-lived URL of the object."""
         try:
-            Key.read(key)
-        except BadName as error:
+            ArtifactKey.read(key)
+        except InvalidNameError as error:
             raise Problem(404, "object_missing", str(error)) from None
         return RedirectResponse(self._link(key), 307, headers={"Cache-Control": "no-store"})
 
-    def _get(self, run_id: str, body: PresignRequest) -> Download:
-        key = str(key_within(run_id, body.key)) if body.key else self._newest(run_id, body.filename or "")
+    def _get(self, run_id: str, body: PresignRequest) -> DownloadUrl:
+        key = str(parse_run_key(run_id, body.key)) if body.key else self._newest(run_id, body.filename or "")
         row = registry.verified_at_key(self._database, key)
-        return Download(
+        return DownloadUrl(
             key=key, url=self._link(key), expires_in_s=self._url_seconds, sha256=row.sha256 if row else None
         )
 
@@ -117,21 +123,21 @@ class _Routes:
             raise Problem(404, "object_missing", f"run {run_id[:200]!r} has no artifact named {filename[:200]!r}")
         return max(named, key=lambda row: row.attempt or 0).key
 
-    def _put(self, run_id: str, body: PresignRequest) -> Grant:
-        attempt = attempt_of(self._database, run_id, body)
+    def _presign_put(self, run_id: str, body: PresignRequest) -> UploadGrant:
+        attempt = authorize_attempt(self._database, run_id, body)
         check_values(body)
         if body.kind and body.sha256:
             row = registry.verified(self._database, artifact_id(run_id, body.kind, body.sha256))
             if row is not None:
-                return Grant(key=row.key, registered=True, artifact=view_of(row))
-        asked = key_within(run_id, body.key, attempt) if body.key else key_for(run_id, attempt, body.filename)
-        key = self._free(asked, body.sha256)
+                return UploadGrant(key=row.key, registered=True, artifact=artifact_view(row))
+        asked = parse_run_key(run_id, body.key, attempt) if body.key else key_for(run_id, attempt, body.filename)
+        key = self._unused_key(asked, body.sha256)
         if body.bytes is not None and body.bytes > self._part_bytes:
             return self._put_parts(key, body, body.bytes)
         url = self._store.presign_put(key, self._url_seconds)
-        return Grant(key=key, url=url, expires_in_s=self._url_seconds)
+        return UploadGrant(key=key, url=url, expires_in_s=self._url_seconds)
 
-    def _put_parts(self, key: str, body: PresignRequest, total_bytes: int) -> Grant:
+    def _put_parts(self, key: str, body: PresignRequest, total_bytes: int) -> UploadGrant:
         size = part_size(total_bytes, self._part_bytes)
         total = -(-total_bytes // size)
         upload_id, stored = self._upload(key, body)
@@ -141,7 +147,7 @@ class _Routes:
             PartUrl(number=number, url=self._store.presign_part(key, upload_id, number, self._url_seconds))
             for number in range(first, min(first + count, total + 1))
         ]
-        return Grant(
+        return UploadGrant(
             key=key,
             upload_id=upload_id,
             part_bytes=size,
@@ -164,7 +170,7 @@ class _Routes:
                 raise Problem(404, "upload_gone", f"the upload of {key} is gone: start it again") from None
         return self._store.create_multipart(key, body.content_type or "application/octet-stream"), []
 
-    def _free(self, key: Key, sha256: str | None) -> str:
+    def _unused_key(self, key: ArtifactKey, sha256: str | None) -> str:
         """A key under which nothing else is registered."""
         taken = registry.verified_at_key(self._database, str(key))
         if taken is None or (sha256 and taken.sha256 == sha256):
@@ -172,8 +178,8 @@ class _Routes:
         if not sha256:
             raise Problem(409, "key_taken", f"{key} is registered and is never overwritten: use another filename")
         try:
-            return str(key.told_apart(sha256))
-        except BadName as error:
+            return str(key.with_content_suffix(sha256))
+        except InvalidNameError as error:
             raise Problem(422, "bad_key", str(error)) from None
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.control.events.struct_types import struct_of
 from pod_worker.core.event import ID_LIMIT, Event
 from pod_worker.core.payload import LOG_MESSAGE_BYTES, PAYLOADS, RENAMED, Payload, RunLog
@@ -52,11 +52,11 @@ class _Envelope(Event):
     extensions: _Extensions | None = None
 
 
-class _JustId(msgspec.Struct):
+class _IdOnly(msgspec.Struct):
     id: str | None = None
 
 
-class Refused(ValueError):
+class InvalidEventError(ValueError):
     """Why a line is no event of ours. `code` is for programs, the text for people."""
 
     def __init__(self, code: str, error: str, event_id: str | None = None) -> None:
@@ -66,26 +66,26 @@ class Refused(ValueError):
 
 _Read = struct_of(_Envelope)
 _read = msgspec.json.Decoder(_Read).decode
-_just_id = msgspec.json.Decoder(_JustId).decode
+_just_id = msgspec.json.Decoder(_IdOnly).decode
 _NAME = Meta(min_length=1, max_length=NAME_LIMIT)
 _PAYLOADS = {name: struct_of(kind, RENAMED, stage=_NAME, name=_NAME) for name, kind in PAYLOADS.items()}
 
 
-def read_line(line: bytes) -> Arrival:
+def read_line(line: bytes) -> IncomingEvent:
     """Raises Refused."""
     try:
         read = _read(line)
     except msgspec.ValidationError as error:
-        raise Refused("bad_event", str(error), _id_of(line)) from None
+        raise InvalidEventError("bad_event", str(error), _id_of(line)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("bad_json", f"not JSON in UTF-8: {error}") from None
+        raise InvalidEventError("bad_json", f"not JSON in UTF-8: {error}") from None
     except RecursionError:
-        raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels") from None
+        raise InvalidEventError("too_deep", f"nested deeper than {DEPTH_LIMIT} levels") from None
     # No line is deeper than it has brackets that open, and most have one or two.
-    return _checked(read, may_be_deep=line.count(b"{") + line.count(b"[") > DEPTH_LIMIT)
+    return _validated(read, may_be_deep=line.count(b"{") + line.count(b"[") > DEPTH_LIMIT)
 
 
-def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
+def read_binary(headers: Mapping[str, str], body: bytes) -> IncomingEvent:
     """CloudEvents' binary mode: the attributes are `ce-*` headers, the body is `data`. Raises Refused."""
     attributes: dict[str, Any] = {
         name[3:].lower(): value for name, value in headers.items() if name.lower().startswith("ce-")
@@ -99,23 +99,23 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> Arrival:
         attributes["data"] = msgspec.json.decode(body)
         read = msgspec.convert(attributes, _Read)
     except msgspec.ValidationError as error:
-        raise Refused("bad_event", str(error), event_id) from None
+        raise InvalidEventError("bad_event", str(error), event_id) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused("bad_json", f"the body is not JSON in UTF-8: {error}", event_id) from None
+        raise InvalidEventError("bad_json", f"the body is not JSON in UTF-8: {error}", event_id) from None
     except RecursionError:
-        raise Refused("too_deep", f"nested deeper than {DEPTH_LIMIT} levels", event_id) from None
-    return _checked(read, may_be_deep=True)
+        raise InvalidEventError("too_deep", f"nested deeper than {DEPTH_LIMIT} levels", event_id) from None
+    return _validated(read, may_be_deep=True)
 
 
-def _checked(read: _Envelope, *, may_be_deep: bool) -> Arrival:
+def _validated(read: _Envelope, *, may_be_deep: bool) -> IncomingEvent:
     if may_be_deep and _depth(read.data) > DEPTH_LIMIT:
-        raise Refused("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", read.id)
+        raise InvalidEventError("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", read.id)
     kind = read.type
     if not kind.startswith("ai."):
-        raise Refused("unknown_type", f"type {kind[:100]!r} is not an ai.* type", read.id)
+        raise InvalidEventError("unknown_type", f"type {kind[:100]!r} is not an ai.* type", read.id)
     media_type = read.datacontenttype
     if media_type is not None and media_type != "application/json" and not _is_json(media_type):
-        raise Refused("bad_event", "datacontenttype must be application/json", read.id)
+        raise InvalidEventError("bad_event", "datacontenttype must be application/json", read.id)
     run_id = _run_of(read.subject)
     if run_id is None or read.data.get("run_id") != run_id:
         _check_subject(read, run_id)
@@ -123,7 +123,7 @@ def _checked(read: _Envelope, *, may_be_deep: bool) -> Arrival:
     if kind == RunLog.type:
         _cut_message(read.data)
     is_plain = read.time.tzinfo is UTC and read.extensions is None
-    return Arrival(read if is_plain else _plain(read), payload, run_id)
+    return IncomingEvent(read if is_plain else _normalised(read), payload, run_id)
 
 
 def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) -> Payload | None:
@@ -135,18 +135,20 @@ def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) ->
         return msgspec.convert(data, found)
     except msgspec.ValidationError as error:
         text = str(error).replace("`$.", "`data.")
-        raise Refused("bad_data", f"{kind}: {text}", event_id) from None
+        raise InvalidEventError("bad_data", f"{kind}: {text}", event_id) from None
 
 
 def _check_subject(read: _Envelope, run_id: str | None) -> None:
     """Whether there is such a thing, and if it is a run, data names the same one."""
     if run_id is None and not _is_known(read.subject):
         wanted = "run/<id>, ideation/<id>, pod/<id> or hypothesis/<id>"
-        raise Refused("bad_subject", f"subject {read.subject[:100]!r} must be {wanted}", read.id)
+        raise InvalidEventError("bad_subject", f"subject {read.subject[:100]!r} must be {wanted}", read.id)
     if run_id is not None:
         found = read.data.get("run_id")
         said = f"is {str(found)[:100]!r}" if found is not None else "is missing"
-        raise Refused("run_mismatch", f"data.run_id {said}, the subject names run {run_id[:100]!r}", read.id)
+        raise InvalidEventError(
+            "run_mismatch", f"data.run_id {said}, the subject names run {run_id[:100]!r}", read.id
+        )
 
 
 @lru_cache(maxsize=1024)  # a batch speaks of one run, as a rule
@@ -161,13 +163,13 @@ def _is_known(subject: str) -> bool:
     return kind in SUBJECTS and 0 < len(name) <= ID_LIMIT and "\0" not in name
 
 
-def _plain(read: _Envelope) -> Event:
+def _normalised(read: _Envelope) -> Event:
     """What older emitters nest at the top level, and the time in UTC."""
     nested = read.extensions or _Extensions()
     try:
         time = read.time.astimezone(UTC)
     except OverflowError:
-        raise Refused("bad_event", "time is outside the calendar", read.id) from None
+        raise InvalidEventError("bad_event", "time is outside the calendar", read.id) from None
     return Event(
         read.id,
         read.source,

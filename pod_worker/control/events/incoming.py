@@ -10,7 +10,7 @@ from pod_worker.core.event import Event
 from pod_worker.core.payload import Payload
 
 
-class Verdict(StrEnum):
+class IngestResult(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     FENCED = "fenced"  # of another attempt than the run's: stored, and no longer able to move the run
@@ -20,7 +20,7 @@ class Verdict(StrEnum):
     __hash__ = str.__hash__
 
 
-class Arrival(msgspec.Struct, gc=False):
+class IncomingEvent(msgspec.Struct, gc=False):
     """A good event. `payload` is None for an `ai.*` type that this version does not know.
 
     Ingest fills in the rest: `attempt` is the one it counts for, `is_projected` whether the views hear of it.
@@ -31,4 +31,4 @@ class Arrival(msgspec.Struct, gc=False):
     run_id: str | None
     attempt: int | None = None
     is_projected: bool = False
-    verdict: Verdict = Verdict.ACCEPTED
+    verdict: IngestResult = IngestResult.ACCEPTED

@@ -10,11 +10,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any, TypeAlias, TypeVar
 
-from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, Version, version_of
 from pod_worker.core.run import RunStatus as S
-from pod_worker.store.views.changes import Change, Changes, Facts, Move, Nested, Point, View, named
+from pod_worker.store.views.changes import (
+    CamelCaseKeys,
+    Change,
+    FieldUpdate,
+    MetricPoint,
+    StatusTransition,
+    View,
+    ViewChanges,
+    quote_segment,
+)
 
 PayloadT = TypeVar("PayloadT", bound=p.Payload)
 Projection: TypeAlias = Callable[[Event, Any], Iterable[Change]]
@@ -27,9 +36,9 @@ _ERROR = ("error_code", "error_message", "error_traceback", "error_stage", "retr
 _NO_ERROR = {"error": dict.fromkeys(_ERROR)}
 
 
-def changes_of(batch: Iterable[Arrival]) -> Changes:
+def project(batch: Iterable[IncomingEvent]) -> ViewChanges:
     """Every change that the events ask for, stamped with who asks."""
-    changes = Changes()
+    changes = ViewChanges()
     add = changes.add
     newest: dict[str, tuple[Version, int, int]] = {}  # run id -> version, attempt, seq
     for each in batch:
@@ -46,11 +55,11 @@ def changes_of(batch: Iterable[Arrival]) -> Changes:
         if event.seq and not payload.transient and (run_id not in newest or newest[run_id][0] < version):
             newest[run_id] = (version, attempt, event.seq)
     for run_id, (version, attempt, seq) in newest.items():
-        add(run_id, attempt, version, Facts(View.RUN, "", "last_event_seq", {"last_event_seq": seq}))
+        add(run_id, attempt, version, FieldUpdate(View.RUN, "", "last_event_seq", {"last_event_seq": seq}))
     return changes
 
 
-def _projects(
+def projects(
     *kinds: type[PayloadT],
 ) -> Callable[[Callable[[Event, PayloadT], Iterable[Change]]], Callable[[Event, PayloadT], Iterable[Change]]]:
     def register(function: Callable[[Event, PayloadT], Iterable[Change]]) -> Any:
@@ -64,31 +73,31 @@ def _projects(
 # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_projects(p.RunStarted)
+@projects(p.RunStarted)
 def _started(event: Event, data: p.RunStarted) -> Iterable[Change]:
     pod = {"id": data.pod_id, "worker_id": data.worker_id, "gpu": data.gpu, "region": data.region}
     fields = {f"pod.{name}": value for name, value in pod.items()} | {"pod.image": data.image}
-    yield Facts(View.RUN, "", "started", {"started_at": event.time, **fields})
-    yield Move((S.RUNNING,), _NO_ERROR)
+    yield FieldUpdate(View.RUN, "", "started", {"started_at": event.time, **fields})
+    yield StatusTransition((S.RUNNING,), _NO_ERROR)
 
 
-@_projects(p.RunHeartbeat)
+@projects(p.RunHeartbeat)
 def _heartbeat(event: Event, data: p.RunHeartbeat) -> Iterable[Change]:
     gauges = {name: getattr(data, name) for name in _GAUGES}
     shown = {f"heartbeat.{name}": value for name, value in gauges.items()}
-    yield Facts(View.RUN, "", "heartbeat", {"last_heartbeat": event.time, **shown})
+    yield FieldUpdate(View.RUN, "", "heartbeat", {"last_heartbeat": event.time, **shown})
     for name, value in gauges.items():
         if value is not None:
-            yield Point(SYSTEM_STAGE, name, value, event.time, is_latest_shown=False)
+            yield MetricPoint(SYSTEM_STAGE, name, value, event.time, is_latest_shown=False)
 
 
-@_projects(p.RunCompleted)
+@projects(p.RunCompleted)
 def _completed(event: Event, data: p.RunCompleted) -> Iterable[Change]:
-    yield Facts(View.RUN, "", "duration", {"total_duration_s": data.total_duration_s})
-    yield Move((S.COMPLETED,), {"completed": {"completed_at": event.time}, **_NO_ERROR})
+    yield FieldUpdate(View.RUN, "", "duration", {"total_duration_s": data.total_duration_s})
+    yield StatusTransition((S.COMPLETED,), {"completed": {"completed_at": event.time}, **_NO_ERROR})
 
 
-@_projects(p.RunFailed)
+@projects(p.RunFailed)
 def _failed(event: Event, data: p.RunFailed) -> Iterable[Change]:
     error = {
         "error_code": data.code,
@@ -98,67 +107,69 @@ def _failed(event: Event, data: p.RunFailed) -> Iterable[Change]:
         "retryable": data.retryable,
         "failed_at": event.time,
     }
-    yield Move((S.FAILED,), {"error": error})
+    yield StatusTransition((S.FAILED,), {"error": error})
 
 
-@_projects(p.RunCanceled)
+@projects(p.RunCanceled)
 def _canceled(event: Event, data: p.RunCanceled) -> Iterable[Change]:
     ended = {"canceled_at": event.time, "canceled_by": data.by, "cancel_reason": data.reason}
-    yield Move((S.CANCELED,), {"canceled": ended})
+    yield StatusTransition((S.CANCELED,), {"canceled": ended})
 
 
-@_projects(p.RunLost)
+@projects(p.RunLost)
 def _lost(event: Event, data: p.RunLost) -> Iterable[Change]:
     yield _interruption(event, "lost", data.reason)
 
 
-@_projects(p.RunPreempted)
+@projects(p.RunPreempted)
 def _preempted(event: Event, data: p.RunPreempted) -> Iterable[Change]:
     yield _interruption(event, "preempted", data.reason)
 
 
-def _interruption(event: Event, kind: str, reason: str) -> Facts:
+def _interruption(event: Event, kind: str, reason: str) -> FieldUpdate:
     fields = {"interruption.kind": kind, "interruption.reason": reason, "interruption.at": event.time}
-    return Facts(View.RUN, "", "interruption", fields)
+    return FieldUpdate(View.RUN, "", "interruption", fields)
 
 
 # ── stages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@_projects(p.StageStarted)
+@projects(p.StageStarted)
 def _stage_started(event: Event, data: p.StageStarted) -> Iterable[Change]:
-    yield Facts(View.STAGE, data.stage, "started", {"started_at": event.time, "desc": data.desc})
-    yield Facts(View.STAGE, data.stage, "status", _stage_status("RUNNING"))
+    yield FieldUpdate(View.STAGE, data.stage, "started", {"started_at": event.time, "desc": data.desc})
+    yield FieldUpdate(View.STAGE, data.stage, "status", _stage_status("RUNNING"))
     yield from _progressed(p.StageProgress(stage=data.stage, progress=0.0))
-    timing = f"stage_timing.{named(data.stage)}"
-    yield Facts(View.RUN, "", f"{timing}.started", {f"{timing}.started_at": event.time})
+    timing = f"stage_timing.{quote_segment(data.stage)}"
+    yield FieldUpdate(View.RUN, "", f"{timing}.started", {f"{timing}.started_at": event.time})
 
 
-@_projects(p.StageProgress)
+@projects(p.StageProgress)
 def _stage_progress(event: Event, data: p.StageProgress) -> Iterable[Change]:
     yield from _progressed(data)
 
 
-@_projects(p.StageMetric)
+@projects(p.StageMetric)
 def _stage_metric(event: Event, data: p.StageMetric) -> Iterable[Change]:
-    return (Point(data.stage, data.name, data.value, event.time, data.step, data.epoch, data.unit),)
+    return (MetricPoint(data.stage, data.name, data.value, event.time, data.step, data.epoch, data.unit),)
 
 
-@_projects(p.StageCompleted)
+@projects(p.StageCompleted)
 def _stage_completed(event: Event, data: p.StageCompleted) -> Iterable[Change]:
     ended = {"completed_at": event.time, "duration_s": data.duration_s, "summary": data.summary}
-    yield Facts(View.STAGE, data.stage, "status", _stage_status("COMPLETED") | ended)
-    yield Facts(View.STAGE, data.stage, "progress", {"progress": 1.0})
-    yield Facts(View.RUN, "", "current_stage", {"current_stage": Nested(name=data.stage, progress=1.0)})
-    timing = f"stage_timing.{named(data.stage)}"
+    yield FieldUpdate(View.STAGE, data.stage, "status", _stage_status("COMPLETED") | ended)
+    yield FieldUpdate(View.STAGE, data.stage, "progress", {"progress": 1.0})
+    yield FieldUpdate(
+        View.RUN, "", "current_stage", {"current_stage": CamelCaseKeys(name=data.stage, progress=1.0)}
+    )
+    timing = f"stage_timing.{quote_segment(data.stage)}"
     times = {f"{timing}.completed_at": event.time, f"{timing}.duration_s": data.duration_s}
-    yield Facts(View.RUN, "", f"{timing}.completed", times)
+    yield FieldUpdate(View.RUN, "", f"{timing}.completed", times)
 
 
-@_projects(p.StageFailed)
+@projects(p.StageFailed)
 def _stage_failed(event: Event, data: p.StageFailed) -> Iterable[Change]:
     ended = {"completed_at": event.time, "error_code": data.code, "error_message": data.message}
-    yield Facts(View.STAGE, data.stage, "status", _stage_status("FAILED") | ended)
+    yield FieldUpdate(View.STAGE, data.stage, "status", _stage_status("FAILED") | ended)
 
 
 def _stage_status(status: str) -> dict[str, Any]:
@@ -170,23 +181,23 @@ def _stage_status(status: str) -> dict[str, Any]:
 def _progressed(data: p.StageProgress) -> Iterable[Change]:
     clamped = min(1.0, max(0.0, data.progress))
     counts = {name: value for name in _COUNTS if (value := getattr(data, name)) is not None}
-    yield Facts(View.STAGE, data.stage, "progress", {"progress": clamped})
+    yield FieldUpdate(View.STAGE, data.stage, "progress", {"progress": clamped})
     # A group of its own: a stage's end moves its progress to 1 and leaves its counts as they were.
-    yield Facts(View.STAGE, data.stage, "counts", {"counts": Nested(counts)})
-    shown = Nested(name=data.stage, progress=clamped, **counts)
-    yield Facts(View.RUN, "", "current_stage", {"current_stage": shown})
+    yield FieldUpdate(View.STAGE, data.stage, "counts", {"counts": CamelCaseKeys(counts)})
+    shown = CamelCaseKeys(name=data.stage, progress=clamped, **counts)
+    yield FieldUpdate(View.RUN, "", "current_stage", {"current_stage": shown})
 
 
-@_projects(p.NodeSelectedBest)
+@projects(p.NodeSelectedBest)
 def _best_node(event: Event, data: p.NodeSelectedBest) -> Iterable[Change]:
     best = {"best_node.id": data.node_id, "best_node.metric": data.metric}
-    yield Facts(View.STAGE, data.stage, "best_node", best)
+    yield FieldUpdate(View.STAGE, data.stage, "best_node", best)
 
 
 # ── what a run leaves behind ────────────────────────────────────────────────────────────────────────────────
 
 
-@_projects(p.ArtifactRegistered)
+@projects(p.ArtifactRegistered)
 def _artifact(event: Event, data: p.ArtifactRegistered) -> Iterable[Change]:
     row = {
         "key": data.key,
@@ -197,50 +208,52 @@ def _artifact(event: Event, data: p.ArtifactRegistered) -> Iterable[Change]:
         "role": data.role,
         "created_at": event.time,
     }
-    yield Facts(View.ARTIFACT, f"{data.kind}:{data.sha256 or data.key}", "registered", row)
+    yield FieldUpdate(View.ARTIFACT, f"{data.kind}:{data.sha256 or data.key}", "registered", row)
 
 
-@_projects(p.TrainingCheckpoint)
+@projects(p.TrainingCheckpoint)
 def _checkpoint(event: Event, data: p.TrainingCheckpoint) -> Iterable[Change]:
     shown = {f"training_checkpoint.{name}": getattr(data, name) for name in ("step", "key", "bytes", "sha256")}
-    yield Facts(View.RUN, "", "training_checkpoint", shown)
+    yield FieldUpdate(View.RUN, "", "training_checkpoint", shown)
 
 
-@_projects(p.PaperGenerated)
+@projects(p.PaperGenerated)
 def _paper(event: Event, data: p.PaperGenerated) -> Iterable[Change]:
     shown = {"paper.artifact_key": data.artifact_key, "paper.word_count": data.word_count}
-    yield Facts(View.RUN, "", "paper", shown)
+    yield FieldUpdate(View.RUN, "", "paper", shown)
 
 
-@_projects(p.ValidationStarted)
+@projects(p.ValidationStarted)
 def _validation_started(event: Event, data: p.ValidationStarted) -> Iterable[Change]:
     begun = {"model": data.model, "rubric_version": data.rubric_version, "started_at": event.time}
-    yield Facts(View.VALIDATION, "auto", "started", begun)
-    yield Move((S.RUNNING, S.AUTO_VALIDATING))
+    yield FieldUpdate(View.VALIDATION, "auto", "started", begun)
+    yield StatusTransition((S.RUNNING, S.AUTO_VALIDATING))
 
 
-@_projects(p.ValidationCompleted)
+@projects(p.ValidationCompleted)
 def _validated(event: Event, data: p.ValidationCompleted) -> Iterable[Change]:
     judged = {"verdict": data.verdict, "rubric": data.scores, "notes": data.notes, "created_at": event.time}
-    yield Facts(View.VALIDATION, "auto", "verdict", judged)
+    yield FieldUpdate(View.VALIDATION, "auto", "verdict", judged)
     # A verdict implies that the validation began, even when word of that arrives later.
-    yield Move((S.RUNNING, S.AUTO_VALIDATING, S.AWAITING_HUMAN))
+    yield StatusTransition((S.RUNNING, S.AUTO_VALIDATING, S.AWAITING_HUMAN))
 
 
-@_projects(p.BudgetWarning, p.BudgetExceeded)
+@projects(p.BudgetWarning, p.BudgetExceeded)
 def _budget(event: Event, data: p.Budget) -> Iterable[Change]:
     shown = {f"budget.{name}": getattr(data, name) for name in ("spent_usd", "limit_usd", "fraction")}
     exceeded = {"budget.exceeded": event.type == p.BudgetExceeded.type}
-    yield Facts(View.RUN, "", "budget", shown | exceeded)
+    yield FieldUpdate(View.RUN, "", "budget", shown | exceeded)
 
 
-@_projects(p.GpuShortage)
+@projects(p.GpuShortage)
 def _gpu_shortage(event: Event, data: p.GpuShortage) -> Iterable[Change]:
     shown = {"required": data.required_gpus, "available": data.available_gpus, "message": data.message}
-    yield Facts(View.RUN, "", "gpu_shortage", {f"gpu_shortage.{name}": value for name, value in shown.items()})
+    yield FieldUpdate(
+        View.RUN, "", "gpu_shortage", {f"gpu_shortage.{name}": value for name, value in shown.items()}
+    )
 
 
-@_projects(
+@projects(
     p.RunEnqueued,  # the queue wrote the run itself
     p.RunStatusChanged,  # tells of a change that somebody else made
     p.RunLog,

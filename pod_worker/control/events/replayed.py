@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pod_worker.control.events.decoding import Refused, payload_of
-from pod_worker.control.events.incoming import Arrival
-from pod_worker.store.events.event_log import Entry
+from pod_worker.control.events.decoding import InvalidEventError, payload_of
+from pod_worker.control.events.incoming import IncomingEvent
+from pod_worker.store.events.event_log import StoredEvent
 
 
-def replayed(entries: Iterable[Entry], attempts: Mapping[str, int]) -> list[Arrival]:
+def events_for_replay(entries: Iterable[StoredEvent], attempts: Mapping[str, int]) -> list[IncomingEvent]:
     """Those of runs that exist, of attempts that have begun. `attempts` maps run ids to the current one."""
-    found: list[Arrival] = []
+    found: list[IncomingEvent] = []
     for entry in entries:
         event, run_id = entry.event, entry.event.run_id
         current = attempts.get(run_id or "")
@@ -20,8 +20,8 @@ def replayed(entries: Iterable[Entry], attempts: Mapping[str, int]) -> list[Arri
         attempt = entry.attempt if entry.attempt is not None else current
         try:
             payload = payload_of(event.type, event.data)
-        except Refused:  # stored by a version with other rules
+        except InvalidEventError:  # stored by a version with other rules
             continue
         if payload is not None and attempt <= current:
-            found.append(Arrival(event, payload, run_id, attempt))
+            found.append(IncomingEvent(event, payload, run_id, attempt))
     return found

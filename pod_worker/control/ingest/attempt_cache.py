@@ -18,7 +18,7 @@ TRUSTED_SECONDS = 1.0
 REMEMBERED = 10_000
 
 
-class Attempts:
+class AttemptCache:
     """Thread-safe."""
 
     def __init__(self, views: Views, clock: Clock) -> None:
@@ -27,18 +27,18 @@ class Attempts:
         self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()  # run id -> attempt, when asked
         self._lock = threading.Lock()
 
-    def of(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
+    def get(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
         """The current attempt of those runs that exist, asked with what events say it is. Raises PyMongoError."""
         now = self._clock.monotonic()
-        found, unsure = self._remembered(claimed, now)
-        return found | self._asked(sorted(unsure), now) if unsure else found
+        found, unsure = self._cached(claimed, now)
+        return found | self._fetch(sorted(unsure), now) if unsure else found
 
-    def at_once(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int] | None:
+    def get_cached(self, claimed: Iterable[tuple[str | None, int | None]]) -> dict[str, int] | None:
         """The same without asking; None where that is needed."""
-        found, unsure = self._remembered(claimed, self._clock.monotonic())
+        found, unsure = self._cached(claimed, self._clock.monotonic())
         return None if unsure else found
 
-    def _remembered(
+    def _cached(
         self, claimed: Iterable[tuple[str | None, int | None]], now: float
     ) -> tuple[dict[str, int], set[str]]:
         found: dict[str, int] = {}
@@ -54,8 +54,8 @@ class Attempts:
                     found[run_id] = known
         return found, unsure
 
-    def _asked(self, run_ids: list[str], now: float) -> dict[str, int]:
-        found = self._views.attempts(run_ids)
+    def _fetch(self, run_ids: list[str], now: float) -> dict[str, int]:
+        found = self._views.current_attempts(run_ids)
         with self._lock:
             for run_id, attempt in found.items():
                 self._known.pop(run_id, None)

@@ -8,74 +8,77 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pod_worker.control.events.decoding import Refused, read_line
-from pod_worker.control.events.incoming import Arrival, Verdict
+from pod_worker.control.events.decoding import InvalidEventError, read_line
+from pod_worker.control.events.incoming import IncomingEvent, IngestResult
 from pod_worker.control.web.body import is_blank
 
 
-class Fate(msgspec.Struct, frozen=True):
+class LineResult(msgspec.Struct, frozen=True):
     """What became of a line. `number` counts from 1."""
 
     number: int
-    verdict: Verdict
+    verdict: IngestResult
     event_id: str | None = None
     code: str | None = None
     error: str | None = None
 
 
 @dataclass(slots=True)
-class Batch:
+class IngestBatch:
     """The lines of one request, read: what is not refused (and not blank) became the arrivals, in this order."""
 
-    arrivals: list[Arrival] = field(default_factory=list)
+    arrivals: list[IncomingEvent] = field(default_factory=list)
     lines: Sequence[bytes] = ()
-    refused: list[tuple[int, bytes, Refused]] = field(default_factory=list)
+    refused: list[tuple[int, bytes, InvalidEventError]] = field(default_factory=list)
 
-    def counts(self) -> Counter[Verdict]:
+    def counts(self) -> Counter[IngestResult]:
         counts = Counter([each.verdict for each in self.arrivals])
-        counts[Verdict.INVALID] = len(self.refused)
+        counts[IngestResult.INVALID] = len(self.refused)
         return counts
 
-    def fates(self) -> list[Fate]:
+    def line_results(self) -> list[LineResult]:
         """Of every line that is not blank, in order."""
-        good = [Fate(number, each.verdict, each.event.id) for number, each in self._numbered()]
-        bad = [Fate(number, Verdict.INVALID, why.event_id, why.code, why.error) for number, _, why in self.refused]
+        good = [LineResult(number, each.verdict, each.event.id) for number, each in self._numbered()]
+        bad = [
+            LineResult(number, IngestResult.INVALID, why.event_id, why.code, why.error)
+            for number, _, why in self.refused
+        ]
         return sorted(good + bad, key=lambda fate: fate.number) if bad else good
 
     def json_bytes(self) -> int:
         return sum(map(len, self.lines))
 
-    def refuse(self, odd: Mapping[int, Refused]) -> None:
+    def reject(self, rejected_by_id: Mapping[int, InvalidEventError]) -> None:
         """Turn arrivals (by their `id()`) into refused lines."""
         for number, each in self._numbered():
-            if id(each) in odd:
-                self.refused.append((number, self.lines[number - 1], odd[id(each)]))
-        self.arrivals = [each for each in self.arrivals if id(each) not in odd]
+            if id(each) in rejected_by_id:
+                self.refused.append((number, self.lines[number - 1], rejected_by_id[id(each)]))
+        self.arrivals = [each for each in self.arrivals if id(each) not in rejected_by_id]
 
-    def _numbered(self) -> list[tuple[int, Arrival]]:
+    def _numbered(self) -> list[tuple[int, IncomingEvent]]:
         refused = {number for number, _, _ in self.refused}
         told = (number for number, line in enumerate(self.lines, 1) if not is_blank(line))
         return list(zip((number for number in told if number not in refused), self.arrivals, strict=True))
 
 
-def read_batch(lines: Sequence[bytes]) -> Batch:
+def read_batch(lines: Sequence[bytes]) -> IngestBatch:
     """Touches nothing."""
-    batch = Batch(lines=lines)
+    batch = IngestBatch(lines=lines)
     read = batch.arrivals.append
     for number, line in enumerate(lines, 1):
         if is_blank(line):
             continue
         try:
             read(read_line(line))
-        except Refused as why:
+        except InvalidEventError as why:
             batch.refused.append((number, line, why))
     return batch
 
 
-def batch_of(arrivals: Sequence[Arrival]) -> Batch:
+def batch_from_events(arrivals: Sequence[IncomingEvent]) -> IngestBatch:
     """The same for events that were read elsewhere."""
-    return Batch(list(arrivals), [f"(event {each.event.id})".encode() for each in arrivals])
+    return IngestBatch(list(arrivals), [f"(event {each.event.id})".encode() for each in arrivals])
 
 
-def refused_batch(line: bytes, why: Refused) -> Batch:
-    return Batch([], [line], [(1, line, why)])
+def invalid_batch(line: bytes, why: InvalidEventError) -> IngestBatch:
+    return IngestBatch([], [line], [(1, line, why)])

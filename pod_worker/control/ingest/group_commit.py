@@ -10,37 +10,37 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from pod_worker.control.ingest.batch import Batch
+from pod_worker.control.ingest.batch import IngestBatch
 from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.web.problem import RETRY_SECONDS, Problem
 
-AT_ONCE = 2  # one is computed while the other waits for the database
+CONCURRENT_GROUPS = 2  # one is computed while the other waits for the database
 # Enough to share a round trip, and not so much that all that is on its way waits for the database together.
 GROUP_LINES = 200
 WAITING_REQUESTS = 256
 
 
 @dataclass(slots=True)
-class _Parcel:
-    batch: Batch
+class _QueuedBatch:
+    batch: IngestBatch
     future: asyncio.Future[None]
 
 
-class Intake:
+class GroupCommit:
     """For one event loop."""
 
-    def __init__(self, ingest: Ingest, at_once: int = AT_ONCE) -> None:
+    def __init__(self, ingest: Ingest, at_once: int = CONCURRENT_GROUPS) -> None:
         self._ingest = ingest
-        self._waiting: deque[_Parcel] = deque()
+        self._waiting: deque[_QueuedBatch] = deque()
         self._at_once = at_once
         self._busy: set[asyncio.Task[None]] = set()
 
-    async def take(self, batch: Batch) -> None:
+    async def submit(self, batch: IngestBatch) -> None:
         """Have its fate decided. Raises PyMongoError, or Problem 503 when too many wait."""
         if len(self._waiting) >= WAITING_REQUESTS:
             wait = {"Retry-After": str(RETRY_SECONDS)}
             raise Problem(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
-        parcel = _Parcel(batch, asyncio.get_running_loop().create_future())
+        parcel = _QueuedBatch(batch, asyncio.get_running_loop().create_future())
         self._waiting.append(parcel)
         if len(self._busy) < self._at_once:
             # A task of its own: it stores for others too, and must outlive a client that goes away.
@@ -56,8 +56,8 @@ class Intake:
 
     async def _work(self) -> None:
         while self._waiting:
-            group = self._gathered()
-            trouble = await self._trouble(group)
+            group = self._next_group()
+            trouble = await self._store_group(group)
             for parcel in group:
                 if parcel.future.done():  # the client went away
                     continue
@@ -66,9 +66,9 @@ class Intake:
                 else:
                     parcel.future.set_result(None)
 
-    def _gathered(self) -> list[_Parcel]:
+    def _next_group(self) -> list[_QueuedBatch]:
         """Those that waited longest."""
-        group: list[_Parcel] = []
+        group: list[_QueuedBatch] = []
         lines = 0
         while self._waiting and lines < GROUP_LINES:
             parcel = self._waiting.popleft()
@@ -76,9 +76,9 @@ class Intake:
             lines += len(parcel.batch.arrivals)
         return group
 
-    async def _trouble(self, group: list[_Parcel]) -> Exception | None:
+    async def _store_group(self, group: list[_QueuedBatch]) -> Exception | None:
         try:
-            await self._ingest.take_all([parcel.batch for parcel in group])
+            await self._ingest.ingest([parcel.batch for parcel in group])
         except Exception as error:  # whatever it is, it is the answer to all of them
             return error
         return None

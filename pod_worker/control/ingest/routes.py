@@ -11,15 +11,15 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from pod_worker.control.events.decoding import Refused, read_binary, read_line
-from pod_worker.control.events.incoming import Verdict
-from pod_worker.control.ingest.batch import Batch, Fate, read_batch, refused_batch
-from pod_worker.control.ingest.group_commit import Intake
+from pod_worker.control.events.decoding import InvalidEventError, read_binary, read_line
+from pod_worker.control.events.incoming import IngestResult
+from pod_worker.control.ingest.batch import IngestBatch, LineResult, invalid_batch, read_batch
+from pod_worker.control.ingest.group_commit import GroupCommit
 from pod_worker.control.web.auth import Authorize
 from pod_worker.control.web.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
-from pod_worker.control.web.fast_routes import ControlPlane
+from pod_worker.control.web.fast_routes import ControlPlaneApp
 from pod_worker.control.web.problem import MEDIA_TYPE, Problem
-from pod_worker.control.web.rate_limit import RateLimit
+from pod_worker.control.web.rate_limit import ClientRateLimit
 from pod_worker.core.run import Json
 
 ERRORS_SHOWN = 1000
@@ -32,14 +32,14 @@ _JUST_JSON = frozenset({"application/json"})
 _encode = msgspec.json.Encoder().encode
 
 
-def install(app: ControlPlane, intake: Intake, authorize: Authorize, rate: RateLimit) -> None:
+def install(app: ControlPlaneApp, intake: GroupCommit, authorize: Authorize, rate: ClientRateLimit) -> None:
     routes = _Routes(intake, authorize, rate)
     app.add_fast_route("/api/ingest/events", routes.events, 202, "ingest")
     app.add_fast_route("/api/ingest/event", routes.event, 201, "ingest")
 
 
 class _Routes:
-    def __init__(self, intake: Intake, authorize: Authorize, rate: RateLimit) -> None:
+    def __init__(self, intake: GroupCommit, authorize: Authorize, rate: ClientRateLimit) -> None:
         self._intake = intake
         self._authorize = authorize
         self._rate = rate
@@ -55,13 +55,13 @@ class _Routes:
         _check_type(request, _JUST_JSON if is_binary else _ONE)
         body = await read_body(request.stream(), request.headers)
         batch = _read_one(request, body, is_binary)
-        await self._intake.take(batch)
-        (fate,) = batch.fates()
-        if fate.verdict is Verdict.INVALID:
+        await self._intake.submit(batch)
+        (fate,) = batch.line_results()
+        if fate.verdict is IngestResult.INVALID:
             error = _error(fate.event_id, fate.code, fate.error)
             raise Problem(422, "bad_event", fate.error or "", extra={"errors": [error]})
         answer = {"event_id": fate.event_id}
-        if fate.verdict is not Verdict.ACCEPTED:
+        if fate.verdict is not IngestResult.ACCEPTED:
             answer["status"] = fate.verdict.value
         return _json(201, answer)
 
@@ -76,36 +76,36 @@ class _Routes:
             batch = await run_in_threadpool(_read_many, body, encoding, kind)
         else:
             batch = _read_many(body, encoding, kind)
-        await self._intake.take(batch)
+        await self._intake.submit(batch)
         counts = batch.counts()
         answer: dict[str, Json] = {
-            "accepted": counts[Verdict.ACCEPTED],
-            "duplicates": counts[Verdict.DUPLICATE],
-            "fenced": counts[Verdict.FENCED],
-            "invalid": counts[Verdict.INVALID],
+            "accepted": counts[IngestResult.ACCEPTED],
+            "duplicates": counts[IngestResult.DUPLICATE],
+            "fenced": counts[IngestResult.FENCED],
+            "invalid": counts[IngestResult.INVALID],
         }
         if not batch.refused:
             return _json(202, answer)
-        return _json(207, _refusals(request, batch.fates()) | answer, MEDIA_TYPE)
+        return _json(207, _refusals(request, batch.line_results()) | answer, MEDIA_TYPE)
 
 
-def _read_one(request: Request, body: bytes, is_binary: bool) -> Batch:
+def _read_one(request: Request, body: bytes, is_binary: bool) -> IngestBatch:
     body = decoded(body, request.headers.get("content-encoding", ""))
     check_line(1, body)
     try:
         arrival = read_binary(request.headers, body) if is_binary else read_line(body)
-        return Batch([arrival], [body])
-    except Refused as why:
-        return refused_batch(body, why)
+        return IngestBatch([arrival], [body])
+    except InvalidEventError as why:
+        return invalid_batch(body, why)
 
 
-def _read_many(body: bytes, encoding: str, kind: str) -> Batch:
+def _read_many(body: bytes, encoding: str, kind: str) -> IngestBatch:
     body = decoded(body, encoding)
     return read_batch(_batch_lines(body) if kind == _BATCH else lines_of(body))
 
 
-def _refusals(request: Request, fates: list[Fate]) -> dict[str, Json]:
-    errors = [_bad_line(fate) for fate in fates if fate.verdict is Verdict.INVALID]
+def _refusals(request: Request, fates: list[LineResult]) -> dict[str, Json]:
+    errors = [_bad_line(fate) for fate in fates if fate.verdict is IngestResult.INVALID]
     return {
         "type": "urn:pod-worker:problem:bad-lines",
         "title": "Some lines were refused",
@@ -150,7 +150,7 @@ def _error(event_id: str | None, code: str | None, error: str | None) -> Json:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _bad_line(fate: Fate) -> Json:
+def _bad_line(fate: LineResult) -> Json:
     return {"line": fate.number} | _error(fate.event_id, fate.code, fate.error)
 
 

@@ -17,12 +17,12 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.events.decoding import payload_of
-from pod_worker.control.events.incoming import Arrival
-from pod_worker.control.ingest.batch import batch_of
+from pod_worker.control.events.incoming import IncomingEvent
+from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import Problem
-from pod_worker.control.web.responses import answer
+from pod_worker.control.web.responses import json_response
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import Event
 from pod_worker.core.run import TERMINAL, Json, Run, RunStatus
@@ -32,7 +32,7 @@ SOURCE = "training://jobs"
 _Positive = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class _Figures(msgspec.Struct, forbid_unknown_fields=True):
+class _TrainingMetrics(msgspec.Struct, forbid_unknown_fields=True):
     step: Annotated[int, msgspec.Meta(ge=0)]
     epoch: float | None = None
     loss: float | None = None
@@ -49,8 +49,8 @@ class _Figures(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _NO_SERIES = frozenset({"step", "epoch", "remaining_seconds", "progress"})
-_METRICS = tuple(name for name in _Figures.__struct_fields__ if name not in _NO_SERIES)
-_decode = msgspec.json.Decoder(_Figures).decode
+_METRICS = tuple(name for name in _TrainingMetrics.__struct_fields__ if name not in _NO_SERIES)
+_decode = msgspec.json.Decoder(_TrainingMetrics).decode
 
 
 def router(
@@ -65,23 +65,23 @@ def router(
         run = await run_in_threadpool(find_run, run_id)
         if run is None:
             raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
-        await ingest.take(batch_of(_arrivals(run_id, figures, clock.now())))
+        await ingest.ingest_and_wait(batch_from_events(_arrivals(run_id, figures, clock.now())))
         stop = run.cancel_requested_at is not None or run.status in TERMINAL - {RunStatus.COMPLETED}
-        return answer({"status": "ok"} | ({"command": "stop"} if stop else {}))
+        return json_response({"status": "ok"} | ({"command": "stop"} if stop else {}))
 
     return made
 
 
-def _read(body: bytes) -> _Figures:
+def _read(body: bytes) -> _TrainingMetrics:
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(422, "bad_metrics", str(error)) from None
 
 
-def _arrivals(run_id: str, figures: _Figures, now: datetime) -> list[Arrival]:
+def _arrivals(run_id: str, figures: _TrainingMetrics, now: datetime) -> list[IncomingEvent]:
     digest = sha256(f"{run_id}\0".encode() + msgspec.json.encode(figures)).hexdigest()[:32]
-    found: list[Arrival] = []
+    found: list[IncomingEvent] = []
     for name in _METRICS:
         value = getattr(figures, name)
         if value is not None:
@@ -93,7 +93,7 @@ def _arrivals(run_id: str, figures: _Figures, now: datetime) -> list[Arrival]:
     return found
 
 
-def _arrival(run_id: str, kind: str, event_id: str, figures: dict[str, Json], now: datetime) -> Arrival:
+def _arrival(run_id: str, kind: str, event_id: str, figures: dict[str, Json], now: datetime) -> IncomingEvent:
     data = {"run_id": run_id} | {name: value for name, value in figures.items() if value is not None}
     event = Event(event_id, SOURCE, kind, f"run/{run_id}", now, data)
-    return Arrival(event, payload_of(kind, data, event_id), run_id)
+    return IncomingEvent(event, payload_of(kind, data, event_id), run_id)

@@ -13,20 +13,20 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Body, Depends, Query
 from fastapi.responses import Response
 
-from pod_worker.control.artifacts.access import view_of
-from pod_worker.control.runs.downsampling import thinned
+from pod_worker.control.artifacts.access import artifact_view
+from pod_worker.control.runs.downsampling import lttb
 from pod_worker.control.web.problem import Problem
-from pod_worker.control.web.responses import answer
-from pod_worker.core.failure import RULES, FailureCode
+from pod_worker.control.web.responses import json_response
+from pod_worker.core.failure import FAILURE_POLICIES, FailureCode
 from pod_worker.core.run import Json, RunStatus
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.events.event_log import LEVELS
-from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventPages
+from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.mongo import Mongo
-from pod_worker.store.queue.operations import Answer, Verdict
-from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.queue.operations import ActionOutcome, ActionResult
+from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries, Series
-from pod_worker.store.views.read_models import BadCursor, ReadModels, RunFilter
+from pod_worker.store.views.read_models import InvalidCursorError, ReadModels, RunFilter
 
 Words = Annotated[list[str] | None, Query()]
 Size = Annotated[int, Query(ge=1, le=1000)]
@@ -35,11 +35,11 @@ Size = Annotated[int, Query(ge=1, le=1000)]
 class Operator(Protocol):
     """The queue's verbs for people; `store.operations.Operations` has them."""
 
-    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> Answer: ...
+    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> ActionOutcome: ...
 
     def reset(
         self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
-    ) -> Answer: ...
+    ) -> ActionOutcome: ...
 
 
 def router(database: Mongo, operator: Operator, authorize: Callable[..., object]) -> APIRouter:
@@ -64,9 +64,9 @@ class _Routes:
         self._database = database
         self._operator = operator
         self._models = ReadModels(database)
-        self._pages = EventPages(database)
+        self._pages = EventReader(database)
         self._series = MetricSeries(database)
-        self._depth = QueueDepth(database)
+        self._depth = QueueStatsReader(database)
 
     def list(
         self,
@@ -82,14 +82,14 @@ class _Routes:
         wanted = RunFilter(_statuses(status), pipeline, hypothesis_id, hidden)
         try:
             found = self._models.runs(wanted, page_size, page, cursor)
-        except BadCursor as error:
+        except InvalidCursorError as error:
             raise Problem(422, "bad_cursor", str(error)) from None
         said = {"items": found.items, "total": found.total, "page": page, "pageSize": page_size}
-        return answer(said | {"nextCursor": found.next_cursor})
+        return json_response(said | {"nextCursor": found.next_cursor})
 
     def detail(self, run_id: str) -> Response:
         """The run and all that belongs to it; `hint` says what to do about an error."""
-        return answer(run_detail(self._database, self._models, run_id))
+        return json_response(run_detail(self._database, self._models, run_id))
 
     def events(
         self,
@@ -103,8 +103,8 @@ class _Routes:
     ) -> Response:
         """Filtered before paging. Newest first unless `order=asc`; `nextCursor` goes on."""
         wanted = EventFilter(_words(type), _level(level), _aware(since))
-        page = self._pages.page(run_id, wanted, limit, cursor, newest_first=order == "desc")
-        return answer({"items": page.items, "nextCursor": page.next_cursor})
+        page = self._pages.read_page(run_id, wanted, limit, cursor, newest_first=order == "desc")
+        return json_response({"items": page.items, "nextCursor": page.next_cursor})
 
     def logs(
         self,
@@ -116,9 +116,9 @@ class _Routes:
     ) -> Response:
         """The last lines, oldest first; with `cursor` (a position), the first ones after it."""
         wanted = EventFilter((LOG_TYPE,), _level(level), _aware(since))
-        page = self._pages.page(run_id, wanted, tail, cursor, newest_first=cursor is None)
+        page = self._pages.read_page(run_id, wanted, tail, cursor, newest_first=cursor is None)
         items = page.items if cursor is not None else page.items[::-1]
-        return answer({"items": items, "nextCursor": items[-1]["position"] if items else cursor})
+        return json_response({"items": items, "nextCursor": items[-1]["position"] if items else cursor})
 
     def metrics(
         self,
@@ -129,12 +129,12 @@ class _Routes:
     ) -> Response:
         """Series of [step, value, time], thinned to `points` each without changing their shape."""
         series = self._series.read(run_id, _words(name), stage)
-        return answer({"series": [_drawn(each, points) for each in series]})
+        return json_response({"series": [_series_view(each, points) for each in series]})
 
     def stats(self) -> Response:
         """Counts per status and queue, how old the oldest queued run is, and the leases."""
         depth = self._depth.read()
-        return answer(
+        return json_response(
             {
                 "byStatus": {status.value: depth.by_status.get(status.value, 0) for status in RunStatus},
                 "byQueue": depth.by_queue,
@@ -151,9 +151,9 @@ class _Routes:
     ) -> Response:
         """200: it is canceled. 202: its worker was told and will confirm."""
         said = self._operator.cancel(run_id, by=by or "api", reason=reason)
-        if said.verdict is Verdict.ALREADY and said.run and said.run.status is not RunStatus.CANCELED:
+        if said.verdict is ActionResult.ALREADY and said.run and said.run.status is not RunStatus.CANCELED:
             raise Problem(409, "not_cancelable", f"the run is {said.run.status} already")
-        return _verdict(said)
+        return _action_response(said)
 
     def reset(
         self,
@@ -163,7 +163,9 @@ class _Routes:
         from_scratch: Annotated[bool, Body()] = False,
     ) -> Response:
         """Queue an ended or stale run again. A live lease is refused (409) unless `force`, which fences it."""
-        return _verdict(self._operator.reset(run_id, by=by or "api", force=force, from_scratch=from_scratch))
+        return _action_response(
+            self._operator.reset(run_id, by=by or "api", force=force, from_scratch=from_scratch)
+        )
 
 
 def run_detail(database: Mongo, models: ReadModels, run_id: str) -> dict[str, Json]:
@@ -176,23 +178,23 @@ def run_detail(database: Mongo, models: ReadModels, run_id: str) -> dict[str, Js
         "hint": _hint(run.get("errorCode")),
         "stages": models.stages(run_id),
         "validations": models.validations(run_id),
-        "artifacts": [view_of(row) for row in registry.of_run(database, run_id)],
+        "artifacts": [artifact_view(row) for row in registry.of_run(database, run_id)],
         "hypothesis": models.hypothesis(run.get("hypothesisId")),
     }
 
 
 def _hint(code: Json) -> str | None:
     known = isinstance(code, str) and code in FailureCode.__members__
-    return RULES[FailureCode(code)].hint if known else None
+    return FAILURE_POLICIES[FailureCode(code)].hint if known else None
 
 
-def _verdict(said: Answer) -> Response:
-    if said.verdict is Verdict.MISSING or said.run is None:
+def _action_response(said: ActionOutcome) -> Response:
+    if said.verdict is ActionResult.MISSING or said.run is None:
         raise Problem(404, "run_not_found", "there is no such run")
-    if said.verdict is Verdict.LIVE:
+    if said.verdict is ActionResult.LIVE:
         raise Problem(409, "live_lease", "a worker holds the run: cancel it first, or reset it with force")
-    status = 202 if said.verdict is Verdict.REQUESTED else 200
-    return answer({"success": True, "verdict": said.verdict.value, "status": said.run.status.value}, status)
+    status = 202 if said.verdict is ActionResult.REQUESTED else 200
+    return json_response({"success": True, "verdict": said.verdict.value, "status": said.run.status.value}, status)
 
 
 def _words(given: list[str] | None) -> list[str]:
@@ -219,10 +221,10 @@ def _aware(moment: datetime | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
-def _drawn(series: Series, points: int) -> Json:
+def _series_view(series: Series, points: int) -> Json:
     samples = series.samples
     xy = [(float(each.step) if each.step is not None else each.time.timestamp(), each.value) for each in samples]
-    kept = [samples[place] for place in thinned(xy, points)]
+    kept = [samples[place] for place in lttb(xy, points)]
     return {
         "stage": series.stage,
         "name": series.name,

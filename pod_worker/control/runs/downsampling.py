@@ -12,7 +12,7 @@ from typing import TypeAlias
 XY: TypeAlias = tuple[float, float]
 
 
-def thinned(points: Sequence[XY], wanted: int) -> list[int]:
+def lttb(points: Sequence[XY], wanted: int) -> list[int]:
     """The places of at most `wanted` points (at least 3), in order."""
     wanted = max(3, wanted)
     if len(points) <= wanted:

@@ -17,9 +17,9 @@ from pymongo.errors import PyMongoError
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.web.problem import Problem
-from pod_worker.control.web.responses import encoded
+from pod_worker.control.web.responses import encode_json
 from pod_worker.core.run import Json
-from pod_worker.store.events.reader import EventPages
+from pod_worker.store.events.reader import EventReader
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.read_models import ReadModels
 
@@ -35,7 +35,7 @@ RETRY_MILLISECONDS = 2000
 def router(database: Mongo, authorize: Callable[..., object], *, poll_seconds: float = POLL_SECONDS) -> APIRouter:
     made = APIRouter(tags=["runs"], dependencies=[Depends(authorize)])
     viewers: set[object] = set()
-    models, pages = ReadModels(database), EventPages(database)
+    models, pages = ReadModels(database), EventReader(database)
 
     @made.get("/api/runs/{run_id}/live")
     async def live(
@@ -50,7 +50,7 @@ def router(database: Mongo, authorize: Callable[..., object], *, poll_seconds: f
         if await run_in_threadpool(models.run, run_id) is None:
             raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
         resumed = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
-        view = _View(run_id, models, pages, resumed)
+        view = _LiveView(run_id, models, pages, resumed)
 
         async def stream() -> AsyncIterator[bytes]:
             viewers.add(view)
@@ -66,7 +66,7 @@ def router(database: Mongo, authorize: Callable[..., object], *, poll_seconds: f
     return made
 
 
-async def _follow(view: _View, stopping: asyncio.Event, poll_seconds: float) -> AsyncIterator[bytes]:
+async def _follow(view: _LiveView, stopping: asyncio.Event, poll_seconds: float) -> AsyncIterator[bytes]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     silent_seconds = 0.0
     while not stopping.is_set():
@@ -86,10 +86,10 @@ async def _follow(view: _View, stopping: asyncio.Event, poll_seconds: float) -> 
     yield b"event: bye\ndata: {}\n\n"
 
 
-class _View:
+class _LiveView:
     """What one viewer has seen."""
 
-    def __init__(self, run_id: str, models: ReadModels, pages: EventPages, position: int | None) -> None:
+    def __init__(self, run_id: str, models: ReadModels, pages: EventReader, position: int | None) -> None:
         self._run_id = run_id
         self._models = models
         self._pages = pages
@@ -104,7 +104,7 @@ class _View:
 
     def _changed_state(self) -> list[bytes]:
         run = self._models.run(self._run_id)
-        state = encoded({"run": run, "stages": self._models.stages(self._run_id)}) if run else b"{}"
+        state = encode_json({"run": run, "stages": self._models.stages(self._run_id)}) if run else b"{}"
         digest = sha256(state).digest()
         if digest == self._state:
             return []
@@ -116,7 +116,7 @@ class _View:
             self._position = self._pages.last_position(self._run_id)
             self._seen = self._pages.ids_between(self._run_id, *self._window())
         late = self._late_events()
-        fresh = self._pages.after(self._run_id, self._position, BATCH)
+        fresh = self._pages.read_after(self._run_id, self._position, BATCH)
         self.is_behind = len(fresh) == BATCH
         self._seen |= {event["_id"]: event["position"] for event in late + fresh}
         self._position = max([self._position, *(event["position"] for event in fresh)])
@@ -137,4 +137,4 @@ class _View:
 
 
 def _message(event: dict[str, Json]) -> bytes:
-    return b"id: %d\nevent: event\ndata: %b\n\n" % (event["position"], encoded(event))
+    return b"id: %d\nevent: event\ndata: %b\n\n" % (event["position"], encode_json(event))

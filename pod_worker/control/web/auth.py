@@ -28,7 +28,7 @@ def job_token(control_token: str, run_id: str) -> str:
     return hmac.new(control_token.encode(), run_id.encode(), sha256).hexdigest()
 
 
-class Gate:
+class Authorizer:
     """`token` None means that no key exists: then only loopback clients of an open stack may pass."""
 
     def __init__(self, token: str | None, open_on_loopback: bool) -> None:
@@ -41,17 +41,17 @@ class Gate:
 
     async def authorize_job(self, run_id: str, request: Request) -> None:
         """The same, and the run's own job token is welcome too."""
-        given, is_browser = _given(request)
+        given, is_browser = _credentials(request)
         wanted = job_token(self._token, run_id) if self._token else None
         if given is not None and not is_browser and _same(given, wanted):
             return
         self._check(request, self._token)
 
     def _check(self, request: Request, token: str | None) -> None:
-        given, is_browser = _given(request)
+        given, is_browser = _credentials(request)
         if given is None:
             if not (self._open_on_loopback and _is_local(request)):
-                raise _no_key(request, token)
+                raise _unauthenticated(request, token)
         elif token is not None and not _same(given, token):
             raise Problem(403, "wrong_key", "the key is not this control plane's: check CONTROL_PLANE_TOKEN")
         elif token is None and not (self._open_on_loopback and _is_local(request)):
@@ -63,7 +63,7 @@ class Gate:
 Authorize = Callable[[Request], Awaitable[None]]
 
 
-def _given(request: Request) -> tuple[str | None, bool]:
+def _credentials(request: Request) -> tuple[str | None, bool]:
     """(the key, whether a browser keeps it and sends it by itself)."""
     scheme, _, rest = request.headers.get("authorization", "").partition(" ")
     match scheme.lower():
@@ -88,7 +88,7 @@ def _same(given: str, wanted: str | None) -> bool:
     return wanted is not None and hmac.compare_digest(given.encode(), wanted.encode())
 
 
-def _no_key(request: Request, token: str | None) -> Problem:
+def _unauthenticated(request: Request, token: str | None) -> Problem:
     hint = "send Authorization: Bearer with CONTROL_PLANE_TOKEN"
     if token is None:
         hint = "this control plane has no key and answers its own machine only: set CONTROL_PLANE_TOKEN"

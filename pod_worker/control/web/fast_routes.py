@@ -13,12 +13,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pod_worker.control.web.problem import answer_to
+from pod_worker.control.web.problem import response_for_error
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-class ControlPlane(FastAPI):
+class ControlPlaneApp(FastAPI):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._fast: dict[str, Endpoint] = {}
@@ -36,7 +36,7 @@ class ControlPlane(FastAPI):
         try:
             answer = await endpoint(Request(scope, receive))
         except Exception as error:
-            known = answer_to(error, scope["path"])
+            known = response_for_error(error, scope["path"])
             if known is None:
                 raise
             answer = known

@@ -49,7 +49,7 @@ def response_to(problem: Problem, instance: str) -> Response:
     return JSONResponse(body | problem.extra, problem.status, problem.headers, MEDIA_TYPE)
 
 
-def answer_to(error: Exception, instance: str) -> Response | None:
+def response_for_error(error: Exception, instance: str) -> Response | None:
     """None for what is nobody's answer but a mistake of ours."""
     if isinstance(error, PyMongoError):
         error = database_away(error)
@@ -65,7 +65,7 @@ def install(app: FastAPI) -> None:
     """Answer every error of every route in this shape."""
 
     def expected(request: Request, error: Exception) -> Response:
-        answer = answer_to(error, request.url.path)
+        answer = response_for_error(error, request.url.path)
         assert answer is not None
         return answer
 
@@ -76,7 +76,7 @@ def install(app: FastAPI) -> None:
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        said = Problem(422, "bad_request", "; ".join(_said(error.errors())[:3]))
+        said = Problem(422, "bad_request", "; ".join(_messages(error.errors())[:3]))
         return response_to(said, request.url.path)
 
     app.add_exception_handler(Problem, expected)
@@ -85,7 +85,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-def _said(errors: Sequence[Json]) -> list[str]:
+def _messages(errors: Sequence[Json]) -> list[str]:
     return [f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in errors]
 
 

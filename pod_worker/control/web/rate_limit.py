@@ -13,7 +13,7 @@ from pod_worker.control.web.problem import Problem
 CLIENTS = 10_000
 
 
-class RateLimit:
+class ClientRateLimit:
     """`per_second` requests on average, `burst` at once, for each client address. Not thread-safe: asked from
     the event loop only."""
 

@@ -13,12 +13,12 @@ from starlette.responses import Response
 
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import timestamps
-from pod_worker.fake_runpod.api.responses import json_answer, no_content, plain_error
+from pod_worker.fake_runpod.api.responses import json_response, no_content, plain_error
 from pod_worker.fake_runpod.billing.money import amount_usd, price_usd
 from pod_worker.fake_runpod.cloud.faults import parse_rules
 from pod_worker.fake_runpod.cloud.pod import Pod
-from pod_worker.fake_runpod.cloud.settings import Physics
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
 class ClockChange(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,25 +33,25 @@ class AccountChange(msgspec.Struct, forbid_unknown_fields=True):
     secrets: dict[str, str] | None = None
 
 
-class Trouble(msgspec.Struct, forbid_unknown_fields=True):
+class PodFaultRequest(msgspec.Struct, forbid_unknown_fields=True):
     notice_seconds: float = 5.0
     message: str = "machine error"
     code: int = 0
 
 
-class Lines(msgspec.Struct, forbid_unknown_fields=True):
+class LogLinesRequest(msgspec.Struct, forbid_unknown_fields=True):
     lines: list[str]
     source: str = "container"
 
 
-def control_routes(host: Host) -> APIRouter:
+def control_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/_fake")
     for routes in (_fault_routes(host), _clock_routes(host), _account_routes(host), _pod_routes(host)):
         router.include_router(routes)
 
     @router.get("/requests")
     async def requests() -> Response:
-        return json_answer(host.requests.view())
+        return json_response(host.requests.view())
 
     @router.delete("/requests")
     async def forget_requests() -> Response:
@@ -67,12 +67,12 @@ def control_routes(host: Host) -> APIRouter:
     return router
 
 
-def _fault_routes(host: Host) -> APIRouter:
+def _fault_routes(host: SimulatorRuntime) -> APIRouter:
     router, faults = APIRouter(prefix="/faults"), host.world.faults
 
     @router.get("")
     async def list_faults() -> Response:
-        return json_answer(faults.rules)
+        return json_response(faults.rules)
 
     @router.post("")
     async def add_faults(request: Request) -> Response:
@@ -82,25 +82,25 @@ def _fault_routes(host: Host) -> APIRouter:
             rules = parse_rules(await request.body(), yaml=is_yaml)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             return plain_error(400, f"not a fault rule: {error}")
-        return json_answer([faults.add(rule, host.world.now_ns) for rule in rules], 201)
+        return json_response([faults.add(rule, host.world.now_ns) for rule in rules], 201)
 
     @router.delete("")
     async def clear_faults() -> Response:
-        return json_answer({"removed": faults.remove()})
+        return json_response({"removed": faults.remove()})
 
     @router.delete("/{rule_id}")
     async def remove_fault(rule_id: int) -> Response:
-        return json_answer({"removed": faults.remove(rule_id)})
+        return json_response({"removed": faults.remove(rule_id)})
 
     return router
 
 
-def _clock_routes(host: Host) -> APIRouter:
+def _clock_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/clock")
 
     def show() -> Response:
         now = host.world.now_ns
-        return json_answer({"now": timestamps.rfc3339_nano(now), "now_ns": now, "speed": host.clock.speed})
+        return json_response({"now": timestamps.rfc3339_nano(now), "now_ns": now, "speed": host.clock.speed})
 
     @router.get("")
     async def get_clock() -> Response:
@@ -115,19 +115,19 @@ def _clock_routes(host: Host) -> APIRouter:
             host.clock.step(change.step_seconds)
         except ValueError as error:
             return plain_error(400, str(error))
-        host.nudge()
+        host.wake()
         return show()
 
     return router
 
 
-def _account_routes(host: Host) -> APIRouter:
+def _account_routes(host: SimulatorRuntime) -> APIRouter:
     router, world = APIRouter(), host.world
 
     def show() -> Response:
         money = {"balance_usd": price_usd(world.treasury.balance_nano(world.now_ns))}
         money["spend_usd_per_hour"] = world.treasury.spend_usd_per_hour
-        return json_answer({"id": world.account.id, **money, "secrets": sorted(world.account.secrets)})
+        return json_response({"id": world.account.id, **money, "secrets": sorted(world.account.secrets)})
 
     @router.get("/account")
     async def get_account() -> Response:
@@ -146,38 +146,38 @@ def _account_routes(host: Host) -> APIRouter:
         for name in ("spend_limit_usd_per_hour", "ssh_keys", "secrets"):
             if (value := getattr(change, name)) is not None:
                 setattr(world.account, name, value)
-        world.treasury.replan(world.now_ns)
+        world.treasury.recompute_exhaustion(world.now_ns)
         return show()
 
     @router.get("/physics")
     async def get_physics() -> Response:
-        return json_answer(world.physics)
+        return json_response(world.physics)
 
     @router.patch("/physics")
     async def change_physics(request: Request) -> Response:
         try:
             changes = msgspec.json.decode(await request.body(), type=dict[str, Json])
-            merged = msgspec.convert(msgspec.to_builtins(world.physics) | changes, type=Physics)
-            unknown = set(changes) - set(Physics.__dataclass_fields__)
+            merged = msgspec.convert(msgspec.to_builtins(world.physics) | changes, type=SimulationSettings)
+            unknown = set(changes) - set(SimulationSettings.__dataclass_fields__)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             return plain_error(400, str(error))
         if unknown:
             return plain_error(400, f"no such physics: {', '.join(sorted(unknown))}")
         world.physics = replace(merged)
-        return json_answer(world.physics)
+        return json_response(world.physics)
 
     return router
 
 
-def _pod_routes(host: Host) -> APIRouter:
+def _pod_routes(host: SimulatorRuntime) -> APIRouter:
     router, world = APIRouter(prefix="/pods"), host.world
 
     @router.get("")
     async def every_pod() -> Response:
         """All pods that exist and bill, whether the API shows them or not."""
-        return json_answer(
+        return json_response(
             {
-                "pods": [_truth(host, pod) for pod in world.every_pod()],
+                "pods": [_pod_details(host, pod) for pod in world.all_pods()],
                 "created": world.created_count,
                 "terminated": world.terminated_count,
             }
@@ -185,38 +185,38 @@ def _pod_routes(host: Host) -> APIRouter:
 
     @router.post("/{pod_id}/logs")
     async def write_logs(pod_id: str, request: Request) -> Response:
-        body = msgspec.json.decode(await request.body(), type=Lines)
+        body = msgspec.json.decode(await request.body(), type=LogLinesRequest)
         for line in body.lines:
             world.log_of(world.find(pod_id)).write(world.now_ns, body.source, line)
         return no_content()
 
     @router.post("/{pod_id}/{trouble}")
-    async def make_trouble(pod_id: str, trouble: str, request: Request) -> Response:
+    async def inject_fault(pod_id: str, trouble: str, request: Request) -> Response:
         """interrupt, vanish, fail or exit, now."""
-        pod = world.peek(pod_id)
+        pod = world.find_hidden(pod_id)
         if pod is None:
             return plain_error(404, "pod not found")
-        what = msgspec.json.decode(await request.body() or b"{}", type=Trouble)
+        what = msgspec.json.decode(await request.body() or b"{}", type=PodFaultRequest)
         match trouble:
             case "interrupt":
                 world.interrupt(pod, what.notice_seconds)
             case "vanish":
-                world.vanish(pod)
+                world.delete_silently(pod)
             case "fail":
                 world.fail(pod, what.message)
             case "exit":
-                world.contents_exited(pod.id, pod.life, what.code)
+                world.record_exit(pod.id, pod.life, what.code)
             case _:
                 return plain_error(404, f"no trouble {trouble!r}; there are interrupt, vanish, fail, exit")
-        host.nudge()
+        host.wake()
         return no_content()
 
     return router
 
 
-def _truth(host: Host, pod: Pod) -> dict[str, Json]:
+def _pod_details(host: SimulatorRuntime, pod: Pod) -> dict[str, Json]:
     world = host.world
-    owed = world.treasury.pods.lines[pod.id].tally.until(world.now_ns)
+    owed = world.treasury.pods.lines[pod.id].tally.usage_until(world.now_ns)
     return {
         "id": pod.id,
         "name": pod.spec.name,

@@ -13,12 +13,12 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pod_worker.fake_runpod.api.rate_limit import RateLimiter, Verdict
-from pod_worker.fake_runpod.api.responses import error_answer, html_error
-from pod_worker.fake_runpod.cloud.faults import FaultKind, Occasion, Rule
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.api.rate_limit import QuotaDecision, RateLimiter
+from pod_worker.fake_runpod.api.responses import error_response, html_error
+from pod_worker.fake_runpod.cloud.faults import FaultContext, FaultKind, FaultRule
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
-OPEN = ("control", "telemetry", "root")
+UNAUTHENTICATED_SURFACES = ("control", "telemetry", "root")
 RETIRED = {
     "v1": "REST API v1 has been retired. Use https://api.runpod.io/v2.",
     "graphql": "The GraphQL API has been retired. Use https://api.runpod.io/v2.",
@@ -40,8 +40,8 @@ def surface_of(path: str) -> str:
     return known.get(head, "v1")
 
 
-class Gate:
-    def __init__(self, app: ASGIApp, host: Host, limiter: RateLimiter) -> None:
+class ApiGateway:
+    def __init__(self, app: ASGIApp, host: SimulatorRuntime, limiter: RateLimiter) -> None:
         self._app = app
         self._host = host
         self._limiter = limiter
@@ -54,10 +54,10 @@ class Gate:
         scope["fake.surface"] = surface
         self._host.catch_up()
         try:
-            if surface in OPEN:
+            if surface in UNAUTHENTICATED_SURFACES:
                 await self._app(scope, receive, send)
             else:
-                await self._guarded(surface, scope, receive, self._counting(scope, send))
+                await self._handle(surface, scope, receive, self._counting(scope, send))
         finally:
             self._host.catch_up()
 
@@ -65,21 +65,21 @@ class Gate:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 ids = tuple(scope.get("path_params", {}).values())
-                self._host.requests.note(scope["method"], scope["path"], ids, message["status"])
+                self._host.requests.record(scope["method"], scope["path"], ids, message["status"])
             await send(message)
 
         return counted
 
-    async def _guarded(self, surface: str, scope: Scope, receive: Receive, send: Send) -> None:
-        occasion = Occasion(surface=surface, method=scope["method"], path=scope["path"])
+    async def _handle(self, surface: str, scope: Scope, receive: Receive, send: Send) -> None:
+        occasion = FaultContext(surface=surface, method=scope["method"], path=scope["path"])
         slow = self._strike(FaultKind.SLOW, occasion)
         if slow is not None and not slow.after_acting:
             await asyncio.sleep(slow.seconds)
-        refused = self._trouble(surface, occasion) or self._unauthorized(surface, scope)
-        verdict: Verdict | None = None
+        refused = self._injected_error(surface, occasion) or self._unauthorized(surface, scope)
+        verdict: QuotaDecision | None = None
         if refused is None and surface == "v2":
             # Quotas are the user's, whichever of their keys or pods asks.
-            verdict = self._limiter.count(self._host.world.account.id)
+            verdict = self._limiter.check(self._host.world.account.id)
             send = self._with_quota(send, verdict)
             if verdict.exceeded:
                 refused = self._too_many(surface, f"for the {verdict.exceeded} window", verdict.retry_after)
@@ -87,22 +87,22 @@ class Gate:
             send = _delayed(send, slow.seconds)
         await (refused or self._app)(scope, receive, send)
 
-    def _strike(self, kind: FaultKind, occasion: Occasion) -> Rule | None:
-        return self._host.world.faults.strike(kind, occasion, self._host.world.now_ns)
+    def _strike(self, kind: FaultKind, occasion: FaultContext) -> FaultRule | None:
+        return self._host.world.faults.trigger(kind, occasion, self._host.world.now_ns)
 
-    def _trouble(self, surface: str, occasion: Occasion) -> Response | None:
+    def _injected_error(self, surface: str, occasion: FaultContext) -> Response | None:
         if rule := self._strike(FaultKind.GONE, occasion):
-            return error_answer(surface, 410, rule.message or RETIRED[surface])
+            return error_response(surface, 410, rule.message or RETIRED[surface])
         if rule := self._strike(FaultKind.TOO_MANY_REQUESTS, occasion):
             return self._too_many(surface, "for the minute window", rule.retry_after)
         if rule := self._strike(FaultKind.HTTP_ERROR, occasion):
             if rule.html:
                 return html_error(rule.status)
-            return error_answer(surface, rule.status, rule.message or "upstream failure")
+            return error_response(surface, rule.status, rule.message or "upstream failure")
         return None
 
     def _too_many(self, surface: str, which: str, retry_after: int) -> Response:
-        answer = error_answer(surface, 429, f"rate limit exceeded {which}")
+        answer = error_response(surface, 429, f"rate limit exceeded {which}")
         answer.headers["Retry-After"] = str(retry_after)
         if surface == "v2" and which == "for the minute window":
             answer.headers["RateLimit"] = f'"minute";r=0;t={retry_after}'
@@ -113,25 +113,25 @@ class Gate:
         if key is None:
             # GraphQL serves its public catalogue to anyone; what is private answers null there.
             scope["fake.caller"] = Caller(is_known=False)
-            return None if surface == "graphql" else error_answer(surface, 401, "missing bearer token")
+            return None if surface == "graphql" else error_response(surface, 401, "missing bearer token")
         if self._host.world.account.knows_key(key):
             scope["fake.caller"] = Caller()
             return None
-        pod = next((pod for pod in self._host.world.every_pod() if pod.api_key == key), None)
+        pod = next((pod for pod in self._host.world.all_pods() if pod.api_key == key), None)
         if pod is None:
-            return error_answer(surface, 401, "invalid bearer token" if surface == "v2" else "Unauthorized")
+            return error_response(surface, 401, "invalid bearer token" if surface == "v2" else "Unauthorized")
         scope["fake.caller"] = Caller(pod.id)
         if pod.id in scope["path"].split("/") or surface == "graphql":
             return None
-        return error_answer(surface, 403, "access denied")
+        return error_response(surface, 403, "access denied")
 
-    def _with_quota(self, send: Send, verdict: Verdict) -> Send:
+    def _with_quota(self, send: Send, verdict: QuotaDecision) -> Send:
         extra = [(b"ratelimit-policy", self._limiter.quotas.policy.encode())]
 
         async def quoted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message["headers"]}
-                added = extra if b"ratelimit" in names else [*extra, (b"ratelimit", verdict.state.encode())]
+                added = extra if b"ratelimit" in names else [*extra, (b"ratelimit", verdict.header.encode())]
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 

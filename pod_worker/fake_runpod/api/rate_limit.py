@@ -39,10 +39,10 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class QuotaDecision:
     """`exceeded` names the window that is full, for `retry_after` more seconds."""
 
-    state: str
+    header: str
     exceeded: str | None
     retry_after: int
 
@@ -53,7 +53,7 @@ class RateLimiter:
         self._monotonic = monotonic
         self._usage: dict[str, Usage] = {}
 
-    def count(self, user: str) -> Verdict:
+    def check(self, user: str) -> QuotaDecision:
         """One more request of this user; a refused one does not count."""
         usage, now = self._usage.setdefault(user, Usage()), self._monotonic()
         left: dict[str, tuple[int, int]] = {}
@@ -70,4 +70,4 @@ class RateLimiter:
         spent = 0 if full else 1
         state = ", ".join(f'"{name}";r={max(0, r - spent)};t={t}' for name, (r, t) in left.items())
         wait, exceeded = max(full, default=(0, None))
-        return Verdict(state, exceeded, wait)
+        return QuotaDecision(state, exceeded, wait)

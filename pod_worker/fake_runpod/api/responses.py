@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from pod_worker.core.run import Json
-from pod_worker.fake_runpod.errors import NO_INSTANCES, Kind, Refusal
+from pod_worker.fake_runpod.errors import NO_INSTANCES, ApiError, ApiErrorKind
 
 TITLES = {
     400: "Bad Request",
@@ -28,20 +28,25 @@ TITLES = {
     504: "Gateway Timeout",
 }
 V2_STATUS = {
-    Kind.INVALID: 422,
-    Kind.RULE: 400,
-    Kind.CAPACITY: 400,
-    Kind.BALANCE: 402,
-    Kind.FORBIDDEN: 403,
-    Kind.NOT_FOUND: 404,
-    Kind.STATE: 409,
-    Kind.SERVER: 500,
+    ApiErrorKind.INVALID: 422,
+    ApiErrorKind.RULE: 400,
+    ApiErrorKind.CAPACITY: 400,
+    ApiErrorKind.BALANCE: 402,
+    ApiErrorKind.FORBIDDEN: 403,
+    ApiErrorKind.NOT_FOUND: 404,
+    ApiErrorKind.STATE: 409,
+    ApiErrorKind.SERVER: 500,
 }
-V1_STATUS = V2_STATUS | {Kind.INVALID: 400, Kind.CAPACITY: 500, Kind.STATE: 400, Kind.BALANCE: 500}
+V1_STATUS = V2_STATUS | {
+    ApiErrorKind.INVALID: 400,
+    ApiErrorKind.CAPACITY: 500,
+    ApiErrorKind.STATE: 400,
+    ApiErrorKind.BALANCE: 500,
+}
 HTML = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center></body></html>\r\n"
 
 
-def json_answer(body: Json, status: int = 200, media_type: str = "application/json") -> Response:
+def json_response(body: Json, status: int = 200, media_type: str = "application/json") -> Response:
     return Response(msgspec.json.encode(body), status, media_type=media_type)
 
 
@@ -54,18 +59,18 @@ def problem(status: int, detail: str, errors: tuple[str, ...] = ()) -> Response:
     body: dict[str, Json] = {"title": TITLES.get(status, "Error"), "status": status, "detail": detail}
     if errors:
         body["errors"] = list(errors)
-    return json_answer(body, status, "application/problem+json")
+    return json_response(body, status, "application/problem+json")
 
 
 def plain_error(status: int, message: str) -> Response:
     """The form v1 documents for 401 and is seen to use otherwise."""
     if status == 401:
-        return json_answer({"message": message}, status)
-    return json_answer({"error": message, "status": status}, status)
+        return json_response({"message": message}, status)
+    return json_response({"error": message, "status": status}, status)
 
 
 def graphql_error(status: int, message: str) -> Response:
-    return json_answer({"errors": [{"message": message, "extensions": {"code": "RUNPOD"}}]}, status)
+    return json_response({"errors": [{"message": message, "extensions": {"code": "RUNPOD"}}]}, status)
 
 
 def html_error(status: int) -> Response:
@@ -74,13 +79,13 @@ def html_error(status: int) -> Response:
     return Response(text, status, media_type="text/html")
 
 
-def error_answer(surface: str, status: int, message: str) -> Response:
+def error_response(surface: str, status: int, message: str) -> Response:
     if surface == "v2":
         return problem(status, message)
     return graphql_error(status, message) if surface == "graphql" else plain_error(status, message)
 
 
-def refusal_answer(surface: str, refusal: Refusal) -> Response:
+def api_error_response(surface: str, refusal: ApiError) -> Response:
     if surface == "v2":
         return problem(V2_STATUS[refusal.kind], refusal.detail, refusal.errors)
     detail = "; ".join(refusal.errors) or refusal.detail

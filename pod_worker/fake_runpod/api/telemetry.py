@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import timestamps
-from pod_worker.fake_runpod.api.responses import json_answer, plain_error
+from pod_worker.fake_runpod.api.responses import json_response, plain_error
 
 if TYPE_CHECKING:
-    from pod_worker.fake_runpod.runtime import Host
+    from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 KEEP = 5000
 KINDS = (
@@ -31,20 +31,20 @@ KINDS = (
 )
 
 
-class TelemetryBook:
+class TelemetryLog:
     def __init__(self) -> None:
         self.entries: deque[dict[str, Json]] = deque(maxlen=KEEP)
 
-    def note(self, kind: str, body: Json, received_ns: int) -> None:
+    def record(self, kind: str, body: Json, received_ns: int) -> None:
         self.entries.append({"kind": kind, "received_at": timestamps.rfc3339(received_ns), "payload": body})
 
 
-def telemetry_routes(host: Host) -> APIRouter:
+def telemetry_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
 
     @router.get("/telemetry")
     async def list_telemetry() -> Response:
-        return json_answer(list(host.telemetry.entries))
+        return json_response(list(host.telemetry.entries))
 
     @router.post("/telemetry/{kind}")
     async def receive(kind: str, request: Request) -> Response:
@@ -54,7 +54,7 @@ def telemetry_routes(host: Host) -> APIRouter:
             body = msgspec.json.decode(await request.body() or b"null")
         except msgspec.DecodeError as error:
             return plain_error(400, f"body is not JSON: {error}")
-        host.telemetry.note(kind, body, host.world.now_ns)
-        return json_answer({"status": "ok"})
+        host.telemetry.record(kind, body, host.world.now_ns)
+        return json_response({"status": "ok"})
 
     return router

@@ -1,6 +1,6 @@
 """Who owes what: piecewise-constant rates on the virtual clock, summed in integers without rounding drift.
 
-A `Tally` answers "how many pico-dollars up to this instant"; any bill is the difference of two such answers, so
+A `UsageMeter` answers "how many pico-dollars up to this instant". A bill is the difference of two answers, so
 records add up to their totals exactly, however time is cut into buckets and pods into groups. Rates are
 nano-dollars per 720 hours (a RunPod month), which makes GB-months and GPU-hours both whole numbers.
 """
@@ -55,12 +55,12 @@ class Amounts:
         return self.compute + self.disk
 
 
-NOTHING = Amounts()
+ZERO = Amounts()
 OFF = Rates()
 
 
 @dataclass(slots=True)
-class Tally:
+class UsageMeter:
     """Break points of three step functions and their exact integrals up to each break point."""
 
     at: list[int] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Tally:
         self.at.append(now)
         self.rates.append(rates)
 
-    def until(self, instant: int) -> Amounts:
+    def usage_until(self, instant: int) -> Amounts:
         """Everything owed up to `instant`, rounded down to whole pico-dollars and milliseconds."""
         compute, disk, on = self._integrals(instant)
         return Amounts(compute * PICO_PER_NANO // PER_MONTH, disk * PICO_PER_NANO // PER_MONTH, on // 1_000_000)
@@ -93,7 +93,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Line:
+class BilledItem:
     """One thing that is billed. `group` is the GPU type id, a CPU flavor id or a volume tier."""
 
     id: str
@@ -101,14 +101,14 @@ class Line:
     is_cpu: bool
     disk_gb: int
     is_closed: bool = False
-    tally: Tally = field(default_factory=Tally)
+    tally: UsageMeter = field(default_factory=UsageMeter)
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
     start_ns: int
     end_ns: int
-    line: Line
+    line: BilledItem
     amounts: Amounts
 
 
@@ -117,17 +117,17 @@ class Archive:
     """Folded lines of one group: whole pico-dollars per day instead of break points. A folded day's charges stand
     at its start: day buckets and wider stay right, only hours inside an archived day lose their shape."""
 
-    line: Line
+    line: BilledItem
     days: dict[int, Amounts] = field(default_factory=dict)
 
-    def fold(self, tally: Tally) -> None:
+    def fold(self, tally: UsageMeter) -> None:
         for day in range(tally.at[0] // DAY, tally.at[-1] // DAY + 1):
-            owed = tally.until((day + 1) * DAY) - tally.until(day * DAY)
-            if owed != NOTHING:
-                self.days[day] = self.days.get(day, NOTHING) + owed
+            owed = tally.usage_until((day + 1) * DAY) - tally.usage_until(day * DAY)
+            if owed != ZERO:
+                self.days[day] = self.days.get(day, ZERO) + owed
 
-    def until(self, instant: int) -> Amounts:
-        return sum((owed for day, owed in self.days.items() if day * DAY < instant), NOTHING)
+    def usage_until(self, instant: int) -> Amounts:
+        return sum((owed for day, owed in self.days.items() if day * DAY < instant), ZERO)
 
 
 class Ledger:
@@ -138,12 +138,12 @@ class Ledger:
         self._keep = keep
         self._closed: deque[str] = deque()
         self._rate = OFF
-        self.lines: dict[str, Line] = {}
+        self.lines: dict[str, BilledItem] = {}
         self.archives: dict[str, Archive] = {}
-        self.total = Tally()
+        self.total = UsageMeter()
         """The account's running total; its past is forgotten now and then, only its present is ever asked for."""
 
-    def open(self, line: Line, now: int, rates: Rates) -> None:
+    def open(self, line: BilledItem, now: int, rates: Rates) -> None:
         self.lines[line.id] = line
         self.set_rates(line.id, now, rates)
 
@@ -155,7 +155,7 @@ class Ledger:
         self._rate = Rates(compute, disk)
         self.total.set(now, self._rate)
         if len(self.total.at) > 1024:
-            self.total = Tally(self.total.at[-1:], self.total.rates[-1:], self.total.sums[-1:])
+            self.total = UsageMeter(self.total.at[-1:], self.total.rates[-1:], self.total.sums[-1:])
 
     def close(self, line_id: str, now: int) -> None:
         self.set_rates(line_id, now, OFF)
@@ -169,7 +169,7 @@ class Ledger:
         """Nano-dollars per 720 hours that everything costs right now."""
         return self._rate.compute + self._rate.disk
 
-    def restore(self, lines: list[Line], archives: list[Archive], total: Tally) -> None:
+    def restore(self, lines: list[BilledItem], archives: list[Archive], total: UsageMeter) -> None:
         self.lines = {line.id: line for line in lines}
         self.archives = {archive.line.id: archive for archive in archives}
         self.total = total
@@ -181,20 +181,20 @@ class Ledger:
     ) -> Iterator[Charge]:
         """What is owed per bucket and line within [start, end), nothing later than `until`; empty cells are left
         out. `start` and `end` are widened to bucket edges."""
-        owing: list[tuple[Line, Tally | Archive]] = [(line, line.tally) for line in self.lines.values()]
+        owing: list[tuple[BilledItem, UsageMeter | Archive]] = [(line, line.tally) for line in self.lines.values()]
         owing += [(archive.line, archive) for archive in self.archives.values()]
         if line_id is not None:
             owing = [(line, book) for line, book in owing if line.id == line_id]
         edges = list(bucket_edges(start, end, bucket))
         for low, high in pairwise(edges):
             for line, book in owing:
-                amounts = book.until(min(high, until)) - book.until(min(low, until))
-                if amounts != NOTHING:
+                amounts = book.usage_until(min(high, until)) - book.usage_until(min(low, until))
+                if amounts != ZERO:
                     yield Charge(low, high, line, amounts)
 
-    def _fold(self, line: Line) -> None:
+    def _fold(self, line: BilledItem) -> None:
         key = f"archived-{line.group}"
-        empty = Archive(Line(key, line.group, line.is_cpu, 0))
+        empty = Archive(BilledItem(key, line.group, line.is_cpu, 0))
         self.archives.setdefault(key, empty).fold(line.tally)
 
 
@@ -217,7 +217,7 @@ def bucket_start(instant: int, bucket: str) -> int:
         moment = moment.replace(day=1)
     if bucket == "year":
         moment = moment.replace(month=1)
-    return timestamps.of(moment)
+    return timestamps.from_datetime(moment)
 
 
 def bucket_next(edge: int, bucket: str) -> int:
@@ -225,4 +225,4 @@ def bucket_next(edge: int, bucket: str) -> int:
         return edge + {"hour": HOUR, "day": DAY, "week": 7 * DAY}[bucket]
     moment = timestamps.as_datetime(edge)
     later: datetime = moment + timedelta(days=32 if bucket == "month" else 366)
-    return bucket_start(timestamps.of(later), bucket)
+    return bucket_start(timestamps.from_datetime(later), bucket)

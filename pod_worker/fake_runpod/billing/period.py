@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from pod_worker.fake_runpod import timestamps
 from pod_worker.fake_runpod.billing.ledger import BUCKETS, Charge, Ledger, bucket_next, bucket_start
-from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 from pod_worker.fake_runpod.timestamps import DAY
 
 LONGEST_BUCKETS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class BillingPeriod:
     """[start, end) on bucket edges, UTC."""
 
     start_ns: int
@@ -25,7 +25,7 @@ class Window:
         return ledger.charges(self.start_ns, self.end_ns, self.bucket, until, line_id)
 
 
-def read_window(query: Mapping[str, str], now_ns: int, kind: Kind) -> Window:
+def parse_period(query: Mapping[str, str], now_ns: int, kind: ApiErrorKind) -> BillingPeriod:
     """From startTime, endTime, bucketSize and lastN. Raises Refusal of `kind` for what cannot be read."""
     bucket = query.get("bucketSize", "day")
     if bucket not in BUCKETS:
@@ -34,18 +34,18 @@ def read_window(query: Mapping[str, str], now_ns: int, kind: Kind) -> Window:
     start = bucket_start(_instant(query, "startTime", now_ns - 30 * DAY, kind), bucket)
     if (last := query.get("lastN")) is not None:
         if "startTime" in query or "endTime" in query:
-            raise Refusal(Kind.RULE, "lastN is mutually exclusive with startTime and endTime")
+            raise ApiError(ApiErrorKind.RULE, "lastN is mutually exclusive with startTime and endTime")
         if not last.isdecimal() or not 1 <= int(last) <= LONGEST_BUCKETS:
             raise _refusal(kind, f"lastN: must be an integer from 1 to {LONGEST_BUCKETS}")
         start = bucket_start(now_ns, bucket)
         for _ in range(int(last) - 1):
             start = bucket_start(start - 1, bucket)
     if start > end:
-        raise Refusal(Kind.RULE, "startTime is after endTime")
-    return Window(start, end, bucket)
+        raise ApiError(ApiErrorKind.RULE, "startTime is after endTime")
+    return BillingPeriod(start, end, bucket)
 
 
-def _instant(query: Mapping[str, str], name: str, default: int, kind: Kind) -> int:
+def _instant(query: Mapping[str, str], name: str, default: int, kind: ApiErrorKind) -> int:
     if name not in query:
         return default
     try:
@@ -59,5 +59,5 @@ def _snap_up(instant: int, bucket: str) -> int:
     return edge if edge == instant else bucket_next(edge, bucket)
 
 
-def _refusal(kind: Kind, line: str) -> Refusal:
-    return Refusal(kind, "Request validation failed.", (line,))
+def _refusal(kind: ApiErrorKind, line: str) -> ApiError:
+    return ApiError(kind, "Request validation failed.", (line,))

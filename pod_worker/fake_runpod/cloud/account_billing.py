@@ -5,23 +5,23 @@ Says when the account is broke and whether a pod can be afforded; what happens t
 
 from __future__ import annotations
 
-from pod_worker.fake_runpod.billing.ledger import MONTH_HOURS, Ledger, Line
+from pod_worker.fake_runpod.billing.ledger import MONTH_HOURS, BilledItem, Ledger
 from pod_worker.fake_runpod.billing.money import NANO, PICO_PER_NANO, price_usd
 from pod_worker.fake_runpod.cloud import prices
 from pod_worker.fake_runpod.cloud.account import Account, Volume
 from pod_worker.fake_runpod.cloud.pod import Pod
-from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 
 
-class Treasury:
+class AccountBilling:
     def __init__(self, account: Account) -> None:
         self._account = account
         self.pods = Ledger()
         self.volumes = Ledger()
-        self.broke_ns: int | None = None
+        self.exhausted_at_ns: int | None = None
 
     def balance_nano(self, now_ns: int) -> int:
-        spent = self.pods.total.until(now_ns).total + self.volumes.total.until(now_ns).total
+        spent = self.pods.total.usage_until(now_ns).total + self.volumes.total.usage_until(now_ns).total
         return round(self._account.balance_usd * NANO) - spent // PICO_PER_NANO
 
     @property
@@ -31,25 +31,29 @@ class Treasury:
     def check_affordable(self, pod: Pod, now_ns: int) -> None:
         """One hour of credit, and the spend limit. Raises Refusal(BALANCE) or Refusal(RULE)."""
         if self.balance_nano(now_ns) < pod.rate_nano:
-            raise Refusal(Kind.BALANCE, "insufficient balance: one hour of credit is needed to deploy this pod")
+            raise ApiError(
+                ApiErrorKind.BALANCE, "insufficient balance: one hour of credit is needed to deploy this pod"
+            )
         limit = self._account.spend_limit_usd_per_hour
         if self.pods.rate // MONTH_HOURS + pod.rate_nano > limit * NANO:
-            raise Refusal(Kind.RULE, f"this pod would exceed the account's spend limit of ${limit:g} per hour")
+            raise ApiError(
+                ApiErrorKind.RULE, f"this pod would exceed the account's spend limit of ${limit:g} per hour"
+            )
 
     def open_pod(self, pod: Pod, now_ns: int) -> None:
         group = pod.gpu_id or str(pod.spec.cpu_id)
-        line = Line(pod.id, group, pod.spec.is_cpu, pod.spec.disk_gb + pod.spec.volume_gb)
+        line = BilledItem(pod.id, group, pod.spec.is_cpu, pod.spec.disk_gb + pod.spec.volume_gb)
         self.pods.open(line, now_ns, prices.pod_rates(pod))
-        self.replan(now_ns)
+        self.recompute_exhaustion(now_ns)
 
     def charge_pod(self, pod: Pod, now_ns: int) -> None:
         """To be called whenever the pod's status or size changed."""
         self.pods.set_rates(pod.id, now_ns, prices.pod_rates(pod))
-        self.replan(now_ns)
+        self.recompute_exhaustion(now_ns)
 
     def close_pod(self, pod: Pod, now_ns: int) -> None:
         self.pods.close(pod.id, now_ns)
-        self.replan(now_ns)
+        self.recompute_exhaustion(now_ns)
 
     def charge_volume(self, volume: Volume, now_ns: int) -> None:
         """Start billing a new volume, or change the rate of a resized one."""
@@ -57,14 +61,14 @@ class Treasury:
         if volume.id in self.volumes.lines:
             self.volumes.set_rates(volume.id, now_ns, rates)
         else:
-            self.volumes.open(Line(volume.id, volume.type, False, volume.size_gb), now_ns, rates)
-        self.replan(now_ns)
+            self.volumes.open(BilledItem(volume.id, volume.type, False, volume.size_gb), now_ns, rates)
+        self.recompute_exhaustion(now_ns)
 
     def close_volume(self, volume: Volume, now_ns: int) -> None:
         self.volumes.close(volume.id, now_ns)
-        self.replan(now_ns)
+        self.recompute_exhaustion(now_ns)
 
-    def replan(self, now_ns: int) -> None:
+    def recompute_exhaustion(self, now_ns: int) -> None:
         """Work out anew when the money ends; also to be called after the balance was changed by hand."""
         rate = self.pods.rate + self.volumes.rate
-        self.broke_ns = prices.broke_at(self.balance_nano(now_ns), rate, now_ns)
+        self.exhausted_at_ns = prices.exhausted_at(self.balance_nano(now_ns), rate, now_ns)

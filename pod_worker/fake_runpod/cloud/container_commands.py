@@ -7,20 +7,20 @@ from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
-class StartContents:
+class StartContainer:
     pod_id: str
     life: int
 
 
 @dataclass(frozen=True, slots=True)
-class StopContents:
+class StopContainer:
     pod_id: str
     life: int
     reason: str
     notice_seconds: float
     """Virtual seconds between SIGTERM and SIGKILL."""
-    is_final: bool
+    remove_data: bool
     """The pod is gone for good: its folder goes too."""
 
 
-Effect: TypeAlias = StartContents | StopContents
+ContainerCommand: TypeAlias = StartContainer | StopContainer

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pod_worker.fake_runpod.cloud.faults import FaultBook, FaultKind, Occasion, Rule
-from pod_worker.fake_runpod.cloud.pod import Fate, Pod
-from pod_worker.fake_runpod.cloud.timers import Due
+from pod_worker.fake_runpod.cloud.faults import FaultContext, FaultKind, FaultRule, FaultRules
+from pod_worker.fake_runpod.cloud.pod import InjectedFaults, Pod
+from pod_worker.fake_runpod.cloud.timers import TimerKind
 from pod_worker.fake_runpod.timestamps import from_seconds
 
 
-def draw_fate(pod: Pod, faults: FaultBook, occasion: Occasion, now_ns: int) -> Iterator[tuple[int, Due]]:
+def inject_pod_faults(
+    pod: Pod, faults: FaultRules, occasion: FaultContext, now_ns: int
+) -> Iterator[tuple[int, TimerKind]]:
     """Writes the pod's fate and visibility; yields (instant, what) for troubles that have a time of their own."""
 
-    def strike(kind: FaultKind) -> Rule | None:
-        return faults.strike(kind, occasion, now_ns)
+    def strike(kind: FaultKind) -> FaultRule | None:
+        return faults.trigger(kind, occasion, now_ns)
 
-    def later(rule: Rule) -> int:
+    def later(rule: FaultRule) -> int:
         return now_ns + from_seconds(rule.seconds)
 
-    pod.fate = Fate(
+    pod.fate = InjectedFaults(
         stuck=strike(FaultKind.STUCK_PROVISIONING) is not None,
         never_ready=strike(FaultKind.NEVER_READY) is not None,
         zero_gpu_on_start=strike(FaultKind.ZERO_GPU) is not None,
@@ -32,6 +34,6 @@ def draw_fate(pod: Pod, faults: FaultBook, occasion: Occasion, now_ns: int) -> I
         pod.visible_ns = later(rule)
     if rule := strike(FaultKind.SPOT_INTERRUPT):
         pod.fate.notice_seconds = rule.notice_seconds
-        yield later(rule), Due.INTERRUPT
+        yield later(rule), TimerKind.INTERRUPT
     if rule := strike(FaultKind.VANISH):
-        yield later(rule), Due.VANISH
+        yield later(rule), TimerKind.VANISH

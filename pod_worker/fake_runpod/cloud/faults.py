@@ -1,6 +1,6 @@
 """Faults by rule: when which trouble strikes whom, how often, and with what numbers.
 
-A rule is data (JSON on `POST /_fake/faults`, or YAML); a `FaultBook` holds them in order and counts what they
+A rule is data (JSON on `POST /_fake/faults`, or YAML); a `FaultRules` holds them in order and counts what they
 did. The book decides only *whether* a rule strikes: the gate, the world and the surfaces do the striking.
 """
 
@@ -52,7 +52,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Rule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Fields left out match everything; `path` and `name` are shell patterns. `id`, `struck` and `since_ns` are
     the book's own and are ignored on input."""
 
@@ -89,7 +89,7 @@ class Rule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class FaultContext:
     """What is happening, for rules to match on. None = not known at this point, which only a rule that does not
     ask can match."""
 
@@ -103,23 +103,23 @@ class Occasion:
     pod: str | None = None
 
 
-class FaultBook:
+class FaultRules:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._rules: list[Rule] = []
+        self._rules: list[FaultRule] = []
         self._next_id = 1
 
     @property
-    def rules(self) -> list[Rule]:
+    def rules(self) -> list[FaultRule]:
         return list(self._rules)
 
-    def add(self, rule: Rule, now_ns: int) -> Rule:
+    def add(self, rule: FaultRule, now_ns: int) -> FaultRule:
         kept = msgspec.structs.replace(rule, id=self._next_id, struck=0, since_ns=now_ns)
         self._next_id += 1
         self._rules.append(kept)
         return kept
 
-    def restore(self, rules: list[Rule]) -> None:
+    def restore(self, rules: list[FaultRule]) -> None:
         self._rules = list(rules)
         self._next_id = max((rule.id for rule in rules), default=0) + 1
 
@@ -130,37 +130,37 @@ class FaultBook:
         self._rules = kept
         return removed
 
-    def strike(self, kind: FaultKind, occasion: Occasion, now_ns: int) -> Rule | None:
+    def trigger(self, kind: FaultKind, occasion: FaultContext, now_ns: int) -> FaultRule | None:
         """The first rule that strikes here, counted as having struck; None when nothing happens."""
         for rule in self._rules:
             if self._is_due(rule, kind, now_ns) and _fits(rule, occasion):
                 if rule.skip:
                     rule.skip -= 1
-                elif self._rolls(rule):
+                elif self._passes_probability(rule):
                     rule.struck += 1
                     return rule
         return None
 
-    def scarcity(self, occasion: Occasion, now_ns: int) -> Scarcity:
+    def scarcity(self, occasion: FaultContext, now_ns: int) -> CapacityShortage:
         """The no-capacity rules in force for one create or start, each rolled once."""
         rules = []
         for rule in self._rules:
             if self._is_due(rule, FaultKind.NO_CAPACITY, now_ns) and _fits(rule, occasion, places=False):
                 if rule.skip:
                     rule.skip -= 1
-                elif self._rolls(rule):
+                elif self._passes_probability(rule):
                     rules.append(rule)
-        return Scarcity(rules)
+        return CapacityShortage(rules)
 
-    def advertised_scarcity(self, now_ns: int) -> Scarcity:
+    def advertised_scarcity(self, now_ns: int) -> CapacityShortage:
         """What the catalogue admits: only shortages that are certain. Stock is advisory, at RunPod too."""
         certain = (r for r in self._rules if r.probability == 1 and not r.skip and r.name is None)
-        return Scarcity([r for r in certain if self._is_due(r, FaultKind.NO_CAPACITY, now_ns)])
+        return CapacityShortage([r for r in certain if self._is_due(r, FaultKind.NO_CAPACITY, now_ns)])
 
-    def _rolls(self, rule: Rule) -> bool:
+    def _passes_probability(self, rule: FaultRule) -> bool:
         return rule.probability == 1 or self._rng.random() < rule.probability
 
-    def _is_due(self, rule: Rule, kind: FaultKind, now_ns: int) -> bool:
+    def _is_due(self, rule: FaultRule, kind: FaultKind, now_ns: int) -> bool:
         if rule.kind is not kind or (rule.times is not None and rule.struck >= rule.times):
             return False
         age = now_ns - rule.since_ns
@@ -169,10 +169,10 @@ class FaultBook:
         return rule.until_seconds is None or age < from_seconds(rule.until_seconds)
 
 
-class Scarcity:
+class CapacityShortage:
     """Which places some rules close. Counts a strike for every rule that turned at least one place away."""
 
-    def __init__(self, rules: list[Rule]) -> None:
+    def __init__(self, rules: list[FaultRule]) -> None:
         self._rules = rules
         self._used: set[int] = set()
 
@@ -185,12 +185,12 @@ class Scarcity:
                 barred = True
         return barred
 
-    def count_strikes(self) -> None:
+    def record_triggers(self) -> None:
         for rule in self._rules:
             rule.struck += rule.id in self._used
 
 
-def _fits(rule: Rule, at: Occasion, *, places: bool = True) -> bool:
+def _fits(rule: FaultRule, at: FaultContext, *, places: bool = True) -> bool:
     exact = [(rule.surface, at.surface), (rule.method, at.method), (rule.pod, at.pod)]
     if places:
         exact += [(rule.gpu, at.gpu), (rule.data_center, at.data_center), (rule.cloud, at.cloud)]
@@ -200,11 +200,11 @@ def _fits(rule: Rule, at: Occasion, *, places: bool = True) -> bool:
     )
 
 
-def parse_rules(text: bytes, *, yaml: bool = False) -> list[Rule]:
+def parse_rules(text: bytes, *, yaml: bool = False) -> list[FaultRule]:
     """One rule or a list of them. Raises msgspec.ValidationError naming the field that is wrong."""
     raw = msgspec.yaml.decode(text) if yaml else msgspec.json.decode(text)
-    return msgspec.convert(raw if isinstance(raw, list) else [raw], type=list[Rule], strict=False)
+    return msgspec.convert(raw if isinstance(raw, list) else [raw], type=list[FaultRule], strict=False)
 
 
-def read_rules(path: Path) -> list[Rule]:
+def read_rules(path: Path) -> list[FaultRule]:
     return parse_rules(path.read_bytes(), yaml=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue
 
 LEVELS = ((50, "HIGH"), (10, "MEDIUM"), (1, "LOW"), (0, "NONE"))
-Barred = Callable[[str, str, str], bool]
+IsUnavailable = Callable[[str, str, str], bool]
 """Whether a fault rule holds back (GPU or CPU id, data center, cloud)."""
 
 
@@ -25,7 +25,7 @@ class Placement:
     cloud: str
 
 
-class Stock:
+class GpuInventory:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._taken: Counter[Placement] = Counter()
@@ -39,12 +39,12 @@ class Stock:
     def take(self, at: Placement, count: int) -> None:
         self._taken[at] += count
 
-    def give_back(self, at: Placement, count: int) -> None:
+    def release(self, at: Placement, count: int) -> None:
         self._taken[at] -= count
         if not self._taken[at]:
             del self._taken[at]
 
-    def level(self, gpu_id: str, data_center_id: str, cloud: str, count: int, barred: Barred) -> str:
+    def level(self, gpu_id: str, data_center_id: str, cloud: str, count: int, barred: IsUnavailable) -> str:
         """NONE, LOW, MEDIUM or HIGH: how many machines of `count` GPUs are left there."""
         gpu = self._catalogue.gpus[gpu_id]
         if count > gpu.max_count[cloud] or barred(gpu_id, data_center_id, cloud):
@@ -58,7 +58,7 @@ class Stock:
         clouds: Sequence[str],
         data_center_ids: Sequence[str],
         count: int,
-        barred: Barred,
+        barred: IsUnavailable,
         rng: random.Random,
     ) -> Placement | None:
         """The first wanted GPU type and cloud that any wanted data center can host; None = no capacity.

@@ -19,26 +19,26 @@ SYMMETRICAL_FROM = 70_000
 """A port above this asks for the same number inside and outside."""
 
 
-class Machines:
+class MachineAllocator:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._port = FIRST_PORT
 
-    def token(self, length: int) -> str:
+    def random_id(self, length: int) -> str:
         return "".join(self._rng.choices(ALPHABET, k=length))
 
-    def pod(self, spec: PodSpec, at: Placement, now_ns: int) -> Pod:
+    def new_pod(self, spec: PodSpec, at: Placement, now_ns: int) -> Pod:
         """A pod on a fresh machine, PROVISIONING. `api_key` is the pod-scoped key of its environment."""
-        pod_id = self.token(14)
+        pod_id = self.random_id(14)
         return Pod(
             id=pod_id,
             spec=spec,
             status=Status.PROVISIONING,
             cloud=at.cloud,
             data_center_id=at.data_center_id,
-            machine_id=self.token(12),
+            machine_id=self.random_id(12),
             host_id=f"{pod_id}-{self._rng.randrange(16**8):08x}",
-            api_key=f"rpa_pod_{self.token(32)}",
+            api_key=f"rpa_pod_{self.random_id(32)}",
             created_ns=now_ns,
             visible_ns=now_ns,
             gpu_id=None if spec.is_cpu else at.resource_id,

@@ -11,35 +11,35 @@ from pod_worker.fake_runpod import timestamps
 from pod_worker.fake_runpod.cloud import prices
 from pod_worker.fake_runpod.cloud.account import Account, Volume
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue
-from pod_worker.fake_runpod.cloud.faults import FaultBook, Occasion
-from pod_worker.fake_runpod.cloud.inventory import Placement, Stock
-from pod_worker.fake_runpod.cloud.machines import Machines
+from pod_worker.fake_runpod.cloud.faults import FaultContext, FaultRules
+from pod_worker.fake_runpod.cloud.inventory import GpuInventory, Placement
+from pod_worker.fake_runpod.cloud.machines import MachineAllocator
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
 from pod_worker.fake_runpod.cloud.validation import check_spec
-from pod_worker.fake_runpod.errors import NO_FREE_GPUS, NO_INSTANCES, Kind, Refusal
+from pod_worker.fake_runpod.errors import NO_FREE_GPUS, NO_INSTANCES, ApiError, ApiErrorKind
 
-USUAL_CUDA = "12.8"
+DEFAULT_CUDA = "12.8"
 
 
-class Landlord:
-    def __init__(self, account: Account, catalogue: Catalogue, faults: FaultBook, rng: random.Random) -> None:
+class PodPlacer:
+    def __init__(self, account: Account, catalogue: Catalogue, faults: FaultRules, rng: random.Random) -> None:
         self._account = account
         self._catalogue = catalogue
         self._faults = faults
         self._rng = rng
-        self.stock = Stock(catalogue)
-        self.machines = Machines(rng)
+        self.stock = GpuInventory(catalogue)
+        self.machines = MachineAllocator(rng)
 
-    def rent(self, spec: PodSpec, surface: str, now_ns: int) -> Pod:
+    def place(self, spec: PodSpec, surface: str, now_ns: int) -> Pod:
         """A pod on a machine that fits, its GPUs not yet taken. Raises Refusal."""
         volume = check_spec(spec, self._account, self._catalogue)
         cuda = self._cuda_version(spec)
-        at = self._place(spec, volume, Occasion(surface=surface, name=spec.name), now_ns)
-        pod = self.machines.pod(spec, at, now_ns)
+        at = self._place(spec, volume, FaultContext(surface=surface, name=spec.name), now_ns)
+        pod = self.machines.new_pod(spec, at, now_ns)
         pod.cuda_version = cuda
         pod.rate_nano = prices.hourly_nano(spec, at, pod.gpu_count, self._catalogue)
         pod.memory_gb, pod.vcpu_count = prices.memory_and_vcpus(spec, self._catalogue)
-        pod.last_change = f"Rented by User: {timestamps.javascript_form(now_ns)}"
+        pod.last_change = f"Rented by User: {timestamps.javascript_format(now_ns)}"
         self._inject(spec)
         return pod
 
@@ -49,7 +49,7 @@ class Landlord:
     def free_gpus(self, pod: Pod) -> None:
         """A stopped pod has given its GPUs back already."""
         if pod.status is not Status.EXITED:
-            self.stock.give_back(placement_of(pod), pod.gpu_count)
+            self.stock.release(placement_of(pod), pod.gpu_count)
 
     def retake_gpus(self, pod: Pod, now_ns: int) -> None:
         """The GPUs of a stopped pod may be rented to others by now: it gets all of them, or by its fate none.
@@ -57,11 +57,11 @@ class Landlord:
         if pod.status is Status.EXITED and not pod.spec.is_cpu:
             at = placement_of(pod)
             wanted = 0 if pod.fate.zero_gpu_on_start else pod.spec.gpu_count
-            scarcity = self._faults.scarcity(occasion_of(pod), now_ns)
+            scarcity = self._faults.scarcity(fault_context_of(pod), now_ns)
             is_barred = wanted and scarcity(at.resource_id, at.data_center_id, at.cloud)
-            scarcity.count_strikes()
+            scarcity.record_triggers()
             if is_barred or self.stock.free(at) < wanted:
-                raise Refusal(Kind.CAPACITY, NO_FREE_GPUS)
+                raise ApiError(ApiErrorKind.CAPACITY, NO_FREE_GPUS)
             pod.gpu_count = wanted
             self.take_gpus(pod)
         pod.rate_nano = prices.hourly_nano(pod.spec, placement_of(pod), pod.gpu_count, self._catalogue)
@@ -72,10 +72,10 @@ class Landlord:
         offered = self._catalogue.cuda_versions
         fits = [v for v in offered if prices.cuda_fits(v, spec.allowed_cuda, spec.min_cuda)]
         if not fits:
-            raise Refusal(Kind.CAPACITY, NO_INSTANCES)
-        return USUAL_CUDA if USUAL_CUDA in fits else fits[0]
+            raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES)
+        return DEFAULT_CUDA if DEFAULT_CUDA in fits else fits[0]
 
-    def _place(self, spec: PodSpec, volume: Volume | None, occasion: Occasion, now_ns: int) -> Placement:
+    def _place(self, spec: PodSpec, volume: Volume | None, occasion: FaultContext, now_ns: int) -> Placement:
         scarcity = self._faults.scarcity(occasion, now_ns)
         wanted = (volume.data_center_id,) if volume else spec.data_center_ids
         clouds = ("SECURE",) if volume else spec.clouds
@@ -84,9 +84,9 @@ class Landlord:
             at = next((o for o in options if not scarcity(o.resource_id, o.data_center_id, o.cloud)), None)
         else:
             at = self.stock.place_gpu(spec.gpu_ids, clouds, wanted, spec.gpu_count, scarcity, self._rng)
-        scarcity.count_strikes()
+        scarcity.record_triggers()
         if at is None:
-            raise Refusal(Kind.CAPACITY, NO_INSTANCES)
+            raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES)
         return at
 
     def _inject(self, spec: PodSpec) -> None:
@@ -94,14 +94,14 @@ class Landlord:
         if spec.start_ssh and self._account.ssh_keys:
             spec.env.setdefault("PUBLIC_KEY", "\n".join(self._account.ssh_keys))
         if spec.start_jupyter:
-            spec.env.setdefault("JUPYTER_PASSWORD", self.machines.token(16))
+            spec.env.setdefault("JUPYTER_PASSWORD", self.machines.random_id(16))
 
 
 def placement_of(pod: Pod) -> Placement:
     return Placement(pod.gpu_id or str(pod.spec.cpu_id), pod.data_center_id, pod.cloud)
 
 
-def occasion_of(pod: Pod) -> Occasion:
-    return Occasion(
+def fault_context_of(pod: Pod) -> FaultContext:
+    return FaultContext(
         gpu=pod.gpu_id, data_center=pod.data_center_id, cloud=pod.cloud, name=pod.spec.name, pod=pod.id
     )

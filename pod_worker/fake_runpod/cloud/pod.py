@@ -71,7 +71,7 @@ class PodSpec:
 
 
 @dataclass(slots=True)
-class Fate:
+class InjectedFaults:
     """Trouble that a fault rule has in store for one pod; seconds are virtual."""
 
     stuck: bool = False
@@ -117,7 +117,7 @@ class Pod:
     vcpu_count: int = 0
     last_change: str = ""
     life: int = 0
-    fate: Fate = field(default_factory=Fate)
+    fate: InjectedFaults = field(default_factory=InjectedFaults)
 
     @property
     def actions(self) -> tuple[str, ...]:

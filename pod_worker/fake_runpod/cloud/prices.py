@@ -49,7 +49,7 @@ def volume_rates(volume: Volume) -> Rates:
     return Rates(disk=volume.size_gb * NETWORK_GB_MONTH[volume.type], on=True)
 
 
-def broke_at(balance_nano: int, rate: int, now_ns: int) -> int | None:
+def exhausted_at(balance_nano: int, rate: int, now_ns: int) -> int | None:
     """The billing tick (every 5 minutes) at which the balance is used up; None when nothing costs anything."""
     if rate <= 0:
         return None

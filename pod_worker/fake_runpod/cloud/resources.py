@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pod_worker.fake_runpod.cloud.account import Account, Registry, Template, Volume
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue
-from pod_worker.fake_runpod.cloud.simulator import World
-from pod_worker.fake_runpod.errors import Kind, Refusal, not_found
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind, not_found
 
 
-class Shelf:
-    def __init__(self, world: World) -> None:
+class AccountResources:
+    def __init__(self, world: CloudSimulator) -> None:
         self._world = world
 
     @property
@@ -29,11 +29,13 @@ class Shelf:
     def create_volume(self, name: str, size_gb: int, data_center_id: str, tier: str | None) -> Volume:
         data_center = self._world.catalogue.data_centers.get(data_center_id)
         if data_center is None:
-            raise Refusal(Kind.RULE, f"unknown data center {data_center_id!r}")
+            raise ApiError(ApiErrorKind.RULE, f"unknown data center {data_center_id!r}")
         if not data_center.volume_types or (tier and tier not in data_center.volume_types):
-            raise Refusal(Kind.RULE, f"data center {data_center_id} does not offer {tier or 'network'} volumes")
+            raise ApiError(
+                ApiErrorKind.RULE, f"data center {data_center_id} does not offer {tier or 'network'} volumes"
+            )
         tier = tier or data_center.volume_types[0]
-        volume = Volume(self._world.landlord.machines.token(10), name, size_gb, data_center_id, tier)
+        volume = Volume(self._world.landlord.machines.random_id(10), name, size_gb, data_center_id, tier)
         self.account.volumes[volume.id] = volume
         self._world.treasury.charge_volume(volume, self._world.now_ns)
         return volume
@@ -41,7 +43,7 @@ class Shelf:
     def update_volume(self, volume_id: str, name: str | None, size_gb: int | None) -> Volume:
         volume = self.volume(volume_id)
         if size_gb is not None and size_gb < volume.size_gb:
-            raise Refusal(Kind.RULE, f"volume size cannot be reduced: it has {volume.size_gb} GB")
+            raise ApiError(ApiErrorKind.RULE, f"volume size cannot be reduced: it has {volume.size_gb} GB")
         volume.name = volume.name if name is None else name
         volume.size_gb = volume.size_gb if size_gb is None else size_gb
         self._world.treasury.charge_volume(volume, self._world.now_ns)
@@ -49,9 +51,9 @@ class Shelf:
 
     def delete_volume(self, volume_id: str) -> None:
         volume = self.volume(volume_id)
-        users = [pod.id for pod in self._world.every_pod() if pod.spec.network_volume_id == volume_id]
+        users = [pod.id for pod in self._world.all_pods() if pod.spec.network_volume_id == volume_id]
         if users:
-            raise Refusal(Kind.RULE, f"network volume is in use by pod {users[0]}: terminate it first")
+            raise ApiError(ApiErrorKind.RULE, f"network volume is in use by pod {users[0]}: terminate it first")
         del self.account.volumes[volume_id]
         self._world.treasury.close_volume(volume, self._world.now_ns)
 
@@ -66,7 +68,7 @@ class Shelf:
         return found
 
     def add_template(self, template: Template) -> Template:
-        template.id = self._world.landlord.machines.token(10)
+        template.id = self._world.landlord.machines.random_id(10)
         self.account.templates[template.id] = template
         return template
 
@@ -87,8 +89,8 @@ class Shelf:
 
     def create_registry(self, name: str) -> Registry:
         if any(registry.name == name for registry in self.account.registries.values()):
-            raise Refusal(Kind.RULE, f"a registry credential named {name!r} exists already")
-        registry = Registry(self._world.landlord.machines.token(25), name)
+            raise ApiError(ApiErrorKind.RULE, f"a registry credential named {name!r} exists already")
+        registry = Registry(self._world.landlord.machines.random_id(25), name)
         self.account.registries[registry.id] = registry
         return registry
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Physics:
+class SimulationSettings:
     """All seconds are virtual."""
 
     provision_seconds: float = 2.0

@@ -13,40 +13,40 @@ from dataclasses import replace
 
 from pod_worker.fake_runpod import timestamps
 from pod_worker.fake_runpod.cloud.account import Account
-from pod_worker.fake_runpod.cloud.account_billing import Treasury
+from pod_worker.fake_runpod.cloud.account_billing import AccountBilling
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue
-from pod_worker.fake_runpod.cloud.container_commands import Effect, StartContents, StopContents
-from pod_worker.fake_runpod.cloud.fates import draw_fate
-from pod_worker.fake_runpod.cloud.faults import FaultBook, FaultKind
+from pod_worker.fake_runpod.cloud.container_commands import ContainerCommand, StartContainer, StopContainer
+from pod_worker.fake_runpod.cloud.fates import inject_pod_faults
+from pod_worker.fake_runpod.cloud.faults import FaultKind, FaultRules
 from pod_worker.fake_runpod.cloud.logs import PodLog
-from pod_worker.fake_runpod.cloud.placement import Landlord, occasion_of
+from pod_worker.fake_runpod.cloud.placement import PodPlacer, fault_context_of
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
-from pod_worker.fake_runpod.cloud.settings import Physics
-from pod_worker.fake_runpod.cloud.timers import LIFELONG, Agenda, Due, Timer
-from pod_worker.fake_runpod.errors import Kind, Refusal, not_found
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
+from pod_worker.fake_runpod.cloud.timers import SURVIVES_RESTART, Timer, TimerKind, TimerQueue
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind, not_found
 from pod_worker.fake_runpod.timestamps import from_seconds
 
 
-class World:
+class CloudSimulator:
     def __init__(
         self,
         account: Account,
         catalogue: Catalogue,
         now_ns: int,
         *,
-        physics: Physics | None = None,
+        physics: SimulationSettings | None = None,
         seed: int = 0,
     ) -> None:
         self.account = account
         self.catalogue = catalogue
-        self.physics = physics or Physics()
+        self.physics = physics or SimulationSettings()
         self.now_ns = now_ns
         self.rng = random.Random(seed)
-        self.agenda = Agenda()
-        self.faults = FaultBook(random.Random(seed + 1))
-        self.landlord = Landlord(account, catalogue, self.faults, self.rng)
-        self.treasury = Treasury(account)
-        self.effects: deque[Effect] = deque()
+        self.agenda = TimerQueue()
+        self.faults = FaultRules(random.Random(seed + 1))
+        self.landlord = PodPlacer(account, catalogue, self.faults, self.rng)
+        self.treasury = AccountBilling(account)
+        self.effects: deque[ContainerCommand] = deque()
         self._pods: dict[str, Pod] = {}
         self._logs: dict[str, PodLog] = {}
         self.created_count = 0
@@ -58,35 +58,35 @@ class World:
         """Let everything that is due by `to_ns` happen, each thing at its own instant."""
         while (at := self.next_due_ns()) is not None and at <= to_ns:
             self.now_ns = max(self.now_ns, at)
-            if at == self.treasury.broke_ns:
-                self._go_broke()
+            if at == self.treasury.exhausted_at_ns:
+                self._on_balance_exhausted()
             else:
                 self._fire(self.agenda.pop())
         self.now_ns = max(self.now_ns, to_ns)
 
     def next_due_ns(self) -> int | None:
-        due = (self.agenda.next_ns, self.treasury.broke_ns)
+        due = (self.agenda.next_ns, self.treasury.exhausted_at_ns)
         return min((at for at in due if at is not None), default=None)
 
     def _fire(self, timer: Timer) -> None:
         pod = self._pods.get(timer.pod_id)
-        if pod is None or (timer.life != pod.life and timer.due not in LIFELONG):
+        if pod is None or (timer.life != pod.life and timer.due not in SURVIVES_RESTART):
             return
         match timer.due:
-            case Due.PULL:
+            case TimerKind.PULL:
                 self._pull(pod)
-            case Due.RUN:
+            case TimerKind.RUN:
                 self._run(pod)
-            case Due.READY:
+            case TimerKind.READY:
                 pod.ready = True
-            case Due.FAIL:
+            case TimerKind.FAIL:
                 self.fail(pod, str(pod.fate.error))
-            case Due.INTERRUPT:
+            case TimerKind.INTERRUPT:
                 self.interrupt(pod, pod.fate.notice_seconds)
-            case Due.EXIT | Due.STOP:
+            case TimerKind.EXIT | TimerKind.STOP:
                 if "stop" in pod.actions:
-                    self._halt(pod, "interrupted" if timer.due is Due.EXIT else "stopAfter")
-            case Due.VANISH | Due.TERMINATE:
+                    self._stop(pod, "interrupted" if timer.due is TimerKind.EXIT else "stopAfter")
+            case TimerKind.VANISH | TimerKind.TERMINATE:
                 self._remove(pod, str(timer.due))
 
     # reading
@@ -95,11 +95,11 @@ class World:
         """All pods a caller may see, oldest first."""
         return [pod for pod in self._pods.values() if pod.visible_ns <= self.now_ns]
 
-    def every_pod(self) -> list[Pod]:
+    def all_pods(self) -> list[Pod]:
         """Also those that the API does not show yet: the truth, for tests."""
         return list(self._pods.values())
 
-    def peek(self, pod_id: str) -> Pod | None:
+    def find_hidden(self, pod_id: str) -> Pod | None:
         return self._pods.get(pod_id)
 
     def find(self, pod_id: str) -> Pod:
@@ -111,32 +111,35 @@ class World:
     def log_of(self, pod: Pod) -> PodLog:
         return self._logs[pod.id]
 
-    def billed_until(self) -> int:
+    def billing_cutoff(self) -> int:
         return self.now_ns - from_seconds(self.physics.billing_lag_seconds)
 
     # creating
 
     def create(self, spec: PodSpec, surface: str) -> Pod:
         """Place and start a pod. Raises Refusal; the one of `create_then_500` comes after the pod exists."""
-        pod = self.landlord.rent(spec, surface, self.now_ns)
+        pod = self.landlord.place(spec, surface, self.now_ns)
         self.treasury.check_affordable(pod, self.now_ns)
-        self._adopt(pod)
-        occasion = replace(occasion_of(pod), surface=surface)
-        for at_ns, due in draw_fate(pod, self.faults, occasion, self.now_ns):
+        self._register(pod)
+        occasion = replace(fault_context_of(pod), surface=surface)
+        for at_ns, due in inject_pod_faults(pod, self.faults, occasion, self.now_ns):
             self.agenda.add(at_ns, due, pod.id)
-        if rule := self.faults.strike(FaultKind.CREATE_THEN_500, occasion, self.now_ns):
-            raise Refusal(Kind.SERVER, rule.message or "internal server error")
+        if rule := self.faults.trigger(FaultKind.CREATE_THEN_500, occasion, self.now_ns):
+            raise ApiError(ApiErrorKind.SERVER, rule.message or "internal server error")
         return pod
 
-    def _adopt(self, pod: Pod) -> None:
+    def _register(self, pod: Pod) -> None:
         self.created_count += 1
         self._pods[pod.id] = pod
         self._logs[pod.id] = PodLog()
         self.landlord.take_gpus(pod)
         self.treasury.open_pod(pod, self.now_ns)
-        self._tell(pod, f"create pod {pod.id} on machine {pod.machine_id} in {pod.data_center_id}")
-        self._after(self.physics.provision_seconds, Due.PULL, pod)
-        for due, at_ns in ((Due.STOP, pod.spec.stop_after_ns), (Due.TERMINATE, pod.spec.terminate_after_ns)):
+        self._system_log(pod, f"create pod {pod.id} on machine {pod.machine_id} in {pod.data_center_id}")
+        self._after(self.physics.provision_seconds, TimerKind.PULL, pod)
+        for due, at_ns in (
+            (TimerKind.STOP, pod.spec.stop_after_ns),
+            (TimerKind.TERMINATE, pod.spec.terminate_after_ns),
+        ):
             if at_ns is not None:
                 self.agenda.add(at_ns, due, pod.id)
 
@@ -146,18 +149,18 @@ class World:
         if pod.fate.stuck:
             return
         pod.status = Status.STARTING
-        self._tell(pod, f"pulling image {pod.spec.image}")
+        self._system_log(pod, f"pulling image {pod.spec.image}")
         seconds = self.physics.pull_seconds if pod.fate.pull_seconds is None else pod.fate.pull_seconds
-        self._after(seconds, Due.FAIL if pod.fate.error else Due.RUN, pod)
+        self._after(seconds, TimerKind.FAIL if pod.fate.error else TimerKind.RUN, pod)
 
     def _run(self, pod: Pod) -> None:
         pod.status = Status.RUNNING
         pod.started_ns = self.now_ns
-        self._tell(pod, "start container")
+        self._system_log(pod, "start container")
         self._publish_ports(pod)
         if not pod.fate.never_ready:
-            self._after(self.physics.ready_seconds, Due.READY, pod)
-            self.effects.append(StartContents(pod.id, pod.life))
+            self._after(self.physics.ready_seconds, TimerKind.READY, pod)
+            self.effects.append(StartContainer(pod.id, pod.life))
 
     # actions
 
@@ -165,14 +168,16 @@ class World:
         """start, stop, restart or terminate. Raises Refusal(STATE) unless the pod's status allows it."""
         if action not in pod.actions:
             allowed = ", ".join(pod.actions) or "none"
-            raise Refusal(Kind.STATE, f"cannot {action} a pod that is {pod.status}; allowed actions: {allowed}")
+            raise ApiError(
+                ApiErrorKind.STATE, f"cannot {action} a pod that is {pod.status}; allowed actions: {allowed}"
+            )
         if action == "stop" and pod.spec.locked:
-            raise Refusal(Kind.STATE, "the pod is locked: unlock it before stopping it")
+            raise ApiError(ApiErrorKind.STATE, "the pod is locked: unlock it before stopping it")
         match action:
             case "start":
                 self._start(pod)
             case "stop":
-                self._halt(pod, "Stopped by User")
+                self._stop(pod, "Stopped by User")
             case "restart":
                 self.restart(pod)
             case _:
@@ -182,20 +187,20 @@ class World:
         self.landlord.retake_gpus(pod, self.now_ns)
         pod.life += 1
         pod.status = Status.STARTING
-        pod.last_change = f"Resumed by User: {timestamps.javascript_form(self.now_ns)}"
+        pod.last_change = f"Resumed by User: {timestamps.javascript_format(self.now_ns)}"
         self.treasury.charge_pod(pod, self.now_ns)
-        self._after(self.physics.start_seconds, Due.FAIL if pod.fate.error else Due.RUN, pod)
+        self._after(self.physics.start_seconds, TimerKind.FAIL if pod.fate.error else TimerKind.RUN, pod)
 
     def restart(self, pod: Pod) -> None:
         """The container anew, in place: same machine, same ports."""
         self._stop_contents(pod, "restart")
         pod.life += 1
         pod.started_ns = self.now_ns
-        self._tell(pod, "restart container")
+        self._system_log(pod, "restart container")
         if not pod.fate.never_ready:
             if not pod.ready:
-                self._after(self.physics.ready_seconds, Due.READY, pod)
-            self.effects.append(StartContents(pod.id, pod.life))
+                self._after(self.physics.ready_seconds, TimerKind.READY, pod)
+            self.effects.append(StartContainer(pod.id, pod.life))
 
     def reconfigure(self, pod: Pod, spec: PodSpec) -> None:
         """Take on a changed spec; a running container is started anew when what it sees has changed."""
@@ -210,88 +215,88 @@ class World:
     def interrupt(self, pod: Pod, notice_seconds: float) -> None:
         """Take a running spot pod back: SIGTERM now, SIGKILL and EXITED after the notice. The volume stays."""
         if pod.status is Status.RUNNING:
-            self._tell(pod, f"spot instance interrupted, {notice_seconds:g} s notice")
-            self.effects.append(StopContents(pod.id, pod.life, "interrupted", notice_seconds, is_final=False))
-            self._after(notice_seconds, Due.EXIT, pod)
+            self._system_log(pod, f"spot instance interrupted, {notice_seconds:g} s notice")
+            self.effects.append(StopContainer(pod.id, pod.life, "interrupted", notice_seconds, remove_data=False))
+            self._after(notice_seconds, TimerKind.EXIT, pod)
 
     def fail(self, pod: Pod, message: str) -> None:
         """Into ERROR, with the reason in the system log."""
         self._stop_contents(pod, "error")
         pod.life += 1
         pod.status = Status.ERROR
-        self._tell(pod, message)
+        self._system_log(pod, message)
 
-    def vanish(self, pod: Pod) -> None:
+    def delete_silently(self, pod: Pod) -> None:
         """Gone without a trace, as if a machine had died."""
         self._remove(pod, "vanish")
 
-    def contents_exited(self, pod_id: str, life: int, code: int) -> None:
+    def record_exit(self, pod_id: str, life: int, code: int) -> None:
         """The command in the pod ended by itself. Ignored when it belonged to an older life of the pod."""
         pod = self._pods.get(pod_id)
         if pod is None or pod.life != life or pod.status is not Status.RUNNING:
             return
-        self._tell(pod, f"container exited with code {code}")
+        self._system_log(pod, f"container exited with code {code}")
         if self.physics.restart_on_exit:
             self.restart(pod)
         else:
-            self._halt(pod, f"Exited with code {code}")
+            self._stop(pod, f"Exited with code {code}")
 
-    def contents_said(self, pod_id: str, line: str) -> None:
+    def record_output(self, pod_id: str, line: str) -> None:
         if log := self._logs.get(pod_id):
             log.write(self.now_ns, "container", line)
 
-    def _halt(self, pod: Pod, why: str) -> None:
+    def _stop(self, pod: Pod, why: str) -> None:
         self._stop_contents(pod, why)
         self.landlord.free_gpus(pod)
         pod.life += 1
         pod.status = Status.EXITED
         pod.ready = False
-        pod.last_change = f"{why}: {timestamps.javascript_form(self.now_ns)}"
+        pod.last_change = f"{why}: {timestamps.javascript_format(self.now_ns)}"
         self.treasury.charge_pod(pod, self.now_ns)
-        self._tell(pod, f"stop container ({why})")
+        self._system_log(pod, f"stop container ({why})")
 
     def _remove(self, pod: Pod, why: str) -> None:
-        notice = 0.0 if why == Due.VANISH else self.physics.stop_grace_seconds
-        self.effects.append(StopContents(pod.id, pod.life, why, notice, is_final=True))
+        notice = 0.0 if why == TimerKind.VANISH else self.physics.stop_grace_seconds
+        self.effects.append(StopContainer(pod.id, pod.life, why, notice, remove_data=True))
         self.landlord.free_gpus(pod)
         pod.life += 1
         pod.status = Status.TERMINATED
         self.terminated_count += 1
         del self._pods[pod.id]
         self.treasury.close_pod(pod, self.now_ns)
-        self._tell(pod, f"remove container ({why})")
+        self._system_log(pod, f"remove container ({why})")
         self._logs.pop(pod.id).close()
 
     def _stop_contents(self, pod: Pod, why: str) -> None:
         if pod.status is Status.RUNNING:
             grace = self.physics.stop_grace_seconds
-            self.effects.append(StopContents(pod.id, pod.life, why, grace, is_final=False))
+            self.effects.append(StopContainer(pod.id, pod.life, why, grace, remove_data=False))
 
-    def _go_broke(self) -> None:
+    def _on_balance_exhausted(self) -> None:
         """RunPod stops pods that have a network volume and destroys the others."""
         for pod in list(self._pods.values()):
             if pod.spec.network_volume_id is None:
                 self._remove(pod, "balance is zero")
             elif "stop" in pod.actions:
-                self._halt(pod, "balance is zero")
-        self.treasury.broke_ns = None
+                self._stop(pod, "balance is zero")
+        self.treasury.exhausted_at_ns = None
 
     def _publish_ports(self, pod: Pod) -> None:
         # Known inside the pod from its start; shown to callers once the pod is ready.
         self.landlord.machines.publish_ports(pod, self.physics.ssh_host, self.physics.ssh_port)
 
-    def _tell(self, pod: Pod, text: str) -> None:
+    def _system_log(self, pod: Pod, text: str) -> None:
         self._logs[pod.id].write(self.now_ns, "system", text)
 
-    def _after(self, seconds: float, due: Due, pod: Pod) -> None:
+    def _after(self, seconds: float, due: TimerKind, pod: Pod) -> None:
         self.agenda.add(self.now_ns + from_seconds(seconds), due, pod.id, pod.life)
 
     # keeping
 
     def clear(self) -> None:
         """Forget every bill, rule, volume, template and key of a world without pods."""
-        self.treasury = Treasury(self.account)
-        self.agenda = Agenda()
+        self.treasury = AccountBilling(self.account)
+        self.agenda = TimerQueue()
         self.faults.remove()
         self.created_count = self.terminated_count = 0
         for shelf in (self.account.volumes, self.account.templates, self.account.registries, self.account.secrets):
@@ -306,9 +311,9 @@ class World:
             if pod.status is not Status.EXITED:
                 self.landlord.take_gpus(pod)
             if pod.status is Status.RUNNING and not pod.fate.never_ready:
-                self.effects.append(StartContents(pod.id, pod.life))
-        self.treasury.replan(self.now_ns)
+                self.effects.append(StartContainer(pod.id, pod.life))
+        self.treasury.recompute_exhaustion(self.now_ns)
 
-    def drain_effects(self) -> Iterator[Effect]:
+    def drain_effects(self) -> Iterator[ContainerCommand]:
         while self.effects:
             yield self.effects.popleft()

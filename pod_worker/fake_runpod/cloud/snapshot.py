@@ -11,20 +11,20 @@ from pathlib import Path
 
 import msgspec
 
-from pod_worker.fake_runpod.billing.ledger import Archive, Ledger, Line, Tally
+from pod_worker.fake_runpod.billing.ledger import Archive, BilledItem, Ledger, UsageMeter
 from pod_worker.fake_runpod.cloud.account import Account
-from pod_worker.fake_runpod.cloud.faults import Rule
+from pod_worker.fake_runpod.cloud.faults import FaultRule
 from pod_worker.fake_runpod.cloud.pod import Pod
-from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
 from pod_worker.fake_runpod.cloud.timers import Timer
 
 FORMAT = 1
 
 
 class SavedLedger(msgspec.Struct):
-    lines: list[Line]
+    lines: list[BilledItem]
     archives: list[Archive]
-    total: Tally
+    total: UsageMeter
 
 
 class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,15 +35,15 @@ class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
     timers: list[Timer]
     pod_ledger: SavedLedger
     volume_ledger: SavedLedger
-    rules: list[Rule]
+    rules: list[FaultRule]
 
 
-def take(world: World) -> Snapshot:
+def capture(world: CloudSimulator) -> Snapshot:
     return Snapshot(
         format=FORMAT,
         now_ns=world.now_ns,
         account=world.account,
-        pods=world.every_pod(),
+        pods=world.all_pods(),
         timers=world.agenda.timers(),
         pod_ledger=_saved(world.treasury.pods),
         volume_ledger=_saved(world.treasury.volumes),
@@ -51,7 +51,7 @@ def take(world: World) -> Snapshot:
     )
 
 
-def put_back(world: World, saved: Snapshot) -> None:
+def restore(world: CloudSimulator, saved: Snapshot) -> None:
     """Into a fresh world whose account is the saved one."""
     world.now_ns = saved.now_ns
     world.agenda.restore(saved.timers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Due(StrEnum):
+class TimerKind(StrEnum):
     PULL = "pull"
     """A machine was found: the image is pulled now (STARTING)."""
     RUN = "run"
@@ -21,7 +21,7 @@ class Due(StrEnum):
     TERMINATE = "terminate"
 
 
-LIFELONG = frozenset({Due.VANISH, Due.INTERRUPT, Due.STOP, Due.TERMINATE})
+SURVIVES_RESTART = frozenset({TimerKind.VANISH, TimerKind.INTERRUPT, TimerKind.STOP, TimerKind.TERMINATE})
 """These survive a pod's stops and starts."""
 
 
@@ -29,17 +29,17 @@ LIFELONG = frozenset({Due.VANISH, Due.INTERRUPT, Due.STOP, Due.TERMINATE})
 class Timer:
     at_ns: int
     seq: int
-    due: Due
+    due: TimerKind
     pod_id: str
     life: int
 
 
-class Agenda:
+class TimerQueue:
     def __init__(self) -> None:
         self._heap: list[Timer] = []
         self._seq = 0
 
-    def add(self, at_ns: int, due: Due, pod_id: str = "", life: int = 0) -> None:
+    def add(self, at_ns: int, due: TimerKind, pod_id: str = "", life: int = 0) -> None:
         self._seq += 1
         heapq.heappush(self._heap, Timer(at_ns, self._seq, due, pod_id, life))
 

@@ -45,7 +45,7 @@ def _watch(pid: int, wakeup: int) -> int:
             os.read(wakeup, 4096)
         if 0 in ready:
             order = os.read(0, 256)
-            notice = _notice(order)
+            notice = _grace_seconds(order)
             until = time.monotonic() + notice
             deadline = until if deadline is None else min(deadline, until)
             if notice > 0:
@@ -57,7 +57,7 @@ def _watch(pid: int, wakeup: int) -> int:
     return code
 
 
-def _notice(order: bytes) -> float:
+def _grace_seconds(order: bytes) -> float:
     words = order.split()
     return float(words[1]) if len(words) == 2 and words[0] == b"stop" else 0.0
 

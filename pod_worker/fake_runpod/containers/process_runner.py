@@ -15,20 +15,20 @@ import threading
 from pathlib import Path
 
 from pod_worker.fake_runpod.cloud.pod import Pod
-from pod_worker.fake_runpod.containers.runner import PodEvents
+from pod_worker.fake_runpod.containers.runner import ContainerEvents
 
 CONTAINER = Path(__file__).with_name("init_process.py")
-PATIENCE_SECONDS = 10.0
+CLOSE_TIMEOUT_SECONDS = 10.0
 
 
 class ProcessRunner:
-    def __init__(self, root: Path, events: PodEvents, *, search_path: str = os.defpath) -> None:
+    def __init__(self, root: Path, events: ContainerEvents, *, search_path: str = os.defpath) -> None:
         """`root`: folder for the pods' folders and the network volumes. `search_path`: PATH inside pods, after the
         folder of this Python, which makes `pod-worker` and `python` those of this installation."""
         self._root = root.resolve()
         self._events = events
         self._path = f"{Path(sys.executable).parent}{os.pathsep}{search_path}"
-        self._contents: dict[str, Contents] = {}
+        self._contents: dict[str, ContainerProcess] = {}
 
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         if not start_command:
@@ -37,7 +37,7 @@ class ProcessRunner:
         folder = self._folder(pod)
         system = {"PATH": self._path, "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
         previous = self._contents.get(pod.id)
-        contents = Contents(pod.id, pod.life, folder, start_command, system | env, self._events, previous)
+        contents = ContainerProcess(pod.id, pod.life, folder, start_command, system | env, self._events, previous)
         self._contents[pod.id] = contents
         contents.start()
 
@@ -57,7 +57,7 @@ class ProcessRunner:
         for contents in self._contents.values():
             contents.stop(0)
         for contents in self._contents.values():
-            contents.wait(PATIENCE_SECONDS)
+            contents.wait(CLOSE_TIMEOUT_SECONDS)
 
     def _folder(self, pod: Pod) -> Path:
         """The pod's working folder. Its volume lies at the mount path below it: `/workspace` is `./workspace`."""
@@ -73,7 +73,7 @@ class ProcessRunner:
         return folder
 
 
-class Contents:
+class ContainerProcess:
     """One life of one pod's contents: waits for the previous life to end, then runs until the command does."""
 
     def __init__(
@@ -83,8 +83,8 @@ class Contents:
         folder: Path,
         command: tuple[str, ...],
         env: dict[str, str],
-        events: PodEvents,
-        previous: Contents | None,
+        events: ContainerEvents,
+        previous: ContainerProcess | None,
     ) -> None:
         self._pod_id = pod_id
         self._life = life

@@ -52,25 +52,25 @@ PAPER_STEPS: tuple[tuple[str, tuple[str, ...], dict[str, Json]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class ScriptedEvent:
     """One event, `after_seconds` (at speed 1) after the one before."""
 
     after_seconds: float
     payload: Payload
 
 
-def story() -> Iterator[Beat]:
+def run_script() -> Iterator[ScriptedEvent]:
     """Everything between the run's start and its artifact."""
     for number, (name, most) in enumerate(STAGES, 1):
         yield from _stage(number, name, most)
     yield from _paper()
 
 
-def _stage(number: int, name: str, most: int) -> Iterator[Beat]:
-    yield Beat(0, StageStarted(stage=name))
+def _stage(number: int, name: str, most: int) -> Iterator[ScriptedEvent]:
+    yield ScriptedEvent(0, StageStarted(stage=name))
     for iteration in range(ITERATIONS):
         progress = (iteration + 1) / most
-        yield Beat(
+        yield ScriptedEvent(
             ITERATION_SECONDS,
             StageProgress(
                 stage=name,
@@ -90,12 +90,12 @@ def _stage(number: int, name: str, most: int) -> Iterator[Beat]:
         "substage_name": "fake-substage",
         "reason": "completed",
     }
-    yield Beat(0, StageCompleted(stage=name, duration_s=ITERATION_SECONDS * ITERATIONS, summary=summary))
+    yield ScriptedEvent(0, StageCompleted(stage=name, duration_s=ITERATION_SECONDS * ITERATIONS, summary=summary))
 
 
-def _paper() -> Iterator[Beat]:
-    yield Beat(0, PaperStarted())
-    yield Beat(0, StageStarted(stage=PAPER, desc="paper generation"))
+def _paper() -> Iterator[ScriptedEvent]:
+    yield ScriptedEvent(0, PaperStarted())
+    yield ScriptedEvent(0, StageStarted(stage=PAPER, desc="paper generation"))
     total = sum(len(substeps) for _, substeps, _ in PAPER_STEPS)
     done = 0
     for step, substeps, details in PAPER_STEPS:
@@ -109,6 +109,6 @@ def _paper() -> Iterator[Beat]:
                 "details": details,
             }
             progress = StageProgress(stage=PAPER, progress=done / total, iteration=done, max_iterations=total)
-            yield Beat(SUBSTEP_SECONDS, progress)
-            yield Beat(0, RunLog(message=f"{step}: {substep}", kv=kv, source="paper_generation"))
-    yield Beat(0, StageCompleted(stage=PAPER, duration_s=SUBSTEP_SECONDS * total))
+            yield ScriptedEvent(SUBSTEP_SECONDS, progress)
+            yield ScriptedEvent(0, RunLog(message=f"{step}: {substep}", kv=kv, source="paper_generation"))
+    yield ScriptedEvent(0, StageCompleted(stage=PAPER, duration_s=SUBSTEP_SECONDS * total))

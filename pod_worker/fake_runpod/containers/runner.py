@@ -15,7 +15,7 @@ from pod_worker.fake_runpod.cloud.pod import Pod
 _SECRET = re.compile(r"\{\{\s*RUNPOD_SECRET_(\w+)\s*\}\}")
 
 
-class PodEvents(Protocol):
+class ContainerEvents(Protocol):
     """Where a runner reports; callable from any thread."""
 
     def contents_said(self, pod_id: str, line: str) -> None: ...
@@ -23,7 +23,7 @@ class PodEvents(Protocol):
     def contents_exited(self, pod_id: str, life: int, code: int) -> None: ...
 
 
-class PodRunner(Protocol):
+class ContainerRunner(Protocol):
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         """Start the contents of a pod that is RUNNING now; an empty command means the image's own."""
 

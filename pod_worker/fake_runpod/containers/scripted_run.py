@@ -29,9 +29,9 @@ from pod_worker.core.payload import (
     RunPreempted,
     RunStarted,
 )
-from pod_worker.fake_runpod.containers.run_script import HEARTBEAT_SECONDS, PAPER, story
+from pod_worker.fake_runpod.containers.run_script import HEARTBEAT_SECONDS, PAPER, run_script
 from pod_worker.outbox.emitter import Emitter
-from pod_worker.outbox.ids import Ulids
+from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, run_stream
 
@@ -40,7 +40,7 @@ ARTIFACT_TEXT = "fake run output\n"
 Environment = Mapping[str, str]
 
 
-class Stopped(Exception):
+class PodStopped(Exception):
     """The pod was told to end."""
 
 
@@ -54,7 +54,7 @@ def main(env: Environment, folder: Path) -> int:
     emitter = _emitter(env, spool, clock)
     shipper.start()
     try:
-        return Telling(env, emitter, stop, folder).tell()
+        return ScriptedRun(env, emitter, stop, folder).run()
     finally:
         if not shipper.flush(FLUSH_SECONDS):
             _say(f"events are left in {spool.directory}: {shipper.stats().last_trouble}")
@@ -65,10 +65,10 @@ def main(env: Environment, folder: Path) -> int:
 def _emitter(env: Environment, spool: Spool, clock: SystemClock) -> Emitter:
     run_id, attempt = env["RUN_ID"], int(env["RUN_ATTEMPT"]) if env.get("RUN_ATTEMPT") else None
     source, stream = f"runpod://pod/{env['RUNPOD_POD_ID']}", run_stream(run_id, attempt or 0)
-    return Emitter(spool, stream, source, f"run/{run_id}", clock, Ulids(clock), attempt)
+    return Emitter(spool, stream, source, f"run/{run_id}", clock, UlidGenerator(clock), attempt)
 
 
-class Telling:
+class ScriptedRun:
     """One run, from `ai.run.started` to `ai.run.completed`, with a heartbeat beside it."""
 
     def __init__(self, env: Environment, emitter: Emitter, stop: threading.Event, folder: Path) -> None:
@@ -79,15 +79,15 @@ class Telling:
         self._speed = float(env.get("FAKE_SPEED", "1"))
         self._is_over = threading.Event()
 
-    def tell(self) -> int:
+    def run(self) -> int:
         started = time.monotonic()
         _say(f"run {self._env['RUN_ID']} starts at speed {self._speed:g}")
         self._emit(self._started())
         heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         heart.start()
         try:
-            self._live()
-        except Stopped:
+            self._play_script()
+        except PodStopped:
             self._emit(RunPreempted(reason="the pod was stopped"))
             return 128 + signal.SIGTERM
         finally:
@@ -106,10 +106,10 @@ class Telling:
         known = {field: self._env.get(name) or None for field, name in names.items()}
         return RunStarted(pod_id=self._env["RUNPOD_POD_ID"], **known)
 
-    def _live(self) -> None:
-        for beat in story():
+    def _play_script(self) -> None:
+        for beat in run_script():
             if self._stop.wait(beat.after_seconds / self._speed):
-                raise Stopped
+                raise PodStopped
             self._emit(beat.payload)
             if beat.after_seconds:
                 _say(_words(beat.payload))

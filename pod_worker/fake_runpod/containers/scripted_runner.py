@@ -11,16 +11,16 @@ from pathlib import Path
 
 from pod_worker.fake_runpod.cloud.pod import Pod
 from pod_worker.fake_runpod.containers.process_runner import ProcessRunner
-from pod_worker.fake_runpod.containers.runner import PodEvents
+from pod_worker.fake_runpod.containers.runner import ContainerEvents
 
 PROGRAM = (sys.executable, "-m", "pod_worker.fake_runpod.containers.scripted_run")
 
 
-class FakeRunner:
+class ScriptedRunner:
     def __init__(
         self,
         root: Path,
-        events: PodEvents,
+        events: ContainerEvents,
         *,
         speed: float = 1.0,
         defaults: dict[str, str] | None = None,

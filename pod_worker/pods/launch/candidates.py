@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pod_worker.core.clock import Clock
-from pod_worker.pods.catalogue import Catalogue, GpuOffer, Stock, Volume
+from pod_worker.pods.catalogue import Catalogue, GpuOffer, StockLevel, Volume
 from pod_worker.pods.pod import Cloud, PodSpec
 
 
@@ -30,7 +30,7 @@ class Candidate:
         price = f" at ${self.price_per_hour:.2f}/h" if self.price_per_hour is not None else ""
         return f"{self.gpu_count} x {self.gpu_id} in {self.cloud} / {where}{volume}{price}"
 
-    def placed(self, spec: PodSpec) -> PodSpec:
+    def apply_to(self, spec: PodSpec) -> PodSpec:
         return replace(
             spec,
             gpu_id=self.gpu_id,
@@ -42,21 +42,21 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PlacementPreferences:
     """What would do, best first. With `volumes`, one of them must be mounted; it fixes cloud and data center."""
 
     gpus: tuple[str, ...]
     gpu_count: int = 1
     clouds: tuple[Cloud, ...] = (Cloud.SECURE,)
     data_centers: tuple[str, ...] = ()
-    anywhere: bool = True
+    allow_any_data_center: bool = True
     """After the named data centers, also try without naming one."""
     volumes: tuple[Volume, ...] = ()
     price_ceiling: float | None = None
     """USD per hour for the whole pod."""
 
 
-def candidates(wish: Wish, catalogue: Catalogue | None) -> tuple[Candidate, ...]:
+def rank_candidates(wish: PlacementPreferences, catalogue: Catalogue | None) -> tuple[Candidate, ...]:
     """All placements of the wish in order: by GPU as wished, known-empty places last, over-priced ones left out.
 
     Without a catalogue nothing is left out: the ceiling is then enforced on the created pod's own price.
@@ -70,7 +70,7 @@ def candidates(wish: Wish, catalogue: Catalogue | None) -> tuple[Candidate, ...]
     return tuple(option for _, option in sorted(found, key=lambda pair: pair[0]))  # stable: keeps the wished order
 
 
-def _placements(wish: Wish, offers: dict[str, GpuOffer]) -> Iterator[Candidate]:
+def _placements(wish: PlacementPreferences, offers: dict[str, GpuOffer]) -> Iterator[Candidate]:
     for gpu in wish.gpus:
         for cloud, center, volume in _places(wish):
             unit = offers[gpu].price_per_hour.get(cloud) if gpu in offers else None
@@ -78,13 +78,13 @@ def _placements(wish: Wish, offers: dict[str, GpuOffer]) -> Iterator[Candidate]:
             yield Candidate(gpu, wish.gpu_count, cloud, center, volume, price)
 
 
-def _places(wish: Wish) -> Iterator[tuple[Cloud, str | None, str | None]]:
+def _places(wish: PlacementPreferences) -> Iterator[tuple[Cloud, str | None, str | None]]:
     if wish.volumes:
         yield from ((Cloud.SECURE, volume.data_center_id, volume.id) for volume in wish.volumes)
         return
     for cloud in wish.clouds:
         yield from ((cloud, center, None) for center in wish.data_centers)
-        if wish.anywhere or not wish.data_centers:
+        if wish.allow_any_data_center or not wish.data_centers:
             yield cloud, None, None
 
 
@@ -101,8 +101,8 @@ def _is_empty(option: Candidate, offer: GpuOffer | None) -> bool:
     if offer is None:
         return False
     if option.data_center_id and option.cloud is Cloud.SECURE and offer.stock_by_data_center:
-        return offer.stock_by_data_center.get(option.data_center_id, Stock.NONE) is Stock.NONE
-    return offer.stock.get(option.cloud) is Stock.NONE
+        return offer.stock_by_data_center.get(option.data_center_id, StockLevel.NONE) is StockLevel.NONE
+    return offer.stock.get(option.cloud) is StockLevel.NONE
 
 
 class Cooldowns:
@@ -117,13 +117,13 @@ class Cooldowns:
         self._longest = longest_seconds
         self._until: dict[tuple[str, int, Cloud, str | None], tuple[float, float]] = {}
 
-    def refused(self, candidate: Candidate) -> None:
+    def record_refusal(self, candidate: Candidate) -> None:
         key = _place(candidate)
         _, last = self._until.get(key, (0.0, self._first / 2))
         pause = min(self._longest, last * 2)
         self._until[key] = (self._clock.monotonic() + pause, pause)
 
-    def worked(self, candidate: Candidate) -> None:
+    def record_success(self, candidate: Candidate) -> None:
         self._until.pop(_place(candidate), None)
 
     def seconds_left(self, candidate: Candidate) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pod_worker.core.clock import Clock
 from pod_worker.pods.pod import Pod, PodStatus, SshAddress
-from pod_worker.pods.provider import Absent, Known, PodProvider, Read, Unknown
+from pod_worker.pods.provider import Absent, Known, PodProvider, ReadResult, Unknown
 
 BOOT_SECONDS = 1200.0
 """A 16 GB image takes minutes on a cold host; after 20 minutes it is not the image."""
@@ -31,23 +31,23 @@ class Booting:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BootFailed:
     """It will not come up; `why` names the reason and the fix."""
 
-    why: str
+    reason: str
 
 
-Readiness = Ready | Booting | Broken
+Readiness = Ready | Booting | BootFailed
 _OVER = frozenset({PodStatus.EXITED, PodStatus.ERROR, PodStatus.TERMINATED})
 
 
-def readiness(read: Read[Pod], *, age_seconds: float, boot_seconds: float = BOOT_SECONDS) -> Readiness:
+def classify_boot(read: ReadResult[Pod], *, age_seconds: float, boot_seconds: float = BOOT_SECONDS) -> Readiness:
     """`age_seconds`: since the create was sent. A pod that is young and "not found" is a pod that lags."""
     match read:
         case Unknown(error):
             return Booting(f"the provider cannot be read: {error}")
         case Known(pod) if pod.status in _OVER:
-            return Broken(
+            return BootFailed(
                 f"pod {pod.id} is {pod.status_word}; `pod-worker pods logs {pod.id}` may say why: an image that "
                 "cannot be pulled, a start command that fails, a disk that is too small, or a CUDA version that "
                 "the host lacks"
@@ -59,9 +59,9 @@ def readiness(read: Read[Pod], *, age_seconds: float, boot_seconds: float = BOOT
         case Absent():
             note = "the provider does not show the pod"
             if age_seconds >= 120.0:
-                return Broken(f"{note} after {age_seconds:.0f} s: it is gone")
+                return BootFailed(f"{note} after {age_seconds:.0f} s: it is gone")
     if age_seconds >= boot_seconds:
-        return Broken(
+        return BootFailed(
             f"not ready after {age_seconds:.0f} s ({note}); replace the pod: another host, a smaller image, and "
             "22/tcp among its ports"
         )
@@ -76,14 +76,14 @@ def wait_until_ready(
     every_seconds: float = 5.0,
     clock: Clock,
     sleep: Callable[[float], None],
-) -> Ready | Broken:
+) -> Ready | BootFailed:
     """Poll until one or the other; ends after `boot_seconds` at the latest, also when nothing can be read."""
     start = clock.monotonic()
     while True:
         age = clock.monotonic() - start
-        state = readiness(provider.get(pod_id), age_seconds=age, boot_seconds=boot_seconds)
+        state = classify_boot(provider.get(pod_id), age_seconds=age, boot_seconds=boot_seconds)
         if not isinstance(state, Booting):
             return state
         if age >= boot_seconds:
-            return Broken(f"not ready after {age:.0f} s: {state.note}")
+            return BootFailed(f"not ready after {age:.0f} s: {state.note}")
         sleep(min(every_seconds, boot_seconds - age))

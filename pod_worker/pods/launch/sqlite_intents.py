@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pod_worker.core.pod_intent import MAY_BECOME, Intent, IntentConflict, IntentState
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentState, PodIntent
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS intents (
@@ -35,7 +35,7 @@ class IntentFile:
     def close(self) -> None:
         self._db.close()
 
-    def record(self, intent: Intent) -> None:
+    def record(self, intent: PodIntent) -> None:
         row = (
             intent.name,
             intent.order_id,
@@ -60,7 +60,7 @@ class IntentFile:
         pod_id: str | None = None,
         note: str = "",
     ) -> bool:
-        allowed = [state.value for state in expect if to in MAY_BECOME[state]]
+        allowed = [state.value for state in expect if to in INTENT_TRANSITIONS[state]]
         marks = ", ".join("?" * len(allowed))
         try:
             changed = self._db.execute(
@@ -72,18 +72,18 @@ class IntentFile:
             return False
         return changed.rowcount == 1
 
-    def of_order(self, order_id: str) -> Sequence[Intent]:
+    def of_order(self, order_id: str) -> Sequence[PodIntent]:
         return self._select("order_id = ? ORDER BY attempt", (order_id,))
 
-    def named(self, names: Collection[str]) -> Mapping[str, Intent]:
+    def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
         found = (self._select("name = ?", (name,)) for name in names)
         return {intent.name: intent for intents in found for intent in intents}
 
-    def of_pod(self, pod_id: str) -> Intent | None:
+    def of_pod(self, pod_id: str) -> PodIntent | None:
         found = self._select("pod_id = ?", (pod_id,))
         return found[0] if found else None
 
-    def _select(self, where: str, values: tuple[str, ...]) -> list[Intent]:
+    def _select(self, where: str, values: tuple[str, ...]) -> list[PodIntent]:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM intents WHERE {where}", values).fetchall()
         return [_intent(*row) for row in rows]
 
@@ -97,6 +97,6 @@ def _intent(
     state: str,
     pod_id: str | None,
     note: str,
-) -> Intent:
+) -> PodIntent:
     moment = datetime.fromisoformat(recorded_at)
-    return Intent(name, order_id, attempt, moment, placement, IntentState(state), pod_id, note)
+    return PodIntent(name, order_id, attempt, moment, placement, IntentState(state), pod_id, note)

@@ -10,25 +10,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.pod_intent import Intent, IntentLog, IntentState
-from pod_worker.pods.errors import NotFound, ProviderError
+from pod_worker.core.pod_intent import IntentLog, IntentState, PodIntent
+from pod_worker.pods.errors import PodNotFoundError, ProviderError
 from pod_worker.pods.pod import Pod
 from pod_worker.pods.provider import PodProvider, Unknown
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class SweepReport:
     unwanted: tuple[Pod, ...] = ()
     """Pods that were found and should not be; termination was asked for up to the limit."""
-    unclaimed: tuple[Pod, ...] = ()
+    unknown_pods: tuple[Pod, ...] = ()
     """Pods that no intent names: somebody else's, or made by hand. Never touched."""
     failures: tuple[str, ...] = ()
-    unread: str = ""
+    list_error: str = ""
     """Why the provider could not be listed; then nothing at all was done."""
 
     @property
     def is_clean(self) -> bool:
-        return not (self.unwanted or self.unread)
+        return not (self.unwanted or self.list_error)
 
 
 def sweep(
@@ -38,12 +38,12 @@ def sweep(
     clock: Clock,
     abandon_seconds: float = 1800.0,
     limit: int = 10,
-) -> Sweep:
+) -> SweepReport:
     """One pass. `abandon_seconds`: an intent still OPEN after that has lost its launcher. `limit` bounds what one
     pass may terminate, so that a mistake costs a few pods and not the fleet."""
     listing = provider.list()
     if isinstance(listing, Unknown):
-        return Sweep(unread=str(listing.error))
+        return SweepReport(list_error=str(listing.error))
     living = tuple(pod for pod in listing.value if not pod.status.is_gone)
     intents = log.named({pod.name for pod in living})
     unwanted = tuple(
@@ -54,16 +54,16 @@ def sweep(
     failures = [
         failure for pod in unwanted[:limit] if (failure := _terminate(provider, log, pod, intents[pod.name]))
     ]
-    return Sweep(unwanted, tuple(pod for pod in living if pod.name not in intents), tuple(failures))
+    return SweepReport(unwanted, tuple(pod for pod in living if pod.name not in intents), tuple(failures))
 
 
-def _may_live(pod: Pod, intent: Intent, clock: Clock, abandon_seconds: float) -> bool:
-    if intent.state is IntentState.OPEN:
+def _may_live(pod: Pod, intent: PodIntent, clock: Clock, abandon_seconds: float) -> bool:
+    if intent.state is IntentState.PENDING:
         return (clock.now() - intent.recorded_at).total_seconds() < abandon_seconds
     return intent.state is IntentState.CREATED and intent.pod_id == pod.id
 
 
-def _terminate(provider: PodProvider, log: IntentLog, pod: Pod, intent: Intent) -> str:
+def _terminate(provider: PodProvider, log: IntentLog, pod: Pod, intent: PodIntent) -> str:
     """Retire before terminating, so that a launcher which finds the pod at this moment cannot adopt it."""
     is_double = intent.state is IntentState.CREATED
     if not is_double and intent.state is not IntentState.RETIRED:
@@ -72,7 +72,7 @@ def _terminate(provider: PodProvider, log: IntentLog, pod: Pod, intent: Intent) 
             return f"{pod.name}: its intent changed just now; left for the next sweep"
     try:
         provider.terminate(pod.id)
-    except NotFound:
+    except PodNotFoundError:
         return ""
     except ProviderError as refused:
         return f"{pod.name}: {refused}"

@@ -1,7 +1,7 @@
 """Which adapter speaks to the account: one line per API, chosen by a setting because accounts differ.
 
-v2 is the default. The others exist for accounts whose tools still need them and report `Retired` once RunPod has
-switched them off.
+v2 is the default. The others exist for accounts whose tools still need them. They report `ApiRetiredError` once
+RunPod has switched them off.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pod_worker.core.clock import Clock
 from pod_worker.pods.provider import PodProvider
 from pod_worker.pods.runpod.graphql import RunpodGraphQL
-from pod_worker.pods.runpod.transport import DEFAULT_PATIENCE, Patience, Transport
+from pod_worker.pods.runpod.transport import DEFAULT_PATIENCE, HttpRetryPolicy, Transport
 from pod_worker.pods.runpod.v1 import RunpodV1
 from pod_worker.pods.runpod.v2 import RunpodV2
 
 DEFAULT_API = "v2"
-ROOTS: Mapping[str, str] = {
+API_ROOTS: Mapping[str, str] = {
     "v2": "https://api.runpod.io",
     "v1": "https://rest.runpod.io",
     "graphql": "https://api.runpod.io",
@@ -32,7 +32,7 @@ def connect(
     clock: Clock,
     sleep: Callable[[float], None],
     rng: random.Random,
-    patience: Patience = DEFAULT_PATIENCE,
+    patience: HttpRetryPolicy = DEFAULT_PATIENCE,
 ) -> PodProvider:
     """A provider for `api` (v2, v1 or graphql). `root` replaces the host, without any version in its path.
 
@@ -40,7 +40,7 @@ def connect(
     """
 
     def transport(of: str) -> Transport:
-        return Transport(root or ROOTS[of], api_key, clock=clock, sleep=sleep, rng=rng, patience=patience)
+        return Transport(root or API_ROOTS[of], api_key, clock=clock, sleep=sleep, rng=rng, patience=patience)
 
     match api:
         case "v2":
@@ -49,4 +49,4 @@ def connect(
             return RunpodV1(transport("v1"), catalogue_source=RunpodGraphQL(transport("graphql")))
         case "graphql":
             return RunpodGraphQL(transport("graphql"))
-    raise ValueError(f"unknown RunPod API {api!r}; use one of {', '.join(ROOTS)} (RUNPOD_REST_VERSION)")
+    raise ValueError(f"unknown RunPod API {api!r}; use one of {', '.join(API_ROOTS)} (RUNPOD_REST_VERSION)")

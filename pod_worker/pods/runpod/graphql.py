@@ -17,25 +17,25 @@ from pod_worker.pods.catalogue import (
     DataCenter,
     GpuOffer,
     LogLine,
-    Stock,
+    StockLevel,
     Volume,
     stock_of,
 )
 from pod_worker.pods.errors import (
-    Invalid,
-    NotFound,
+    InvalidRequestError,
+    PodNotFoundError,
     ProviderError,
-    Rejected,
+    RequestRejectedError,
     ServerError,
-    Unauthorized,
-    Unsupported,
+    UnauthorizedError,
+    UnsupportedError,
     is_missing_text,
 )
-from pod_worker.pods.json_view import Document, Undecodable
+from pod_worker.pods.json_view import JsonObject, UndecodableReplyError
 from pod_worker.pods.pod import Cloud, Pod, PodSpec, PodStatus, PortMapping, SshAddress, status_of
-from pod_worker.pods.provider import Known, Listing, Read, Unknown
-from pod_worker.pods.read_results import all_named, attempt, attempt_listing
-from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
+from pod_worker.pods.provider import Known, ListResult, ReadResult, Unknown
+from pod_worker.pods.read_results import all_named, list_result, read_result
+from pod_worker.pods.runpod.legacy_wire import cuda_versions_from, legacy_error
 from pod_worker.pods.runpod.transport import Json, Transport
 
 _POD = """id name desiredStatus imageName env gpuCount costPerHr
@@ -65,22 +65,22 @@ class RunpodGraphQL:
     def close(self) -> None:
         self._transport.close()
 
-    def list(self) -> Listing[Pod]:
-        return attempt_listing(
+    def list(self) -> ListResult[Pod]:
+        return list_result(
             lambda: tuple(map(pod_from, self._ask(LIST).document("myself").required_documents("pods")))
         )
 
-    def get(self, pod_id: str) -> Read[Pod]:
-        return attempt(lambda: self._pod(pod_id))
+    def get(self, pod_id: str) -> ReadResult[Pod]:
+        return read_result(lambda: self._pod(pod_id))
 
-    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+    def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
         return all_named(name, self.list())
 
     def create(self, spec: PodSpec) -> Pod:
         data = self._tell(CREATE, create_input(spec))
         try:
             return pod_from(data.document("podFindAndDeployOnDemand"))
-        except Undecodable as odd:
+        except UndecodableReplyError as odd:
             raise ServerError(f"the create was answered but {odd}") from odd
 
     def stop(self, pod_id: str) -> None:
@@ -96,18 +96,18 @@ class RunpodGraphQL:
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
     ) -> Iterator[LogLine]:
-        raise Unsupported("GraphQL has no pod logs; set RUNPOD_REST_VERSION=v2, or read them over SSH")
+        raise UnsupportedError("GraphQL has no pod logs; set RUNPOD_REST_VERSION=v2, or read them over SSH")
 
     def catalogue(self) -> Known[Catalogue] | Unknown:
         try:
             return Known(self._catalogue())
         except ProviderError as error:
             return Unknown(error)
-        except Undecodable as odd:
+        except UndecodableReplyError as odd:
             return Unknown(ServerError(str(odd)))
 
-    def volumes(self) -> Listing[Volume]:
-        return attempt_listing(
+    def volumes(self) -> ListResult[Volume]:
+        return list_result(
             lambda: tuple(
                 Volume(
                     id=item.required_text("id"),
@@ -119,18 +119,18 @@ class RunpodGraphQL:
             )
         )
 
-    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
-        return Unknown(Unsupported("GraphQL has no billing records; set RUNPOD_REST_VERSION=v2"))
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> ListResult[BillingRecord]:
+        return Unknown(UnsupportedError("GraphQL has no billing records; set RUNPOD_REST_VERSION=v2"))
 
     def _pod(self, pod_id: str) -> Pod:
         data = self._ask(GET, {"podId": pod_id})
         if "pod" in data and not data.document("pod"):
-            raise NotFound(f"no pod {pod_id}", status=404)
+            raise PodNotFoundError(f"no pod {pod_id}", status=404)
         return pod_from(data.document("pod"))
 
     def _catalogue(self) -> Catalogue:
         centers = self._ask(CENTERS).required_documents("dataCenters")
-        stock: dict[str, dict[str, Stock]] = {}
+        stock: dict[str, dict[str, StockLevel]] = {}
         for center in centers:
             for gpu in center.documents("gpuAvailability"):
                 stock.setdefault(gpu.text("gpuTypeId"), {})[center.text("id")] = stock_of(gpu.text("stockStatus"))
@@ -139,23 +139,23 @@ class RunpodGraphQL:
             gpus, tuple(DataCenter(dc.text("id"), dc.text("name"), dc.text("location")) for dc in centers)
         )
 
-    def _ask(self, query: str, given: Json | None = None) -> Document:
+    def _ask(self, query: str, given: Json | None = None) -> JsonObject:
         return self._post(query, given, repeatable=True)
 
-    def _tell(self, mutation: str, given: Json) -> Document:
+    def _tell(self, mutation: str, given: Json) -> JsonObject:
         return self._post(mutation, given, repeatable=False)
 
-    def _post(self, query: str, given: Json | None, *, repeatable: bool) -> Document:
+    def _post(self, query: str, given: Json | None, *, repeatable: bool) -> JsonObject:
         body: dict[str, object] = {"query": query}
         if given is not None:
             body["variables"] = {"input": given}
         reply = self._transport.call("POST", "/graphql", body=body, repeatable=repeatable)
-        answer = Document(reply.body)
+        answer = JsonObject(reply.body)
         errors = answer.documents("errors")
         if errors:
             raise refusal_of(errors[0], reply.status)
         if not reply.is_success:
-            raise legacy_refusal(reply.status, reply.text, "graphql")
+            raise legacy_error(reply.status, reply.text, "graphql")
         if "data" not in answer:
             raise ServerError(f"graphql: answered {reply.status} without data", status=reply.status)
         return answer.document("data")
@@ -165,23 +165,23 @@ _OUR_MISTAKE = ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "GRAPHQL_PARSE_FA
 _NOT_CLEAR = re.compile(r"something went wrong|internal (server )?error|time(d )?out|try again", re.IGNORECASE)
 
 
-def refusal_of(error: Document, status: int) -> ProviderError:
+def refusal_of(error: JsonObject, status: int) -> ProviderError:
     """GraphQL refuses with HTTP 200; what kind of refusal it is stands in the text or in extensions.code."""
     said = error.text("message") or "no reason given"
     code = error.document("extensions").text("code")
     if code == "UNAUTHENTICATED":
-        return Unauthorized(f"graphql: {said}", status=status)
+        return UnauthorizedError(f"graphql: {said}", status=status)
     if status not in (200, 400):
-        return legacy_refusal(status, said, "graphql")
-    known = legacy_refusal(500, said, "graphql")
+        return legacy_error(status, said, "graphql")
+    known = legacy_error(500, said, "graphql")
     if not isinstance(known, ServerError):
         return known
     if is_missing_text(said):
-        return NotFound(f"graphql: {said}", status=status)
+        return PodNotFoundError(f"graphql: {said}", status=status)
     if status == 400 or code in _OUR_MISTAKE:
-        return Invalid(f"graphql: {said}", status=status)
+        return InvalidRequestError(f"graphql: {said}", status=status)
     if code == "RUNPOD" and not _NOT_CLEAR.search(said):
-        return Rejected(f"graphql: {said}", status=status)
+        return RequestRejectedError(f"graphql: {said}", status=status)
     return ServerError(f"graphql: {said}", status=status)
 
 
@@ -205,17 +205,17 @@ def create_input(spec: PodSpec) -> Json:
         "containerRegistryAuthId": spec.registry_id,
         "networkVolumeId": spec.volume_id,
         "dataCenterId": spec.data_center_id,
-        "allowedCudaVersions": cuda_from(spec.min_cuda_version) if spec.min_cuda_version else None,
+        "allowedCudaVersions": cuda_versions_from(spec.min_cuda_version) if spec.min_cuda_version else None,
     }
     return {**given, **{key: value for key, value in optional.items() if value}}
 
 
-def pod_from(item: Document) -> Pod:
+def pod_from(item: JsonObject) -> Pod:
     runtime, machine = item.document("runtime"), item.document("machine")
     ports = tuple(
         PortMapping(private, port.integer("publicPort"), port.text("ip") or None, port.text("type") or "tcp")
         for port in runtime.documents("ports")
-        if (private := port.integer("privatePort")) is not None and port.flag("isIpPublic")
+        if (private := port.integer("privatePort")) is not None and port.boolean("isIpPublic")
     )
     ssh = next((port for port in ports if port.private == 22 and port.ip and port.public), None)
     word = item.text("desiredStatus")
@@ -238,8 +238,8 @@ def pod_from(item: Document) -> Pod:
     )
 
 
-def _offer_from(item: Document, stock: Mapping[str, Mapping[str, Stock]]) -> GpuOffer:
-    offered = [cloud for cloud in Cloud if item.flag(f"{cloud.value.lower()}Cloud")]
+def _offer_from(item: JsonObject, stock: Mapping[str, Mapping[str, StockLevel]]) -> GpuOffer:
+    offered = [cloud for cloud in Cloud if item.boolean(f"{cloud.value.lower()}Cloud")]
     return GpuOffer(
         id=item.required_text("id"),
         name=item.text("displayName"),

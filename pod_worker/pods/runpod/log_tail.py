@@ -10,42 +10,42 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pod_worker.pods.catalogue import LogLine
-from pod_worker.pods.errors import Unreachable
+from pod_worker.pods.errors import UnreachableError
 
 MAX_FAILURES = 6
 """Broken connections in a row, without one new line, before the error is handed on."""
 
 
-def tailed(
+def follow_log(
     open_stream: Callable[[str], Iterator[LogLine]],
     *,
-    goes_on: Callable[[], bool],
+    should_reopen: Callable[[], bool],
     rest: Callable[[int], None],
     since: str = "",
 ) -> Iterator[LogLine]:
-    """Lines from `open_stream(cursor)`, which is opened again after a break, and after an end while `goes_on()`.
+    """Lines from `open_stream(cursor)`, reopened after a break, and after an end while `should_reopen()`.
 
-    `rest(n)` pauses after n fruitless streams in a row.
+    `pause_before_reconnect(n)` pauses after n fruitless streams in a row.
     """
-    cursor, told, fruitless = since, Counter[LogLine](), 0
+    cursor, seen_at_cursor, empty_streams = since, Counter[LogLine](), 0
     while True:
-        repeats = told.copy()
+        repeats = seen_at_cursor.copy()
         try:
             for entry in open_stream(cursor):
                 if entry.at == cursor and repeats[entry] > 0:
                     repeats[entry] -= 1
                     continue
                 if entry.at != cursor:
-                    cursor, told, repeats = entry.at, Counter(), Counter()
-                told[entry] += 1
-                fruitless = 0
+                    cursor, seen_at_cursor, repeats = entry.at, Counter(), Counter()
+                seen_at_cursor[entry] += 1
+                empty_streams = 0
                 yield entry
-        except Unreachable:
-            fruitless += 1
-            if fruitless >= MAX_FAILURES:
+        except UnreachableError:
+            empty_streams += 1
+            if empty_streams >= MAX_FAILURES:
                 raise
         else:
-            if not goes_on():
+            if not should_reopen():
                 return
-            fruitless = min(fruitless + 1, MAX_FAILURES - 1)
-        rest(fruitless)
+            empty_streams = min(empty_streams + 1, MAX_FAILURES - 1)
+        rest(empty_streams)

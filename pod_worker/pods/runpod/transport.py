@@ -30,7 +30,7 @@ from urllib3.exceptions import (
 )
 
 from pod_worker.core.clock import Clock
-from pod_worker.pods.errors import RateLimited, ServerError, Unreachable
+from pod_worker.pods.errors import RateLimitedError, ServerError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ DETAIL_LENGTH = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     status: int
     body: object
     """Decoded JSON, or None where there was none."""
@@ -57,7 +57,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HttpRetryPolicy:
     """How long one call may take and how often it may be sent. Seconds."""
 
     connect_seconds: float = 10.0
@@ -69,7 +69,7 @@ class Patience:
     """Sum of all pauses, Retry-After included; a longer request to wait is handed to the caller."""
 
 
-DEFAULT_PATIENCE = Patience()
+DEFAULT_PATIENCE = HttpRetryPolicy()
 
 
 class _BearerKey(AuthBase):
@@ -92,7 +92,7 @@ class Transport:
         clock: Clock,
         sleep: Callable[[float], None],
         rng: random.Random,
-        patience: Patience = DEFAULT_PATIENCE,
+        patience: HttpRetryPolicy = DEFAULT_PATIENCE,
     ) -> None:
         if not api_key:
             raise ValueError("no RunPod API key; set RUNPOD_API_KEY (console: Settings, API Keys)")
@@ -117,12 +117,12 @@ class Transport:
         body: Json | None = None,
         params: Json | None = None,
         repeatable: bool | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         """One logical request. Returns the final reply whatever its status (429 and retried 5xx included).
 
         `repeatable` says that sending it twice does no harm; by default GET and DELETE are. Raises Unreachable
-        where no reply came, ServerError for a body that is too big, RateLimited when a longer wait is asked for
-        than `total_wait_seconds` leaves.
+        where no reply came, ServerError for a body over the limit, RateLimitedError when the API asks for a longer
+        wait than `total_wait_seconds` leaves.
         """
         repeatable = method in IDEMPOTENT if repeatable is None else repeatable
         waited = 0.0
@@ -130,7 +130,7 @@ class Transport:
             last = attempt == self._patience.attempts
             try:
                 reply = self._send(method, path, body, params)
-            except Unreachable as lost:
+            except UnreachableError as lost:
                 if last or (lost.sent and not repeatable):
                     raise
                 pause = self._backoff(attempt)
@@ -138,7 +138,7 @@ class Transport:
             else:
                 if not (reply.status == 429 or (reply.status >= 500 and repeatable)):
                     return reply
-                pause = self._pause(reply, attempt)
+                pause = self._retry_delay(reply, attempt)
                 if last or waited + pause > self._patience.total_wait_seconds:
                     return self._give_up(method, path, reply, pause)
                 log.info("%s %s: answered %d, sending again in %.1f s", method, path, reply.status, pause)
@@ -147,14 +147,14 @@ class Transport:
         raise AssertionError("the last attempt returns or raises")
 
     @staticmethod
-    def _give_up(method: str, path: str, reply: Reply, pause: float) -> Reply:
+    def _give_up(method: str, path: str, reply: HttpReply, pause: float) -> HttpReply:
         if reply.status == 429:
-            raise RateLimited(
+            raise RateLimitedError(
                 f"{method} {path}: rate limited; wait {pause:.0f} s and try again", wait_seconds=pause
             )
         return reply
 
-    def _send(self, method: str, path: str, body: Json | None, params: Json | None) -> Reply:
+    def _send(self, method: str, path: str, body: Json | None, params: Json | None) -> HttpReply:
         with self._response(method, path, body=body, params=params) as response:
             return self._decode(response)
 
@@ -184,11 +184,11 @@ class Transport:
             ) as response:
                 yield response
         except requests.RequestException as lost:
-            raise Unreachable(
+            raise UnreachableError(
                 self._redact(f"{method} {path} at {self.base_url}: {_cause(lost)}"), sent=_may_have_been_sent(lost)
             ) from None
 
-    def _decode(self, response: requests.Response) -> Reply:
+    def _decode(self, response: requests.Response) -> HttpReply:
         raw = bytearray()
         for chunk in response.iter_content(64 * 1024):
             raw += chunk
@@ -199,11 +199,11 @@ class Transport:
             body: object = json.loads(text) if text else None
         except ValueError:
             body = None
-        return Reply(response.status_code, body, text[:DETAIL_LENGTH], response.headers)
+        return HttpReply(response.status_code, body, text[:DETAIL_LENGTH], response.headers)
 
     def stream(
         self, path: str, *, params: Json, headers: Mapping[str, str], quiet_seconds: float, total_seconds: float
-    ) -> Iterator[str | Reply]:
+    ) -> Iterator[str | HttpReply]:
         """Lines of a long response, newline cut off; a Reply as the only item where the status is not 2xx.
 
         Ends where the server closes, after `quiet_seconds` without a byte, or at the first byte that comes after
@@ -220,11 +220,11 @@ class Transport:
     def _redact(self, text: str) -> str:
         return text[: DETAIL_LENGTH * 4].replace(self._key, "***")[:DETAIL_LENGTH]
 
-    def rest(self, failures: int) -> None:
+    def pause_before_reconnect(self, failures: int) -> None:
         """The pause before a broken stream is opened again."""
         self._sleep(self._backoff(failures))
 
-    def _pause(self, reply: Reply, attempt: int) -> float:
+    def _retry_delay(self, reply: HttpReply, attempt: int) -> float:
         asked = retry_after(reply.headers, self._clock) if reply.status in (429, 503) else None
         return self._backoff(attempt) if asked is None else asked
 
@@ -255,7 +255,7 @@ def _lines(response: requests.Response, is_over: Callable[[], bool]) -> Iterator
             yield line.rstrip(b"\r").decode("utf-8", "replace")
 
 
-def segment(identifier: str) -> str:
+def path_segment(identifier: str) -> str:
     """An id as one path segment: an odd one must not reach another address."""
     if not identifier:
         raise ValueError("the pod id is empty; `pod-worker pods list` shows the ids")

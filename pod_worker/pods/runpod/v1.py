@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from pod_worker.pods.catalogue import BillingRecord, Catalogue, LogLine, Volume
-from pod_worker.pods.errors import ServerError, Unsupported
-from pod_worker.pods.json_view import Document, Undecodable, documents
+from pod_worker.pods.errors import ServerError, UnsupportedError
+from pod_worker.pods.json_view import JsonObject, UndecodableReplyError, documents
 from pod_worker.pods.pod import Cloud, Pod, PodSpec, PodStatus, PortMapping, SshAddress, status_of
-from pod_worker.pods.provider import Known, Listing, PodProvider, Read, Unknown
-from pod_worker.pods.read_results import all_named, attempt, attempt_listing
-from pod_worker.pods.runpod.legacy_wire import cuda_from, legacy_refusal
-from pod_worker.pods.runpod.transport import Json, Reply, Transport, segment
+from pod_worker.pods.provider import Known, ListResult, PodProvider, ReadResult, Unknown
+from pod_worker.pods.read_results import all_named, list_result, read_result
+from pod_worker.pods.runpod.legacy_wire import cuda_versions_from, legacy_error
+from pod_worker.pods.runpod.transport import HttpReply, Json, Transport, path_segment
 
 _INCLUDE: Json = {"includeMachine": "true", "includeNetworkVolume": "true"}
 
@@ -33,45 +33,45 @@ class RunpodV1:
         if self._catalogue_source is not None:
             self._catalogue_source.close()
 
-    def list(self) -> Listing[Pod]:
-        return attempt_listing(lambda: tuple(map(pod_from, self._array("/v1/pods", _INCLUDE))))
+    def list(self) -> ListResult[Pod]:
+        return list_result(lambda: tuple(map(pod_from, self._array("/v1/pods", _INCLUDE))))
 
-    def get(self, pod_id: str) -> Read[Pod]:
-        return attempt(
-            lambda: pod_from(Document(self._ok("GET", f"/v1/pods/{segment(pod_id)}", params=_INCLUDE).body))
+    def get(self, pod_id: str) -> ReadResult[Pod]:
+        return read_result(
+            lambda: pod_from(JsonObject(self._ok("GET", f"/v1/pods/{path_segment(pod_id)}", params=_INCLUDE).body))
         )
 
-    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+    def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
         return all_named(name, self.list())
 
     def create(self, spec: PodSpec) -> Pod:
         reply = self._ok("POST", "/v1/pods", body=create_body(spec))
         try:
-            return pod_from(Document(reply.body))
-        except Undecodable as odd:
+            return pod_from(JsonObject(reply.body))
+        except UndecodableReplyError as odd:
             raise ServerError(f"create answered {reply.status} but {odd}", status=reply.status) from odd
 
     def stop(self, pod_id: str) -> None:
-        self._ok("POST", f"/v1/pods/{segment(pod_id)}/stop")
+        self._ok("POST", f"/v1/pods/{path_segment(pod_id)}/stop")
 
     def start(self, pod_id: str) -> None:
-        self._ok("POST", f"/v1/pods/{segment(pod_id)}/start")
+        self._ok("POST", f"/v1/pods/{path_segment(pod_id)}/start")
 
     def terminate(self, pod_id: str) -> None:
-        self._ok("DELETE", f"/v1/pods/{segment(pod_id)}")
+        self._ok("DELETE", f"/v1/pods/{path_segment(pod_id)}")
 
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
     ) -> Iterator[LogLine]:
-        raise Unsupported("REST v1 has no pod logs; set RUNPOD_REST_VERSION=v2, or read them over SSH")
+        raise UnsupportedError("REST v1 has no pod logs; set RUNPOD_REST_VERSION=v2, or read them over SSH")
 
     def catalogue(self) -> Known[Catalogue] | Unknown:
         if self._catalogue_source is None:
-            return Unknown(Unsupported("REST v1 has no GPU catalogue; set RUNPOD_REST_VERSION=v2"))
+            return Unknown(UnsupportedError("REST v1 has no GPU catalogue; set RUNPOD_REST_VERSION=v2"))
         return self._catalogue_source.catalogue()
 
-    def volumes(self) -> Listing[Volume]:
-        return attempt_listing(
+    def volumes(self) -> ListResult[Volume]:
+        return list_result(
             lambda: tuple(
                 Volume(
                     id=item.required_text("id"),
@@ -83,7 +83,7 @@ class RunpodV1:
             )
         )
 
-    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> ListResult[BillingRecord]:
         params: dict[str, object] = {
             "startTime": start.isoformat().replace("+00:00", "Z"),
             "endTime": end.isoformat().replace("+00:00", "Z"),
@@ -92,20 +92,22 @@ class RunpodV1:
         }
         if pod_id:
             params["podId"] = pod_id
-        return attempt_listing(lambda: tuple(map(_billing_from, self._array("/v1/billing/pods", params))))
+        return list_result(lambda: tuple(map(_billing_from, self._array("/v1/billing/pods", params))))
 
-    def _array(self, path: str, params: Json | None = None) -> tuple[Document, ...]:
+    def _array(self, path: str, params: Json | None = None) -> tuple[JsonObject, ...]:
         body = self._ok("GET", path, params=params).body
         if not isinstance(body, list):
-            raise Undecodable(f"GET {path}: the reply is not a list; is {self._transport.base_url} RunPod v1?")
+            raise UndecodableReplyError(
+                f"GET {path}: the reply is not a list; is {self._transport.base_url} RunPod v1?"
+            )
         return documents(body)
 
-    def _ok(self, method: str, path: str, *, body: Json | None = None, params: Json | None = None) -> Reply:
+    def _ok(self, method: str, path: str, *, body: Json | None = None, params: Json | None = None) -> HttpReply:
         reply = self._transport.call(method, path, body=body, params=params)
         if reply.is_success:
             return reply
-        said = Document(reply.body).text("error", "message") or reply.text
-        raise legacy_refusal(reply.status, said, f"{method} {path}")
+        said = JsonObject(reply.body).text("error", "message") or reply.text
+        raise legacy_error(reply.status, said, f"{method} {path}")
 
 
 def create_body(spec: PodSpec) -> Json:
@@ -128,12 +130,12 @@ def create_body(spec: PodSpec) -> Json:
         "networkVolumeId": spec.volume_id,
         "dataCenterIds": [spec.data_center_id] if spec.data_center_id else None,
         "dockerStartCmd": list(spec.start_command),
-        "allowedCudaVersions": cuda_from(spec.min_cuda_version) if spec.min_cuda_version else None,
+        "allowedCudaVersions": cuda_versions_from(spec.min_cuda_version) if spec.min_cuda_version else None,
     }
     return {**body, **{key: value for key, value in optional.items() if value}}
 
 
-def pod_from(item: Document) -> Pod:
+def pod_from(item: JsonObject) -> Pod:
     gpu, machine = item.document("gpu"), item.document("machine")
     mappings = _mappings(item)
     volume = item.document("networkVolume")
@@ -154,15 +156,15 @@ def pod_from(item: Document) -> Pod:
         data_center_id=machine.text("dataCenterId") or None,
         volume_id=volume.text("id") or item.text("networkVolumeId") or None,
         cost_per_hour=item.number("costPerHr", "adjustedCostPerHr"),
-        created_at=item.when("createdAt"),
-        started_at=item.when("lastStartedAt"),
+        created_at=item.timestamp("createdAt"),
+        started_at=item.timestamp("lastStartedAt"),
         ports=mappings,
         ssh=SshAddress(ssh.ip, ssh.public) if ssh and ssh.ip and ssh.public else None,
         env=dict(item.document("env").pairs()),
     )
 
 
-def _mappings(item: Document) -> tuple[PortMapping, ...]:
+def _mappings(item: JsonObject) -> tuple[PortMapping, ...]:
     """An exited pod still shows its old ports, and an empty publicIp is no address."""
     ip = item.text("publicIp") or None
     if item.text("desiredStatus") != "RUNNING" or ip is None:
@@ -174,11 +176,11 @@ def _mappings(item: Document) -> tuple[PortMapping, ...]:
     )
 
 
-def _cloud(machine: Document) -> Cloud | None:
+def _cloud(machine: JsonObject) -> Cloud | None:
     if "secureCloud" not in machine:
         return None
-    return Cloud.SECURE if machine.flag("secureCloud") else Cloud.COMMUNITY
+    return Cloud.SECURE if machine.boolean("secureCloud") else Cloud.COMMUNITY
 
 
-def _billing_from(item: Document) -> BillingRecord:
-    return BillingRecord(item.text("podId"), item.when("time"), item.money("amount"))
+def _billing_from(item: JsonObject) -> BillingRecord:
+    return BillingRecord(item.text("podId"), item.timestamp("time"), item.money("amount"))

@@ -12,13 +12,13 @@ from datetime import datetime
 
 from pod_worker.pods.catalogue import BillingRecord, Catalogue, DataCenter, LogLine, Volume
 from pod_worker.pods.errors import ProviderError, ServerError
-from pod_worker.pods.json_view import Document, Undecodable
+from pod_worker.pods.json_view import JsonObject, UndecodableReplyError
 from pod_worker.pods.pod import Cloud, Pod, PodSpec
-from pod_worker.pods.provider import Absent, Known, Listing, Read, Unknown
-from pod_worker.pods.read_results import all_named, attempt, attempt_listing
+from pod_worker.pods.provider import Absent, Known, ListResult, ReadResult, Unknown
+from pod_worker.pods.read_results import all_named, list_result, read_result
 from pod_worker.pods.runpod.event_stream import events
-from pod_worker.pods.runpod.log_tail import tailed
-from pod_worker.pods.runpod.transport import Json, Reply, Transport, segment
+from pod_worker.pods.runpod.log_tail import follow_log
+from pod_worker.pods.runpod.transport import HttpReply, Json, Transport, path_segment
 from pod_worker.pods.runpod.v2_wire import billing_from, create_body, offer_from, pod_from, refusal_of
 
 MAX_PAGES = 1000
@@ -37,30 +37,30 @@ class RunpodV2:
     def close(self) -> None:
         self._transport.close()
 
-    def list(self) -> Listing[Pod]:
-        return attempt_listing(lambda: tuple(map(pod_from, self._pages("/v2/pods", "pods"))))
+    def list(self) -> ListResult[Pod]:
+        return list_result(lambda: tuple(map(pod_from, self._pages("/v2/pods", "pods"))))
 
-    def get(self, pod_id: str) -> Read[Pod]:
-        return attempt(lambda: pod_from(Document(self._ok("GET", f"/v2/pods/{segment(pod_id)}").body)))
+    def get(self, pod_id: str) -> ReadResult[Pod]:
+        return read_result(lambda: pod_from(JsonObject(self._ok("GET", f"/v2/pods/{path_segment(pod_id)}").body)))
 
-    def find_by_name(self, name: str) -> Read[tuple[Pod, ...]]:
+    def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
         return all_named(name, self.list())
 
     def create(self, spec: PodSpec) -> Pod:
         reply = self._ok("POST", "/v2/pods", body=create_body(spec))
         try:
-            return pod_from(Document(reply.body))
-        except Undecodable as odd:
+            return pod_from(JsonObject(reply.body))
+        except UndecodableReplyError as odd:
             raise ServerError(f"create answered {reply.status} but {odd}", status=reply.status) from odd
 
     def stop(self, pod_id: str) -> None:
-        self._ok("POST", f"/v2/pods/{segment(pod_id)}/action", body={"action": "stop"})
+        self._ok("POST", f"/v2/pods/{path_segment(pod_id)}/action", body={"action": "stop"})
 
     def start(self, pod_id: str) -> None:
-        self._ok("POST", f"/v2/pods/{segment(pod_id)}/action", body={"action": "start"})
+        self._ok("POST", f"/v2/pods/{path_segment(pod_id)}/action", body={"action": "start"})
 
     def terminate(self, pod_id: str) -> None:
-        self._ok("DELETE", f"/v2/pods/{segment(pod_id)}")
+        self._ok("DELETE", f"/v2/pods/{path_segment(pod_id)}")
 
     def catalogue(self) -> Known[Catalogue] | Unknown:
         try:
@@ -68,8 +68,8 @@ class RunpodV2:
         except ProviderError as error:
             return Unknown(error)
 
-    def volumes(self) -> Listing[Volume]:
-        return attempt_listing(
+    def volumes(self) -> ListResult[Volume]:
+        return list_result(
             lambda: tuple(
                 Volume(
                     id=item.required_text("id"),
@@ -81,35 +81,33 @@ class RunpodV2:
             )
         )
 
-    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> Listing[BillingRecord]:
+    def billing(self, *, start: datetime, end: datetime, pod_id: str | None = None) -> ListResult[BillingRecord]:
         params: dict[str, object] = {"startTime": _stamp(start), "endTime": _stamp(end), "bucketSize": "hour"}
         if pod_id:
             params["podId"] = pod_id
-        return attempt_listing(
-            lambda: tuple(map(billing_from, self._pages("/v2/billing/pods", "records", params)))
-        )
+        return list_result(lambda: tuple(map(billing_from, self._pages("/v2/billing/pods", "records", params))))
 
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
     ) -> Iterator[LogLine]:
-        return tailed(
+        return follow_log(
             lambda cursor: self._log_stream(pod_id, tail, cursor, follow),
-            goes_on=(lambda: self._is_alive(pod_id)) if follow else (lambda: False),
-            rest=self._transport.rest,
+            should_reopen=(lambda: self._is_alive(pod_id)) if follow else (lambda: False),
+            rest=self._transport.pause_before_reconnect,
             since=since or "",
         )
 
     def _log_stream(self, pod_id: str, tail: int, cursor: str, follow: bool) -> Iterator[LogLine]:
         headers = {"Last-Event-ID": cursor} if cursor else {}
         lines = self._transport.stream(
-            f"/v2/pods/{segment(pod_id)}/logs",
+            f"/v2/pods/{path_segment(pod_id)}/logs",
             params={"tail": tail},
             headers=headers,
             quiet_seconds=FOLLOW_QUIET_SECONDS if follow else BACKLOG_QUIET_SECONDS,
             total_seconds=float("inf") if follow else BACKLOG_SECONDS,
         )
         for event in events(_text_lines(lines)):
-            entry = Document(_json(event.data))
+            entry = JsonObject(_json(event.data))
             yield LogLine(entry.text("source"), entry.text("line"), entry.text("ts") or event.id)
 
     def _is_alive(self, pod_id: str) -> bool:
@@ -129,30 +127,30 @@ class RunpodV2:
             gpus, tuple(DataCenter(dc.text("id"), dc.text("name"), dc.text("region")) for dc in centers)
         )
 
-    def _pages(self, path: str, key: str, params: Json | None = None) -> tuple[Document, ...]:
+    def _pages(self, path: str, key: str, params: Json | None = None) -> tuple[JsonObject, ...]:
         """All items of a list endpoint; servers that page say so in `pagination`, older ones send all at once."""
-        found: tuple[Document, ...] = ()
+        found: tuple[JsonObject, ...] = ()
         asked: dict[str, object] = dict(params or {})
         for _ in range(MAX_PAGES):
-            page = Document(self._ok("GET", path, params=asked).body)
+            page = JsonObject(self._ok("GET", path, params=asked).body)
             found += page.required_documents(key)
             pagination = page.document("pagination")
             cursor = pagination.text("nextCursor")
-            if not pagination.flag("hasNextPage") or not cursor:
+            if not pagination.boolean("hasNextPage") or not cursor:
                 return found
             asked["cursor"] = cursor
         raise ServerError(f"GET {path}: more than {MAX_PAGES} pages; the cursor does not end")
 
-    def _ok(self, method: str, path: str, *, body: Json | None = None, params: Json | None = None) -> Reply:
+    def _ok(self, method: str, path: str, *, body: Json | None = None, params: Json | None = None) -> HttpReply:
         reply = self._transport.call(method, path, body=body, params=params)
         if reply.is_success:
             return reply
         raise refusal_of(reply, f"{method} {path}")
 
 
-def _text_lines(lines: Iterator[str | Reply]) -> Iterator[str]:
+def _text_lines(lines: Iterator[str | HttpReply]) -> Iterator[str]:
     for line in lines:
-        if isinstance(line, Reply):
+        if isinstance(line, HttpReply):
             raise refusal_of(line, "logs")
         yield line
 

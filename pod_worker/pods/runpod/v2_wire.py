@@ -8,57 +8,61 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
-from pod_worker.pods.catalogue import BillingRecord, GpuOffer, Stock, stock_of
+from pod_worker.pods.catalogue import BillingRecord, GpuOffer, StockLevel, stock_of
 from pod_worker.pods.errors import (
-    Balance,
-    Capacity,
-    Conflict,
-    Forbidden,
-    Invalid,
-    NotFound,
+    ApiRetiredError,
+    ForbiddenError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    NoCapacityError,
+    PodNotFoundError,
     ProviderError,
-    RateLimited,
-    Rejected,
-    Retired,
+    RateLimitedError,
+    RequestRejectedError,
     ServerError,
-    Unauthorized,
+    StateConflictError,
+    UnauthorizedError,
     is_balance_text,
     is_capacity_text,
 )
-from pod_worker.pods.json_view import Document
+from pod_worker.pods.json_view import JsonObject
 from pod_worker.pods.pod import Cloud, Pod, PodSpec, PortMapping, SshAddress, status_of
-from pod_worker.pods.runpod.transport import Json, Reply
+from pod_worker.pods.runpod.transport import HttpReply, Json
 
 
-def refusal_of(reply: Reply, what: str) -> ProviderError:
+def refusal_of(reply: HttpReply, what: str) -> ProviderError:
     """Total map from a v2 answer to its error."""
-    problem = Document(reply.body)
+    problem = JsonObject(reply.body)
     said = "; ".join((problem.text("detail", "title") or reply.text, *problem.texts("errors")))
     message = f"{what}: {reply.status} {said}".strip()
     if reply.status == 400:
         if is_capacity_text(said):
-            return Capacity(message, status=400)
-        return Balance(message, status=400) if is_balance_text(said) else Rejected(message, status=400)
+            return NoCapacityError(message, status=400)
+        return (
+            InsufficientBalanceError(message, status=400)
+            if is_balance_text(said)
+            else RequestRejectedError(message, status=400)
+        )
     if reply.status == 429:
-        return RateLimited(message, wait_seconds=60.0)
+        return RateLimitedError(message, wait_seconds=60.0)
     if reply.status >= 500 and is_capacity_text(said):
-        return Capacity(message, status=reply.status)
+        return NoCapacityError(message, status=reply.status)
     make = _BY_STATUS.get(reply.status)
     if make is not None:
         return make(message, status=reply.status)
     # Anything else from the 4xx is a request of ours that this API does not take; the rest is an unknown outcome.
-    return (Invalid if 400 <= reply.status < 500 else ServerError)(message, status=reply.status)
+    return (InvalidRequestError if 400 <= reply.status < 500 else ServerError)(message, status=reply.status)
 
 
 _BY_STATUS: dict[int, Callable[..., ProviderError]] = {
-    401: Unauthorized,
-    402: Balance,
-    403: Forbidden,
-    404: NotFound,
+    401: UnauthorizedError,
+    402: InsufficientBalanceError,
+    403: ForbiddenError,
+    404: PodNotFoundError,
     408: ServerError,
-    409: Conflict,
-    410: Retired,
-    422: Invalid,
+    409: StateConflictError,
+    410: ApiRetiredError,
+    422: InvalidRequestError,
 }
 
 
@@ -92,7 +96,7 @@ def create_body(spec: PodSpec) -> Json:
     return body
 
 
-def pod_from(item: Document) -> Pod:
+def pod_from(item: JsonObject) -> Pod:
     gpu, runtime = item.document("gpu"), item.document("runtime")
     networks = item.document("mounts").documents("network")
     return Pod(
@@ -107,8 +111,8 @@ def pod_from(item: Document) -> Pod:
         data_center_id=item.text("dataCenterId") or None,
         volume_id=networks[0].text("volumeId") or None if networks else None,
         cost_per_hour=item.number("cost"),
-        created_at=item.when("createdAt"),
-        started_at=item.when("startedAt"),
+        created_at=item.timestamp("createdAt"),
+        started_at=item.timestamp("startedAt"),
         uptime_seconds=runtime.integer("uptime"),
         ports=_ports_from(runtime),
         ssh=_ssh_from(item),
@@ -116,7 +120,7 @@ def pod_from(item: Document) -> Pod:
     )
 
 
-def _ports_from(runtime: Document) -> tuple[PortMapping, ...]:
+def _ports_from(runtime: JsonObject) -> tuple[PortMapping, ...]:
     return tuple(
         PortMapping(private, port.integer("public"), port.text("ip") or None, port.text("type") or "tcp")
         for port in runtime.documents("ports")
@@ -124,16 +128,16 @@ def _ports_from(runtime: Document) -> tuple[PortMapping, ...]:
     )
 
 
-def _ssh_from(item: Document) -> SshAddress | None:
+def _ssh_from(item: JsonObject) -> SshAddress | None:
     """The proxy variant is shell-only (no exec, no upload), so only the direct one counts."""
     direct = item.document("ssh").document("direct")
     host, port = direct.text("host"), direct.integer("port")
     return SshAddress(host, port, direct.text("username") or "root") if host and port else None
 
 
-def offer_from(secure: Document, community: Document) -> GpuOffer:
+def offer_from(secure: JsonObject, community: JsonObject) -> GpuOffer:
     """Prices of a cloud that does not offer the GPU are placeholders; only flagged clouds count."""
-    offered = [cloud for cloud in Cloud if secure.flag(cloud.value.lower())]
+    offered = [cloud for cloud in Cloud if secure.boolean(cloud.value.lower())]
     price, most = secure.document("price"), secure.document("maxCount")
     stock = {Cloud.SECURE: _stock_in(secure), Cloud.COMMUNITY: _stock_in(community)}
     return GpuOffer(
@@ -149,14 +153,14 @@ def offer_from(secure: Document, community: Document) -> GpuOffer:
     )
 
 
-def _stock_in(item: Document) -> Stock:
+def _stock_in(item: JsonObject) -> StockLevel:
     return stock_of(item.text("availability"))
 
 
-def billing_from(item: Document) -> BillingRecord:
+def billing_from(item: JsonObject) -> BillingRecord:
     return BillingRecord(
         pod_id=item.text("podId"),
-        start=item.when("startTime"),
+        start=item.timestamp("startTime"),
         total_usd=item.money("totalAmount"),
         gpu_usd=item.money("gpuAmount"),
         cpu_usd=item.money("cpuAmount"),

@@ -18,7 +18,7 @@ from typing import Protocol
 from pod_worker.core.clock import Clock
 from pod_worker.pods.ssh.client import CommandResult, OutputSink
 
-NOT_SHOWN = 4000
+OUTPUT_TAIL_CHARACTERS = 4000
 """Characters of a failed step's output that its report keeps."""
 _ALREADY = "pod_worker: already done"
 
@@ -42,7 +42,7 @@ class Step:
     needs_gpu: bool = False
 
 
-class Outcome(Enum):
+class StepStatus(Enum):
     DONE = "done"
     ALREADY = "already done"
     SKIPPED = "skipped"
@@ -52,18 +52,18 @@ class Outcome(Enum):
 @dataclass(frozen=True, slots=True)
 class StepReport:
     name: str
-    outcome: Outcome
+    outcome: StepStatus
     seconds: float
     output: str = ""
     hint: str = ""
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.outcome.value} ({self.seconds:.1f} s)"
-        return f"{text}: {self.output.strip()}; {self.hint}" if self.outcome is Outcome.FAILED else text
+        return f"{text}: {self.output.strip()}; {self.hint}" if self.outcome is StepStatus.FAILED else text
 
 
 @dataclass(frozen=True, slots=True)
-class Bootstrap:
+class BootstrapPlan:
     """What a pod must have before a worker starts."""
 
     mount_path: str = "/workspace"
@@ -82,13 +82,13 @@ class Bootstrap:
     """Markers, lock, log and pid; default ~/.pod_worker on the pod."""
 
 
-def steps(plan: Bootstrap) -> tuple[Step, ...]:
+def steps(plan: BootstrapPlan) -> tuple[Step, ...]:
     return (_mount(plan), _python(), _nvidia_smi(plan), _code(plan), _init(plan), _cuda(plan))
 
 
 def run_steps(
     shell: Shell,
-    plan: Bootstrap,
+    plan: BootstrapPlan,
     wanted: Iterable[Step],
     *,
     clock: Clock,
@@ -100,33 +100,33 @@ def run_steps(
     reports: list[StepReport] = []
     for step in wanted:
         report = (
-            StepReport(step.name, Outcome.SKIPPED, 0.0)
+            StepReport(step.name, StepStatus.SKIPPED, 0.0)
             if step.needs_gpu and not gpu
             else _run_step(shell, plan, step, clock, on_output)
         )
         reports.append(report)
         on_report(report)
-        if report.outcome is Outcome.FAILED:
+        if report.outcome is StepStatus.FAILED:
             break
     return tuple(reports)
 
 
-def _run_step(shell: Shell, plan: Bootstrap, step: Step, clock: Clock, on_output: OutputSink) -> StepReport:
+def _run_step(shell: Shell, plan: BootstrapPlan, step: Step, clock: Clock, on_output: OutputSink) -> StepReport:
     start = clock.monotonic()
     result = shell.run(
-        "bash -s", timeout_seconds=step.timeout_seconds, stdin=rendered(plan, step), on_output=on_output
+        "bash -s", timeout_seconds=step.timeout_seconds, stdin=render_step(plan, step), on_output=on_output
     )
     seconds = clock.monotonic() - start
     if result.is_success:
-        outcome = Outcome.ALREADY if _ALREADY in result.stdout else Outcome.DONE
-        return StepReport(step.name, outcome, seconds, result.stdout[-NOT_SHOWN:])
-    said = (result.stderr or result.stdout).strip()[-NOT_SHOWN:]
+        outcome = StepStatus.ALREADY if _ALREADY in result.stdout else StepStatus.DONE
+        return StepReport(step.name, outcome, seconds, result.stdout[-OUTPUT_TAIL_CHARACTERS:])
+    said = (result.stderr or result.stdout).strip()[-OUTPUT_TAIL_CHARACTERS:]
     if result.timed_out:
         said = f"out of time after {step.timeout_seconds:.0f} s; last words: {said}"
-    return StepReport(step.name, Outcome.FAILED, seconds, said, step.hint)
+    return StepReport(step.name, StepStatus.FAILED, seconds, said, step.hint)
 
 
-def rendered(plan: Bootstrap, step: Step) -> str:
+def render_step(plan: BootstrapPlan, step: Step) -> str:
     """The whole script of a step, as bash reads it from stdin. In a function, so that it is parsed before it runs
     and its commands cannot eat the rest of it."""
     digest = hashlib.sha256(step.script.encode()).hexdigest()[:12]
@@ -143,7 +143,7 @@ def rendered(plan: Bootstrap, step: Step) -> str:
     )
 
 
-def prologue(plan: Bootstrap) -> str:
+def prologue(plan: BootstrapPlan) -> str:
     """Take over the environment that the pod was created with (image PATH, injected variables)."""
     state = shlex.quote(plan.state_dir) if plan.state_dir else '"$HOME/.pod_worker"'
     return f"""state={state}
@@ -158,7 +158,7 @@ if [ -r {shlex.quote(plan.environ_file)} ]; then
 fi"""
 
 
-def _mount(plan: Bootstrap) -> Step:
+def _mount(plan: BootstrapPlan) -> Step:
     path = shlex.quote(plan.mount_path)
     return Step(
         "mount",
@@ -184,7 +184,7 @@ python3 -c 'import sys; print(sys.version); sys.exit(sys.version_info < (3, 11))
     )
 
 
-def _nvidia_smi(plan: Bootstrap) -> Step:
+def _nvidia_smi(plan: BootstrapPlan) -> Step:
     return Step(
         "nvidia-smi",
         f"""nvidia-smi
@@ -195,7 +195,7 @@ found=$(nvidia-smi -L | grep -c '^GPU ')
     )
 
 
-def _code(plan: Bootstrap) -> Step:
+def _code(plan: BootstrapPlan) -> Step:
     where = shlex.quote(plan.code_dir)
     if plan.code_archive is not None:
         packed = base64.b64encode(plan.code_archive).decode()
@@ -216,7 +216,7 @@ rm -rf {where} && mv {where}.new {where}"""
     return Step("code", script, hint, timeout_seconds=600.0, once=True)
 
 
-def _init(plan: Bootstrap) -> Step:
+def _init(plan: BootstrapPlan) -> Step:
     """init_runpod.sh keeps its own markers; the GPU is checked by the steps around it."""
     return Step(
         "init",
@@ -227,7 +227,7 @@ bash scripts/init_runpod.sh --no-start --skip-gpu""",
     )
 
 
-def _cuda(plan: Bootstrap) -> Step:
+def _cuda(plan: BootstrapPlan) -> Step:
     """A GPU that nvidia-smi lists may still refuse memory (wrong driver, a neighbour's leftovers)."""
     return Step(
         "cuda",
@@ -246,7 +246,7 @@ PY""",
     )
 
 
-def start_script(plan: Bootstrap, mode: str) -> str:
+def start_script(plan: BootstrapPlan, mode: str) -> str:
     """Bash that starts one worker in the background, or says that one runs. Fails where it dies at once."""
     code = shlex.quote(plan.code_dir)
     return f"""{prologue(plan)}

@@ -26,7 +26,7 @@ from pod_worker.pods.ssh.login import BadPrivateKey, SshError, SshLogin
 KEPT_BYTES = 1024 * 1024
 """Of each output stream, the last MiB is kept; all of it is streamed."""
 KILL_AFTER_SECONDS = 5.0
-SLACK_SECONDS = 5.0
+NETWORK_SLACK_SECONDS = 5.0
 """What the network may add to a time limit before we stop waiting for the pod's own word."""
 TIMED_OUT_CODES = (124, 137)
 """Exit codes of timeout(1): ended by TERM, by KILL."""
@@ -223,7 +223,7 @@ def _collect(channel: paramiko.Channel, timeout_seconds: float, sink: OutputSink
     out, err = _Output("stdout", sink), _Output("stderr", sink)
     start = time.monotonic()
     quiet_since: float | None = None
-    while time.monotonic() < start + timeout_seconds + KILL_AFTER_SECONDS + SLACK_SECONDS:
+    while time.monotonic() < start + timeout_seconds + KILL_AFTER_SECONDS + NETWORK_SLACK_SECONDS:
         if channel.eof_received:
             channel.status_event.wait(0.2)  # both streams are closed: select() would return at once, for ever
         else:
@@ -258,7 +258,7 @@ def _drain(channel: paramiko.Channel, out: _Output, err: _Output) -> bool:
     return moved
 
 
-def connect_patiently(
+def connect_with_retry(
     client_for: Callable[[], SSHClient | None],
     *,
     patience_seconds: float,

@@ -21,10 +21,10 @@ from pymongo.errors import BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.mongo import DUPLICATE_KEY, Document, Mongo, is_repeat
+from pod_worker.store.mongo import DUPLICATE_KEY, Document, Mongo, is_duplicate_only
 
 EVENTS = "events"
-DEAD = "events_dead"
+DEAD_LETTERS = "events_dead"
 KEPT_DAYS = 30
 DEAD_LINE_LIMIT = 64 * 1024
 REPLAY_BATCH = 1000
@@ -41,7 +41,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         ),
         IndexModel([("expireAt", ASCENDING)], name="expiry", expireAfterSeconds=0),
     ],
-    DEAD: [IndexModel([("receivedAt", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_DAYS * 86400)],
+    DEAD_LETTERS: [IndexModel([("receivedAt", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_DAYS * 86400)],
 }
 
 UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
@@ -50,7 +50,7 @@ UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
 Stamps: TypeAlias = tuple[datetime, datetime]  # of arrival and of expiry
 
 
-class Entry(msgspec.Struct, frozen=True):
+class StoredEvent(msgspec.Struct, frozen=True):
     """An event as it comes from the log. `attempt` is the one it counts for."""
 
     event: Event
@@ -64,7 +64,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Appended:
+class AppendResult:
     """What became of a batch, by place: whose id was there already, and what the server would not take."""
 
     duplicates: frozenset[int]
@@ -72,7 +72,7 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLine:
+class DeadLetter:
     text: bytes
     code: str
     error: str
@@ -83,37 +83,37 @@ class DeadLine:
 class EventLog:
     def __init__(self, database: Mongo) -> None:
         self._events = database[EVENTS]
-        self._dead = database[DEAD]
+        self._dead = database[DEAD_LETTERS]
 
-    def append(self, documents: Sequence[Document]) -> Appended:
+    def append(self, documents: Sequence[Document]) -> AppendResult:
         """Store in as many messages as it takes, retried by the driver, without what BSON cannot hold: that must
-        not fail its neighbours. `documents` as `document_of` makes them.
+        not fail its neighbours. `documents` as `event_document` makes them.
 
         Raises PyMongoError when it is not certain what became of them.
         """
         odd = {place: why for place, each in enumerate(documents) if (why := _unencodable(each))}
         places = [place for place in range(len(documents)) if place not in odd]
         if not places:
-            return Appended(frozenset(), odd)
+            return AppendResult(frozenset(), odd)
         try:
             self._events.insert_many([documents[place] for place in places], ordered=False)
         except BulkWriteError as error:
-            found = outcome_of(error.details["writeErrors"], error.details.get("writeConcernErrors"))
+            found = append_result(error.details["writeErrors"], error.details.get("writeConcernErrors"))
             refused = {places[index]: why for index, why in found.refused.items()}
-            return Appended(frozenset(places[index] for index in found.duplicates), odd | refused)
-        return Appended(frozenset(), odd)
+            return AppendResult(frozenset(places[index] for index in found.duplicates), odd | refused)
+        return AppendResult(frozenset(), odd)
 
-    def stored(self, ids: Sequence[str]) -> dict[str, Entry]:
+    def stored(self, ids: Sequence[str]) -> dict[str, StoredEvent]:
         """The entries with these ids, as they were stored first."""
         found = self._events.find({"_id": {"$in": list(ids)}})
-        return {entry.event.id: entry for each in found if (entry := entry_from(each))}
+        return {entry.event.id: entry for each in found if (entry := stored_event_from_document(each))}
 
-    def replay(self, run_id: str, since: int = 0) -> Iterator[Entry]:
+    def replay(self, run_id: str, since: int = 0) -> Iterator[StoredEvent]:
         """Every entry of a run that can still be read, oldest first, from that position on."""
         wanted: Document = {"runId": run_id} | ({"position": {"$gte": since}} if since else {})
         found = self._events.find(wanted).sort("position", ASCENDING).batch_size(REPLAY_BATCH)
         for document in found:
-            entry = entry_from(document)
+            entry = stored_event_from_document(document)
             if entry is not None:
                 yield entry
 
@@ -123,19 +123,19 @@ class EventLog:
             if isinstance(each["_id"], str):
                 yield each["_id"]
 
-    def bury(self, lines: Iterable[DeadLine]) -> None:
+    def add_dead_letters(self, lines: Iterable[DeadLetter]) -> None:
         """Keep refused lines. The same line refused again is the same row."""
-        documents = [_dead_document(line) for line in lines]
+        documents = [_dead_letter_document(line) for line in lines]
         if not documents:
             return
         try:
             self._dead.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            if not is_repeat(error):
+            if not is_duplicate_only(error):
                 raise
 
 
-def document_of(
+def event_document(
     event: Event,
     run_id: str | None,
     attempt: int | None,
@@ -176,7 +176,7 @@ def document_of(
     return document
 
 
-def stamps_of(received_at: datetime) -> Stamps:
+def arrival_and_expiry(received_at: datetime) -> Stamps:
     """Without a time zone: the driver takes that for UTC, and need not ask each one for it."""
     arrival = received_at.astimezone(UTC).replace(tzinfo=None)
     # Whole hours: many equal keys make a small index.
@@ -191,16 +191,16 @@ def _unencodable(document: Document) -> str | None:
     return None
 
 
-def outcome_of(errors: Sequence[Document], concern: Json) -> Appended:
+def append_result(errors: Sequence[Document], concern: Json) -> AppendResult:
     """What the server said of each document it did not insert. Raises WriteConcernError where a majority may not
     have the others."""
     if concern:
         raise WriteConcernError(f"a majority may not have the events: {concern}")
     known = frozenset(each["index"] for each in errors if each["code"] == DUPLICATE_KEY)
-    return Appended(known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known})
+    return AppendResult(known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known})
 
 
-def entry_from(document: Document) -> Entry | None:
+def stored_event_from_document(document: Document) -> StoredEvent | None:
     """None for a document that is no event of ours (reads are tolerant)."""
     time, received_at, data = document.get("time"), document.get("receivedAt"), document.get("data")
     if not isinstance(time, datetime) or not isinstance(data, dict) or not isinstance(document.get("type"), str):
@@ -217,7 +217,7 @@ def entry_from(document: Document) -> Entry | None:
         attempt=None if document.get("isAttemptImplied") else attempt,
         traceparent=document.get("traceparent"),
     )
-    return Entry(
+    return StoredEvent(
         event=event,
         run_id=event.run_id,
         attempt=attempt,
@@ -229,7 +229,7 @@ def entry_from(document: Document) -> Entry | None:
     )
 
 
-def _dead_document(line: DeadLine) -> Document:
+def _dead_letter_document(line: DeadLetter) -> Document:
     return {
         "_id": hashlib.sha256(line.code.encode() + b"\0" + line.text).hexdigest(),
         "line": line.text[:DEAD_LINE_LIMIT].decode("utf-8", "backslashreplace"),

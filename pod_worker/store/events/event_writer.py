@@ -15,11 +15,11 @@ from pymongo.errors import AutoReconnect
 from pod_worker.store.events.event_log import (
     EVENTS,
     UNENCODABLE,
-    Appended,
+    AppendResult,
     EventLog,
-    outcome_of,
+    append_result,
 )
-from pod_worker.store.mongo import Document, Mongo, asynchronous
+from pod_worker.store.mongo import Document, Mongo, async_database
 
 ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # as BSON at most six times as large; a message holds 48 million
 
@@ -28,16 +28,16 @@ class EventWriter:
     """For one event loop; `database` is one that `store.mongo.connect` opened."""
 
     def __init__(self, database: Mongo, log: EventLog) -> None:
-        self._database = asynchronous(database)
+        self._database = async_database(database)
         self._log = log
 
-    async def append(self, documents: Sequence[Document], *, json_bytes: int = 0) -> Appended:
-        """Store what `document_of` made, in one round trip. `json_bytes`: how large they came.
+    async def append(self, documents: Sequence[Document], *, json_bytes: int = 0) -> AppendResult:
+        """Store what `event_document` made, in one round trip. `json_bytes`: how large they came.
 
         Raises PyMongoError when it is not certain what became of them.
         """
         if not documents:
-            return Appended(frozenset(), {})
+            return AppendResult(frozenset(), {})
         if json_bytes > ONE_MESSAGE_JSON_BYTES:
             return await asyncio.to_thread(self._log.append, documents)
         try:
@@ -48,9 +48,9 @@ class EventWriter:
     async def close(self) -> None:
         await self._database.client.close()
 
-    async def _append_at_once(self, documents: Sequence[Document]) -> Appended:
+    async def _append_at_once(self, documents: Sequence[Document]) -> AppendResult:
         concern = self._database.write_concern.document
         reply = await self._database.command(
             "insert", EVENTS, documents=documents, ordered=False, writeConcern=concern
         )
-        return outcome_of(reply.get("writeErrors", []), reply.get("writeConcernError"))
+        return append_result(reply.get("writeErrors", []), reply.get("writeConcernError"))

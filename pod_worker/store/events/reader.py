@@ -13,7 +13,7 @@ from functools import cache
 
 from pymongo import ASCENDING, DESCENDING
 
-from pod_worker.store.events.event_log import DEAD, EVENTS, LEVELS
+from pod_worker.store.events.event_log import DEAD_LETTERS, EVENTS, LEVELS
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.read_models import TOLERANT
 
@@ -43,12 +43,12 @@ class EventPage:
     next_cursor: int | None  # None: the end was reached
 
 
-class EventPages:
+class EventReader:
     def __init__(self, database: Mongo) -> None:
         self._events = database.get_collection(EVENTS, codec_options=TOLERANT)
-        self._dead = database.get_collection(DEAD, codec_options=TOLERANT)
+        self._dead = database.get_collection(DEAD_LETTERS, codec_options=TOLERANT)
 
-    def page(
+    def read_page(
         self, run_id: str, wanted: EventFilter, size: int, cursor: int | None = None, newest_first: bool = True
     ) -> EventPage:
         """Events of a run on the far side of the cursor."""
@@ -60,7 +60,7 @@ class EventPages:
         items = [_shown(each) for each in found[:size]]
         return EventPage(items, items[-1]["position"] if len(found) > size else None)
 
-    def after(self, run_id: str, position: int, limit: int) -> list[Document]:
+    def read_after(self, run_id: str, position: int, limit: int) -> list[Document]:
         """What came after a position, oldest first."""
         found = self._events.find({"runId": run_id, "position": {"$gt": position}})
         return [_shown(each) for each in found.sort("position", ASCENDING).limit(limit)]
@@ -84,7 +84,7 @@ class EventPages:
         found = self._events.find_one({"runId": run_id}, {"position": 1}, sort=[("position", DESCENDING)])
         return int(found["position"]) if found else 0
 
-    def dead(self, size: int) -> list[Document]:
+    def dead_letters(self, size: int) -> list[Document]:
         """The refused lines, newest first."""
         return list(self._dead.find().sort("receivedAt", DESCENDING).limit(size))
 

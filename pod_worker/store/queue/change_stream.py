@@ -36,7 +36,7 @@ PIPELINE: list[Document] = [
 ]
 
 
-class Wakeup:
+class QueueWatcher:
     def __init__(self, database: Mongo, *, collection: str = RUNS, on_change: Callable[[], None]) -> None:
         self._runs = database[collection]
         self._on_change = on_change
@@ -52,12 +52,12 @@ class Wakeup:
     def _watch(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._follow()
+                self._watch_once()
             except PyMongoError:
                 pass  # no replica set, a failover, a lost right: the poll goes on without us
             self._stopping.wait(REOPEN_SECONDS)
 
-    def _follow(self) -> None:
+    def _watch_once(self) -> None:
         # The server holds the request until something happens or max_await_time_ms is over; a long wait
         # keeps an idle worker's query rate low.
         with self._runs.watch(PIPELINE, max_await_time_ms=15_000) as stream:

@@ -13,7 +13,7 @@ from pymongo import ReturnDocument
 
 from pod_worker.core.run import ACTIVE, TERMINAL, Json, Run, RunStatus
 from pod_worker.store.mongo import Document, Mongo, literal
-from pod_worker.store.queue.run_document import LEASE_FIELDS, noted, run_from
+from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
 from pod_worker.store.queue.run_queue import QUEUES, RUNS
 
 ENDINGS = ["completedAt", "failedAt", "canceledAt"]
@@ -24,7 +24,7 @@ REQUESTS = ["cancelRequestedAt", "cancelRequestedBy", "cancelReason", "runAfter"
 _IS_FREE: Document = {"$eq": [{"$type": "$leaseToken"}, "missing"]}
 
 
-class Verdict(StrEnum):
+class ActionResult(StrEnum):
     DONE = "done"
     REQUESTED = "requested"  # a live worker was told; it will confirm
     ALREADY = "already"  # nothing to do
@@ -33,17 +33,17 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    verdict: Verdict
+class ActionOutcome:
+    verdict: ActionResult
     run: Run | None = None
 
 
-class Operations:
+class OperatorActions:
     def __init__(self, database: Mongo, *, collection: str = RUNS) -> None:
         self._runs = database[collection]
         self._queues = database[QUEUES]
 
-    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> Answer:
+    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> ActionOutcome:
         """End a waiting run now; ask a running one to end (its worker sees it at the next renewal).
 
         One write that decides by what it finds, so that no worker can slip through between two questions.
@@ -52,7 +52,7 @@ class Operations:
         def either(free: Json, held: Json) -> Document:
             return {"$cond": [_IS_FREE, free, held]}
 
-        after = self._move(
+        after = self._update_run(
             {"_id": run_id, "status": {"$nin": [status.value for status in TERMINAL]}},
             {
                 "status": either(RunStatus.CANCELED.value, "$status"),
@@ -60,50 +60,56 @@ class Operations:
                 "cancelRequestedAt": either("$cancelRequestedAt", {"$ifNull": ["$cancelRequestedAt", "$$NOW"]}),
                 "cancelRequestedBy": either("$cancelRequestedBy", literal(by)),
                 "cancelReason": literal(reason),
-                "history": noted(either("canceled", "cancel requested"), by=by, detail=reason),
+                "history": history_append(either("canceled", "cancel requested"), by=by, detail=reason),
             },
         )
         if after is None:
-            return self._idle(run_id)
-        return Answer(Verdict.DONE if after.status is RunStatus.CANCELED else Verdict.REQUESTED, after)
+            return self._not_applicable(run_id)
+        return ActionOutcome(
+            ActionResult.DONE if after.status is RunStatus.CANCELED else ActionResult.REQUESTED, after
+        )
 
     def reset(
         self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
-    ) -> Answer:
+    ) -> ActionOutcome:
         """Any ended or stale run → QUEUED with a raised attempt. Finished stages are kept unless the run was
         complete or `from_scratch` is asked. A live lease is refused unless `force`, which fences it: the run
         is claimable again when that lease would have ended, because its holder may need that long to let go."""
         while (run := self._find(run_id)) is not None:
             if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
-                return Answer(Verdict.ALREADY, run)
+                return ActionOutcome(ActionResult.ALREADY, run)
             keeps = run.status in ACTIVE | {RunStatus.FAILED, RunStatus.CANCELED, RunStatus.QUEUED}
-            condition = _as_seen(run)
+            condition = _unchanged_filter(run)
             if run.status in ACTIVE and not force:
                 condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
-            after = self._requeue(condition, _requeued(from_scratch or not keeps, noted("reset", by=by)))
+            after = self._requeue(
+                condition, _requeue_values(from_scratch or not keeps, history_append("reset", by=by))
+            )
             if after:
-                return Answer(Verdict.DONE, after)
+                return ActionOutcome(ActionResult.DONE, after)
             if self._is_as_seen(run):
-                return Answer(Verdict.LIVE, self._find(run_id))
-        return Answer(Verdict.MISSING)
+                return ActionOutcome(ActionResult.LIVE, self._find(run_id))
+        return ActionOutcome(ActionResult.MISSING)
 
-    def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> Answer:
+    def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> ActionOutcome:
         """Forget one stage of an ended run and queue it again; every other finished stage is kept."""
         while (run := self._find(run_id)) is not None:
             if run.status not in TERMINAL:
-                return Answer(Verdict.LIVE, run)
+                return ActionOutcome(ActionResult.LIVE, run)
             kept = {"$unsetField": {"field": stage, "input": {"$ifNull": ["$checkpoints", {}]}}}
-            values = _requeued(False, noted("retry stage", by=by, detail=stage)) | {"checkpoints": kept}
-            after = self._requeue(_as_seen(run), values)
+            values = _requeue_values(False, history_append("retry stage", by=by, detail=stage)) | {
+                "checkpoints": kept
+            }
+            after = self._requeue(_unchanged_filter(run), values)
             if after:
-                return Answer(Verdict.DONE, after)
+                return ActionOutcome(ActionResult.DONE, after)
             if self._is_as_seen(run):
                 break  # an odd document: no attempt that could be raised
-        return self._idle(run_id)
+        return self._not_applicable(run_id)
 
-    def hide(self, run_id: str, hidden: bool = True) -> Answer:
-        after = self._move({"_id": run_id}, {"hidden": hidden})
-        return Answer(Verdict.DONE, after) if after else Answer(Verdict.MISSING)
+    def hide(self, run_id: str, hidden: bool = True) -> ActionOutcome:
+        after = self._update_run({"_id": run_id}, {"hidden": hidden})
+        return ActionOutcome(ActionResult.DONE, after) if after else ActionOutcome(ActionResult.MISSING)
 
     def pause(self, queue: str, by: str | None = None) -> None:
         """Nobody claims from the queue any more; running runs go on."""
@@ -115,30 +121,30 @@ class Operations:
         self._queues.update_one({"_id": queue}, change, upsert=True)
 
     def _requeue(self, condition: Document, values: Document) -> Run | None:
-        return self._move(condition, values, ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS)
+        return self._update_run(condition, values, ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS)
 
     def _is_as_seen(self, run: Run) -> bool:
         """Whether nobody moved it meanwhile: then looking again changes nothing."""
         now = self._find(run.id)
         return now is not None and (now.attempt, now.status) == (run.attempt, run.status)
 
-    def _idle(self, run_id: str) -> Answer:
+    def _not_applicable(self, run_id: str) -> ActionOutcome:
         run = self._find(run_id)
-        return Answer(Verdict.ALREADY, run) if run else Answer(Verdict.MISSING)
+        return ActionOutcome(ActionResult.ALREADY, run) if run else ActionOutcome(ActionResult.MISSING)
 
     def _find(self, run_id: str) -> Run | None:
         document = self._runs.find_one({"_id": run_id})
-        return run_from(document) if document else None
+        return run_from_document(document) if document else None
 
-    def _move(self, condition: Document, values: Document, unset: list[str] | None = None) -> Run | None:
+    def _update_run(self, condition: Document, values: Document, unset: list[str] | None = None) -> Run | None:
         update: list[Document] = [{"$set": values}]
         if unset:
             update.append({"$unset": unset})
         after = self._runs.find_one_and_update(condition, update, return_document=ReturnDocument.AFTER)
-        return run_from(after) if after else None
+        return run_from_document(after) if after else None
 
 
-def _as_seen(run: Run) -> Document:
+def _unchanged_filter(run: Run) -> Document:
     """Still in the attempt and state that were looked at; a hand-made run may have no attempt yet."""
     status = [run.status.value] + (["STARTING"] if run.status is RunStatus.SCHEDULED else [])
     return {
@@ -148,7 +154,7 @@ def _as_seen(run: Run) -> Document:
     }
 
 
-def _requeued(forget: bool, history: Document) -> Document:
+def _requeue_values(forget: bool, history: Document) -> Document:
     values: Document = {
         "status": RunStatus.QUEUED.value,
         "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},

@@ -13,7 +13,7 @@ from pymongo import ReturnDocument
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.queue.run_document import LEASE_FIELDS, noted, run_from
+from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
 from pod_worker.store.queue.run_queue import ACTIVE_STATES, MAX_CRASHES, RUNS
 
 BATCH = 100
@@ -32,20 +32,22 @@ class Rescue:
 
     def sweep(self) -> list[Rescued]:
         """Requeue (or end) every run whose lease is over; the cost with none is one indexed query."""
-        found = self._runs.find(_expired(), {"_id": 1, "leaseToken": 1, "claimedBy": 1}).limit(BATCH)
+        found = self._runs.find(expired_lease_filter(), {"_id": 1, "leaseToken": 1, "claimedBy": 1}).limit(BATCH)
         return [rescued for document in found if (rescued := self._rescue(document))]
 
     def _rescue(self, found: Document) -> Rescued | None:
-        condition = _expired() | {"_id": found["_id"], "leaseToken": found.get("leaseToken")}
-        after = self._runs.find_one_and_update(condition, self._requeueing(), return_document=ReturnDocument.AFTER)
-        return Rescued(run_from(after), found.get("claimedBy")) if after else None
+        condition = expired_lease_filter() | {"_id": found["_id"], "leaseToken": found.get("leaseToken")}
+        after = self._runs.find_one_and_update(
+            condition, self._rescue_update(), return_document=ReturnDocument.AFTER
+        )
+        return Rescued(run_from_document(after), found.get("claimedBy")) if after else None
 
-    def _requeueing(self) -> list[Document]:
+    def _rescue_update(self) -> list[Document]:
         crashes = {"$add": [{"$ifNull": ["$crashCount", 0]}, 1]}
         is_canceled = {"$gt": ["$cancelRequestedAt", None]}
         is_poison = {"$gte": [crashes, self._max_crashes]}
 
-        def by_fate(canceled: object, poison: object, queued: object) -> Document:
+        def case(canceled: object, poison: object, queued: object) -> Document:
             return {"$cond": [is_canceled, canceled, {"$cond": [is_poison, poison, queued]}]}
 
         poison_text = "gave up: its workers died too often without progress (the last one without a word)"
@@ -53,21 +55,21 @@ class Rescue:
         return [
             {
                 "$set": {
-                    "status": by_fate(RunStatus.CANCELED.value, RunStatus.FAILED.value, RunStatus.QUEUED.value),
+                    "status": case(RunStatus.CANCELED.value, RunStatus.FAILED.value, RunStatus.QUEUED.value),
                     "crashCount": crashes,
-                    "canceledAt": by_fate("$$NOW", "$canceledAt", "$canceledAt"),
-                    "failedAt": by_fate("$failedAt", "$$NOW", "$failedAt"),
-                    "errorCode": by_fate("$errorCode", FailureCode.POISON.value, FailureCode.WORKER_LOST.value),
-                    "errorMessage": by_fate("$errorMessage", poison_text, lost_text),
+                    "canceledAt": case("$$NOW", "$canceledAt", "$canceledAt"),
+                    "failedAt": case("$failedAt", "$$NOW", "$failedAt"),
+                    "errorCode": case("$errorCode", FailureCode.POISON.value, FailureCode.WORKER_LOST.value),
+                    "errorMessage": case("$errorMessage", poison_text, lost_text),
                     "rescuedAt": "$$NOW",
-                    "history": noted("rescued", detail=lost_text),
+                    "history": history_append("rescued", detail=lost_text),
                 }
             },
             {"$unset": LEASE_FIELDS},
         ]
 
 
-def _expired() -> Document:
+def expired_lease_filter() -> Document:
     return {
         "status": {"$in": ACTIVE_STATES},
         # Runs of foreign workers carry no lease; nobody can tell whether those are alive.

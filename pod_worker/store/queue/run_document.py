@@ -18,11 +18,11 @@ LEASE_FIELDS = ["leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt"]
 HISTORY_LIMIT = 50
 
 
-def run_from(document: Document) -> Run:
+def run_from_document(document: Document) -> Run:
     """Never raises on odd content, only on a document without `_id`."""
     status = _text(document, "status") or "QUEUED"
     try:
-        state = RunStatus.read(status)
+        state = RunStatus.parse(status)
     except ValueError:
         state = RunStatus.FAILED  # an unknown word: nobody may claim it, a person may reset it
     pipeline = _text(document, "pipeline") or "experiment"
@@ -41,7 +41,7 @@ def run_from(document: Document) -> Run:
         checkpoints=_checkpoints(document.get("checkpoints")),
         requirements=_requirements(document.get("requirements")),
         queued_at=_typed(document, "queuedAt", datetime),
-        run_after=_later(_typed(document, "runAfter", datetime), _typed(document, "heldUntil", datetime)),
+        run_after=_max_datetime(_typed(document, "runAfter", datetime), _typed(document, "heldUntil", datetime)),
         created_at=_typed(document, "createdAt", datetime),
         claimed_by=_text(document, "claimedBy"),
         lease_expires_at=_typed(document, "leaseExpiresAt", datetime),
@@ -65,7 +65,7 @@ def requirements_document(requirements: Requirements) -> Document:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def noted(what: str | Document, *, raised: int = 0, **details: Json) -> Document:
+def history_append(what: str | Document, *, raised: int = 0, **details: Json) -> Document:
     """A line for the run's short history: what happened to it, by whose hand, at the server's time.
 
     `what` may be an expression. `raised`: by how much the same write raises the attempt.
@@ -109,7 +109,7 @@ def _integer(document: Document, field: str) -> int:
     return int(value) if isinstance(value, int | float) else 0
 
 
-def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+def _max_datetime(one: datetime | None, other: datetime | None) -> datetime | None:
     return max(one, other) if one and other else one or other
 
 

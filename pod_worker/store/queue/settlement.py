@@ -14,7 +14,7 @@ from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.store.mongo import Document, literal
-from pod_worker.store.queue.run_document import LEASE_FIELDS, noted
+from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,18 @@ class Settlement:
     code: FailureCode | None = None
 
 
-def judged(run: Run, outcome: Outcome, max_crashes: int, rng: random.Random) -> Settlement:
+def decide_settlement(run: Run, outcome: Outcome, max_crashes: int, rng: random.Random) -> Settlement:
     """What becomes of the run. A requested cancel outranks every end but success."""
     if isinstance(outcome, Succeeded):
         return Settlement(RunStatus.COMPLETED)
     if isinstance(outcome, Canceled) or run.cancel_requested_at is not None:
         return Settlement(RunStatus.CANCELED, code=FailureCode.CANCELED)
     if isinstance(outcome, Failed):
-        return judge_failure(run, outcome.failure, max_crashes, rng)
+        return decide_failure(run, outcome.failure, max_crashes, rng)
     return Settlement(RunStatus.QUEUED)
 
 
-def judge_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Random) -> Settlement:
+def decide_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Random) -> Settlement:
     """Retry or end, from the code's rule and the two budgets. Pure."""
     rule = failure.rule
     if not rule.retryable:
@@ -51,14 +51,14 @@ def judge_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Rand
     return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.retry_count, rng), failure.code)
 
 
-def settling(fence: Fence, outcome: Outcome, settlement: Settlement) -> list[Document]:
+def settlement_update(fence: Fence, outcome: Outcome, settlement: Settlement) -> list[Document]:
     values: Document = {
         "status": settlement.status.value,
         "settledToken": fence.token,
         "settledAs": settlement.status.value,
-        "history": noted(_verb(outcome), code=settlement.code, detail=_detail(outcome)),
+        "history": history_append(_history_label(outcome), code=settlement.code, detail=_detail(outcome)),
     } | _budgets(outcome, settlement)
-    values |= _ending(settlement.status) | _error_fields(outcome, settlement)
+    values |= _ended_at_field(settlement.status) | _error_fields(outcome, settlement)
     gone = list(LEASE_FIELDS)
     if settlement.status is RunStatus.COMPLETED:
         gone += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
@@ -78,7 +78,7 @@ def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
     return fields
 
 
-def _ending(status: RunStatus) -> Document:
+def _ended_at_field(status: RunStatus) -> Document:
     field_of = {
         RunStatus.COMPLETED: "completedAt",
         RunStatus.FAILED: "failedAt",
@@ -103,7 +103,7 @@ def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
     }
 
 
-def _verb(outcome: Outcome) -> str:
+def _history_label(outcome: Outcome) -> str:
     return type(outcome).__name__.lower()
 
 

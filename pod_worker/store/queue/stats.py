@@ -20,7 +20,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
+class QueueStats:
     by_status: dict[str, int] = field(default_factory=dict)
     by_queue: dict[str, dict[str, int]] = field(default_factory=dict)  # queue -> status -> count
     oldest_queued_seconds: dict[str, float] = field(default_factory=dict)  # queue -> age, by the server's clock
@@ -28,11 +28,11 @@ class Depth:
     leases_expiring: int = 0  # over, or over within EXPIRING_SECONDS
 
 
-class QueueDepth:
+class QueueStatsReader:
     def __init__(self, database: Mongo) -> None:
         self._runs = database[RUNS]
 
-    def read(self) -> Depth:
+    def read(self) -> QueueStats:
         """Three queries, each answered from an index."""
         by_status: dict[str, int] = {}
         by_queue: dict[str, dict[str, int]] = {}
@@ -44,7 +44,7 @@ class QueueDepth:
             if status == "QUEUED" and isinstance(row.get("age"), int | float):
                 oldest[queue] = max(0.0, row["age"] / 1000)
         live, expiring = self._leases()
-        return Depth(by_status, by_queue, oldest, live, expiring)
+        return QueueStats(by_status, by_queue, oldest, live, expiring)
 
     def _leases(self) -> tuple[int, int]:
         held: Document = {"status": {"$in": ACTIVE_STATES}, "leaseExpiresAt": {"$type": "date"}}

@@ -31,11 +31,11 @@ class View(StrEnum):
     __hash__ = str.__hash__  # an enum's own is written in Python
 
 
-class Nested(dict[str, Json]):
+class CamelCaseKeys(dict[str, Json]):
     """A value whose keys are ours and spelled like paths; any other dict is written as it came."""
 
 
-class Facts(msgspec.Struct, frozen=True):
+class FieldUpdate(msgspec.Struct, frozen=True):
     """Fields of one document that are always written together, and only over an older version of themselves.
 
     `key` names the row within the run ("" for the run itself). None means absent.
@@ -47,7 +47,7 @@ class Facts(msgspec.Struct, frozen=True):
     fields: Mapping[str, Json]
 
 
-class Point(msgspec.Struct, frozen=True, gc=False):
+class MetricPoint(msgspec.Struct, frozen=True, gc=False):
     """One point of a metric's series; a later one for the same step (or moment) takes its place."""
 
     stage: str
@@ -60,7 +60,7 @@ class Point(msgspec.Struct, frozen=True, gc=False):
     is_latest_shown: bool = True  # also as the run's latest value of that metric
 
 
-class Move(msgspec.Struct, frozen=True):
+class StatusTransition(msgspec.Struct, frozen=True):
     """A step of the run's status. `path` is what the run must have gone through, the new status last.
 
     `groups` are facts that go with it: kept if the run takes the step, or took it already in this attempt.
@@ -70,24 +70,24 @@ class Move(msgspec.Struct, frozen=True):
     groups: Mapping[str, Mapping[str, Json]] = {}
 
 
-Change: TypeAlias = Facts | Point | Move
+Change: TypeAlias = FieldUpdate | MetricPoint | StatusTransition
 RowKey: TypeAlias = tuple["View", str, str]  # view, run id, key
 SeriesKey: TypeAlias = tuple[str, str, str]  # run id, stage, name
 
 
-class Stamped(msgspec.Struct, frozen=True):
+class VersionedTransition(msgspec.Struct, frozen=True):
     """A move, and who asks for it."""
 
     attempt: int
     version: Version
-    move: Move
+    move: StatusTransition
 
 
-class Row(msgspec.Struct):
+class DocumentChanges(msgspec.Struct):
     """What is said about one document: the newest facts of each group, and the moves."""
 
     newest: dict[str, tuple[Version, Mapping[str, Json]]] = {}
-    moves: list[Stamped] = []
+    moves: list[VersionedTransition] = []
 
     def add(self, group: str, version: Version, fields: Mapping[str, Json]) -> None:
         known = self.newest.get(group)
@@ -95,47 +95,47 @@ class Row(msgspec.Struct):
             self.newest[group] = (version, fields)
 
 
-class Changes:
+class ViewChanges:
     """What many events change, in any order. What a newer event overwrites anyway is dropped as it comes; points
     stay with their series from the beginning, because there are so many of them."""
 
     __slots__ = ("rows", "series")
 
     def __init__(self) -> None:
-        self.rows: defaultdict[RowKey, Row] = defaultdict(Row)
-        self.series: defaultdict[SeriesKey, list[tuple[Version, Point]]] = defaultdict(list)
+        self.rows: defaultdict[RowKey, DocumentChanges] = defaultdict(DocumentChanges)
+        self.series: defaultdict[SeriesKey, list[tuple[Version, MetricPoint]]] = defaultdict(list)
 
     def add(self, run_id: str, attempt: int, version: Version, change: Change) -> None:
-        if isinstance(change, Point):
+        if isinstance(change, MetricPoint):
             self.series[run_id, change.stage, change.name].append((version, change))
-        elif isinstance(change, Facts):
+        elif isinstance(change, FieldUpdate):
             self.rows[change.view, run_id, change.key].add(change.group, version, change.fields)
         else:
-            self.rows[View.RUN, run_id, ""].moves.append(Stamped(attempt, version, change))
+            self.rows[View.RUN, run_id, ""].moves.append(VersionedTransition(attempt, version, change))
 
-    def merge(self, other: Changes) -> None:
+    def merge(self, other: ViewChanges) -> None:
         self.merge_rows(other)
         for series_key, points in other.series.items():
             self.series[series_key] += points
 
-    def merge_rows(self, other: Changes) -> None:
+    def merge_rows(self, other: ViewChanges) -> None:
         for row_key, theirs in other.rows.items():
             row = self.rows[row_key]
             row.moves += theirs.moves
             for group, (version, fields) in theirs.newest.items():
                 row.add(group, version, fields)
 
-    def named(self) -> str:
+    def describe(self) -> str:
         """Whom it is about, for people."""
         runs = sorted({run_id for _, run_id, _ in self.rows} | {run_id for run_id, _, _ in self.series})
         return f"run {runs[0]}" if len(runs) == 1 else f"{len(runs)} runs"
 
-    def halves(self) -> list[Changes]:
+    def split_in_two(self) -> list[ViewChanges]:
         """The same in two parts, none if there is but one document or series in it."""
         rows, series = list(self.rows.items()), list(self.series.items())
         if len(rows) + len(series) < 2:
             return []
-        parts = [Changes(), Changes()]
+        parts = [ViewChanges(), ViewChanges()]
         for place, (row_key, row) in enumerate(rows):
             parts[place % 2].rows[row_key] = row
         for place, (series_key, points) in enumerate(series, len(rows)):
@@ -144,12 +144,12 @@ class Changes:
 
 
 @lru_cache(maxsize=10_000)
-def named(word: str) -> str:
+def quote_segment(word: str) -> str:
     """A name from the wire as one segment of a field path."""
     return "=" + word.translate(_QUOTED)
 
 
-def unquoted(segment: str) -> str:
+def unquote_segment(segment: str) -> str:
     """The wire's name again, from the database's field name."""
     for letter, code in (("\0", "%00"), ("$", "%24"), (".", "%2E"), ("%", "%25")):
         segment = segment.replace(code, letter)

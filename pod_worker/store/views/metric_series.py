@@ -20,8 +20,8 @@ from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version, version_of
 from pod_worker.core.run import Json
-from pod_worker.store.mongo import Document, Mongo, is_repeat
-from pod_worker.store.views.changes import Point, SeriesKey
+from pod_worker.store.mongo import Document, Mongo, is_duplicate_only
+from pod_worker.store.views.changes import MetricPoint, SeriesKey
 
 METRICS = "metrics"
 COMPACT_POINTS = 5_000  # at most in one document, about half a megabyte
@@ -48,7 +48,7 @@ class Series:
     samples: list[Sample]  # in order of step, then time
 
 
-Versioned: TypeAlias = tuple[Version, Point]
+Versioned: TypeAlias = tuple[Version, MetricPoint]
 _Column: TypeAlias = tuple[str, str, Sequence[Versioned]]  # stage, name, points
 _Merged: TypeAlias = dict[int | datetime, tuple[Version, Sample]]
 
@@ -71,7 +71,7 @@ class MetricSeries:
             self._metrics.insert_many(documents, ordered=False)
         except BulkWriteError as error:
             # The same points again, under the same id.
-            if not is_repeat(error):
+            if not is_duplicate_only(error):
                 raise
 
     def read(self, run_id: str, names: Sequence[str] = (), stage: str | None = None) -> list[Series]:
@@ -91,7 +91,7 @@ class MetricSeries:
         for (stage, name), found in sorted(merged.items()):
             unit = units.get((stage, name))
             points = [
-                (version, Point(stage, name, s.value, s.time, s.step, s.epoch, unit))
+                (version, MetricPoint(stage, name, s.value, s.time, s.step, s.epoch, unit))
                 for version, s in _ordered(found)
             ]
             columns.append((stage, name, points))

@@ -16,13 +16,13 @@ from pymongo import ASCENDING, DeleteOne, IndexModel, UpdateOne
 
 from pod_worker.store.mongo import Document, Mongo
 
-VIEW_DEBTS = "view_debts"
+PENDING_PROJECTIONS = "view_debts"
 
-INDEXES: dict[str, list[IndexModel]] = {VIEW_DEBTS: [IndexModel([("seenAt", ASCENDING)], name="seen")]}
+INDEXES: dict[str, list[IndexModel]] = {PENDING_PROJECTIONS: [IndexModel([("seenAt", ASCENDING)], name="seen")]}
 
 
 @dataclass(frozen=True, slots=True)
-class Debt:
+class PendingProjection:
     """`since`: the position in the event log of the first event that may be missing from the run's views."""
 
     id: str
@@ -31,31 +31,34 @@ class Debt:
     seen_at: datetime
 
 
-class ViewDebts:
+class PendingProjections:
     """Of one process, named `owner`. Each method is one round trip; raises PyMongoError."""
 
     def __init__(self, database: Mongo, owner: str) -> None:
-        self._debts = database[VIEW_DEBTS]
+        self._debts = database[PENDING_PROJECTIONS]
         self._owner = owner
 
-    def note(self, since: Mapping[str, int]) -> None:
+    def mark(self, since: Mapping[str, int]) -> None:
         """run id -> since. Also renews."""
         if since:
             self._debts.bulk_write([self._noted(run_id, position) for run_id, position in since.items()])
 
-    def settle(self, since: Mapping[str, int]) -> None:
+    def clear(self, since: Mapping[str, int]) -> None:
         """Take back what was noted with these positions; a note made in the meantime has a later one and stays."""
         if since:
             paid = [DeleteOne({"_id": self._id(run_id), "since": at}) for run_id, at in since.items()]
             self._debts.bulk_write(paid, ordered=False)
 
-    def left_behind(self, older_than_seconds: float) -> list[Debt]:
+    def abandoned(self, older_than_seconds: float) -> list[PendingProjection]:
         """What nobody has renewed for so long, by the server's clock."""
         latest = {"$subtract": ["$$NOW", int(older_than_seconds * 1000)]}
         found = self._debts.find({"$expr": {"$lt": ["$seenAt", latest]}})
-        return [Debt(str(each["_id"]), str(each["runId"]), int(each["since"]), each["seenAt"]) for each in found]
+        return [
+            PendingProjection(str(each["_id"]), str(each["runId"]), int(each["since"]), each["seenAt"])
+            for each in found
+        ]
 
-    def forgive(self, debt: Debt) -> None:
+    def discard(self, debt: PendingProjection) -> None:
         """Paid by somebody else, unless its owner came back."""
         self._debts.delete_one({"_id": debt.id, "seenAt": debt.seen_at})
 

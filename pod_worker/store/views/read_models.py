@@ -17,9 +17,9 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from pod_worker.core.run import Json
-from pod_worker.core.stage import words_for
+from pod_worker.core.stage import stage_title
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.views.changes import unquoted
+from pod_worker.store.views.changes import unquote_segment
 
 RUNS = "runs"
 TOTAL_LIMIT = 10_000  # counting further would read the whole collection at each page
@@ -45,7 +45,7 @@ _LONG = ("params", "checkpoints", "history", "errorTraceback", "stageTiming")
 _QUOTED = ("metrics", "stageTiming")
 
 
-class BadCursor(ValueError):
+class InvalidCursorError(ValueError):
     """A cursor that this list did not give."""
 
 
@@ -72,7 +72,7 @@ class ReadModels:
     def runs(self, wanted: RunFilter, size: int, page: int = 1, cursor: str | None = None) -> RunPage:
         """Newest first. A cursor goes on after the last item of an earlier page; else `page` counts from 1.
 
-        Raises BadCursor.
+        Raises InvalidCursorError.
         """
         condition = _condition(wanted)
         total = self._count(condition)
@@ -86,7 +86,9 @@ class ReadModels:
             .limit(size + 1)
         )
         more = len(found) > size
-        return RunPage([_shown(each) for each in found[:size]], total, _cursor(found[size - 1]) if more else None)
+        return RunPage(
+            [_public_view(each) for each in found[:size]], total, _cursor(found[size - 1]) if more else None
+        )
 
     def _count(self, condition: Document) -> int:
         # The sort makes the server walk the list's own index, where a bare count would read everything.
@@ -96,17 +98,17 @@ class ReadModels:
 
     def run(self, run_id: str) -> Document | None:
         found = self._runs.find_one({"_id": run_id}, dict.fromkeys(_SECRET, 0))
-        return _shown(found) if found else None
+        return _public_view(found) if found else None
 
-    def ids_like(self, part: str, limit: int) -> list[str]:
+    def ids_with_prefix(self, part: str, limit: int) -> list[str]:
         """Runs whose id begins with `part`: people type the first characters only."""
         found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\uffff"}}, {"_id": 1}).limit(limit)
         return [str(each["_id"]) for each in found] if part else []
 
     def stages(self, run_id: str) -> list[Document]:
         """In the order in which they started."""
-        found = [_titled(each) for each in self._of_run("stages", run_id)]
-        return sorted(found, key=_begin)
+        found = [_with_title(each) for each in self._of_run("stages", run_id)]
+        return sorted(found, key=_start_order)
 
     def validations(self, run_id: str) -> list[Document]:
         return self._of_run("validations", run_id)
@@ -135,22 +137,22 @@ def _condition(wanted: RunFilter) -> Document:
     return condition
 
 
-def _shown(run: Document) -> Document:
+def _public_view(run: Document) -> Document:
     if run.get("status") == "STARTING":
         run["status"] = "SCHEDULED"
     for name in _QUOTED:
         if isinstance(run.get(name), Mapping):
-            run[name] = {unquoted(key): value for key, value in run[name].items()}
+            run[name] = {unquote_segment(key): value for key, value in run[name].items()}
     if isinstance(run.get("currentStage"), Mapping):
-        run["currentStage"] = _titled(run["currentStage"])
+        run["currentStage"] = _with_title(run["currentStage"])
     return run
 
 
-def _titled(stage: Mapping[str, Json]) -> Document:
-    return {**stage, "title": words_for(str(stage.get("name", "")))}
+def _with_title(stage: Mapping[str, Json]) -> Document:
+    return {**stage, "title": stage_title(str(stage.get("name", "")))}
 
 
-def _begin(stage: Document) -> tuple[datetime, str]:
+def _start_order(stage: Document) -> tuple[datetime, str]:
     started = stage.get("startedAt")
     known = started if isinstance(started, datetime) else datetime.max.replace(tzinfo=UTC)
     return known, str(stage.get("name", ""))
@@ -167,7 +169,7 @@ def _after(cursor: str) -> Document:
         stamp, run_id = json.loads(base64.urlsafe_b64decode(cursor))
         created: Json = datetime.fromisoformat(stamp) if stamp else None
     except (ValueError, TypeError, binascii.Error) as error:
-        raise BadCursor(f"cursor {cursor[:60]!r} is not one of ours: {error}") from None
+        raise InvalidCursorError(f"cursor {cursor[:60]!r} is not one of ours: {error}") from None
     rest: list[Document] = [{"createdAt": created, "_id": {"$lt": run_id}}]
     if created is not None:
         # Documents without a date come last.

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from pod_worker.core.run import Json
 from pod_worker.store.mongo import Document
-from pod_worker.store.views.changes import Nested
+from pod_worker.store.views.changes import CamelCaseKeys
 
 VERSIONS = "v"
 
@@ -28,39 +28,39 @@ class _Node:
         self.leaves: list[tuple[Document, Document]] = []
         self.below: dict[str, _Node] = {}
 
-    def at(self, path: list[str]) -> _Node:
+    def child(self, path: list[str]) -> _Node:
         node = self
         for word in path:
             node = node.below.setdefault(word, _Node())
         return node
 
-    def merged(self, path: str) -> Document:
+    def to_expression(self, path: str) -> Document:
         parts: list[Json] = [f"${path}" if path else "$$ROOT"]
         parts += [{"$cond": [condition, {"$literal": leaves}, {}]} for condition, leaves in self.leaves]
         prefix = f"{path}." if path else ""
         if self.below:
-            parts.append({word: node.merged(prefix + word) for word, node in self.below.items()})
+            parts.append({word: node.to_expression(prefix + word) for word, node in self.below.items()})
         return {"$mergeObjects": parts}
 
 
-def newer_groups(groups: Groups, unless: Document | None = None) -> Document:
+def update_if_newer(groups: Groups, unless: Document | None = None) -> Document:
     """A pipeline stage that writes each group where its version is the newer one (and not `unless`)."""
     root = _Node()
     for group, (version, fields) in groups.items():
-        mark = [VERSIONS, *spelled(group).split(".")]
+        mark = [VERSIONS, *camel_case_path(group).split(".")]
         condition = is_newer(".".join(mark), version)
         if unless is not None:
             condition = {"$and": [condition, {"$not": [unless]}]}
         leaves: dict[str, Document] = {}
         for path, value in fields.items():
-            parent, _, leaf = spelled(path).rpartition(".")
-            if isinstance(value, Nested):
-                value = {spelled(key): inner for key, inner in value.items()}
+            parent, _, leaf = camel_case_path(path).rpartition(".")
+            if isinstance(value, CamelCaseKeys):
+                value = {camel_case_path(key): inner for key, inner in value.items()}
             leaves.setdefault(parent, {})[leaf] = value
         for parent, values in leaves.items():
-            root.at(parent.split(".") if parent else []).leaves.append((condition, values))
-        root.at(mark[:-1]).leaves.append((condition, {mark[-1]: version}))
-    return {"$replaceWith": root.merged("")}
+            root.child(parent.split(".") if parent else []).leaves.append((condition, values))
+        root.child(mark[:-1]).leaves.append((condition, {mark[-1]: version}))
+    return {"$replaceWith": root.to_expression("")}
 
 
 def is_newer(mark: str, version: str) -> Document:
@@ -72,7 +72,7 @@ _SPELLED: dict[str, str] = {}
 _SPELLED_LIMIT = 10_000
 
 
-def spelled(path: str) -> str:
+def camel_case_path(path: str) -> str:
     """`current_stage.max_iterations` -> `currentStage.maxIterations`; quoted words stay as they are."""
     found = _SPELLED.get(path)
     if found is None:

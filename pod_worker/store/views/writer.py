@@ -16,12 +16,20 @@ from typing import TypeAlias
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from pod_worker.core.event import version_text
+from pod_worker.core.event import sortable_version
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
-from pod_worker.store.mongo import Document, Mongo, is_final, is_repeat
-from pod_worker.store.views.changes import Changes, Move, Row, RowKey, Stamped, View, named
+from pod_worker.store.mongo import Document, Mongo, is_duplicate_only, is_permanent_error
+from pod_worker.store.views.changes import (
+    DocumentChanges,
+    RowKey,
+    StatusTransition,
+    VersionedTransition,
+    View,
+    ViewChanges,
+    quote_segment,
+)
 from pod_worker.store.views.metric_series import MetricSeries
-from pod_worker.store.views.versioned import VERSIONS, Groups, is_newer, newer_groups, spelled
+from pod_worker.store.views.versioned import VERSIONS, Groups, camel_case_path, is_newer, update_if_newer
 
 RUNS = "runs"
 COLLECTIONS = {View.STAGE: "stages", View.VALIDATION: "validations", View.ARTIFACT: "artifacts"}
@@ -41,24 +49,24 @@ class Views:
         self.series = MetricSeries(database)
         self._threads = ThreadPoolExecutor(PARALLEL_WRITES, thread_name_prefix="views")
 
-    def attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
+    def current_attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
         """The current attempt of each run that exists."""
         found = self._database[RUNS].find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
         return {str(each["_id"]): _integer(each.get("attempt")) for each in found}
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: ViewChanges) -> None:
         """Bring the views up to date. Safe to repeat, in any order, at the same time as others.
 
         Raises PyMongoError when all of it is to be written again; a BulkWriteError that `is_final` when only
         single documents could not be written.
         """
-        rows = _with_latest(changes)
+        rows = _with_latest_metrics(changes)
         work: list[Callable[[], None]] = self._writes(rows)
         if changes.series:
             work.append(partial(self.series.add, changes.series))
-        self._together(work)
+        self._write_in_parallel(work)
 
-    def _together(self, work: Sequence[Callable[[], None]]) -> None:
+    def _write_in_parallel(self, work: Sequence[Callable[[], None]]) -> None:
         """At the same time, because each write waits for the disk and none needs another's outcome."""
         if not work:
             return
@@ -70,9 +78,9 @@ class Views:
             except PyMongoError as error:
                 errors.append(error)
         if errors:  # an unreachable server before a refused document
-            raise min(errors, key=is_final)
+            raise min(errors, key=is_permanent_error)
 
-    def _writes(self, rows: Mapping[RowKey, Row]) -> list[Callable[[], None]]:
+    def _writes(self, rows: Mapping[RowKey, DocumentChanges]) -> list[Callable[[], None]]:
         writes: dict[str, list[_Write]] = {}
         for (view, run_id, key), row in rows.items():
             if view is View.RUN:
@@ -81,7 +89,7 @@ class Views:
                 writes.setdefault(COLLECTIONS[view], []).append(_row_upsert(view, run_id, key, row))
         return [partial(bulk_upsert, self._database, collection, batch) for collection, batch in writes.items()]
 
-    def clear(self, run_id: str) -> None:
+    def clear_projected(self, run_id: str) -> None:
         """Forget what replaying the event log will bring back: not the heartbeat and the metric series (their
         events are not kept for ever), not what the queue or a verified upload wrote."""
         self._database["stages"].delete_many({"runId": run_id})
@@ -115,15 +123,15 @@ _REPLAYED = [
 ]
 
 
-def _with_latest(changes: Changes) -> Mapping[RowKey, Row]:
+def _with_latest_metrics(changes: ViewChanges) -> Mapping[RowKey, DocumentChanges]:
     """The rows, and in them the run's latest value of every metric."""
-    all_of = Changes()
+    all_of = ViewChanges()
     all_of.merge_rows(changes)
     for (run_id, _, name), points in changes.series.items():
         shown = [each for each in points if each[1].is_latest_shown]
         if shown:
             version, newest = max(shown, key=itemgetter(0))
-            path = f"metrics.{named(name)}"
+            path = f"metrics.{quote_segment(name)}"
             all_of.rows[View.RUN, run_id, ""].add(path, version, {path: newest.value})
     return all_of.rows
 
@@ -133,7 +141,7 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
     try:
         database[collection].bulk_write(writes, ordered=False)
     except BulkWriteError as error:
-        if not is_repeat(error):
+        if not is_duplicate_only(error):
             raise
         again = [writes[each["index"]] for each in error.details["writeErrors"]]
         database[collection].bulk_write(again, ordered=False)
@@ -142,7 +150,7 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
 # ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _row_upsert(view: View, run_id: str, key: str, row: Row) -> _Write:
+def _row_upsert(view: View, run_id: str, key: str, row: DocumentChanges) -> _Write:
     own: Document = {"runId": {"$literal": run_id}}
     unless: Document | None = None
     if view is View.STAGE:
@@ -153,15 +161,17 @@ def _row_upsert(view: View, run_id: str, key: str, row: Row) -> _Write:
     if view is View.ARTIFACT:
         # What the object store confirmed outranks what an event claims.
         unless = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
-    return UpdateOne({"_id": f"{run_id}:{key}"}, [newer_groups(_groups(row), unless), {"$set": own}], upsert=True)
+    return UpdateOne(
+        {"_id": f"{run_id}:{key}"}, [update_if_newer(_groups(row), unless), {"$set": own}], upsert=True
+    )
 
 
-def _groups(row: Row) -> Groups:
-    return {group: (version_text(version), fields) for group, (version, fields) in row.newest.items()}
+def _groups(row: DocumentChanges) -> Groups:
+    return {group: (sortable_version(version), fields) for group, (version, fields) in row.newest.items()}
 
 
-def _run_update(row: Row) -> list[Document]:
-    update = [newer_groups(_groups(row))] if row.newest else []
+def _run_update(row: DocumentChanges) -> list[Document]:
+    update = [update_if_newer(_groups(row))] if row.newest else []
     for stamped in sorted(row.moves, key=lambda each: each.version):
         update.append({"$set": _move_values(stamped, stamped.move)})
     return update
@@ -170,32 +180,32 @@ def _run_update(row: Row) -> list[Document]:
 # ── status ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _move_values(stamped: Stamped, move: Move) -> Document:
+def _move_values(stamped: VersionedTransition, move: StatusTransition) -> Document:
     status = {"$ifNull": ["$status", "QUEUED"]}
     is_free: list[Document] = [
         {"$eq": [{"$ifNull": ["$attempt", 0]}, stamped.attempt]},
         {"$ne": ["$leasedAttempt", stamped.attempt]},
         {"$lte": ["$leaseToken", None]},  # missing or null
     ]
-    version = version_text(stamped.version)
+    version = sortable_version(stamped.version)
     mark = f"{VERSIONS}.status"
-    moves = {"$and": [*is_free, {"$in": [status, _sources(move.path)]}, is_newer(mark, version)]}
+    moves = {"$and": [*is_free, {"$in": [status, _allowed_sources(move.path)]}, is_newer(mark, version)]}
     values = {
         "status": {"$cond": [moves, move.path[-1].value, "$status"]},
         mark: {"$cond": [moves, version, f"${mark}"]},
     }
     moved = {"$in": [status, _at_or_after(move.path[-1])]}
     for group, fields in move.groups.items():
-        mark = f"{VERSIONS}.{spelled(group)}"
+        mark = f"{VERSIONS}.{camel_case_path(group)}"
         holds = {"$and": [*is_free, {"$or": [moves, moved]}, is_newer(mark, version)]}
         values[mark] = {"$cond": [holds, version, f"${mark}"]}
         for path, value in fields.items():
-            name = spelled(path)
+            name = camel_case_path(path)
             values[name] = {"$cond": [holds, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}
     return values
 
 
-def _sources(path: tuple[RunStatus, ...]) -> list[str]:
+def _allowed_sources(path: tuple[RunStatus, ...]) -> list[str]:
     """The states from which walking the path ends at its end."""
     found = [status.value for status in RunStatus if status is not path[-1] and _walk(status, path) is path[-1]]
     return found + (["STARTING"] if RunStatus.SCHEDULED.value in found else [])  # an old word for SCHEDULED

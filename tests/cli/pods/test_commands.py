@@ -13,16 +13,16 @@ import pytest
 import requests
 
 from pod_worker.cli import main
-from pod_worker.cli.exit_codes import Exit
+from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.core.clock import ManualClock
-from pod_worker.fake_runpod.server import Options, RunningFake, running
+from pod_worker.fake_runpod.server import FakeServer, Options, running
 from tests.pods.cloud import GPU, Cloud
 from tests.pods.sshd import Sshd, make_folder
 from tests.pods.sshd import running as running_sshd
 
 
 @pytest.fixture(scope="module")
-def fake_server() -> Iterator[RunningFake]:
+def fake_server() -> Iterator[FakeServer]:
     with running(Options(speed=0, seed=3)) as fake:
         yield fake
 
@@ -34,7 +34,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 
 @pytest.fixture
-def cloud(fake_server: RunningFake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+def cloud(fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     requests.post(f"{fake_server.url}/_fake/reset", timeout=10).raise_for_status()
     for name in [name for name in os.environ if name.startswith(("RUNPOD_", "MONGODB", "CONTROL_PLANE"))]:
         monkeypatch.delenv(name)
@@ -92,7 +92,7 @@ def test_a_dry_run_shows_the_plan_and_spends_nothing(pods: Pods, cloud: Cloud) -
 
 def test_nothing_is_rented_without_a_yes(pods: Pods, cloud: Cloud) -> None:
     said = pods("create", "w")
-    assert said.code == Exit.USAGE
+    assert said.code == ExitCode.USAGE
     assert "--yes" in said.err
     assert cloud.living() == []
 
@@ -109,7 +109,7 @@ def test_rent_list_show_and_give_back(pods: Pods, cloud: Cloud) -> None:
     shown = pods("show", pod_id, "--json").json
     assert (shown["order"], shown["intent"]) == ("w", "CREATED")
     assert "WORKER_ID" in shown["env_names"]
-    assert pods("terminate", pod_id).code == Exit.USAGE
+    assert pods("terminate", pod_id).code == ExitCode.USAGE
     assert cloud.living() == [pod_id]
     assert pods("terminate", pod_id, "--yes").code == 0
     assert cloud.living() == []
@@ -131,21 +131,21 @@ def test_the_worker_gets_the_queues_address_and_an_own_command(
 @pytest.mark.parametrize(
     ("words", "fault", "code"),
     [
-        (("create", "w", "--yes"), {"kind": "no_capacity"}, Exit.NO_CAPACITY),
-        (("create", "w", "--yes"), {"kind": "http_error", "status": 402, "method": "POST"}, Exit.BUDGET),
-        (("create", "w", "--yes"), {"kind": "http_error", "status": 422, "method": "POST"}, Exit.USAGE),
-        (("create", "w", "--yes"), {"kind": "http_error", "status": 401, "method": "POST"}, Exit.AUTH),
-        (("list",), {"kind": "http_error", "status": 401}, Exit.AUTH),
-        (("list",), {"kind": "http_error", "status": 503}, Exit.TEMPORARY),
-        (("show", "none"), None, Exit.NOT_FOUND),
-        (("terminate", "none", "--yes"), None, Exit.NOT_FOUND),
-        (("logs", "none"), None, Exit.NOT_FOUND),
-        (("ssh", "none", "true"), None, Exit.NOT_FOUND),
-        (("create", "w", "--yes", "--gpu", "RTX 9999"), None, Exit.NOT_FOUND),
-        (("create", "w", "--yes", "--volume", "none"), None, Exit.NOT_FOUND),
-        (("create", "w", "--yes", "--max-price", "0.01"), None, Exit.BUDGET),
-        (("create", "w", "--yes", "-e", "novalue"), None, Exit.USAGE),
-        (("create", "w", "--yes", "--cloud", "PRIVATE"), None, Exit.USAGE),
+        (("create", "w", "--yes"), {"kind": "no_capacity"}, ExitCode.NO_CAPACITY),
+        (("create", "w", "--yes"), {"kind": "http_error", "status": 402, "method": "POST"}, ExitCode.BUDGET),
+        (("create", "w", "--yes"), {"kind": "http_error", "status": 422, "method": "POST"}, ExitCode.USAGE),
+        (("create", "w", "--yes"), {"kind": "http_error", "status": 401, "method": "POST"}, ExitCode.AUTH),
+        (("list",), {"kind": "http_error", "status": 401}, ExitCode.AUTH),
+        (("list",), {"kind": "http_error", "status": 503}, ExitCode.TEMPORARY),
+        (("show", "none"), None, ExitCode.NOT_FOUND),
+        (("terminate", "none", "--yes"), None, ExitCode.NOT_FOUND),
+        (("logs", "none"), None, ExitCode.NOT_FOUND),
+        (("ssh", "none", "true"), None, ExitCode.NOT_FOUND),
+        (("create", "w", "--yes", "--gpu", "RTX 9999"), None, ExitCode.NOT_FOUND),
+        (("create", "w", "--yes", "--volume", "none"), None, ExitCode.NOT_FOUND),
+        (("create", "w", "--yes", "--max-price", "0.01"), None, ExitCode.BUDGET),
+        (("create", "w", "--yes", "-e", "novalue"), None, ExitCode.USAGE),
+        (("create", "w", "--yes", "--cloud", "PRIVATE"), None, ExitCode.USAGE),
     ],
 )
 def test_exit_codes(
@@ -154,7 +154,7 @@ def test_exit_codes(
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
     fault: dict[str, Any] | None,
-    code: Exit,
+    code: ExitCode,
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     if fault:
@@ -169,7 +169,7 @@ def test_exit_codes(
 def test_no_key_is_a_usage_error_with_the_fix(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY")
     said = pods("list")
-    assert said.code == Exit.USAGE
+    assert said.code == ExitCode.USAGE
     assert "RUNPOD_API_KEY" in said.err
 
 
@@ -215,7 +215,7 @@ def test_ssh_runs_a_command_and_gives_its_code(
     monkeypatch.setenv("RUNPOD_SSH_PRIVATE_KEY_PATH", str(sshd.folder / "user_key"))
     pod_id = rent(pods)
     early = pods("ssh", pod_id, "true")
-    assert early.code == Exit.TEMPORARY
+    assert early.code == ExitCode.TEMPORARY
     assert "22/tcp" in early.err
     cloud.physics(ssh_host="127.0.0.1", ssh_port=sshd.port)
     cloud.step(60)
@@ -233,9 +233,9 @@ def test_a_pod_that_nobody_wants_is_swept(pods: Pods, cloud: Cloud) -> None:
     cloud.fault("http_error", method="DELETE", status=500, times=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.sleep", lambda seconds: None)
-        assert pods("terminate", pod_id, "--yes").code == Exit.TEMPORARY
+        assert pods("terminate", pod_id, "--yes").code == ExitCode.TEMPORARY
     assert cloud.living() == [pod_id]
-    assert pods("sweep").code == Exit.USAGE, "asks first"
+    assert pods("sweep").code == ExitCode.USAGE, "asks first"
     assert pods("sweep", "--yes", "--json").json["terminated"] == [pod_id]
     assert cloud.living() == []
     assert pods("sweep").code == 0
@@ -245,7 +245,7 @@ def test_the_doctor_names_what_is_wrong_and_the_fix(
     pods: Pods, cloud: Cloud, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sick = pods("doctor", "--json")
-    assert sick.code == Exit.FAILED
+    assert sick.code == ExitCode.FAILED
     found = {each["check"]: each for each in sick.json}
     assert found["api"]["result"] == "ok"
     assert found["gpu"]["result"] == "ok"
@@ -258,7 +258,7 @@ def test_the_doctor_names_what_is_wrong_and_the_fix(
     assert "ssh-keygen -y" in pods("doctor").out
     monkeypatch.setenv("RUNPOD_API_KEY", "rpa_wrong")
     broken = pods("doctor")
-    assert broken.code == Exit.FAILED
+    assert broken.code == ExitCode.FAILED
     assert "rpa_wrong" not in broken.out + broken.err
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pod_worker.control.events.decoding import DEPTH_LIMIT, Refused, read_binary, read_line
+from pod_worker.control.events.decoding import DEPTH_LIMIT, InvalidEventError, read_binary, read_line
 from pod_worker.core import payload as p
 from tests.control.lines import event
 
@@ -19,8 +19,8 @@ def read(found: Any) -> Any:
     return read_line(found if isinstance(found, bytes) else json.dumps(found).encode())
 
 
-def refusal(found: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refusal(found: Any) -> InvalidEventError:
+    with pytest.raises(InvalidEventError) as caught:
         read(found)
     return caught.value
 
@@ -139,7 +139,7 @@ def test_binary_mode() -> None:
     }
     arrival = read_binary(headers, b'{"run_id":"r1","message":"hi"}')
     assert (arrival.event.id, arrival.event.seq, arrival.event.data["message"]) == ("b1", 4, "hi")
-    with pytest.raises(Refused, match="seq"):
+    with pytest.raises(InvalidEventError, match="seq"):
         read_binary(headers | {"ce-seq": "four"}, b'{"run_id":"r1","message":"hi"}')
-    with pytest.raises(Refused, match="not JSON"):
+    with pytest.raises(InvalidEventError, match="not JSON"):
         read_binary(headers, b"hi")

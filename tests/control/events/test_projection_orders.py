@@ -18,14 +18,14 @@ import pytest
 from bson import json_util
 
 from pod_worker.control.events.decoding import payload_of
-from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.control.events.replay import rebuild
-from pod_worker.control.ingest.batch import batch_of
+from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
-from pod_worker.control.metrics import Telemetry
+from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.event import Event
-from pod_worker.store.queue.stats import Depth
+from pod_worker.store.queue.stats import QueueStats
 from pod_worker.store.views.metric_series import MetricSeries
 
 Told = tuple[int | None, int, str, dict[str, Any]]  # attempt, number within it, type, data
@@ -33,14 +33,14 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = ("stages", "validations", "artifacts")
 
 
-def arrival(run_id: str, told: Told) -> Arrival:
+def arrival(run_id: str, told: Told) -> IncomingEvent:
     attempt, number, kind, data = told
     body = {"run_id": run_id, **data}
     seq = number if attempt is not None else None
     at = T0 + timedelta(hours=attempt or 0, seconds=number)
     event_id = f"{run_id}-{attempt}-{number:04d}"
     event = Event(event_id, "test://x", f"ai.{kind}", f"run/{run_id}", at, body, seq, attempt)
-    return Arrival(event, payload_of(event.type, body), run_id)
+    return IncomingEvent(event, payload_of(event.type, body), run_id)
 
 
 class Stage:
@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, database: Any) -> None:
         self.database = database
         self._loop = asyncio.Runner()
-        self._ingest = Ingest(database, SystemClock(), Telemetry(Depth))
+        self._ingest = Ingest(database, SystemClock(), ControlPlaneMetrics(QueueStats))
 
     def close(self) -> None:
         self._loop.run(self._ingest.close())
@@ -58,9 +58,9 @@ class Stage:
     def add(self, run_ids: Sequence[str], document: dict[str, Any]) -> None:
         self.database["runs"].insert_many([{"_id": run_id} | document for run_id in run_ids])
 
-    def tell(self, arrivals: Sequence[Arrival]) -> None:
+    def tell(self, arrivals: Sequence[IncomingEvent]) -> None:
         for start in range(0, len(arrivals), 1000):
-            self._loop.run(self._ingest.take(batch_of(arrivals[start : start + 1000])))
+            self._loop.run(self._ingest.ingest_and_wait(batch_from_events(arrivals[start : start + 1000])))
 
     def views(self) -> dict[str, str]:
         """Everything that people see of each run, as text in which its name does not occur."""
@@ -195,7 +195,7 @@ def live(told: Stage, deliveries: dict[str, list[list[Told]]], rng: random.Rando
         runs.update_many({}, {"$set": claimed(place + 1)})
         due = {run_id: list(rounds[place]) for run_id, rounds in deliveries.items()}
         while any(due.values()):
-            batch: list[Arrival] = []
+            batch: list[IncomingEvent] = []
             for run_id, left in due.items():
                 count = rng.randint(1, 12)
                 batch += [arrival(run_id, each) for each in left[:count]]
@@ -248,7 +248,7 @@ def test_a_later_event_under_a_known_id_is_the_first_one(told: Stage) -> None:
         arrival("r1", (None, number, "run.stage_progress", {"stage": "Stage_1", "progress": number / 10}))
         for number in (1, 2)
     )
-    again = Arrival(replace(second.event, id=first.event.id), second.payload, "r1")
+    again = IncomingEvent(replace(second.event, id=first.event.id), second.payload, "r1")
     told.tell([first])
     told.tell([again])
     stage = told.database["stages"].find_one()

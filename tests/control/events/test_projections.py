@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pod_worker.control.events.decoding import payload_of
-from pod_worker.control.events.incoming import Arrival
+from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.control.events.projections import PROJECTIONS
 from pod_worker.control.events.replay import rebuild
-from pod_worker.control.ingest.batch import batch_of
+from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.core.event import Event
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.views.metric_series import MetricSeries
@@ -29,15 +29,17 @@ def test_every_payload_has_a_projection() -> None:
     assert PROJECTIONS.keys() == PAYLOADS.keys()
 
 
-def arrival(number: int, kind: str, attempt: int | None, run: str = "r1", /, **data: Any) -> Arrival:
+def arrival(number: int, kind: str, attempt: int | None, run: str = "r1", /, **data: Any) -> IncomingEvent:
     body = {"run_id": run, **data}
     seq = number if attempt is not None else None
     at = T0 + timedelta(seconds=number)
     made = Event(f"{run}-e{attempt}-{number:03d}", "test://x", f"ai.{kind}", f"run/{run}", at, body, seq, attempt)
-    return Arrival(made, payload_of(made.type, body), run)
+    return IncomingEvent(made, payload_of(made.type, body), run)
 
 
-def attempt_of(attempt: int | None, start: int, ending: Sequence[tuple[str, dict[str, Any]]]) -> list[Arrival]:
+def attempt_of(
+    attempt: int | None, start: int, ending: Sequence[tuple[str, dict[str, Any]]]
+) -> list[IncomingEvent]:
     """A short attempt: two stages, metrics under one step twice, an artifact, a checkpoint, and its end."""
     told: list[tuple[str, dict[str, Any]]] = [
         ("run.started", {"pod_id": f"pod{attempt}", "gpu": "A"}),
@@ -84,11 +86,13 @@ class Bench:
     def __init__(self, database: Any) -> None:
         self._database = database
 
-    def view(self, run: dict[str, Any], deliveries: Sequence[Sequence[Arrival]], *, rebuilt: bool = False) -> Any:
+    def view(
+        self, run: dict[str, Any], deliveries: Sequence[Sequence[IncomingEvent]], *, rebuilt: bool = False
+    ) -> Any:
         for name in ("runs", "events", "metrics", *VIEWS):
             self._database[name].delete_many({})
         self._database["runs"].insert_one(dict(run))
-        take(self._database, *map(batch_of, deliveries))
+        take(self._database, *map(batch_from_events, deliveries))
         if rebuilt:
             rebuild(self._database, "r1")
         rows = {name: {each["_id"]: each for each in self._database[name].find()} for name in ("runs", *VIEWS)}
@@ -100,10 +104,10 @@ def bench(store: Any) -> Bench:
     return Bench(store)
 
 
-def deliveries(history: Sequence[Arrival]) -> st.SearchStrategy[list[list[Arrival]]]:
+def deliveries(history: Sequence[IncomingEvent]) -> st.SearchStrategy[list[list[IncomingEvent]]]:
     """The history in any order, with repeats, cut into batches anywhere."""
 
-    def cut(drawn: tuple[list[Arrival], list[Arrival], set[int]]) -> list[list[Arrival]]:
+    def cut(drawn: tuple[list[IncomingEvent], list[IncomingEvent], set[int]]) -> list[list[IncomingEvent]]:
         order, repeats, cuts = drawn
         mixed = order + repeats
         edges = [0, *sorted(place for place in cuts if place < len(mixed)), len(mixed)]
@@ -121,7 +125,7 @@ QUICK = settings(
 
 @QUICK
 @given(delivered=deliveries(OURS))
-def test_two_attempts_in_any_order(bench: Bench, delivered: list[list[Arrival]]) -> None:
+def test_two_attempts_in_any_order(bench: Bench, delivered: list[list[IncomingEvent]]) -> None:
     assert bench.view(OUR_RUN, delivered) == bench.view(OUR_RUN, [OURS])
 
 
@@ -133,7 +137,7 @@ def test_a_foreign_run_in_any_order(bench: Bench, status: str) -> None:
 
     @QUICK
     @given(delivered=deliveries(history))
-    def check(delivered: list[list[Arrival]]) -> None:
+    def check(delivered: list[list[IncomingEvent]]) -> None:
         assert bench.view(FOREIGN_RUN, delivered) == expected
 
     check()
@@ -141,7 +145,7 @@ def test_a_foreign_run_in_any_order(bench: Bench, status: str) -> None:
 
 @QUICK
 @given(delivered=deliveries(OURS))
-def test_a_replay_of_the_log_gives_the_same_view(bench: Bench, delivered: list[list[Arrival]]) -> None:
+def test_a_replay_of_the_log_gives_the_same_view(bench: Bench, delivered: list[list[IncomingEvent]]) -> None:
     assert bench.view(OUR_RUN, delivered, rebuilt=True) == bench.view(OUR_RUN, [OURS])
 
 
@@ -168,11 +172,11 @@ def test_the_view_of_two_attempts(bench: Bench) -> None:
 # ── who may move the status ─────────────────────────────────────────────────────────────────────────────────
 
 
-def moved(bench: Bench, run: dict[str, Any], *arrivals: Arrival) -> Any:
+def moved(bench: Bench, run: dict[str, Any], *arrivals: IncomingEvent) -> Any:
     return bench.view({"_id": "r1"} | run, [arrivals])["runs"]["r1"]
 
 
-def ended(attempt: int | None = None) -> Arrival:
+def ended(attempt: int | None = None) -> IncomingEvent:
     return arrival(50, "run.failed", attempt, code="X", message="m")
 
 

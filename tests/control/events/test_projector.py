@@ -14,17 +14,17 @@ from pymongo.errors import AutoReconnect, BulkWriteError
 
 from pod_worker.control.events import projector as module
 from pod_worker.control.events.decoding import read_line
-from pod_worker.control.events.incoming import Arrival
-from pod_worker.control.events.projections import changes_of
-from pod_worker.control.events.projector import DEAD_SECONDS, Projector, Promise
-from pod_worker.control.ingest.batch import batch_of
+from pod_worker.control.events.incoming import IncomingEvent
+from pod_worker.control.events.projections import project
+from pod_worker.control.events.projector import ABANDONED_SECONDS, ProjectionTicket, Projector
+from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
-from pod_worker.control.metrics import Telemetry
+from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.control.web.problem import Problem
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import StageProgress
-from pod_worker.store.events.event_log import EventLog, document_of, stamps_of
-from pod_worker.store.queue.stats import Depth
+from pod_worker.store.events.event_log import EventLog, arrival_and_expiry, event_document
+from pod_worker.store.queue.stats import QueueStats
 from pod_worker.store.views.writer import Views
 from tests.control.conftest import Plane
 from tests.control.lines import NDJSON, event, ndjson
@@ -68,18 +68,20 @@ class _NoThread:
 numbers = itertools.count(1)
 
 
-def progress(share: float, run: str = "r1") -> Arrival:
+def progress(share: float, run: str = "r1") -> IncomingEvent:
     told = event(f"e{next(numbers)}", "ai.run.stage_progress", run=run, attempt=0, stage="s", progress=share)
     arrival = read_line(ndjson(told))
     assert arrival.payload is not None
-    return Arrival(arrival.event, arrival.payload, run, 0, is_projected=True)
+    return IncomingEvent(arrival.event, arrival.payload, run, 0, is_projected=True)
 
 
 @contextmanager
-def promised(projector: Projector, run_ids: frozenset[str], count: int, now: datetime) -> Iterator[Promise]:
+def promised(
+    projector: Projector, run_ids: frozenset[str], count: int, now: datetime
+) -> Iterator[ProjectionTicket]:
     """A promise that is kept by this thread."""
     with asyncio.Runner() as loop:
-        promise = projector.promise(run_ids, count, now)
+        promise = projector.reserve(run_ids, count, now)
         made = loop.run(_entered(promise))
         try:
             yield made
@@ -89,18 +91,18 @@ def promised(projector: Projector, run_ids: frozenset[str], count: int, now: dat
         loop.run(_left(promise, None))
 
 
-async def _entered(promise: AbstractAsyncContextManager[Promise]) -> Promise:
+async def _entered(promise: AbstractAsyncContextManager[ProjectionTicket]) -> ProjectionTicket:
     return await promise.__aenter__()
 
 
-async def _left(promise: AbstractAsyncContextManager[Promise], error: BaseException | None) -> None:
+async def _left(promise: AbstractAsyncContextManager[ProjectionTicket], error: BaseException | None) -> None:
     await promise.__aexit__(type(error) if error else None, error, None)
 
 
-def keep(projector: Projector, *arrived: Arrival) -> None:
+def keep(projector: Projector, *arrived: IncomingEvent) -> None:
     run_ids = frozenset(each.run_id for each in arrived if each.run_id)
     with promised(projector, run_ids, len(arrived), now()) as promise:
-        promise.changes = changes_of(arrived)
+        promise.changes = project(arrived)
 
 
 def now() -> datetime:
@@ -133,7 +135,7 @@ def test_a_note_that_cannot_be_written_is_no_promise(
 ) -> None:
     projector = make(start=False)
     with monkeypatch.context() as broken:
-        broken.setattr(projector._debts, "note", _away)
+        broken.setattr(projector._debts, "mark", _away)
         with pytest.raises(AutoReconnect), promised(projector, R1, 1, now()):
             pytest.fail("nothing may be stored")
     with promised(projector, R1, 1, now()):
@@ -149,7 +151,7 @@ def test_storing_slowly_renews_the_note(make: Make, store: Any) -> None:
     clock = ManualClock()
     projector = make(clock, start=False)
     with promised(projector, R1, 1, now()):
-        clock.advance(DEAD_SECONDS)
+        clock.advance(ABANDONED_SECONDS)
         store["view_debts"].delete_many({})
     assert set(notes(store)) == {"r1"}
 
@@ -175,11 +177,11 @@ def test_closing_leaves_the_views_up_to_date_and_no_notes(make: Make, store: Any
 
 
 def test_a_reader_does_not_wait_for_the_pace(make: Make, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PACE_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "MIN_INTERVAL_SECONDS", 3600.0)
     projector = make()
     for share in (0.1, 0.2, 0.3):
         keep(projector, progress(share))
-        assert projector.settle(seconds=20)
+        assert projector.wait_until_projected(seconds=20)
         assert shown(store) == share
     assert projector.waiting_events() == 0
 
@@ -187,7 +189,7 @@ def test_a_reader_does_not_wait_for_the_pace(make: Make, store: Any, monkeypatch
 def test_an_answer_tells_of_all_that_was_acknowledged(
     plane: Plane, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PACE_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "MIN_INTERVAL_SECONDS", 3600.0)
     store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
     http = plane()
     for number, share in enumerate((0.1, 0.2)):
@@ -216,17 +218,17 @@ def test_the_database_comes_back(make: Make, store: Any, monkeypatch: pytest.Mon
 
 def test_a_change_that_cannot_be_written_fails_alone(make: Make, store: Any) -> None:
     odd = progress(0.1)
-    odd = Arrival(odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", 0)
+    odd = IncomingEvent(odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", 0)
     projector = make()
     keep(projector, odd, progress(0.5, run="r2"))
-    assert projector.settle(seconds=20)
+    assert projector.wait_until_projected(seconds=20)
     assert shown(store, "r2") == 0.5
     assert failures == [1, 1], "the stage and the run"
 
 
 def test_too_far_behind_takes_no_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING_EVENTS", 2)
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "ROOM_TIMEOUT_SECONDS", 0.01)
     projector = make(start=False)
     keep(projector, progress(0.1), progress(0.2))
     assert projector.waiting_events() == 2
@@ -259,22 +261,22 @@ def test_nobody_waits_for_a_database_that_is_away(make: Make, monkeypatch: pytes
     monkeypatch.setattr(Views, "apply", _away)
     projector = make()
     keep(projector, progress(0.75))
-    assert not projector.settle(seconds=3600)
+    assert not projector.wait_until_projected(seconds=3600)
 
 
-async def _taken_unprojected(store: Any, arrival: Arrival) -> None:
-    ingest = Ingest(store, SystemClock(), Telemetry(Depth))
+async def _taken_unprojected(store: Any, arrival: IncomingEvent) -> None:
+    ingest = Ingest(store, SystemClock(), ControlPlaneMetrics(QueueStats))
     ingest.projector._thread = _NoThread()  # type: ignore[assignment]
-    await ingest.take_all([batch_of([arrival])])
+    await ingest.ingest([batch_from_events([arrival])])
     await ingest.close()
 
 
 def test_a_repeat_is_projected_before_it_is_acknowledged(make: Make, store: Any) -> None:
     """Its first arrival may have been stored by a group that failed half-way and took its note back."""
     arrived = progress(0.5)
-    EventLog(store).append([document_of(arrived.event, "r1", 0, 1, stamps_of(now()), True)])
+    EventLog(store).append([event_document(arrived.event, "r1", 0, 1, arrival_and_expiry(now()), True)])
     make(start=False)
-    asyncio.run(_taken_unprojected(store, Arrival(arrived.event, arrived.payload, "r1")))
+    asyncio.run(_taken_unprojected(store, IncomingEvent(arrived.event, arrived.payload, "r1")))
     assert shown(store) == 0.5
 
 
@@ -286,8 +288,10 @@ def left_behind(make: Make, store: Any, share: float) -> None:
     dead = make(start=False)
     arrived = progress(share)
     with promised(dead, R1, 1, now()) as promise:
-        EventLog(store).append([document_of(arrived.event, "r1", 0, promise.position, stamps_of(now()), True)])
-        promise.changes = changes_of([arrived])
+        EventLog(store).append(
+            [event_document(arrived.event, "r1", 0, promise.position, arrival_and_expiry(now()), True)]
+        )
+        promise.changes = project([arrived])
 
 
 def age(store: Any, seconds: float) -> None:
@@ -297,7 +301,7 @@ def age(store: Any, seconds: float) -> None:
 
 def test_what_the_dead_left_is_projected_by_the_living(make: Make, store: Any) -> None:
     left_behind(make, store, 0.5)
-    age(store, DEAD_SECONDS + 1)
+    age(store, ABANDONED_SECONDS + 1)
     make().start()
     until(lambda: shown(store) == 0.5, "the view tells of the stored event")
     until(lambda: notes(store) == {}, "and the note is gone")
@@ -314,11 +318,11 @@ def test_the_living_are_not_inherited_from(make: Make, store: Any) -> None:
 
 def test_a_note_that_was_renewed_is_not_forgiven(make: Make, store: Any) -> None:
     left_behind(make, store, 0.5)
-    age(store, DEAD_SECONDS + 1)
+    age(store, ABANDONED_SECONDS + 1)
     heir = make(start=False)
-    (debt,) = heir._debts.left_behind(DEAD_SECONDS)
+    (debt,) = heir._debts.abandoned(ABANDONED_SECONDS)
     age(store, 1)  # its owner came back in between
-    heir._debts.forgive(debt)
+    heir._debts.discard(debt)
     assert set(notes(store)) == {"r1"}
 
 
@@ -326,16 +330,16 @@ def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
     make: Make, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left_behind(make, store, 0.5)
-    age(store, DEAD_SECONDS + 1)
+    age(store, ABANDONED_SECONDS + 1)
     store["view_debts"].insert_one({"_id": "a:r0", "owner": "a", "runId": "r0", "since": 1, "seenAt": T0})
-    catch_up = module.catch_up
+    catch_up = module.replay_since
 
     def picky(database: Any, run_id: str, since: int) -> int:
         if run_id == "r0":
             raise BulkWriteError({"writeErrors": [{"code": 10334, "errmsg": "too large"}]})
         return catch_up(database, run_id, since)
 
-    monkeypatch.setattr(module, "catch_up", picky)
+    monkeypatch.setattr(module, "replay_since", picky)
     make().start()
     until(lambda: notes(store) == {}, "both are gone")
     assert shown(store) == 0.5
@@ -345,5 +349,5 @@ def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
 def test_a_note_taken_back_late_does_not_take_the_next_one(make: Make, store: Any) -> None:
     projector = make(start=False)
     with promised(projector, R1, 1, now()) as promise:
-        projector._debts.settle({"r1": promise.position - 1})
+        projector._debts.clear({"r1": promise.position - 1})
     assert notes(store) == {"r1": promise.position}

@@ -10,8 +10,8 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from pod_worker.control.ingest import group_commit as module
-from pod_worker.control.ingest.batch import Batch, read_batch
-from pod_worker.control.ingest.group_commit import Intake
+from pod_worker.control.ingest.batch import IngestBatch, read_batch
+from pod_worker.control.ingest.group_commit import GroupCommit
 from pod_worker.control.web.problem import Problem
 from tests.control.lines import event, ndjson
 
@@ -25,7 +25,7 @@ class HeldIngest:
         self.go = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    async def take_all(self, batches: Sequence[Batch]) -> None:
+    async def take_all(self, batches: Sequence[IngestBatch]) -> None:
         self.groups.append([each.event.id for batch in batches for each in batch.arrivals])
         self.entered.release()
         await self.go.acquire()
@@ -33,11 +33,11 @@ class HeldIngest:
             raise self.error
 
 
-def reading(name: str) -> Batch:
+def reading(name: str) -> IngestBatch:
     return read_batch([ndjson(event(name))])
 
 
-async def waiting(intake: Intake, count: int) -> None:
+async def waiting(intake: GroupCommit, count: int) -> None:
     while len(intake._waiting) < count:
         await asyncio.sleep(0)
 
@@ -46,10 +46,10 @@ def test_what_waits_goes_together() -> None:
     held = HeldIngest()
 
     async def scene() -> None:
-        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
-        first = asyncio.create_task(intake.take(reading("a")))
+        intake = GroupCommit(held, at_once=1)  # type: ignore[arg-type]
+        first = asyncio.create_task(intake.submit(reading("a")))
         await held.entered.acquire()
-        rest = [asyncio.create_task(intake.take(reading(name))) for name in "bcd"]
+        rest = [asyncio.create_task(intake.submit(reading(name))) for name in "bcd"]
         await waiting(intake, 3)
         for _ in range(2):
             held.go.release()
@@ -65,12 +65,12 @@ def test_the_databases_trouble_is_everybodys_answer() -> None:
     held.error = AutoReconnect("gone")
 
     async def scene() -> list[Any]:
-        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
+        intake = GroupCommit(held, at_once=1)  # type: ignore[arg-type]
         held.go.release()
-        found = await asyncio.gather(intake.take(reading("a")), return_exceptions=True)
+        found = await asyncio.gather(intake.submit(reading("a")), return_exceptions=True)
         held.error = None
         held.go.release()
-        found += [await intake.take(reading("b"))]
+        found += [await intake.submit(reading("b"))]
         await intake.close()
         return list(found)
 
@@ -84,13 +84,13 @@ def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch
     held = HeldIngest()
 
     async def scene() -> int:
-        intake = Intake(held, at_once=1)  # type: ignore[arg-type]
-        first = asyncio.create_task(intake.take(reading("a")))
+        intake = GroupCommit(held, at_once=1)  # type: ignore[arg-type]
+        first = asyncio.create_task(intake.submit(reading("a")))
         await held.entered.acquire()
-        second = asyncio.create_task(intake.take(reading("b")))
+        second = asyncio.create_task(intake.submit(reading("b")))
         await waiting(intake, 1)
         with pytest.raises(Problem) as refused:
-            await intake.take(reading("c"))
+            await intake.submit(reading("c"))
         for _ in range(2):
             held.go.release()
         await first
@@ -105,8 +105,8 @@ def test_close_finishes_what_waits() -> None:
     held = HeldIngest()
 
     async def scene() -> None:
-        intake = Intake(held, at_once=2)  # type: ignore[arg-type]
-        task = asyncio.create_task(intake.take(reading("a")))
+        intake = GroupCommit(held, at_once=2)  # type: ignore[arg-type]
+        task = asyncio.create_task(intake.submit(reading("a")))
         await held.entered.acquire()
         closing = asyncio.create_task(intake.close())
         held.go.release()

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pymongo.errors import AutoReconnect
 
-from pod_worker.control.events.projector import Promise
+from pod_worker.control.events.projector import ProjectionTicket
 from pod_worker.control.web.body import BODY_LIMIT_BYTES, LINE_LIMIT_BYTES
 from pod_worker.core.clock import ManualClock
 from pod_worker.store.mongo import connect
@@ -224,8 +224,8 @@ def test_a_crash_between_storing_and_projecting_heals(
     started = event("e1", "ai.run.stage_started", stage="Stage_1")
 
     @asynccontextmanager
-    async def crash_afterwards(*_: Any) -> AsyncIterator[Promise]:
-        yield Promise(frozenset(), 1, 1)
+    async def crash_afterwards(*_: Any) -> AsyncIterator[ProjectionTicket]:
+        yield ProjectionTicket(frozenset(), 1, 1)
         raise AutoReconnect("the connection broke")
 
     with monkeypatch.context() as broken:

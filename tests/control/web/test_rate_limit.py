@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pod_worker.control.web.rate_limit import RateLimit
+from pod_worker.control.web.rate_limit import ClientRateLimit
 from pod_worker.core.clock import ManualClock
 from tests.control.conftest import Plane
 from tests.control.lines import JSON, event
 
 
 def test_a_burst_then_the_rate(clock: ManualClock) -> None:
-    limit = RateLimit(2.0, 3, clock.monotonic)
+    limit = ClientRateLimit(2.0, 3, clock.monotonic)
     assert [limit.wait_seconds("a") for _ in range(3)] == [0, 0, 0]
     assert limit.wait_seconds("a") == 0.5
     assert limit.wait_seconds("b") == 0, "another client has a bucket of its own"

@@ -40,16 +40,16 @@ def test_quota_headers_come_with_every_v2_answer(api: Api) -> None:
 def test_quotas_are_per_user_and_per_window() -> None:
     now = [0.0]
     limiter = RateLimiter(Quotas(minute=2, hour=3, day=100), lambda: now[0])
-    assert limiter.count("a").state == '"minute";r=1;t=60, "hour";r=2;t=3600, "day";r=99;t=86400'
-    assert limiter.count("a").exceeded is None
-    full = limiter.count("a")
+    assert limiter.check("a").header == '"minute";r=1;t=60, "hour";r=2;t=3600, "day";r=99;t=86400'
+    assert limiter.check("a").exceeded is None
+    full = limiter.check("a")
     assert (full.exceeded, full.retry_after) == ("minute", 60)
-    assert limiter.count("b").exceeded is None
+    assert limiter.check("b").exceeded is None
     now[0] = 48
-    assert limiter.count("a").retry_after == 12
+    assert limiter.check("a").retry_after == 12
     now[0] = 60
-    assert limiter.count("a").exceeded is None
-    both = limiter.count("a")
+    assert limiter.check("a").exceeded is None
+    both = limiter.check("a")
     assert (both.exceeded, both.retry_after) == ("hour", 3540)
 
 
@@ -151,7 +151,7 @@ def test_a_boot_error_shows_on_v2_alone(api: Api) -> None:
 
 def test_a_pods_own_key_reaches_that_pod_and_nothing_else(api: Api) -> None:
     mine, other = api.boot(), api.boot()
-    pod = api.fake.host.world.peek(mine["id"])
+    pod = api.fake.host.world.find_hidden(mine["id"])
     assert pod is not None
     own = {"Authorization": f"Bearer {pod.api_key}"}
     assert api.get(f"/v2/pods/{mine['id']}", headers=own).status_code == 200
@@ -177,7 +177,7 @@ def test_what_was_asked_is_counted_without_ids(api: Api) -> None:
 def test_counts_stay_few_whatever_callers_invent() -> None:
     log = RequestLog()
     for i in range(2000):
-        log.note("GET", f"/v2/invented/{i}", (), 404)
+        log.record("GET", f"/v2/invented/{i}", (), 404)
     counts = {count["route"]: count["count"] for count in log.view()["counts"]}
     assert len(counts) == KEEP_COUNTS + 1
     assert counts["other"] == 2000 - KEEP_COUNTS

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from pod_worker.fake_runpod.billing.ledger import (
     BUCKETS,
-    NOTHING,
     OFF,
     PER_MONTH,
+    ZERO,
+    BilledItem,
     Ledger,
-    Line,
     Rates,
-    Tally,
+    UsageMeter,
     bucket_edges,
     bucket_next,
     bucket_start,
@@ -27,8 +27,8 @@ RATES = st.builds(Rates, st.integers(0, 10**13), st.integers(0, 10**11), st.bool
 STEPS = st.lists(st.tuples(st.integers(1, 3 * DAY), RATES), min_size=1, max_size=12)
 
 
-def tally_of(steps: list[tuple[int, Rates]]) -> Tally:
-    tally, now = Tally(), START
+def tally_of(steps: list[tuple[int, Rates]]) -> UsageMeter:
+    tally, now = UsageMeter(), START
     for span, rates in steps:
         tally.set(now, rates)
         now += span
@@ -38,7 +38,7 @@ def tally_of(steps: list[tuple[int, Rates]]) -> Tally:
 
 @given(STEPS)
 def test_a_bill_is_the_exact_sum_of_rate_times_time(steps: list[tuple[int, Rates]]) -> None:
-    owed = tally_of(steps).until(START + 400 * DAY)
+    owed = tally_of(steps).usage_until(START + 400 * DAY)
     compute = sum(Fraction(rates.compute * span, PER_MONTH) * PICO_PER_NANO for span, rates in steps)
     assert 0 <= compute - owed.compute < 1  # pico-dollars
 
@@ -46,13 +46,13 @@ def test_a_bill_is_the_exact_sum_of_rate_times_time(steps: list[tuple[int, Rates
 @given(STEPS, st.sampled_from(BUCKETS))
 def test_records_add_up_to_the_total_however_time_is_cut(steps: list[tuple[int, Rates]], bucket: str) -> None:
     ledger, now = Ledger(), START
-    ledger.open(Line("pod", "gpu", False, 10), now, steps[0][1])
+    ledger.open(BilledItem("pod", "gpu", False, 10), now, steps[0][1])
     for span, rates in steps:
         ledger.set_rates("pod", now, rates)
         now += span
     ledger.close("pod", now)
     charges = list(ledger.charges(START, now + 1, bucket, until=now))
-    assert sum((c.amounts for c in charges), NOTHING) == ledger.lines["pod"].tally.until(now)
+    assert sum((c.amounts for c in charges), ZERO) == ledger.lines["pod"].tally.usage_until(now)
 
 
 @given(STEPS)
@@ -60,14 +60,14 @@ def test_folding_old_lines_changes_no_total(steps: list[tuple[int, Rates]]) -> N
     kept, folding = Ledger(keep=100), Ledger(keep=0)
     for ledger in (kept, folding):
         now = START
-        ledger.open(Line("pod", "gpu", False, 10), now, OFF)
+        ledger.open(BilledItem("pod", "gpu", False, 10), now, OFF)
         for span, rates in steps:
             ledger.set_rates("pod", now, rates)
             now += span
         ledger.close("pod", now)
     assert not folding.lines
     sums = [
-        sum((c.amounts for c in ledger.charges(START, now + DAY, "day", until=now + DAY)), NOTHING)
+        sum((c.amounts for c in ledger.charges(START, now + DAY, "day", until=now + DAY)), ZERO)
         for ledger in (kept, folding)
     ]
     assert sums[0] == sums[1]
@@ -76,19 +76,21 @@ def test_folding_old_lines_changes_no_total(steps: list[tuple[int, Rates]]) -> N
 def test_the_running_total_follows_every_line() -> None:
     ledger = Ledger()
     for name in ("a", "b"):
-        ledger.open(Line(name, "gpu", False, 0), START, Rates(compute=720 * 10**9, on=True))
+        ledger.open(BilledItem(name, "gpu", False, 0), START, Rates(compute=720 * 10**9, on=True))
     ledger.close("a", START + HOUR)
     assert ledger.rate == 720 * 10**9
-    assert ledger.total.until(START + 2 * HOUR).compute == 3 * 10**12
+    assert ledger.total.usage_until(START + 2 * HOUR).compute == 3 * 10**12
 
 
 def test_the_running_total_forgets_its_past_but_not_its_sum() -> None:
     ledger = Ledger()
-    ledger.open(Line("a", "gpu", False, 0), START, OFF)
+    ledger.open(BilledItem("a", "gpu", False, 0), START, OFF)
     for i in range(5000):
         ledger.set_rates("a", START + i * SECOND, Rates(compute=720 * 10**9 * (1 + i % 2)))
     assert len(ledger.total.at) <= 1024
-    assert ledger.total.until(START + 5000 * SECOND) == ledger.lines["a"].tally.until(START + 5000 * SECOND)
+    assert ledger.total.usage_until(START + 5000 * SECOND) == ledger.lines["a"].tally.usage_until(
+        START + 5000 * SECOND
+    )
 
 
 @pytest.mark.parametrize(("bucket", "edges"), [("hour", 25), ("day", 2), ("week", 2), ("month", 2), ("year", 2)])

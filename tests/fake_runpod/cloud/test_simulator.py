@@ -8,12 +8,12 @@ import pytest
 
 from pod_worker.fake_runpod.cloud.account import Account, Volume
 from pod_worker.fake_runpod.cloud.catalogue import load_catalogue
-from pod_worker.fake_runpod.cloud.container_commands import StartContents, StopContents
-from pod_worker.fake_runpod.cloud.faults import FaultKind, Rule
+from pod_worker.fake_runpod.cloud.container_commands import StartContainer, StopContainer
+from pod_worker.fake_runpod.cloud.faults import FaultKind, FaultRule
 from pod_worker.fake_runpod.cloud.pod import ACTIONS, Pod, PodSpec, Status
-from pod_worker.fake_runpod.cloud.settings import Physics
-from pod_worker.fake_runpod.cloud.simulator import World
-from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 from pod_worker.fake_runpod.timestamps import DAY, HOUR, SECOND
 
 NOW = 1_795_000_000 * SECOND
@@ -23,20 +23,20 @@ RICH = 1e6
 SPEC = PodSpec(name="pod", image="img", gpu_ids=(GPU,), ports=("22/tcp", "8888/http"))
 
 
-def make_world(account: Account | None = None, physics: Physics | None = None) -> World:
-    return World(account or Account(), CATALOGUE, NOW, physics=physics, seed=7)
+def make_world(account: Account | None = None, physics: SimulationSettings | None = None) -> CloudSimulator:
+    return CloudSimulator(account or Account(), CATALOGUE, NOW, physics=physics, seed=7)
 
 
-def create(world: World, **changes: object) -> Pod:
+def create(world: CloudSimulator, **changes: object) -> Pod:
     return world.create(replace(SPEC, env={}, **changes), "v2")  # type: ignore[arg-type]
 
 
-def run_for(world: World, seconds: float) -> None:
+def run_for(world: CloudSimulator, seconds: float) -> None:
     world.advance(world.now_ns + int(seconds * SECOND))
 
 
 def test_a_pod_walks_to_running_at_the_exact_instants() -> None:
-    world = make_world(physics=Physics(provision_seconds=2, pull_seconds=8, ready_seconds=1))
+    world = make_world(physics=SimulationSettings(provision_seconds=2, pull_seconds=8, ready_seconds=1))
     pod = create(world)
     seen = []
     for _ in range(24):
@@ -59,7 +59,7 @@ def test_one_long_step_is_the_same_as_many_small_ones() -> None:
         run_for(worlds[1], 1)
     assert pods[0] == pods[1]
     owed = [
-        world.treasury.pods.lines[pod.id].tally.until(world.now_ns)
+        world.treasury.pods.lines[pod.id].tally.usage_until(world.now_ns)
         for world, pod in zip(worlds, pods, strict=True)
     ]
     assert owed[0] == owed[1]
@@ -74,15 +74,15 @@ def test_actions_are_allowed_exactly_as_the_status_says() -> None:
             if action in allowed:
                 world.act(pod, action)
             else:
-                with pytest.raises(Refusal) as refused:
+                with pytest.raises(ApiError) as refused:
                     world.act(pod, action)
-                assert refused.value.kind is Kind.STATE
+                assert refused.value.kind is ApiErrorKind.STATE
 
 
 def test_stock_comes_back_with_every_end_of_a_pod() -> None:
     world = make_world(Account(spend_limit_usd_per_hour=RICH))
     pods = [create(world, data_center_ids=("US-TX-3",), gpu_count=8) for _ in range(50)]
-    with pytest.raises(Refusal, match="no instances"):
+    with pytest.raises(ApiError, match="no instances"):
         create(world, data_center_ids=("US-TX-3",))
     assert create(world).data_center_id != "US-TX-3"  # unpinned succeeds where pinned fails
     run_for(world, 60)
@@ -92,7 +92,7 @@ def test_stock_comes_back_with_every_end_of_a_pod() -> None:
     world.act(pods[2], "terminate")
     for _ in range(24):
         create(world, data_center_ids=("US-TX-3",))
-    with pytest.raises(Refusal, match="no instances"):
+    with pytest.raises(ApiError, match="no instances"):
         create(world, data_center_ids=("US-TX-3",))
 
 
@@ -112,7 +112,7 @@ def test_a_stopped_pod_gives_its_gpus_back_once() -> None:
     world.act(pods[0], "stop")
     world.act(pods[0], "terminate")
     create(world, data_center_ids=("US-TX-3",), gpu_count=8)
-    with pytest.raises(Refusal, match="no instances"):
+    with pytest.raises(ApiError, match="no instances"):
         create(world, data_center_ids=("US-TX-3",))
 
 
@@ -122,7 +122,7 @@ def test_a_stopped_pod_may_find_its_gpus_taken() -> None:
     run_for(world, 60)
     world.act(pod, "stop")
     rest = [create(world, gpu_count=8, data_center_ids=("US-TX-3",)) for _ in range(50)]
-    with pytest.raises(Refusal, match="not enough free GPUs"):
+    with pytest.raises(ApiError, match="not enough free GPUs"):
         world.act(pod, "start")
     world.act(rest[0], "terminate")
     world.act(pod, "start")
@@ -155,9 +155,9 @@ def test_stopping_frees_compute_and_doubles_the_volume_disk() -> None:
     run_for(world, 3600)
     world.act(pod, "stop")
     tally = world.treasury.pods.lines[pod.id].tally
-    while_on = tally.until(world.now_ns)
+    while_on = tally.usage_until(world.now_ns)
     run_for(world, 3600)
-    while_off = tally.until(world.now_ns) - while_on
+    while_off = tally.usage_until(world.now_ns) - while_on
     assert while_on.compute == 690_000_000_000
     assert while_on.disk == (50 + 100) * 100_000_000_000 // 720
     assert while_off.compute == while_off.millis == 0
@@ -170,12 +170,12 @@ def test_the_contents_start_when_it_runs_and_stop_with_it() -> None:
     run_for(world, 9.9)
     assert not world.effects
     run_for(world, 0.1)
-    assert list(world.drain_effects()) == [StartContents(pod.id, 0)]
+    assert list(world.drain_effects()) == [StartContainer(pod.id, 0)]
     world.act(pod, "restart")
     world.act(pod, "stop")
     world.act(pod, "terminate")
     kinds = [(type(effect), effect.life) for effect in world.drain_effects()]
-    assert kinds == [(StopContents, 0), (StartContents, 1), (StopContents, 1), (StopContents, 2)]
+    assert kinds == [(StopContainer, 0), (StartContainer, 1), (StopContainer, 1), (StopContainer, 2)]
 
 
 def test_an_exit_of_an_older_life_changes_nothing() -> None:
@@ -183,18 +183,18 @@ def test_an_exit_of_an_older_life_changes_nothing() -> None:
     pod = create(world)
     run_for(world, 60)
     world.act(pod, "restart")
-    world.contents_exited(pod.id, life=0, code=1)
+    world.record_exit(pod.id, life=0, code=1)
     assert pod.status is Status.RUNNING
-    world.contents_exited(pod.id, life=1, code=1)
+    world.record_exit(pod.id, life=1, code=1)
     assert pod.status is Status.EXITED
 
 
 def test_a_container_can_be_made_to_restart_for_ever_and_bill() -> None:
-    world = make_world(physics=Physics(restart_on_exit=True))
+    world = make_world(physics=SimulationSettings(restart_on_exit=True))
     pod = create(world)
     run_for(world, 60)
     for _ in range(5):
-        world.contents_exited(pod.id, pod.life, 1)
+        world.record_exit(pod.id, pod.life, 1)
     assert (pod.status, pod.life) == (Status.RUNNING, 5)
 
 
@@ -207,20 +207,20 @@ def test_terminate_after_and_stop_after_hold_whatever_happens() -> None:
     run_for(world, 3600)
     assert pod.status is Status.EXITED
     run_for(world, 3600)
-    assert world.every_pod() == []
+    assert world.all_pods() == []
 
 
 def test_an_account_without_an_hour_of_credit_cannot_deploy() -> None:
     world = make_world(Account(balance_usd=0.5))
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ApiError) as refused:
         create(world)
-    assert refused.value.kind is Kind.BALANCE
+    assert refused.value.kind is ApiErrorKind.BALANCE
 
 
 def test_the_spend_limit_holds() -> None:
     world = make_world(Account(spend_limit_usd_per_hour=1.0))
     create(world)
-    with pytest.raises(Refusal, match="spend limit"):
+    with pytest.raises(ApiError, match="spend limit"):
         create(world)
 
 
@@ -230,9 +230,9 @@ def test_at_zero_balance_volumes_save_pods_and_the_others_are_destroyed() -> Non
     saved = create(world, network_volume_id="v1", disk_gb=1)
     doomed = create(world, disk_gb=1)
     run_for(world, 9 * 3600)
-    assert len(world.every_pod()) == 2
+    assert len(world.all_pods()) == 2
     run_for(world, 2 * 3600)
-    assert world.every_pod() == [saved]
+    assert world.all_pods() == [saved]
     assert saved.status is Status.EXITED
     assert doomed.status is Status.TERMINATED
     assert abs(world.treasury.balance_nano(world.now_ns)) < 1.38e9 * 5 / 60 + 1  # one billing tick late at most
@@ -242,9 +242,9 @@ def test_a_network_volume_pins_the_data_center() -> None:
     account = Account(volumes={"v1": Volume("v1", "v", 10, "EU-RO-1", "STANDARD")})
     world = make_world(account)
     assert create(world, network_volume_id="v1").data_center_id == "EU-RO-1"
-    with pytest.raises(Refusal, match="none of the data centers"):
+    with pytest.raises(ApiError, match="none of the data centers"):
         create(world, network_volume_id="v1", data_center_ids=("US-TX-3",))
-    with pytest.raises(Refusal, match="SECURE"):
+    with pytest.raises(ApiError, match="SECURE"):
         create(world, network_volume_id="v1", clouds=("COMMUNITY",))
 
 
@@ -262,16 +262,16 @@ def test_a_network_volume_pins_the_data_center() -> None:
     ],
 )
 def test_rules_of_a_create(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(Refusal, match=words) as refused:
+    with pytest.raises(ApiError, match=words) as refused:
         make_world().create(replace(SPEC, **{"env": {}} | changes), "v2")  # type: ignore[arg-type]
-    assert refused.value.kind is Kind.RULE
+    assert refused.value.kind is ApiErrorKind.RULE
 
 
 def test_cuda_versions_are_compared_as_numbers() -> None:
     world = make_world()
     assert create(world, min_cuda="12.11").cuda_version == "13.0"
     assert create(world, allowed_cuda=("12.4",)).cuda_version == "12.4"
-    with pytest.raises(Refusal, match="no instances"):
+    with pytest.raises(ApiError, match="no instances"):
         create(world, allowed_cuda=("10.2",))
 
 
@@ -292,7 +292,7 @@ def test_a_month_of_pods_leaves_no_trace_but_their_bills() -> None:
             world.act(pod, "terminate")
         world.effects.clear()
     assert world.now_ns - NOW == 30 * DAY
-    assert (world.every_pod(), len(world.agenda), len(world.treasury.pods.lines)) == ([], 0, 900)
+    assert (world.all_pods(), len(world.agenda), len(world.treasury.pods.lines)) == ([], 0, 900)
 
 
 FATES = [
@@ -306,7 +306,7 @@ FATES = [
 @pytest.mark.parametrize(("kind", "status", "ready"), FATES)
 def test_fates(kind: FaultKind, status: Status, ready: bool) -> None:
     world = make_world()
-    world.faults.add(Rule(kind=kind, seconds=100, notice_seconds=3), world.now_ns)
+    world.faults.add(FaultRule(kind=kind, seconds=100, notice_seconds=3), world.now_ns)
     pod = create(world)
     run_for(world, 10_000)
     assert (pod.status, pod.ready) == (status, ready)
@@ -314,16 +314,16 @@ def test_fates(kind: FaultKind, status: Status, ready: bool) -> None:
 
 def test_a_vanished_pod_stops_billing_when_it_vanishes() -> None:
     world = make_world()
-    world.faults.add(Rule(kind=FaultKind.VANISH, seconds=1800), world.now_ns)
+    world.faults.add(FaultRule(kind=FaultKind.VANISH, seconds=1800), world.now_ns)
     pod = create(world)
     run_for(world, 10 * 3600)
-    assert world.every_pod() == []
-    assert world.treasury.pods.lines[pod.id].tally.until(world.now_ns).compute == 345_000_000_000
+    assert world.all_pods() == []
+    assert world.treasury.pods.lines[pod.id].tally.usage_until(world.now_ns).compute == 345_000_000_000
 
 
 def test_a_pod_can_come_back_without_gpus() -> None:
     world = make_world()
-    world.faults.add(Rule(kind=FaultKind.ZERO_GPU), world.now_ns)
+    world.faults.add(FaultRule(kind=FaultKind.ZERO_GPU), world.now_ns)
     pod = create(world, gpu_count=2)
     run_for(world, 60)
     assert pod.gpu_count == 2
@@ -335,10 +335,10 @@ def test_a_pod_can_come_back_without_gpus() -> None:
 
 def test_a_spot_pod_gets_its_notice() -> None:
     world = make_world()
-    world.faults.add(Rule(kind=FaultKind.SPOT_INTERRUPT, seconds=100, notice_seconds=2), world.now_ns)
+    world.faults.add(FaultRule(kind=FaultKind.SPOT_INTERRUPT, seconds=100, notice_seconds=2), world.now_ns)
     pod = create(world)
     run_for(world, 100)
-    stop = [effect for effect in world.drain_effects() if isinstance(effect, StopContents)]
+    stop = [effect for effect in world.drain_effects() if isinstance(effect, StopContainer)]
     assert [(effect.reason, effect.notice_seconds) for effect in stop] == [("interrupted", 2)]
     assert pod.status is Status.RUNNING
     run_for(world, 2)
@@ -348,20 +348,20 @@ def test_a_spot_pod_gets_its_notice() -> None:
 def test_scarcity_by_place_sends_the_pod_elsewhere() -> None:
     world = make_world()
     for dc in CATALOGUE.data_center_ids[1:]:
-        world.faults.add(Rule(kind=FaultKind.NO_CAPACITY, gpu=GPU, data_center=dc), world.now_ns)
+        world.faults.add(FaultRule(kind=FaultKind.NO_CAPACITY, gpu=GPU, data_center=dc), world.now_ns)
     assert {create(world).data_center_id for _ in range(20)} == {CATALOGUE.data_center_ids[0]}
     assert create(world, gpu_ids=("NVIDIA L4",)) is not None
 
 
 def test_rules_count_rest_and_pass_over() -> None:
     world = make_world()
-    rule = world.faults.add(Rule(kind=FaultKind.NO_CAPACITY, times=2, skip=1), world.now_ns)
+    rule = world.faults.add(FaultRule(kind=FaultKind.NO_CAPACITY, times=2, skip=1), world.now_ns)
     outcomes = []
     for _ in range(5):
         try:
             create(world)
             outcomes.append("made")
-        except Refusal:
+        except ApiError:
             outcomes.append("refused")
     assert outcomes == ["made", "refused", "refused", "made", "made"]
     assert rule.struck == 2
@@ -370,7 +370,7 @@ def test_rules_count_rest_and_pass_over() -> None:
 def test_rules_match_by_name_and_time() -> None:
     world = make_world()
     world.faults.add(
-        Rule(kind=FaultKind.BOOT_ERROR, name="bad-*", from_seconds=10, until_seconds=20), world.now_ns
+        FaultRule(kind=FaultKind.BOOT_ERROR, name="bad-*", from_seconds=10, until_seconds=20), world.now_ns
     )
     early, run = create(world, name="bad-1"), []
     run_for(world, 10)
@@ -384,15 +384,15 @@ def test_rules_match_by_name_and_time() -> None:
 def test_a_share_of_creates_can_fail_by_seeded_chance() -> None:
     def outcome() -> list[bool]:
         world = make_world(Account(spend_limit_usd_per_hour=RICH))
-        world.faults.add(Rule(kind=FaultKind.CREATE_THEN_500, probability=0.3), world.now_ns)
+        world.faults.add(FaultRule(kind=FaultKind.CREATE_THEN_500, probability=0.3), world.now_ns)
         made = []
         for _ in range(200):
             try:
                 create(world)
                 made.append(True)
-            except Refusal:
+            except ApiError:
                 made.append(False)
-        assert len(world.every_pod()) == 200  # they all exist and bill
+        assert len(world.all_pods()) == 200  # they all exist and bill
         return made
 
     first = outcome()

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from pod_worker.fake_runpod.cloud.settings import Physics
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
 from pod_worker.fake_runpod.containers.process_runner import CONTAINER, ProcessRunner
 from pod_worker.fake_runpod.server import Options, running
 from tests.fake_runpod.api_client import GPU, Api
 from tests.fake_runpod.waiting import processes_with, until
 
-QUICK = Physics(provision_seconds=0, pull_seconds=0, ready_seconds=0, stop_grace_seconds=5)
+QUICK = SimulationSettings(provision_seconds=0, pull_seconds=0, ready_seconds=0, stop_grace_seconds=5)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def start(api: Api, script: str, marker: str, **changes: Any) -> str:
 
 
 def said(api: Api, pod_id: str) -> list[str]:
-    pod = api.fake.host.world.peek(pod_id)
+    pod = api.fake.host.world.find_hidden(pod_id)
     return [] if pod is None else [line.text for line in api.fake.host.world.log_of(pod).tail(100, "container")]
 
 

@@ -14,10 +14,10 @@ from minio import Minio
 from pod_worker.control.app import build_app
 from pod_worker.control.server import bind
 from pod_worker.core.payload import RunLog, StageCompleted, StageProgress
-from pod_worker.fake_runpod.cloud.settings import Physics
+from pod_worker.fake_runpod.cloud.settings import SimulationSettings
 from pod_worker.fake_runpod.containers import run_script as story_module
-from pod_worker.fake_runpod.containers.run_script import story
-from pod_worker.fake_runpod.containers.scripted_runner import FakeRunner
+from pod_worker.fake_runpod.containers.run_script import run_script
+from pod_worker.fake_runpod.containers.scripted_runner import ScriptedRunner
 from pod_worker.fake_runpod.server import Options, running
 from pod_worker.local.s3 import S3Access
 from pod_worker.store.indexes import all_indexes
@@ -26,7 +26,7 @@ from tests.fake_runpod.api_client import GPU, Api
 from tests.fake_runpod.waiting import until
 
 TOKEN = "story-token"
-QUICK = Physics(provision_seconds=0, pull_seconds=0, ready_seconds=0, stop_grace_seconds=20)
+QUICK = SimulationSettings(provision_seconds=0, pull_seconds=0, ready_seconds=0, stop_grace_seconds=20)
 
 
 def test_only_the_program_in_the_pod_reaches_beside_itself() -> None:
@@ -43,7 +43,7 @@ def test_only_the_program_in_the_pod_reaches_beside_itself() -> None:
 
 
 def test_the_story_is_the_documented_one() -> None:
-    beats = list(story())
+    beats = list(run_script())
     progress = [b.payload for b in beats if isinstance(b.payload, StageProgress) and b.payload.stage != "paper"]
     assert len(progress) == 12
     first = progress[0]
@@ -98,7 +98,7 @@ def cloud(control_plane: str, s3: S3Access, tmp_path: Path) -> Iterator[Api]:
         "MINIO_BUCKET": s3.bucket,
     }
     options = Options(
-        physics=QUICK, make_runner=lambda host: FakeRunner(tmp_path, host, speed=500, defaults=defaults)
+        physics=QUICK, make_runner=lambda host: ScriptedRunner(tmp_path, host, speed=500, defaults=defaults)
     )
     with running(options) as fake, Api(fake) as api:
         yield api

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.pods.catalogue import Catalogue, GpuOffer, Stock, Volume
-from pod_worker.pods.launch.candidates import Candidate, Cooldowns, Wish, candidates
+from pod_worker.pods.catalogue import Catalogue, GpuOffer, StockLevel, Volume
+from pod_worker.pods.launch.candidates import Candidate, Cooldowns, PlacementPreferences, rank_candidates
 from pod_worker.pods.pod import Cloud, PodSpec
 
 BOTH = (Cloud.SECURE, Cloud.COMMUNITY)
 
 
-def offer(gpu: str, secure: float, stock: Stock = Stock.HIGH, **by_center: Stock) -> GpuOffer:
+def offer(gpu: str, secure: float, stock: StockLevel = StockLevel.HIGH, **by_center: StockLevel) -> GpuOffer:
     centers = {name.replace("_", "-"): level for name, level in by_center.items()}
     return GpuOffer(
         id=gpu,
@@ -20,7 +20,7 @@ def offer(gpu: str, secure: float, stock: Stock = Stock.HIGH, **by_center: Stock
         memory_gb=24,
         price_per_hour={Cloud.SECURE: secure, Cloud.COMMUNITY: secure / 2},
         max_count={Cloud.SECURE: 8, Cloud.COMMUNITY: 2},
-        stock={Cloud.SECURE: stock, Cloud.COMMUNITY: Stock.HIGH},
+        stock={Cloud.SECURE: stock, Cloud.COMMUNITY: StockLevel.HIGH},
         stock_by_data_center=centers,
     )
 
@@ -30,8 +30,8 @@ def words(found: tuple[Candidate, ...]) -> list[tuple[str, str, str | None]]:
 
 
 def test_the_wished_order_with_the_unpinned_request_last() -> None:
-    wish = Wish(("A", "B"), data_centers=("EU-1", "US-1"))
-    assert words(candidates(wish, None)) == [
+    wish = PlacementPreferences(("A", "B"), data_centers=("EU-1", "US-1"))
+    assert words(rank_candidates(wish, None)) == [
         ("A", "SECURE", "EU-1"),
         ("A", "SECURE", "US-1"),
         ("A", "SECURE", None),
@@ -42,28 +42,32 @@ def test_the_wished_order_with_the_unpinned_request_last() -> None:
 
 
 def test_places_known_to_be_empty_come_last_but_stay() -> None:
-    catalogue = Catalogue((offer("A", 0.5, EU_1=Stock.NONE, US_1=Stock.LOW), offer("B", 0.5)))
-    wish = Wish(("A", "B"), data_centers=("EU-1", "US-1"), anywhere=False)
-    assert words(candidates(wish, catalogue))[-1] == ("A", "SECURE", "EU-1")
-    assert len(candidates(wish, catalogue)) == 4
+    catalogue = Catalogue((offer("A", 0.5, EU_1=StockLevel.NONE, US_1=StockLevel.LOW), offer("B", 0.5)))
+    wish = PlacementPreferences(("A", "B"), data_centers=("EU-1", "US-1"), allow_any_data_center=False)
+    assert words(rank_candidates(wish, catalogue))[-1] == ("A", "SECURE", "EU-1")
+    assert len(rank_candidates(wish, catalogue)) == 4
 
 
 def test_a_volume_fixes_cloud_and_data_center() -> None:
-    wish = Wish(("A",), clouds=BOTH, data_centers=("US-1",), volumes=(Volume("v1", "data", 100, "EU-1"),))
-    (only,) = candidates(wish, None)
+    wish = PlacementPreferences(
+        ("A",), clouds=BOTH, data_centers=("US-1",), volumes=(Volume("v1", "data", 100, "EU-1"),)
+    )
+    (only,) = rank_candidates(wish, None)
     assert (only.cloud, only.data_center_id, only.volume_id) == (Cloud.SECURE, "EU-1", "v1")
 
 
 def test_the_ceiling_counts_all_gpus_of_the_pod() -> None:
     catalogue = Catalogue((offer("A", 0.5),))
-    cheap = candidates(Wish(("A",), gpu_count=2, clouds=BOTH, price_ceiling=0.6), catalogue)
+    cheap = rank_candidates(PlacementPreferences(("A",), gpu_count=2, clouds=BOTH, price_ceiling=0.6), catalogue)
     assert words(cheap) == [("A", "COMMUNITY", None)]
     assert cheap[0].price_per_hour == 0.5
 
 
 def test_more_gpus_than_one_machine_has_is_no_candidate() -> None:
     catalogue = Catalogue((offer("A", 0.5),))
-    assert words(candidates(Wish(("A",), gpu_count=4, clouds=BOTH), catalogue)) == [("A", "SECURE", None)]
+    assert words(rank_candidates(PlacementPreferences(("A",), gpu_count=4, clouds=BOTH), catalogue)) == [
+        ("A", "SECURE", None)
+    ]
 
 
 def test_a_gpu_is_found_by_id_then_by_name_in_any_case() -> None:
@@ -78,7 +82,7 @@ def test_a_gpu_is_found_by_id_then_by_name_in_any_case() -> None:
 
 
 def test_a_candidate_places_a_spec() -> None:
-    placed = Candidate("B", 2, Cloud.SECURE, "EU-1", "v1").placed(PodSpec("n", "i", "A", env={"X": "1"}))
+    placed = Candidate("B", 2, Cloud.SECURE, "EU-1", "v1").apply_to(PodSpec("n", "i", "A", env={"X": "1"}))
     assert (placed.gpu_id, placed.gpu_count, placed.data_center_id, placed.volume_id) == ("B", 2, "EU-1", "v1")
     assert placed.env == {"X": "1"}
 
@@ -89,21 +93,21 @@ def test_cool_downs_double_up_to_the_longest_and_end() -> None:
     here = Candidate("A", data_center_id="EU-1")
     lefts = []
     for _ in range(4):
-        memory.refused(here)
+        memory.record_refusal(here)
         lefts.append(memory.seconds_left(here))
         clock.advance(lefts[-1])
     assert lefts == [60.0, 120.0, 200.0, 200.0]
     assert memory.seconds_left(here) == 0.0
-    memory.worked(here)
-    memory.refused(here)
+    memory.record_success(here)
+    memory.record_refusal(here)
     assert memory.seconds_left(here) == 60.0
 
 
 def test_a_refusal_without_a_data_center_covers_all_of_them_but_not_the_other_way_round() -> None:
     memory = Cooldowns(ManualClock())
     here = Candidate("A", data_center_id="EU-1")
-    memory.refused(here)
+    memory.record_refusal(here)
     assert memory.seconds_left(replace(here, data_center_id=None)) == 0.0
-    memory.refused(Candidate("B"))
+    memory.record_refusal(Candidate("B"))
     assert memory.seconds_left(Candidate("B", data_center_id="EU-1")) > 0
     assert memory.seconds_left(Candidate("B", cloud=Cloud.COMMUNITY)) == 0.0

@@ -15,13 +15,20 @@ import pytest
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.pod_intent import IntentState
 from pod_worker.pods.launch.candidates import Candidate, Cooldowns
-from pod_worker.pods.launch.launcher import Launched, Launcher, LaunchPatience, NotLaunched, Order, Reason
+from pod_worker.pods.launch.launcher import (
+    Launched,
+    Launcher,
+    LaunchFailed,
+    LaunchFailureReason,
+    LaunchRequest,
+    LaunchTimeouts,
+)
 from pod_worker.pods.launch.sweep import sweep
 from pod_worker.pods.pod import PodSpec
 from tests.pods.stepped import ChaoticCloud, DictLog, Died, Weather
 
 SCHEDULES = 10_000
-PATIENCE = LaunchPatience(settle_seconds=45.0, look_every_seconds=5.0, look_seconds=120.0)
+PATIENCE = LaunchTimeouts(visibility_timeout_seconds=45.0, poll_seconds=5.0, lookup_timeout_seconds=120.0)
 TIMELY_SECONDS = 40.0
 """A request that is carried out and shown within this is found by the look-up, so nothing may be doubled."""
 
@@ -35,7 +42,7 @@ class World:
     timely: bool
     deaths: int = 0
     rival_at: int = 0
-    rival: Launched | NotLaunched | None = None
+    rival: Launched | LaunchFailed | None = None
 
     def launcher(self) -> Launcher:
         numbers = itertools.count(self.rng.randrange(10**6))
@@ -97,7 +104,7 @@ def plan_deaths(world: World, at: set[int]) -> None:
     world.cloud.before_call = world.log.before_call = maybe_die
 
 
-def plan_rival(world: World, order: Order) -> None:
+def plan_rival(world: World, order: LaunchRequest) -> None:
     """In the middle of the launch another machine launches the same order, from beginning to end."""
     calls = itertools.count(1)
 
@@ -108,7 +115,7 @@ def plan_rival(world: World, order: Order) -> None:
     world.cloud.before_call = world.log.before_call = maybe_rival
 
 
-def launch_until_alive(world: World, order: Order) -> Launched | NotLaunched:
+def launch_until_alive(world: World, order: LaunchRequest) -> Launched | LaunchFailed:
     """A supervisor restarts the launching process and asks again, minutes later at times."""
     while True:
         try:
@@ -129,7 +136,7 @@ def sweep_through_death(world: World) -> None:
 def run_schedule(number: int) -> World:
     world = make_world(number)
     candidates = tuple(Candidate(gpu) for gpu in ("A", "B", "C")[: world.rng.randrange(1, 4)])
-    order = Order(f"order-{number}", PodSpec("worker", "image", "A"), candidates)
+    order = LaunchRequest(f"order-{number}", PodSpec("worker", "image", "A"), candidates)
     if world.rival_at:
         plan_rival(world, order)
     result = launch_until_alive(world, order)
@@ -152,20 +159,20 @@ def run_schedule(number: int) -> World:
     return world
 
 
-def check_rival(number: int, rival: Launched, result: Launched | NotLaunched) -> Launched:
+def check_rival(number: int, rival: Launched, result: Launched | LaunchFailed) -> Launched:
     """Two launchers of one order may both succeed, but only with the same pod."""
     if isinstance(result, Launched):
         assert result.pod.id == rival.pod.id, f"schedule {number}: {result.pod.id} and {rival.pod.id}"
     return rival
 
 
-def check_return(number: int, world: World, result: Launched | NotLaunched) -> None:
+def check_return(number: int, world: World, result: Launched | LaunchFailed) -> None:
     """In timely weather no sweep is needed: at the moment of return nothing but the returned pod is alive, except
     a pod whose terminate was lost and whose intent is retired already."""
     if not world.timely:
         return
     outcomes = (result, world.rival)
-    if any(isinstance(got, NotLaunched) and got.reason is Reason.UNCLEAR for got in outcomes):
+    if any(isinstance(got, LaunchFailed) and got.reason is LaunchFailureReason.UNCLEAR for got in outcomes):
         return
     wanted = {got.pod.id for got in outcomes if isinstance(got, Launched)}
     retired = {i.name for i in world.log.intents.values() if i.state is IntentState.RETIRED}
@@ -173,7 +180,7 @@ def check_return(number: int, world: World, result: Launched | NotLaunched) -> N
     assert not extra, f"schedule {number}: {extra} alive besides {result}"
 
 
-def keep_or_retry(world: World, order: Order, result: Launched | NotLaunched) -> Launched | NotLaunched:
+def keep_or_retry(world: World, order: LaunchRequest, result: Launched | LaunchFailed) -> Launched | LaunchFailed:
     """Half of the callers ask again in fair weather; asking again must give the same pod."""
     if world.rng.random() < 0.5:
         return result
@@ -184,7 +191,7 @@ def keep_or_retry(world: World, order: Order, result: Launched | NotLaunched) ->
     return again
 
 
-def check_end(number: int, world: World, kept: Launched | NotLaunched) -> None:
+def check_end(number: int, world: World, kept: Launched | LaunchFailed) -> None:
     alive = [pod.id for pod in world.cloud.living()]
     wanted = [kept.pod.id] if isinstance(kept, Launched) else []
     assert alive == wanted, f"schedule {number}: alive {alive}, wanted {wanted}"

@@ -10,22 +10,22 @@ from dataclasses import replace
 import pytest
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.core.pod_intent import Intent, IntentState
+from pod_worker.core.pod_intent import IntentState, PodIntent
 from pod_worker.pods.errors import (
-    Balance,
-    Capacity,
-    Forbidden,
-    Invalid,
+    ApiRetiredError,
+    ForbiddenError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    NoCapacityError,
     ProviderError,
-    RateLimited,
-    Rejected,
-    Retired,
+    RateLimitedError,
+    RequestRejectedError,
     ServerError,
-    Unauthorized,
-    Unreachable,
+    UnauthorizedError,
+    UnreachableError,
 )
 from pod_worker.pods.launch.candidates import Candidate, Cooldowns
-from pod_worker.pods.launch.launcher import Launched, Launcher, NotLaunched, Order, Reason
+from pod_worker.pods.launch.launcher import Launched, Launcher, LaunchFailed, LaunchFailureReason, LaunchRequest
 from pod_worker.pods.pod import Cloud, Pod, PodSpec
 from tests.pods.stepped import ChaoticCloud, DictLog, Weather
 
@@ -63,8 +63,8 @@ class Bench:
             cooldowns=self.cooldowns,
         )
 
-    def launch(self, *gpus: str, ceiling: float | None = None) -> Launched | NotLaunched:
-        order = Order("order", SPEC, tuple(Candidate(gpu) for gpu in gpus or ("A", "B")), ceiling)
+    def launch(self, *gpus: str, ceiling: float | None = None) -> Launched | LaunchFailed:
+        order = LaunchRequest("order", SPEC, tuple(Candidate(gpu) for gpu in gpus or ("A", "B")), ceiling)
         return self.launcher.launch(order)
 
     def states(self) -> list[IntentState]:
@@ -85,13 +85,13 @@ def test_the_intent_is_stored_before_the_provider_hears_of_the_pod() -> None:
     seen: list[list[IntentState]] = []
     bench.cloud.before_call = lambda: seen.append(bench.states())
     bench.launch("A")
-    assert seen[0] == [IntentState.OPEN]
+    assert seen[0] == [IntentState.PENDING]
 
 
 def test_no_intent_means_no_pod() -> None:
     bench = Bench()
 
-    def refuse(intent: Intent) -> None:
+    def refuse(intent: PodIntent) -> None:
         raise ConnectionError("no database")
 
     bench.log.record = refuse  # type: ignore[method-assign]
@@ -101,50 +101,54 @@ def test_no_intent_means_no_pod() -> None:
 
 
 def test_every_attempt_has_its_own_name_with_the_orders_prefix() -> None:
-    bench = Bench(Capacity("none"), Capacity("none"))
+    bench = Bench(NoCapacityError("none"), NoCapacityError("none"))
     bench.launch("A", "B", "C")
     names = [spec.name for spec in bench.cloud.made]
     assert len(set(names)) == 3
     assert all(name.startswith("worker-") for name in names)
 
 
-@pytest.mark.parametrize("refusal", [Capacity("no machines"), Forbidden("no"), Rejected("rule")])
+@pytest.mark.parametrize(
+    "refusal", [NoCapacityError("no machines"), ForbiddenError("no"), RequestRejectedError("rule")]
+)
 def test_a_refusal_of_the_place_leads_to_the_next_one_and_a_cool_down(refusal: ProviderError) -> None:
     bench = Bench(refusal)
     result = bench.launch()
     assert isinstance(result, Launched)
     assert result.pod.gpu_id == "B"
-    assert [trial.candidate.gpu_id for trial in result.trials] == ["A"]
+    assert [trial.candidate.gpu_id for trial in result.failed_candidates] == ["A"]
     assert bench.cooldowns.seconds_left(Candidate("A")) > 0
 
 
 @pytest.mark.parametrize(
     ("refusal", "reason"),
     [
-        (Invalid("bad field"), Reason.INVALID),
-        (Balance("no credit"), Reason.STOPPED),
-        (Unauthorized("bad key"), Reason.STOPPED),
-        (Retired("410"), Reason.STOPPED),
+        (InvalidRequestError("bad field"), LaunchFailureReason.INVALID),
+        (InsufficientBalanceError("no credit"), LaunchFailureReason.STOPPED),
+        (UnauthorizedError("bad key"), LaunchFailureReason.STOPPED),
+        (ApiRetiredError("410"), LaunchFailureReason.STOPPED),
     ],
 )
-def test_a_refusal_of_the_request_or_account_tries_nothing_else(refusal: ProviderError, reason: Reason) -> None:
+def test_a_refusal_of_the_request_or_account_tries_nothing_else(
+    refusal: ProviderError, reason: LaunchFailureReason
+) -> None:
     bench = Bench(refusal)
     result = bench.launch()
-    assert isinstance(result, NotLaunched)
+    assert isinstance(result, LaunchFailed)
     assert result.reason is reason
     assert str(refusal) in result.detail
     assert len(bench.cloud.made) == 1
 
 
 def test_no_capacity_anywhere_is_a_value() -> None:
-    result = Bench(Capacity("full"), Capacity("full")).launch()
-    assert isinstance(result, NotLaunched)
-    assert result.reason is Reason.NO_CAPACITY
-    assert len(result.trials) == 2
+    result = Bench(NoCapacityError("full"), NoCapacityError("full")).launch()
+    assert isinstance(result, LaunchFailed)
+    assert result.reason is LaunchFailureReason.NO_CAPACITY
+    assert len(result.failed_candidates) == 2
 
 
 def test_a_rate_limit_is_waited_out_on_the_same_candidate() -> None:
-    bench = Bench(RateLimited("slow", wait_seconds=17.0))
+    bench = Bench(RateLimitedError("slow", wait_seconds=17.0))
     start = bench.clock.monotonic()
     result = bench.launch()
     assert isinstance(result, Launched)
@@ -153,7 +157,7 @@ def test_a_rate_limit_is_waited_out_on_the_same_candidate() -> None:
 
 
 def test_a_create_that_was_never_sent_is_repeated_without_a_look() -> None:
-    bench = Bench(Unreachable("connection refused", sent=False))
+    bench = Bench(UnreachableError("connection refused", sent=False))
     calls = bench.cloud.calls
     result = bench.launch()
     assert isinstance(result, Launched)
@@ -183,10 +187,10 @@ def test_an_unreadable_provider_after_an_unclear_create_stops_the_launch() -> No
     bench = Bench(ServerError("HTTP 502"))
     bench.cloud.weather = Weather(unreadable=1.0)
     result = bench.launch()
-    assert isinstance(result, NotLaunched)
-    assert result.reason is Reason.UNCLEAR
+    assert isinstance(result, LaunchFailed)
+    assert result.reason is LaunchFailureReason.UNCLEAR
     assert len(bench.cloud.made) == 1
-    assert bench.states() == [IntentState.DOUBTFUL]
+    assert bench.states() == [IntentState.UNCERTAIN]
 
 
 def test_launching_an_order_again_gives_the_same_pod() -> None:
@@ -203,8 +207,8 @@ def test_an_unreadable_provider_never_turns_a_created_pod_into_two() -> None:
     bench.launch()
     bench.cloud.weather = Weather(unreadable=1.0)
     again = bench.launch()
-    assert isinstance(again, NotLaunched)
-    assert again.reason is Reason.UNCLEAR
+    assert isinstance(again, LaunchFailed)
+    assert again.reason is LaunchFailureReason.UNCLEAR
     assert bench.cloud.creates_sent == 1
 
 
@@ -221,7 +225,7 @@ def test_a_vanished_pod_is_replaced() -> None:
 
 def test_a_live_attempt_of_another_launcher_stops_this_one() -> None:
     bench = Bench()
-    stranger = Intent("worker-other", "order", 1, bench.clock.now(), "A")
+    stranger = PodIntent("worker-other", "order", 1, bench.clock.now(), "A")
     calls = itertools.count()
 
     def appears() -> None:
@@ -230,15 +234,15 @@ def test_a_live_attempt_of_another_launcher_stops_this_one() -> None:
 
     bench.log.before_call = appears
     result = bench.launch()
-    assert isinstance(result, NotLaunched)
-    assert result.reason is Reason.TAKEN
+    assert isinstance(result, LaunchFailed)
+    assert result.reason is LaunchFailureReason.TAKEN
     assert bench.cloud.made == []
 
 
 def test_a_pod_dearer_than_the_ceiling_is_terminated_and_the_next_tried() -> None:
     bench = Bench()
     result = bench.launch("A", ceiling=0.4)
-    assert isinstance(result, NotLaunched)
+    assert isinstance(result, LaunchFailed)
     assert "over the ceiling" in result.detail
     assert bench.cloud.living() == ()
 
@@ -263,9 +267,9 @@ def test_a_pod_dearer_than_the_ceiling_is_terminated_and_the_next_tried() -> Non
 )
 def test_a_bad_request_is_refused_before_anything_is_sent_or_stored(spec: PodSpec, said: str) -> None:
     bench = Bench()
-    result = bench.launcher.launch(Order("order", spec, (Candidate("A"),)))
-    assert isinstance(result, NotLaunched)
-    assert result.reason is Reason.INVALID
+    result = bench.launcher.launch(LaunchRequest("order", spec, (Candidate("A"),)))
+    assert isinstance(result, LaunchFailed)
+    assert result.reason is LaunchFailureReason.INVALID
     assert said in result.detail
     assert "hunter2000" not in result.detail
     assert bench.log.intents == {}

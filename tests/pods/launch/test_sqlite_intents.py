@@ -33,5 +33,5 @@ def test_intents_outlive_the_process(tmp_path: Path) -> None:
     first, second = IntentFile(tmp_path / "intents.db"), IntentFile(tmp_path / "intents.db")
     first.record(FIRST)
     first.close()
-    assert second.advance("worker-1", expect={IntentState.OPEN}, to=IntentState.DOUBTFUL)
+    assert second.advance("worker-1", expect={IntentState.PENDING}, to=IntentState.UNCERTAIN)
     second.close()

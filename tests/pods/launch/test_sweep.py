@@ -7,8 +7,8 @@ import random
 import pytest
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.core.pod_intent import Intent, IntentState
-from pod_worker.pods.launch.sweep import Sweep, sweep
+from pod_worker.core.pod_intent import IntentState, PodIntent
+from pod_worker.pods.launch.sweep import SweepReport, sweep
 from pod_worker.pods.pod import Pod, PodSpec
 from tests.pods.stepped import ChaoticCloud, DictLog, Weather
 
@@ -24,16 +24,16 @@ class Yard:
 
     def intent(self, name: str, state: IntentState, pod_id: str | None = None) -> None:
         number = len(self.log.intents) + 1
-        self.log.intents[name] = Intent(name, f"order-{number}", 1, self.clock.now(), "A", state, pod_id)
+        self.log.intents[name] = PodIntent(name, f"order-{number}", 1, self.clock.now(), "A", state, pod_id)
 
-    def sweep(self, limit: int = 10) -> Sweep:
+    def sweep(self, limit: int = 10) -> SweepReport:
         return sweep(self.cloud, self.log, clock=self.clock, abandon_seconds=600.0, limit=limit)
 
     def names(self) -> list[str]:
         return [pod.name for pod in self.cloud.living()]
 
 
-@pytest.mark.parametrize("state", [IntentState.DOUBTFUL, IntentState.FAILED, IntentState.RETIRED])
+@pytest.mark.parametrize("state", [IntentState.UNCERTAIN, IntentState.FAILED, IntentState.RETIRED])
 def test_a_pod_that_nobody_wants_is_terminated(state: IntentState) -> None:
     yard = Yard()
     yard.pod("late")
@@ -68,7 +68,7 @@ def test_the_wanted_pod_stays_and_its_double_goes() -> None:
 def test_an_attempt_in_progress_is_left_alone_until_it_is_old() -> None:
     yard = Yard()
     yard.pod("young")
-    yard.intent("young", IntentState.OPEN)
+    yard.intent("young", IntentState.PENDING)
     assert yard.sweep().is_clean
     yard.clock.advance(601.0)
     yard.sweep()
@@ -80,7 +80,7 @@ def test_a_pod_without_an_intent_is_reported_and_never_touched() -> None:
     yard.pod("somebody-elses")
     for _ in range(5):
         report = yard.sweep()
-    assert [pod.name for pod in report.unclaimed] == ["somebody-elses"]
+    assert [pod.name for pod in report.unknown_pods] == ["somebody-elses"]
     assert yard.names() == ["somebody-elses"]
 
 
@@ -90,7 +90,7 @@ def test_an_unreadable_provider_ends_the_sweep_before_any_harm() -> None:
     yard.intent("late", IntentState.RETIRED)
     yard.cloud.weather = Weather(unreadable=1.0)
     report = yard.sweep()
-    assert report.unread
+    assert report.list_error
     assert not report.is_clean
     assert yard.names() == ["late"]
 
@@ -108,11 +108,11 @@ def test_an_intent_that_changes_under_the_sweep_saves_its_pod() -> None:
     """A launcher adopts the pod between the sweep's read and its write."""
     yard = Yard()
     pod = yard.pod("late")
-    yard.intent("late", IntentState.DOUBTFUL)
+    yard.intent("late", IntentState.UNCERTAIN)
     adopted = yard.log.intents["late"]
 
     def adopt() -> None:
-        yard.log.intents["late"] = Intent(
+        yard.log.intents["late"] = PodIntent(
             adopted.name, adopted.order_id, 1, adopted.recorded_at, "A", IntentState.CREATED, pod.id
         )
 

@@ -13,23 +13,23 @@ from decimal import Decimal
 
 import pytest
 
-from pod_worker.pods.catalogue import Stock
+from pod_worker.pods.catalogue import StockLevel
 from pod_worker.pods.errors import (
-    Balance,
-    Capacity,
-    Conflict,
-    Invalid,
-    NotFound,
+    ApiRetiredError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    NoCapacityError,
+    PodNotFoundError,
     ProviderError,
-    RateLimited,
-    Rejected,
-    Retired,
+    RateLimitedError,
+    RequestRejectedError,
     ServerError,
-    Unauthorized,
-    Unsupported,
+    StateConflictError,
+    UnauthorizedError,
+    UnsupportedError,
 )
 from pod_worker.pods.launch.candidates import Candidate, Cooldowns
-from pod_worker.pods.launch.launcher import Launched, Launcher, Order
+from pod_worker.pods.launch.launcher import Launched, Launcher, LaunchRequest
 from pod_worker.pods.pod import Cloud as Tier
 from pod_worker.pods.pod import Pod, PodSpec, PodStatus
 from pod_worker.pods.provider import Absent, Known, PodProvider, Unknown
@@ -100,9 +100,9 @@ def test_the_list_and_the_look_up_by_name(provider: PodProvider) -> None:
 
 def test_an_unknown_pod_is_absent_and_cannot_be_terminated(provider: PodProvider) -> None:
     assert provider.get("no-such-pod") == Absent()
-    with pytest.raises(NotFound):
+    with pytest.raises(PodNotFoundError):
         provider.terminate("no-such-pod")
-    with pytest.raises(NotFound):
+    with pytest.raises(PodNotFoundError):
         provider.start("no-such-pod")
 
 
@@ -119,24 +119,24 @@ def test_stop_and_start(provider: PodProvider, cloud: Cloud) -> None:
 
 def test_no_machine_is_a_capacity_error(provider: PodProvider, cloud: Cloud) -> None:
     cloud.fault("no_capacity", gpu=GPU)
-    with pytest.raises(Capacity):
+    with pytest.raises(NoCapacityError):
         provider.create(SPEC)
     assert cloud.living() == []
 
 
 def test_a_wrong_key_is_unauthorized_and_tells_nothing(cloud: Cloud, provider: PodProvider) -> None:
     wrong = Cloud(cloud.url, "rpa_wrong_key", cloud.clock).provider(provider.api)
-    with pytest.raises(Unauthorized) as refused:
+    with pytest.raises(UnauthorizedError) as refused:
         wrong.create(SPEC)
     assert "rpa_wrong_key" not in str(refused.value)
     listing = wrong.list()
     assert isinstance(listing, Unknown)
-    assert isinstance(listing.error, Unauthorized)
+    assert isinstance(listing.error, UnauthorizedError)
     wrong.close()
 
 
 def test_an_unknown_gpu_is_refused_without_a_pod(provider: PodProvider, cloud: Cloud) -> None:
-    with pytest.raises((Invalid, Rejected, Capacity)):
+    with pytest.raises((InvalidRequestError, RequestRejectedError, NoCapacityError)):
         provider.create(replace(SPEC, gpu_id="NVIDIA RTX 9999"))
     assert cloud.living() == []
 
@@ -146,7 +146,7 @@ def test_no_credit_stops_everything(provider: PodProvider, cloud: Cloud) -> None
 
     requests.patch(f"{cloud.url}/_fake/account", json={"balance_usd": 0.1}, timeout=10).raise_for_status()
     try:
-        with pytest.raises(Balance):
+        with pytest.raises(InsufficientBalanceError):
             provider.create(SPEC)
     finally:
         requests.patch(f"{cloud.url}/_fake/account", json={"balance_usd": 1e6}, timeout=10).raise_for_status()
@@ -163,7 +163,7 @@ def test_a_rate_limit_is_waited_out_also_for_a_create(provider: PodProvider, clo
 
 def test_a_long_rate_limit_is_handed_on(provider: PodProvider, cloud: Cloud) -> None:
     cloud.fault("too_many_requests", retry_after=3600)
-    with pytest.raises(RateLimited) as limited:
+    with pytest.raises(RateLimitedError) as limited:
         provider.create(SPEC)
     assert limited.value.wait_seconds == 3600
 
@@ -209,11 +209,11 @@ def test_the_launcher_gets_one_pod_out_of_a_bad_hour(provider: PodProvider, clou
         cooldowns=Cooldowns(cloud.clock),
     )
     places = (Candidate(GPU, data_center_id=CENTER), Candidate(GPU))
-    launched = launcher.launch(Order("order", SPEC, places))
+    launched = launcher.launch(LaunchRequest("order", SPEC, places))
     assert isinstance(launched, Launched)
     assert cloud.living() == [launched.pod.id]
-    assert [trial.candidate for trial in launched.trials] == [places[0]]
-    assert launcher.launch(Order("order", SPEC, places)).pod.id == launched.pod.id  # type: ignore[union-attr]
+    assert [trial.candidate for trial in launched.failed_candidates] == [places[0]]
+    assert launcher.launch(LaunchRequest("order", SPEC, places)).pod.id == launched.pod.id  # type: ignore[union-attr]
     launcher.retire("order")
     assert cloud.living() == []
 
@@ -238,7 +238,7 @@ def test_a_new_pod_may_lag_behind(provider: PodProvider, cloud: Cloud) -> None:
     pod = provider.create(SPEC)
     assert provider.get(pod.id) == Absent()
     assert provider.find_by_name(SPEC.name) == Absent()
-    with pytest.raises(NotFound):
+    with pytest.raises(PodNotFoundError):
         provider.terminate(pod.id)
     assert cloud.living() == [pod.id], "a 404 on terminate proves nothing"
     cloud.step(21)
@@ -270,8 +270,8 @@ def test_the_catalogue_has_prices_and_stock(provider: PodProvider, cloud: Cloud)
     assert offer is not None
     assert (offer.id, offer.memory_gb) == (GPU, 24)
     assert offer.price_per_hour == {Tier.SECURE: 0.69, Tier.COMMUNITY: 0.34}
-    assert offer.stock[Tier.SECURE] in (Stock.NONE, Stock.UNKNOWN)
-    assert offer.stock[Tier.COMMUNITY] not in (Stock.NONE,)
+    assert offer.stock[Tier.SECURE] in (StockLevel.NONE, StockLevel.UNKNOWN)
+    assert offer.stock[Tier.COMMUNITY] not in (StockLevel.NONE,)
     assert CENTER in {center.id for center in read.value.data_centers}
     ids = [each.id for each in read.value.gpus]
     assert "NVIDIA RTX A4500" in ids
@@ -287,7 +287,7 @@ def test_the_bill(provider: PodProvider, cloud: Cloud) -> None:
     listing = provider.billing(start=start, end=start + timedelta(days=25), pod_id=pod.id)
     if provider.api == "graphql":
         assert isinstance(listing, Unknown)
-        assert isinstance(listing.error, Unsupported)
+        assert isinstance(listing.error, UnsupportedError)
         return
     assert isinstance(listing, Known)
     assert {record.pod_id for record in listing.value} == {pod.id}
@@ -300,7 +300,7 @@ def test_logs_or_the_word_that_there_are_none(provider: PodProvider, cloud: Clou
     pod = provider.create(SPEC)
     cloud.step(60)
     if provider.api != "v2":
-        with pytest.raises(Unsupported, match="v2"):
+        with pytest.raises(UnsupportedError, match="v2"):
             list(provider.logs(pod.id))
         return
     cloud.say(pod.id, "first", "second", "third")
@@ -334,18 +334,18 @@ def test_a_retired_api_says_what_to_change(provider: PodProvider, cloud: Cloud) 
         assert isinstance(provider.catalogue(), Known)
         return
     cloud.fault("gone", surface=provider.api)
-    with pytest.raises(Retired, match="RUNPOD_REST_VERSION=v2"):
+    with pytest.raises(ApiRetiredError, match="RUNPOD_REST_VERSION=v2"):
         provider.create(SPEC)
     listing = provider.list()
     assert isinstance(listing, Unknown)
-    assert isinstance(listing.error, Retired)
+    assert isinstance(listing.error, ApiRetiredError)
 
 
 def test_an_illegal_action_is_a_conflict(cloud: Cloud) -> None:
     provider = cloud.provider("v2")
     pod = provider.create(SPEC)
     cloud.step(60)
-    with pytest.raises(Conflict):
+    with pytest.raises(StateConflictError):
         provider.start(pod.id)
     provider.close()
 

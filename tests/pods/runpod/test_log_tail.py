@@ -11,10 +11,10 @@ import pytest
 
 from pod_worker.core.clock import ManualClock
 from pod_worker.pods.catalogue import LogLine
-from pod_worker.pods.errors import NotFound, Unreachable
+from pod_worker.pods.errors import PodNotFoundError, UnreachableError
 from pod_worker.pods.runpod import v2
 from pod_worker.pods.runpod.event_stream import StreamEvent, events
-from pod_worker.pods.runpod.log_tail import MAX_FAILURES, tailed
+from pod_worker.pods.runpod.log_tail import MAX_FAILURES, follow_log
 from pod_worker.pods.runpod.transport import Transport
 from pod_worker.pods.runpod.v2 import RunpodV2
 from tests.pods.scripted_server import Answer, ScriptedServer
@@ -46,15 +46,15 @@ class BreakingSource:
         yield from rest[:stop]
         if stop < len(rest):
             self.breaks += 1
-            raise Unreachable("broken", sent=True)
+            raise UnreachableError("broken", sent=True)
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_no_line_is_lost_or_doubled_across_breaks(seed: int) -> None:
     source = BreakingSource(random.Random(seed))
     try:
-        told = list(tailed(source.open, goes_on=lambda: False, rest=lambda n: None))
-    except Unreachable:
+        told = list(follow_log(source.open, should_reopen=lambda: False, rest=lambda n: None))
+    except UnreachableError:
         assert source.breaks >= MAX_FAILURES
         return
     assert told == ALL
@@ -64,11 +64,11 @@ def test_a_source_that_only_breaks_is_given_up() -> None:
     rests: list[int] = []
 
     def broken(cursor: str) -> Iterator[LogLine]:
-        raise Unreachable("down", sent=True)
+        raise UnreachableError("down", sent=True)
         yield
 
-    with pytest.raises(Unreachable):
-        list(tailed(broken, goes_on=lambda: True, rest=rests.append))
+    with pytest.raises(UnreachableError):
+        list(follow_log(broken, should_reopen=lambda: True, rest=rests.append))
     assert rests == list(range(1, MAX_FAILURES))
 
 
@@ -120,5 +120,5 @@ def test_since_is_sent_as_the_cursor(server: ScriptedServer, cloud: RunpodV2) ->
 
 def test_a_refused_stream_is_a_typed_error(server: ScriptedServer, cloud: RunpodV2) -> None:
     server.script = [Answer(404, {"title": "Not Found", "status": 404, "detail": "no such pod"})]
-    with pytest.raises(NotFound, match="no such pod"):
+    with pytest.raises(PodNotFoundError, match="no such pod"):
         list(cloud.logs("p1"))

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.pods.errors import RateLimited, ServerError, Unreachable
-from pod_worker.pods.runpod.transport import MAX_BODY_BYTES, Patience, Transport, retry_after, segment
+from pod_worker.pods.errors import RateLimitedError, ServerError, UnreachableError
+from pod_worker.pods.runpod.transport import MAX_BODY_BYTES, HttpRetryPolicy, Transport, path_segment, retry_after
 from tests.pods.scripted_server import Answer, ScriptedServer
 
 KEY = "rpa_very_secret_key"
 
 
 class Wire:
-    def __init__(self, url: str, patience: Patience = Patience()) -> None:  # noqa: B008
+    def __init__(self, url: str, patience: HttpRetryPolicy = HttpRetryPolicy()) -> None:  # noqa: B008
         self.clock = ManualClock()
         self.slept: list[float] = []
         self.transport = Transport(
@@ -74,7 +74,7 @@ def test_a_post_is_sent_once_when_the_reply_is_5xx(server: ScriptedServer, wire:
 
 def test_a_post_is_sent_once_when_the_reply_is_lost(server: ScriptedServer, wire: Wire) -> None:
     server.script = [Answer(hang_up=True), Answer(200)]
-    with pytest.raises(Unreachable) as lost:
+    with pytest.raises(UnreachableError) as lost:
         wire.transport.call("POST", "/x", body={})
     assert lost.value.sent
     assert len(server.asked) == 1
@@ -82,7 +82,7 @@ def test_a_post_is_sent_once_when_the_reply_is_lost(server: ScriptedServer, wire
 
 def test_a_post_whose_reply_breaks_off_counts_as_sent(server: ScriptedServer, wire: Wire) -> None:
     server.script = [Answer(200, {"id": "p"}, headers={"Content-Length": "999", "Connection": "close"})]
-    with pytest.raises(Unreachable) as lost:
+    with pytest.raises(UnreachableError) as lost:
         wire.transport.call("POST", "/x", body={})
     assert lost.value.sent
 
@@ -91,8 +91,8 @@ def test_a_post_that_never_connected_is_sent_again_and_says_so(server: ScriptedS
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    wire = Wire(f"http://127.0.0.1:{port}", Patience(attempts=3))
-    with pytest.raises(Unreachable) as lost:
+    wire = Wire(f"http://127.0.0.1:{port}", HttpRetryPolicy(attempts=3))
+    with pytest.raises(UnreachableError) as lost:
         wire.transport.call("POST", "/x", body={})
     assert not lost.value.sent
     assert len(wire.slept) == 2
@@ -108,7 +108,7 @@ def test_429_is_waited_out_for_get_and_post(server: ScriptedServer, wire: Wire) 
 
 def test_a_longer_wait_than_the_budget_is_the_callers(server: ScriptedServer, wire: Wire) -> None:
     server.script = [Answer(429, headers={"Retry-After": "3600"})]
-    with pytest.raises(RateLimited) as limited:
+    with pytest.raises(RateLimitedError) as limited:
         wire.transport.call("POST", "/x")
     assert limited.value.wait_seconds == 3600.0
     assert wire.slept == []
@@ -116,7 +116,7 @@ def test_a_longer_wait_than_the_budget_is_the_callers(server: ScriptedServer, wi
 
 def test_a_storm_of_429_ends_as_rate_limited(server: ScriptedServer, wire: Wire) -> None:
     server.script = [Answer(429, headers={"Retry-After": "5"})] * 4
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitedError):
         wire.transport.call("GET", "/x")
     assert wire.slept == [5.0, 5.0, 5.0]
 
@@ -158,7 +158,7 @@ def test_the_key_is_cut_out_of_replies_errors_and_logs(
     assert reply.text == '{"error": "bad key ***"}'
     assert reply.body == {"error": "bad key ***"}
     server.script = [Answer(hang_up=True)]
-    with pytest.raises(Unreachable) as lost:
+    with pytest.raises(UnreachableError) as lost:
         wire.transport.call("POST", "/x")
     assert KEY not in str(lost.value)
     assert KEY not in caplog.text
@@ -176,6 +176,6 @@ def test_a_reply_that_does_not_end_is_cut_off(
 
 
 def test_ids_cannot_leave_their_path_segment() -> None:
-    assert segment("../../v2/pods") == "..%2F..%2Fv2%2Fpods"
+    assert path_segment("../../v2/pods") == "..%2F..%2Fv2%2Fpods"
     with pytest.raises(ValueError, match="empty"):
-        segment("")
+        path_segment("")

@@ -12,7 +12,7 @@ import pytest
 
 from pod_worker.core.clock import ManualClock
 from pod_worker.pods import errors
-from pod_worker.pods.catalogue import Stock
+from pod_worker.pods.catalogue import StockLevel
 from pod_worker.pods.errors import ProviderError, ServerError
 from pod_worker.pods.pod import Cloud, PodSpec, PodStatus, SshAddress
 from pod_worker.pods.provider import Absent, Known, Unknown
@@ -120,7 +120,7 @@ def test_reads_are_three_valued(server: ScriptedServer, cloud: RunpodV2) -> None
     assert cloud.get("p") == Absent()
     unauthorized, broken = cloud.get("p"), cloud.get("p")
     assert isinstance(unauthorized, Unknown)
-    assert isinstance(unauthorized.error, errors.Unauthorized)
+    assert isinstance(unauthorized.error, errors.UnauthorizedError)
     assert isinstance(broken, Unknown)
     server.script = [Answer(404, missing)]
     assert isinstance(cloud.list(), Unknown), "a list that does not exist is not an empty account"
@@ -248,10 +248,10 @@ def test_the_catalogue_joins_both_clouds_and_drops_placeholder_prices(
     assert isinstance(read, Known)
     first, second = read.value.gpus
     assert first.price_per_hour == {Cloud.SECURE: 0.69, Cloud.COMMUNITY: 0.34}
-    assert first.stock == {Cloud.SECURE: Stock.LOW, Cloud.COMMUNITY: Stock.HIGH}
-    assert first.stock_by_data_center == {"EU-RO-1": Stock.LOW}
+    assert first.stock == {Cloud.SECURE: StockLevel.LOW, Cloud.COMMUNITY: StockLevel.HIGH}
+    assert first.stock_by_data_center == {"EU-RO-1": StockLevel.LOW}
     assert second.price_per_hour == {Cloud.SECURE: 0.69}
-    assert second.stock == {Cloud.SECURE: Stock.NONE}
+    assert second.stock == {Cloud.SECURE: StockLevel.NONE}
     assert [center.id for center in read.value.data_centers] == ["EU-RO-1"]
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.pods.ssh.bootstrap import (
-    Bootstrap,
-    Outcome,
+    BootstrapPlan,
     Step,
     StepReport,
-    rendered,
+    StepStatus,
+    render_step,
     run_steps,
     start_script,
     steps,
@@ -46,7 +46,7 @@ def client(sshd: Sshd, tmp_path: Path) -> Iterator[SSHClient]:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Bootstrap:
+def plan(tmp_path: Path) -> BootstrapPlan:
     """A pod in a folder: a volume, programs on PATH, the code, the environment of its first process."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "bin").mkdir()
@@ -61,7 +61,7 @@ def plan(tmp_path: Path) -> Bootstrap:
         "HOME": "/",
     }
     (tmp_path / "environ").write_bytes(b"".join(f"{k}={v}\0".encode() for k, v in environ.items()))
-    return Bootstrap(
+    return BootstrapPlan(
         mount_path=str(tmp_path / "volume"),
         code_dir=str(code),
         min_free_gb=0.001,
@@ -76,123 +76,125 @@ def put_program(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def bring_up(client: SSHClient, plan: Bootstrap, *, gpu: bool = False) -> tuple[StepReport, ...]:
+def bring_up(client: SSHClient, plan: BootstrapPlan, *, gpu: bool = False) -> tuple[StepReport, ...]:
     return run_steps(client, plan, steps(plan), clock=SystemClock(), gpu=gpu)
 
 
-def one(client: SSHClient, plan: Bootstrap, step: Step) -> StepReport:
+def one(client: SSHClient, plan: BootstrapPlan, step: Step) -> StepReport:
     (report,) = run_steps(client, plan, [step], clock=SystemClock())
     return report
 
 
-def test_a_pod_without_gpu_steps_comes_up_and_again_costs_nothing(client: SSHClient, plan: Bootstrap) -> None:
+def test_a_pod_without_gpu_steps_comes_up_and_again_costs_nothing(client: SSHClient, plan: BootstrapPlan) -> None:
     first = {report.name: report.outcome for report in bring_up(client, plan)}
     assert first == {
-        "mount": Outcome.DONE,
-        "python": Outcome.DONE,
-        "nvidia-smi": Outcome.SKIPPED,
-        "code": Outcome.DONE,
-        "init": Outcome.DONE,
-        "cuda": Outcome.SKIPPED,
+        "mount": StepStatus.DONE,
+        "python": StepStatus.DONE,
+        "nvidia-smi": StepStatus.SKIPPED,
+        "code": StepStatus.DONE,
+        "init": StepStatus.DONE,
+        "cuda": StepStatus.SKIPPED,
     }
     again = {report.name: report.outcome for report in bring_up(client, plan)}
-    assert again["code"] is Outcome.ALREADY
+    assert again["code"] is StepStatus.ALREADY
 
 
-def test_the_pods_own_environment_is_there_unharmed_and_never_sent(client: SSHClient, plan: Bootstrap) -> None:
+def test_the_pods_own_environment_is_there_unharmed_and_never_sent(client: SSHClient, plan: BootstrapPlan) -> None:
     (report,) = [report for report in bring_up(client, plan) if report.name == "init"]
     assert 'TOKEN=it\'s a "secret"\nof two lines' in report.output
     assert "--no-start --skip-gpu" in report.output
-    assert all("secret" not in rendered(plan, step) for step in steps(plan))
+    assert all("secret" not in render_step(plan, step) for step in steps(plan))
 
 
-def test_the_gpu_steps_pass_on_a_gpu(client: SSHClient, plan: Bootstrap, tmp_path: Path) -> None:
+def test_the_gpu_steps_pass_on_a_gpu(client: SSHClient, plan: BootstrapPlan, tmp_path: Path) -> None:
     put_program(tmp_path, "nvidia-smi", 'echo "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-1)"')
     venv = Path(plan.code_dir) / ".venv" / "bin"
     venv.mkdir(parents=True)
     (venv / "python").write_text("#!/usr/bin/env bash\ngrep -q torch.ones && echo allocated\n")
     (venv / "python").chmod(0o755)
     reports = bring_up(client, plan, gpu=True)
-    assert [report.outcome for report in reports] == [Outcome.DONE] * 6
+    assert [report.outcome for report in reports] == [StepStatus.DONE] * 6
     assert "allocated" in reports[-1].output
 
 
 def test_fewer_gpus_than_promised_end_the_bootstrap_with_the_fix(
-    client: SSHClient, plan: Bootstrap, tmp_path: Path
+    client: SSHClient, plan: BootstrapPlan, tmp_path: Path
 ) -> None:
     put_program(tmp_path, "nvidia-smi", 'echo "GPU 0: NVIDIA GeForce RTX 4090"')
     reports = bring_up(client, replace(plan, gpu_count=2), gpu=True)
     assert reports[-1].name == "nvidia-smi"
-    assert reports[-1].outcome is Outcome.FAILED
+    assert reports[-1].outcome is StepStatus.FAILED
     assert "1 of 2 GPUs" in reports[-1].output
     assert "terminate the pod" in str(reports[-1])
 
 
-def test_a_missing_mount_is_named(client: SSHClient, plan: Bootstrap) -> None:
+def test_a_missing_mount_is_named(client: SSHClient, plan: BootstrapPlan) -> None:
     (report,) = bring_up(client, replace(plan, mount_path="/no/such/volume"))
-    assert report.outcome is Outcome.FAILED
+    assert report.outcome is StepStatus.FAILED
     assert "RUNPOD_VOLUME_MOUNT_PATH" in str(report)
     assert "/no/such/volume" in report.output
 
 
-def test_a_full_volume_is_named(client: SSHClient, plan: Bootstrap) -> None:
+def test_a_full_volume_is_named(client: SSHClient, plan: BootstrapPlan) -> None:
     (report,) = bring_up(client, replace(plan, min_free_gb=1e9))
     assert "GB free" in report.output
 
 
-def test_code_comes_from_an_archive(client: SSHClient, plan: Bootstrap, tmp_path: Path) -> None:
+def test_code_comes_from_an_archive(client: SSHClient, plan: BootstrapPlan, tmp_path: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(plan.code_dir, arcname=".")
     target = replace(plan, code_dir=str(tmp_path / "new" / "place"), code_archive=packed.getvalue())
-    assert all(report.outcome is not Outcome.FAILED for report in bring_up(client, target))
+    assert all(report.outcome is not StepStatus.FAILED for report in bring_up(client, target))
     assert (tmp_path / "new" / "place" / "ran").exists()
 
 
-def test_code_comes_from_git(client: SSHClient, plan: Bootstrap, tmp_path: Path) -> None:
+def test_code_comes_from_git(client: SSHClient, plan: BootstrapPlan, tmp_path: Path) -> None:
     put_program(tmp_path, "git", f'cp -r {plan.code_dir} "${{@: -1}}"; echo "$@" > {tmp_path}/asked')
     target = replace(plan, code_dir=str(tmp_path / "clone"), code_url="https://host/it's.git", code_ref="v1")
-    assert all(report.outcome is not Outcome.FAILED for report in bring_up(client, target))
+    assert all(report.outcome is not StepStatus.FAILED for report in bring_up(client, target))
     assert "clone --depth 1 --branch v1 https://host/it's.git" in (tmp_path / "asked").read_text()
 
 
-def test_a_failed_step_leaves_no_marker_and_runs_again(client: SSHClient, plan: Bootstrap, tmp_path: Path) -> None:
+def test_a_failed_step_leaves_no_marker_and_runs_again(
+    client: SSHClient, plan: BootstrapPlan, tmp_path: Path
+) -> None:
     step = Step("flaky", f"echo x >> {tmp_path}/tries; [ -e {tmp_path}/fixed ]", "touch it", once=True)
-    assert one(client, plan, step).outcome is Outcome.FAILED
+    assert one(client, plan, step).outcome is StepStatus.FAILED
     (tmp_path / "fixed").touch()
-    assert one(client, plan, step).outcome is Outcome.DONE
-    assert one(client, plan, step).outcome is Outcome.ALREADY
+    assert one(client, plan, step).outcome is StepStatus.DONE
+    assert one(client, plan, step).outcome is StepStatus.ALREADY
     assert (tmp_path / "tries").read_text() == "x\nx\n"
     changed = replace(step, script=step.script + "\ntrue")
-    assert one(client, plan, changed).outcome is Outcome.DONE, "another script is another step"
+    assert one(client, plan, changed).outcome is StepStatus.DONE, "another script is another step"
 
 
-def test_any_failing_line_fails_the_step(client: SSHClient, plan: Bootstrap) -> None:
+def test_any_failing_line_fails_the_step(client: SSHClient, plan: BootstrapPlan) -> None:
     for script in ("false\necho on", "echo $UNSET_NAME\necho on", "false | true\necho on"):
         report = one(client, plan, Step("s", script, "mend it"))
-        assert report.outcome is Outcome.FAILED
+        assert report.outcome is StepStatus.FAILED
         assert "on" not in report.output.split()
 
 
-def test_a_step_cannot_eat_the_script_that_follows(client: SSHClient, plan: Bootstrap) -> None:
+def test_a_step_cannot_eat_the_script_that_follows(client: SSHClient, plan: BootstrapPlan) -> None:
     report = one(client, plan, Step("hungry", "cat\necho after", "mend it", once=True))
-    assert report.outcome is Outcome.DONE
+    assert report.outcome is StepStatus.DONE
     assert report.output == "after\n"
-    assert one(client, plan, Step("hungry", "cat\necho after", "mend it", once=True)).outcome is Outcome.ALREADY
+    assert one(client, plan, Step("hungry", "cat\necho after", "mend it", once=True)).outcome is StepStatus.ALREADY
 
 
-def test_a_step_out_of_time_says_so(client: SSHClient, plan: Bootstrap) -> None:
+def test_a_step_out_of_time_says_so(client: SSHClient, plan: BootstrapPlan) -> None:
     report = one(client, plan, Step("slow", "echo begun; sleep 60", "be faster", timeout_seconds=0.5))
-    assert report.outcome is Outcome.FAILED
+    assert report.outcome is StepStatus.FAILED
     assert "out of time after 0 s" in report.output or "out of time after 1 s" in report.output
     assert "begun" in report.output
 
 
 def test_two_bootstraps_at_once_do_the_work_once(
-    sshd: Sshd, plan: Bootstrap, client: SSHClient, tmp_path: Path
+    sshd: Sshd, plan: BootstrapPlan, client: SSHClient, tmp_path: Path
 ) -> None:
     step = Step("work", f"echo x >> {tmp_path}/work; sleep 0.3", "mend it", once=True)
-    outcomes: list[Outcome] = []
+    outcomes: list[StepStatus] = []
 
     def other() -> None:
         with SSHClient(sshd.address, sshd.login, pod_id="p1", pins=PinFolder(tmp_path / "pins")) as second:
@@ -207,7 +209,7 @@ def test_two_bootstraps_at_once_do_the_work_once(
 
 
 def test_a_worker_is_started_once_and_outlives_the_connection(
-    client: SSHClient, plan: Bootstrap, tmp_path: Path
+    client: SSHClient, plan: BootstrapPlan, tmp_path: Path
 ) -> None:
     script = start_script(plan, "hybrid")
     first = client.run("bash -s", timeout_seconds=30, stdin=script)
@@ -227,7 +229,7 @@ def test_a_worker_is_started_once_and_outlives_the_connection(
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_that_dies_at_once_is_told_with_its_last_words(client: SSHClient, plan: Bootstrap) -> None:
+def test_a_worker_that_dies_at_once_is_told_with_its_last_words(client: SSHClient, plan: BootstrapPlan) -> None:
     script = Path(plan.code_dir) / "scripts" / "start_worker.sh"
     script.write_text("echo MONGODB_URL is not set >&2; exit 2\n")
     result = client.run("bash -s", timeout_seconds=30, stdin=start_script(plan, "all"))

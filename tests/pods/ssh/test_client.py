@@ -19,7 +19,7 @@ from pod_worker.pods.ssh.client import (
     SSHClient,
     SshLost,
     SshUnreachable,
-    connect_patiently,
+    connect_with_retry,
 )
 from pod_worker.pods.ssh.host_keys import HostKeyChanged, PinFolder
 from pod_worker.pods.ssh.login import BadPrivateKey, SshError, SshLogin
@@ -231,7 +231,7 @@ def test_connecting_patiently_asks_for_the_address_each_time(sshd: Sshd, pins: P
         address = next(addresses)
         return SSHClient(address, sshd.login, pod_id="p1", pins=pins) if address else None
 
-    client = connect_patiently(
+    client = connect_with_retry(
         client_for, patience_seconds=90, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
     )
     assert client.execute_command("true")[0] == 0
@@ -246,10 +246,10 @@ def test_patience_ends_with_the_last_reason(sshd: Sshd, pins: PinFolder, tmp_pat
         return SSHClient(sshd.address, SshLogin(tmp_path / "stranger"), pod_id="p1", pins=pins)
 
     with pytest.raises(SshAuthRefused):
-        connect_patiently(
+        connect_with_retry(
             client_for, patience_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
         )
     with pytest.raises(SshUnreachable, match="22/tcp"):
-        connect_patiently(
+        connect_with_retry(
             lambda: None, patience_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
         )

@@ -16,13 +16,13 @@ from pod_worker.core.event import Event
 from pod_worker.core.run import Json
 from pod_worker.store.events.event_log import (
     INDEXES,
-    Appended,
-    DeadLine,
-    Entry,
+    AppendResult,
+    DeadLetter,
     EventLog,
-    document_of,
-    entry_from,
-    stamps_of,
+    StoredEvent,
+    arrival_and_expiry,
+    event_document,
+    stored_event_from_document,
 )
 from pod_worker.store.events.event_writer import EventWriter
 from pod_worker.store.mongo import Document, connect, ensure_indexes
@@ -38,7 +38,7 @@ class QuickLog(EventLog):
         self.loop = asyncio.Runner()
         self.writer = EventWriter(database, EventLog(database))
 
-    def append(self, documents: Sequence[Document]) -> Appended:
+    def append(self, documents: Sequence[Document]) -> AppendResult:
         sent = sum(len(str(each["data"])) for each in documents)
         return self.loop.run(self.writer.append(documents, json_bytes=sent))
 
@@ -62,19 +62,21 @@ def log(request: pytest.FixtureRequest, quick: QuickLog, mongodb_url: str) -> Ev
     return quick if request.param == "quickly" else EventLog(quick._events.database)
 
 
-def entry(name: str, position: int = 1, run_id: str | None = "r1", attempt: int | None = 1, **data: Json) -> Entry:
+def entry(
+    name: str, position: int = 1, run_id: str | None = "r1", attempt: int | None = 1, **data: Json
+) -> StoredEvent:
     subject = f"run/{run_id}" if run_id else "pod/p1"
     event = Event(name, "test://x", "ai.run.log", subject, NOW, data, seq=position, attempt=attempt)
-    return Entry(event, run_id, attempt or 0, position, NOW, is_sample=True, level="info")
+    return StoredEvent(event, run_id, attempt or 0, position, NOW, is_sample=True, level="info")
 
 
-def stored(entry: Entry) -> Document:
-    stamps = stamps_of(entry.received_at)
+def stored(entry: StoredEvent) -> Document:
+    stamps = arrival_and_expiry(entry.received_at)
     told = (entry.is_sample, entry.level, entry.is_fenced)
-    return document_of(entry.event, entry.run_id, entry.attempt, entry.position, stamps, *told)
+    return event_document(entry.event, entry.run_id, entry.attempt, entry.position, stamps, *told)
 
 
-def keep(log: EventLog, entries: Sequence[Entry]) -> Appended:
+def keep(log: EventLog, entries: Sequence[StoredEvent]) -> AppendResult:
     return log.append([stored(each) for each in entries])
 
 
@@ -114,7 +116,7 @@ def test_a_broken_connection_is_tried_again(quick: QuickLog, monkeypatch: pytest
         raise AutoReconnect("the primary stepped down")
 
     monkeypatch.setattr(AsyncDatabase, "command", broken)
-    assert keep(quick, [entry("a")]) == Appended(frozenset(), {})
+    assert keep(quick, [entry("a")]) == AppendResult(frozenset(), {})
     assert keep(quick, [entry("a")]).duplicates == {0}
 
 
@@ -151,14 +153,14 @@ def test_replay_is_in_order_of_arrival(log: EventLog, db: Any) -> None:
 
 
 def test_an_odd_document_is_no_entry() -> None:
-    assert entry_from({"_id": 1}) is None
-    assert entry_from({"_id": 1, "time": NOW, "type": 5, "data": {}}) is None
+    assert stored_event_from_document({"_id": 1}) is None
+    assert stored_event_from_document({"_id": 1, "time": NOW, "type": 5, "data": {}}) is None
 
 
 def test_a_dead_line_is_kept_once_and_cut(log: EventLog, db: Any) -> None:
-    line = DeadLine(b"\xff" + b"x" * 100_000, "bad_json", "why", None, NOW)
-    log.bury([line, line])
-    log.bury([line])
+    line = DeadLetter(b"\xff" + b"x" * 100_000, "bad_json", "why", None, NOW)
+    log.add_dead_letters([line, line])
+    log.add_dead_letters([line])
     kept = list(db["events_dead"].find())
     assert len(kept) == 1
     assert (kept[0]["bytes"], len(kept[0]["line"])) == (100_001, 64 * 1024 + 3)
@@ -168,6 +170,6 @@ def test_samples_leave_and_lifecycle_stays(db: Any) -> None:
     ensure_indexes(db, INDEXES)
     expiry = db["events"].index_information()["expiry"]
     assert (expiry["key"], expiry["expireAfterSeconds"]) == ([("expireAt", 1)], 0)
-    kept = Entry(entry("a").event, "r1", 1, 1, NOW, is_sample=False)
+    kept = StoredEvent(entry("a").event, "r1", 1, 1, NOW, is_sample=False)
     assert "expireAt" not in stored(kept)
     assert stored(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13)

@@ -27,9 +27,9 @@ from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeed
 from pod_worker.core.run import Checkpoint
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
 from tests.store.flaky_link import LOOPBACK, FlakyLink
 from tests.store.linearizability import UNKNOWN, Call, Recorder, explain
 from tests.store.queue_model import MAX_CRASHES, Hold, ModelRun, QueueModel
@@ -156,7 +156,7 @@ class Hand:
         self.rng = random.Random(seed)
         self.queue = RunQueue(database, SystemClock(), max_crashes=MAX_CRASHES, rng=self.rng)
         self.rescuer = Rescue(database, max_crashes=MAX_CRASHES)
-        self.operations = Operations(database)
+        self.operations = OperatorActions(database)
         self.leases: list[Lease] = []
         self.errors: list[BaseException] = []
 
@@ -185,7 +185,7 @@ class Hand:
     def _claim(self, run_id: str) -> None:
         began, losses = self.recorder.tick(), self.losses()
         try:
-            claimed = self.queue.claim(Claimant(self.name, "pod", ("synthetic",), ("synthetic",)), run_id)
+            claimed = self.queue.claim(ClaimingWorker(self.name, "pod", ("synthetic",), ("synthetic",)), run_id)
         except PyMongoError:
             self.recorder.add(run_id, Call(self.name, "claim", (), UNKNOWN, began, None))
             return

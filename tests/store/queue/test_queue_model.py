@@ -25,14 +25,14 @@ from pymongo.write_concern import WriteConcern
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import Failure, FailureCode
-from pod_worker.core.lease import Fence, Lease, Renewal
+from pod_worker.core.lease import Fence, Lease, RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import TERMINAL, Checkpoint, RunStatus
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.operations import Operations, Verdict
+from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
 from tests.store.queue_model import MAX_CRASHES, Hold, ModelRun, QueueModel
 from tests.store.unreliable import Loss, Unreliable
 
@@ -87,7 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
         }
         self.queue = self.queues["w1"]  # a lease may be used through any connection
         self.rescuer = Rescue(self.db, max_crashes=MAX_CRASHES)
-        self.operations = Operations(self.db)
+        self.operations = OperatorActions(self.db)
         self.model = QueueModel()
         self.before: dict[str, dict[str, Any]] = {}
         self.last: tuple[str, Hold | None] = ("", None)
@@ -133,7 +133,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _claim(self, worker: str, loss: Loss) -> Any:
         self.last, self.loss = ("claim", None), loss
         claimable = self.model.claimable()
-        claim = self.queues[worker].claim(Claimant(worker, "pod", QUEUES, ("synthetic",)))
+        claim = self.queues[worker].claim(ClaimingWorker(worker, "pod", QUEUES, ("synthetic",)))
         self.is_disturbed |= loss is Loss.REQUEST
         self.loss = Loss.NOTHING
         if not self.is_disturbed:
@@ -162,7 +162,7 @@ class QueueMachine(RuleBasedStateMachine):
             except AutoReconnect:
                 continue
             assert verdict is expected
-            assert (renewed is lease) == (verdict is Renewal.LOST)
+            assert (renewed is lease) == (verdict is RenewalResult.LOST)
             return
         raise AssertionError("a renewal cannot fail twice in a row here")
 
@@ -202,7 +202,7 @@ class QueueMachine(RuleBasedStateMachine):
             "run": Fence(other if other != fence.run_id else "nobody", fence.attempt, fence.token),
         }[kind]
         self.last = ("forge", None)
-        assert self.queue.renew(Lease(forged, 60, 15, 0.0))[0] is Renewal.LOST
+        assert self.queue.renew(Lease(forged, 60, 15, 0.0))[0] is RenewalResult.LOST
         assert not self.queue.start(forged)
         assert not self.queue.checkpoint(forged, Checkpoint("Stage_1", True))
         if kind != "attempt":  # a token is never given twice: whoever has it did settle, whatever else he says
@@ -257,7 +257,7 @@ class QueueMachine(RuleBasedStateMachine):
                 self._rescue()
             case "hide" | "show":
                 self.model.runs[run_id].is_hidden = verb == "hide"
-                assert self.operations.hide(run_id, verb == "hide").verdict is Verdict.DONE
+                assert self.operations.hide(run_id, verb == "hide").verdict is ActionResult.DONE
             case "pause":
                 self.model.paused.add(self.model.runs[run_id].queue)
                 self.operations.pause(self.model.runs[run_id].queue)

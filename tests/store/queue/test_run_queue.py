@@ -13,14 +13,14 @@ from pymongo.errors import DuplicateKeyError
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import Failure, FailureCode
-from pod_worker.core.lease import Fence, Renewal
+from pod_worker.core.lease import Fence, RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Checkpoint, Requirements, RunStatus
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.contention import QUIET_PEEK
-from pod_worker.store.queue.operations import Operations, Verdict
+from pod_worker.store.queue.contention import UNCONTENDED_LOOK_AHEAD
+from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, Claim, Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import INDEXES, Claim, ClaimingWorker, RunQueue, RunRequest
 from tests.store.commands import Commands, watched
 from tests.store.unreliable import Loss, Unreliable
 
@@ -39,17 +39,17 @@ def rescue(db: Db) -> Rescue:
 
 
 @pytest.fixture
-def operations(db: Db) -> Operations:
-    return Operations(db)
+def operations(db: Db) -> OperatorActions:
+    return OperatorActions(db)
 
 
 def request(name: str, **fields: Any) -> RunRequest:
     return RunRequest(**({"id": name, "pipeline": "synthetic", "params": {}} | fields))
 
 
-def claimant(worker: str = "w1", **fields: Any) -> Claimant:
+def claimant(worker: str = "w1", **fields: Any) -> ClaimingWorker:
     base = {"worker_id": worker, "pod_id": "pod", "queues": ("synthetic",), "pipelines": ("synthetic",)}
-    return Claimant(**(base | fields))
+    return ClaimingWorker(**(base | fields))
 
 
 def claimed(queue: RunQueue, worker: str = "w1") -> Claim:
@@ -183,7 +183,9 @@ def test_a_pipeline_the_worker_does_not_know_is_left_for_others(queue: RunQueue)
     assert queue.claim(claimant()) is None
 
 
-def test_a_paused_queue_is_not_claimed_from_and_other_queues_are(queue: RunQueue, operations: Operations) -> None:
+def test_a_paused_queue_is_not_claimed_from_and_other_queues_are(
+    queue: RunQueue, operations: OperatorActions
+) -> None:
     queue.enqueue(request("a"))
     queue.enqueue(request("b", queue="other"))
     both = claimant(queues=("synthetic", "other"))
@@ -234,8 +236,10 @@ def test_a_unique_key_is_looked_up_by_its_index(queue: RunQueue, db: Db, mongodb
     assert explained["executionStats"]["totalDocsExamined"] == 1
 
 
-def test_a_long_paused_queue_does_not_hide_the_others(queue: RunQueue, operations: Operations) -> None:
-    queue.enqueue_many([request(f"r{n:02d}", queue="paused", priority=9) for n in range(QUIET_PEEK + 1)])
+def test_a_long_paused_queue_does_not_hide_the_others(queue: RunQueue, operations: OperatorActions) -> None:
+    queue.enqueue_many(
+        [request(f"r{n:02d}", queue="paused", priority=9) for n in range(UNCONTENDED_LOOK_AHEAD + 1)]
+    )
     queue.enqueue(request("a"))
     operations.pause("paused")
 
@@ -286,7 +290,7 @@ def test_a_rescued_worker_can_write_nothing_more(queue: RunQueue, rescue: Rescue
     new = claimed(queue, "w2")
     before = db.runs.find_one({"_id": "a"})
 
-    assert queue.renew(old.lease)[0] is Renewal.LOST
+    assert queue.renew(old.lease)[0] is RenewalResult.LOST
     assert not queue.checkpoint(old.lease.fence, Checkpoint("Stage_1", True))
     assert queue.settle(old.lease.fence, Succeeded()) is None
     assert db.runs.find_one({"_id": "a"}) == before
@@ -300,12 +304,12 @@ def test_renewing_prolongs_by_server_time_and_an_expired_lease_stays_expired(que
     before = db.runs.find_one({"_id": "a"})["leaseExpiresAt"]  # type: ignore[index]
 
     verdict, lease = queue.renew(claim.lease)
-    assert verdict is Renewal.OK
+    assert verdict is RenewalResult.OK
     assert lease.asked_at >= claim.lease.asked_at
     assert db.runs.find_one({"_id": "a"})["leaseExpiresAt"] > before  # type: ignore[index]
 
     expire(db, "a")
-    assert queue.renew(lease)[0] is Renewal.LOST
+    assert queue.renew(lease)[0] is RenewalResult.LOST
 
 
 # ── settle ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -346,11 +350,11 @@ def test_settling_again_answers_the_same_even_when_somebody_else_has_had_the_run
 
 
 def test_a_cancel_between_the_settles_look_and_its_write_is_not_forgotten(
-    db: Db, queue: RunQueue, operations: Operations
+    db: Db, queue: RunQueue, operations: OperatorActions
 ) -> None:
     queue.enqueue(request("a"))
     fence = claimed(queue).lease.fence
-    verdicts: list[Verdict] = []
+    verdicts: list[ActionResult] = []
 
     def cancel_first(_call: str) -> Loss:
         if not verdicts:
@@ -358,7 +362,7 @@ def test_a_cancel_between_the_settles_look_and_its_write_is_not_forgotten(
         return Loss.NOTHING
 
     settlement = RunQueue(Unreliable(db, cancel_first), SystemClock()).settle(fence, Released("drain"))  # type: ignore[arg-type]
-    assert verdicts == [Verdict.REQUESTED]
+    assert verdicts == [ActionResult.REQUESTED]
     assert settlement is not None
     assert settlement.status is RunStatus.CANCELED
 
@@ -461,11 +465,11 @@ def test_rescue_of_a_run_that_keeps_killing_workers_ends_as_poison(
 
 
 def test_a_canceled_run_whose_worker_died_is_canceled_by_the_rescue(
-    queue: RunQueue, rescue: Rescue, operations: Operations, db: Db
+    queue: RunQueue, rescue: Rescue, operations: OperatorActions, db: Db
 ) -> None:
     queue.enqueue(request("a"))
     claimed(queue)
-    assert operations.cancel("a", by="ana").verdict is Verdict.REQUESTED
+    assert operations.cancel("a", by="ana").verdict is ActionResult.REQUESTED
     expire(db, "a")
     [rescued] = rescue.sweep()
     assert rescued.run.status is RunStatus.CANCELED
@@ -474,42 +478,42 @@ def test_a_canceled_run_whose_worker_died_is_canceled_by_the_rescue(
 # ── operators ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_cancel_ends_a_waiting_run_and_asks_a_running_one(queue: RunQueue, operations: Operations) -> None:
+def test_cancel_ends_a_waiting_run_and_asks_a_running_one(queue: RunQueue, operations: OperatorActions) -> None:
     queue.enqueue(request("waiting", priority=-1))
     queue.enqueue(request("running"))
     claim = claimed(queue)
 
-    assert operations.cancel("waiting").verdict is Verdict.DONE
-    assert operations.cancel("running", by="ana").verdict is Verdict.REQUESTED
-    assert queue.renew(claim.lease)[0] is Renewal.CANCEL
+    assert operations.cancel("waiting").verdict is ActionResult.DONE
+    assert operations.cancel("running", by="ana").verdict is ActionResult.REQUESTED
+    assert queue.renew(claim.lease)[0] is RenewalResult.CANCEL
     settlement = queue.settle(claim.lease.fence, Canceled())
     assert settlement is not None
     assert settlement.status is RunStatus.CANCELED
-    assert operations.cancel("running").verdict is Verdict.ALREADY
-    assert operations.cancel("nobody").verdict is Verdict.MISSING
+    assert operations.cancel("running").verdict is ActionResult.ALREADY
+    assert operations.cancel("nobody").verdict is ActionResult.MISSING
 
 
-def test_reset_refuses_a_live_lease_and_force_fences_it(queue: RunQueue, operations: Operations) -> None:
+def test_reset_refuses_a_live_lease_and_force_fences_it(queue: RunQueue, operations: OperatorActions) -> None:
     queue.enqueue(request("a"))
     claim = claimed(queue)
-    assert operations.reset("a").verdict is Verdict.LIVE
+    assert operations.reset("a").verdict is ActionResult.LIVE
 
     answer = operations.reset("a", by="ana", force=True)
-    assert answer.verdict is Verdict.DONE
+    assert answer.verdict is ActionResult.DONE
     assert answer.run is not None
     assert answer.run.attempt == 2
-    assert queue.renew(claim.lease)[0] is Renewal.LOST
+    assert queue.renew(claim.lease)[0] is RenewalResult.LOST
     assert queue.settle(claim.lease.fence, Succeeded()) is None
 
 
 def test_a_run_taken_from_a_living_worker_is_claimable_only_when_its_lease_is_over(
-    queue: RunQueue, operations: Operations, db: Db
+    queue: RunQueue, operations: OperatorActions, db: Db
 ) -> None:
     """Its worker hears of the reset at the next renewal; until the lease it was granted ends, its GPU may be busy."""
     queue.enqueue(request("a"))
     claimed(queue)
     for _ in range(2):  # somebody clicks twice
-        assert operations.reset("a", by="ana", force=True).verdict is Verdict.DONE
+        assert operations.reset("a", by="ana", force=True).verdict is ActionResult.DONE
         assert queue.claim(claimant()) is None
     db.runs.update_one({"_id": "a"}, [{"$set": {"heldUntil": {"$subtract": ["$$NOW", 1]}}}])
     assert claimed(queue).run.attempt == 4
@@ -519,7 +523,7 @@ def test_a_run_taken_from_a_living_worker_is_claimable_only_when_its_lease_is_ov
 
 
 def test_reset_keeps_finished_stages_of_a_failed_run_and_forgets_those_of_a_complete_one(
-    queue: RunQueue, operations: Operations
+    queue: RunQueue, operations: OperatorActions
 ) -> None:
     for name, outcome in (("failed", failed(FailureCode.USER_ERROR)), ("complete", Succeeded())):
         queue.enqueue(request(name))
@@ -535,27 +539,27 @@ def test_reset_keeps_finished_stages_of_a_failed_run_and_forgets_those_of_a_comp
     assert not forgotten.is_done("Stage_1")
 
 
-def test_retry_stage_forgets_only_that_stage(queue: RunQueue, operations: Operations) -> None:
+def test_retry_stage_forgets_only_that_stage(queue: RunQueue, operations: OperatorActions) -> None:
     queue.enqueue(request("a"))
     fence = claimed(queue).lease.fence
     for stage in ("Stage_1", "paper"):
         queue.checkpoint(fence, Checkpoint(stage, True))
     queue.settle(fence, Succeeded())
 
-    assert operations.retry_stage("a", "paper").verdict is Verdict.DONE
+    assert operations.retry_stage("a", "paper").verdict is ActionResult.DONE
     run = queue.get("a")
     assert run is not None
     assert run.status is RunStatus.QUEUED
     assert list(run.checkpoints) == ["Stage_1"]
 
 
-def test_hand_made_runs_can_be_canceled_reset_and_tried_again(operations: Operations, db: Db) -> None:
+def test_hand_made_runs_can_be_canceled_reset_and_tried_again(operations: OperatorActions, db: Db) -> None:
     db.runs.insert_one({"_id": "starting", "status": "STARTING"})
     db.runs.insert_one({"_id": "ended", "status": "COMPLETED", "checkpoints": {"paper": {"done": True}}})
 
-    assert operations.cancel("starting").verdict is Verdict.DONE
-    assert operations.reset("starting").verdict is Verdict.DONE
-    assert operations.retry_stage("ended", "paper").verdict is Verdict.DONE
+    assert operations.cancel("starting").verdict is ActionResult.DONE
+    assert operations.reset("starting").verdict is ActionResult.DONE
+    assert operations.retry_stage("ended", "paper").verdict is ActionResult.DONE
     assert [run["status"] for run in db.runs.find()] == ["QUEUED", "QUEUED"]
 
 

@@ -10,18 +10,18 @@ from pymongo.database import Database
 
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.failure import Failure, FailureCode
-from pod_worker.core.lease import Renewal
+from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Failed, Succeeded
 from pod_worker.core.run import Checkpoint
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.operations import Operations
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, Claim, Claimant, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import INDEXES, Claim, ClaimingWorker, RunQueue, RunRequest
 from tests.store.commands import Commands, watched
 from tests.store.unreliable import Loss, Unreliable
 
 Db = Database[dict[str, Any]]
-CLAIMANT = Claimant("w1", "pod", ("synthetic",), ("synthetic",))
+CLAIMANT = ClaimingWorker("w1", "pod", ("synthetic",), ("synthetic",))
 
 
 def _moments(value: Any, path: str = "") -> Iterator[str]:
@@ -47,20 +47,20 @@ def test_no_command_of_the_queue_carries_the_clients_time(mongodb_url: str, db: 
     ensure_indexes(db, INDEXES)
     sent = Commands()
     with watched(mongodb_url, sent) as database:
-        live_a_little(RunQueue(database, SystemClock()), Operations(database), Rescue(database))
+        live_a_little(RunQueue(database, SystemClock()), OperatorActions(database), Rescue(database))
     assert len(sent.seen) > 10
     moments = {path for command in sent.seen for path in _moments(command)}
     # The one exception is the server's own word, given back to see whether it still holds.
     assert moments == {".updates.q.cancelRequestedAt"}
 
 
-def live_a_little(queue: RunQueue, operations: Operations, rescue: Rescue) -> None:
+def live_a_little(queue: RunQueue, operations: OperatorActions, rescue: Rescue) -> None:
     queue.enqueue(RunRequest("a", "synthetic", {}))
     queue.enqueue_many([RunRequest("b", "synthetic", {})])
     first, second = claimed(queue), claimed(queue)
     queue.start(first.lease.fence)
     queue.checkpoint(first.lease.fence, Checkpoint("Stage_1", True))
-    assert queue.renew(first.lease)[0] is Renewal.OK
+    assert queue.renew(first.lease)[0] is RenewalResult.OK
     queue.settle(first.lease.fence, Failed(Failure(FailureCode.NETWORK, "x")))
     operations.cancel("b")
     assert rescue.sweep() == []
@@ -101,7 +101,7 @@ def test_trust_is_counted_from_before_the_request_was_sent(db: Db) -> None:
 
     began = clock.monotonic()
     verdict, lease = queue.renew(lease)
-    assert verdict is Renewal.OK
+    assert verdict is RenewalResult.OK
     assert (lease.asked_at, lease.trusted_until) == (began, began + 45)
 
 
@@ -133,7 +133,7 @@ def test_a_lease_that_was_renewed_after_the_look_is_left_alone(db: Db) -> None:
     in_time = [{"$set": {"leaseExpiresAt": {"$add": ["$$NOW", 60_000]}}}]
 
     assert rescue_while(db, lambda: db.runs.update_one({"_id": "a"}, in_time)) == []
-    assert queue.renew(claim.lease)[0] is Renewal.OK
+    assert queue.renew(claim.lease)[0] is RenewalResult.OK
 
 
 def test_a_rescue_ends_only_the_lease_that_it_looked_at(db: Db) -> None:

@@ -12,14 +12,14 @@ from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version
 from pod_worker.store.views import metric_series
-from pod_worker.store.views.changes import Point, SeriesKey
+from pod_worker.store.views.changes import MetricPoint, SeriesKey
 from pod_worker.store.views.metric_series import MetricSeries, Series, Versioned
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class ToldSeries(MetricSeries):
-    def tell(self, told: list[tuple[str, Version, Point]]) -> None:
+    def tell(self, told: list[tuple[str, Version, MetricPoint]]) -> None:
         by_series: defaultdict[SeriesKey, list[Versioned]] = defaultdict(list)
         for run_id, version, each in told:
             by_series[run_id, each.stage, each.name].append((version, each))
@@ -31,8 +31,8 @@ def series(db: Any) -> ToldSeries:
     return ToldSeries(db)
 
 
-def point(step: int | None, value: float, seconds: float = 0, **more: Any) -> Point:
-    return Point(
+def point(step: int | None, value: float, seconds: float = 0, **more: Any) -> MetricPoint:
+    return MetricPoint(
         **(
             {"stage": "s", "name": "loss", "value": value, "time": NOW + timedelta(seconds=seconds), "step": step}
             | more

@@ -10,14 +10,14 @@ import pytest
 
 from pod_worker.control.events.replay import rebuild
 from pod_worker.control.ingest.batch import read_batch
-from pod_worker.control.runs.live import _View
+from pod_worker.control.runs.live import _LiveView
 from pod_worker.store import artifact_registry
-from pod_worker.store.events.reader import EventFilter, EventPages
+from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.stats import QueueDepth
+from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries
-from pod_worker.store.views.read_models import BadCursor, ReadModels, RunFilter
+from pod_worker.store.views.read_models import InvalidCursorError, ReadModels, RunFilter
 from tests.control.batches import take
 from tests.control.lines import event, ndjson
 from tests.store.commands import QUERIES, Commands, watched
@@ -63,7 +63,7 @@ def fill(made: Any) -> None:
 
 
 def ask_everything(database: Any) -> None:
-    models, pages = ReadModels(database), EventPages(database)
+    models, pages = ReadModels(database), EventReader(database)
     for wanted in (
         RunFilter(),
         RunFilter(["QUEUED"]),
@@ -89,15 +89,15 @@ def ask_everything(database: Any) -> None:
         EventFilter(since=T0),
     ):
         for newest_first in (True, False):
-            pages.page("r1", events, 10, newest_first=newest_first)
-            pages.page("r1", events, 10, cursor=10**18, newest_first=newest_first)
-    pages.dead(10)
+            pages.read_page("r1", events, 10, newest_first=newest_first)
+            pages.read_page("r1", events, 10, cursor=10**18, newest_first=newest_first)
+    pages.dead_letters(10)
     MetricSeries(database).read("r1", ["loss"], "s")
     MetricSeries(database).read("r1")
-    view = _View("r1", models, pages, None)
+    view = _LiveView("r1", models, pages, None)
     view.poll()
     view.poll()
-    QueueDepth(database).read()
+    QueueStatsReader(database).read()
     point = event("new", "ai.run.stage_metric", run="r1", stage="s", name="loss", value=1, step=1)
     take(database, read_batch([ndjson(point)]))
     rebuild(database, "r1")
@@ -153,7 +153,7 @@ def test_lists_are_not_sorted_in_memory(database: Any, seen: Commands) -> None:
 
 
 def test_depth(database: Any) -> None:
-    depth = QueueDepth(database).read()
+    depth = QueueStatsReader(database).read()
     assert depth.by_status == {"QUEUED": 100, "RUNNING": 100, "COMPLETED": 100}
     assert depth.by_queue["training"]["QUEUED"] + depth.by_queue["synthetic"]["QUEUED"] == 100
     assert depth.oldest_queued_seconds["training"] > 0
@@ -163,7 +163,7 @@ def test_depth(database: Any) -> None:
 def test_a_foreign_cursor_is_refused(database: Any, cursor: str) -> None:
     models = ReadModels(database)
     if cursor:
-        with pytest.raises(BadCursor):
+        with pytest.raises(InvalidCursorError):
             models.runs(RunFilter(), 10, cursor=cursor)
     else:
         assert models.runs(RunFilter(), 10, cursor=cursor).items

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from pod_worker.core.event import Version
 from pod_worker.core.run import TERMINAL, RunStatus, predecessors
-from pod_worker.store.views.changes import Change, Changes, Facts, Point, View, named, unquoted
-from pod_worker.store.views.versioned import spelled
-from pod_worker.store.views.writer import Views, _at_or_after, _sources
+from pod_worker.store.views.changes import (
+    Change,
+    FieldUpdate,
+    MetricPoint,
+    View,
+    ViewChanges,
+    quote_segment,
+    unquote_segment,
+)
+from pod_worker.store.views.versioned import camel_case_path
+from pod_worker.store.views.writer import Views, _allowed_sources, _at_or_after
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -24,7 +32,7 @@ Stamped: TypeAlias = tuple[str, int, Version, Change]
 
 class ToldViews(Views):
     def tell(self, told: list[Stamped]) -> None:
-        changes = Changes()
+        changes = ViewChanges()
         for each in told:
             changes.add(*each)
         self.apply(changes)
@@ -41,7 +49,7 @@ def stamped(version: str, change: Change, run_id: str = "r1", attempt: int = 0) 
 
 
 def run_facts(version: str, group: str = "g", **fields: Any) -> Stamped:
-    return stamped(version, Facts(View.RUN, "", group, fields))
+    return stamped(version, FieldUpdate(View.RUN, "", group, fields))
 
 
 def test_only_a_larger_version_overwrites(views: ToldViews, db: Any) -> None:
@@ -66,14 +74,17 @@ def test_groups_do_not_disturb_each_other(views: ToldViews, db: Any) -> None:
 
 
 def test_a_run_that_does_not_exist_is_not_made(views: ToldViews, db: Any) -> None:
-    views.tell([stamped("1", Facts(View.RUN, "", "g", {"a": 1}), "unknown")])
+    views.tell([stamped("1", FieldUpdate(View.RUN, "", "g", {"a": 1}), "unknown")])
     assert db["runs"].count_documents({}) == 1
 
 
 def test_values_are_never_read_as_expressions(views: ToldViews, db: Any) -> None:
     tricky = {"$add": [1, 2], "a.b": "$status", "x": ["$$ROOT"]}
     views.tell(
-        [run_facts("1", value=tricky, text="$_id"), stamped("1", Facts(View.STAGE, "$x", "g", {"value": tricky}))]
+        [
+            run_facts("1", value=tricky, text="$_id"),
+            stamped("1", FieldUpdate(View.STAGE, "$x", "g", {"value": tricky})),
+        ]
     )
     run, stage = db["runs"].find_one(), db["stages"].find_one()
     assert (run["value"], run["text"], stage["value"], stage["name"]) == (tricky, "$_id", tricky, "$x")
@@ -81,29 +92,31 @@ def test_values_are_never_read_as_expressions(views: ToldViews, db: Any) -> None
 
 @pytest.mark.parametrize("name", ["loss", "train/loss", "eval.loss", "$x", "a.b.c", "%2E", "0", " ", "ü", "=x"])
 def test_any_name_from_the_wire_is_one_field(views: ToldViews, db: Any, name: str) -> None:
-    views.tell([stamped("1", Point("s", name, 1.5, NOW, 1))])
+    views.tell([stamped("1", MetricPoint("s", name, 1.5, NOW, 1))])
     fields = db["runs"].find_one()["metrics"]
-    assert [unquoted(field) for field in fields] == [name]
+    assert [unquote_segment(field) for field in fields] == [name]
 
 
 @given(st.text(min_size=1))
 def test_quoting_is_reversible(name: str) -> None:
-    field = spelled(named(name))
-    assert unquoted(field) == name
+    field = camel_case_path(quote_segment(name))
+    assert unquote_segment(field) == name
     assert "." not in field
     assert not field.startswith("$")
 
 
 def test_a_stage_that_only_reports_progress_runs(views: ToldViews, db: Any) -> None:
-    views.tell([stamped("1", Facts(View.STAGE, "s", "progress", {"progress": 0.5}))])
+    views.tell([stamped("1", FieldUpdate(View.STAGE, "s", "progress", {"progress": 0.5}))])
     assert db["stages"].find_one()["status"] == "RUNNING"
-    views.tell([stamped("0", Facts(View.STAGE, "s", "status", {"status": "COMPLETED"}))])
+    views.tell([stamped("0", FieldUpdate(View.STAGE, "s", "status", {"status": "COMPLETED"}))])
     assert db["stages"].find_one()["status"] == "COMPLETED", "a word about its state outranks the guess"
 
 
 def test_facts_reach_documents_of_an_older_shape(views: ToldViews, db: Any) -> None:
     db["runs"].replace_one({"_id": "r1"}, {"currentStage": None, "metrics": None, "v": None})
-    views.tell([run_facts("1", "s", **{"current_stage.name": "x"}), stamped("1", Point("s", "loss", 1.0, NOW, 1))])
+    views.tell(
+        [run_facts("1", "s", **{"current_stage.name": "x"}), stamped("1", MetricPoint("s", "loss", 1.0, NOW, 1))]
+    )
     run = db["runs"].find_one()
     assert (run["currentStage"], run["metrics"]) == ({"name": "x"}, {"loss": 1.0})
 
@@ -118,13 +131,13 @@ def test_no_change_is_no_write(views: ToldViews, db: Any) -> None:
 
 @pytest.mark.parametrize("to", [RunStatus.RUNNING, RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELED])
 def test_one_step_is_what_core_allows(to: RunStatus) -> None:
-    found = set(_sources((to,))) - {"STARTING"}
+    found = set(_allowed_sources((to,))) - {"STARTING"}
     assert found == {status.value for status in predecessors(to)}
 
 
 def test_a_verdict_implies_the_way_to_it() -> None:
     path = (RunStatus.RUNNING, RunStatus.AUTO_VALIDATING, RunStatus.AWAITING_HUMAN)
-    assert set(_sources(path)) == {"SCHEDULED", "STARTING", "RUNNING", "AUTO_VALIDATING", "COMPLETED"}
+    assert set(_allowed_sources(path)) == {"SCHEDULED", "STARTING", "RUNNING", "AUTO_VALIDATING", "COMPLETED"}
 
 
 def test_what_comes_after() -> None:

@@ -16,10 +16,10 @@ from graphql.validation import NoSchemaIntrospectionCustomRule
 from starlette.responses import Response
 
 from pod_worker.core.run import Json
-from pod_worker.fake_runpod.api.graphql.resolvers import Operations
-from pod_worker.fake_runpod.api.responses import json_answer
-from pod_worker.fake_runpod.errors import Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.api.graphql.resolvers import Resolvers
+from pod_worker.fake_runpod.api.responses import json_response
+from pod_worker.fake_runpod.errors import ApiError
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 SCHEMA = graphql.build_schema(Path(__file__).with_name("schema.graphql").read_text())
 RULES = [*graphql.specified_rules, NoSchemaIntrospectionCustomRule]
@@ -31,7 +31,7 @@ class Call(msgspec.Struct):
     operationName: str | None = None
 
 
-def graphql_routes(host: Host) -> APIRouter:
+def graphql_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
 
     @router.post("/graphql")
@@ -43,12 +43,12 @@ def graphql_routes(host: Host) -> APIRouter:
         document = _read(call.query)
         if isinstance(document, str):
             return _refused(document, "GRAPHQL_VALIDATION_FAILED")
-        return _execute(document, call, Operations(host, request.scope["fake.caller"]))
+        return _execute(document, call, Resolvers(host, request.scope["fake.caller"]))
 
     return router
 
 
-def _execute(document: graphql.DocumentNode, call: Call, operations: Operations) -> Response:
+def _execute(document: graphql.DocumentNode, call: Call, operations: Resolvers) -> Response:
     result = graphql.execute(
         SCHEMA,
         document,
@@ -63,11 +63,11 @@ def _execute(document: graphql.DocumentNode, call: Call, operations: Operations)
     body: dict[str, Json] = {"data": result.data}
     if result.errors:
         body["errors"] = [_error(error) for error in result.errors]
-    return json_answer(body)
+    return json_response(body)
 
 
 def _error(error: graphql.GraphQLError) -> dict[str, Json]:
-    if not isinstance(error.original_error, Refusal):
+    if not isinstance(error.original_error, ApiError):
         raise error.original_error or error
     return {"message": error.message, "path": error.path, "extensions": {"code": "RUNPOD"}}
 
@@ -84,4 +84,4 @@ def _read(query: str) -> graphql.DocumentNode | str:
 
 
 def _refused(message: str, code: str) -> Response:
-    return json_answer({"errors": [{"message": message, "extensions": {"code": code}}]}, 400)
+    return json_response({"errors": [{"message": message, "extensions": {"code": code}}]}, 400)

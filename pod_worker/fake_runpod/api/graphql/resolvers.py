@@ -14,18 +14,18 @@ from pod_worker.fake_runpod.api.gateway import Caller
 from pod_worker.fake_runpod.api.graphql.views import data_center_view, gpu_view, pod_view, template_view, user_view
 from pod_worker.fake_runpod.cloud.account import Template
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec
-from pod_worker.fake_runpod.errors import NO_LONGER_ANY, Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.errors import NO_INSTANCES_GRAPHQL, ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 Input = Mapping[str, Json]
 Info = Any  # graphql.GraphQLResolveInfo; the operations here never look at it
 DEFAULT_CPU = "cpu3c-2-4"
 
 
-class Operations:
+class Resolvers:
     """Root value of one request: the executor calls the methods by their field names."""
 
-    def __init__(self, host: Host, caller: Caller) -> None:
+    def __init__(self, host: SimulatorRuntime, caller: Caller) -> None:
         self._host = host
         self._world = host.world
         self._caller = caller
@@ -60,8 +60,8 @@ class Operations:
         pod_id = str((input or {}).get("podId"))
         try:
             return pod_view(self._own_pod(pod_id), self._world)
-        except Refusal as refusal:
-            if refusal.kind is Kind.NOT_FOUND:
+        except ApiError as refusal:
+            if refusal.kind is ApiErrorKind.NOT_FOUND:
                 return None
             raise
 
@@ -115,12 +115,12 @@ class Operations:
 
     def createNetworkVolume(self, info: Info, input: Input) -> dict[str, Json]:
         self._require_account()
-        made = self._host.shelf.create_volume(input["name"], input["size"], input["dataCenterId"], None)
+        made = self._host.resources.create_volume(input["name"], input["size"], input["dataCenterId"], None)
         return {"id": made.id, "name": made.name, "size": made.size_gb, "dataCenterId": made.data_center_id}
 
     def deleteNetworkVolume(self, info: Info, input: Input) -> None:
         self._require_account()
-        self._host.shelf.delete_volume(input["id"])
+        self._host.resources.delete_volume(input["id"])
 
     def saveTemplate(self, info: Info, input: Input | None = None) -> dict[str, Json]:
         self._require_account()
@@ -138,25 +138,25 @@ class Operations:
             is_serverless=bool(sent.get("isServerless")),
             is_public=bool(sent.get("isPublic")),
         )
-        return template_view(self._host.shelf.add_template(template))
+        return template_view(self._host.resources.add_template(template))
 
     def saveRegistryAuth(self, info: Info, input: Input) -> dict[str, Json]:
         self._require_account()
-        made = self._host.shelf.create_registry(input["name"])
+        made = self._host.resources.create_registry(input["name"])
         return {"id": made.id, "name": made.name}
 
     def deleteRegistryAuth(self, info: Info, registryAuthId: str | None = None) -> bool:
         self._require_account()
-        self._host.shelf.delete_registry(registryAuthId or "")
+        self._host.resources.delete_registry(registryAuthId or "")
         return True
 
     # inside
 
     def _require_account(self) -> None:
         if not self._caller.is_known:
-            raise Refusal(Kind.FORBIDDEN, "Not authorized")
+            raise ApiError(ApiErrorKind.FORBIDDEN, "Not authorized")
         if self._caller.pod_id is not None:
-            raise Refusal(Kind.FORBIDDEN, "access denied")
+            raise ApiError(ApiErrorKind.FORBIDDEN, "access denied")
 
     def _own_pod(self, pod_id: str) -> Pod:
         """A pod the caller may touch: any for the account, itself for a pod."""
@@ -169,7 +169,7 @@ class Operations:
         wanted = [sent.get("gpuTypeId"), *(sent.get("gpuTypeIdList") or ())]
         spec.gpu_ids = tuple(gpu for gpu in wanted if gpu)
         if not spec.gpu_ids:
-            raise Refusal(Kind.RULE, "gpuTypeId is required")
+            raise ApiError(ApiErrorKind.RULE, "gpuTypeId is required")
         spec.gpu_count = 1 if sent.get("gpuCount") is None else sent["gpuCount"]
         spec.volume_gb = 0 if spec.network_volume_id else sent.get("volumeInGb") or spec.volume_gb
         spec.interruptible = interruptible
@@ -180,18 +180,18 @@ class Operations:
     def _place(self, spec: PodSpec) -> dict[str, Json]:
         try:
             return pod_view(self._world.create(spec, "graphql"), self._world)
-        except Refusal as refusal:
-            if refusal.kind is Kind.CAPACITY:
-                raise Refusal(Kind.CAPACITY, NO_LONGER_ANY) from None
+        except ApiError as refusal:
+            if refusal.kind is ApiErrorKind.CAPACITY:
+                raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES_GRAPHQL) from None
             raise
 
     def _container(self, sent: Input) -> PodSpec:
         self._require_account()
         template_id = sent.get("templateId") or None
-        template = self._host.shelf.template(template_id) if template_id else Template("", "", "", disk_gb=10)
+        template = self._host.resources.template(template_id) if template_id else Template("", "", "", disk_gb=10)
         image = sent.get("imageName") or template.image
         if not image:
-            raise Refusal(Kind.RULE, "imageName or templateId is required")
+            raise ApiError(ApiErrorKind.RULE, "imageName or templateId is required")
         cloud = sent.get("cloudType") or "SECURE"
         data_center = sent.get("dataCenterId") or None
         return PodSpec(
@@ -230,4 +230,4 @@ def _instant(sent: Input, name: str) -> int | None:
     try:
         return timestamps.parse(sent[name])
     except ValueError as error:
-        raise Refusal(Kind.RULE, f"{name}: {error}") from None
+        raise ApiError(ApiErrorKind.RULE, f"{name}: {error}") from None

@@ -15,13 +15,13 @@ from pod_worker.fake_runpod.billing.money import price_usd
 from pod_worker.fake_runpod.cloud.account import Template
 from pod_worker.fake_runpod.cloud.catalogue import DataCenter, GpuType
 from pod_worker.fake_runpod.cloud.pod import Pod, PortMapping, Status
-from pod_worker.fake_runpod.cloud.simulator import World
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
 
 GRADES = ("NONE", "LOW", "MEDIUM", "HIGH")
 CUDA_CORES = {"NVIDIA GeForce RTX 4090": 16384, "NVIDIA H100 80GB HBM3": 16896, "NVIDIA A100-SXM4-80GB": 6912}
 
 
-def pod_view(pod: Pod, world: World) -> dict[str, Json]:
+def pod_view(pod: Pod, world: CloudSimulator) -> dict[str, Json]:
     spec = pod.spec
     return {
         "id": pod.id,
@@ -81,7 +81,7 @@ def _port(mapping: PortMapping) -> dict[str, Json]:
     }
 
 
-def _machine(pod: Pod, world: World) -> dict[str, Json]:
+def _machine(pod: Pod, world: CloudSimulator) -> dict[str, Json]:
     return {
         "podHostId": pod.host_id,
         "gpuTypeId": pod.gpu_id,
@@ -93,7 +93,7 @@ def _machine(pod: Pod, world: World) -> dict[str, Json]:
     }
 
 
-def gpu_view(gpu: GpuType, world: World) -> dict[str, Json]:
+def gpu_view(gpu: GpuType, world: CloudSimulator) -> dict[str, Json]:
     def lowest_price(info: object, input: Mapping[str, Json] | None = None) -> dict[str, Json]:
         return lowest_price_view(gpu, world, input or {})
 
@@ -113,7 +113,7 @@ def gpu_view(gpu: GpuType, world: World) -> dict[str, Json]:
     }
 
 
-def lowest_price_view(gpu: GpuType, world: World, wish: Mapping[str, Json]) -> dict[str, Json]:
+def lowest_price_view(gpu: GpuType, world: CloudSimulator, wish: Mapping[str, Json]) -> dict[str, Json]:
     """The cheapest cloud that has stock for the wish, else prices of null and no stock."""
     clouds = {None: ("COMMUNITY", "SECURE"), True: ("SECURE",), False: ("COMMUNITY",)}[wish.get("secureCloud")]
     cuda = [v for v in world.catalogue.cuda_versions if v in (wish.get("allowedCudaVersions") or [v])]
@@ -143,7 +143,7 @@ def lowest_price_view(gpu: GpuType, world: World, wish: Mapping[str, Json]) -> d
     }
 
 
-def stock_grade(world: World, gpu: GpuType, places: tuple[str, ...], cloud: str, count: int) -> str:
+def stock_grade(world: CloudSimulator, gpu: GpuType, places: tuple[str, ...], cloud: str, count: int) -> str:
     barred = world.faults.advertised_scarcity(world.now_ns)
     known = (place for place in places if place in world.catalogue.data_centers)
     return max(
@@ -153,7 +153,7 @@ def stock_grade(world: World, gpu: GpuType, places: tuple[str, ...], cloud: str,
     )
 
 
-def data_center_view(dc: DataCenter, world: World) -> dict[str, Json]:
+def data_center_view(dc: DataCenter, world: CloudSimulator) -> dict[str, Json]:
     def gpu_availability(info: object, input: Mapping[str, Json] | None = None) -> list[dict[str, Json]]:
         offered = [gpu for gpu in world.catalogue.gpus.values() if "SECURE" in gpu.price_nano]
         graded = [(gpu, stock_grade(world, gpu, (dc.id,), "SECURE", 1)) for gpu in offered]
@@ -178,7 +178,7 @@ def data_center_view(dc: DataCenter, world: World) -> dict[str, Json]:
     }
 
 
-def user_view(world: World) -> dict[str, Json]:
+def user_view(world: CloudSimulator) -> dict[str, Json]:
     account = world.account
     return {
         "id": account.id,

@@ -7,15 +7,15 @@ from starlette.responses import Response
 
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import timestamps
-from pod_worker.fake_runpod.api.responses import json_answer
-from pod_worker.fake_runpod.billing.ledger import NOTHING, Amounts
+from pod_worker.fake_runpod.api.responses import json_response
+from pod_worker.fake_runpod.billing.ledger import ZERO, Amounts
 from pod_worker.fake_runpod.billing.money import amount_usd
-from pod_worker.fake_runpod.billing.period import read_window
-from pod_worker.fake_runpod.errors import Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.billing.period import parse_period
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
-def billing_routes(host: Host) -> APIRouter:
+def billing_routes(host: SimulatorRuntime) -> APIRouter:
     router, world = APIRouter(prefix="/billing"), host.world
 
     @router.get("/pods")
@@ -23,27 +23,27 @@ def billing_routes(host: Host) -> APIRouter:
         query = request.query_params
         grouping = query.get("grouping", "gpuTypeId")
         if grouping not in ("podId", "gpuTypeId"):
-            raise Refusal(Kind.INVALID, f'invalid grouping "{grouping}": use podId or gpuTypeId')
-        span = read_window(query, world.now_ns, Kind.INVALID)
+            raise ApiError(ApiErrorKind.INVALID, f'invalid grouping "{grouping}": use podId or gpuTypeId')
+        span = parse_period(query, world.now_ns, ApiErrorKind.INVALID)
         grouped: dict[tuple[int, str], tuple[Amounts, int]] = {}
-        for charge in span.charges(world.treasury.pods, world.billed_until(), query.get("podId")):
+        for charge in span.charges(world.treasury.pods, world.billing_cutoff(), query.get("podId")):
             if query.get("gpuTypeId") in (None, charge.line.group):
                 key = (charge.start_ns, charge.line.id if grouping == "podId" else charge.line.group)
-                amounts, disk = grouped.get(key, (NOTHING, 0))
+                amounts, disk = grouped.get(key, (ZERO, 0))
                 grouped[key] = (amounts + charge.amounts, disk + charge.line.disk_gb)
-        return json_answer([_record(at, grouping, name, *sums) for (at, name), sums in sorted(grouped.items())])
+        return json_response([_record(at, grouping, name, *sums) for (at, name), sums in sorted(grouped.items())])
 
     @router.get("/networkvolumes")
     async def volumes(request: Request) -> Response:
-        span = read_window(request.query_params, world.now_ns, Kind.INVALID)
-        charges = span.charges(world.treasury.volumes, world.billed_until())
-        return json_answer(
+        span = parse_period(request.query_params, world.now_ns, ApiErrorKind.INVALID)
+        charges = span.charges(world.treasury.volumes, world.billing_cutoff())
+        return json_response(
             [_record(c.start_ns, "networkVolumeId", c.line.id, c.amounts, c.line.disk_gb) for c in charges]
         )
 
     @router.get("/endpoints")
     async def endpoints(request: Request) -> Response:
-        return json_answer([])
+        return json_response([])
 
     return router
 

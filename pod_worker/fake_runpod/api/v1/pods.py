@@ -12,27 +12,27 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from pod_worker.core.run import Json
-from pod_worker.fake_runpod.api.responses import json_answer, no_content
+from pod_worker.fake_runpod.api.responses import json_response, no_content
 from pod_worker.fake_runpod.api.v1.billing import billing_routes
 from pod_worker.fake_runpod.api.v1.requests import CreatePod, PodSettings, UpdatePod, read_body
-from pod_worker.fake_runpod.api.v1.resources import shelf_routes
+from pod_worker.fake_runpod.api.v1.resources import resource_routes
 from pod_worker.fake_runpod.api.v1.views import desired_status, pod_view, volume_view
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
 from pod_worker.fake_runpod.cloud.validation import check_container
-from pod_worker.fake_runpod.errors import Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 DEFAULT_PORTS = ("8888/http", "22/tcp")
 
 
-def v1_routes(host: Host) -> APIRouter:
+def v1_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
-    for routes in (_pod_routes, shelf_routes, billing_routes):
+    for routes in (_pod_routes, resource_routes, billing_routes):
         router.include_router(routes(host))
     return router
 
 
-def _pod_routes(host: Host) -> APIRouter:
+def _pod_routes(host: SimulatorRuntime) -> APIRouter:
     router, world = APIRouter(prefix="/pods"), host.world
 
     def view(pod: Pod, query: QueryParams | None = None) -> dict[str, Json]:
@@ -45,16 +45,16 @@ def _pod_routes(host: Host) -> APIRouter:
     @router.get("")
     async def list_pods(request: Request) -> Response:
         query = request.query_params
-        return json_answer([view(pod, query) for pod in world.pods() if _is_wanted(pod, query)])
+        return json_response([view(pod, query) for pod in world.pods() if _is_wanted(pod, query)])
 
     @router.post("")
     async def create_pod(request: Request) -> Response:
         spec = spec_of(read_body(CreatePod, await request.body()), host)
-        return json_answer(view(world.create(spec, "v1")), 201)
+        return json_response(view(world.create(spec, "v1")), 201)
 
     @router.get("/{pod_id}")
     async def get_pod(pod_id: str, request: Request) -> Response:
-        return json_answer(view(world.find(pod_id), request.query_params))
+        return json_response(view(world.find(pod_id), request.query_params))
 
     @router.delete("/{pod_id}")
     async def delete_pod(pod_id: str) -> Response:
@@ -67,7 +67,7 @@ def _pod_routes(host: Host) -> APIRouter:
         body = read_body(UpdatePod, await request.body())
         pod = world.find(pod_id)
         world.reconfigure(pod, _changed(pod.spec, body))
-        return json_answer(view(pod))
+        return json_response(view(pod))
 
     @router.post("/{pod_id}/{action}")
     async def pod_action(pod_id: str, action: str) -> Response:
@@ -81,17 +81,17 @@ def _pod_routes(host: Host) -> APIRouter:
                 if pod.status is Status.RUNNING:
                     world.restart(pod)
             case _:
-                raise Refusal(Kind.NOT_FOUND, "not found")
-        return json_answer(view(pod))
+                raise ApiError(ApiErrorKind.NOT_FOUND, "not found")
+        return json_response(view(pod))
 
     return router
 
 
-def spec_of(body: CreatePod, host: Host) -> PodSpec:
+def spec_of(body: CreatePod, host: SimulatorRuntime) -> PodSpec:
     """What the create asks for, with v1's defaults and the template's settings. Raises Refusal."""
     spec = PodSpec(name="my pod", image="", clouds=(body.cloudType,), ports=DEFAULT_PORTS, volume_gb=20)
     if body.templateId:
-        template = host.shelf.template(body.templateId)
+        template = host.resources.template(body.templateId)
         spec = replace(
             spec,
             image=template.image,
@@ -107,7 +107,7 @@ def spec_of(body: CreatePod, host: Host) -> PodSpec:
         )
     spec = _changed(spec, body)
     if not spec.image:
-        raise Refusal(Kind.INVALID, "imageName or templateId is required")
+        raise ApiError(ApiErrorKind.INVALID, "imageName or templateId is required")
     spec.data_center_ids = tuple(body.dataCenterIds or ())
     spec.network_volume_id = body.networkVolumeId or None
     spec.interruptible = body.interruptible
@@ -124,7 +124,7 @@ def spec_of(body: CreatePod, host: Host) -> PodSpec:
     return spec
 
 
-def _offered(host: Host, cloud: str) -> list[str]:
+def _offered(host: SimulatorRuntime, cloud: str) -> list[str]:
     """Without a wish any type will do: the cheapest first."""
     priced = [
         (gpu.price_nano[cloud], gpu.id) for gpu in host.world.catalogue.gpus.values() if cloud in gpu.price_nano

@@ -10,17 +10,17 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 
 Priority = Literal["availability", "custom"]
 Number = int | float
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PodSettings(Body):
+class PodSettings(RequestBody):
     """What create and update share."""
 
     name: Annotated[str, Field(max_length=191)] | None = None
@@ -65,18 +65,18 @@ class UpdatePod(PodSettings):
     pass
 
 
-class CreateVolume(Body):
+class CreateVolume(RequestBody):
     name: str
     size: Annotated[int, Field(ge=0, le=4000)]
     dataCenterId: str
 
 
-class UpdateVolume(Body):
+class UpdateVolume(RequestBody):
     name: str | None = None
     size: Annotated[int, Field(ge=1, le=4000)] | None = None
 
 
-class TemplateSettings(Body):
+class TemplateSettings(RequestBody):
     containerDiskInGb: int | None = None
     containerRegistryAuthId: str | None = None
     dockerEntrypoint: list[str] | None = None
@@ -101,7 +101,7 @@ class UpdateTemplate(TemplateSettings):
     imageName: str | None = None
 
 
-class CreateRegistry(Body):
+class CreateRegistry(RequestBody):
     name: str
     username: str
     password: str
@@ -123,4 +123,4 @@ def read_body(model: type[B], raw: bytes) -> B:
             detail = f'missing required key "{where}"'
         else:
             detail = f'invalid value for key "{where}": {first["msg"]}' if where else "invalid JSON body"
-        raise Refusal(Kind.INVALID, detail) from None
+        raise ApiError(ApiErrorKind.INVALID, detail) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pod_worker.fake_runpod.api.responses import json_answer, no_content
+from pod_worker.fake_runpod.api.responses import json_response, no_content
 from pod_worker.fake_runpod.api.v1.requests import (
     CreateRegistry,
     CreateTemplate,
@@ -20,17 +20,17 @@ from pod_worker.fake_runpod.cloud.account import Template
 from pod_worker.fake_runpod.cloud.resources import public_templates
 from pod_worker.fake_runpod.cloud.validation import check_container
 from pod_worker.fake_runpod.errors import not_found
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
-def shelf_routes(host: Host) -> APIRouter:
+def resource_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
     for routes in (_volume_routes(host), _template_routes(host), _registry_routes(host)):
         router.include_router(routes)
 
     @router.get("/endpoints")
     async def list_endpoints() -> Response:
-        return json_answer([])
+        return json_response([])
 
     @router.get("/endpoints/{endpoint_id}")
     async def get_endpoint(endpoint_id: str) -> Response:
@@ -39,27 +39,27 @@ def shelf_routes(host: Host) -> APIRouter:
     return router
 
 
-def _volume_routes(host: Host) -> APIRouter:
-    router, shelf = APIRouter(prefix="/networkvolumes"), host.shelf
+def _volume_routes(host: SimulatorRuntime) -> APIRouter:
+    router, shelf = APIRouter(prefix="/networkvolumes"), host.resources
 
     @router.get("")
     async def list_volumes() -> Response:
-        return json_answer([volume_view(volume) for volume in shelf.account.volumes.values()])
+        return json_response([volume_view(volume) for volume in shelf.account.volumes.values()])
 
     @router.post("")
     async def create_volume(request: Request) -> Response:
         body = read_body(CreateVolume, await request.body())
-        return json_answer(volume_view(shelf.create_volume(body.name, body.size, body.dataCenterId, None)))
+        return json_response(volume_view(shelf.create_volume(body.name, body.size, body.dataCenterId, None)))
 
     @router.get("/{volume_id}")
     async def get_volume(volume_id: str) -> Response:
-        return json_answer(volume_view(shelf.volume(volume_id)))
+        return json_response(volume_view(shelf.volume(volume_id)))
 
     @router.patch("/{volume_id}")
     @router.post("/{volume_id}/update")
     async def update_volume(volume_id: str, request: Request) -> Response:
         body = read_body(UpdateVolume, await request.body())
-        return json_answer(volume_view(shelf.update_volume(volume_id, body.name, body.size)))
+        return json_response(volume_view(shelf.update_volume(volume_id, body.name, body.size)))
 
     @router.delete("/{volume_id}")
     async def delete_volume(volume_id: str) -> Response:
@@ -69,26 +69,26 @@ def _volume_routes(host: Host) -> APIRouter:
     return router
 
 
-def _template_routes(host: Host) -> APIRouter:
-    router, shelf = APIRouter(prefix="/templates"), host.shelf
+def _template_routes(host: SimulatorRuntime) -> APIRouter:
+    router, shelf = APIRouter(prefix="/templates"), host.resources
 
     @router.get("")
     async def list_templates(request: Request) -> Response:
         found = list(shelf.account.templates.values())
         if request.query_params.get("includeRunpodTemplates") == "true":
             found += public_templates(host.world.catalogue)
-        return json_answer([template_view(template) for template in found])
+        return json_response([template_view(template) for template in found])
 
     @router.post("")
     async def create_template(request: Request) -> Response:
         body = read_body(CreateTemplate, await request.body())
         template = Template("", body.name, body.imageName, category=body.category, is_serverless=body.isServerless)
         _apply(template, body)
-        return json_answer(template_view(shelf.add_template(template)))
+        return json_response(template_view(shelf.add_template(template)))
 
     @router.get("/{template_id}")
     async def get_template(template_id: str) -> Response:
-        return json_answer(template_view(shelf.template(template_id)))
+        return json_response(template_view(shelf.template(template_id)))
 
     @router.patch("/{template_id}")
     @router.post("/{template_id}/update")
@@ -98,7 +98,7 @@ def _template_routes(host: Host) -> APIRouter:
         _apply(template, body)
         template.name = body.name or template.name
         template.image = body.imageName or template.image
-        return json_answer(template_view(template))
+        return json_response(template_view(template))
 
     @router.delete("/{template_id}")
     async def delete_template(template_id: str) -> Response:
@@ -128,21 +128,21 @@ def _apply(template: Template, body: TemplateSettings) -> None:
             setattr(template, name, value)
 
 
-def _registry_routes(host: Host) -> APIRouter:
-    router, shelf = APIRouter(prefix="/containerregistryauth"), host.shelf
+def _registry_routes(host: SimulatorRuntime) -> APIRouter:
+    router, shelf = APIRouter(prefix="/containerregistryauth"), host.resources
 
     @router.get("")
     async def list_registries() -> Response:
-        return json_answer([registry_view(registry) for registry in shelf.account.registries.values()])
+        return json_response([registry_view(registry) for registry in shelf.account.registries.values()])
 
     @router.post("")
     async def create_registry(request: Request) -> Response:
         body = read_body(CreateRegistry, await request.body())
-        return json_answer(registry_view(shelf.create_registry(body.name)))
+        return json_response(registry_view(shelf.create_registry(body.name)))
 
     @router.get("/{registry_id}")
     async def get_registry(registry_id: str) -> Response:
-        return json_answer(registry_view(shelf.registry(registry_id)))
+        return json_response(registry_view(shelf.registry(registry_id)))
 
     @router.delete("/{registry_id}")
     async def delete_registry(registry_id: str) -> Response:

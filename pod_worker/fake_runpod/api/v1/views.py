@@ -42,7 +42,7 @@ def pod_view(pod: Pod, account: Account, catalogue: Catalogue) -> dict[str, Json
         "portMappings": {str(m.private): m.public for m in mappings if m.protocol == "tcp"} or None,
         "costPerHr": cost,
         "adjustedCostPerHr": cost,
-        "createdAt": timestamps.go_form(pod.created_ns),
+        "createdAt": timestamps.go_format(pod.created_ns),
         "lastStartedAt": timestamps.rfc3339(started),
         "lastStatusChange": pod.last_change,
         "interruptible": spec.interruptible,

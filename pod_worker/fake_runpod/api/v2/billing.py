@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import timestamps
-from pod_worker.fake_runpod.api.responses import json_answer
-from pod_worker.fake_runpod.billing.ledger import NOTHING, Amounts, Charge
+from pod_worker.fake_runpod.api.responses import json_response
+from pod_worker.fake_runpod.billing.ledger import ZERO, Amounts, Charge
 from pod_worker.fake_runpod.billing.money import amount_usd
-from pod_worker.fake_runpod.billing.period import Window, read_window
-from pod_worker.fake_runpod.errors import Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.billing.period import BillingPeriod, parse_period
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 EMPTY = {
     "serverless": ("totalAmount", "gpuAmount", "cpuAmount", "diskAmount", "feeAmount"),
@@ -34,17 +34,17 @@ AGGREGATE = (
 Pico = dict[str, int]
 
 
-def billing_routes(host: Host) -> APIRouter:
+def billing_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/billing")
     world = host.world
 
-    def window(request: Request) -> Window:
-        return read_window(request.query_params, world.now_ns, Kind.INVALID)
+    def window(request: Request) -> BillingPeriod:
+        return parse_period(request.query_params, world.now_ns, ApiErrorKind.INVALID)
 
     @router.get("/pods")
     async def pods(request: Request) -> Response:
         span, pod_id = window(request), request.query_params.get("podId")
-        charges = list(span.charges(world.treasury.pods, world.billed_until(), pod_id))
+        charges = list(span.charges(world.treasury.pods, world.billing_cutoff(), pod_id))
         records = [_record(c, pod_amounts(c)) | {"podId": c.line.id} for c in charges]
         extra = {"uniquePodCount": len({c.line.id for c in charges})}
         zero = pod_amounts(None)
@@ -53,7 +53,7 @@ def billing_routes(host: Host) -> APIRouter:
     @router.get("/network-volumes")
     async def volumes(request: Request) -> Response:
         span, volume_id = window(request), request.query_params.get("networkVolumeId")
-        charges = list(span.charges(world.treasury.volumes, world.billed_until(), volume_id))
+        charges = list(span.charges(world.treasury.volumes, world.billing_cutoff(), volume_id))
         records = [_record(c, volume_amounts(c)) | {"networkVolumeId": c.line.id} for c in charges]
         extra = {"uniqueNetworkVolumeCount": len({c.line.id for c in charges})}
         totals = _sum([volume_amounts(c) for c in charges], volume_amounts(None))
@@ -64,7 +64,7 @@ def billing_routes(host: Host) -> APIRouter:
         span = window(request)
         buckets: dict[tuple[int, int], list[Pico]] = {}
         for ledger in (world.treasury.pods, world.treasury.volumes):
-            for c in span.charges(ledger, world.billed_until()):
+            for c in span.charges(ledger, world.billing_cutoff()):
                 named = _aggregate_pod(c) if ledger is world.treasury.pods else _aggregate_volume(c)
                 buckets.setdefault((c.start_ns, c.end_ns), []).append(named)
         zero = dict.fromkeys(AGGREGATE, 0)
@@ -75,7 +75,7 @@ def billing_routes(host: Host) -> APIRouter:
     @router.get("/{family}")
     async def nothing(family: str, request: Request) -> Response:
         if family not in EMPTY:
-            raise Refusal(Kind.NOT_FOUND, "The requested path was not found.")
+            raise ApiError(ApiErrorKind.NOT_FOUND, "The requested path was not found.")
         extra: dict[str, Json] = {COUNTED[family]: 0} if family in COUNTED else {}
         return _answer(window(request), [], dict.fromkeys(EMPTY[family], 0), {}, extra)
 
@@ -83,13 +83,13 @@ def billing_routes(host: Host) -> APIRouter:
 
 
 def pod_amounts(charge: Charge | None) -> Pico:
-    amounts, is_cpu = (charge.amounts, charge.line.is_cpu) if charge else (NOTHING, False)
+    amounts, is_cpu = (charge.amounts, charge.line.is_cpu) if charge else (ZERO, False)
     compute = {"gpuAmount": 0, "cpuAmount": 0} | {"cpuAmount" if is_cpu else "gpuAmount": amounts.compute}
     return {"totalAmount": amounts.total, **compute, "diskAmount": amounts.disk}
 
 
 def volume_amounts(charge: Charge | None) -> Pico:
-    amounts: Amounts = charge.amounts if charge else NOTHING
+    amounts: Amounts = charge.amounts if charge else ZERO
     is_fast = charge is not None and charge.line.group == "HIGH_PERFORMANCE"
     return {
         "totalAmount": amounts.disk,
@@ -134,9 +134,13 @@ def _record(charge: Charge, pico: Pico) -> dict[str, Json]:
 
 
 def _answer(
-    span: Window, records: list[dict[str, Json]], totals: Pico, query: dict[str, Json], extra: dict[str, Json]
+    span: BillingPeriod,
+    records: list[dict[str, Json]],
+    totals: Pico,
+    query: dict[str, Json],
+    extra: dict[str, Json],
 ) -> Response:
     asked = _range(span.start_ns, span.end_ns) | {"bucketSize": span.bucket}
     asked |= {name: value for name, value in query.items() if value is not None}
     metadata = {"query": asked, "recordCount": len(records), **extra, "totals": _usd(totals)}
-    return json_answer({"records": records, "metadata": metadata})
+    return json_response({"records": records, "metadata": metadata})

@@ -13,15 +13,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pod_worker.core.run import Json
-from pod_worker.fake_runpod.api.responses import json_answer
+from pod_worker.fake_runpod.api.responses import json_response
 from pod_worker.fake_runpod.api.v2.views import cpu_view, data_center_view, gpu_view, page, template_view
 from pod_worker.fake_runpod.cloud import prices
 from pod_worker.fake_runpod.cloud.catalogue import CpuFlavor, DataCenter, GpuType
-from pod_worker.fake_runpod.cloud.faults import Scarcity
+from pod_worker.fake_runpod.cloud.faults import CapacityShortage
 from pod_worker.fake_runpod.cloud.resources import public_templates
-from pod_worker.fake_runpod.cloud.simulator import World
-from pod_worker.fake_runpod.errors import Kind, Refusal, not_found
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind, not_found
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 GRADES = ("NONE", "LOW", "MEDIUM", "HIGH")
 COMPANIONS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minCudaVersion", "vcpuCount")
@@ -29,12 +29,12 @@ COMPANIONS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minC
 Query = Mapping[str, str]
 
 
-def catalogue_routes(host: Host) -> APIRouter:
+def catalogue_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/catalog")
     world = host.world
 
     def listed(key: str, views: list[Json], query: Query) -> Response:
-        return json_answer(page(key, views, query.get("cursor"), query.get("limit")))
+        return json_response(page(key, views, query.get("cursor"), query.get("limit")))
 
     @router.get("/gpus")
     async def gpus(request: Request) -> Response:
@@ -46,7 +46,7 @@ def catalogue_routes(host: Host) -> APIRouter:
     async def gpu(gpu_id: str, request: Request) -> Response:
         if gpu_id not in world.catalogue.gpus:
             raise not_found("gpu type")
-        return json_answer(StockView(world, request.query_params).gpu(world.catalogue.gpus[gpu_id]))
+        return json_response(StockView(world, request.query_params).gpu(world.catalogue.gpus[gpu_id]))
 
     @router.get("/cpus")
     async def cpus(request: Request) -> Response:
@@ -57,7 +57,7 @@ def catalogue_routes(host: Host) -> APIRouter:
     async def cpu(cpu_id: str, request: Request) -> Response:
         if cpu_id not in world.catalogue.cpus:
             raise not_found("cpu type")
-        return json_answer(StockView(world, request.query_params).cpu(world.catalogue.cpus[cpu_id]))
+        return json_response(StockView(world, request.query_params).cpu(world.catalogue.cpus[cpu_id]))
 
     @router.get("/datacenters")
     async def data_centers(request: Request) -> Response:
@@ -70,7 +70,7 @@ def catalogue_routes(host: Host) -> APIRouter:
         if data_center_id not in world.catalogue.data_centers:
             raise not_found("data center")
         found = world.catalogue.data_centers[data_center_id]
-        return json_answer(_data_center(found, request.query_params, world))
+        return json_response(_data_center(found, request.query_params, world))
 
     @router.get("/templates")
     async def templates(request: Request) -> Response:
@@ -86,7 +86,7 @@ def catalogue_routes(host: Host) -> APIRouter:
 class StockView:
     """Catalogue entries for one query: with availability if it asks for that. Raises Refusal for a bad query."""
 
-    def __init__(self, world: World, query: Query) -> None:
+    def __init__(self, world: CloudSimulator, query: Query) -> None:
         include = _words(query.get("include"))
         if any(word != "AVAILABILITY" for word in include):
             raise _invalid("include: the only supported value is AVAILABILITY")
@@ -135,7 +135,7 @@ class StockView:
         return prices.cuda_fits(version, self._cuda, self._min_cuda)
 
 
-def cpu_places(world: World, cpu: CpuFlavor, barred: Scarcity) -> list[Json]:
+def cpu_places(world: CloudSimulator, cpu: CpuFlavor, barred: CapacityShortage) -> list[Json]:
     return [
         {"id": dc.id, "name": dc.name, "availability": "HIGH"}
         for dc in world.catalogue.data_centers.values()
@@ -143,7 +143,7 @@ def cpu_places(world: World, cpu: CpuFlavor, barred: Scarcity) -> list[Json]:
     ]
 
 
-def _data_center(dc: DataCenter, query: Query, world: World) -> dict[str, Json]:
+def _data_center(dc: DataCenter, query: Query, world: CloudSimulator) -> dict[str, Json]:
     include = _words(query.get("include"))
     if any(word not in ("GPU_AVAILABILITY", "CPU_AVAILABILITY") for word in include):
         raise _invalid("include: supported values are GPU_AVAILABILITY, CPU_AVAILABILITY")
@@ -180,15 +180,15 @@ def _is_wanted(dc: DataCenter, query: Query) -> bool:
 
 def _check_companions(query: Query, is_asked: bool) -> None:
     if is_asked and not query.get("product"):
-        raise Refusal(Kind.RULE, "product is required with include=AVAILABILITY")
+        raise ApiError(ApiErrorKind.RULE, "product is required with include=AVAILABILITY")
     if not is_asked:
         for name in COMPANIONS:
             if name in query:
-                raise Refusal(Kind.RULE, f"{name} is only valid with include=AVAILABILITY")
+                raise ApiError(ApiErrorKind.RULE, f"{name} is only valid with include=AVAILABILITY")
     if any(word not in ("POD", "CLUSTER", "SERVERLESS") for word in _words(query.get("product"))):
         raise _invalid("product: must be POD, CLUSTER or SERVERLESS")
     if query.get("cudaVersions") and query.get("minCudaVersion"):
-        raise Refusal(Kind.RULE, "cudaVersions and minCudaVersion are mutually exclusive")
+        raise ApiError(ApiErrorKind.RULE, "cudaVersions and minCudaVersion are mutually exclusive")
     if any(not re.fullmatch(r"\d+\.\d+", word) for word in _words(query.get("cudaVersions"))):
         raise _invalid("cudaVersions: must be major.minor")
     if not re.fullmatch(r"\d+(\.\d+)?", query.get("minCudaVersion", "0")):
@@ -209,5 +209,5 @@ def _words(text: str | None) -> list[str]:
     return [word for word in (text or "").split(",") if word]
 
 
-def _invalid(line: str) -> Refusal:
-    return Refusal(Kind.INVALID, "Request validation failed.", (line,))
+def _invalid(line: str) -> ApiError:
+    return ApiError(ApiErrorKind.INVALID, "Request validation failed.", (line,))

@@ -14,14 +14,14 @@ from starlette.responses import Response, StreamingResponse
 
 from pod_worker.fake_runpod import timestamps
 from pod_worker.fake_runpod.cloud.logs import KEEP_LINES, LogLine, PodLog
-from pod_worker.fake_runpod.errors import Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 KEEPALIVE_SECONDS = 15.0
 HEADERS = {"Cache-Control": "no-cache", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
 
 
-def log_routes(host: Host) -> APIRouter:
+def log_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
 
     @router.get("/pods/{pod_id}/logs")
@@ -52,7 +52,7 @@ def _backlog(request: Request, log: PodLog, source: str | None) -> tuple[list[Lo
 
 
 async def _stream(
-    host: Host, log: PodLog, source: str | None, backlog: list[LogLine], cursor: int
+    host: SimulatorRuntime, log: PodLog, source: str | None, backlog: list[LogLine], cursor: int
 ) -> AsyncIterator[bytes]:
     changed = asyncio.Event()
     unsubscribe = log.subscribe(changed.set)
@@ -89,5 +89,5 @@ def _instant(name: str, text: str) -> int:
         raise _invalid(f"{name}: {error}") from None
 
 
-def _invalid(line: str) -> Refusal:
-    return Refusal(Kind.INVALID, "Request validation failed.", (line,))
+def _invalid(line: str) -> ApiError:
+    return ApiError(ApiErrorKind.INVALID, "Request validation failed.", (line,))

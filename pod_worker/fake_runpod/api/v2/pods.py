@@ -10,30 +10,30 @@ from dataclasses import replace
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pod_worker.fake_runpod.api.responses import json_answer, no_content
+from pod_worker.fake_runpod.api.responses import json_response, no_content
 from pod_worker.fake_runpod.api.v2.requests import Action, CreatePod, Mounts, UpdatePod, read_body
 from pod_worker.fake_runpod.api.v2.views import page, pod_view
 from pod_worker.fake_runpod.cloud.account import Template
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec
 from pod_worker.fake_runpod.cloud.validation import check_container
-from pod_worker.fake_runpod.errors import NO_INSTANCES, Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.errors import NO_INSTANCES, ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 BLANK = Template("", "", "", start_ssh=False, start_jupyter=False)
 
 
-def pod_routes(host: Host) -> APIRouter:
+def pod_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
     world = host.world
 
     def show(pod: Pod, status: int = 200) -> Response:
-        return json_answer(pod_view(pod, world.now_ns), status)
+        return json_response(pod_view(pod, world.now_ns), status)
 
     @router.get("/pods")
     async def list_pods(request: Request) -> Response:
         views = [pod_view(pod, world.now_ns) for pod in world.pods()]
         query = request.query_params
-        return json_answer(page("pods", views, query.get("cursor"), query.get("limit")))
+        return json_response(page("pods", views, query.get("cursor"), query.get("limit")))
 
     @router.post("/pods")
     async def create_pod(request: Request) -> Response:
@@ -66,13 +66,13 @@ def pod_routes(host: Host) -> APIRouter:
     return router
 
 
-def spec_of(body: CreatePod, host: Host) -> PodSpec:
+def spec_of(body: CreatePod, host: SimulatorRuntime) -> PodSpec:
     """What the create asks for, the template's settings filled in. Raises Refusal."""
     template = pod_template(body.templateId, host) if body.templateId else BLANK
     if not (body.image or template.image):
-        raise Refusal(Kind.INVALID, "Request validation failed.", ("$: missing property 'image'",))
+        raise ApiError(ApiErrorKind.INVALID, "Request validation failed.", ("$: missing property 'image'",))
     if (body.gpu is None) == (body.cpu is None):
-        raise Refusal(Kind.RULE, "exactly one of gpu or cpu must be set")
+        raise ApiError(ApiErrorKind.RULE, "exactly one of gpu or cpu must be set")
     spec = PodSpec(
         name=body.name,
         image=body.image or template.image,
@@ -94,20 +94,22 @@ def spec_of(body: CreatePod, host: Host) -> PodSpec:
     return spec
 
 
-def pod_template(template_id: str, host: Host) -> Template:
-    template = host.shelf.template(template_id)
+def pod_template(template_id: str, host: SimulatorRuntime) -> Template:
+    template = host.resources.template(template_id)
     if template.is_serverless:
-        raise Refusal(Kind.INVALID, "Request validation failed.", ("$.templateId: is a serverless template",))
+        raise ApiError(
+            ApiErrorKind.INVALID, "Request validation failed.", ("$.templateId: is a serverless template",)
+        )
     return template
 
 
-def _choose_compute(spec: PodSpec, body: CreatePod, template: Template, host: Host) -> None:
+def _choose_compute(spec: PodSpec, body: CreatePod, template: Template, host: SimulatorRuntime) -> None:
     if body.cpu is not None:
         spec.cpu_id, spec.vcpu_count, spec.gpu_count = body.cpu.id, body.cpu.vcpuCount, 0
         return
     assert body.gpu is not None
     if body.gpu.count is None and host.world.physics.omitted_gpu_count_fails:
-        raise Refusal(Kind.CAPACITY, NO_INSTANCES)
+        raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES)
     spec.gpu_ids, spec.gpu_count = (body.gpu.id,), body.gpu.count or 1
     spec.min_cuda = body.gpu.minCudaVersion
     asked = body.gpu.allowedCudaVersions
@@ -121,14 +123,14 @@ def _choose_mounts(spec: PodSpec, mounts: Mounts | None, template: Template) -> 
             spec.volume_gb, spec.mount_path = template.volume_gb, template.mount_path
         return
     if mounts.persistent and mounts.network:
-        raise Refusal(Kind.RULE, "mounts.persistent and mounts.network are mutually exclusive")
+        raise ApiError(ApiErrorKind.RULE, "mounts.persistent and mounts.network are mutually exclusive")
     if mounts.persistent:
         spec.volume_gb, spec.mount_path = mounts.persistent.size, mounts.persistent.path
     elif mounts.network:
         spec.network_volume_id, spec.mount_path = mounts.network[0].volumeId, mounts.network[0].path
 
 
-def changed_spec(spec: PodSpec, body: UpdatePod, host: Host) -> PodSpec:
+def changed_spec(spec: PodSpec, body: UpdatePod, host: SimulatorRuntime) -> PodSpec:
     """The spec after a PATCH: only fields that were sent change. Raises Refusal."""
     sent = body.model_fields_set
     changed = replace(spec, env=dict(spec.env))
@@ -158,9 +160,11 @@ def changed_spec(spec: PodSpec, body: UpdatePod, host: Host) -> PodSpec:
 def _change_mounts(spec: PodSpec, mounts: Mounts) -> None:
     if mounts.persistent is not None:
         if not spec.volume_gb:
-            raise Refusal(Kind.RULE, "the mount kind is fixed at create: this pod has no persistent mount")
+            raise ApiError(
+                ApiErrorKind.RULE, "the mount kind is fixed at create: this pod has no persistent mount"
+            )
         spec.volume_gb, spec.mount_path = mounts.persistent.size, mounts.persistent.path
     if mounts.network is not None:
         if [mount.volumeId for mount in mounts.network] != [spec.network_volume_id]:
-            raise Refusal(Kind.RULE, "mounts.network cannot be cleared, added or moved to another volume")
+            raise ApiError(ApiErrorKind.RULE, "mounts.network cannot be cleared, added or moved to another volume")
         spec.mount_path = mounts.network[0].path

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 
 Text = Annotated[str, Field(min_length=1)]
 CudaVersion = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
@@ -18,30 +18,30 @@ Positive = Annotated[int, Field(ge=1)]
 SshKey = Annotated[str, Field(pattern=r"^(ssh|ecdsa|sk)-[^\s]+ [^\s]+([ \t][^\n\r]*)?$")]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class PersistentMount(Body):
+class PersistentMount(RequestBody):
     size: Annotated[int, Field(ge=10)]
     path: str
 
 
-class NetworkMount(Body):
+class NetworkMount(RequestBody):
     volumeId: str
     path: str
 
 
-class Mounts(Body):
+class Mounts(RequestBody):
     persistent: PersistentMount | None = None
     network: Annotated[list[NetworkMount], Field(max_length=1)] | None = None
 
 
-class TemplateMounts(Body):
+class TemplateMounts(RequestBody):
     persistent: PersistentMount | None = None
 
 
-class Gpu(Body):
+class Gpu(RequestBody):
     id: str
     count: Positive | None = None
     allowedCudaVersions: list[CudaVersion] | None = None
@@ -50,12 +50,12 @@ class Gpu(Body):
     minVcpuCountPerGpu: Positive | None = None
 
 
-class Cpu(Body):
+class Cpu(RequestBody):
     id: Text
     vcpuCount: Annotated[int, Field(ge=2)]
 
 
-class Container(Body):
+class Container(RequestBody):
     image: str | None = None
     args: str | None = None
     disk: Positive | None = None
@@ -85,18 +85,18 @@ class UpdatePod(Container):
     templateId: str | None = None
 
 
-class Action(Body):
+class Action(RequestBody):
     action: Literal["start", "stop", "restart", "terminate"]
 
 
-class CreateVolume(Body):
+class CreateVolume(RequestBody):
     name: Text
     size: Annotated[int, Field(ge=10, le=4096)]
     dataCenter: Text
     type: Literal["STANDARD", "HIGH_PERFORMANCE"] | None = None
 
 
-class UpdateVolume(Body):
+class UpdateVolume(RequestBody):
     name: Text | None = None
     size: Annotated[int, Field(ge=10, le=4096)] | None = None
 
@@ -120,13 +120,13 @@ class UpdateTemplate(TemplateSettings):
     name: Text | None = None
 
 
-class CreateRegistry(Body):
+class CreateRegistry(RequestBody):
     name: Text
     username: Text
     password: Text
 
 
-class SshKeys(Body):
+class SshKeys(RequestBody):
     keys: list[SshKey]
 
 
@@ -141,9 +141,9 @@ def read_body(model: type[B], raw: bytes) -> B:
     except ValidationError as error:
         violations = error.errors(include_url=False, include_input=False)
         if violations[0]["type"] == "json_invalid":
-            raise Refusal(Kind.RULE, "request body is not valid JSON") from None
+            raise ApiError(ApiErrorKind.RULE, "request body is not valid JSON") from None
         lines = tuple(_violation(item["type"], item["loc"], item["msg"]) for item in violations)
-        raise Refusal(Kind.INVALID, "Request validation failed.", lines) from None
+        raise ApiError(ApiErrorKind.INVALID, "Request validation failed.", lines) from None
 
 
 def _violation(kind: str, where: tuple[int | str, ...], message: str) -> str:

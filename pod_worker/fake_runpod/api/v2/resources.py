@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pod_worker.core.run import Json
-from pod_worker.fake_runpod.api.responses import json_answer, no_content
+from pod_worker.fake_runpod.api.responses import json_response, no_content
 from pod_worker.fake_runpod.api.v2.requests import (
     CreateRegistry,
     CreateTemplate,
@@ -20,11 +20,11 @@ from pod_worker.fake_runpod.api.v2.requests import (
 from pod_worker.fake_runpod.api.v2.views import page, template_view, volume_view
 from pod_worker.fake_runpod.cloud.account import Registry, Template
 from pod_worker.fake_runpod.cloud.validation import check_container
-from pod_worker.fake_runpod.errors import Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
-def shelf_routes(host: Host) -> APIRouter:
+def resource_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
     for routes in (_volume_routes(host), _template_routes(host), _registry_routes(host), _key_routes(host)):
         router.include_router(routes)
@@ -33,11 +33,11 @@ def shelf_routes(host: Host) -> APIRouter:
 
 def _listed(request: Request, key: str, views: list[Json]) -> Response:
     query = request.query_params
-    return json_answer(page(key, views, query.get("cursor"), query.get("limit")))
+    return json_response(page(key, views, query.get("cursor"), query.get("limit")))
 
 
-def _volume_routes(host: Host) -> APIRouter:
-    router, shelf = APIRouter(prefix="/network-volumes"), host.shelf
+def _volume_routes(host: SimulatorRuntime) -> APIRouter:
+    router, shelf = APIRouter(prefix="/network-volumes"), host.resources
 
     @router.get("")
     async def list_volumes(request: Request) -> Response:
@@ -47,18 +47,20 @@ def _volume_routes(host: Host) -> APIRouter:
     async def create_volume(request: Request) -> Response:
         body = read_body(CreateVolume, await request.body())
         volume = shelf.create_volume(body.name, body.size, body.dataCenter, body.type)
-        return json_answer(volume_view(volume), 201)
+        return json_response(volume_view(volume), 201)
 
     @router.get("/{volume_id}")
     async def get_volume(volume_id: str) -> Response:
-        return json_answer(volume_view(shelf.volume(volume_id)))
+        return json_response(volume_view(shelf.volume(volume_id)))
 
     @router.patch("/{volume_id}")
     async def update_volume(volume_id: str, request: Request) -> Response:
         body = read_body(UpdateVolume, await request.body())
         if not body.model_fields_set:
-            raise Refusal(Kind.INVALID, "Request validation failed.", ("$: at least one property is required",))
-        return json_answer(volume_view(shelf.update_volume(volume_id, body.name, body.size)))
+            raise ApiError(
+                ApiErrorKind.INVALID, "Request validation failed.", ("$: at least one property is required",)
+            )
+        return json_response(volume_view(shelf.update_volume(volume_id, body.name, body.size)))
 
     @router.delete("/{volume_id}")
     async def delete_volume(volume_id: str) -> Response:
@@ -68,8 +70,8 @@ def _volume_routes(host: Host) -> APIRouter:
     return router
 
 
-def _template_routes(host: Host) -> APIRouter:
-    router, shelf = APIRouter(prefix="/templates"), host.shelf
+def _template_routes(host: SimulatorRuntime) -> APIRouter:
+    router, shelf = APIRouter(prefix="/templates"), host.resources
 
     @router.get("")
     async def list_templates(request: Request) -> Response:
@@ -80,11 +82,11 @@ def _template_routes(host: Host) -> APIRouter:
         body = read_body(CreateTemplate, await request.body())
         template = Template(id="", name=body.name, image=body.image)
         _apply(template, body)
-        return json_answer(template_view(shelf.add_template(template)), 201)
+        return json_response(template_view(shelf.add_template(template)), 201)
 
     @router.get("/{template_id}")
     async def get_template(template_id: str) -> Response:
-        return json_answer(template_view(shelf.template(template_id)))
+        return json_response(template_view(shelf.template(template_id)))
 
     @router.patch("/{template_id}")
     async def update_template(template_id: str, request: Request) -> Response:
@@ -92,7 +94,7 @@ def _template_routes(host: Host) -> APIRouter:
         template = shelf.own_template(template_id)
         _apply(template, body)
         template.name = body.name or template.name
-        return json_answer(template_view(template))
+        return json_response(template_view(template))
 
     @router.delete("/{template_id}")
     async def delete_template(template_id: str) -> Response:
@@ -127,8 +129,8 @@ def _apply(template: Template, body: TemplateSettings) -> None:
         template.volume_gb, template.mount_path = body.mounts.persistent.size, body.mounts.persistent.path
 
 
-def _registry_routes(host: Host) -> APIRouter:
-    router, shelf = APIRouter(prefix="/registries"), host.shelf
+def _registry_routes(host: SimulatorRuntime) -> APIRouter:
+    router, shelf = APIRouter(prefix="/registries"), host.resources
 
     def show(registry: Registry) -> dict[str, Json]:
         return {"id": registry.id, "name": registry.name}
@@ -140,11 +142,11 @@ def _registry_routes(host: Host) -> APIRouter:
     @router.post("")
     async def create_registry(request: Request) -> Response:
         body = read_body(CreateRegistry, await request.body())
-        return json_answer(show(shelf.create_registry(body.name)), 201)
+        return json_response(show(shelf.create_registry(body.name)), 201)
 
     @router.get("/{registry_id}")
     async def get_registry(registry_id: str) -> Response:
-        return json_answer(show(shelf.registry(registry_id)))
+        return json_response(show(shelf.registry(registry_id)))
 
     @router.delete("/{registry_id}")
     async def delete_registry(registry_id: str) -> Response:
@@ -154,16 +156,16 @@ def _registry_routes(host: Host) -> APIRouter:
     return router
 
 
-def _key_routes(host: Host) -> APIRouter:
+def _key_routes(host: SimulatorRuntime) -> APIRouter:
     router, account = APIRouter(prefix="/account"), host.world.account
 
     @router.get("/ssh-keys")
     async def get_keys() -> Response:
-        return json_answer({"keys": account.ssh_keys})
+        return json_response({"keys": account.ssh_keys})
 
     @router.put("/ssh-keys")
     async def put_keys(request: Request) -> Response:
         account.ssh_keys[:] = read_body(SshKeys, await request.body()).keys
-        return json_answer({"keys": account.ssh_keys})
+        return json_response({"keys": account.ssh_keys})
 
     return router

@@ -8,28 +8,28 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pod_worker.fake_runpod.api.responses import json_answer
+from pod_worker.fake_runpod.api.responses import json_response
 from pod_worker.fake_runpod.api.v2.billing import billing_routes
 from pod_worker.fake_runpod.api.v2.catalog import catalogue_routes
 from pod_worker.fake_runpod.api.v2.logs import log_routes
 from pod_worker.fake_runpod.api.v2.pods import pod_routes
-from pod_worker.fake_runpod.api.v2.resources import shelf_routes
+from pod_worker.fake_runpod.api.v2.resources import resource_routes
 from pod_worker.fake_runpod.api.v2.views import page
-from pod_worker.fake_runpod.errors import Kind, Refusal
-from pod_worker.fake_runpod.runtime import Host
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
+from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 EMPTY_LISTS = {"serverless": "endpoints", "clusters": "clusters"}
 
 
-def v2_routes(host: Host) -> APIRouter:
+def v2_routes(host: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/v2")
-    for routes in (pod_routes, log_routes, catalogue_routes, shelf_routes, billing_routes):
+    for routes in (pod_routes, log_routes, catalogue_routes, resource_routes, billing_routes):
         router.include_router(routes(host))
 
     @router.get("/{family}")
     async def empty_list(family: str, request: Request) -> Response:
         if family not in EMPTY_LISTS:
-            raise Refusal(Kind.NOT_FOUND, "The requested path was not found.")
-        return json_answer(page(EMPTY_LISTS[family], [], request.query_params.get("cursor"), None))
+            raise ApiError(ApiErrorKind.NOT_FOUND, "The requested path was not found.")
+        return json_response(page(EMPTY_LISTS[family], [], request.query_params.get("cursor"), None))
 
     return router

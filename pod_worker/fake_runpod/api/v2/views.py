@@ -15,7 +15,7 @@ from pod_worker.fake_runpod.billing.money import price_usd
 from pod_worker.fake_runpod.cloud.account import Template, Volume
 from pod_worker.fake_runpod.cloud.catalogue import CpuFlavor, DataCenter, GpuType
 from pod_worker.fake_runpod.cloud.pod import Pod, PortMapping, Status
-from pod_worker.fake_runpod.errors import Kind, Refusal
+from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 
 
 def pod_view(pod: Pod, now_ns: int) -> dict[str, Json]:
@@ -190,12 +190,16 @@ def _offset(cursor: str | None) -> int:
     try:
         return int(base64.urlsafe_b64decode(cursor)) if cursor else 0
     except (ValueError, binascii.Error):
-        raise Refusal(Kind.INVALID, "Request validation failed.", ("cursor: not a cursor of this API",)) from None
+        raise ApiError(
+            ApiErrorKind.INVALID, "Request validation failed.", ("cursor: not a cursor of this API",)
+        ) from None
 
 
 def _limit(limit: str | None, everything: int) -> int:
     if limit is None:
         return everything
     if not limit.isdecimal() or int(limit) < 1:
-        raise Refusal(Kind.INVALID, "Request validation failed.", ("limit: must be an integer of at least 1",))
+        raise ApiError(
+            ApiErrorKind.INVALID, "Request validation failed.", ("limit: must be an integer of at least 1",)
+        )
     return int(limit)
