@@ -29,6 +29,7 @@ from pod_worker.artifacts.wire import (
     ProblemDetails,
     UploadGrant,
 )
+from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import StopSignal
@@ -119,9 +120,7 @@ class ArtifactApiClient:
     ) -> None:
         self._url = url
         self._routes = f"{url.rstrip('/')}/api/runs/{quote(fence.run_id, safe='')}/artifacts"
-        self._headers = {"Content-Type": "application/json"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._auth = BearerAuth(token)  # for this one host: presigned URLs carry their own signature
         self._fence = fence
         self._session = session
         self._retrying = retrying
@@ -155,7 +154,12 @@ class ArtifactApiClient:
     def _post(self, url: str, body: bytes) -> bytes:
         try:
             answer = self._session.post(
-                url, data=body, headers=self._headers, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+                url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                auth=self._auth,
+                timeout=_TIMEOUT_SECONDS,
+                allow_redirects=False,
             )
         except requests.RequestException as error:
             raise TransientError(f"control plane: {unreachable(self._url, error)}") from None

@@ -33,6 +33,7 @@ from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
 from pod_worker.artifacts.transfer import TransientError, UploadNotFound, UploadRejected, UrlExpiredError
 from pod_worker.artifacts.upload import PendingUpload, Uploader
 from pod_worker.artifacts.wire import ArtifactView
+from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered, RunLog
@@ -200,8 +201,7 @@ def _artifact(view: ArtifactView, upload: PendingUpload) -> Artifact:
 
 def _session() -> requests.Session:
     session = requests.Session()
-    # Without an auth of its own, requests would take one from ~/.netrc and overwrite ours.
-    session.auth = lambda request: request
+    session.auth = BearerAuth(None)  # nothing from ~/.netrc goes to the object store
     return session
 
 

@@ -14,6 +14,7 @@ from pod_worker.cli.composition import load_settings, local_data_dir, running_st
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_json, print_table, say
 from pod_worker.config import ConfigurationError, Settings
+from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.run import Json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -169,8 +170,7 @@ class IngestCheck:
         self._run_id = f"doctor-{ULID()}".lower()
         self._new_id: Callable[[], ULID] = ULID
         self._session = requests.Session()
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+        self._session.auth = BearerAuth(token)
 
     def run(self) -> list[Diagnosis]:
         import requests

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 import requests
 
+from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock
 
 _TIMEOUT_SECONDS = (5.0, 30.0)  # connect, read
@@ -88,18 +89,6 @@ class _IdOnly(msgspec.Struct):
     id: str
 
 
-class _Bearer(requests.auth.AuthBase):
-    """As an auth object, so that requests never looks for another password in ~/.netrc."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 class IngestClient:
     """POSTs NDJSON batches to `<url>/api/ingest/events` over one kept-alive connection. For one thread."""
 
@@ -109,7 +98,7 @@ class IngestClient:
         self.endpoint = url.rstrip("/") + "/api/ingest/events"
         self._clock = clock
         self._session = requests.Session()
-        self._session.auth = _Bearer(token)
+        self._session.auth = BearerAuth(token)
         self._session.headers.update({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"})
 
     def send(self, lines: Sequence[bytes]) -> SendResult:

@@ -19,7 +19,6 @@ from datetime import datetime
 from urllib.parse import quote
 
 import requests
-from requests.auth import AuthBase
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -29,6 +28,7 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
+from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock
 from pod_worker.pods.errors import RateLimitedError, ServerError, UnreachableError
 
@@ -72,17 +72,6 @@ class HttpRetryPolicy:
 DEFAULT_PATIENCE = HttpRetryPolicy()
 
 
-class _BearerKey(AuthBase):
-    """Set as auth, not as a header, so that a .netrc on the machine cannot replace it."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
-
-
 class Transport:
     def __init__(
         self,
@@ -103,7 +92,7 @@ class Transport:
         self._rng = rng
         self._patience = patience
         self._session = requests.Session()
-        self._session.auth = _BearerKey(api_key)
+        self._session.auth = BearerAuth(api_key, "RUNPOD_API_KEY")
         self._session.headers["User-Agent"] = "pod-worker"
 
     def close(self) -> None:
