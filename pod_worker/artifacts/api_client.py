@@ -1,7 +1,7 @@
 """The pod's calls to the artifact routes: one method per route, retried with backoff, answers as values.
 
-Temporary failures are retried within the caller's retry budget. A lost lease raises `LeaseLost`. Any other refusal
-raises `RequestRejected` with its code. Sleeps end when the run must stop. No message contains the token.
+Retries temporary failures within the caller's retry budget. A lost lease raises `LeaseLostError`. Any other refusal
+raises `ArtifactRequestError` with its code. Sleeps end when the run must stop. No message contains the token.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _TIMEOUT_SECONDS = (10.0, 60.0)
 _SLICE_SECONDS = 0.2  # how soon a sleep notices that the run should stop
 
 
-class LeaseLost(Interruption):
+class LeaseLostError(Interruption):
     """The attempt no longer holds its run: stop and write nothing more. Outside `Exception`, like the other
     interruptions, so that no stage's `except Exception` carries on."""
 
 
-class RequestRejected(Exception):
+class ArtifactRequestError(Exception):
     """The control plane said no, by the problem's `code`; asking the same again will not help."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -173,7 +173,7 @@ class ArtifactApiClient:
         status, where = answer.status_code, host(self._url)
         problem = _problem(answer)
         if problem is not None and problem.code == "fenced":
-            return LeaseLost(problem.detail)
+            return LeaseLostError(problem.detail)
         if status in (408, 425, 429) or status >= 500:
             said = problem.detail if problem else f"status {status}"
             return TransientError(f"control plane at {where}: {said}", retry_after(answer))
@@ -186,7 +186,7 @@ class ArtifactApiClient:
                 FailureCode.STORAGE,
                 f"{where} answered {status} to an artifact request: check CONTROL_PLANE_URL",
             )
-        return RequestRejected(problem.code, problem.detail)
+        return ArtifactRequestError(problem.code, problem.detail)
 
 
 def _problem(answer: requests.Response) -> ProblemDetails | None:

@@ -37,15 +37,15 @@ class ObjectStoreError(Exception):
     """The store did not do what it was asked to; asking again may help."""
 
 
-class ObjectMissing(ObjectStoreError):
+class ObjectMissingError(ObjectStoreError):
     """There is no such object."""
 
 
-class UploadGone(ObjectStoreError):
+class UploadGoneError(ObjectStoreError):
     """The store no longer knows this multipart upload: completed, aborted or expired."""
 
 
-class BadParts(ObjectStoreError):
+class InvalidPartsError(ObjectStoreError):
     """The parts named are not the parts the store has."""
 
 
@@ -118,7 +118,7 @@ class ObjectStore:
         return str(self._asked(lambda: self._client._create_multipart_upload(self.bucket, key, headers)))
 
     def list_parts(self, key: str, upload_id: str, limit: int = 10_000) -> list[StoredPart]:
-        """The first `limit` parts that the store has of an upload, in order. Raises UploadGone."""
+        """The first `limit` parts that the store has of an upload, in order. Raises UploadGoneError."""
         found: list[StoredPart] = []
         marker: str | None = None
         while True:
@@ -136,7 +136,7 @@ class ObjectStore:
             marker = str(page.next_part_number_marker or found[-1].number)
 
     def complete_multipart(self, key: str, upload_id: str, parts: list[StoredPart]) -> None:
-        """Raises UploadGone, BadParts."""
+        """Raises UploadGoneError, InvalidPartsError."""
         ordered = [Part(part.number, part.etag.strip('"')) for part in sorted(parts, key=lambda part: part.number)]
         self._asked(lambda: self._client._complete_multipart_upload(self.bucket, key, upload_id, ordered))
 
@@ -144,18 +144,18 @@ class ObjectStore:
         """Forget an upload and its parts; one that is already gone is fine."""
         try:
             self._asked(lambda: self._client._abort_multipart_upload(self.bucket, key, upload_id))
-        except UploadGone:
+        except UploadGoneError:
             pass
 
     def stat(self, key: str) -> StoredObject | None:
         try:
             found = self._asked(lambda: self._client.stat_object(self.bucket, key))
-        except ObjectMissing:
+        except ObjectMissingError:
             return None
         return StoredObject(key, int(found.size or 0), str(found.etag or ""), found.last_modified)
 
     def sha256(self, key: str) -> Digest:
-        """Read the whole object back in constant memory. Raises ObjectMissing."""
+        """Read the whole object back in constant memory. Raises ObjectMissingError."""
         return self._asked(lambda: self._digest(key))
 
     def _digest(self, key: str) -> Digest:
@@ -178,7 +178,7 @@ class ObjectStore:
         """Removing what is not there is fine."""
         try:
             self._asked(lambda: self._client.remove_object(self.bucket, key))
-        except ObjectMissing:
+        except ObjectMissingError:
             pass
 
     def list(self, prefix: str) -> list[StoredObject]:
@@ -204,11 +204,11 @@ class ObjectStore:
     def _translated(self, error: MinioException) -> ObjectStoreError:
         code = _code(error)
         if code == "NoSuchUpload":
-            return UploadGone("the store does not know this multipart upload (any more)")
+            return UploadGoneError("the store does not know this multipart upload (any more)")
         if code in _MISSING:
-            return ObjectMissing(f"no such object in bucket {self.bucket}")
+            return ObjectMissingError(f"no such object in bucket {self.bucket}")
         if code in _BAD_PARTS:
-            return BadParts(f"the store refused the list of parts ({code})")
+            return InvalidPartsError(f"the store refused the list of parts ({code})")
         fix = (
             "Check MINIO_ACCESS_KEY, MINIO_SECRET_KEY, the bucket's policy and this machine's clock"
             if code in _REFUSED

@@ -23,14 +23,14 @@ import requests
 from pod_worker.artifacts import download, transfer
 from pod_worker.artifacts.api_client import (
     ArtifactApiClient,
-    LeaseLost,
-    RequestRejected,
+    ArtifactRequestError,
+    LeaseLostError,
     RetryBudget,
     RetryingCaller,
 )
 from pod_worker.artifacts.keys import NAME_LIMIT, ArtifactKey, InvalidNameError
 from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
-from pod_worker.artifacts.transfer import TransientError, UploadNotFound, UploadRejected, UrlExpiredError
+from pod_worker.artifacts.transfer import TransientError, UploadNotFoundError, UploadRejectedError, UrlExpiredError
 from pod_worker.artifacts.upload import PendingUpload, Uploader
 from pod_worker.artifacts.wire import ArtifactView
 from pod_worker.core.bearer import BearerAuth
@@ -39,7 +39,7 @@ from pod_worker.core.lease import Fence
 from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered, RunLog
 from pod_worker.core.stage import Artifact, ArtifactKind, EventEmitter, StopSignal
 
-__all__ = ["LeaseLost", "Publisher", "RetryBudget"]
+__all__ = ["LeaseLostError", "Publisher", "RetryBudget"]
 
 _UPLOADS = 2  # whole uploads of one file: the store lost the first, or got other bytes than ours
 # A checkpoint has a successor, and a rented GPU waits meanwhile; a result has none, so it is worth the wait.
@@ -104,7 +104,7 @@ class Publisher:
                 return download.fetch(
                     self._control, self._session, self._retrying, self._stop, key, target, sha256
                 )
-        except RequestRejected as refused:
+        except ArtifactRequestError as refused:
             raise RunError(FailureCode.INVALID_INPUT, f"cannot fetch {key[:200]}: {refused}") from None
 
     def close(self) -> None:
@@ -145,11 +145,11 @@ class Publisher:
                         return self._with_role(upload, grant.artifact)
                     entry = self._uploader.send(upload, entry, grant, self._attempt)
                 return self._control.finalize(upload.finalize_request(entry))
-            except RequestRejected as refused:
+            except ArtifactRequestError as refused:
                 if refused.code not in _START_AGAIN:
                     raise RunError(FailureCode.STORAGE, f"{upload.filename}: {refused}") from None
                 problem = str(refused)
-            except UploadNotFound as gone:
+            except UploadNotFoundError as gone:
                 problem = str(gone)
             except RunError:
                 self._abort_upload(self._ledger.find(entry.kind, entry.sha256) or entry)
@@ -175,7 +175,7 @@ class Publisher:
         if entry.upload_id and entry.key:
             try:
                 self._control.abort(entry.key, entry.upload_id)
-            except (RequestRejected, TransientError, RunError):
+            except (ArtifactRequestError, TransientError, RunError):
                 pass  # the store expires unfinished uploads by itself
 
     @contextmanager
@@ -212,7 +212,7 @@ def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
         yield
     except TransientError as error:
         raise RunError(away, f"gave up waiting: {error}") from None
-    except (UploadNotFound, UploadRejected, UrlExpiredError) as error:
+    except (UploadNotFoundError, UploadRejectedError, UrlExpiredError) as error:
         raise RunError(FailureCode.STORAGE, str(error)) from None
     except InvalidNameError as error:
         raise RunError(FailureCode.USER_ERROR, str(error)) from None

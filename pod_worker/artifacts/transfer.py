@@ -33,11 +33,11 @@ class UrlExpiredError(Exception):
     """The store no longer honours the URL: presign again."""
 
 
-class UploadNotFound(Exception):
+class UploadNotFoundError(Exception):
     """The store does not know the upload or the object."""
 
 
-class UploadRejected(Exception):
+class UploadRejectedError(Exception):
     """The store will not take this, however often it is asked."""
 
 
@@ -92,7 +92,7 @@ class FileSlice:
             return b""
         block = self._file.read(wanted)
         if not block:
-            raise UploadRejected("the file shrank while it was being uploaded")
+            raise UploadRejectedError("the file shrank while it was being uploaded")
         self._left -= len(block)
         return block
 
@@ -136,8 +136,8 @@ def error_from_response(url: str, answer: requests.Response) -> Exception:
     if status == 403 or (status == 400 and any(word in text for word in _EXPIRED)):
         return UrlExpiredError(f"{said}: the presigned URL was not accepted")
     if status == 404:
-        return UploadNotFound(said)
-    return UploadRejected(f"{said}: {_code(text)}")
+        return UploadNotFoundError(said)
+    return UploadRejectedError(f"{said}: {_code(text)}")
 
 
 def retry_after(answer: requests.Response) -> float | None:

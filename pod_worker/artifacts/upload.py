@@ -18,8 +18,8 @@ from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
 from pod_worker.artifacts.transfer import (
     Fingerprint,
     TransientError,
-    UploadNotFound,
-    UploadRejected,
+    UploadNotFoundError,
+    UploadRejectedError,
     UrlExpiredError,
 )
 from pod_worker.artifacts.wire import FinalizeRequest, PresignRequest, UploadGrant
@@ -111,7 +111,7 @@ class Uploader:
         """The entry with those finished parts that both the ledger and the store know."""
         same = entry.upload_id == grant.upload_id
         if same and entry.part_bytes != grant.part_bytes:
-            raise UploadNotFound("the control plane's part size has changed since the upload began")
+            raise UploadNotFoundError("the control plane's part size has changed since the upload began")
         kept = {
             part.number: part.etag for part in grant.stored if same and entry.parts.get(part.number) == part.etag
         }
@@ -142,11 +142,11 @@ class Uploader:
             except UrlExpiredError as error:
                 expired += 1
                 if expired >= _EXPIRED_LIMIT:
-                    raise UploadRejected(
+                    raise UploadRejectedError(
                         f"{error}. Check the clocks and keys of store and control plane"
                     ) from None
                 raise TransientError(str(error)) from None
-            except UploadRejected:
+            except UploadRejectedError:
                 upload.check_unchanged(self._stop)  # then it is the file's writer who is to blame
                 raise
 
@@ -168,7 +168,7 @@ class _Urls:
         if number not in self._urls:
             self._urls = _urls(self._control.presign_put(self.upload.presign_request(self._entry, number or None)))
         if number not in self._urls:
-            raise UploadNotFound("the control plane has no more use for this upload")
+            raise UploadNotFoundError("the control plane has no more use for this upload")
         return self._urls.pop(number)
 
 

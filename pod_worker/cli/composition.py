@@ -76,7 +76,7 @@ def load_settings() -> Settings:
 def open_store(
     settings: Settings | None = None, *, with_indexes: bool = False, app_name: str = "pod_worker cli"
 ) -> StoreSession:
-    """Raises ConfigurationError, BadMongoUrl or StoreUnreachable, each with its fix."""
+    """Raises ConfigurationError, MongoUrlError or StoreUnreachableError, each with its fix."""
     settings = settings or load_settings()
     url = settings.require_mongodb_url()
     database = connect(url, app_name=app_name)

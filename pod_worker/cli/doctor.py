@@ -78,7 +78,7 @@ def _local_binaries(_: Settings) -> Diagnosis:
 
 
 def _mongodb(settings: Settings) -> Diagnosis:
-    from pod_worker.store.mongo import BadMongoUrl, StoreUnreachable, check_reachable, connect, redacted
+    from pod_worker.store.mongo import MongoUrlError, StoreUnreachableError, check_reachable, connect, redacted
 
     if settings.mongodb_url is None:
         fix = "MONGODB_URL is not set, and no local stack runs (`pod-worker up` starts one)"
@@ -86,7 +86,7 @@ def _mongodb(settings: Settings) -> Diagnosis:
     try:
         database = connect(settings.mongodb_url)
         check_reachable(database, settings.mongodb_url)
-    except (BadMongoUrl, StoreUnreachable) as error:
+    except (MongoUrlError, StoreUnreachableError) as error:
         return Diagnosis("MongoDB", "bad", str(error))
     hello = database.command("hello")
     skew = abs((datetime.now(UTC) - hello["localTime"].replace(tzinfo=UTC)).total_seconds())

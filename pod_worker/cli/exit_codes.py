@@ -34,8 +34,8 @@ class CommandError(click.ClickException):
 
 _BY_NAME: dict[str, ExitCode] = {
     "ConfigurationError": ExitCode.USAGE,
-    "BadMongoUrl": ExitCode.USAGE,
-    "StoreUnreachable": ExitCode.TEMPORARY,
+    "MongoUrlError": ExitCode.USAGE,
+    "StoreUnreachableError": ExitCode.TEMPORARY,
     "ServerSelectionTimeoutError": ExitCode.TEMPORARY,
     "AutoReconnect": ExitCode.TEMPORARY,
     "NetworkTimeout": ExitCode.TEMPORARY,

@@ -51,7 +51,7 @@ class PodIntent:
     note: str = ""
 
 
-class IntentConflict(Exception):
+class IntentConflictError(Exception):
     """Somebody else recorded this attempt of the order: another launcher is at work on it."""
 
     def __init__(self, order_id: str, attempt: int) -> None:
@@ -65,7 +65,7 @@ class IntentLog(Protocol):
     """Durable memory of intents. Every method raises on an unreachable store; none may guess."""
 
     def record(self, intent: PodIntent) -> None:
-        """Store a new intent durably before returning. Raises IntentConflict for a taken (order, attempt)."""
+        """Store a new intent durably before returning. Raises IntentConflictError for a taken (order, attempt)."""
 
     def advance(
         self,

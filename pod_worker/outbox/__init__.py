@@ -6,6 +6,6 @@ imported by the supervisor alone.
 
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
-from pod_worker.outbox.spool import Spool, SpoolInUse, adopt_orphans
+from pod_worker.outbox.spool import Spool, SpoolInUseError, adopt_orphans
 
-__all__ = ["PodEmitter", "RunEmitter", "Spool", "SpoolInUse", "UlidGenerator", "adopt_orphans"]
+__all__ = ["PodEmitter", "RunEmitter", "Spool", "SpoolInUseError", "UlidGenerator", "adopt_orphans"]

@@ -32,7 +32,7 @@ DEAD_LETTER_BYTES = 64 * 1024 * 1024
 DEAD_LETTER_SECONDS = 30 * 86_400.0
 
 
-class SpoolInUse(RuntimeError):
+class SpoolInUseError(RuntimeError):
     """Another living process owns the folder."""
 
 
@@ -68,7 +68,7 @@ class Spool:
     def open(cls, root: Path, worker_id: str, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
         """Create (or take over from a dead owner) the folder of this worker and own it.
 
-        Raises SpoolInUse if a living process owns it, OSError if the disk refuses.
+        Raises SpoolInUseError if a living process owns it, OSError if the disk refuses.
         """
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         final = root / f"worker-{_file_name(worker_id)}"
@@ -81,7 +81,7 @@ class Spool:
         else:
             fd = _try_own(final)
         if fd is None:
-            raise SpoolInUse(f"{final} belongs to a living worker; give each worker an id of its own")
+            raise SpoolInUseError(f"{final} belongs to a living worker; give each worker an id of its own")
         spool = cls(final, max_bytes, clock, fd)
         spool.fill_reserve()
         return spool

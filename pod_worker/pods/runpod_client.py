@@ -31,7 +31,7 @@ from pod_worker.pods.runpod.connect import connect
 from pod_worker.pods.runpod_settings import DEFAULT_STATE_DIR, RunpodSettings, from_env
 from pod_worker.pods.ssh.client import SSHClient
 from pod_worker.pods.ssh.host_keys import PinFolder
-from pod_worker.pods.worker_client import RunpodClient, SpawnFailed
+from pod_worker.pods.worker_client import RunpodClient, SpawnError
 from pod_worker.pods.worker_reports import PodReport, pod_report
 
 __all__ = [
@@ -73,7 +73,7 @@ class CreatedPod(TypedDict):
     details: PodReport
 
 
-class PodNotReady(Exception):
+class PodNotReadyError(Exception):
     """The pod did not come up and was terminated; the message says why."""
 
 
@@ -179,7 +179,7 @@ def create_pod_and_wait(
 ) -> CreatedPod:
     """One pod on exactly this GPU, up and with an SSH address when it returns (`wait_seconds=0`: at once).
 
-    A pod that does not come up in time is terminated before PodNotReady is raised. Raises SpawnFailed.
+    A pod that does not come up in time is terminated before PodNotReadyError is raised. Raises SpawnError.
     """
     clock = SystemClock()
     log = IntentFile((state_dir or Path(DEFAULT_STATE_DIR)).expanduser() / "intents.db")
@@ -199,13 +199,13 @@ def create_pod_and_wait(
         launcher = make_launcher(provider, log, clock, time.sleep)
         launched = launcher.launch(LaunchRequest(f"{name}/{ULID()}", spec, (only,)))
         if isinstance(launched, LaunchFailed):
-            raise SpawnFailed(launched)
+            raise SpawnError(launched)
         pod = launched.pod
         if wait_seconds > 0:
             state = wait_until_ready(provider, pod.id, boot_seconds=wait_seconds, clock=clock, sleep=time.sleep)
             if isinstance(state, BootFailed):
                 launcher.retire_and_terminate(launched.intent_name, pod.id)
-                raise PodNotReady(f"pod {pod.id} was terminated: {state.reason}")
+                raise PodNotReadyError(f"pod {pod.id} was terminated: {state.reason}")
             pod = state.pod
         return {"id": pod.id, "name": pod.name, "details": pod_report(pod, "runpod")}
 

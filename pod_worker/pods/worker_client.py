@@ -23,8 +23,14 @@ from pod_worker.pods.pod import Pod
 from pod_worker.pods.provider import Absent, Known, PodProvider, ReadResult, Unknown
 from pod_worker.pods.runpod_settings import RunpodSettings
 from pod_worker.pods.ssh.bootstrap import BootstrapPlan, StepReport, StepStatus, run_steps, start_script, steps
-from pod_worker.pods.ssh.client import SshAuthRefused, SSHClient, SshLost, SshUnreachable, connect_with_retry
-from pod_worker.pods.ssh.host_keys import HostKeyChanged, HostKeyPins
+from pod_worker.pods.ssh.client import (
+    SshAuthenticationError,
+    SSHClient,
+    SshConnectionLostError,
+    SshUnreachableError,
+    connect_with_retry,
+)
+from pod_worker.pods.ssh.host_keys import HostKeyChangedError, HostKeyPins
 from pod_worker.pods.ssh.login import SshError, SshLogin
 from pod_worker.pods.worker_reports import (
     PodReport,
@@ -38,7 +44,7 @@ from pod_worker.pods.worker_reports import (
 log = logging.getLogger(__name__)
 
 
-class SpawnFailed(Exception):
+class SpawnError(Exception):
     """No pod was launched; `result` says why and what was tried."""
 
     def __init__(self, result: LaunchFailed) -> None:
@@ -93,12 +99,12 @@ class RunpodClient:
         """Rent a pod for the worker and return at once; it is still booting.
 
         The worker id is the order's id: spawning it again while its pod lives gives the same pod. The pod's name
-        is the worker id with a suffix, since a name must never be used twice. Raises SpawnFailed or
+        is the worker id with a suffix, since a name must never be used twice. Raises SpawnError or
         NotAvailableError.
         """
         result = self._launcher.launch(self.order_for(worker_id, worker_env))
         if isinstance(result, LaunchFailed):
-            raise SpawnFailed(result)
+            raise SpawnError(result)
         pod = result.pod
         log.info("worker %s: pod %s (%s) at $%s/h", worker_id, pod.id, pod.gpu_id, pod.cost_per_hour)
         return {
@@ -128,9 +134,9 @@ class RunpodClient:
         try:
             with contextlib.closing(self._connect(runpod_id)) as client:
                 reports = self._initialize(client)
-        except (SshUnreachable, SshAuthRefused, SshLost) as not_yet:
+        except (SshUnreachableError, SshAuthenticationError, SshConnectionLostError) as not_yet:
             return self._ssh_failure(runpod_id, not_yet)
-        except (SshError, HostKeyChanged) as error:
+        except (SshError, HostKeyChangedError) as error:
             return {"status": "error", "error": str(error)}
         failed = next((report for report in reports if report.outcome is StepStatus.FAILED), None)
         if failed is not None:
@@ -145,7 +151,7 @@ class RunpodClient:
         try:
             with contextlib.closing(self._connect(runpod_id)) as client:
                 result = client.run("bash -s", timeout_seconds=60, stdin=script)
-        except (SshError, HostKeyChanged) as error:
+        except (SshError, HostKeyChangedError) as error:
             log.error("worker %s: cannot be started on pod %s: %s", worker_id, runpod_id, error)
             return False
         if not result.is_success:
@@ -167,14 +173,14 @@ class RunpodClient:
         return is_gone
 
     def get_ssh_client(self, runpod_id: str) -> SSHClient:
-        """Not connected yet. Raises SshUnreachable while the pod has no SSH address."""
+        """Not connected yet. Raises SshUnreachableError while the pod has no SSH address."""
         client = self._client_for(runpod_id)
         if client is None:
-            raise SshUnreachable(f"pod {runpod_id} has no SSH address (yet); see get_pod_status")
+            raise SshUnreachableError(f"pod {runpod_id} has no SSH address (yet); see get_pod_status")
         return client
 
     def execute_command_on_worker(self, runpod_id: str, command: str, timeout: int = 600) -> tuple[int, str, str]:
-        """(exit_code, stdout, stderr); exit code -1 when the time ran out. Raises SshError, HostKeyChanged."""
+        """(exit_code, stdout, stderr); exit code -1 on a timeout. Raises SshError, HostKeyChangedError."""
         with contextlib.closing(self._connect(runpod_id)) as client:
             return client.execute_command(command, timeout)
 

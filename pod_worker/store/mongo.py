@@ -34,11 +34,11 @@ class ConfiguredClient(MongoClient[Document]):
     settings: dict[str, Json]
 
 
-class StoreUnreachable(Exception):
+class StoreUnreachableError(Exception):
     """MongoDB did not answer; the message names the host and the fix, never a password."""
 
 
-class BadMongoUrl(Exception):
+class MongoUrlError(Exception):
     """The URL itself is wrong; the message says how it should look."""
 
 
@@ -53,7 +53,7 @@ def connect(
     """A handle on the database that `url` names; connects lazily.
 
     Writes wait for a majority with the journal, reads see majority-committed data, dates are aware UTC.
-    Raises BadMongoUrl.
+    Raises MongoUrlError.
     """
     name = database_name(url)
     settings: dict[str, Json] = {
@@ -71,7 +71,7 @@ def connect(
     try:
         client = ConfiguredClient(**settings)
     except (ConfigurationError, InvalidURI, ValueError) as error:
-        raise BadMongoUrl(f"MONGODB_URL {redacted(url)} is not usable: {redacted_text(error, url)}") from None
+        raise MongoUrlError(f"MONGODB_URL {redacted(url)} is not usable: {redacted_text(error, url)}") from None
     client.settings = settings
     return client.get_database(
         name,
@@ -106,9 +106,9 @@ def is_duplicate_only(error: BulkWriteError) -> bool:
 
 
 def database_name(url: str) -> str:
-    """The URL's path, else `ai_scientist`. Raises BadMongoUrl for something that is no MongoDB URL."""
+    """The URL's path, else `ai_scientist`. Raises MongoUrlError for something that is no MongoDB URL."""
     if not url.startswith(("mongodb://", "mongodb+srv://")):
-        raise BadMongoUrl(
+        raise MongoUrlError(
             f"MONGODB_URL must begin with mongodb:// or mongodb+srv://, got {redacted(url)!r}; "
             "for example mongodb://user:password@host:27017/ai_scientist"
         )
@@ -133,21 +133,21 @@ def redacted_text(error: BaseException, url: str) -> str:
 
 
 def check_reachable(database: Mongo, url: str = "") -> None:
-    """One round trip to a primary that can do what the queue needs. Raises StoreUnreachable."""
+    """One round trip to a primary that can do what the queue needs. Raises StoreUnreachableError."""
     host = redacted(url) if url else "MongoDB"
     try:
         hello = database.client.admin.command("hello")
     except OperationFailure as error:
-        raise StoreUnreachable(
+        raise StoreUnreachableError(
             f"{host} refused the login: {redacted_text(error, url)}. Check user, password and authSource."
         ) from None
     except PyMongoError as error:
-        raise StoreUnreachable(
+        raise StoreUnreachableError(
             f"cannot reach {host}: {redacted_text(error, url)[:300]}. Check that MongoDB is up, that MONGODB_URL "
             "is right and that this machine may connect to it (`pod-worker up` starts a local one)."
         ) from None
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
-        raise StoreUnreachable(
+        raise StoreUnreachableError(
             f"{host} is a standalone server; the queue needs a replica set (retryable writes, change streams). "
             "Start mongod with --replSet rs0 and run rs.initiate()."
         )

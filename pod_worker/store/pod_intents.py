@@ -13,7 +13,7 @@ from datetime import datetime
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentState, PodIntent
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflictError, IntentState, PodIntent
 from pod_worker.store.mongo import Document, Mongo
 
 POD_INTENTS = "pod_intents"
@@ -45,7 +45,7 @@ class PodIntents:
         except DuplicateKeyError:
             # Also the driver's own retry of an insert whose reply was lost: then the stored one is ours.
             if self.named({intent.name}).get(intent.name) != _rounded(intent):
-                raise IntentConflict(intent.order_id, intent.attempt) from None
+                raise IntentConflictError(intent.order_id, intent.attempt) from None
 
     def advance(
         self,

@@ -17,7 +17,7 @@ import requests
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.payload import GpuShortage
-from pod_worker.store.mongo import Mongo, StoreUnreachable, check_reachable, redacted_text
+from pod_worker.store.mongo import Mongo, StoreUnreachableError, check_reachable, redacted_text
 from pod_worker.worker.machine import GIB, free_bytes
 
 CLOCK_SKEW_SECONDS = 30.0
@@ -47,7 +47,7 @@ def store_check(database: Mongo, url: str, prepare: Callable[[Mongo], None] | No
             check_reachable(database, url)
             if prepare:
                 prepare(database)
-        except StoreUnreachable as error:
+        except StoreUnreachableError as error:
             return PreflightFailure("store", str(error))
         except PyMongoError as error:
             return PreflightFailure(

@@ -12,12 +12,12 @@ import pytest
 import requests
 
 from pod_worker.artifacts.object_store import (
-    BadParts,
-    ObjectMissing,
+    InvalidPartsError,
+    ObjectMissingError,
     ObjectStore,
     ObjectStoreError,
     StoredObject,
-    UploadGone,
+    UploadGoneError,
 )
 from pod_worker.artifacts.wire import StoredPart
 
@@ -56,7 +56,7 @@ def test_an_object_goes_in_by_url_and_comes_out_by_url(store: ObjectStore) -> No
     store.delete(KEY)
     store.delete(KEY)
     assert store.stat(KEY) is None
-    with pytest.raises(ObjectMissing):
+    with pytest.raises(ObjectMissingError):
         store.sha256(KEY)
 
 
@@ -73,20 +73,20 @@ def test_parts_become_one_object(store: ObjectStore) -> None:
     assert store.stat(KEY) is None
     store.complete_multipart(KEY, upload, list(reversed(stored)))
     assert store.sha256(KEY).bytes == 30
-    with pytest.raises(UploadGone):
+    with pytest.raises(UploadGoneError):
         store.complete_multipart(KEY, upload, stored)
-    with pytest.raises(UploadGone):
+    with pytest.raises(UploadGoneError):
         store.list_parts(KEY, upload)
 
 
 def test_wrong_parts_are_named_and_an_abort_can_be_repeated(store: ObjectStore) -> None:
     upload = store.create_multipart(KEY, "text/plain")
-    with pytest.raises(BadParts):
+    with pytest.raises(InvalidPartsError):
         store.complete_multipart(KEY, upload, [StoredPart(number=1, etag="0" * 32)])
     other = store.create_multipart(KEY, "text/plain")
     store.abort(KEY, other)
     store.abort(KEY, other)
-    with pytest.raises(UploadGone):
+    with pytest.raises(UploadGoneError):
         store.list_parts(KEY, other)
 
 

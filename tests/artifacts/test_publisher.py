@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts import transfer
-from pod_worker.artifacts.publisher import LeaseLost, RetryBudget
+from pod_worker.artifacts.publisher import LeaseLostError, RetryBudget
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import ArtifactKind
@@ -134,7 +134,7 @@ def test_an_attempt_that_lost_its_run_stops_and_says_nothing(
     publisher: Any, plane: Any, file: Any, events: Any
 ) -> None:
     plane.database["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 3, "leaseToken": "other"}})
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         publisher().publish(file(10), DATA)
     assert events.types == ["ai.artifact.detected"]
     assert plane.database["artifacts"].count_documents({}) == 0
@@ -151,7 +151,7 @@ def test_a_run_lost_during_the_upload_registers_nothing(
         return real(*arguments)
 
     monkeypatch.setattr(transfer, "put", lose)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         publisher().publish(file(10), DATA)
     assert plane.database["artifacts"].count_documents({}) == 0
     assert events.types == ["ai.artifact.detected"]

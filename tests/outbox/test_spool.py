@@ -13,7 +13,7 @@ import pytest
 
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import RunLog, RunStarted, StageCompleted
-from pod_worker.outbox import RunEmitter, Spool, SpoolInUse, UlidGenerator, adopt_orphans
+from pod_worker.outbox import RunEmitter, Spool, SpoolInUseError, UlidGenerator, adopt_orphans
 from pod_worker.outbox.backlog import Backlog
 
 SOURCE = "runpod://pod/p1"
@@ -39,7 +39,7 @@ def events(spool: Spool) -> list[dict]:
 
 def test_a_living_owner_is_neither_doubled_nor_adopted(tmp_path):
     spool = Spool.open(tmp_path, "w1")
-    with pytest.raises(SpoolInUse, match="living worker"):
+    with pytest.raises(SpoolInUseError, match="living worker"):
         Spool.open(tmp_path, "w1")
     assert adopt_orphans(tmp_path) == []
     spool.close()

@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentLog, IntentState, PodIntent
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflictError, IntentLog, IntentState, PodIntent
 
 FIRST = PodIntent("worker-1", "order", 1, datetime(2026, 11, 22, 12, 0, 0, 123000, tzinfo=UTC), "1 x A in SECURE")
 
@@ -27,12 +27,12 @@ class IntentLogChecks:
 
     def test_an_attempt_is_recorded_once(self, log: IntentLog) -> None:
         log.record(FIRST)
-        with pytest.raises(IntentConflict, match="another launcher"):
+        with pytest.raises(IntentConflictError, match="another launcher"):
             log.record(replace(FIRST, name="worker-2"))
 
     def test_a_name_is_used_once(self, log: IntentLog) -> None:
         log.record(FIRST)
-        with pytest.raises(IntentConflict):
+        with pytest.raises(IntentConflictError):
             log.record(replace(FIRST, attempt=2))
 
     def test_an_advance_happens_once_and_keeps_the_pod(self, log: IntentLog) -> None:

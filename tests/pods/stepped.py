@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentState, PodIntent
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflictError, IntentState, PodIntent
 from pod_worker.pods.catalogue import BillingRecord, Catalogue, LogLine, Volume
 from pod_worker.pods.errors import (
     ForbiddenError,
@@ -48,7 +48,7 @@ class DictLog:
         self.before_call()
         taken = any((i.order_id, i.attempt) == (intent.order_id, intent.attempt) for i in self.intents.values())
         if taken or intent.name in self.intents:
-            raise IntentConflict(intent.order_id, intent.attempt)
+            raise IntentConflictError(intent.order_id, intent.attempt)
         self.intents[intent.name] = intent
 
     def advance(

@@ -23,7 +23,7 @@ from pod_worker.pods.runpod.connect import connect
 from pod_worker.pods.runpod.v2 import RunpodV2
 from pod_worker.pods.runpod_client import (
     CreatedPod,
-    PodNotReady,
+    PodNotReadyError,
     create_pod_and_wait,
     find_gpu_type,
     get_network_volumes,
@@ -34,7 +34,7 @@ from pod_worker.pods.runpod_client import (
 from pod_worker.pods.runpod_settings import RunpodSettings
 from pod_worker.pods.ssh.bootstrap import BootstrapPlan
 from pod_worker.pods.ssh.host_keys import PinFolder
-from pod_worker.pods.worker_client import PodTimeouts, RunpodClient, SpawnFailed
+from pod_worker.pods.worker_client import PodTimeouts, RunpodClient, SpawnError
 from tests.pods.cloud import CENTER, GPU, OTHER_GPU, Cloud
 from tests.pods.sshd import Sshd, make_key
 
@@ -191,7 +191,7 @@ def test_no_capacity_leads_to_the_next_gpu_and_then_to_an_error(cloud: Cloud, ss
     cloud.fault("no_capacity", gpu=GPU)
     assert shop.client.spawn_worker("gpu-1")["gpu_type"] == OTHER_GPU
     cloud.fault("no_capacity")
-    with pytest.raises(SpawnFailed, match="no candidate has a machine") as failed:
+    with pytest.raises(SpawnError, match="no candidate has a machine") as failed:
         shop.client.spawn_worker("gpu-2")
     assert len(failed.value.result.failed_candidates) >= 1
     shop.client.close()
@@ -387,7 +387,7 @@ def create_one(cloud: Cloud, state_dir: Path, wait_seconds: float) -> CreatedPod
 
 
 def test_a_pod_is_created_and_waited_for(surroundings: Cloud, tmp_path: Path) -> None:
-    with pytest.raises(PodNotReady, match="terminated"):
+    with pytest.raises(PodNotReadyError, match="terminated"):
         create_one(surroundings, tmp_path, wait_seconds=0.01)
     assert surroundings.living() == [], "the one that did not come up is gone"
     at_once = create_one(surroundings, tmp_path, wait_seconds=0)

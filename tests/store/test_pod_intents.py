@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pod_worker.core.pod_intent import IntentConflict, IntentLog, IntentState
+from pod_worker.core.pod_intent import IntentConflictError, IntentLog, IntentState
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.pod_intents import POD_INTENTS, PodIntents
 from tests.pods.intent_log_checks import FIRST, IntentLogChecks
@@ -30,7 +30,7 @@ def test_of_many_launchers_one_records_the_attempt(intents: PodIntents) -> None:
     def record(number: int) -> bool:
         try:
             intents.record(replace(FIRST, name=f"worker-{number}"))
-        except IntentConflict:
+        except IntentConflictError:
             return False
         return True
 

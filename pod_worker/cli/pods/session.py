@@ -34,7 +34,7 @@ from pod_worker.pods.pod import Pod
 from pod_worker.pods.provider import Absent, Known, PodProvider, Unknown
 from pod_worker.pods.runpod_client import RunpodClient, make_client, make_launcher, open_provider
 from pod_worker.pods.runpod_settings import RunpodConfigurationError, RunpodSettings, from_env
-from pod_worker.pods.ssh.host_keys import HostKeyChanged, PinFolder
+from pod_worker.pods.ssh.host_keys import HostKeyChangedError, PinFolder
 from pod_worker.pods.ssh.login import SshError
 
 _EXITS: tuple[tuple[type[Exception], ExitCode], ...] = (
@@ -49,7 +49,7 @@ _EXITS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (RequestRejectedError, ExitCode.FAILED),
     (ServerError, ExitCode.TEMPORARY),
     (ProviderError, ExitCode.TEMPORARY),
-    (HostKeyChanged, ExitCode.AUTH),
+    (HostKeyChangedError, ExitCode.AUTH),
     (SshError, ExitCode.FAILED),
 )
 

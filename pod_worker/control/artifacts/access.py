@@ -1,6 +1,6 @@
 """Who may ask for what on the artifact routes: the caller's attempt, the keys it may name, the values it may send.
 
-Every refusal is a `Problem` with its reason. Nothing here writes, and nothing here talks to the object store.
+Every refusal is a `ProblemError` with its reason. Nothing here writes, and nothing here talks to the object store.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import datetime
 
 from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, is_identifier, is_sha256
 from pod_worker.artifacts.wire import AbortRequest, ArtifactView, FinalizeRequest, PresignRequest
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.lease import Fence
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.mongo import Mongo
@@ -20,17 +20,17 @@ _MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?[\x20-\x7e]{1,100})?
 
 
 def authorize_attempt(database: Mongo, run_id: str, body: PresignRequest | FinalizeRequest | AbortRequest) -> int:
-    """The attempt on whose behalf the caller writes. Problem 404, or 409 `fenced` when it lost the run."""
+    """The attempt on whose behalf the caller writes. ProblemError 404, or 409 `fenced` when it lost the run."""
     found = registry.owner_of(database, run_id)
     if found is None:
-        raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
+        raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
     if body.lease_token is None:
         # Hand-made uploads, to a run that no worker holds: the bearer token is enough.
         if found.is_leased or body.attempt not in (None, found.attempt):
             raise fenced(run_id)
         return found.attempt
     if body.attempt is None:
-        raise Problem(422, "bad_request", "a lease_token needs its attempt")
+        raise ProblemError(422, "bad_request", "a lease_token needs its attempt")
     if not registry.is_owned_by(database, run_id, Fence(run_id, body.attempt, body.lease_token)):
         raise fenced(run_id)
     return body.attempt
@@ -40,8 +40,8 @@ def fence_from_request(run_id: str, body: FinalizeRequest) -> Fence | None:
     return Fence(run_id, body.attempt or 0, body.lease_token) if body.lease_token else None
 
 
-def fenced(run_id: str) -> Problem:
-    return Problem(
+def fenced(run_id: str) -> ProblemError:
+    return ProblemError(
         409,
         "fenced",
         f"run {run_id[:200]!r} is not held by this attempt and lease token: write nothing more for it",
@@ -54,11 +54,11 @@ def parse_run_key(run_id: str, text: str, attempt: int | None = None) -> Artifac
     try:
         key = ArtifactKey.read(text)
     except InvalidNameError as error:
-        raise Problem(422, "bad_key", str(error)) from None
+        raise ProblemError(422, "bad_key", str(error)) from None
     if key.run_id != run_id:
-        raise Problem(422, "bad_key", f"{text[:200]!r} is not under runs/{run_id[:200]}/")
+        raise ProblemError(422, "bad_key", f"{text[:200]!r} is not under runs/{run_id[:200]}/")
     if attempt is not None and key.attempt > attempt:
-        raise Problem(422, "bad_key", f"{text[:200]!r} belongs to an attempt that has not begun")
+        raise ProblemError(422, "bad_key", f"{text[:200]!r} belongs to an attempt that has not begun")
     return key
 
 
@@ -66,7 +66,7 @@ def key_for(run_id: str, attempt: int, filename: str | None) -> ArtifactKey:
     try:
         return ArtifactKey.of(run_id, attempt, filename or "")
     except InvalidNameError as error:
-        raise Problem(422, "bad_key", str(error)) from None
+        raise ProblemError(422, "bad_key", str(error)) from None
 
 
 def check_values(body: PresignRequest | FinalizeRequest, role: str | None = None) -> None:
@@ -97,8 +97,8 @@ def artifact_view(row: registry.ArtifactRow) -> ArtifactView:
     )
 
 
-def _bad(detail: str) -> Problem:
-    return Problem(422, "bad_request", detail)
+def _bad(detail: str) -> ProblemError:
+    return ProblemError(422, "bad_request", detail)
 
 
 def _moment(at: datetime | None) -> str | None:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.artifacts.keys import artifact_id
-from pod_worker.artifacts.object_store import BadParts, Digest, ObjectStore, StoredObject, UploadGone
+from pod_worker.artifacts.object_store import Digest, InvalidPartsError, ObjectStore, StoredObject, UploadGoneError
 from pod_worker.artifacts.wire import Finalized, FinalizeRequest
 from pod_worker.control.artifacts.access import (
     artifact_view,
@@ -23,7 +23,7 @@ from pod_worker.control.artifacts.access import (
     fenced,
     parse_run_key,
 )
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.mongo import Mongo
@@ -60,7 +60,7 @@ class ArtifactFinalizer:
             self._complete(key, body.upload_id, body)
         found = self._store.stat(key)
         if found is None:
-            raise Problem(404, "object_missing", f"there is no object {key}: upload it, then finalize again")
+            raise ProblemError(404, "object_missing", f"there is no object {key}: upload it, then finalize again")
         if found.bytes != body.bytes:
             raise self._mismatch(key, f"it has {found.bytes} bytes, {body.bytes} were promised")
         return found
@@ -68,12 +68,12 @@ class ArtifactFinalizer:
     def _complete(self, key: str, upload_id: str, body: FinalizeRequest) -> None:
         try:
             self._store.complete_multipart(key, upload_id, body.parts or [])
-        except UploadGone:
+        except UploadGoneError:
             # An earlier finalize may have completed it; then the object is there and its hash decides.
             if self._store.stat(key) is None:
-                raise Problem(404, "upload_gone", f"the upload of {key} is gone: start it again") from None
-        except BadParts as error:
-            raise Problem(422, "bad_parts", f"{key}: {error}: start the upload again") from None
+                raise ProblemError(404, "upload_gone", f"the upload of {key} is gone: start it again") from None
+        except InvalidPartsError as error:
+            raise ProblemError(422, "bad_parts", f"{key}: {error}: start the upload again") from None
 
     def _verify_and_register(self, run_id: str, body: FinalizeRequest, digest: Digest) -> Finalized:
         if (digest.bytes, digest.sha256) != (body.bytes, body.sha256):
@@ -95,10 +95,10 @@ class ArtifactFinalizer:
             raise fenced(run_id)
         return Finalized(artifact=artifact_view(row))
 
-    def _mismatch(self, key: str, why: str) -> Problem:
+    def _mismatch(self, key: str, why: str) -> ProblemError:
         if registry.verified_at_key(self._database, key) is None:
             self._store.delete(key)
-        return Problem(422, "mismatch", f"{key} is not what was promised: {why}. It is not registered")
+        return ProblemError(422, "mismatch", f"{key} is not what was promised: {why}. It is not registered")
 
 
 class ObjectDigests:

@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, artifact_id
-from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, UploadGone
+from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, UploadGoneError
 from pod_worker.artifacts.wire import (
     PAGE_PARTS,
     PART_BYTES,
@@ -37,7 +37,7 @@ from pod_worker.control.artifacts.access import (
 )
 from pod_worker.control.artifacts.finalize import ArtifactFinalizer
 from pod_worker.control.web.body import read_body
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.mongo import Mongo
 
@@ -100,7 +100,7 @@ class _Routes:
         try:
             ArtifactKey.read(key)
         except InvalidNameError as error:
-            raise Problem(404, "object_missing", str(error)) from None
+            raise ProblemError(404, "object_missing", str(error)) from None
         return RedirectResponse(self._link(key), 307, headers={"Cache-Control": "no-store"})
 
     def _get(self, run_id: str, body: PresignRequest) -> DownloadUrl:
@@ -112,7 +112,7 @@ class _Routes:
 
     def _link(self, key: str) -> str:
         if self._store.stat(key) is None:
-            raise Problem(404, "object_missing", f"there is no object {key}")
+            raise ProblemError(404, "object_missing", f"there is no object {key}")
         return self._store.presign_get(key, self._url_seconds, attachment=key.rsplit("/", 1)[-1])
 
     def _newest(self, run_id: str, filename: str) -> str:
@@ -120,7 +120,9 @@ class _Routes:
         rows = registry.of_run(self._database, run_id)
         named = [row for row in rows if row.key.split("/", 3) == ["runs", run_id, str(row.attempt), filename]]
         if not named:
-            raise Problem(404, "object_missing", f"run {run_id[:200]!r} has no artifact named {filename[:200]!r}")
+            raise ProblemError(
+                404, "object_missing", f"run {run_id[:200]!r} has no artifact named {filename[:200]!r}"
+            )
         return max(named, key=lambda row: row.attempt or 0).key
 
     def _presign_put(self, run_id: str, body: PresignRequest) -> UploadGrant:
@@ -165,9 +167,9 @@ class _Routes:
             if body.upload_id:
                 self._store.list_parts(key, body.upload_id, limit=1)
                 return body.upload_id, []
-        except UploadGone:
+        except UploadGoneError:
             if body.first_part is not None:
-                raise Problem(404, "upload_gone", f"the upload of {key} is gone: start it again") from None
+                raise ProblemError(404, "upload_gone", f"the upload of {key} is gone: start it again") from None
         return self._store.create_multipart(key, body.content_type or "application/octet-stream"), []
 
     def _unused_key(self, key: ArtifactKey, sha256: str | None) -> str:
@@ -176,11 +178,13 @@ class _Routes:
         if taken is None or (sha256 and taken.sha256 == sha256):
             return str(key)
         if not sha256:
-            raise Problem(409, "key_taken", f"{key} is registered and is never overwritten: use another filename")
+            raise ProblemError(
+                409, "key_taken", f"{key} is registered and is never overwritten: use another filename"
+            )
         try:
             return str(key.with_content_suffix(sha256))
         except InvalidNameError as error:
-            raise Problem(422, "bad_key", str(error)) from None
+            raise ProblemError(422, "bad_key", str(error)) from None
 
 
 class _ArtifactRoute(APIRoute):
@@ -195,6 +199,6 @@ class _ArtifactRoute(APIRoute):
             try:
                 return await handle(request)
             except ObjectStoreError as error:
-                raise Problem(503, "store_away", str(error), headers={"Retry-After": "2"}) from None
+                raise ProblemError(503, "store_away", str(error), headers={"Retry-After": "2"}) from None
 
         return handled

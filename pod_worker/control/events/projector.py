@@ -19,7 +19,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 from ulid import ULID
 
 from pod_worker.control.events.replay import replay_since
-from pod_worker.control.web.problem import RETRY_SECONDS, Problem
+from pod_worker.control.web.problem import RETRY_SECONDS, ProblemError
 from pod_worker.core.clock import Clock
 from pod_worker.store.mongo import Mongo, is_permanent_error
 from pod_worker.store.views.changes import ViewChanges
@@ -84,7 +84,7 @@ class Projector:
         """Around storing so many events of these runs; set `changes` and their `count` before leaving.
 
         Positions are microseconds since 1970, never the same twice in this process. Raises PyMongoError when the
-        promise cannot be noted, Problem 503 when too much waits already; then nothing may be acknowledged.
+        promise cannot be noted, ProblemError 503 when too much waits already; then nothing may be acknowledged.
         """
         self.start()
         if not self._has_room():
@@ -115,7 +115,7 @@ class Projector:
         with self._changed:
             if not self._changed.wait_for(self._has_room, ROOM_TIMEOUT_SECONDS):
                 wait = {"Retry-After": str(RETRY_SECONDS)}
-                raise Problem(503, "busy", "the views are too far behind: send it again", headers=wait)
+                raise ProblemError(503, "busy", "the views are too far behind: send it again", headers=wait)
 
     def _has_room(self) -> bool:
         return self.waiting_events() < WAITING_EVENTS

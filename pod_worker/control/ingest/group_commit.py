@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pod_worker.control.ingest.batch import IngestBatch
 from pod_worker.control.ingest.service import Ingest
-from pod_worker.control.web.problem import RETRY_SECONDS, Problem
+from pod_worker.control.web.problem import RETRY_SECONDS, ProblemError
 
 CONCURRENT_GROUPS = 2  # one is computed while the other waits for the database
 # Enough to share a round trip, and not so much that all that is on its way waits for the database together.
@@ -36,10 +36,10 @@ class GroupCommit:
         self._busy: set[asyncio.Task[None]] = set()
 
     async def submit(self, batch: IngestBatch) -> None:
-        """Have its fate decided. Raises PyMongoError, or Problem 503 when too many wait."""
+        """Have its fate decided. Raises PyMongoError, or ProblemError 503 when too many wait."""
         if len(self._waiting) >= WAITING_REQUESTS:
             wait = {"Retry-After": str(RETRY_SECONDS)}
-            raise Problem(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
+            raise ProblemError(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
         parcel = _QueuedBatch(batch, asyncio.get_running_loop().create_future())
         self._waiting.append(parcel)
         if len(self._busy) < self._at_once:

@@ -18,7 +18,7 @@ from pod_worker.control.ingest.group_commit import GroupCommit
 from pod_worker.control.web.auth import Authorize
 from pod_worker.control.web.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
 from pod_worker.control.web.fast_routes import ControlPlaneApp
-from pod_worker.control.web.problem import MEDIA_TYPE, Problem
+from pod_worker.control.web.problem import MEDIA_TYPE, ProblemError
 from pod_worker.control.web.rate_limit import ClientRateLimit
 from pod_worker.core.run import Json
 
@@ -59,7 +59,7 @@ class _Routes:
         (fate,) = batch.line_results()
         if fate.verdict is IngestResult.INVALID:
             error = _error(fate.event_id, fate.code, fate.error)
-            raise Problem(422, "bad_event", fate.error or "", extra={"errors": [error]})
+            raise ProblemError(422, "bad_event", fate.error or "", extra={"errors": [error]})
         answer = {"event_id": fate.event_id}
         if fate.verdict is not IngestResult.ACCEPTED:
             answer["status"] = fate.verdict.value
@@ -126,9 +126,9 @@ def _check_type(request: Request, allowed: frozenset[str]) -> str:
     charset = parameters.partition("charset=")[2].strip(' "').lower()
     if kind and kind not in allowed:
         wanted = " or ".join(sorted(allowed))
-        raise Problem(415, "bad_content_type", f"Content-Type {kind[:80]!r} is not read here: send {wanted}")
+        raise ProblemError(415, "bad_content_type", f"Content-Type {kind[:80]!r} is not read here: send {wanted}")
     if charset and charset not in ("utf-8", "utf8", "us-ascii"):
-        raise Problem(415, "bad_content_type", f"charset {charset[:40]!r} is not read: send UTF-8")
+        raise ProblemError(415, "bad_content_type", f"charset {charset[:40]!r} is not read: send UTF-8")
     return kind
 
 
@@ -137,9 +137,11 @@ def _batch_lines(body: bytes) -> list[bytes]:
     try:
         found = [bytes(each) for each in msgspec.json.decode(body, type=list[msgspec.Raw])]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(422, "bad_batch", f"the body is not a JSON array of events: {error}") from None
+        raise ProblemError(422, "bad_batch", f"the body is not a JSON array of events: {error}") from None
     if len(found) > LINE_LIMIT:
-        raise Problem(413, "too_large", f"{len(found)} events, {LINE_LIMIT} are allowed: send smaller batches")
+        raise ProblemError(
+            413, "too_large", f"{len(found)} events, {LINE_LIMIT} are allowed: send smaller batches"
+        )
     for number, each in enumerate(found, 1):
         check_line(number, each)
     return found

@@ -66,7 +66,7 @@ class Ingest:
         """Decide the fate of every line of every batch; the views follow soon.
 
         Raises PyMongoError when something may not be stored (sending all of it again is then safe and needed),
-        Problem 503 when the views are too far behind.
+        ProblemError 503 when the views are too far behind.
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         arrivals = [each for batch in batches for each in batch.arrivals]

@@ -21,7 +21,7 @@ from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.web.body import read_body
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.responses import json_response
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import Event
@@ -64,7 +64,7 @@ def router(
         figures = _read(await read_body(request.stream(), request.headers))
         run = await run_in_threadpool(find_run, run_id)
         if run is None:
-            raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
+            raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
         await ingest.ingest_and_wait(batch_from_events(_arrivals(run_id, figures, clock.now())))
         stop = run.cancel_requested_at is not None or run.status in TERMINAL - {RunStatus.COMPLETED}
         return json_response({"status": "ok"} | ({"command": "stop"} if stop else {}))
@@ -76,7 +76,7 @@ def _read(body: bytes) -> _TrainingMetrics:
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(422, "bad_metrics", str(error)) from None
+        raise ProblemError(422, "bad_metrics", str(error)) from None
 
 
 def _arrivals(run_id: str, figures: _TrainingMetrics, now: datetime) -> list[IncomingEvent]:

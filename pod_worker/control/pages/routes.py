@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from pod_worker import __version__
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 
 FOLDER = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -58,7 +58,7 @@ def router(database_name: str, authorize: Callable[..., object]) -> APIRouter:
     async def static(name: str) -> Response:
         path = files.get(name)
         if path is None:
-            raise Problem(404, "not_found", "there is no such file")
+            raise ProblemError(404, "not_found", "there is no such file")
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers=_HEADERS)
 
     return made

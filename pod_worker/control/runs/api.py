@@ -15,7 +15,7 @@ from fastapi.responses import Response
 
 from pod_worker.control.artifacts.access import artifact_view
 from pod_worker.control.runs.downsampling import lttb
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.responses import json_response
 from pod_worker.core.failure import FAILURE_POLICIES, FailureCode
 from pod_worker.core.run import Json, RunStatus
@@ -83,7 +83,7 @@ class _Routes:
         try:
             found = self._models.runs(wanted, page_size, page, cursor)
         except InvalidCursorError as error:
-            raise Problem(422, "bad_cursor", str(error)) from None
+            raise ProblemError(422, "bad_cursor", str(error)) from None
         said = {"items": found.items, "total": found.total, "page": page, "pageSize": page_size}
         return json_response(said | {"nextCursor": found.next_cursor})
 
@@ -152,7 +152,7 @@ class _Routes:
         """200: it is canceled. 202: its worker was told and will confirm."""
         said = self._operator.cancel(run_id, by=by or "api", reason=reason)
         if said.verdict is ActionResult.ALREADY and said.run and said.run.status is not RunStatus.CANCELED:
-            raise Problem(409, "not_cancelable", f"the run is {said.run.status} already")
+            raise ProblemError(409, "not_cancelable", f"the run is {said.run.status} already")
         return _action_response(said)
 
     def reset(
@@ -169,10 +169,10 @@ class _Routes:
 
 
 def run_detail(database: Mongo, models: ReadModels, run_id: str) -> dict[str, Json]:
-    """Raises Problem 404."""
+    """Raises ProblemError 404."""
     run = models.run(run_id)
     if run is None:
-        raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
+        raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
     return {
         "run": run,
         "hint": _hint(run.get("errorCode")),
@@ -190,9 +190,9 @@ def _hint(code: Json) -> str | None:
 
 def _action_response(said: ActionOutcome) -> Response:
     if said.verdict is ActionResult.MISSING or said.run is None:
-        raise Problem(404, "run_not_found", "there is no such run")
+        raise ProblemError(404, "run_not_found", "there is no such run")
     if said.verdict is ActionResult.LIVE:
-        raise Problem(409, "live_lease", "a worker holds the run: cancel it first, or reset it with force")
+        raise ProblemError(409, "live_lease", "a worker holds the run: cancel it first, or reset it with force")
     status = 202 if said.verdict is ActionResult.REQUESTED else 200
     return json_response({"success": True, "verdict": said.verdict.value, "status": said.run.status.value}, status)
 
@@ -206,14 +206,14 @@ def _statuses(given: list[str] | None) -> list[str]:
     words = [word.upper() for word in _words(given)]
     odd = [word for word in words if word not in RunStatus.__members__]
     if odd:
-        raise Problem(422, "bad_status", f"status {odd[0][:40]!r} is none of {', '.join(RunStatus)}")
+        raise ProblemError(422, "bad_status", f"status {odd[0][:40]!r} is none of {', '.join(RunStatus)}")
     return words
 
 
 def _level(given: str | None) -> str | None:
     level = {"warning": "warn"}.get(given or "", given)
     if level is not None and level not in LEVELS:
-        raise Problem(422, "bad_level", f"level {level[:40]!r} is none of {', '.join(LEVELS)}")
+        raise ProblemError(422, "bad_level", f"level {level[:40]!r} is none of {', '.join(LEVELS)}")
     return level
 
 

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from pymongo.errors import PyMongoError
 from starlette.concurrency import run_in_threadpool
 
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.responses import encode_json
 from pod_worker.core.run import Json
 from pod_worker.store.events.reader import EventReader
@@ -46,9 +46,11 @@ def router(database: Mongo, authorize: Callable[..., object], *, poll_seconds: f
     ) -> StreamingResponse:
         """`event: state` {run, stages} whenever it changes; `event: event` with the position as its id."""
         if len(viewers) >= VIEWERS:
-            raise Problem(503, "too_many_viewers", "too many live views: try again", headers={"Retry-After": "10"})
+            raise ProblemError(
+                503, "too_many_viewers", "too many live views: try again", headers={"Retry-After": "10"}
+            )
         if await run_in_threadpool(models.run, run_id) is None:
-            raise Problem(404, "run_not_found", f"there is no run {run_id[:200]!r}")
+            raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
         resumed = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
         view = _LiveView(run_id, models, pages, resumed)
 

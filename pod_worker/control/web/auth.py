@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -36,7 +36,7 @@ class Authorizer:
         self._open_on_loopback = open_on_loopback
 
     async def authorize(self, request: Request) -> None:
-        """A FastAPI dependency (async, so that it costs no thread). Raises Problem 401 or 403."""
+        """A FastAPI dependency (async, so that it costs no thread). Raises ProblemError 401 or 403."""
         self._check(request, self._token)
 
     async def authorize_job(self, run_id: str, request: Request) -> None:
@@ -53,11 +53,13 @@ class Authorizer:
             if not (self._open_on_loopback and _is_local(request)):
                 raise _unauthenticated(request, token)
         elif token is not None and not _same(given, token):
-            raise Problem(403, "wrong_key", "the key is not this control plane's: check CONTROL_PLANE_TOKEN")
+            raise ProblemError(403, "wrong_key", "the key is not this control plane's: check CONTROL_PLANE_TOKEN")
         elif token is None and not (self._open_on_loopback and _is_local(request)):
-            raise Problem(403, "wrong_key", "this control plane has no key: set CONTROL_PLANE_TOKEN where it runs")
+            raise ProblemError(
+                403, "wrong_key", "this control plane has no key: set CONTROL_PLANE_TOKEN where it runs"
+            )
         if (given is None or is_browser) and request.method not in _SAFE and not _is_same_origin(request):
-            raise Problem(403, "cross_origin", "refused: the request was made by a page of another site")
+            raise ProblemError(403, "cross_origin", "refused: the request was made by a page of another site")
 
 
 Authorize = Callable[[Request], Awaitable[None]]
@@ -88,14 +90,14 @@ def _same(given: str, wanted: str | None) -> bool:
     return wanted is not None and hmac.compare_digest(given.encode(), wanted.encode())
 
 
-def _unauthenticated(request: Request, token: str | None) -> Problem:
+def _unauthenticated(request: Request, token: str | None) -> ProblemError:
     hint = "send Authorization: Bearer with CONTROL_PLANE_TOKEN"
     if token is None:
         hint = "this control plane has no key and answers its own machine only: set CONTROL_PLANE_TOKEN"
     # A browser asks its user for a password when it is told Basic; the password is the token.
     wants_page = "text/html" in request.headers.get("accept", "")
     scheme = 'Basic realm="pod_worker", charset="UTF-8"' if wants_page else 'Bearer realm="pod_worker"'
-    return Problem(401, "no_key", hint, headers={"WWW-Authenticate": scheme})
+    return ProblemError(401, "no_key", hint, headers={"WWW-Authenticate": scheme})
 
 
 def _is_local(request: Request) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Mapping
 
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 
 BODY_LIMIT_BYTES = 8 * 1024 * 1024
 LINE_LIMIT_BYTES = 1024 * 1024
@@ -18,7 +18,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 async def read_body(stream: AsyncIterator[bytes], headers: Mapping[str, str]) -> bytes:
-    """The body as sent (still compressed). Raises Problem 413 as soon as it is too large."""
+    """The body as sent (still compressed). Raises ProblemError 413 as soon as it is too large."""
     length = headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > BODY_LIMIT_BYTES:
         raise _too_large(f"the body is {length} bytes")
@@ -33,14 +33,16 @@ async def read_body(stream: AsyncIterator[bytes], headers: Mapping[str, str]) ->
 
 
 def decoded(body: bytes, encoding: str) -> bytes:
-    """Undo the content encoding. Raises Problem 413, 400 or 415."""
+    """Undo the content encoding. Raises ProblemError 413, 400 or 415."""
     match encoding.strip().lower():
         case "" | "identity":
             return body
         case "gzip" | "x-gzip":
             return _gunzip(body)
         case other:
-            raise Problem(415, "bad_encoding", f"Content-Encoding {other[:40]!r} is not read: send gzip or none")
+            raise ProblemError(
+                415, "bad_encoding", f"Content-Encoding {other[:40]!r} is not read: send gzip or none"
+            )
 
 
 def _gunzip(body: bytes) -> bytes:
@@ -52,19 +54,19 @@ def _gunzip(body: bytes) -> bytes:
         try:
             part = member.decompress(body, BODY_LIMIT_BYTES - total + 1)
         except zlib.error as error:
-            raise Problem(400, "bad_gzip", f"the gzip body cannot be read: {error}") from None
+            raise ProblemError(400, "bad_gzip", f"the gzip body cannot be read: {error}") from None
         total += len(part)
         if total > BODY_LIMIT_BYTES:
             raise _too_large("the decompressed body is longer")
         if not member.eof:
-            raise Problem(400, "bad_gzip", "the gzip body ends too early")
+            raise ProblemError(400, "bad_gzip", "the gzip body ends too early")
         parts.append(part)
         body = member.unused_data
     return b"".join(parts)
 
 
 def lines_of(body: bytes) -> list[bytes]:
-    """Every line, also the blank ones, so that their places are their numbers. Raises Problem 413."""
+    """Every line, also the blank ones, so that their places are their numbers. Raises ProblemError 413."""
     lines = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if len(body) > LINE_LIMIT_BYTES:
         for number, line in enumerate(lines, 1):
@@ -81,11 +83,11 @@ def is_blank(line: bytes) -> bool:
 
 
 def check_line(number: int, line: bytes) -> None:
-    """Raises Problem 413."""
+    """Raises ProblemError 413."""
     if len(line) > LINE_LIMIT_BYTES:
         raise _too_large(f"line {number} is {len(line)} bytes")
 
 
-def _too_large(what: str) -> Problem:
+def _too_large(what: str) -> ProblemError:
     advice = f"The limits are {BODY_LIMIT_BYTES} bytes decoded, {LINE_LIMIT_BYTES} a line, {LINE_LIMIT} lines"
-    return Problem(413, "too_large", f"{what}. {advice}: send smaller batches")
+    return ProblemError(413, "too_large", f"{what}. {advice}: send smaller batches")

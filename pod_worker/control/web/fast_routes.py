@@ -24,7 +24,7 @@ class ControlPlaneApp(FastAPI):
         self._fast: dict[str, Endpoint] = {}
 
     def add_fast_route(self, path: str, endpoint: Endpoint, status: int, tag: str) -> None:
-        """POST only. It raises `Problem` or PyMongoError like any other."""
+        """POST only. It raises `ProblemError` or PyMongoError like any other."""
         self.add_api_route(path, endpoint, methods=["POST"], status_code=status, tags=[tag])
         self._fast[path] = endpoint
 

@@ -1,6 +1,6 @@
 """Every refusal over HTTP in one shape: problem+json (RFC 9457), with a code for programs and a text for people.
 
-Raise `Problem` anywhere below a route; the app turns it into the answer. It never carries a secret.
+Raise `ProblemError` anywhere below a route; the app turns it into the answer. It never carries a secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     def __init__(
         self,
         status: int,
@@ -35,7 +35,7 @@ class Problem(Exception):
         self.headers, self.extra = dict(headers or {}), dict(extra or {})
 
 
-def response_to(problem: Problem, instance: str) -> Response:
+def response_to(problem: ProblemError, instance: str) -> Response:
     title = HTTPStatus(problem.status).phrase
     body: dict[str, Json] = {
         "type": f"urn:pod-worker:problem:{problem.code.replace('_', '-')}",
@@ -53,12 +53,12 @@ def response_for_error(error: Exception, instance: str) -> Response | None:
     """None for what is nobody's answer but a mistake of ours."""
     if isinstance(error, PyMongoError):
         error = database_away(error)
-    return response_to(error, instance) if isinstance(error, Problem) else None
+    return response_to(error, instance) if isinstance(error, ProblemError) else None
 
 
-def database_away(error: PyMongoError) -> Problem:
+def database_away(error: PyMongoError) -> ProblemError:
     detail = f"MongoDB does not answer ({type(error).__name__}): nothing was acknowledged, send it again"
-    return Problem(503, "database_away", detail, headers={"Retry-After": str(RETRY_SECONDS)})
+    return ProblemError(503, "database_away", detail, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def install(app: FastAPI) -> None:
@@ -71,15 +71,15 @@ def install(app: FastAPI) -> None:
 
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        said = Problem(error.status_code, _code(error.status_code), str(error.detail), headers=error.headers)
+        said = ProblemError(error.status_code, _code(error.status_code), str(error.detail), headers=error.headers)
         return response_to(said, request.url.path)
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        said = Problem(422, "bad_request", "; ".join(_messages(error.errors())[:3]))
+        said = ProblemError(422, "bad_request", "; ".join(_messages(error.errors())[:3]))
         return response_to(said, request.url.path)
 
-    app.add_exception_handler(Problem, expected)
+    app.add_exception_handler(ProblemError, expected)
     app.add_exception_handler(PyMongoError, expected)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)

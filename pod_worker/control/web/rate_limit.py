@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 
 CLIENTS = 10_000
 
@@ -24,12 +24,12 @@ class ClientRateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     async def check(self, request: Request) -> None:
-        """A FastAPI dependency. Raises Problem 429."""
+        """A FastAPI dependency. Raises ProblemError 429."""
         client = request.client.host if request.client else "?"
         wait = self.wait_seconds(client)
         if wait > 0:
             detail = f"more than {self._per_second:g} requests a second: slow down or send larger batches"
-            raise Problem(429, "rate_limited", detail, headers={"Retry-After": str(math.ceil(wait))})
+            raise ProblemError(429, "rate_limited", detail, headers={"Retry-After": str(math.ceil(wait))})
 
     def wait_seconds(self, client: str) -> float:
         """0 takes a token; anything else says how long until there is one."""

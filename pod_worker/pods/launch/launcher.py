@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.pod_intent import IntentConflict, IntentLog, IntentState, PodIntent
+from pod_worker.core.pod_intent import IntentConflictError, IntentLog, IntentState, PodIntent
 from pod_worker.pods.errors import ProviderError, RateLimitedError, RecoveryAction, UnreachableError
 from pod_worker.pods.launch.candidates import Candidate, Cooldowns
 from pod_worker.pods.pod import MAX_NAME_LENGTH, Pod, PodSpec, problems_of
@@ -157,7 +157,7 @@ class Launcher:
         attempt = max((intent.attempt for intent in intents), default=0) + 1
         try:
             self._log.record(PodIntent(name, order.id, attempt, self._clock.now(), str(candidate)))
-        except IntentConflict as taken:
+        except IntentConflictError as taken:
             return LaunchFailed(LaunchFailureReason.TAKEN, str(taken))
         try:
             pod = self._provider.create(replace(candidate.apply_to(order.spec), name=name))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflict, IntentState, PodIntent
+from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflictError, IntentState, PodIntent
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS intents (
@@ -49,7 +49,7 @@ class IntentFile:
         try:
             self._db.execute(f"INSERT INTO intents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
-            raise IntentConflict(intent.order_id, intent.attempt) from None
+            raise IntentConflictError(intent.order_id, intent.attempt) from None
 
     def advance(
         self,

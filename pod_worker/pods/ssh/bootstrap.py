@@ -96,7 +96,7 @@ def run_steps(
     on_output: OutputSink = lambda stream, text: None,
     on_report: Callable[[StepReport], None] = lambda report: None,
 ) -> tuple[StepReport, ...]:
-    """Run in order; stops at the first failure, which is then the last report. Raises SshLost."""
+    """Run in order; stops at the first failure, which is then the last report. Raises SshConnectionLostError."""
     reports: list[StepReport] = []
     for step in wanted:
         report = (

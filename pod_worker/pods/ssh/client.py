@@ -20,8 +20,8 @@ from typing import Self
 import paramiko
 
 from pod_worker.pods.pod import SshAddress
-from pod_worker.pods.ssh.host_keys import HostKeyChanged, HostKeyPins, fingerprint
-from pod_worker.pods.ssh.login import BadPrivateKey, SshError, SshLogin
+from pod_worker.pods.ssh.host_keys import HostKeyChangedError, HostKeyPins, fingerprint
+from pod_worker.pods.ssh.login import PrivateKeyError, SshError, SshLogin
 
 KEPT_BYTES = 1024 * 1024
 """Of each output stream, the last MiB is kept; all of it is streamed."""
@@ -34,15 +34,15 @@ OutputSink = Callable[[str, str], None]
 """Called with "stdout" or "stderr" and a piece of text."""
 
 
-class SshUnreachable(SshError):
+class SshUnreachableError(SshError):
     """No sshd answered (yet)."""
 
 
-class SshAuthRefused(SshError):
+class SshAuthenticationError(SshError):
     """sshd answered and did not let us in; on a booting pod the keys may not be installed yet."""
 
 
-class SshLost(SshError):
+class SshConnectionLostError(SshError):
     """The connection broke while a command ran: whether the command finished is not known."""
 
 
@@ -99,10 +99,13 @@ class SSHClient:
         self.disconnect()
 
     def connect(self) -> None:
-        """One attempt. Raises SshUnreachable, SshAuthRefused, HostKeyChanged or BadPrivateKey."""
+        """One attempt.
+
+        Raises SshUnreachableError, SshAuthenticationError, HostKeyChangedError or PrivateKeyError.
+        """
         key = self._login.load_key()
         if key is None and self._login.password is None:
-            raise BadPrivateKey("no SSH key is set; set RUNPOD_SSH_PRIVATE_KEY_PATH")
+            raise PrivateKeyError("no SSH key is set; set RUNPOD_SSH_PRIVATE_KEY_PATH")
         client = paramiko.SSHClient()
         client.set_missing_host_key_policy(self._policy)
         try:
@@ -121,7 +124,7 @@ class SSHClient:
         except (OSError, EOFError, paramiko.SSHException) as error:
             client.close()
             raise self._named(error) from None
-        except HostKeyChanged:
+        except HostKeyChangedError:
             client.close()
             raise
         transport = client.get_transport()
@@ -132,11 +135,11 @@ class SSHClient:
     def _named(self, error: Exception) -> SshError:
         where = f"{self.address.username}@{self.address.host}:{self.address.port}"
         if isinstance(error, paramiko.AuthenticationException):
-            return SshAuthRefused(
+            return SshAuthenticationError(
                 f"{where} refused the login; check that the pod was created with the matching public key "
                 "(RUNPOD_SSH_PUBLIC_KEY_PATH) and that its image starts sshd with PUBLIC_KEY"
             )
-        return SshUnreachable(
+        return SshUnreachableError(
             f"no SSH at {where} ({type(error).__name__}: {error}); the pod may still be starting, or does not "
             "expose 22/tcp"
         )
@@ -170,7 +173,7 @@ class SSHClient:
                 _feed(channel, stdin)
                 return _collect(channel, timeout_seconds, on_output)
         except (OSError, EOFError, paramiko.SSHException) as broken:
-            raise SshLost(
+            raise SshConnectionLostError(
                 f"the SSH connection to {self.address.host}:{self.address.port} broke during a command "
                 f"({type(broken).__name__}); connect again and look at what it left"
             ) from broken
@@ -269,13 +272,13 @@ def connect_with_retry(
     """A connected client, trying for `patience_seconds`. `client_for` is asked anew each time, because a pod's
     port changes when it restarts and is not known at first (None). A changed host key ends the attempt at once."""
     start = monotonic()
-    last: SshError = SshUnreachable("the pod has no SSH address yet; does it expose 22/tcp?")
+    last: SshError = SshUnreachableError("the pod has no SSH address yet; does it expose 22/tcp?")
     while True:
         client = client_for()
         if client is not None:
             try:
                 client.connect()
-            except (SshUnreachable, SshAuthRefused) as not_yet:
+            except (SshUnreachableError, SshAuthenticationError) as not_yet:
                 last = not_yet
             else:
                 return client

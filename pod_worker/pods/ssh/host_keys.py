@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 
-class HostKeyChanged(Exception):
+class HostKeyChangedError(Exception):
     def __init__(self, pod_id: str, pinned: str, offered: str) -> None:
         super().__init__(
             f"pod {pod_id} now shows host key {offered}, but {pinned} was pinned at the first connection; "
@@ -26,7 +26,7 @@ class HostKeyChanged(Exception):
 
 class HostKeyPins(Protocol):
     def check(self, pod_id: str, offered: str) -> None:
-        """Pin at first use. Raises HostKeyChanged for any other key afterwards."""
+        """Pin at first use. Raises HostKeyChangedError for any other key afterwards."""
 
     def forget(self, pod_id: str) -> None: ...
 
@@ -46,7 +46,7 @@ class PinFolder:
     def check(self, pod_id: str, offered: str) -> None:
         pinned = self._pin(pod_id, offered)
         if pinned != offered:
-            raise HostKeyChanged(pod_id, pinned, offered)
+            raise HostKeyChangedError(pod_id, pinned, offered)
 
     def forget(self, pod_id: str) -> None:
         self._path(pod_id).unlink(missing_ok=True)

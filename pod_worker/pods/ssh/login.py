@@ -20,7 +20,7 @@ class SshError(Exception):
     """Base of what can go wrong over SSH; the message says what to do."""
 
 
-class BadPrivateKey(SshError):
+class PrivateKeyError(SshError):
     """The private key itself is unusable."""
 
 
@@ -32,7 +32,7 @@ class SshLogin:
     password: str | None = field(default=None, repr=False)
 
     def load_key(self) -> paramiko.PKey | None:
-        """None where no key is set. Raises BadPrivateKey."""
+        """None where no key is set. Raises PrivateKeyError."""
         text = self.private_key or self._read()
         if text is None:
             return None
@@ -40,12 +40,12 @@ class SshLogin:
             try:
                 return kind.from_private_key(io.StringIO(text))
             except paramiko.PasswordRequiredException:
-                raise BadPrivateKey(
+                raise PrivateKeyError(
                     f"the SSH private key has a passphrase; make one without: {_MAKE_ONE}"
                 ) from None
             except (paramiko.SSHException, ValueError):
                 continue
-        raise BadPrivateKey(f"the SSH private key is not one that OpenSSH knows; make one: {_MAKE_ONE}")
+        raise PrivateKeyError(f"the SSH private key is not one that OpenSSH knows; make one: {_MAKE_ONE}")
 
     def _read(self) -> str | None:
         if self.private_key_path is None:
@@ -54,7 +54,7 @@ class SshLogin:
             return self.private_key_path.expanduser().read_text()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise BadPrivateKey(
+            raise PrivateKeyError(
                 f"cannot read the SSH private key {self.private_key_path}: {reason}; "
                 "set RUNPOD_SSH_PRIVATE_KEY_PATH to a readable key file"
             ) from None

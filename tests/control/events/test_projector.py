@@ -20,7 +20,7 @@ from pod_worker.control.events.projector import ABANDONED_SECONDS, ProjectionTic
 from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.metrics import ControlPlaneMetrics
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import StageProgress
 from pod_worker.store.events.event_log import EventLog, arrival_and_expiry, event_document
@@ -232,7 +232,7 @@ def test_too_far_behind_takes_no_more(make: Make, monkeypatch: pytest.MonkeyPatc
     projector = make(start=False)
     keep(projector, progress(0.1), progress(0.2))
     assert projector.waiting_events() == 2
-    with pytest.raises(Problem) as refused, promised(projector, R1, 1, now()):
+    with pytest.raises(ProblemError) as refused, promised(projector, R1, 1, now()):
         pytest.fail("nothing may be stored")
     assert refused.value.status == 503
 

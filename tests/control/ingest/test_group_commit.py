@@ -12,7 +12,7 @@ from pymongo.errors import AutoReconnect
 from pod_worker.control.ingest import group_commit as module
 from pod_worker.control.ingest.batch import IngestBatch, read_batch
 from pod_worker.control.ingest.group_commit import GroupCommit
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 from tests.control.lines import event, ndjson
 
 
@@ -89,7 +89,7 @@ def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch
         await held.entered.acquire()
         second = asyncio.create_task(intake.submit(reading("b")))
         await waiting(intake, 1)
-        with pytest.raises(Problem) as refused:
+        with pytest.raises(ProblemError) as refused:
             await intake.submit(reading("c"))
         for _ in range(2):
             held.go.release()

@@ -17,7 +17,7 @@ from pod_worker.control.web.body import (
     lines_of,
     read_body,
 )
-from pod_worker.control.web.problem import Problem
+from pod_worker.control.web.problem import ProblemError
 
 
 async def parts(*given: bytes) -> AsyncIterator[bytes]:
@@ -26,7 +26,7 @@ async def parts(*given: bytes) -> AsyncIterator[bytes]:
 
 
 def status(call: object) -> int:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(ProblemError) as caught:
         call() if callable(call) else None
     return caught.value.status
 

@@ -15,14 +15,14 @@ from pod_worker.pods.pod import SshAddress
 from pod_worker.pods.ssh import client as ssh_client
 from pod_worker.pods.ssh.client import (
     KEPT_BYTES,
-    SshAuthRefused,
+    SshAuthenticationError,
     SSHClient,
-    SshLost,
-    SshUnreachable,
+    SshConnectionLostError,
+    SshUnreachableError,
     connect_with_retry,
 )
-from pod_worker.pods.ssh.host_keys import HostKeyChanged, PinFolder
-from pod_worker.pods.ssh.login import BadPrivateKey, SshError, SshLogin
+from pod_worker.pods.ssh.host_keys import HostKeyChangedError, PinFolder
+from pod_worker.pods.ssh.login import PrivateKeyError, SshError, SshLogin
 from tests.pods.sshd import Sshd, free_port, make_folder, make_key, running
 
 
@@ -133,7 +133,7 @@ def test_a_file_is_put_whole_and_private(client: SSHClient, tmp_path: Path) -> N
 def test_a_wrong_key_is_refused_with_the_fix(sshd: Sshd, pins: PinFolder, tmp_path: Path) -> None:
     make_key(tmp_path / "stranger")
     client = SSHClient(sshd.address, SshLogin(tmp_path / "stranger"), pod_id="p1", pins=pins)
-    with pytest.raises(SshAuthRefused, match="RUNPOD_SSH_PUBLIC_KEY_PATH"):
+    with pytest.raises(SshAuthenticationError, match="RUNPOD_SSH_PUBLIC_KEY_PATH"):
         client.connect()
 
 
@@ -145,7 +145,7 @@ def test_the_password_is_used_only_without_a_key(sshd: Sshd, pins: PinFolder, tm
     make_key(tmp_path / "stranger")
     for login in (SshLogin(tmp_path / "stranger", password="wrong"), SshLogin(password="wrong")):
         assert "Failed password" not in log.read_text()
-        with pytest.raises(SshAuthRefused):
+        with pytest.raises(SshAuthenticationError):
             SSHClient(sshd.address, login, pod_id="p1", pins=pins).connect()
     assert "Failed password" in log.read_text()
 
@@ -157,19 +157,19 @@ def test_an_unusable_key_is_named_before_any_connection(tmp_path: Path, content:
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadPrivateKey, match=said):
+    with pytest.raises(PrivateKeyError, match=said):
         SshLogin(path).load_key()
 
 
 def test_a_key_with_a_passphrase_says_so(tmp_path: Path) -> None:
     make_key(tmp_path / "key")
     subprocess.run(["ssh-keygen", "-q", "-p", "-N", "words", "-f", str(tmp_path / "key")], check=True)
-    with pytest.raises(BadPrivateKey, match="passphrase"):
+    with pytest.raises(PrivateKeyError, match="passphrase"):
         SshLogin(tmp_path / "key").load_key()
 
 
 def test_no_key_at_all_is_named(sshd: Sshd, pins: PinFolder) -> None:
-    with pytest.raises(BadPrivateKey, match="RUNPOD_SSH_PRIVATE_KEY_PATH"):
+    with pytest.raises(PrivateKeyError, match="RUNPOD_SSH_PRIVATE_KEY_PATH"):
         SSHClient(sshd.address, SshLogin(), pod_id="p1", pins=pins).connect()
 
 
@@ -189,7 +189,7 @@ def test_the_host_key_is_pinned_on_first_use_and_a_change_is_refused(tmp_path: P
             assert client.execute_command("true")[0] == 0
     sshd.new_host_key()
     with running(sshd):
-        with pytest.raises(HostKeyChanged, match="--forget-host-key"):
+        with pytest.raises(HostKeyChangedError, match="--forget-host-key"):
             client.connect()
         with SSHClient(sshd.address, sshd.login, pod_id="another-pod", pins=pins):
             pass
@@ -200,7 +200,7 @@ def test_the_host_key_is_pinned_on_first_use_and_a_change_is_refused(tmp_path: P
 
 def test_nothing_listening_is_unreachable(sshd: Sshd, pins: PinFolder) -> None:
     address = SshAddress("127.0.0.1", free_port())
-    with pytest.raises(SshUnreachable, match="still be starting"):
+    with pytest.raises(SshUnreachableError, match="still be starting"):
         SSHClient(address, sshd.login, pod_id="p1", pins=pins).connect()
 
 
@@ -211,7 +211,7 @@ def test_a_connection_lost_during_a_command_is_named(tmp_path: Path, pins: PinFo
     with (
         running(sshd),
         SSHClient(sshd.address, sshd.login, pod_id="p1", pins=pins) as client,
-        pytest.raises(SshLost, match="connect again"),
+        pytest.raises(SshConnectionLostError, match="connect again"),
     ):
         client.run("echo begun; sleep 30", timeout_seconds=40, on_output=lambda *piece: sshd.cut_sessions())
 
@@ -245,11 +245,11 @@ def test_patience_ends_with_the_last_reason(sshd: Sshd, pins: PinFolder, tmp_pat
     def client_for() -> SSHClient:
         return SSHClient(sshd.address, SshLogin(tmp_path / "stranger"), pod_id="p1", pins=pins)
 
-    with pytest.raises(SshAuthRefused):
+    with pytest.raises(SshAuthenticationError):
         connect_with_retry(
             client_for, patience_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
         )
-    with pytest.raises(SshUnreachable, match="22/tcp"):
+    with pytest.raises(SshUnreachableError, match="22/tcp"):
         connect_with_retry(
             lambda: None, patience_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
         )
