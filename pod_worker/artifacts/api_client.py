@@ -1,6 +1,6 @@
 """The pod's calls to the artifact routes: one method per route, retried with backoff, answers as values.
 
-Retries temporary failures within the caller's retry budget. A lost lease raises `LeaseLostError`. Any other refusal
+Retries temporary errors within the caller's retry budget. A lost lease raises `LeaseLostError`. Any other answer
 raises `ArtifactRequestError` with its code. Sleeps end when the run must stop. No message contains the token.
 """
 

@@ -85,7 +85,7 @@ def test_an_orphan_that_hides_from_the_sweep_cannot_hold_up_the_end_of_its_run(
     db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the guard killed and its mark thrown away it escapes; it must not keep the run from being tried again."""
-    monkeypatch.setattr("pod_worker.worker.supervisor.LAST_WORDS_SECONDS", 0.2)
+    monkeypatch.setattr("pod_worker.worker.supervisor.FINAL_OUTPUT_SECONDS", 0.2)
     program = """
 hidden = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={}, start_new_session=True)
 print(hidden.pid, flush=True)

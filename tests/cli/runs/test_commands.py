@@ -198,7 +198,7 @@ def test_an_unexpected_error_shows_a_traceback_only_with_debug(cli: Cli, monkeyp
     def broken(*_: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("pod_worker.cli.runs.views.QueueDepth", broken)
+    monkeypatch.setattr("pod_worker.cli.runs.views.QueueStatsReader", broken)
     said = cli("runs", "stats")
     assert said.code == 1
     assert "KeyError" in said.err

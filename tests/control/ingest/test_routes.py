@@ -229,7 +229,7 @@ def test_a_crash_between_storing_and_projecting_heals(
         raise AutoReconnect("the connection broke")
 
     with monkeypatch.context() as broken:
-        broken.setattr("pod_worker.control.events.projector.Projector.promise", crash_afterwards)
+        broken.setattr("pod_worker.control.events.projector.Projector.reserve", crash_afterwards)
         assert post(http, started).status_code == 503
     assert store["events"].count_documents({}) == 1
     assert store["stages"].count_documents({}) == 0
