@@ -33,8 +33,8 @@ demo: $(READY) ## Local stack, a real LoRA training and a synthetic run, watched
 demo-pods: $(READY) ## The same run through a rented pod: fake RunPod, real worker process in the pod
 	@$(BIN)/pod-worker demo-pods
 
-up: $(READY) ## The local stack in the foreground, until Ctrl-C
-	@$(BIN)/pod-worker up
+up: $(READY) ## The local stack in the foreground, until Ctrl-C (PORT=8787 insists on a port)
+	@$(BIN)/pod-worker up $(if $(PORT),--port $(PORT))
 
 test: $(READY) system ## All tests against a real MongoDB, a real S3 server, real processes and signals
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

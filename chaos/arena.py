@@ -12,8 +12,6 @@ import secrets
 import signal
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +22,8 @@ from chaos.mongo_wire import Rewriter
 from chaos.pod import Pod
 from chaos.proxy import Address, Link, Proxy
 from chaos.sabotage import VARIABLE
+from pod_worker.cli.stack.up import is_ready
+from pod_worker.config import INSTANCE_VARIABLE
 from pod_worker.local.mongod import Mongod
 from pod_worker.local.process import LOOPBACK, ChildProcess, free_port
 from pod_worker.local.s3 import ObjectStoreServer
@@ -68,6 +68,7 @@ class ControlPlaneProcess:
     name: str
     port: int
     process: ChildProcess
+    instance: str
     db: tuple[Link, ...] = ()
 
     @property
@@ -75,11 +76,7 @@ class ControlPlaneProcess:
         return f"http://{LOOPBACK}:{self.port}"
 
     def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        return is_ready(self.url, self.instance)
 
 
 @dataclass
@@ -154,9 +151,10 @@ class ChaosCluster:
             links = self._database_links(name)
             port = free_port()
             argv = [sys.executable, "-m", "pod_worker", "control", "--port", str(port), "--require-key"]
-            env = self._control_environment(through(self.mongodb_url, links))
+            instance = secrets.token_hex(8)
+            env = self._control_environment(through(self.mongodb_url, links)) | {INSTANCE_VARIABLE: instance}
             process = ChildProcess(name, argv, self.data / "logs" / f"{name}.log", env=env)
-            self.controls.append(ControlPlaneProcess(name, port, process, links))
+            self.controls.append(ControlPlaneProcess(name, port, process, instance, links))
             process.start()
         for control in self.controls:
             control.process.wait_until(control.is_ready, 60)

@@ -27,7 +27,14 @@ SECRETS = {
     "anthropic_api_key",
 }
 # Set for our own child processes and scripts; not settings.
-INTERNAL = {"pod_worker_attempt", "pod_worker_uplink_fd", "pod_worker_skip_gpu", "pod_worker_data"}
+INSTANCE_VARIABLE = "POD_WORKER_INSTANCE"
+INTERNAL = {
+    "pod_worker_attempt",
+    "pod_worker_uplink_fd",
+    "pod_worker_skip_gpu",
+    "pod_worker_data",
+    INSTANCE_VARIABLE.lower(),
+}
 
 Seconds = Annotated[float, Meta(gt=0)]
 NonNegativeSeconds = Annotated[float, Meta(ge=0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 
 import click
@@ -13,7 +14,7 @@ from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.worker import configure_logging
-from pod_worker.config import Settings
+from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
 from pod_worker.control.server import serve
 from pod_worker.store.mongo import redacted
@@ -47,6 +48,7 @@ def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None
         object_store(settings),
         token=settings.control_plane_token,
         open_on_loopback=not require_key,
+        instance=os.environ.get(INSTANCE_VARIABLE),
     )
     start_rescue(store.rescue())
     serve(app, host, port, on_ready=lambda at, on: _say_ready(store, at, on))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from pod_worker.cli.output import print_json, print_table, say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.run import Json
+
+if TYPE_CHECKING:
+    from pod_worker.store.mongo import Mongo
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -78,26 +82,31 @@ def _local_binaries(_: Settings) -> Diagnosis:
 
 
 def _mongodb(settings: Settings) -> Diagnosis:
-    from pod_worker.store.mongo import MongoUrlError, StoreUnreachableError, check_reachable, connect, redacted
+    from pod_worker.store.mongo import MongoUrlError, StoreUnreachableError, check_reachable, connect
 
     if settings.mongodb_url is None:
         fix = "MONGODB_URL is not set, and no local stack runs (`pod-worker up` starts one)"
         return Diagnosis("MongoDB", "bad", fix)
     try:
         database = connect(settings.mongodb_url)
-        check_reachable(database, settings.mongodb_url)
+        with database.client:
+            check_reachable(database, settings.mongodb_url)
+            return _describe_mongodb(database, settings.mongodb_url)
     except (MongoUrlError, StoreUnreachableError) as error:
         return Diagnosis("MongoDB", "bad", str(error))
+
+
+def _describe_mongodb(database: Mongo, url: str) -> Diagnosis:
+    from pod_worker.store.mongo import redacted
+
     hello = database.command("hello")
     skew = abs((datetime.now(UTC) - hello["localTime"].replace(tzinfo=UTC)).total_seconds())
     if skew > 30:
         return Diagnosis("MongoDB", "warn", f"this machine's clock is {skew:.0f} s off MongoDB's; set it")
     stack = running_stack(local_data_dir())
-    whose = " (the local stack)" if stack and stack.get("mongodb_url") == settings.mongodb_url else ""
+    whose = " (the local stack)" if stack and stack.get("mongodb_url") == url else ""
     version = database.client.server_info()["version"]
-    return Diagnosis(
-        "MongoDB", "ok", f"{version} at {redacted(settings.mongodb_url)}, database {database.name}{whose}"
-    )
+    return Diagnosis("MongoDB", "ok", f"{version} at {redacted(url)}, database {database.name}{whose}")
 
 
 def _control_plane(settings: Settings) -> Diagnosis:

@@ -45,6 +45,9 @@ _BY_NAME: dict[str, ExitCode] = {
 }
 
 
+NO_HOME = "Could not determine home directory."  # the RuntimeError of Path.expanduser
+
+
 def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
     """The code and the one line for an error that reached the top."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -54,4 +57,9 @@ def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
     if type(error).__name__ == "RunError":
         code = str(getattr(error, "code", ""))
         return (ExitCode.USAGE if code == "INVALID_INPUT" else ExitCode.FAILED), text
+    if text == NO_HOME:
+        return ExitCode.USAGE, (
+            "A path begins with ~ and this user has no home folder: HOME is not set and the user has no passwd "
+            "entry. Fix: set HOME to a folder that this user may write to."
+        )
     return ExitCode.FAILED, f"{type(error).__name__}: {text} (run again with --debug for the traceback)"

@@ -95,8 +95,8 @@ def build(settings: Settings, mode: str, limits: ExitLimits, stop: ShutdownReque
     clock = SystemClock()
     env = os.environ
     url = settings.require_mongodb_url()
-    store = StoreSession(connect(url, app_name="pod_worker worker"), url, settings)
     machine = machines.Machine(settings.work_dir)
+    store = StoreSession(connect(url, app_name="pod_worker worker"), url, settings)
     gpus = machine.gpus
     pod = machines.pod_id(env)
     new_id = UlidGenerator(clock)

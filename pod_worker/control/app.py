@@ -44,12 +44,16 @@ def build_app(
     *,
     token: str | None,
     open_on_loopback: bool,
+    instance: str | None = None,
     operator: api.Operator | None = None,
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
 ) -> ControlPlaneApp:
-    """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it."""
+    """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it.
+
+    `instance` is returned by /readyz: it proves to the process that chose it that this one answers.
+    """
     clock = clock or SystemClock()
     app = ControlPlaneApp(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
     gate = Authorizer(token, open_on_loopback)
@@ -61,7 +65,7 @@ def build_app(
     find_run = RunQueue(database, clock).get
     problem.install(app)
     ingest_routes.install(app, intake, gate.authorize, rate)
-    app.include_router(health.router(database, clock, telemetry, gate.authorize))
+    app.include_router(health.router(database, clock, telemetry, gate.authorize, instance))
     app.include_router(training_metrics.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
     reads = api.router(database, operator or OperatorActions(database), gate.authorize)

@@ -15,7 +15,13 @@ from pod_worker.core.run import Json
 from pod_worker.store.mongo import Mongo
 
 
-def router(database: Mongo, clock: Clock, telemetry: ControlPlaneMetrics, authorize: Authorize) -> APIRouter:
+def router(
+    database: Mongo,
+    clock: Clock,
+    telemetry: ControlPlaneMetrics,
+    authorize: Authorize,
+    instance: str | None = None,
+) -> APIRouter:
     made = APIRouter(tags=["health"])
 
     @made.get("/healthz")
@@ -25,9 +31,9 @@ def router(database: Mongo, clock: Clock, telemetry: ControlPlaneMetrics, author
 
     @made.get("/readyz")
     def ready() -> dict[str, Json]:
-        """MongoDB answers too; which database is echoed, so that nobody looks into the wrong one."""
+        """MongoDB answers too. The answer names the database and, for who started this process, the instance."""
         _ping(database)
-        return {"ok": True, "database": database.name}
+        return {"ok": True, "database": database.name} | ({"instance": instance} if instance else {})
 
     @made.get("/api/health")
     def health() -> dict[str, Json]:

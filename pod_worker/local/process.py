@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from pod_worker.local.errors import ChildDiedError, NotReadyError, StopRequestedError
+from pod_worker.local.errors import ChildDiedError, LocalStackError, NotReadyError, StopRequestedError
 from pod_worker.local.spawning import die_with_parent, spawn_from_long_lived_thread
 
 LOOPBACK = "127.0.0.1"
@@ -194,19 +194,43 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def require_free(port: int) -> None:
+    """Raises LocalStackError, with the fix, when this loopback port cannot be listened on now."""
+    if (error := _bind_error(port)) is not None:
+        raise LocalStackError(
+            f"Port {port} cannot be used: {error.strerror}. Fix: choose another port, or stop the program that "
+            "listens there."
+        )
+
+
+def _bind_error(port: int) -> OSError | None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            return error
+    return None
+
+
 def start_listening(
     make: Callable[[int], ChildProcess],
     ready: Callable[[ChildProcess, int], bool],
     port: int,
     timeout_seconds: float,
     stop: threading.Event | None = None,
+    *,
+    may_move: bool = False,
 ) -> tuple[ChildProcess, int]:
     """Start the server that `make(port)` describes and wait for `ready(child, port)`.
 
-    `port` 0 means a random free one, chosen again when somebody else takes it first. `ready` must tell our server
-    from a stranger on that port. On any error the child is gone. Returns the child and its port.
+    `port` 0 means a random free one, chosen again when another program takes it first; so is any port that
+    `may_move`. `ready` must tell our server from another one on that port. On any error the child is gone.
+    Returns the child and its port.
     """
-    attempts = 1 if port else PORT_ATTEMPTS
+    attempts = PORT_ATTEMPTS if may_move or not port else 1
+    if may_move and _bind_error(port):
+        port = 0
     while True:
         attempts -= 1
         chosen = port or free_port()
@@ -217,6 +241,7 @@ def start_listening(
         except ChildDiedError:
             if not attempts or not any(PORT_TAKEN in line for line in child.log_lines()):
                 raise
+            port = 0
         except BaseException:
             child.kill()
             raise

@@ -21,7 +21,7 @@ from pod_worker.local.description import STACK_FILE, StackDescription
 from pod_worker.local.errors import LocalStackError
 from pod_worker.local.folder_lock import FolderLock, write_private
 from pod_worker.local.mongod import DEFAULT_DATABASE, Mongod, require_mongodb
-from pod_worker.local.process import ChildProcess
+from pod_worker.local.process import ChildProcess, start_listening
 from pod_worker.local.s3 import ObjectStoreServer, S3Access, require_bucket
 
 WATCH_SECONDS = 0.1
@@ -112,9 +112,7 @@ class Stack:
         `role` are stopped together, each with its own grace. Raises ChildDiedError, NotReadyError,
         StopRequestedError; the child is gone then.
         """
-        if name in self._children:
-            raise LocalStackError(f"The stack already has a child called {name}. Fix: remove it first.")
-        process = ChildProcess(name, argv, self.data_dir / "logs" / f"{name}.log", env=env, cwd=cwd)
+        process = self._describe_child(name, argv, env, cwd)
         process.start()
         try:
             process.wait_until(ready or process.is_running, ready_seconds, self.stop_event)
@@ -124,6 +122,34 @@ class Stack:
         self._children[name] = _Child(process, role or name, grace_seconds)
         self._write_description()
         return process
+
+    def start_server(
+        self,
+        name: str,
+        argv: Callable[[int], Sequence[str]],
+        env: Mapping[str, str],
+        *,
+        ready: Callable[[int], bool],
+        port: int = 0,
+        may_move: bool = False,
+        ready_seconds: float = READY_SECONDS,
+    ) -> int:
+        """Start a child that listens on the port given to `argv`, and return its port.
+
+        Another port is taken when this one is busy and `port` is 0 or `may_move`. `ready(port)` must prove that
+        this child answers, not another server on that port.
+        """
+        process, taken = start_listening(
+            lambda chosen: self._describe_child(name, argv(chosen), env),
+            lambda _, chosen: ready(chosen),
+            port,
+            ready_seconds,
+            self.stop_event,
+            may_move=may_move,
+        )
+        self._children[name] = _Child(process, name, GRACE_SECONDS)
+        self._write_description()
+        return taken
 
     def remove(self, name: str) -> int | None:
         """Stop one child and forget it, so that `watch` no longer reports it. Returns its exit code."""
@@ -190,6 +216,13 @@ class Stack:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    def _describe_child(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | None = None
+    ) -> ChildProcess:
+        if name in self._children:
+            raise LocalStackError(f"The stack already has a child called {name}. Fix: remove it first.")
+        return ChildProcess(name, argv, self.data_dir / "logs" / f"{name}.log", env=env, cwd=cwd)
 
     def _start_mongodb(self) -> None:
         if isinstance(self._mongodb, str):

@@ -19,6 +19,10 @@ def test_ready_names_the_database(http: TestClient, store: Any) -> None:
     assert (health["ok"], health["database"], health["ts"][-1]) == (True, store.name, "Z")
 
 
+def test_ready_names_the_instance_where_one_was_given(plane: Plane) -> None:
+    assert plane(instance="i-1").get("/readyz").json()["instance"] == "i-1"
+
+
 def test_figures(http: TestClient, store: Any) -> None:
     now = datetime.now(UTC)
     store["runs"].insert_many(

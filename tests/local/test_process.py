@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from pod_worker.local.errors import ChildDiedError, NotReadyError, StopRequestedError
-from pod_worker.local.process import ChildProcess, describe_exit, free_port, start_listening
+from pod_worker.local.process import LOOPBACK, ChildProcess, describe_exit, free_port, start_listening
 
 SLEEP = "import time; time.sleep(600)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);" + SLEEP
@@ -22,7 +24,7 @@ WITH_GRANDCHILD = (
 OWNER = f"""
 import sys
 from pathlib import Path
-from pod_worker.local.process import ChildProcess
+from pod_worker.local.process import LOOPBACK, ChildProcess
 child = ChildProcess("child", [sys.executable, "-c", {SLEEP!r}], Path(sys.argv[1]))
 child.start()
 print(child.pid, flush=True)
@@ -186,6 +188,26 @@ def test_random_port_that_was_taken_meanwhile_is_chosen_again(tmp_path: Path) ->
 
     child.kill()
     assert ports == [ports[0], port]
+
+
+@pytest.mark.parametrize("is_taken_first", [True, False])
+def test_port_that_may_move_is_left_when_another_program_has_it_or_takes_it(
+    tmp_path: Path, is_taken_first: bool
+) -> None:
+    ports: list[int] = []
+    wanted = free_port()
+
+    def make(port: int) -> ChildProcess:
+        ports.append(port)
+        return python(
+            tmp_path, "print('Address already in use'); raise SystemExit(1)" if port == wanted else SLEEP
+        )
+
+    with socket.create_server((LOOPBACK, wanted)) if is_taken_first else contextlib.nullcontext():
+        child, port = start_listening(make, lambda child, port: port != wanted, wanted, 20, may_move=True)
+
+    child.kill()
+    assert ports == [port] if is_taken_first else [wanted, port]
 
 
 def test_port_asked_for_by_number_is_never_replaced(tmp_path: Path) -> None:

@@ -5,14 +5,15 @@ Every step is the command a person would type, so this is also the documentation
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -26,11 +27,9 @@ from pod_worker.cli.stack.demo import DemoCheck, report_checks
 from pod_worker.cli.stack.up import LocalStack
 from pod_worker.config import load
 from pod_worker.core.run import Json
-from pod_worker.local.process import free_port
 from pod_worker.local.stack import stop_on_signals
 
 SPEED = 60  # virtual seconds per second: a pod's minute of pulling its image takes one second
-KEY = "rpa_fake"
 
 
 @click.command("demo-pods")
@@ -59,20 +58,25 @@ def demo_pods(as_json: bool) -> int:
 
 def _start_fake_runpod(local: LocalStack, folder: Path) -> dict[str, str]:
     """The fake RunPod as a child of the stack; returns the environment in which `pod-worker pods` uses it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    words = ["fake-runpod", "--port", str(port), "--speed", str(SPEED), "--data", str(folder / "pods")]
-    local.stack.start_process(
-        "fake-runpod", [sys.executable, "-m", "pod_worker", *words], dict(os.environ), ready=lambda: _answers(url)
+    key = f"rpa_{secrets.token_hex(8)}"
+    words = ["fake-runpod", "--speed", str(SPEED), "--data", str(folder / "pods")]
+    port = local.stack.start_server(
+        "fake-runpod",
+        lambda port: [sys.executable, "-m", "pod_worker", *words, "--port", str(port)],
+        dict(os.environ) | {"FAKE_RUNPOD_API_KEY": key},
+        ready=lambda port: _accepts(f"http://127.0.0.1:{port}", key),
     )
-    return local.worker_env(RUNPOD_API_BASE_URL=url, RUNPOD_API_KEY=KEY, RUNPOD_STATE_DIR=str(folder))
+    url = f"http://127.0.0.1:{port}"
+    return local.worker_env(RUNPOD_API_BASE_URL=url, RUNPOD_API_KEY=key, RUNPOD_STATE_DIR=str(folder))
 
 
-def _answers(url: str) -> bool:
+def _accepts(url: str, key: str) -> bool:
+    """Whether the fake RunPod at `url` accepts our key, which another one would not."""
+    request = urllib.request.Request(f"{url}/v2/pods", headers={"Authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
@@ -14,30 +15,46 @@ import click
 from pod_worker.cli.composition import local_data_dir
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
-from pod_worker.config import load
+from pod_worker.config import INSTANCE_VARIABLE, load
 from pod_worker.local.description import without_password
-from pod_worker.local.process import free_port
+from pod_worker.local.process import free_port, require_free
 from pod_worker.local.s3 import S3Access, parse_endpoint
 from pod_worker.local.stack import Stack, stop_on_signals
 from pod_worker.pipelines import MODES
+
+DEFAULT_PORT = 8787
 
 
 class LocalStack:
     """MongoDB, S3, the control plane and N workers, as children of this process."""
 
-    def __init__(self, data: Path, stop: threading.Event, port: int = 0) -> None:
+    def __init__(self, data: Path, stop: threading.Event, port: int | None = 0) -> None:
+        """`port` is the control plane's. 0: a free one; None: DEFAULT_PORT, or a free one when that is busy."""
         settings = load()
         self.data = data
         self.token = settings.control_plane_token or secrets.token_urlsafe(24)
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = DEFAULT_PORT if port is None else port or free_port()
+        self._may_move = not port
+        self._instance = secrets.token_hex(8)
         given = _s3_from_settings(settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key)
         self.stack = Stack(data, mongodb_url=settings.mongodb_url, s3=given, stop=stop)
 
+    @property
+    def url(self) -> str:
+        return _url(self.port)
+
     def start(self) -> None:
+        """Raises LocalStackError, before anything starts when the port that was asked for is busy."""
+        if not self._may_move:
+            require_free(self.port)
         self.stack.start()
-        self.stack.start_process(
-            "control", _argv("control", "--port", str(self.port)), self.env(), ready=self._is_ready
+        self.port = self.stack.start_server(
+            "control",
+            lambda port: _argv("control", "--port", str(port)),
+            self.env(**{INSTANCE_VARIABLE: self._instance}),
+            ready=lambda port: is_ready(_url(port), self._instance),
+            port=self.port,
+            may_move=self._may_move,
         )
         self.stack.publish(control_plane_url=self.url, token=self.token)
 
@@ -69,15 +86,22 @@ class LocalStack:
         }
         return {**folders, **kept, **more}
 
-    def _is_ready(self) -> bool:
-        import urllib.error
-        import urllib.request
 
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+def is_ready(url: str, instance: str) -> bool:
+    """Whether the control plane at `url` is ready and is the process that was given this instance id."""
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+            found = json.load(answer)
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return isinstance(found, dict) and found.get("instance") == instance
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
 
 
 def _s3_from_settings(endpoint: str | None, access: str | None, secret: str | None) -> S3Access | None:
@@ -98,11 +122,13 @@ def _argv(*words: str) -> list[str]:
     "--data", type=click.Path(path_type=Path), help="Folder for everything. [default: ~/.pod_worker/local]"
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="Control plane; 0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help=f"Control plane; 0: a free one. [default: {DEFAULT_PORT}, or a free one when that is busy]",
 )
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True)
 @click.option("--mode", type=click.Choice(list(MODES)), default="all", show_default=True)
-def up(data: Path | None, port: int, workers: int, mode: str) -> int:
+def up(data: Path | None, port: int | None, workers: int, mode: str) -> int:
     """Run the local stack until Ctrl-C: MongoDB, S3, control plane, workers.
 
     Prints one JSON line with its addresses (also in DATA/stack.json); other commands find it by themselves.
@@ -116,7 +142,10 @@ def up(data: Path | None, port: int, workers: int, mode: str) -> int:
 def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> int:
     say(f"starting MongoDB, S3 and the control plane in {local.data} …")
     try:
+        wanted = local.port
         local.start()
+        if local.port != wanted:
+            say(f"port {wanted} is busy: the control plane listens on {local.port} instead")
         for number in range(1, workers + 1):
             local.start_worker(f"worker-{number}", "--mode", mode)
         described = local.stack.describe()

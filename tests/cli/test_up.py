@@ -1,0 +1,102 @@
+"""`pod-worker up` as a process: it says "ready" with an address only when its own control plane answers there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pod_worker.cli.stack.up import DEFAULT_PORT, is_ready
+
+OTHER_STACK = b'{"ok": true, "database": "ai_scientist", "instance": "other"}'
+
+
+@contextmanager
+def answering(body: bytes, port: int = 0) -> Iterator[int]:
+    """A server that answers every request with `body`, as another stack's control plane would."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        try:
+            yield serving.server_port
+        finally:
+            serving.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def busy_default_port() -> Iterator[None]:
+    """DEFAULT_PORT with another stack on it: ours, or one that runs on this machine anyway."""
+    try:
+        with answering(OTHER_STACK, DEFAULT_PORT):
+            yield
+    except OSError:
+        yield
+
+
+def up(data: Path, *words: str, **env: str) -> subprocess.Popen[str]:
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MONGODB", "MINIO", "CONTROL"))
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "pod_worker", "up", "--workers", "0", "--data", str(data), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean | env,
+    )
+
+
+def test_a_busy_default_port_moves_on_to_a_free_one_and_a_proxy_is_not_asked(
+    busy_default_port: None, tmp_path: Path
+) -> None:
+    dead = "http://127.0.0.1:9"
+    with up(tmp_path, http_proxy=dead, HTTP_PROXY=dead, no_proxy="", NO_PROXY="") as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["control_plane_url"]
+        with urllib.request.urlopen(f"{url}/readyz") as answer:
+            assert json.load(answer)["instance"] != "other"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert not url.endswith(f":{DEFAULT_PORT}")
+    assert f"port {DEFAULT_PORT} is busy: the control plane listens on {url.rpartition(':')[2]} instead" in said
+    assert f"ready: open {url}/" in said
+
+
+def test_a_busy_port_that_was_asked_for_stops_everything_before_it_starts(tmp_path: Path) -> None:
+    with answering(OTHER_STACK) as port, up(tmp_path, "--port", str(port)) as process:
+        out, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"Port {port} cannot be used: Address already in use. Fix: choose another port" in said
+    assert out == ""
+    assert not (tmp_path / "mongodb").exists()
+
+
+@pytest.mark.parametrize("body", [OTHER_STACK, b'{"ok": true}', b"<html>", b"[]"])
+def test_only_the_instance_that_was_started_is_ready(body: bytes) -> None:
+    with answering(body) as port:
+        assert not is_ready(f"http://127.0.0.1:{port}", "ours")
+    with answering(b'{"ok": true, "instance": "ours"}') as port:
+        assert is_ready(f"http://127.0.0.1:{port}", "ours")
+    assert not is_ready(f"http://127.0.0.1:{port}", "ours")
