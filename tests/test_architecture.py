@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 
 LEVELS = (
-    ("core",),
+    ("core", "process"),
     ("search", "training", "llm", "artifacts", "outbox", "store", "pods", "fake_runpod"),
     ("stages",),
     ("pipelines",),

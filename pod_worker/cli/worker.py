@@ -22,6 +22,7 @@ from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
+from pod_worker.process.tree import become_subreaper
 from pod_worker.store.mongo import connect, redacted
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.queue.run_queue import ClaimingWorker
@@ -30,7 +31,6 @@ from pod_worker.worker import machine as machines
 from pod_worker.worker import preflight, signals, uncaught_errors
 from pod_worker.worker.child_io import event_source
 from pod_worker.worker.daemon import Daemon, ExitLimits, ShutdownRequest, WorkerIntervals, clean_work_dirs
-from pod_worker.worker.guard import become_subreaper
 from pod_worker.worker.guarded_child import sweep_unguarded
 from pod_worker.worker.supervisor import AttemptEnvironment, StopTimeouts
 

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from pod_worker.local.errors import ChildDiedError, LocalStackError, NotReadyError, StopRequestedError
-from pod_worker.local.spawning import die_with_parent, spawn_from_long_lived_thread
+from pod_worker.local.spawning import spawn_from_long_lived_thread
+from pod_worker.process.tree import die_with_parent
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.02

@@ -1,37 +1,16 @@
-"""Starting a process so that the kernel ends it together with us (Linux, prctl PR_SET_PDEATHSIG).
+"""Start a process from a thread that lasts, so that the kernel can end it together with us.
 
-Elsewhere the child survives our SIGKILL; then the lock of its data folder names it at the next start.
+See `process.tree.die_with_parent`. On systems without it the child survives our SIGKILL; then the lock of its
+data folder names it at the next start.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """For the moment between fork and exec: ask the kernel for SIGKILL at the parent's death (prctl(2))."""
-    if not sys.platform.startswith("linux"):
-        return None
-    # Looked up before the fork, where locks are safe; PyDLL, because after it the GIL must not change hands.
-    prctl = ctypes.PyDLL(None).prctl
-
-    def arm() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died between the fork and the prctl
-            os._exit(1)
-
-    return arm
-
 
 _Spawn = Callable[[], "subprocess.Popen[bytes]"]
 _spawner_lock = threading.Lock()

@@ -16,6 +16,7 @@ from typing import cast
 
 import msgspec
 
+from pod_worker.process import tree
 from pod_worker.worker import guard, protocol
 
 MARK_VARIABLE = "POD_WORKER_ATTEMPT"
@@ -137,7 +138,7 @@ class GuardedChild:
 
     def _sweep_marked(self) -> None:
         for pid in processes_with_tag(self._mark):
-            guard.send_signal(pid, 9)
+            tree.send_signal(pid, 9)
 
     def _close(self) -> None:
         for file in (self._guard.stdin, self._guard.stdout):
@@ -161,7 +162,7 @@ def unguarded_processes() -> list[int]:
     any_mark = f"{MARK_VARIABLE}=".encode()
     found = [pid for pid in _pids() if any(word.startswith(any_mark) for word in _words(pid, "environ"))]
     guards = {pid for pid in _pids() if any(word.endswith(b"worker/guard.py") for word in _words(pid, "cmdline"))}
-    watched = guards | {pid for each in guards for pid in guard.descendants(each)}
+    watched = guards | {pid for each in guards for pid in tree.descendants(each)}
     return [pid for pid in found if pid not in watched]
 
 
@@ -169,7 +170,7 @@ def sweep_unguarded() -> list[int]:
     """SIGKILL them, so that the GPU is free before anything is claimed; returns who they were."""
     found = unguarded_processes() if sys.platform == "linux" else []
     for pid in found:
-        guard.send_signal(pid, 9)
+        tree.send_signal(pid, 9)
     return found
 
 

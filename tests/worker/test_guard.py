@@ -81,8 +81,8 @@ def test_the_tree_is_gone_when_the_trust_is_over() -> None:
         tree = tree_of(process)
         assert len(tree) == 4
         report = report_of(process)
-        assert report["fenced"] is True
-        assert report["left"] == 0
+        assert report["lease_expired"] is True
+        assert report["survivors"] == 0
         assert not living(tree)
         assert 0.9 < time.monotonic() - began < 10
 
@@ -91,7 +91,7 @@ def test_trust_is_prolonged_by_the_supervisor() -> None:
     with guarded("print('up', flush=True); import time; time.sleep(1.5)", 1.0) as process:
         order(process, "lease 60\n")
         report = report_of(process)
-    assert report == {"code": 0, "signal": None, "fenced": False, "killed": False, "left": 0}
+    assert report == {"code": 0, "signal": None, "lease_expired": False, "killed": False, "survivors": 0}
 
 
 def test_the_tree_is_gone_when_the_supervisor_is() -> None:
@@ -109,7 +109,7 @@ def test_orphans_do_not_outlive_a_child_that_ends_by_itself() -> None:
     with guarded(program + "sys.exit(7)\n", 600) as process:
         report = report_of(process)
     assert report["code"] == 7
-    assert report["left"] == 0
+    assert report["survivors"] == 0
 
 
 def test_term_reaches_the_child_and_kill_reaches_who_ignores_it() -> None:

@@ -31,7 +31,7 @@ QUICK = SimulationSettings(provision_seconds=0, pull_seconds=0, ready_seconds=0,
 
 def test_only_the_program_in_the_pod_reaches_beside_itself() -> None:
     package = Path(story_module.__file__).parents[1]
-    allowed = re.compile(r"pod_worker\.(core|fake_runpod)\b")
+    allowed = re.compile(r"pod_worker\.(core|process|fake_runpod)\b")
     imports = re.compile(r"^(?:from|import) (pod_worker\.\w+)", re.MULTILINE)
     reaching = {
         path.name

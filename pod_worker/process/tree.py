@@ -1,0 +1,154 @@
+"""Process trees on Linux: adopt orphans, list and kill descendants, die with the parent.
+
+Programs that are started by path (the guard, process 1 of a fake pod) import this module, so it imports little
+and starts in milliseconds. On other systems `descendants` is empty and the prctl(2) calls do nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+SWEEP_SECONDS = 10.0  # how long to continue killing a tree that keeps growing
+
+
+def become_subreaper(enabled: bool = True) -> None:
+    """Orphans of our descendants become our children instead of init's."""
+    _prctl(PR_SET_CHILD_SUBREAPER, int(enabled))
+
+
+def deny_inspection() -> None:
+    """Other processes of this user can no longer read our memory, environment or file descriptors."""
+    _prctl(PR_SET_DUMPABLE, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> Callable[[], None] | None:
+    """A function to call between fork and exec: SIGKILL for us when `parent` dies (Linux).
+
+    The kernel sends the signal when the *thread* that forked ends. Call it after every change of the user.
+    """
+    if sys.platform != "linux":
+        return None
+    # Looked up before the fork, where locks are safe. PyDLL keeps the GIL, which must not change hands after it.
+    prctl = ctypes.PyDLL(None).prctl
+
+    def arm() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died between the fork and the prctl
+            os._exit(1)
+
+    return arm
+
+
+class ChildExitPipe:
+    """A descriptor that becomes readable when a child ends, for select(2). Main thread only."""
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _ignore)
+
+    def clear(self) -> None:
+        try:
+            os.read(self.reader, 4096)
+        except BlockingIOError:
+            pass
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def pids() -> list[int]:
+    """Every process of the machine."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()] if sys.platform == "linux" else []
+
+
+def descendants(root: int, spared: Collection[int] = ()) -> list[int]:
+    """Every living process below `root`, nearest first, without zombies and without the trees of `spared`."""
+    children: dict[int, list[int]] = {}
+    for pid in pids():
+        stat = _stat(pid)
+        if stat is not None and stat[0] != "Z":
+            children.setdefault(stat[1], []).append(pid)
+    found: list[int] = []
+    queue = [root]
+    while queue:
+        below = [pid for pid in children.get(queue.pop(0), []) if pid not in spared]
+        found += below
+        queue += below
+    return found
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """(state, parent), or None for a process that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+    except (OSError, ValueError):
+        return None
+    return state.decode(), int(parent)
+
+
+def kill_tree(root: int, seconds: float = SWEEP_SECONDS, spared: Collection[int] = ()) -> int:
+    """SIGKILL everything below `root` until nothing is left; returns how many survive (0 unless unkillable).
+
+    Each round stops the whole tree before it kills, so that a fork bomb cannot outrun the sweep.
+    """
+    end = time.monotonic() + seconds
+    while (left := descendants(root, spared)) and time.monotonic() < end:
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in left:
+                send_signal(pid, number)
+        reap(left)
+        time.sleep(0.005)
+    return len(left)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """A signal to a process that may be gone or not ours."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def reap(wanted: Collection[int] | None = None) -> dict[int, int]:
+    """Collect children that ended, all or only `wanted`; pid to wait status."""
+    if wanted is None:
+        return _reap_all()
+    found: dict[int, int] = {}
+    for pid in wanted:
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue  # not our child, or collected already
+        if ended:
+            found[ended] = status
+    return found
+
+
+def _reap_all() -> dict[int, int]:
+    found: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        found[pid] = status
