@@ -1,71 +1,134 @@
-# Every target makes .venv and installs what it needs; there is no other step.
+# Every target creates .venv and installs what it needs, from the hashed locks in requirements/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
 SEED ?= 1
 MINUTES ?= 5
 WORKERS ?= 8
+# A package index with CPU builds of torch, tried first on a machine without an NVIDIA GPU. See CONTRIBUTING.md.
+TORCH_CPU_INDEX ?=
+export TORCH_CPU_INDEX
+
+# What a target needs: LOCAL runs the stack and the command line, TRAIN adds torch, DEV adds the tools, ALL is both.
+LOCAL := $(VENV)/.ready-local
+TRAIN := $(VENV)/.ready-train
+DEV := $(VENV)/.ready-dev
+ALL := $(VENV)/.ready
+
 # Two processes: most tests wait for other processes. Files stay whole, so that their servers are started once.
-# A minute of chaos wants the machine for itself, so it comes afterwards.
+# A minute of chaos needs the whole machine, so it runs after the other tests.
 CHAOS_SHORT := tests/chaos/test_short_form.py
 PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=$(CHAOS_SHORT)
+# `make test FILE=... ARGS=...` runs one file (or file::test) in one process, without torch unless it is installed.
+FILE ?=
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pods up test check lint types bench chaos chaos-short mutation conformance system clean
+.NOTPARALLEL:
+.PHONY: help up demo demo-pods train install check lint format types test test-fast coverage hooks \
+  bench chaos chaos-short mutation conformance system lock clean
 
-help: ## What there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nVariables: PORT (up); FILE, ARGS (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX (install).\n'
 
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	@# torch first and by this pin: a range would fetch the newest build with gigabytes of CUDA
-	$(BIN)/python -m pip install -q 'torch==2.13.0'
-	$(BIN)/python -m pip install -q -e '.[local,train,dev]'
-	@touch $@
-
-demo: $(READY) ## Local stack, a real LoRA training and a synthetic run, watched and checked (about a minute)
-	@$(BIN)/pod-worker demo
-
-demo-pods: $(READY) ## The same run through a rented pod: fake RunPod, real worker process in the pod
-	@$(BIN)/pod-worker demo-pods
-
-up: $(READY) ## The local stack in the foreground, until Ctrl-C (PORT=8787 insists on a port)
+##@ Try it
+up: $(LOCAL) ## Run the local stack until Ctrl-C; PORT=8787 requires that port (no torch needed)
 	@$(BIN)/pod-worker up $(if $(PORT),--port $(PORT))
 
-test: $(READY) system ## All tests against a real MongoDB, a real S3 server, real processes and signals
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	$(BIN)/python -m pytest $(CHAOS_SHORT)
+demo: $(TRAIN) ## Run a LoRA training and a synthetic run on a local stack, and check the result
+	@$(BIN)/pod-worker demo
 
-check: lint types test ## What CI runs: ruff, mypy --strict, the tests
+demo-pods: $(LOCAL) ## Run a synthetic run through a rented pod of the fake RunPod
+	@$(BIN)/pod-worker demo-pods
 
-lint: $(READY)
+##@ Install into .venv (every target installs what it needs)
+train: $(TRAIN) ## Install the local stack and the training libraries, torch included
+install: $(ALL) ## Install everything: local stack, training libraries, developer tools
+
+##@ Test
+check: lint types test ## Run what CI runs: ruff, mypy --strict, all tests
+
+lint: $(DEV) ## Check style and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(DEV) ## Check types with mypy
 	$(BIN)/mypy
 
-bench: $(READY) ## Speed beside peers and physical limits, as ratios measured in one run
-	$(BIN)/python -m benchmarks
+ifdef FILE
+test: $(DEV) ## Run all tests, or one file: make test FILE=tests/core/test_run.py
+	$(PYTEST) $(ARGS) $(FILE)
+else
+test: $(ALL) system
+	$(PYTEST) $(PYTEST_ARGS) $(ARGS)
+	$(PYTEST) $(CHAOS_SHORT)
+endif
 
-chaos: $(READY) ## Faults for MINUTES on WORKERS workers, replayable by SEED; ends with the promises as a table
+coverage: $(ALL) system ## Run the tests with coverage, subprocesses included; report in .coverage_html
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS) $(ARGS) $(FILE)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report
+
+chaos-short: $(ALL) ## Run one seeded minute of faults as a test, every kind at least once
+	$(PYTEST) $(CHAOS_SHORT)
+
+chaos: $(ALL) ## Inject faults for MINUTES into WORKERS workers, replayable by SEED
 	$(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) --workers $(WORKERS)
 
-chaos-short: $(READY) ## One seeded minute of faults, every kind at least once, as a test
-	$(BIN)/python -m pytest $(CHAOS_SHORT)
-
-mutation: $(READY) system ## Remove each guard in turn; some test must turn red for every one
+mutation: $(ALL) system ## Remove each guard in turn; a test must fail for every one
 	$(BIN)/python tests/mutation/run.py
 
-conformance: $(READY) ## Real RunPod clients (their SDKs and MCP servers) against the fake RunPod
+conformance: $(ALL) ## Run real RunPod clients (SDKs and MCP servers) against the fake RunPod
 	@bash scripts/conformance_runpod.sh
 
-system: ## sshd, for the tests that speak to a pod (needs root or an installed openssh-server)
+bench: $(ALL) ## Measure speed as ratios to peers and physical limits, in one run
+	$(BIN)/python -m benchmarks
+
+##@ Maintain
+format: $(DEV) ## Format the code and apply ruff's safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+hooks: $(DEV) ## Install the git hooks: ruff and mypy before each commit
+	$(BIN)/pre-commit install
+
+lock: $(DEV) ## Write requirements/*.lock from pyproject.toml (ARGS=--upgrade: new versions)
+	bash scripts/lock_requirements.sh $(ARGS)
+
+system: ## Install sshd for the SSH tests (needs root, or an installed openssh-server)
 	@bash scripts/install_sshd.sh
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* .coverage_html
+
+# ── installation ───────────────────────────────────────────────────────────────────────────────────────────
+
+INSTALL := bash scripts/install_packages.sh
+INPUTS := pyproject.toml requirements/core.lock scripts/install_packages.sh
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ". Fix: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(LOCAL): $(INPUTS) requirements/local.lock | $(BIN)/python
+	@$(INSTALL) local
+	@touch $@
+
+$(TRAIN): $(INPUTS) requirements/local.lock requirements/train.lock requirements/torch.txt | $(BIN)/python
+	@$(INSTALL) local train
+	@touch $@ $(LOCAL)
+
+$(DEV): $(INPUTS) requirements/local.lock requirements/dev.lock | $(BIN)/python
+	@$(INSTALL) local dev
+	@touch $@ $(LOCAL)
+
+$(ALL): $(INPUTS) requirements/local.lock requirements/train.lock requirements/dev.lock requirements/torch.txt | $(BIN)/python
+	@$(INSTALL) local train dev
+	@touch $@ $(LOCAL) $(TRAIN) $(DEV)

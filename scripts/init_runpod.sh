@@ -4,8 +4,8 @@
 #   bash scripts/init_runpod.sh [--mode M] [--no-start] [--skip-gpu] [--skip-system] [--extras LIST] [worker options]
 #
 # --extras: what to install beside the core, "train" unless given; "" is enough for synthetic runs.
-# Steps: 1 system packages  2 virtual environment  3 torch for this machine  4 pod_worker  5 settings
-#        6 GPU check        7 worker
+# Steps: 1 system packages  2 virtual environment  3 pod_worker, its packages and torch  4 settings
+#        5 GPU check        6 worker
 # Prints what it does and never a secret. State: .venv/.init/<step>.done; delete one to repeat that step.
 set -euo pipefail
 
@@ -71,17 +71,8 @@ make_environment() {
   fi
 }
 
-install_torch() {
-  if .venv/bin/python -c 'import torch' 2> /dev/null; then
-    say "torch is there: $(.venv/bin/python -c 'import torch; print(torch.__version__)')"
-  elif has_gpu; then
-    .venv/bin/python -m pip install -q 'torch>=2.4'
-  else
-    .venv/bin/python -m pip install -q 'torch==2.13.0'
-  fi
-}
-
-install_package() { .venv/bin/python -m pip install -q -e ".${extras:+[$extras]}"; }
+# The locks, and torch for this machine: see the script. TORCH_CPU_INDEX applies where no GPU is found.
+install_package() { bash scripts/install_packages.sh ${extras//,/ }; }
 
 check_settings() {
   # Says which settings are there, not what they are.
@@ -108,11 +99,8 @@ say "pod ${RUNPOD_POD_ID:-$(hostname)}, folder $here"
 mkdir -p .venv
 if [ -n "$skip_system" ]; then say "system packages: skipped as asked"; else install_system_packages; fi
 step environment "$(python3 -V 2>&1)" make_environment
-case ",$extras," in
-  *,train,*) step torch "gpu=$(has_gpu && echo yes || echo no)" install_torch ;;
-  *) say "torch: not needed without the extra 'train'" ;;
-esac
-step package "$extras $(cksum < pyproject.toml)" install_package
+gpu=$(has_gpu && echo yes || echo no)
+step package "$extras gpu=$gpu $(cat pyproject.toml requirements/* | cksum)" install_package
 if [ "$start" = yes ]; then check_settings || exit 2; fi
 if [ -n "$skip_gpu" ]; then
   say "GPU check: skipped as asked"

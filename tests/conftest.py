@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +34,13 @@ _numbers = itertools.count(1)
 settings.register_profile("short", deadline=None, print_blob=True)
 settings.register_profile("deep", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+@pytest.fixture(scope="session")
+def training_libraries() -> None:
+    """Fails each test that trains a model where torch is not installed. tests/training needs it as a whole."""
+    if find_spec("torch") is None:
+        pytest.fail("torch is not installed, and this test trains a model. Fix: make train", pytrace=False)
 
 
 @pytest.fixture(scope="session")

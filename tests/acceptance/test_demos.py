@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 def demo(*words: str) -> tuple[int, dict[str, bool], str]:
     clean = {
@@ -24,6 +26,7 @@ def demo(*words: str) -> tuple[int, dict[str, bool], str]:
     return done.returncode, {each["check"]: each["ok"] for each in json.loads(last)}, done.stderr
 
 
+@pytest.mark.usefixtures("training_libraries")
 def test_the_demo_trains_a_real_model_and_loses_no_event() -> None:
     code, checks, said = demo("demo", "--steps", "12")
     assert code == 0, said

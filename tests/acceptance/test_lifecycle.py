@@ -6,21 +6,25 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from pod_worker.training import demo_data
 from tests.acceptance.local_stack import Running, ignored_signals, wait_for
+
+if TYPE_CHECKING:
+    from pod_worker.training.demo_data import DemoData
 
 
 @pytest.fixture(scope="session")
-def material(tmp_path_factory: pytest.TempPathFactory) -> demo_data.DemoData:
+def material(training_libraries: None, tmp_path_factory: pytest.TempPathFactory) -> DemoData:
+    from pod_worker.training import demo_data
+
     return demo_data.build(tmp_path_factory.mktemp("material"), rows=200)
 
 
-def training(material: demo_data.DemoData, **more: Any) -> dict[str, Any]:
+def training(material: DemoData, **more: Any) -> dict[str, Any]:
     base = {"model": str(material.model), "dataset": str(material.dataset), "batch_size": 4, "max_length": 128}
     return (
         base | {"max_steps": 24, "lr": 0.01, "log_every": 1, "eval_every": 0, "checkpoint_every_steps": 4} | more
@@ -33,7 +37,7 @@ def last_checkpoint(running: Running, run_id: str) -> int:
 
 
 def test_a_training_survives_the_sigkill_of_its_worker_and_no_event_is_lost(
-    running: Running, material: demo_data.DemoData
+    running: Running, material: DemoData
 ) -> None:
     run_id = running.submit("training", training(material))
     with running.worker("first") as first:

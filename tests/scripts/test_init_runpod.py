@@ -34,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in ("pyproject.toml", "README.md", "manage_runs.py"):
         shutil.copy(ROOT / name, folder / name)
-    for name in ("pod_worker", "scripts"):
+    for name in ("pod_worker", "requirements", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

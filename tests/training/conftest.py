@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+if find_spec("torch") is None:
+    pytest.fail("torch is not installed, and tests/training needs it. Fix: make train", pytrace=False)
 
 from pod_worker.core.run import Json
 from pod_worker.training.demo_data import DemoData, ModelShape, build
