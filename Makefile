@@ -27,14 +27,14 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up demo demo-pods train install check lint format types test test-fast coverage hooks \
+.PHONY: help up demo demo-pods train install check lint format types test coverage hooks \
   bench chaos chaos-short mutation conformance system lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: PORT (up); FILE, ARGS (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX (install).\n'
+	@printf '\nVariables: PORT (up); FILE, ARGS (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX.\n'
 
 ##@ Try it
 up: $(LOCAL) ## Run the local stack until Ctrl-C; PORT=8787 requires that port (no torch needed)
