@@ -292,9 +292,9 @@ class ChaosRun:
     def _await_views(self) -> None:
         """The views of what an ingest stored just before it was killed are another one's to write."""
         end = time.monotonic() + VIEWS_SECONDS
-        while self._database["view_debts"].count_documents({}, limit=1) and time.monotonic() < end:
+        while self._database["pending_projections"].count_documents({}, limit=1) and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
-        self._journal.note("views", owed=self._database["view_debts"].count_documents({}))
+        self._journal.note("views", owed=self._database["pending_projections"].count_documents({}))
 
     @property
     def database(self) -> Mongo:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from pod_worker.core.backoff import full_jitter
+
 MESSAGE_LIMIT = 2_000
 TRACEBACK_LIMIT = 16_000
 
@@ -20,6 +22,9 @@ TRACEBACK_LIMIT = 16_000
 class FailureCode(StrEnum):
     USER_ERROR = "USER_ERROR"
     INVALID_INPUT = "INVALID_INPUT"
+    ENVIRONMENT = "ENVIRONMENT"
+    BAD_DOCUMENT = "BAD_DOCUMENT"
+    MAX_DURATION = "MAX_DURATION"
     ALL_NODES_BUGGY = "ALL_NODES_BUGGY"
     MAX_ITERATIONS = "MAX_ITERATIONS"
     CUDA_OOM = "CUDA_OOM"
@@ -52,59 +57,90 @@ class FailureClass(StrEnum):
     POISON = "poison"  # final, whatever budgets are left
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailurePolicy:
-    retryable: bool
+    is_retryable: bool
     failure_class: FailureClass
-    backoff_seconds: float = 0.0  # first delay's upper bound; doubles with each retry
+    backoff_seconds: float = 0.0  # upper bound of the first delay; doubles with each retry
     backoff_cap_seconds: float = 900.0
-    hint: str = ""  # what a person can do about it; shown by `runs why`
+    hint: str  # what a person can do about it; shown by `runs why`
 
 
+def _final(failure_class: FailureClass, hint: str) -> FailurePolicy:
+    return FailurePolicy(is_retryable=False, failure_class=failure_class, hint=hint)
+
+
+def _retried(
+    failure_class: FailureClass, hint: str, *, backoff_seconds: float, cap_seconds: float = 900.0
+) -> FailurePolicy:
+    return FailurePolicy(
+        is_retryable=True,
+        failure_class=failure_class,
+        backoff_seconds=backoff_seconds,
+        backoff_cap_seconds=cap_seconds,
+        hint=hint,
+    )
+
+
+_C = FailureCode
 _USER, _INFRA = FailureClass.USER, FailureClass.INFRA
 _MODEL, _POISON = FailureClass.MODEL, FailureClass.POISON
 
 FAILURE_POLICIES: dict[FailureCode, FailurePolicy] = {
-    FailureCode.USER_ERROR: FailurePolicy(
-        False, _USER, hint="Read the message, mend the run's input, then reset it."
+    _C.USER_ERROR: _final(_USER, "Fix the run's input as the message says, then reset the run."),
+    _C.INVALID_INPUT: _final(_USER, "Correct the input that the message names, then reset the run."),
+    _C.ENVIRONMENT: _retried(
+        _INFRA,
+        "The software or hardware of this pod cannot do the work. Another pod may; check this pod's image.",
+        backoff_seconds=30,
     ),
-    FailureCode.INVALID_INPUT: FailurePolicy(
-        False, _USER, hint="Mend the input that the message names, then reset."
+    _C.BAD_DOCUMENT: _final(
+        _POISON, "Correct the field of the stored document that the message names, then reset the run."
     ),
-    FailureCode.ALL_NODES_BUGGY: FailurePolicy(False, _MODEL, hint="Simplify the idea or use a stronger model."),
-    FailureCode.MAX_ITERATIONS: FailurePolicy(False, _MODEL, hint="Raise the iteration limit or narrow the goal."),
-    FailureCode.CUDA_OOM: FailurePolicy(
-        False, _USER, hint="Lower batch_size or max_length, use 4-bit, or ask for more GPU memory."
+    _C.MAX_DURATION: _final(_USER, "Raise the run's max_duration or shorten the work, then reset the run."),
+    _C.ALL_NODES_BUGGY: _final(_MODEL, "Simplify the idea or use a stronger model."),
+    _C.MAX_ITERATIONS: _final(_MODEL, "Raise the iteration limit or narrow the goal."),
+    _C.CUDA_OOM: _final(_USER, "Lower batch_size or max_length, use 4-bit, or request more GPU memory."),
+    _C.HOST_OOM: _retried(
+        _USER, "The machine ran out of memory. Use a larger pod or a smaller data set.", backoff_seconds=30
     ),
-    FailureCode.HOST_OOM: FailurePolicy(
-        True, _USER, 30, hint="The machine ran out of memory: use a larger pod or a smaller data set."
+    _C.GPU_ERROR: _retried(
+        _INFRA, "The GPU failed. The run is retried automatically, if possible on another pod.", backoff_seconds=30
     ),
-    FailureCode.GPU_ERROR: FailurePolicy(True, _INFRA, 30, hint="The GPU failed; another pod will try."),
-    FailureCode.GPU_UNAVAILABLE: FailurePolicy(
-        True, _INFRA, 60, hint="The pod has no usable GPU; replace the pod."
+    _C.GPU_UNAVAILABLE: _retried(_INFRA, "The pod has no usable GPU. Replace the pod.", backoff_seconds=60),
+    _C.STAGE_TIMEOUT: _retried(_USER, "Raise the stage's time limit or shorten the work.", backoff_seconds=30),
+    _C.NETWORK: _retried(
+        _INFRA, "A network connection failed. The run is retried automatically.", backoff_seconds=10
     ),
-    FailureCode.STAGE_TIMEOUT: FailurePolicy(
-        True, _USER, 30, hint="Raise the stage's time limit or shorten the work."
+    _C.LLM_RATE_LIMIT: _retried(
+        _INFRA,
+        "The LLM provider limits the request rate. The run is retried automatically.",
+        backoff_seconds=30,
+        cap_seconds=1800,
     ),
-    FailureCode.NETWORK: FailurePolicy(True, _INFRA, 10, hint="A connection failed; it is tried again by itself."),
-    FailureCode.LLM_RATE_LIMIT: FailurePolicy(True, _INFRA, 30, 1800, hint="The LLM provider is rate-limiting."),
-    FailureCode.LLM_AUTH: FailurePolicy(False, _USER, hint="Set a valid OPENAI_API_KEY or ANTHROPIC_API_KEY."),
-    FailureCode.LLM_ERROR: FailurePolicy(True, _INFRA, 20, hint="The LLM provider failed; it is tried again."),
-    FailureCode.STORAGE: FailurePolicy(True, _INFRA, 20, hint="The object store did not take an artifact."),
-    FailureCode.DISK_FULL: FailurePolicy(True, _INFRA, 60, hint="Free disk on the pod or raise its disk size."),
-    FailureCode.LATEX_ERROR: FailurePolicy(False, _MODEL, hint="Read the LaTeX log among the artifacts."),
-    FailureCode.WORKER_LOST: FailurePolicy(True, _INFRA, 0, hint="The worker died; another one takes over."),
-    FailureCode.PREEMPTED: FailurePolicy(True, _INFRA, 0, hint="The pod was taken away; another one takes over."),
-    FailureCode.CRASHED_SIGNAL: FailurePolicy(True, _INFRA, 15, hint="The run's process died of a signal."),
-    FailureCode.BUDGET_EXCEEDED: FailurePolicy(False, _POISON, hint="Raise the budget, then reset the run."),
-    FailureCode.POISON: FailurePolicy(
-        False, _POISON, hint="It crashed too often. Read the last errors, then `runs reset` it."
+    _C.LLM_AUTH: _final(_USER, "Set a valid OPENAI_API_KEY or ANTHROPIC_API_KEY, then reset the run."),
+    _C.LLM_ERROR: _retried(
+        _INFRA, "The LLM provider failed. The run is retried automatically.", backoff_seconds=20
     ),
-    FailureCode.CANCELED: FailurePolicy(
-        False, _POISON, hint="Somebody canceled it. `runs reset` queues it again."
+    _C.STORAGE: _retried(
+        _INFRA,
+        "The object store refused an artifact. The run is retried automatically.",
+        backoff_seconds=20,
     ),
-    FailureCode.INTERNAL: FailurePolicy(
-        True, _INFRA, 30, hint="A defect of pod_worker; the traceback says where."
+    _C.DISK_FULL: _retried(_INFRA, "Free disk space on the pod or rent a larger disk.", backoff_seconds=60),
+    _C.LATEX_ERROR: _final(_MODEL, "Read the LaTeX log among the artifacts."),
+    _C.WORKER_LOST: _retried(_INFRA, "The worker died. Another worker takes the run over.", backoff_seconds=0),
+    _C.PREEMPTED: _retried(
+        _INFRA, "The provider took the pod back. Another worker takes the run over.", backoff_seconds=0
+    ),
+    _C.CRASHED_SIGNAL: _retried(
+        _INFRA, "A signal ended the run's process. Read the end of its log.", backoff_seconds=15
+    ),
+    _C.BUDGET_EXCEEDED: _final(_POISON, "Raise the budget, then reset the run."),
+    _C.POISON: _final(_POISON, "Read the errors of its attempts, remove their cause, then reset the run."),
+    _C.CANCELED: _final(_POISON, "The run was canceled. `runs reset` queues it again."),
+    _C.INTERNAL: _retried(
+        _INFRA, "A defect of pod_worker. Report it with the traceback; the run is retried.", backoff_seconds=30
     ),
 }
 
@@ -117,7 +153,7 @@ class Failure:
     traceback: str | None = None
 
     @property
-    def rule(self) -> FailurePolicy:
+    def policy(self) -> FailurePolicy:
         return FAILURE_POLICIES[self.code]
 
     def at(self, stage: str) -> Failure:
@@ -146,10 +182,9 @@ class DrainRequested(Interruption):
 
 
 def backoff_seconds(code: FailureCode, retries: int, rng: random.Random) -> float:
-    """Full jitter: uniform in [0, min(cap, first * 2**retries)] (AWS Architecture Blog, 2015)."""
-    rule = FAILURE_POLICIES[code]
-    bound = min(rule.backoff_cap_seconds, rule.backoff_seconds * 2 ** min(retries, 30))
-    return rng.uniform(0, bound)
+    """Seconds to wait before retry number `retries`, counted from 0: full jitter within the code's policy."""
+    policy = FAILURE_POLICIES[code]
+    return full_jitter(retries, policy.backoff_seconds, policy.backoff_cap_seconds, rng)
 
 
 def classify(error: BaseException, stage: str | None = None) -> Failure:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pymongo import AsyncMongoClient, IndexModel, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, ConfigurationError, InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -20,8 +20,6 @@ from pymongo.write_concern import WriteConcern
 from pod_worker.core.run import Json
 
 DEFAULT_DATABASE = "ai_scientist"
-
-DUPLICATE_KEY = 11000
 
 Document = dict[str, Json]
 Mongo = Database[Document]
@@ -89,19 +87,6 @@ def async_database(database: Mongo) -> AsyncMongo:
     client: AsyncMongoClient[Document] = AsyncMongoClient(**opened.settings)
     return client.get_database(
         database.name, write_concern=database.write_concern, read_concern=database.read_concern
-    )
-
-
-def is_permanent_error(error: Exception) -> bool:
-    """Whether a bulk wrote all but single documents that the server will never take: writing it again is no use.
-    Not where a majority may lack what it did write."""
-    return isinstance(error, BulkWriteError) and not error.details.get("writeConcernErrors")
-
-
-def is_duplicate_only(error: BulkWriteError) -> bool:
-    """Whether all that a bulk did not write was there already."""
-    return is_permanent_error(error) and all(
-        each["code"] == DUPLICATE_KEY for each in error.details["writeErrors"]
     )
 
 

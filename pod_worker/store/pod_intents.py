@@ -14,9 +14,8 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflictError, IntentState, PodIntent
+from pod_worker.store.collections import POD_INTENTS
 from pod_worker.store.mongo import Document, Mongo
-
-POD_INTENTS = "pod_intents"
 
 INDEXES: dict[str, list[IndexModel]] = {
     POD_INTENTS: [

@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pod_worker.core.run import TERMINAL
-from pod_worker.store.artifact_registry import COLLECTION as ARTIFACTS
+from pod_worker.store.collections import ARTIFACTS, EVENTS, METRICS, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.queue.run_queue import RUNS
 
-RUN_COLLECTIONS = ("events", "metrics", "stages", "validations", ARTIFACTS)
+RUN_COLLECTIONS = (EVENTS, METRICS, STAGES, VALIDATIONS, ARTIFACTS)
 BATCH = 200
 
 

@@ -12,9 +12,9 @@ from enum import StrEnum
 from pymongo import DESCENDING, IndexModel
 
 from pod_worker.core.run import Json
+from pod_worker.store.collections import WORKERS
 from pod_worker.store.mongo import Document, Mongo
 
-WORKERS = "workers"
 KEPT_SECONDS = 7 * 24 * 3600
 
 INDEXES: dict[str, list[IndexModel]] = {

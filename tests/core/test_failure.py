@@ -29,7 +29,7 @@ from pod_worker.core.failure import (
 CODES = st.sampled_from(FailureCode)
 
 # The contract's table of codes, in its words.
-CONTRACT = """USER_ERROR, INVALID_INPUT, ALL_NODES_BUGGY, MAX_ITERATIONS, CUDA_OOM, HOST_OOM, GPU_ERROR,
+CONTRACT = """USER_ERROR, INVALID_INPUT, ENVIRONMENT, BAD_DOCUMENT, MAX_DURATION, ALL_NODES_BUGGY, MAX_ITERATIONS, CUDA_OOM, HOST_OOM, GPU_ERROR,
 GPU_UNAVAILABLE, STAGE_TIMEOUT, NETWORK, LLM_RATE_LIMIT, LLM_AUTH, LLM_ERROR, STORAGE, DISK_FULL, LATEX_ERROR,
 WORKER_LOST, PREEMPTED, CRASHED_SIGNAL, BUDGET_EXCEEDED, POISON, CANCELED, INTERNAL"""
 
@@ -37,26 +37,26 @@ WORKER_LOST, PREEMPTED, CRASHED_SIGNAL, BUDGET_EXCEEDED, POISON, CANCELED, INTER
 # ── the table ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_code_of_the_contract_has_one_rule() -> None:
+def test_every_code_of_the_contract_has_one_policy() -> None:
     codes = {word.strip() for word in CONTRACT.replace("\n", " ").split(",")}
     assert {code.value for code in FailureCode} == codes
     assert FAILURE_POLICIES.keys() == set(FailureCode)
     for code in FailureCode:
         assert code.value == code.name
-        assert Failure(code, "x").rule is FAILURE_POLICIES[code]
+        assert Failure(code, "x").policy is FAILURE_POLICIES[code]
 
 
 @pytest.mark.parametrize("code", FailureCode)
-def test_each_rule_is_coherent(code: FailureCode) -> None:
-    rule = FAILURE_POLICIES[code]
-    assert len(rule.hint) > 10, "a person must learn what to do"
-    assert 0 <= rule.backoff_seconds <= rule.backoff_cap_seconds <= 3600
-    if rule.failure_class is FailureClass.POISON:
-        assert not rule.retryable, "poison is final"
-    if rule.failure_class is FailureClass.INFRA:
-        assert rule.retryable, "the machine's fault ends with another machine, or as POISON"
-    if not rule.retryable:
-        assert rule.backoff_seconds == 0, "nothing waits for a retry that never comes"
+def test_each_policy_is_coherent(code: FailureCode) -> None:
+    policy = FAILURE_POLICIES[code]
+    assert len(policy.hint) > 10, "a person must learn what to do"
+    assert 0 <= policy.backoff_seconds <= policy.backoff_cap_seconds <= 3600
+    if policy.failure_class is FailureClass.POISON:
+        assert not policy.is_retryable, "poison is final"
+    if policy.failure_class is FailureClass.INFRA:
+        assert policy.is_retryable, "the machine's fault ends with another machine, or as POISON"
+    if not policy.is_retryable:
+        assert policy.backoff_seconds == 0, "nothing waits for a retry that never comes"
 
 
 # ── backoff ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,10 +64,10 @@ def test_each_rule_is_coherent(code: FailureCode) -> None:
 
 @given(CODES, st.integers(0, 10**6), st.integers())
 def test_backoff_stays_within_its_bounds_whatever_the_count(code: FailureCode, retries: int, seed: int) -> None:
-    rule = FAILURE_POLICIES[code]
+    policy = FAILURE_POLICIES[code]
     delay = backoff_seconds(code, retries, random.Random(seed))
-    assert 0 <= delay <= rule.backoff_cap_seconds
-    assert delay <= rule.backoff_seconds * 2 ** min(retries, 30)
+    assert 0 <= delay <= policy.backoff_cap_seconds
+    assert delay <= policy.backoff_seconds * 2 ** min(retries, 30)
 
 
 def test_backoff_is_full_jitter_and_doubles() -> None:

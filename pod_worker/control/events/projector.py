@@ -21,7 +21,8 @@ from ulid import ULID
 from pod_worker.control.events.replay import replay_since
 from pod_worker.control.web.problem import RETRY_SECONDS, ProblemError
 from pod_worker.core.clock import Clock
-from pod_worker.store.mongo import Mongo, is_permanent_error
+from pod_worker.store.errors import is_partial_write, is_permanent_error
+from pod_worker.store.mongo import Mongo
 from pod_worker.store.views.changes import ViewChanges
 from pod_worker.store.views.pending_projections import PendingProjection, PendingProjections
 from pod_worker.store.views.writer import Views
@@ -246,7 +247,7 @@ class Projector:
         except Exception as error:
             if _may_help_again(error):
                 raise
-            halves = [] if is_permanent_error(error) else changes.split_in_two()
+            halves = [] if is_partial_write(error) else changes.split_in_two()
             if not halves:
                 self._failed(f"what is new of {changes.describe()}", error)
             for each in halves:  # a change that BSON cannot hold: it must not take the others with it

@@ -15,16 +15,15 @@ from typing import TypeAlias
 
 import bson
 import msgspec
-from bson.errors import BSONError
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
-from pod_worker.store.mongo import DUPLICATE_KEY, Document, Mongo, is_duplicate_only
+from pod_worker.store.collections import DEAD_LETTERS, EVENTS
+from pod_worker.store.errors import DUPLICATE_KEY, ENCODING_ERRORS, is_duplicate_only
+from pod_worker.store.mongo import Document, Mongo
 
-EVENTS = "events"
-DEAD_LETTERS = "events_dead"
 KEPT_DAYS = 30
 DEAD_LINE_LIMIT = 64 * 1024
 REPLAY_BATCH = 1000
@@ -43,9 +42,6 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     DEAD_LETTERS: [IndexModel([("receivedAt", ASCENDING)], name="expiry", expireAfterSeconds=KEPT_DAYS * 86400)],
 }
-
-UNENCODABLE = (BSONError, OverflowError, UnicodeEncodeError, RecursionError)
-
 
 Stamps: TypeAlias = tuple[datetime, datetime]  # of arrival and of expiry
 
@@ -186,7 +182,7 @@ def arrival_and_expiry(received_at: datetime) -> Stamps:
 def _unencodable(document: Document) -> str | None:
     try:
         bson.encode(document)
-    except UNENCODABLE as error:
+    except ENCODING_ERRORS as error:
         return f"data cannot be stored: {error}"
     return None
 

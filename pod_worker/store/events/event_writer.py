@@ -12,13 +12,9 @@ from collections.abc import Sequence
 
 from pymongo.errors import AutoReconnect
 
-from pod_worker.store.events.event_log import (
-    EVENTS,
-    UNENCODABLE,
-    AppendResult,
-    EventLog,
-    append_result,
-)
+from pod_worker.store.collections import EVENTS
+from pod_worker.store.errors import ENCODING_ERRORS
+from pod_worker.store.events.event_log import AppendResult, EventLog, append_result
 from pod_worker.store.mongo import Document, Mongo, async_database
 
 ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # as BSON at most six times as large; a message holds 48 million
@@ -42,7 +38,7 @@ class EventWriter:
             return await asyncio.to_thread(self._log.append, documents)
         try:
             return await self._append_at_once(documents)
-        except (AutoReconnect, *UNENCODABLE):
+        except (AutoReconnect, *ENCODING_ERRORS):
             return await asyncio.to_thread(self._log.append, documents)
 
     async def close(self) -> None:

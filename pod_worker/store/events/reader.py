@@ -13,7 +13,8 @@ from functools import cache
 
 from pymongo import ASCENDING, DESCENDING
 
-from pod_worker.store.events.event_log import DEAD_LETTERS, EVENTS, LEVELS
+from pod_worker.store.collections import DEAD_LETTERS, EVENTS
+from pod_worker.store.events.event_log import LEVELS
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.read_models import TOLERANT
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from pymongo.errors import PyMongoError
 
+from pod_worker.store.collections import RUNS
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.queue.run_queue import RUNS
 
 REOPEN_SECONDS = 5.0
 

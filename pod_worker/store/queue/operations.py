@@ -12,9 +12,9 @@ from enum import StrEnum
 from pymongo import ReturnDocument
 
 from pod_worker.core.run import ACTIVE, TERMINAL, Json, Run, RunStatus
+from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.mongo import Document, Mongo, literal
 from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
-from pod_worker.store.queue.run_queue import QUEUES, RUNS
 
 ENDINGS = ["completedAt", "failedAt", "canceledAt"]
 ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable"]

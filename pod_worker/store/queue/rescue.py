@@ -12,9 +12,10 @@ from pymongo import ReturnDocument
 
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.run import Run, RunStatus
+from pod_worker.store.collections import RUNS
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
-from pod_worker.store.queue.run_queue import ACTIVE_STATES, MAX_CRASHES, RUNS
+from pod_worker.store.queue.run_queue import ACTIVE_STATES, MAX_CRASHES
 
 BATCH = 100
 

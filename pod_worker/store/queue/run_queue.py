@@ -20,8 +20,10 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.lease import Fence, Lease, RenewalResult
 from pod_worker.core.outcome import Lost, Outcome
 from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.mongo import Document, Mongo, literal
 from pod_worker.store.queue.contention import BATCH, CACHE_SECONDS, ClaimContention, QueuedRun
+from pod_worker.store.queue.fence import fence_filter
 from pod_worker.store.queue.run_document import (
     checkpoint_document,
     history_append,
@@ -30,8 +32,6 @@ from pod_worker.store.queue.run_document import (
 )
 from pod_worker.store.queue.settlement import Settlement, decide_settlement, settlement_update
 
-RUNS = "runs"
-QUEUES = "queues"
 MAX_CRASHES = 5  # without progress between them; then the run is POISON
 CLAIM_SORT = [("priority", DESCENDING), ("queuedAt", ASCENDING), ("_id", ASCENDING)]
 CLAIM_TRIES = 2  # after one look; what was seen grows old
@@ -321,10 +321,6 @@ class RunQueue:
     def paused(self) -> frozenset[str]:
         """The names of the queues that nobody may claim from."""
         return frozenset(str(each["_id"]) for each in self._queues.find({"paused": True}, {"_id": 1}))
-
-
-def fence_filter(fence: Fence) -> Document:
-    return {"_id": fence.run_id, "attempt": fence.attempt, "leaseToken": fence.token}
 
 
 def _claimable_filter(claimant: ClaimingWorker) -> Document:

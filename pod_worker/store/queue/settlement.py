@@ -39,10 +39,10 @@ def decide_settlement(run: Run, outcome: Outcome, max_crashes: int, rng: random.
 
 def decide_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Random) -> Settlement:
     """Retry or end, from the code's rule and the two budgets. Pure."""
-    rule = failure.rule
-    if not rule.retryable:
+    policy = failure.policy
+    if not policy.is_retryable:
         return Settlement(RunStatus.FAILED, code=failure.code)
-    if rule.failure_class is FailureClass.INFRA:
+    if policy.failure_class is FailureClass.INFRA:
         if run.crash_count + 1 >= max_crashes:
             return Settlement(RunStatus.FAILED, code=FailureCode.POISON)
         return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.crash_count, rng), failure.code)
@@ -68,7 +68,7 @@ def settlement_update(fence: Fence, outcome: Outcome, settlement: Settlement) ->
 def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
     fields: Document = {}
     if isinstance(outcome, Failed) and settlement.status is not RunStatus.CANCELED:
-        infra = outcome.failure.rule.failure_class is FailureClass.INFRA
+        infra = outcome.failure.policy.failure_class is FailureClass.INFRA
         counter = "crashCount" if infra else "retryCount"
         fields[counter] = {"$add": [{"$ifNull": [f"${counter}", 0]}, 1]}
     if settlement.status is RunStatus.QUEUED:
@@ -99,7 +99,7 @@ def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
         "errorMessage": literal(message),
         "errorTraceback": literal(failure.traceback),
         "errorStage": literal(failure.stage),
-        "retryable": failure.rule.retryable,
+        "retryable": failure.policy.is_retryable,
     }
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pymongo import ASCENDING, IndexModel
 
 from pod_worker.core.run import Json
+from pod_worker.store.collections import RUNS
 from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.queue.run_queue import ACTIVE_STATES, RUNS
+from pod_worker.store.queue.run_queue import ACTIVE_STATES
 
 EXPIRING_SECONDS = 15
 

@@ -20,10 +20,11 @@ from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version, version_of
 from pod_worker.core.run import Json
-from pod_worker.store.mongo import Document, Mongo, is_duplicate_only
+from pod_worker.store.collections import METRICS
+from pod_worker.store.errors import is_duplicate_only
+from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.changes import MetricPoint, SeriesKey
 
-METRICS = "metrics"
 COMPACT_POINTS = 5_000  # at most in one document, about half a megabyte
 
 INDEXES: dict[str, list[IndexModel]] = {METRICS: [IndexModel([("runId", ASCENDING)], name="run")]}

@@ -14,9 +14,8 @@ from datetime import datetime
 
 from pymongo import ASCENDING, DeleteOne, IndexModel, UpdateOne
 
+from pod_worker.store.collections import PENDING_PROJECTIONS
 from pod_worker.store.mongo import Document, Mongo
-
-PENDING_PROJECTIONS = "view_debts"
 
 INDEXES: dict[str, list[IndexModel]] = {PENDING_PROJECTIONS: [IndexModel([("seenAt", ASCENDING)], name="seen")]}
 

@@ -18,10 +18,10 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from pod_worker.core.run import Json
 from pod_worker.core.stage import stage_title
+from pod_worker.store.collections import HYPOTHESES, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.changes import unquote_segment
 
-RUNS = "runs"
 TOTAL_LIMIT = 10_000  # counting further would read the whole collection at each page
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -107,16 +107,16 @@ class ReadModels:
 
     def stages(self, run_id: str) -> list[Document]:
         """In the order in which they started."""
-        found = [_with_title(each) for each in self._of_run("stages", run_id)]
+        found = [_with_title(each) for each in self._of_run(STAGES, run_id)]
         return sorted(found, key=_start_order)
 
     def validations(self, run_id: str) -> list[Document]:
-        return self._of_run("validations", run_id)
+        return self._of_run(VALIDATIONS, run_id)
 
     def hypothesis(self, hypothesis_id: str | None) -> Document | None:
         if hypothesis_id is None:
             return None
-        hypotheses = self._database.get_collection("hypotheses", codec_options=TOLERANT)
+        hypotheses = self._database.get_collection(HYPOTHESES, codec_options=TOLERANT)
         return hypotheses.find_one({"_id": hypothesis_id})
 
     def _of_run(self, collection: str, run_id: str) -> list[Document]:

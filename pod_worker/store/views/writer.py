@@ -18,7 +18,9 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from pod_worker.core.event import sortable_version
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
-from pod_worker.store.mongo import Document, Mongo, is_duplicate_only, is_permanent_error
+from pod_worker.store.collections import ARTIFACTS, RUNS, STAGES, VALIDATIONS
+from pod_worker.store.errors import is_duplicate_only, is_permanent_error
+from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.changes import (
     DocumentChanges,
     RowKey,
@@ -31,12 +33,11 @@ from pod_worker.store.views.changes import (
 from pod_worker.store.views.metric_series import MetricSeries
 from pod_worker.store.views.versioned import VERSIONS, Groups, camel_case_path, is_newer, update_if_newer
 
-RUNS = "runs"
-COLLECTIONS = {View.STAGE: "stages", View.VALIDATION: "validations", View.ARTIFACT: "artifacts"}
+COLLECTIONS = {View.STAGE: STAGES, View.VALIDATION: VALIDATIONS, View.ARTIFACT: ARTIFACTS}
 
 INDEXES: dict[str, list[IndexModel]] = {
-    "stages": [IndexModel([("runId", ASCENDING)], name="run")],
-    "validations": [IndexModel([("runId", ASCENDING)], name="run")],
+    STAGES: [IndexModel([("runId", ASCENDING)], name="run")],
+    VALIDATIONS: [IndexModel([("runId", ASCENDING)], name="run")],
 }
 
 _Write: TypeAlias = UpdateOne
@@ -92,9 +93,9 @@ class Views:
     def clear_projected(self, run_id: str) -> None:
         """Forget what replaying the event log will bring back: not the heartbeat and the metric series (their
         events are not kept for ever), not what the queue or a verified upload wrote."""
-        self._database["stages"].delete_many({"runId": run_id})
-        self._database["validations"].delete_many({"_id": f"{run_id}:auto"})
-        self._database["artifacts"].delete_many({"runId": run_id, "verifiedAt": None})
+        self._database[STAGES].delete_many({"runId": run_id})
+        self._database[VALIDATIONS].delete_many({"_id": f"{run_id}:auto"})
+        self._database[ARTIFACTS].delete_many({"runId": run_id, "verifiedAt": None})
         gone = [*_REPLAYED, VERSIONS]
         self._database[RUNS].update_one(
             {"_id": run_id},

@@ -115,7 +115,7 @@ def shown(store: Any, run: str = "r1") -> float | None:
 
 
 def notes(store: Any) -> dict[str, int]:
-    return {each["runId"]: each["since"] for each in store["view_debts"].find()}
+    return {each["runId"]: each["since"] for each in store["pending_projections"].find()}
 
 
 # ── what is promised ────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ def test_storing_slowly_renews_the_note(make: Make, store: Any) -> None:
     projector = make(clock, start=False)
     with promised(projector, R1, 1, now()):
         clock.advance(ABANDONED_SECONDS)
-        store["view_debts"].delete_many({})
+        store["pending_projections"].delete_many({})
     assert set(notes(store)) == {"r1"}
 
 
@@ -296,7 +296,7 @@ def left_behind(make: Make, store: Any, share: float) -> None:
 
 def age(store: Any, seconds: float) -> None:
     older = {"$subtract": ["$seenAt", int(seconds * 1000)]}
-    store["view_debts"].update_many({}, [{"$set": {"seenAt": older}}])
+    store["pending_projections"].update_many({}, [{"$set": {"seenAt": older}}])
 
 
 def test_what_the_dead_left_is_projected_by_the_living(make: Make, store: Any) -> None:
@@ -331,7 +331,7 @@ def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
 ) -> None:
     left_behind(make, store, 0.5)
     age(store, ABANDONED_SECONDS + 1)
-    store["view_debts"].insert_one({"_id": "a:r0", "owner": "a", "runId": "r0", "since": 1, "seenAt": T0})
+    store["pending_projections"].insert_one({"_id": "a:r0", "owner": "a", "runId": "r0", "since": 1, "seenAt": T0})
     catch_up = module.replay_since
 
     def picky(database: Any, run_id: str, since: int) -> int:

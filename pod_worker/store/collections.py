@@ -1,0 +1,16 @@
+"""The name of every collection, once."""
+
+from __future__ import annotations
+
+RUNS = "runs"
+QUEUES = "queues"
+WORKERS = "workers"
+EVENTS = "events"
+DEAD_LETTERS = "events_dead"
+STAGES = "stages"
+METRICS = "metrics"
+VALIDATIONS = "validations"
+ARTIFACTS = "artifacts"
+HYPOTHESES = "hypotheses"
+POD_INTENTS = "pod_intents"
+PENDING_PROJECTIONS = "pending_projections"
