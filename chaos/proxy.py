@@ -178,14 +178,24 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
 
     async def _close(self) -> None:
+        """Every socket is closed afterwards, also of connections that were accepted just before."""
+        for server in self._servers:
+            for listener in server.sockets:
+                self._loop.remove_reader(listener)
+        await _run_scheduled()  # a connection whose server is closed, or whose task never began, stays open
         for server in self._servers:
             server.close()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(3):  # an aborted transport closes its socket in a later turn of the loop
-            await asyncio.sleep(0)
+        await _run_scheduled()  # an aborted transport closes its socket in a later turn of the loop
+
+
+async def _run_scheduled() -> None:
+    """Let the loop turn: asyncio takes three turns from an accepted socket to its handler."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

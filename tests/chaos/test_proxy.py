@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 
 import bson
@@ -118,6 +120,19 @@ def test_a_half_closed_connection_ends_for_the_client(proxy: Proxy, echo: Addres
         proxy.set_link_state(link, LinkState.HALF_CLOSE)
         assert connection.recv(1) == b""
         connection.sendall(b"still heard")
+
+
+def test_connections_accepted_just_before_the_end_are_closed(echo: Address) -> None:
+    """Whatever stays open is reported when it is collected: as a failure of another test."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(10):
+            with Proxy() as proxy:
+                link = proxy.add("echo", echo)
+                for connection in [dial(link) for _ in range(4)]:
+                    connection.close()
+        gc.collect()
+    assert [str(each.message) for each in caught] == []
 
 
 def test_a_driver_discovers_the_set_behind_the_proxy_and_stays_there(proxy: Proxy, mongod: Mongod) -> None:
