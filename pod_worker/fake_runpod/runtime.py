@@ -11,14 +11,13 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from pod_worker.fake_runpod.api.telemetry import TelemetryLog
 from pod_worker.fake_runpod.cloud import snapshot
 from pod_worker.fake_runpod.cloud.clock import VirtualClock
 from pod_worker.fake_runpod.cloud.container_commands import ContainerCommand, StartContainer
 from pod_worker.fake_runpod.cloud.resources import AccountResources
 from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
 from pod_worker.fake_runpod.containers.runner import ContainerRunner, NoRunner, pod_env, start_command
-from pod_worker.fake_runpod.request_log import RequestLog
+from pod_worker.fake_runpod.request_log import RequestLog, TelemetryLog
 from pod_worker.fake_runpod.timestamps import SECOND
 
 MAX_SLEEP_SECONDS = 0.5
@@ -26,10 +25,10 @@ SAVE_EVERY_SECONDS = 2.0
 
 
 class SimulatorRuntime:
-    def __init__(self, world: CloudSimulator, clock: VirtualClock, *, state: Path | None = None) -> None:
-        self.world = world
+    def __init__(self, simulator: CloudSimulator, clock: VirtualClock, *, state: Path | None = None) -> None:
+        self.simulator = simulator
         self.clock = clock
-        self.resources = AccountResources(world)
+        self.resources = AccountResources(simulator)
         self.requests = RequestLog()
         self.telemetry = TelemetryLog()
         self.base_url = ""
@@ -42,33 +41,33 @@ class SimulatorRuntime:
 
     def catch_up(self) -> None:
         """Bring the world to now and do to the pods' contents what follows from it."""
-        self.world.advance(self.clock.now_ns())
-        for effect in self.world.drain_effects():
-            self._execute(effect)
+        self.simulator.advance(self.clock.now_ns())
+        for command in self.simulator.drain_commands():
+            self._execute(command)
 
-    def _execute(self, effect: ContainerCommand) -> None:
-        if isinstance(effect, StartContainer):
-            pod = self.world.find_hidden(effect.pod_id)
-            if pod is not None and pod.life == effect.life:
-                env = pod_env(pod, self.world.account, self.base_url)
+    def _execute(self, command: ContainerCommand) -> None:
+        if isinstance(command, StartContainer):
+            pod = self.simulator.find_hidden(command.pod_id)
+            if pod is not None and pod.generation == command.generation:
+                env = pod_env(pod, self.simulator.account, self.base_url)
                 self.runner.start(pod, env, start_command(pod))
         else:
-            notice = self.clock.real_seconds(effect.notice_seconds)
-            self.runner.stop(effect.pod_id, effect.reason, notice, is_final=effect.remove_data)
+            notice = self.clock.real_seconds(command.notice_seconds)
+            self.runner.stop(command.pod_id, command.reason, notice, is_final=command.remove_data)
 
     # reports of runners, from any thread
 
-    def contents_said(self, pod_id: str, line: str) -> None:
-        self.post(lambda: self.world.record_output(pod_id, line))
+    def report_output(self, pod_id: str, line: str) -> None:
+        self.post(lambda: self.simulator.record_output(pod_id, line))
 
-    def contents_exited(self, pod_id: str, life: int, code: int) -> None:
-        self.post(lambda: self.world.record_exit(pod_id, life, code))
+    def report_exit(self, pod_id: str, generation: int, code: int) -> None:
+        self.post(lambda: self.simulator.record_exit(pod_id, generation, code))
 
     def post(self, change: Callable[[], None]) -> None:
         """Apply a change on the event loop, at the virtual instant at which it gets there."""
 
         def apply() -> None:
-            self.world.advance(self.clock.now_ns())
+            self.simulator.advance(self.clock.now_ns())
             change()
             self.catch_up()
 
@@ -93,7 +92,7 @@ class SimulatorRuntime:
                 await asyncio.wait_for(self._wake.wait(), self._sleep_seconds())
 
     def _sleep_seconds(self) -> float:
-        due = self.world.next_due_ns()
+        due = self.simulator.next_due_ns()
         if due is None or not self.clock.speed:
             return MAX_SLEEP_SECONDS
         seconds = self.clock.real_seconds((due - self.clock.now_ns()) / SECOND)
@@ -106,10 +105,10 @@ class SimulatorRuntime:
 
     def reset(self) -> None:
         """An empty cloud for the same account; contents of pods are ended, their folders removed."""
-        for pod in self.world.all_pods():
-            self.world.delete_silently(pod)
+        for pod in self.simulator.all_pods():
+            self.simulator.delete_silently(pod)
         self.catch_up()
-        self.world.clear()
+        self.simulator.clear()
         self.requests.clear()
         self.telemetry.entries.clear()
 
@@ -132,4 +131,4 @@ class SimulatorRuntime:
 
     def save(self) -> None:
         if self._state is not None:
-            snapshot.write(self._state, snapshot.capture(self.world))
+            snapshot.write(self._state, snapshot.capture(self.simulator))

@@ -20,7 +20,7 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
-from pod_worker.fake_runpod.api.admin import control_routes
+from pod_worker.fake_runpod.api.admin import admin_routes
 from pod_worker.fake_runpod.api.gateway import ApiGateway
 from pod_worker.fake_runpod.api.graphql.endpoint import graphql_routes
 from pod_worker.fake_runpod.api.rate_limit import Quotas, RateLimiter
@@ -54,57 +54,59 @@ class Options:
     state: Path | None = None
     faults: Path | None = None
     catalogue: Path | None = None
-    physics: SimulationSettings = field(default_factory=SimulationSettings)
+    settings: SimulationSettings = field(default_factory=SimulationSettings)
     quotas: Quotas = field(default_factory=Quotas)
     seed: int | None = None
     make_runner: RunnerFactory | None = None
 
 
-def build_host(options: Options) -> SimulatorRuntime:
+def build_runtime(options: Options) -> SimulatorRuntime:
     """The world, its clock and its contents. Raises ValueError for a bad state file, msgspec.ValidationError for a
     bad fault or catalogue file."""
     catalogue = load_catalogue(options.catalogue)
     saved = snapshot.read(options.state) if options.state else None
     now_ns = saved.now_ns if saved else time.time_ns()
     clock = VirtualClock(now_ns, options.speed)
-    world = _world(options, catalogue, saved, now_ns)
-    host = SimulatorRuntime(world, clock, state=options.state)
+    simulator = _simulator(options, catalogue, saved, now_ns)
+    runtime = SimulatorRuntime(simulator, clock, state=options.state)
     if options.make_runner is not None:
-        host.runner = options.make_runner(host)
+        runtime.runner = options.make_runner(runtime)
     for rule in read_rules(options.faults) if options.faults else ():
-        world.faults.add(rule, now_ns)
-    return host
+        simulator.faults.add(rule, now_ns)
+    return runtime
 
 
-def _world(options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int) -> CloudSimulator:
+def _simulator(
+    options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int
+) -> CloudSimulator:
     account = options.account
     if saved is not None:
         saved.account.api_keys = account.api_keys
         account = saved.account
     # A seed makes ids repeat from run to run; without one they must not, or a state file's pods would meet twins.
     seed = time.time_ns() if options.seed is None else options.seed
-    world = CloudSimulator(account, catalogue, now_ns, physics=options.physics, seed=seed)
+    simulator = CloudSimulator(account, catalogue, now_ns, settings=options.settings, seed=seed)
     if saved is not None:
-        snapshot.restore(world, saved)
-    return world
+        snapshot.restore(simulator, saved)
+    return simulator
 
 
-def build_app(host: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
+def build_app(runtime: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
     """All surfaces of one host: v2 under `/v2`, v1 under `/v1` and at the root, GraphQL, telemetry, control."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        ticking = asyncio.create_task(host.run())
+        ticking = asyncio.create_task(runtime.run())
         yield
         ticking.cancel()
-        host.close()
+        runtime.close()
 
     app = FastAPI(title="Fake RunPod", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(ApiGateway, host=host, limiter=RateLimiter(quotas or Quotas(), time.monotonic))
-    for routes in (v2_routes, graphql_routes, control_routes, telemetry_routes):
-        app.include_router(routes(host))
-    app.include_router(v1_routes(host), prefix="/v1")
-    app.include_router(v1_routes(host))
+    app.add_middleware(ApiGateway, runtime=runtime, limiter=RateLimiter(quotas or Quotas(), time.monotonic))
+    for routes in (v2_routes, graphql_routes, admin_routes, telemetry_routes):
+        app.include_router(routes(runtime))
+    app.include_router(v1_routes(runtime), prefix="/v1")
+    app.include_router(v1_routes(runtime))
 
     @app.get("/")
     async def root() -> Response:
@@ -113,8 +115,8 @@ def build_app(host: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
         )
 
     @app.exception_handler(ApiError)
-    async def refused(request: Request, refusal: ApiError) -> Response:
-        return api_error_response(request.scope["fake.surface"], refusal)
+    async def rejection(request: Request, error: ApiError) -> Response:
+        return api_error_response(request.scope["fake.surface"], error)
 
     @app.exception_handler(StarletteHTTPException)
     async def unrouted(request: Request, error: HTTPException) -> Response:
@@ -126,7 +128,7 @@ def build_app(host: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
     return app
 
 
-def bind(host: SimulatorRuntime, address: str, port: int) -> socket:
+def bind(runtime: SimulatorRuntime, address: str, port: int) -> socket:
     """A listening socket (port 0: any free one), and the host told where it is reached. Raises OSError."""
     try:
         listener = create_server((address, port), backlog=2048)
@@ -135,31 +137,31 @@ def bind(host: SimulatorRuntime, address: str, port: int) -> socket:
             f"cannot listen on {address}:{port}: {error.strerror}. Give another port, or stop what listens there"
         )
         raise OSError(error.errno, text) from None
-    host.base_url = f"http://{address}:{listener.getsockname()[1]}"
+    runtime.base_url = f"http://{address}:{listener.getsockname()[1]}"
     return listener
 
 
-def make_server(options: Options, host: SimulatorRuntime) -> uvicorn.Server:
+def make_server(options: Options, runtime: SimulatorRuntime) -> uvicorn.Server:
     config = uvicorn.Config(
-        build_app(host, options.quotas),
+        build_app(runtime, options.quotas),
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
         # Longer than clients keep idle connections: none is cut off in the moment it is used again.
         timeout_keep_alive=120,
     )
-    return ClosingServer(config, host)
+    return ClosingServer(config, runtime)
 
 
 class ClosingServer(uvicorn.Server):
     """Ends open log streams first: uvicorn would wait for them before it tells the application to close."""
 
-    def __init__(self, config: uvicorn.Config, host: SimulatorRuntime) -> None:
+    def __init__(self, config: uvicorn.Config, runtime: SimulatorRuntime) -> None:
         super().__init__(config)
-        self._pods_host = host
+        self._runtime = runtime
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        self._pods_host.end_streams()
+        self._runtime.end_streams()
         await super().shutdown(sockets)
 
 
@@ -173,19 +175,19 @@ def serve(
     """Serve until SIGINT or SIGTERM; port 0 picks a free one. `on_ready` gets the base URL once requests are
     answered. Raises OSError when the address is taken."""
     options = options or Options()
-    host = build_host(options)
-    with bind(host, address, port) as listener:
-        server = make_server(options, host)
+    runtime = build_runtime(options)
+    with bind(runtime, address, port) as listener:
+        server = make_server(options, runtime)
         if on_ready is not None:
-            threading.Thread(target=_notify_ready, args=(server, host, on_ready), daemon=True).start()
+            threading.Thread(target=_notify_ready, args=(server, runtime, on_ready), daemon=True).start()
         # uvicorn shuts down in order and then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
 
-def _notify_ready(server: uvicorn.Server, host: SimulatorRuntime, on_ready: Callable[[str], None]) -> None:
+def _notify_ready(server: uvicorn.Server, runtime: SimulatorRuntime, on_ready: Callable[[str], None]) -> None:
     if _await_start(server):
-        on_ready(host.base_url)
+        on_ready(runtime.base_url)
 
 
 def _await_start(server: uvicorn.Server, seconds: float = 30.0) -> bool:
@@ -197,27 +199,27 @@ def _await_start(server: uvicorn.Server, seconds: float = 30.0) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FakeServer:
-    """A fake that serves in a thread. `host` may be read; change it through HTTP, which runs on its loop."""
+    """A fake that serves in a thread. `runtime` may be read; change it through HTTP, which runs on its loop."""
 
     url: str
     api_key: str
-    host: SimulatorRuntime
+    runtime: SimulatorRuntime
 
 
 @contextlib.contextmanager
 def running(options: Options | None = None) -> Iterator[FakeServer]:
     """Serve on a free loopback port for the length of the block. Raises RuntimeError when it does not start."""
     options = options or Options()
-    host = build_host(options)
-    listener = bind(host, "127.0.0.1", 0)
-    server = make_server(options, host)
+    runtime = build_runtime(options)
+    listener = bind(runtime, "127.0.0.1", 0)
+    server = make_server(options, runtime)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="fake-runpod")
     thread.start()
     try:
         if not _await_start(server):
             raise RuntimeError("the fake RunPod server did not start within 30 seconds")
         keys = options.account.api_keys
-        yield FakeServer(host.base_url, keys[0] if keys else DEFAULT_API_KEY, host)
+        yield FakeServer(runtime.base_url, keys[0] if keys else DEFAULT_API_KEY, runtime)
     finally:
         server.should_exit = True
         thread.join()

@@ -92,7 +92,7 @@ def _event(stream: object) -> tuple[str, str]:
 
 def bill() -> str:
     pods = [call("POST", "/v2/pods", V2 | {"disk": 40 + i})[1] for i in range(3)]
-    fake("PATCH", "/physics", {"billing_lag_seconds": 300})
+    fake("PATCH", "/settings", {"billing_lag_seconds": 300})
     for i, pod in enumerate(pods):
         step(3600 * (i + 1))
         call("DELETE", f"/v2/pods/{pod['id']}")

@@ -92,7 +92,7 @@ def ssh_address() -> str:
 
 
 def connect() -> str:
-    fake("PATCH", "/physics", {"ssh_host": "127.0.0.1", "ssh_port": int(os.environ["SSHD_PORT"])})
+    fake("PATCH", "/settings", {"ssh_host": "127.0.0.1", "ssh_port": int(os.environ["SSHD_PORT"])})
     pod_id = create()["id"]
     step(20)
     done = subprocess.run(

@@ -48,7 +48,7 @@ def fake(method: str, path: str, body: object = None) -> Any:
 
 def reset() -> None:
     fake("POST", "/reset")
-    fake("PATCH", "/physics", {"billing_lag_seconds": 0, "ssh_host": None})
+    fake("PATCH", "/settings", {"billing_lag_seconds": 0, "ssh_host": None})
 
 
 def fault(kind: str, **rule: object) -> None:

@@ -11,12 +11,12 @@ from pod_worker.fake_runpod.cloud.settings import SimulationSettings
 from pod_worker.fake_runpod.server import FakeServer, Options, running
 from tests.fake_runpod.api_client import Api
 
-PHYSICS = SimulationSettings(billing_lag_seconds=0)
+SETTINGS = SimulationSettings(billing_lag_seconds=0)
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[FakeServer]:
-    with running(Options(speed=0, physics=PHYSICS, seed=1)) as fake:
+    with running(Options(speed=0, settings=SETTINGS, seed=1)) as fake:
         yield fake
 
 
@@ -24,7 +24,7 @@ def server() -> Iterator[FakeServer]:
 def fake(server: FakeServer) -> FakeServer:
     httpx.post(f"{server.url}/_fake/reset").raise_for_status()
     httpx.patch(
-        f"{server.url}/_fake/physics", json={"billing_lag_seconds": 0, "ssh_host": None}
+        f"{server.url}/_fake/settings", json={"billing_lag_seconds": 0, "ssh_host": None}
     ).raise_for_status()
     return server
 

@@ -15,7 +15,7 @@ import pytest
 from pod_worker.fake_runpod.api.rate_limit import Quotas
 from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.cloud.settings import SimulationSettings
-from pod_worker.fake_runpod.server import Options, build_host, running, serve
+from pod_worker.fake_runpod.server import Options, build_runtime, running, serve
 from tests.fake_runpod.api_client import Api
 from tests.fake_runpod.waiting import until
 
@@ -23,7 +23,7 @@ STILL = SimulationSettings(billing_lag_seconds=0)
 
 
 def test_the_cloud_survives_a_restart(tmp_path: Path) -> None:
-    options = Options(speed=0, physics=STILL, state=tmp_path / "deep" / "cloud.json")
+    options = Options(speed=0, settings=STILL, state=tmp_path / "deep" / "cloud.json")
     with running(options) as fake, Api(fake) as api:
         running_pod = api.boot(env={"A": "1"})
         stopped = api.boot(name="stopped", mounts={"persistent": {"size": 10, "path": "/w"}})
@@ -69,20 +69,42 @@ def test_the_key_in_force_is_the_one_given_now(tmp_path: Path) -> None:
         assert api.get("/v2/pods", headers={"Authorization": "Bearer rpa_fake"}).status_code == 401
 
 
+def test_a_state_file_of_format_1_is_read(tmp_path: Path) -> None:
+    state = tmp_path / "cloud.json"
+    state.write_bytes(Path(__file__).with_name("state_format_1.json").read_bytes())
+    with running(Options(speed=0, state=state)) as fake, Api(fake) as api:
+        pods = {pod["name"]: pod for pod in api.get("/v2/pods").json()["pods"]}
+        assert {name: pod["status"] for name, pod in pods.items()} == {
+            "runs": "RUNNING",
+            "slow": "STARTING",
+            "stopped": "EXITED",
+        }
+        assert pods["runs"]["env"] == {"life": "mine", "fate": "mine"}
+        assert {pod["name"]: pod["generation"] for pod in api.truth()} == {"runs": 1, "slow": 0, "stopped": 1}
+        assert api.get("/_fake/faults").json()[0]["triggered"] == 1
+        api.step(300)
+        assert api.pod(pods["slow"]["id"])["status"] == "STARTING"
+        api.step(300)
+        assert api.pod(pods["slow"]["id"])["status"] == "RUNNING"
+        assert api.get("/v2/billing/pods").json()["metadata"]["totals"]["gpuAmount"] > 0
+    assert msgspec.json.decode(state.read_bytes())["format"] == 2
+
+
 def test_a_state_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cloud.json"
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="not a state file"):
-        build_host(Options(state=path))
+    for text in ("{}", '{"format": 1}', '{"format": 1, "pod_ledger": []}', "[]", "not JSON"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="not a state file"):
+            build_runtime(Options(state=path))
 
 
 def test_rules_may_stand_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "faults.yaml"
     path.write_text("- {kind: gone, surface: v1}\n- {kind: no_capacity, gpu: NVIDIA L4, times: 3}\n")
-    assert len(build_host(Options(faults=path)).world.faults.rules) == 2
+    assert len(build_runtime(Options(faults=path)).simulator.faults.rules) == 2
     path.write_text("- {kind: gone, surfaces: v1}\n")
     with pytest.raises(msgspec.ValidationError, match="surfaces"):
-        build_host(Options(faults=path))
+        build_runtime(Options(faults=path))
 
 
 def test_strict_quotas_give_429_with_a_wait() -> None:
@@ -95,7 +117,7 @@ def test_strict_quotas_give_429_with_a_wait() -> None:
 
 
 def test_virtual_time_runs_by_itself() -> None:
-    with running(Options(speed=1000, physics=STILL)) as fake, Api(fake) as api:
+    with running(Options(speed=1000, settings=STILL)) as fake, Api(fake) as api:
         pod_id = api.create()["id"]
         until(lambda: api.pod(pod_id)["status"] == "RUNNING", "RUNNING")
         until(lambda: api.get("/v2/billing").json()["metadata"]["totals"]["totalAmount"] > 0, "a bill")

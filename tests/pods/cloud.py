@@ -49,7 +49,7 @@ class Cloud:
         self._post("faults", {"kind": kind, **rule})
 
     def physics(self, **changes: Any) -> None:
-        requests.patch(f"{self.url}/_fake/physics", json=changes, timeout=10).raise_for_status()
+        requests.patch(f"{self.url}/_fake/settings", json=changes, timeout=10).raise_for_status()
 
     def trouble(self, pod_id: str, kind: str) -> None:
         self._post(f"pods/{pod_id}/{kind}", {})

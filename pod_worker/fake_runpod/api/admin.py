@@ -1,6 +1,6 @@
-"""The test API under `/_fake`: faults, the virtual clock, the truth about pods, what was asked, and a fresh start.
+"""The test API under `/_fake`: faults, the virtual clock, all pods, received requests, the account, and a reset.
 
-Needs no key: it exists only in this fake, which listens on loopback. Answers are plain JSON.
+It exists only in this fake. Responses are plain JSON.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ class LogLinesRequest(msgspec.Struct, forbid_unknown_fields=True):
     source: str = "container"
 
 
-def control_routes(host: SimulatorRuntime) -> APIRouter:
+def admin_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/_fake")
-    for routes in (_fault_routes(host), _clock_routes(host), _account_routes(host), _pod_routes(host)):
+    for routes in (_fault_routes(runtime), _clock_routes(runtime), _account_routes(runtime), _pod_routes(runtime)):
         router.include_router(routes)
 
     @router.get("/requests")
     async def requests() -> Response:
-        return json_response(host.requests.view())
+        return json_response(runtime.requests.view())
 
     @router.delete("/requests")
     async def forget_requests() -> Response:
-        host.requests.clear()
+        runtime.requests.clear()
         return no_content()
 
     @router.post("/reset")
     async def reset() -> Response:
-        """Every pod, volume, rule and bill gone; the clock and the keys stay."""
-        host.reset()
+        """Delete every pod, volume, rule and bill; keep the clock and the keys."""
+        runtime.reset()
         return no_content()
 
     return router
 
 
-def _fault_routes(host: SimulatorRuntime) -> APIRouter:
-    router, faults = APIRouter(prefix="/faults"), host.world.faults
+def _fault_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, faults = APIRouter(prefix="/faults"), runtime.simulator.faults
 
     @router.get("")
     async def list_faults() -> Response:
@@ -82,7 +82,7 @@ def _fault_routes(host: SimulatorRuntime) -> APIRouter:
             rules = parse_rules(await request.body(), yaml=is_yaml)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             return plain_error(400, f"not a fault rule: {error}")
-        return json_response([faults.add(rule, host.world.now_ns) for rule in rules], 201)
+        return json_response([faults.add(rule, runtime.simulator.now_ns) for rule in rules], 201)
 
     @router.delete("")
     async def clear_faults() -> Response:
@@ -95,12 +95,12 @@ def _fault_routes(host: SimulatorRuntime) -> APIRouter:
     return router
 
 
-def _clock_routes(host: SimulatorRuntime) -> APIRouter:
+def _clock_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/clock")
 
     def show() -> Response:
-        now = host.world.now_ns
-        return json_response({"now": timestamps.rfc3339_nano(now), "now_ns": now, "speed": host.clock.speed})
+        now = runtime.simulator.now_ns
+        return json_response({"now": timestamps.rfc3339_nano(now), "now_ns": now, "speed": runtime.clock.speed})
 
     @router.get("")
     async def get_clock() -> Response:
@@ -111,23 +111,23 @@ def _clock_routes(host: SimulatorRuntime) -> APIRouter:
         try:
             change = msgspec.json.decode(await request.body(), type=ClockChange)
             if change.speed is not None:
-                host.clock.set_speed(change.speed)
-            host.clock.step(change.step_seconds)
+                runtime.clock.set_speed(change.speed)
+            runtime.clock.step(change.step_seconds)
         except ValueError as error:
             return plain_error(400, str(error))
-        host.wake()
+        runtime.wake()
         return show()
 
     return router
 
 
-def _account_routes(host: SimulatorRuntime) -> APIRouter:
-    router, world = APIRouter(), host.world
+def _account_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, simulator = APIRouter(), runtime.simulator
 
     def show() -> Response:
-        money = {"balance_usd": price_usd(world.treasury.balance_nano(world.now_ns))}
-        money["spend_usd_per_hour"] = world.treasury.spend_usd_per_hour
-        return json_response({"id": world.account.id, **money, "secrets": sorted(world.account.secrets)})
+        money = {"balance_usd": price_usd(simulator.billing.balance_nano(simulator.now_ns))}
+        money["spend_usd_per_hour"] = simulator.billing.spend_usd_per_hour
+        return json_response({"id": simulator.account.id, **money, "secrets": sorted(simulator.account.secrets)})
 
     @router.get("/account")
     async def get_account() -> Response:
@@ -140,46 +140,49 @@ def _account_routes(host: SimulatorRuntime) -> APIRouter:
         except msgspec.DecodeError as error:
             return plain_error(400, str(error))
         if change.balance_usd is not None:
-            # Set what is left, whatever was spent so far.
-            spent = world.account.balance_usd - price_usd(world.treasury.balance_nano(world.now_ns))
-            world.account.balance_usd = change.balance_usd + spent
+            # The request sets the remaining balance, so what was spent so far is added.
+            spent = simulator.account.balance_usd - price_usd(simulator.billing.balance_nano(simulator.now_ns))
+            simulator.account.balance_usd = change.balance_usd + spent
         for name in ("spend_limit_usd_per_hour", "ssh_keys", "secrets"):
             if (value := getattr(change, name)) is not None:
-                setattr(world.account, name, value)
-        world.treasury.recompute_exhaustion(world.now_ns)
+                setattr(simulator.account, name, value)
+        simulator.billing.recompute_exhaustion(simulator.now_ns)
         return show()
 
+    # `/physics` is the route's name before 0.1.0.
+    @router.get("/settings")
     @router.get("/physics")
-    async def get_physics() -> Response:
-        return json_response(world.physics)
+    async def get_settings() -> Response:
+        return json_response(simulator.settings)
 
+    @router.patch("/settings")
     @router.patch("/physics")
-    async def change_physics(request: Request) -> Response:
+    async def change_settings(request: Request) -> Response:
         try:
             changes = msgspec.json.decode(await request.body(), type=dict[str, Json])
-            merged = msgspec.convert(msgspec.to_builtins(world.physics) | changes, type=SimulationSettings)
+            merged = msgspec.convert(msgspec.to_builtins(simulator.settings) | changes, type=SimulationSettings)
             unknown = set(changes) - set(SimulationSettings.__dataclass_fields__)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             return plain_error(400, str(error))
         if unknown:
-            return plain_error(400, f"no such physics: {', '.join(sorted(unknown))}")
-        world.physics = replace(merged)
-        return json_response(world.physics)
+            return plain_error(400, f"no such setting: {', '.join(sorted(unknown))}")
+        simulator.settings = replace(merged)
+        return json_response(simulator.settings)
 
     return router
 
 
-def _pod_routes(host: SimulatorRuntime) -> APIRouter:
-    router, world = APIRouter(prefix="/pods"), host.world
+def _pod_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, simulator = APIRouter(prefix="/pods"), runtime.simulator
 
     @router.get("")
     async def every_pod() -> Response:
-        """All pods that exist and bill, whether the API shows them or not."""
+        """All pods that exist and are billed, also those that the API does not show yet."""
         return json_response(
             {
-                "pods": [_pod_details(host, pod) for pod in world.all_pods()],
-                "created": world.created_count,
-                "terminated": world.terminated_count,
+                "pods": [_pod_details(runtime, pod) for pod in simulator.all_pods()],
+                "created": simulator.created_count,
+                "terminated": simulator.terminated_count,
             }
         )
 
@@ -187,46 +190,46 @@ def _pod_routes(host: SimulatorRuntime) -> APIRouter:
     async def write_logs(pod_id: str, request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=LogLinesRequest)
         for line in body.lines:
-            world.log_of(world.find(pod_id)).write(world.now_ns, body.source, line)
+            simulator.log_of(simulator.find(pod_id)).write(simulator.now_ns, body.source, line)
         return no_content()
 
-    @router.post("/{pod_id}/{trouble}")
-    async def inject_fault(pod_id: str, trouble: str, request: Request) -> Response:
-        """interrupt, vanish, fail or exit, now."""
-        pod = world.find_hidden(pod_id)
+    @router.post("/{pod_id}/{fault}")
+    async def inject_fault(pod_id: str, fault: str, request: Request) -> Response:
+        """Apply interrupt, vanish, fail or exit at once."""
+        pod = simulator.find_hidden(pod_id)
         if pod is None:
             return plain_error(404, "pod not found")
-        what = msgspec.json.decode(await request.body() or b"{}", type=PodFaultRequest)
-        match trouble:
+        details = msgspec.json.decode(await request.body() or b"{}", type=PodFaultRequest)
+        match fault:
             case "interrupt":
-                world.interrupt(pod, what.notice_seconds)
+                simulator.interrupt(pod, details.notice_seconds)
             case "vanish":
-                world.delete_silently(pod)
+                simulator.delete_silently(pod)
             case "fail":
-                world.fail(pod, what.message)
+                simulator.fail(pod, details.message)
             case "exit":
-                world.record_exit(pod.id, pod.life, what.code)
+                simulator.record_exit(pod.id, pod.generation, details.code)
             case _:
-                return plain_error(404, f"no trouble {trouble!r}; there are interrupt, vanish, fail, exit")
-        host.wake()
+                return plain_error(404, f"no such fault {fault!r}: use interrupt, vanish, fail or exit")
+        runtime.wake()
         return no_content()
 
     return router
 
 
-def _pod_details(host: SimulatorRuntime, pod: Pod) -> dict[str, Json]:
-    world = host.world
-    owed = world.treasury.pods.lines[pod.id].tally.usage_until(world.now_ns)
+def _pod_details(runtime: SimulatorRuntime, pod: Pod) -> dict[str, Json]:
+    simulator = runtime.simulator
+    accrued = simulator.billing.pods.entries[pod.id].usage.usage_until(simulator.now_ns)
     return {
         "id": pod.id,
         "name": pod.spec.name,
         "status": pod.status,
-        "is_visible": pod.visible_ns <= world.now_ns,
+        "is_visible": pod.visible_ns <= simulator.now_ns,
         "is_ready": pod.ready,
-        "life": pod.life,
+        "generation": pod.generation,
         "data_center": pod.data_center_id,
         "gpu": pod.gpu_id,
         "gpu_count": pod.gpu_count,
         "cost_usd_per_hour": price_usd(pod.cost_nano),
-        "owed_usd": amount_usd(owed.total),
+        "accrued_usd": amount_usd(accrued.total),
     }

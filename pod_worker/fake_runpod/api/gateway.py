@@ -7,12 +7,12 @@ they are this fake's own, and the server listens on loopback.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pod_worker.fake_runpod.api.caller import Caller
 from pod_worker.fake_runpod.api.rate_limit import QuotaDecision, RateLimiter
 from pod_worker.fake_runpod.api.responses import error_response, html_error
 from pod_worker.fake_runpod.cloud.faults import FaultContext, FaultKind, FaultRule
@@ -26,14 +26,6 @@ RETIRED = {
 }
 
 
-@dataclass(slots=True)
-class Caller:
-    """Who asks: the account (`pod_id` None), or one pod with the key from its environment."""
-
-    pod_id: str | None = None
-    is_known: bool = True
-
-
 def surface_of(path: str) -> str:
     head = path.split("/", 2)[1] if path.startswith("/") else ""
     known = {"v2": "v2", "graphql": "graphql", "_fake": "control", "telemetry": "telemetry", "": "root"}
@@ -41,9 +33,9 @@ def surface_of(path: str) -> str:
 
 
 class ApiGateway:
-    def __init__(self, app: ASGIApp, host: SimulatorRuntime, limiter: RateLimiter) -> None:
+    def __init__(self, app: ASGIApp, runtime: SimulatorRuntime, limiter: RateLimiter) -> None:
         self._app = app
-        self._host = host
+        self._runtime = runtime
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,50 +44,50 @@ class ApiGateway:
             return
         surface = surface_of(scope["path"])
         scope["fake.surface"] = surface
-        self._host.catch_up()
+        self._runtime.catch_up()
         try:
             if surface in UNAUTHENTICATED_SURFACES:
                 await self._app(scope, receive, send)
             else:
                 await self._handle(surface, scope, receive, self._counting(scope, send))
         finally:
-            self._host.catch_up()
+            self._runtime.catch_up()
 
     def _counting(self, scope: Scope, send: Send) -> Send:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 ids = tuple(scope.get("path_params", {}).values())
-                self._host.requests.record(scope["method"], scope["path"], ids, message["status"])
+                self._runtime.requests.record(scope["method"], scope["path"], ids, message["status"])
             await send(message)
 
         return counted
 
     async def _handle(self, surface: str, scope: Scope, receive: Receive, send: Send) -> None:
-        occasion = FaultContext(surface=surface, method=scope["method"], path=scope["path"])
-        slow = self._strike(FaultKind.SLOW, occasion)
+        context = FaultContext(surface=surface, method=scope["method"], path=scope["path"])
+        slow = self._trigger(FaultKind.SLOW, context)
         if slow is not None and not slow.after_acting:
             await asyncio.sleep(slow.seconds)
-        refused = self._injected_error(surface, occasion) or self._unauthorized(surface, scope)
-        verdict: QuotaDecision | None = None
-        if refused is None and surface == "v2":
+        rejection = self._injected_error(surface, context) or self._unauthorized(surface, scope)
+        decision: QuotaDecision | None = None
+        if rejection is None and surface == "v2":
             # Quotas are the user's, whichever of their keys or pods asks.
-            verdict = self._limiter.check(self._host.world.account.id)
-            send = self._with_quota(send, verdict)
-            if verdict.exceeded:
-                refused = self._too_many(surface, f"for the {verdict.exceeded} window", verdict.retry_after)
+            decision = self._limiter.check(self._runtime.simulator.account.id)
+            send = self._with_quota(send, decision)
+            if decision.exceeded:
+                rejection = self._too_many(surface, f"for the {decision.exceeded} window", decision.retry_after)
         if slow is not None and slow.after_acting:
             send = _delayed(send, slow.seconds)
-        await (refused or self._app)(scope, receive, send)
+        await (rejection or self._app)(scope, receive, send)
 
-    def _strike(self, kind: FaultKind, occasion: FaultContext) -> FaultRule | None:
-        return self._host.world.faults.trigger(kind, occasion, self._host.world.now_ns)
+    def _trigger(self, kind: FaultKind, context: FaultContext) -> FaultRule | None:
+        return self._runtime.simulator.faults.trigger(kind, context, self._runtime.simulator.now_ns)
 
-    def _injected_error(self, surface: str, occasion: FaultContext) -> Response | None:
-        if rule := self._strike(FaultKind.GONE, occasion):
+    def _injected_error(self, surface: str, context: FaultContext) -> Response | None:
+        if rule := self._trigger(FaultKind.GONE, context):
             return error_response(surface, 410, rule.message or RETIRED[surface])
-        if rule := self._strike(FaultKind.TOO_MANY_REQUESTS, occasion):
+        if rule := self._trigger(FaultKind.TOO_MANY_REQUESTS, context):
             return self._too_many(surface, "for the minute window", rule.retry_after)
-        if rule := self._strike(FaultKind.HTTP_ERROR, occasion):
+        if rule := self._trigger(FaultKind.HTTP_ERROR, context):
             if rule.html:
                 return html_error(rule.status)
             return error_response(surface, rule.status, rule.message or "upstream failure")
@@ -114,10 +106,10 @@ class ApiGateway:
             # GraphQL serves its public catalogue to anyone; what is private answers null there.
             scope["fake.caller"] = Caller(is_known=False)
             return None if surface == "graphql" else error_response(surface, 401, "missing bearer token")
-        if self._host.world.account.knows_key(key):
+        if self._runtime.simulator.account.knows_key(key):
             scope["fake.caller"] = Caller()
             return None
-        pod = next((pod for pod in self._host.world.all_pods() if pod.api_key == key), None)
+        pod = next((pod for pod in self._runtime.simulator.all_pods() if pod.api_key == key), None)
         if pod is None:
             return error_response(surface, 401, "invalid bearer token" if surface == "v2" else "Unauthorized")
         scope["fake.caller"] = Caller(pod.id)
@@ -125,13 +117,13 @@ class ApiGateway:
             return None
         return error_response(surface, 403, "access denied")
 
-    def _with_quota(self, send: Send, verdict: QuotaDecision) -> Send:
+    def _with_quota(self, send: Send, decision: QuotaDecision) -> Send:
         extra = [(b"ratelimit-policy", self._limiter.quotas.policy.encode())]
 
         async def quoted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message["headers"]}
-                added = extra if b"ratelimit" in names else [*extra, (b"ratelimit", verdict.header.encode())]
+                added = extra if b"ratelimit" in names else [*extra, (b"ratelimit", decision.header.encode())]
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 

@@ -85,10 +85,10 @@ def error_response(surface: str, status: int, message: str) -> Response:
     return graphql_error(status, message) if surface == "graphql" else plain_error(status, message)
 
 
-def api_error_response(surface: str, refusal: ApiError) -> Response:
+def api_error_response(surface: str, error: ApiError) -> Response:
     if surface == "v2":
-        return problem(V2_STATUS[refusal.kind], refusal.detail, refusal.errors)
-    detail = "; ".join(refusal.errors) or refusal.detail
-    if refusal.detail == NO_INSTANCES:
+        return problem(V2_STATUS[error.kind], error.detail, error.errors)
+    detail = "; ".join(error.errors) or error.detail
+    if error.detail == NO_INSTANCES:
         detail = f"create pod: {detail}"
-    return plain_error(V1_STATUS[refusal.kind], detail)
+    return plain_error(V1_STATUS[error.kind], detail)

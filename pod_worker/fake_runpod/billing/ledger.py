@@ -101,14 +101,14 @@ class BilledItem:
     is_cpu: bool
     disk_gb: int
     is_closed: bool = False
-    tally: UsageMeter = field(default_factory=UsageMeter)
+    usage: UsageMeter = field(default_factory=UsageMeter)
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
     start_ns: int
     end_ns: int
-    line: BilledItem
+    item: BilledItem
     amounts: Amounts
 
 
@@ -117,17 +117,17 @@ class Archive:
     """Folded lines of one group: whole pico-dollars per day instead of break points. A folded day's charges stand
     at its start: day buckets and wider stay right, only hours inside an archived day lose their shape."""
 
-    line: BilledItem
+    item: BilledItem
     days: dict[int, Amounts] = field(default_factory=dict)
 
-    def fold(self, tally: UsageMeter) -> None:
-        for day in range(tally.at[0] // DAY, tally.at[-1] // DAY + 1):
-            owed = tally.usage_until((day + 1) * DAY) - tally.usage_until(day * DAY)
-            if owed != ZERO:
-                self.days[day] = self.days.get(day, ZERO) + owed
+    def fold(self, usage: UsageMeter) -> None:
+        for day in range(usage.at[0] // DAY, usage.at[-1] // DAY + 1):
+            amounts_due = usage.usage_until((day + 1) * DAY) - usage.usage_until(day * DAY)
+            if amounts_due != ZERO:
+                self.days[day] = self.days.get(day, ZERO) + amounts_due
 
     def usage_until(self, instant: int) -> Amounts:
-        return sum((owed for day, owed in self.days.items() if day * DAY < instant), ZERO)
+        return sum((amounts_due for day, amounts_due in self.days.items() if day * DAY < instant), ZERO)
 
 
 class Ledger:
@@ -138,64 +138,66 @@ class Ledger:
         self._keep = keep
         self._closed: deque[str] = deque()
         self._rate = OFF
-        self.lines: dict[str, BilledItem] = {}
+        self.entries: dict[str, BilledItem] = {}
         self.archives: dict[str, Archive] = {}
         self.total = UsageMeter()
         """The account's running total; its past is forgotten now and then, only its present is ever asked for."""
 
-    def open(self, line: BilledItem, now: int, rates: Rates) -> None:
-        self.lines[line.id] = line
-        self.set_rates(line.id, now, rates)
+    def open(self, item: BilledItem, now: int, rates: Rates) -> None:
+        self.entries[item.id] = item
+        self.set_rates(item.id, now, rates)
 
-    def set_rates(self, line_id: str, now: int, rates: Rates) -> None:
-        tally, all_rates = self.lines[line_id].tally, self._rate
-        compute = all_rates.compute + rates.compute - tally.current.compute
-        disk = all_rates.disk + rates.disk - tally.current.disk
-        tally.set(now, rates)
+    def set_rates(self, item_id: str, now: int, rates: Rates) -> None:
+        usage, all_rates = self.entries[item_id].usage, self._rate
+        compute = all_rates.compute + rates.compute - usage.current.compute
+        disk = all_rates.disk + rates.disk - usage.current.disk
+        usage.set(now, rates)
         self._rate = Rates(compute, disk)
         self.total.set(now, self._rate)
         if len(self.total.at) > 1024:
             self.total = UsageMeter(self.total.at[-1:], self.total.rates[-1:], self.total.sums[-1:])
 
-    def close(self, line_id: str, now: int) -> None:
-        self.set_rates(line_id, now, OFF)
-        self.lines[line_id].is_closed = True
-        self._closed.append(line_id)
+    def close(self, item_id: str, now: int) -> None:
+        self.set_rates(item_id, now, OFF)
+        self.entries[item_id].is_closed = True
+        self._closed.append(item_id)
         if len(self._closed) > self._keep:
-            self._fold(self.lines.pop(self._closed.popleft()))
+            self._fold(self.entries.pop(self._closed.popleft()))
 
     @property
     def rate(self) -> int:
         """Nano-dollars per 720 hours that everything costs right now."""
         return self._rate.compute + self._rate.disk
 
-    def restore(self, lines: list[BilledItem], archives: list[Archive], total: UsageMeter) -> None:
-        self.lines = {line.id: line for line in lines}
-        self.archives = {archive.line.id: archive for archive in archives}
+    def restore(self, entries: list[BilledItem], archives: list[Archive], total: UsageMeter) -> None:
+        self.entries = {item.id: item for item in entries}
+        self.archives = {archive.item.id: archive for archive in archives}
         self.total = total
         self._rate = Rates(total.current.compute, total.current.disk)
-        self._closed = deque(line.id for line in lines if line.is_closed)
+        self._closed = deque(item.id for item in entries if item.is_closed)
 
     def charges(
-        self, start: int, end: int, bucket: str, until: int, line_id: str | None = None
+        self, start: int, end: int, bucket: str, until: int, item_id: str | None = None
     ) -> Iterator[Charge]:
         """What is owed per bucket and line within [start, end), nothing later than `until`; empty cells are left
         out. `start` and `end` are widened to bucket edges."""
-        owing: list[tuple[BilledItem, UsageMeter | Archive]] = [(line, line.tally) for line in self.lines.values()]
-        owing += [(archive.line, archive) for archive in self.archives.values()]
-        if line_id is not None:
-            owing = [(line, book) for line, book in owing if line.id == line_id]
+        sources: list[tuple[BilledItem, UsageMeter | Archive]] = [
+            (item, item.usage) for item in self.entries.values()
+        ]
+        sources += [(archive.item, archive) for archive in self.archives.values()]
+        if item_id is not None:
+            sources = [(item, book) for item, book in sources if item.id == item_id]
         edges = list(bucket_edges(start, end, bucket))
         for low, high in pairwise(edges):
-            for line, book in owing:
+            for item, book in sources:
                 amounts = book.usage_until(min(high, until)) - book.usage_until(min(low, until))
                 if amounts != ZERO:
-                    yield Charge(low, high, line, amounts)
+                    yield Charge(low, high, item, amounts)
 
-    def _fold(self, line: BilledItem) -> None:
-        key = f"archived-{line.group}"
-        empty = Archive(BilledItem(key, line.group, line.is_cpu, 0))
-        self.archives.setdefault(key, empty).fold(line.tally)
+    def _fold(self, item: BilledItem) -> None:
+        key = f"archived-{item.group}"
+        empty = Archive(BilledItem(key, item.group, item.is_cpu, 0))
+        self.archives.setdefault(key, empty).fold(item.usage)
 
 
 def bucket_edges(start: int, end: int, bucket: str) -> Iterator[int]:

@@ -21,22 +21,22 @@ class BillingPeriod:
     end_ns: int
     bucket: str
 
-    def charges(self, ledger: Ledger, until: int, line_id: str | None = None) -> Iterator[Charge]:
-        return ledger.charges(self.start_ns, self.end_ns, self.bucket, until, line_id)
+    def charges(self, ledger: Ledger, until: int, item_id: str | None = None) -> Iterator[Charge]:
+        return ledger.charges(self.start_ns, self.end_ns, self.bucket, until, item_id)
 
 
 def parse_period(query: Mapping[str, str], now_ns: int, kind: ApiErrorKind) -> BillingPeriod:
     """From startTime, endTime, bucketSize and lastN. Raises Refusal of `kind` for what cannot be read."""
     bucket = query.get("bucketSize", "day")
     if bucket not in BUCKETS:
-        raise _refusal(kind, f"bucketSize: must be one of {', '.join(BUCKETS)}")
+        raise _api_error(kind, f"bucketSize: must be one of {', '.join(BUCKETS)}")
     end = _snap_up(_instant(query, "endTime", now_ns, kind), bucket)
     start = bucket_start(_instant(query, "startTime", now_ns - 30 * DAY, kind), bucket)
     if (last := query.get("lastN")) is not None:
         if "startTime" in query or "endTime" in query:
             raise ApiError(ApiErrorKind.RULE, "lastN is mutually exclusive with startTime and endTime")
         if not last.isdecimal() or not 1 <= int(last) <= LONGEST_BUCKETS:
-            raise _refusal(kind, f"lastN: must be an integer from 1 to {LONGEST_BUCKETS}")
+            raise _api_error(kind, f"lastN: must be an integer from 1 to {LONGEST_BUCKETS}")
         start = bucket_start(now_ns, bucket)
         for _ in range(int(last) - 1):
             start = bucket_start(start - 1, bucket)
@@ -51,7 +51,7 @@ def _instant(query: Mapping[str, str], name: str, default: int, kind: ApiErrorKi
     try:
         return timestamps.parse(query[name])
     except ValueError as error:
-        raise _refusal(kind, f"{name}: {error}") from None
+        raise _api_error(kind, f"{name}: {error}") from None
 
 
 def _snap_up(instant: int, bucket: str) -> int:
@@ -59,5 +59,5 @@ def _snap_up(instant: int, bucket: str) -> int:
     return edge if edge == instant else bucket_next(edge, bucket)
 
 
-def _refusal(kind: ApiErrorKind, line: str) -> ApiError:
+def _api_error(kind: ApiErrorKind, line: str) -> ApiError:
     return ApiError(kind, "Request validation failed.", (line,))

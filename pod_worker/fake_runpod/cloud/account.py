@@ -1,6 +1,6 @@
 """The renter's account at the fake cloud: keys, money, SSH keys, secrets, and the things that outlive pods.
 
-Holds state and answers questions about it; spending is added up by `billing.py` and enforced by `world.py`.
+Holds state and answers questions about it; spending is added up by `billing.py` and enforced by `simulator.py`.
 """
 
 from __future__ import annotations

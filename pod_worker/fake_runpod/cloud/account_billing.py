@@ -42,8 +42,8 @@ class AccountBilling:
 
     def open_pod(self, pod: Pod, now_ns: int) -> None:
         group = pod.gpu_id or str(pod.spec.cpu_id)
-        line = BilledItem(pod.id, group, pod.spec.is_cpu, pod.spec.disk_gb + pod.spec.volume_gb)
-        self.pods.open(line, now_ns, prices.pod_rates(pod))
+        item = BilledItem(pod.id, group, pod.spec.is_cpu, pod.spec.disk_gb + pod.spec.volume_gb)
+        self.pods.open(item, now_ns, prices.pod_rates(pod))
         self.recompute_exhaustion(now_ns)
 
     def charge_pod(self, pod: Pod, now_ns: int) -> None:
@@ -58,7 +58,7 @@ class AccountBilling:
     def charge_volume(self, volume: Volume, now_ns: int) -> None:
         """Start billing a new volume, or change the rate of a resized one."""
         rates = prices.volume_rates(volume)
-        if volume.id in self.volumes.lines:
+        if volume.id in self.volumes.entries:
             self.volumes.set_rates(volume.id, now_ns, rates)
         else:
             self.volumes.open(BilledItem(volume.id, volume.type, False, volume.size_gb), now_ns, rates)

@@ -40,10 +40,6 @@ class VirtualClock:
         self._rebase(self.now_ns())
         self._speed = _checked(speed)
 
-    def jump_to(self, instant: int) -> None:
-        """Go to a given instant: a new account's clock starts over, a loaded state's resumes."""
-        self._rebase(instant)
-
     def real_seconds(self, virtual_seconds: float) -> float:
         """How long a virtual span lasts outside; a frozen clock counts one to one."""
         return virtual_seconds / self._speed if self._speed else virtual_seconds

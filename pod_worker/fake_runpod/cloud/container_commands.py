@@ -9,13 +9,13 @@ from typing import TypeAlias
 @dataclass(frozen=True, slots=True)
 class StartContainer:
     pod_id: str
-    life: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class StopContainer:
     pod_id: str
-    life: int
+    generation: int
     reason: str
     notice_seconds: float
     """Virtual seconds between SIGTERM and SIGKILL."""

@@ -7,6 +7,7 @@ did. The book decides only *whether* a rule strikes: the gate, the world and the
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -15,6 +16,8 @@ from typing import Annotated
 
 import msgspec
 
+from pod_worker.fake_runpod.cloud.pod import InjectedFaults, Pod
+from pod_worker.fake_runpod.cloud.timers import TimerKind
 from pod_worker.fake_runpod.timestamps import from_seconds
 
 
@@ -53,7 +56,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Fields left out match everything; `path` and `name` are shell patterns. `id`, `struck` and `since_ns` are
+    """Fields left out match everything; `path` and `name` are shell patterns. `id`, `triggered` and `since_ns` are
     the book's own and are ignored on input."""
 
     kind: FaultKind
@@ -84,7 +87,7 @@ class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     after_acting: bool = False
 
     id: int = 0
-    struck: int = 0
+    triggered: int = 0
     since_ns: int = 0
 
 
@@ -114,7 +117,7 @@ class FaultRules:
         return list(self._rules)
 
     def add(self, rule: FaultRule, now_ns: int) -> FaultRule:
-        kept = msgspec.structs.replace(rule, id=self._next_id, struck=0, since_ns=now_ns)
+        kept = msgspec.structs.replace(rule, id=self._next_id, triggered=0, since_ns=now_ns)
         self._next_id += 1
         self._rules.append(kept)
         return kept
@@ -130,29 +133,29 @@ class FaultRules:
         self._rules = kept
         return removed
 
-    def trigger(self, kind: FaultKind, occasion: FaultContext, now_ns: int) -> FaultRule | None:
+    def trigger(self, kind: FaultKind, context: FaultContext, now_ns: int) -> FaultRule | None:
         """The first rule that strikes here, counted as having struck; None when nothing happens."""
         for rule in self._rules:
-            if self._is_due(rule, kind, now_ns) and _fits(rule, occasion):
+            if self._is_due(rule, kind, now_ns) and _fits(rule, context):
                 if rule.skip:
                     rule.skip -= 1
                 elif self._passes_probability(rule):
-                    rule.struck += 1
+                    rule.triggered += 1
                     return rule
         return None
 
-    def scarcity(self, occasion: FaultContext, now_ns: int) -> CapacityShortage:
+    def capacity_shortage(self, context: FaultContext, now_ns: int) -> CapacityShortage:
         """The no-capacity rules in force for one create or start, each rolled once."""
         rules = []
         for rule in self._rules:
-            if self._is_due(rule, FaultKind.NO_CAPACITY, now_ns) and _fits(rule, occasion, places=False):
+            if self._is_due(rule, FaultKind.NO_CAPACITY, now_ns) and _fits(rule, context, places=False):
                 if rule.skip:
                     rule.skip -= 1
                 elif self._passes_probability(rule):
                     rules.append(rule)
         return CapacityShortage(rules)
 
-    def advertised_scarcity(self, now_ns: int) -> CapacityShortage:
+    def advertised_shortage(self, now_ns: int) -> CapacityShortage:
         """What the catalogue admits: only shortages that are certain. Stock is advisory, at RunPod too."""
         certain = (r for r in self._rules if r.probability == 1 and not r.skip and r.name is None)
         return CapacityShortage([r for r in certain if self._is_due(r, FaultKind.NO_CAPACITY, now_ns)])
@@ -161,7 +164,7 @@ class FaultRules:
         return rule.probability == 1 or self._rng.random() < rule.probability
 
     def _is_due(self, rule: FaultRule, kind: FaultKind, now_ns: int) -> bool:
-        if rule.kind is not kind or (rule.times is not None and rule.struck >= rule.times):
+        if rule.kind is not kind or (rule.times is not None and rule.triggered >= rule.times):
             return False
         age = now_ns - rule.since_ns
         if age < from_seconds(rule.from_seconds):
@@ -177,17 +180,17 @@ class CapacityShortage:
         self._used: set[int] = set()
 
     def __call__(self, resource_id: str, data_center_id: str, cloud: str) -> bool:
-        barred = False
+        is_unavailable = False
         for rule in self._rules:
             wanted = ((rule.gpu, resource_id), (rule.data_center, data_center_id), (rule.cloud, cloud))
             if all(asked is None or asked == actual for asked, actual in wanted):
                 self._used.add(rule.id)
-                barred = True
-        return barred
+                is_unavailable = True
+        return is_unavailable
 
     def record_triggers(self) -> None:
         for rule in self._rules:
-            rule.struck += rule.id in self._used
+            rule.triggered += rule.id in self._used
 
 
 def _fits(rule: FaultRule, at: FaultContext, *, places: bool = True) -> bool:
@@ -198,6 +201,35 @@ def _fits(rule: FaultRule, at: FaultContext, *, places: bool = True) -> bool:
     return all(asked is None or asked == actual for asked, actual in exact) and all(
         asked is None or (actual is not None and fnmatchcase(actual, asked)) for asked, actual in patterns
     )
+
+
+def inject_pod_faults(
+    pod: Pod, faults: FaultRules, context: FaultContext, now_ns: int
+) -> Iterator[tuple[int, TimerKind]]:
+    """Set a new pod's injected faults and visibility; yields (instant, kind) of faults that happen later."""
+
+    def trigger(kind: FaultKind) -> FaultRule | None:
+        return faults.trigger(kind, context, now_ns)
+
+    def due_ns(rule: FaultRule) -> int:
+        return now_ns + from_seconds(rule.seconds)
+
+    pod.injected_faults = InjectedFaults(
+        stuck=trigger(FaultKind.STUCK_PROVISIONING) is not None,
+        never_ready=trigger(FaultKind.NEVER_READY) is not None,
+        zero_gpu_on_start=trigger(FaultKind.ZERO_GPU) is not None,
+    )
+    if rule := trigger(FaultKind.SLOW_PULL):
+        pod.injected_faults.pull_seconds = rule.seconds
+    if rule := trigger(FaultKind.BOOT_ERROR):
+        pod.injected_faults.error = rule.message or "error creating container: image not found"
+    if rule := trigger(FaultKind.READ_LAG):
+        pod.visible_ns = due_ns(rule)
+    if rule := trigger(FaultKind.SPOT_INTERRUPT):
+        pod.injected_faults.notice_seconds = rule.notice_seconds
+        yield due_ns(rule), TimerKind.INTERRUPT
+    if rule := trigger(FaultKind.VANISH):
+        yield due_ns(rule), TimerKind.VANISH
 
 
 def parse_rules(text: bytes, *, yaml: bool = False) -> list[FaultRule]:

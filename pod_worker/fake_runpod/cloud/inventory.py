@@ -44,10 +44,12 @@ class GpuInventory:
         if not self._taken[at]:
             del self._taken[at]
 
-    def level(self, gpu_id: str, data_center_id: str, cloud: str, count: int, barred: IsUnavailable) -> str:
+    def level(
+        self, gpu_id: str, data_center_id: str, cloud: str, count: int, is_unavailable: IsUnavailable
+    ) -> str:
         """NONE, LOW, MEDIUM or HIGH: how many machines of `count` GPUs are left there."""
         gpu = self._catalogue.gpus[gpu_id]
-        if count > gpu.max_count[cloud] or barred(gpu_id, data_center_id, cloud):
+        if count > gpu.max_count[cloud] or is_unavailable(gpu_id, data_center_id, cloud):
             return "NONE"
         machines = self.free(Placement(gpu_id, data_center_id, cloud)) // count
         return next(word for floor, word in LEVELS if machines >= floor)
@@ -58,7 +60,7 @@ class GpuInventory:
         clouds: Sequence[str],
         data_center_ids: Sequence[str],
         count: int,
-        barred: IsUnavailable,
+        is_unavailable: IsUnavailable,
         rng: random.Random,
     ) -> Placement | None:
         """The first wanted GPU type and cloud that any wanted data center can host; None = no capacity.
@@ -72,7 +74,7 @@ class GpuInventory:
                 if count > gpu.max_count[cloud]:
                     continue
                 wanted = data_center_ids or self._catalogue.data_center_ids
-                options = [Placement(gpu_id, dc, cloud) for dc in wanted if not barred(gpu_id, dc, cloud)]
+                options = [Placement(gpu_id, dc, cloud) for dc in wanted if not is_unavailable(gpu_id, dc, cloud)]
                 fits = [option for option in options if self.free(option) >= count]
                 if fits:
                     return rng.choice(fits) if anywhere else fits[0]

@@ -30,7 +30,7 @@ class PodPlacer:
         self.stock = GpuInventory(catalogue)
         self.machines = MachineAllocator(rng)
 
-    def place(self, spec: PodSpec, surface: str, now_ns: int) -> Pod:
+    def index(self, spec: PodSpec, surface: str, now_ns: int) -> Pod:
         """A pod on a machine that fits, its GPUs not yet taken. Raises Refusal."""
         volume = check_spec(spec, self._account, self._catalogue)
         cuda = self._cuda_version(spec)
@@ -56,11 +56,11 @@ class PodPlacer:
         Raises Refusal(CAPACITY)."""
         if pod.status is Status.EXITED and not pod.spec.is_cpu:
             at = placement_of(pod)
-            wanted = 0 if pod.fate.zero_gpu_on_start else pod.spec.gpu_count
-            scarcity = self._faults.scarcity(fault_context_of(pod), now_ns)
-            is_barred = wanted and scarcity(at.resource_id, at.data_center_id, at.cloud)
-            scarcity.record_triggers()
-            if is_barred or self.stock.free(at) < wanted:
+            wanted = 0 if pod.injected_faults.zero_gpu_on_start else pod.spec.gpu_count
+            capacity_shortage = self._faults.capacity_shortage(fault_context_of(pod), now_ns)
+            is_blocked = wanted and capacity_shortage(at.resource_id, at.data_center_id, at.cloud)
+            capacity_shortage.record_triggers()
+            if is_blocked or self.stock.free(at) < wanted:
                 raise ApiError(ApiErrorKind.CAPACITY, NO_FREE_GPUS)
             pod.gpu_count = wanted
             self.take_gpus(pod)
@@ -75,16 +75,18 @@ class PodPlacer:
             raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES)
         return DEFAULT_CUDA if DEFAULT_CUDA in fits else fits[0]
 
-    def _place(self, spec: PodSpec, volume: Volume | None, occasion: FaultContext, now_ns: int) -> Placement:
-        scarcity = self._faults.scarcity(occasion, now_ns)
+    def _place(self, spec: PodSpec, volume: Volume | None, context: FaultContext, now_ns: int) -> Placement:
+        capacity_shortage = self._faults.capacity_shortage(context, now_ns)
         wanted = (volume.data_center_id,) if volume else spec.data_center_ids
         clouds = ("SECURE",) if volume else spec.clouds
         if spec.cpu_id is not None:
             options = (Placement(spec.cpu_id, dc, "SECURE") for dc in wanted or self._catalogue.data_center_ids)
-            at = next((o for o in options if not scarcity(o.resource_id, o.data_center_id, o.cloud)), None)
+            at = next(
+                (o for o in options if not capacity_shortage(o.resource_id, o.data_center_id, o.cloud)), None
+            )
         else:
-            at = self.stock.place_gpu(spec.gpu_ids, clouds, wanted, spec.gpu_count, scarcity, self._rng)
-        scarcity.record_triggers()
+            at = self.stock.place_gpu(spec.gpu_ids, clouds, wanted, spec.gpu_count, capacity_shortage, self._rng)
+        capacity_shortage.record_triggers()
         if at is None:
             raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES)
         return at

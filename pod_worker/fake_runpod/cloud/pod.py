@@ -1,7 +1,7 @@
 """A pod of the fake cloud as data: what was asked for, what became of it, and which action its status allows.
 
 Surfaces translate their own words into a `PodSpec` and a `Pod` into their own JSON. Nothing here decides when a
-pod changes: that is `world.py`.
+pod changes: that is `simulator.py`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class PortMapping:
 
 @dataclass(slots=True)
 class Pod:
-    """`life` counts the pod's changes of plan: a timer or an exit code that belongs to an older life is void."""
+    """`generation` counts the pod's changes of plan: a timer or an exit code that belongs to an older life is void."""
 
     id: str
     spec: PodSpec
@@ -116,8 +116,8 @@ class Pod:
     memory_gb: int = 0
     vcpu_count: int = 0
     last_change: str = ""
-    life: int = 0
-    fate: InjectedFaults = field(default_factory=InjectedFaults)
+    generation: int = 0
+    injected_faults: InjectedFaults = field(default_factory=InjectedFaults)
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -127,6 +127,3 @@ class Pod:
     def cost_nano(self) -> int:
         """What RunPod calls the pod's current cost: nothing once EXITED or TERMINATED."""
         return self.rate_nano if self.status in BILLED_WHILE else 0
-
-    def wants_port(self, port: str) -> bool:
-        return port in self.spec.ports

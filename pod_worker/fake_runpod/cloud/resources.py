@@ -12,12 +12,12 @@ from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind, not_found
 
 
 class AccountResources:
-    def __init__(self, world: CloudSimulator) -> None:
-        self._world = world
+    def __init__(self, simulator: CloudSimulator) -> None:
+        self._simulator = simulator
 
     @property
     def account(self) -> Account:
-        return self._world.account
+        return self._simulator.account
 
     # network volumes
 
@@ -27,7 +27,7 @@ class AccountResources:
         return self.account.volumes[volume_id]
 
     def create_volume(self, name: str, size_gb: int, data_center_id: str, tier: str | None) -> Volume:
-        data_center = self._world.catalogue.data_centers.get(data_center_id)
+        data_center = self._simulator.catalogue.data_centers.get(data_center_id)
         if data_center is None:
             raise ApiError(ApiErrorKind.RULE, f"unknown data center {data_center_id!r}")
         if not data_center.volume_types or (tier and tier not in data_center.volume_types):
@@ -35,9 +35,9 @@ class AccountResources:
                 ApiErrorKind.RULE, f"data center {data_center_id} does not offer {tier or 'network'} volumes"
             )
         tier = tier or data_center.volume_types[0]
-        volume = Volume(self._world.landlord.machines.random_id(10), name, size_gb, data_center_id, tier)
+        volume = Volume(self._simulator.placer.machines.random_id(10), name, size_gb, data_center_id, tier)
         self.account.volumes[volume.id] = volume
-        self._world.treasury.charge_volume(volume, self._world.now_ns)
+        self._simulator.billing.charge_volume(volume, self._simulator.now_ns)
         return volume
 
     def update_volume(self, volume_id: str, name: str | None, size_gb: int | None) -> Volume:
@@ -46,29 +46,29 @@ class AccountResources:
             raise ApiError(ApiErrorKind.RULE, f"volume size cannot be reduced: it has {volume.size_gb} GB")
         volume.name = volume.name if name is None else name
         volume.size_gb = volume.size_gb if size_gb is None else size_gb
-        self._world.treasury.charge_volume(volume, self._world.now_ns)
+        self._simulator.billing.charge_volume(volume, self._simulator.now_ns)
         return volume
 
     def delete_volume(self, volume_id: str) -> None:
         volume = self.volume(volume_id)
-        users = [pod.id for pod in self._world.all_pods() if pod.spec.network_volume_id == volume_id]
+        users = [pod.id for pod in self._simulator.all_pods() if pod.spec.network_volume_id == volume_id]
         if users:
             raise ApiError(ApiErrorKind.RULE, f"network volume is in use by pod {users[0]}: terminate it first")
         del self.account.volumes[volume_id]
-        self._world.treasury.close_volume(volume, self._world.now_ns)
+        self._simulator.billing.close_volume(volume, self._simulator.now_ns)
 
     # templates
 
     def template(self, template_id: str) -> Template:
         """One of the account's own, or a public one."""
         own = self.account.templates.get(template_id)
-        public = next((t for t in public_templates(self._world.catalogue) if t.id == template_id), None)
+        public = next((t for t in public_templates(self._simulator.catalogue) if t.id == template_id), None)
         if (found := own or public) is None:
             raise not_found("template")
         return found
 
     def add_template(self, template: Template) -> Template:
-        template.id = self._world.landlord.machines.random_id(10)
+        template.id = self._simulator.placer.machines.random_id(10)
         self.account.templates[template.id] = template
         return template
 
@@ -90,7 +90,7 @@ class AccountResources:
     def create_registry(self, name: str) -> Registry:
         if any(registry.name == name for registry in self.account.registries.values()):
             raise ApiError(ApiErrorKind.RULE, f"a registry credential named {name!r} exists already")
-        registry = Registry(self._world.landlord.machines.random_id(25), name)
+        registry = Registry(self._simulator.placer.machines.random_id(25), name)
         self.account.registries[registry.id] = registry
         return registry
 

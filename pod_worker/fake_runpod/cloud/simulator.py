@@ -1,7 +1,7 @@
 """The fake cloud itself: pods and their states over virtual time, with the trouble that rules order.
 
 Pure: it has no clock, no network and no processes. The caller says what time it is (`advance`), every change
-happens at its exact instant, and what should happen to a pod's contents comes out as `effects`.
+happens at its exact instant, and what should happen to a pod's contents comes out as `commands`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.cloud.account_billing import AccountBilling
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue
 from pod_worker.fake_runpod.cloud.container_commands import ContainerCommand, StartContainer, StopContainer
-from pod_worker.fake_runpod.cloud.fates import inject_pod_faults
-from pod_worker.fake_runpod.cloud.faults import FaultKind, FaultRules
+from pod_worker.fake_runpod.cloud.faults import FaultKind, FaultRules, inject_pod_faults
 from pod_worker.fake_runpod.cloud.logs import PodLog
 from pod_worker.fake_runpod.cloud.placement import PodPlacer, fault_context_of
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
@@ -34,19 +33,19 @@ class CloudSimulator:
         catalogue: Catalogue,
         now_ns: int,
         *,
-        physics: SimulationSettings | None = None,
+        settings: SimulationSettings | None = None,
         seed: int = 0,
     ) -> None:
         self.account = account
         self.catalogue = catalogue
-        self.physics = physics or SimulationSettings()
+        self.settings = settings or SimulationSettings()
         self.now_ns = now_ns
         self.rng = random.Random(seed)
-        self.agenda = TimerQueue()
+        self.timers = TimerQueue()
         self.faults = FaultRules(random.Random(seed + 1))
-        self.landlord = PodPlacer(account, catalogue, self.faults, self.rng)
-        self.treasury = AccountBilling(account)
-        self.effects: deque[ContainerCommand] = deque()
+        self.placer = PodPlacer(account, catalogue, self.faults, self.rng)
+        self.billing = AccountBilling(account)
+        self.commands: deque[ContainerCommand] = deque()
         self._pods: dict[str, Pod] = {}
         self._logs: dict[str, PodLog] = {}
         self.created_count = 0
@@ -58,19 +57,19 @@ class CloudSimulator:
         """Let everything that is due by `to_ns` happen, each thing at its own instant."""
         while (at := self.next_due_ns()) is not None and at <= to_ns:
             self.now_ns = max(self.now_ns, at)
-            if at == self.treasury.exhausted_at_ns:
+            if at == self.billing.exhausted_at_ns:
                 self._on_balance_exhausted()
             else:
-                self._fire(self.agenda.pop())
+                self._fire(self.timers.pop())
         self.now_ns = max(self.now_ns, to_ns)
 
     def next_due_ns(self) -> int | None:
-        due = (self.agenda.next_ns, self.treasury.exhausted_at_ns)
+        due = (self.timers.next_ns, self.billing.exhausted_at_ns)
         return min((at for at in due if at is not None), default=None)
 
     def _fire(self, timer: Timer) -> None:
         pod = self._pods.get(timer.pod_id)
-        if pod is None or (timer.life != pod.life and timer.due not in SURVIVES_RESTART):
+        if pod is None or (timer.generation != pod.generation and timer.due not in SURVIVES_RESTART):
             return
         match timer.due:
             case TimerKind.PULL:
@@ -80,9 +79,9 @@ class CloudSimulator:
             case TimerKind.READY:
                 pod.ready = True
             case TimerKind.FAIL:
-                self.fail(pod, str(pod.fate.error))
+                self.fail(pod, str(pod.injected_faults.error))
             case TimerKind.INTERRUPT:
-                self.interrupt(pod, pod.fate.notice_seconds)
+                self.interrupt(pod, pod.injected_faults.notice_seconds)
             case TimerKind.EXIT | TimerKind.STOP:
                 if "stop" in pod.actions:
                     self._stop(pod, "interrupted" if timer.due is TimerKind.EXIT else "stopAfter")
@@ -112,19 +111,19 @@ class CloudSimulator:
         return self._logs[pod.id]
 
     def billing_cutoff(self) -> int:
-        return self.now_ns - from_seconds(self.physics.billing_lag_seconds)
+        return self.now_ns - from_seconds(self.settings.billing_lag_seconds)
 
     # creating
 
     def create(self, spec: PodSpec, surface: str) -> Pod:
         """Place and start a pod. Raises Refusal; the one of `create_then_500` comes after the pod exists."""
-        pod = self.landlord.place(spec, surface, self.now_ns)
-        self.treasury.check_affordable(pod, self.now_ns)
+        pod = self.placer.index(spec, surface, self.now_ns)
+        self.billing.check_affordable(pod, self.now_ns)
         self._register(pod)
-        occasion = replace(fault_context_of(pod), surface=surface)
-        for at_ns, due in inject_pod_faults(pod, self.faults, occasion, self.now_ns):
-            self.agenda.add(at_ns, due, pod.id)
-        if rule := self.faults.trigger(FaultKind.CREATE_THEN_500, occasion, self.now_ns):
+        context = replace(fault_context_of(pod), surface=surface)
+        for at_ns, due in inject_pod_faults(pod, self.faults, context, self.now_ns):
+            self.timers.add(at_ns, due, pod.id)
+        if rule := self.faults.trigger(FaultKind.CREATE_THEN_500, context, self.now_ns):
             raise ApiError(ApiErrorKind.SERVER, rule.message or "internal server error")
         return pod
 
@@ -132,35 +131,39 @@ class CloudSimulator:
         self.created_count += 1
         self._pods[pod.id] = pod
         self._logs[pod.id] = PodLog()
-        self.landlord.take_gpus(pod)
-        self.treasury.open_pod(pod, self.now_ns)
+        self.placer.take_gpus(pod)
+        self.billing.open_pod(pod, self.now_ns)
         self._system_log(pod, f"create pod {pod.id} on machine {pod.machine_id} in {pod.data_center_id}")
-        self._after(self.physics.provision_seconds, TimerKind.PULL, pod)
+        self._after(self.settings.provision_seconds, TimerKind.PULL, pod)
         for due, at_ns in (
             (TimerKind.STOP, pod.spec.stop_after_ns),
             (TimerKind.TERMINATE, pod.spec.terminate_after_ns),
         ):
             if at_ns is not None:
-                self.agenda.add(at_ns, due, pod.id)
+                self.timers.add(at_ns, due, pod.id)
 
     # the way to RUNNING
 
     def _pull(self, pod: Pod) -> None:
-        if pod.fate.stuck:
+        if pod.injected_faults.stuck:
             return
         pod.status = Status.STARTING
         self._system_log(pod, f"pulling image {pod.spec.image}")
-        seconds = self.physics.pull_seconds if pod.fate.pull_seconds is None else pod.fate.pull_seconds
-        self._after(seconds, TimerKind.FAIL if pod.fate.error else TimerKind.RUN, pod)
+        seconds = (
+            self.settings.pull_seconds
+            if pod.injected_faults.pull_seconds is None
+            else pod.injected_faults.pull_seconds
+        )
+        self._after(seconds, TimerKind.FAIL if pod.injected_faults.error else TimerKind.RUN, pod)
 
     def _run(self, pod: Pod) -> None:
         pod.status = Status.RUNNING
         pod.started_ns = self.now_ns
         self._system_log(pod, "start container")
         self._publish_ports(pod)
-        if not pod.fate.never_ready:
-            self._after(self.physics.ready_seconds, TimerKind.READY, pod)
-            self.effects.append(StartContainer(pod.id, pod.life))
+        if not pod.injected_faults.never_ready:
+            self._after(self.settings.ready_seconds, TimerKind.READY, pod)
+            self.commands.append(StartContainer(pod.id, pod.generation))
 
     # actions
 
@@ -184,28 +187,30 @@ class CloudSimulator:
                 self._remove(pod, "terminated")
 
     def _start(self, pod: Pod) -> None:
-        self.landlord.retake_gpus(pod, self.now_ns)
-        pod.life += 1
+        self.placer.retake_gpus(pod, self.now_ns)
+        pod.generation += 1
         pod.status = Status.STARTING
         pod.last_change = f"Resumed by User: {timestamps.javascript_format(self.now_ns)}"
-        self.treasury.charge_pod(pod, self.now_ns)
-        self._after(self.physics.start_seconds, TimerKind.FAIL if pod.fate.error else TimerKind.RUN, pod)
+        self.billing.charge_pod(pod, self.now_ns)
+        self._after(
+            self.settings.start_seconds, TimerKind.FAIL if pod.injected_faults.error else TimerKind.RUN, pod
+        )
 
     def restart(self, pod: Pod) -> None:
         """The container anew, in place: same machine, same ports."""
-        self._stop_contents(pod, "restart")
-        pod.life += 1
+        self._stop_container(pod, "restart")
+        pod.generation += 1
         pod.started_ns = self.now_ns
         self._system_log(pod, "restart container")
-        if not pod.fate.never_ready:
+        if not pod.injected_faults.never_ready:
             if not pod.ready:
-                self._after(self.physics.ready_seconds, TimerKind.READY, pod)
-            self.effects.append(StartContainer(pod.id, pod.life))
+                self._after(self.settings.ready_seconds, TimerKind.READY, pod)
+            self.commands.append(StartContainer(pod.id, pod.generation))
 
     def reconfigure(self, pod: Pod, spec: PodSpec) -> None:
         """Take on a changed spec; a running container is started anew when what it sees has changed."""
         before, pod.spec = pod.spec, spec
-        self.treasury.charge_pod(pod, self.now_ns)
+        self.billing.charge_pod(pod, self.now_ns)
         seen = ("image", "args", "start_cmd", "entrypoint", "env", "ports", "disk_gb", "volume_gb", "mount_path")
         if pod.status is Status.RUNNING and any(getattr(before, f) != getattr(spec, f) for f in seen):
             pod.ready = False
@@ -216,13 +221,15 @@ class CloudSimulator:
         """Take a running spot pod back: SIGTERM now, SIGKILL and EXITED after the notice. The volume stays."""
         if pod.status is Status.RUNNING:
             self._system_log(pod, f"spot instance interrupted, {notice_seconds:g} s notice")
-            self.effects.append(StopContainer(pod.id, pod.life, "interrupted", notice_seconds, remove_data=False))
+            self.commands.append(
+                StopContainer(pod.id, pod.generation, "interrupted", notice_seconds, remove_data=False)
+            )
             self._after(notice_seconds, TimerKind.EXIT, pod)
 
     def fail(self, pod: Pod, message: str) -> None:
         """Into ERROR, with the reason in the system log."""
-        self._stop_contents(pod, "error")
-        pod.life += 1
+        self._stop_container(pod, "error")
+        pod.generation += 1
         pod.status = Status.ERROR
         self._system_log(pod, message)
 
@@ -230,13 +237,13 @@ class CloudSimulator:
         """Gone without a trace, as if a machine had died."""
         self._remove(pod, "vanish")
 
-    def record_exit(self, pod_id: str, life: int, code: int) -> None:
+    def record_exit(self, pod_id: str, generation: int, code: int) -> None:
         """The command in the pod ended by itself. Ignored when it belonged to an older life of the pod."""
         pod = self._pods.get(pod_id)
-        if pod is None or pod.life != life or pod.status is not Status.RUNNING:
+        if pod is None or pod.generation != generation or pod.status is not Status.RUNNING:
             return
         self._system_log(pod, f"container exited with code {code}")
-        if self.physics.restart_on_exit:
+        if self.settings.restart_on_exit:
             self.restart(pod)
         else:
             self._stop(pod, f"Exited with code {code}")
@@ -245,32 +252,32 @@ class CloudSimulator:
         if log := self._logs.get(pod_id):
             log.write(self.now_ns, "container", line)
 
-    def _stop(self, pod: Pod, why: str) -> None:
-        self._stop_contents(pod, why)
-        self.landlord.free_gpus(pod)
-        pod.life += 1
+    def _stop(self, pod: Pod, reason: str) -> None:
+        self._stop_container(pod, reason)
+        self.placer.free_gpus(pod)
+        pod.generation += 1
         pod.status = Status.EXITED
         pod.ready = False
-        pod.last_change = f"{why}: {timestamps.javascript_format(self.now_ns)}"
-        self.treasury.charge_pod(pod, self.now_ns)
-        self._system_log(pod, f"stop container ({why})")
+        pod.last_change = f"{reason}: {timestamps.javascript_format(self.now_ns)}"
+        self.billing.charge_pod(pod, self.now_ns)
+        self._system_log(pod, f"stop container ({reason})")
 
-    def _remove(self, pod: Pod, why: str) -> None:
-        notice = 0.0 if why == TimerKind.VANISH else self.physics.stop_grace_seconds
-        self.effects.append(StopContainer(pod.id, pod.life, why, notice, remove_data=True))
-        self.landlord.free_gpus(pod)
-        pod.life += 1
+    def _remove(self, pod: Pod, reason: str) -> None:
+        notice = 0.0 if reason == TimerKind.VANISH else self.settings.stop_grace_seconds
+        self.commands.append(StopContainer(pod.id, pod.generation, reason, notice, remove_data=True))
+        self.placer.free_gpus(pod)
+        pod.generation += 1
         pod.status = Status.TERMINATED
         self.terminated_count += 1
         del self._pods[pod.id]
-        self.treasury.close_pod(pod, self.now_ns)
-        self._system_log(pod, f"remove container ({why})")
+        self.billing.close_pod(pod, self.now_ns)
+        self._system_log(pod, f"remove container ({reason})")
         self._logs.pop(pod.id).close()
 
-    def _stop_contents(self, pod: Pod, why: str) -> None:
+    def _stop_container(self, pod: Pod, reason: str) -> None:
         if pod.status is Status.RUNNING:
-            grace = self.physics.stop_grace_seconds
-            self.effects.append(StopContainer(pod.id, pod.life, why, grace, remove_data=False))
+            grace = self.settings.stop_grace_seconds
+            self.commands.append(StopContainer(pod.id, pod.generation, reason, grace, remove_data=False))
 
     def _on_balance_exhausted(self) -> None:
         """RunPod stops pods that have a network volume and destroys the others."""
@@ -279,28 +286,33 @@ class CloudSimulator:
                 self._remove(pod, "balance is zero")
             elif "stop" in pod.actions:
                 self._stop(pod, "balance is zero")
-        self.treasury.exhausted_at_ns = None
+        self.billing.exhausted_at_ns = None
 
     def _publish_ports(self, pod: Pod) -> None:
         # Known inside the pod from its start; shown to callers once the pod is ready.
-        self.landlord.machines.publish_ports(pod, self.physics.ssh_host, self.physics.ssh_port)
+        self.placer.machines.publish_ports(pod, self.settings.ssh_host, self.settings.ssh_port)
 
     def _system_log(self, pod: Pod, text: str) -> None:
         self._logs[pod.id].write(self.now_ns, "system", text)
 
     def _after(self, seconds: float, due: TimerKind, pod: Pod) -> None:
-        self.agenda.add(self.now_ns + from_seconds(seconds), due, pod.id, pod.life)
+        self.timers.add(self.now_ns + from_seconds(seconds), due, pod.id, pod.generation)
 
     # keeping
 
     def clear(self) -> None:
         """Forget every bill, rule, volume, template and key of a world without pods."""
-        self.treasury = AccountBilling(self.account)
-        self.agenda = TimerQueue()
+        self.billing = AccountBilling(self.account)
+        self.timers = TimerQueue()
         self.faults.remove()
         self.created_count = self.terminated_count = 0
-        for shelf in (self.account.volumes, self.account.templates, self.account.registries, self.account.secrets):
-            shelf.clear()
+        for resources in (
+            self.account.volumes,
+            self.account.templates,
+            self.account.registries,
+            self.account.secrets,
+        ):
+            resources.clear()
         self.account.ssh_keys.clear()
 
     def adopt_saved(self, pods: list[Pod]) -> None:
@@ -309,11 +321,11 @@ class CloudSimulator:
             self._pods[pod.id] = pod
             self._logs[pod.id] = PodLog()
             if pod.status is not Status.EXITED:
-                self.landlord.take_gpus(pod)
-            if pod.status is Status.RUNNING and not pod.fate.never_ready:
-                self.effects.append(StartContainer(pod.id, pod.life))
-        self.treasury.recompute_exhaustion(self.now_ns)
+                self.placer.take_gpus(pod)
+            if pod.status is Status.RUNNING and not pod.injected_faults.never_ready:
+                self.commands.append(StartContainer(pod.id, pod.generation))
+        self.billing.recompute_exhaustion(self.now_ns)
 
-    def drain_effects(self) -> Iterator[ContainerCommand]:
-        while self.effects:
-            yield self.effects.popleft()
+    def drain_commands(self) -> Iterator[ContainerCommand]:
+        while self.commands:
+            yield self.commands.popleft()

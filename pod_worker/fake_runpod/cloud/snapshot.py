@@ -1,7 +1,7 @@
 """The fake cloud as one JSON file: pods, money, volumes, templates, timers, fault rules and the virtual instant.
 
-Written whole and renamed into place, readable by its owner alone, because pods' environments may hold secrets.
-Logs and request counts are not kept. Virtual time stands still while the server is down.
+The file is replaced atomically and has mode 0600, because pods' environments may hold secrets. Logs and request
+counts are not saved. Virtual time does not advance while the server is down.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pod_worker.core.run import Json
 from pod_worker.fake_runpod.billing.ledger import Archive, BilledItem, Ledger, UsageMeter
 from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.cloud.faults import FaultRule
@@ -18,11 +19,19 @@ from pod_worker.fake_runpod.cloud.pod import Pod
 from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
 from pod_worker.fake_runpod.cloud.timers import Timer
 
-FORMAT = 1
+FORMAT = 2
+_RENAMED_IN_2 = {
+    "pods": {"life": "generation", "fate": "injected_faults"},
+    "timers": {"life": "generation"},
+    "rules": {"struck": "triggered"},
+    "entries": {"tally": "usage"},
+    "archives": {"line": "item"},
+}
+"""Field names of format 1 and their names in format 2, by list."""
 
 
 class SavedLedger(msgspec.Struct):
-    lines: list[BilledItem]
+    entries: list[BilledItem]
     archives: list[Archive]
     total: UsageMeter
 
@@ -38,27 +47,30 @@ class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
     rules: list[FaultRule]
 
 
-def capture(world: CloudSimulator) -> Snapshot:
+def capture(simulator: CloudSimulator) -> Snapshot:
     return Snapshot(
         format=FORMAT,
-        now_ns=world.now_ns,
-        account=world.account,
-        pods=world.all_pods(),
-        timers=world.agenda.timers(),
-        pod_ledger=_saved(world.treasury.pods),
-        volume_ledger=_saved(world.treasury.volumes),
-        rules=world.faults.rules,
+        now_ns=simulator.now_ns,
+        account=simulator.account,
+        pods=simulator.all_pods(),
+        timers=simulator.timers.timers(),
+        pod_ledger=_saved(simulator.billing.pods),
+        volume_ledger=_saved(simulator.billing.volumes),
+        rules=simulator.faults.rules,
     )
 
 
-def restore(world: CloudSimulator, saved: Snapshot) -> None:
-    """Into a fresh world whose account is the saved one."""
-    world.now_ns = saved.now_ns
-    world.agenda.restore(saved.timers)
-    world.faults.restore(saved.rules)
-    for ledger, kept in ((world.treasury.pods, saved.pod_ledger), (world.treasury.volumes, saved.volume_ledger)):
-        ledger.restore(kept.lines, kept.archives, kept.total)
-    world.adopt_saved(saved.pods)
+def restore(simulator: CloudSimulator, saved: Snapshot) -> None:
+    """Into a fresh simulator whose account is the saved one."""
+    simulator.now_ns = saved.now_ns
+    simulator.timers.restore(saved.timers)
+    simulator.faults.restore(saved.rules)
+    for ledger, kept in (
+        (simulator.billing.pods, saved.pod_ledger),
+        (simulator.billing.volumes, saved.volume_ledger),
+    ):
+        ledger.restore(kept.entries, kept.archives, kept.total)
+    simulator.adopt_saved(saved.pods)
 
 
 def write(path: Path, state: Snapshot) -> None:
@@ -71,17 +83,40 @@ def write(path: Path, state: Snapshot) -> None:
 
 
 def read(path: Path) -> Snapshot | None:
-    """None when there is no file yet. Raises ValueError for a file that is not ours."""
+    """None when there is no file yet. Reads formats 1 and 2. Raises ValueError for any other file."""
     if not path.exists():
         return None
+    text = path.read_bytes()
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=Snapshot)
-    except msgspec.DecodeError as error:
+        if msgspec.json.decode(text, type=_Header).format == 1:
+            text = msgspec.json.encode(_upgraded(msgspec.json.decode(text)))
+        state = msgspec.json.decode(text, type=Snapshot)
+    except (msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a state file of this fake ({error}): give another --state") from error
     if state.format != FORMAT:
-        raise ValueError(f"{path} has format {state.format}, this fake reads {FORMAT}: delete it to start over")
+        raise ValueError(
+            f"{path} has format {state.format}, this fake reads 1 and {FORMAT}: delete it to start over"
+        )
     return state
 
 
+class _Header(msgspec.Struct):
+    format: int
+
+
+def _upgraded(state: Json) -> Json:
+    """A format 1 state under the field names of format 2."""
+    for name in ("pod_ledger", "volume_ledger"):
+        state[name]["entries"] = state[name].pop("lines")
+    for holder in (state, state["pod_ledger"], state["volume_ledger"]):
+        for name, renamed in _RENAMED_IN_2.items():
+            for row in holder.get(name, ()):
+                row.update({renamed[old]: row.pop(old) for old in tuple(row) if old in renamed})
+    for ledger in (state["pod_ledger"], state["volume_ledger"]):
+        for archive in ledger["archives"]:
+            archive["item"]["usage"] = archive["item"].pop("tally")
+    return state | {"format": 2}
+
+
 def _saved(ledger: Ledger) -> SavedLedger:
-    return SavedLedger(list(ledger.lines.values()), list(ledger.archives.values()), ledger.total)
+    return SavedLedger(list(ledger.entries.values()), list(ledger.archives.values()), ledger.total)

@@ -31,7 +31,7 @@ class Timer:
     seq: int
     due: TimerKind
     pod_id: str
-    life: int
+    generation: int
 
 
 class TimerQueue:
@@ -39,9 +39,9 @@ class TimerQueue:
         self._heap: list[Timer] = []
         self._seq = 0
 
-    def add(self, at_ns: int, due: TimerKind, pod_id: str = "", life: int = 0) -> None:
+    def add(self, at_ns: int, due: TimerKind, pod_id: str = "", generation: int = 0) -> None:
         self._seq += 1
-        heapq.heappush(self._heap, Timer(at_ns, self._seq, due, pod_id, life))
+        heapq.heappush(self._heap, Timer(at_ns, self._seq, due, pod_id, generation))
 
     def pop(self) -> Timer:
         return heapq.heappop(self._heap)

@@ -46,21 +46,21 @@ def _watch(pid: int, child_exit: ChildExitPipe) -> int:
         ready, _, _ = select.select(listening, [], [], timeout)
         child_exit.clear()
         if 0 in ready:
-            order = os.read(0, 256)
-            notice = _grace_seconds(order)
+            message = os.read(0, 256)
+            notice = _grace_seconds(message)
             until = time.monotonic() + notice
             deadline = until if deadline is None else min(deadline, until)
             if notice > 0:
                 os.kill(pid, signal.SIGTERM)
-            if not order:
+            if not message:
                 listening.remove(0)
         if deadline is not None and time.monotonic() >= deadline:
             _kill_all_once(pid)
     return code
 
 
-def _grace_seconds(order: bytes) -> float:
-    words = order.split()
+def _grace_seconds(message: bytes) -> float:
+    words = message.split()
     return float(words[1]) if len(words) == 2 and words[0] == b"stop" else 0.0
 
 

@@ -28,36 +28,38 @@ class ProcessRunner:
         self._root = root.resolve()
         self._events = events
         self._path = f"{Path(sys.executable).parent}{os.pathsep}{search_path}"
-        self._contents: dict[str, ContainerProcess] = {}
+        self._containers: dict[str, ContainerProcess] = {}
 
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         if not start_command:
-            self._events.contents_said(pod.id, "no start command, and no image to have one: this pod idles")
+            self._events.report_output(pod.id, "no start command, and no image to have one: this pod idles")
             return
         folder = self._folder(pod)
         system = {"PATH": self._path, "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
-        previous = self._contents.get(pod.id)
-        contents = ContainerProcess(pod.id, pod.life, folder, start_command, system | env, self._events, previous)
-        self._contents[pod.id] = contents
-        contents.start()
+        previous = self._containers.get(pod.id)
+        container = ContainerProcess(
+            pod.id, pod.generation, folder, start_command, system | env, self._events, previous
+        )
+        self._containers[pod.id] = container
+        container.start()
 
     def stop(self, pod_id: str, reason: str, notice_seconds: float, *, is_final: bool) -> None:
-        contents = self._contents.get(pod_id)
-        if contents is not None:
-            contents.stop(notice_seconds)
+        container = self._containers.get(pod_id)
+        if container is not None:
+            container.stop(notice_seconds)
         if is_final:
-            self._contents.pop(pod_id, None)
+            self._containers.pop(pod_id, None)
             folder = self._root / "pods" / pod_id
-            if contents is None:
+            if container is None:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                contents.remove_folder_at_end()
+                container.remove_folder_at_end()
 
     def close(self) -> None:
-        for contents in self._contents.values():
-            contents.stop(0)
-        for contents in self._contents.values():
-            contents.wait(CLOSE_TIMEOUT_SECONDS)
+        for container in self._containers.values():
+            container.stop(0)
+        for container in self._containers.values():
+            container.wait(CLOSE_TIMEOUT_SECONDS)
 
     def _folder(self, pod: Pod) -> Path:
         """The pod's working folder. Its volume lies at the mount path below it: `/workspace` is `./workspace`."""
@@ -79,7 +81,7 @@ class ContainerProcess:
     def __init__(
         self,
         pod_id: str,
-        life: int,
+        generation: int,
         folder: Path,
         command: tuple[str, ...],
         env: dict[str, str],
@@ -87,7 +89,7 @@ class ContainerProcess:
         previous: ContainerProcess | None,
     ) -> None:
         self._pod_id = pod_id
-        self._life = life
+        self._generation = generation
         self._folder = folder
         self._command = command
         self._env = env
@@ -112,8 +114,8 @@ class ContainerProcess:
             if self._process is not None:
                 self._follow(self._process)
         except OSError as error:
-            self._events.contents_said(self._pod_id, f"cannot start the contents: {error}")
-            self._events.contents_exited(self._pod_id, self._life, 1)
+            self._events.report_output(self._pod_id, f"cannot start the contents: {error}")
+            self._events.report_exit(self._pod_id, self._generation, 1)
         with self._lock:
             self._process = None
             self._is_over.set()
@@ -124,17 +126,17 @@ class ContainerProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         for line in process.stdout:
-            self._events.contents_said(self._pod_id, line.decode(errors="replace").rstrip("\r\n"))
+            self._events.report_output(self._pod_id, line.decode(errors="replace").rstrip("\r\n"))
         process.stdout.close()
         code = process.wait()
         with self._lock, contextlib.suppress(OSError):
             process.stdin.close()
-        self._events.contents_exited(self._pod_id, self._life, code)
+        self._events.report_exit(self._pod_id, self._generation, code)
 
     def stop(self, notice_seconds: float) -> None:
         with self._lock:
             self._is_stopped = True
-            self._order(notice_seconds)
+            self._send_stop(notice_seconds)
 
     def remove_folder_at_end(self) -> None:
         with self._lock:
@@ -159,7 +161,7 @@ class ContainerProcess:
             start_new_session=True,
         )
 
-    def _order(self, notice_seconds: float) -> None:
+    def _send_stop(self, notice_seconds: float) -> None:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._process.stdin.write(b"stop %f\n" % notice_seconds)

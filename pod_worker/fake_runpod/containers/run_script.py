@@ -61,21 +61,21 @@ class ScriptedEvent:
 
 def run_script() -> Iterator[ScriptedEvent]:
     """Everything between the run's start and its artifact."""
-    for number, (name, most) in enumerate(STAGES, 1):
-        yield from _stage(number, name, most)
+    for number, (name, max_iterations) in enumerate(STAGES, 1):
+        yield from _stage(number, name, max_iterations)
     yield from _paper()
 
 
-def _stage(number: int, name: str, most: int) -> Iterator[ScriptedEvent]:
+def _stage(number: int, name: str, max_iterations: int) -> Iterator[ScriptedEvent]:
     yield ScriptedEvent(0, StageStarted(stage=name))
     for iteration in range(ITERATIONS):
-        progress = (iteration + 1) / most
+        progress = (iteration + 1) / max_iterations
         yield ScriptedEvent(
             ITERATION_SECONDS,
             StageProgress(
                 stage=name,
                 iteration=iteration + 1,
-                max_iterations=most,
+                max_iterations=max_iterations,
                 progress=progress,
                 total_nodes=10 + iteration,
                 buggy_nodes=iteration,
@@ -99,13 +99,13 @@ def _paper() -> Iterator[ScriptedEvent]:
     total = sum(len(substeps) for _, substeps, _ in PAPER_STEPS)
     done = 0
     for step, substeps, details in PAPER_STEPS:
-        for place, substep in enumerate(substeps, 1):
+        for index, substep in enumerate(substeps, 1):
             done += 1
             kv: dict[str, Json] = {
                 "step": step,
                 "substep": substep,
                 "progress": done / total,
-                "step_progress": place / len(substeps),
+                "step_progress": index / len(substeps),
                 "details": details,
             }
             progress = StageProgress(stage=PAPER, progress=done / total, iteration=done, max_iterations=total)

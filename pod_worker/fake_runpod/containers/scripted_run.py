@@ -50,14 +50,14 @@ def main(env: Environment, folder: Path) -> int:
     signal.signal(signal.SIGTERM, lambda signum, frame: stop.set())
     clock = SystemClock()
     spool = Spool.open(folder / "spool", env["RUNPOD_POD_ID"])
-    shipper = Shipper([spool], env["CONTROL_PLANE_URL"], env.get("CONTROL_PLANE_TOKEN"), log=_say)
+    shipper = Shipper([spool], env["CONTROL_PLANE_URL"], env.get("CONTROL_PLANE_TOKEN"), log=_log)
     emitter = _emitter(env, spool, clock)
     shipper.start()
     try:
         return ScriptedRun(env, emitter, stop, folder).run()
     finally:
         if not shipper.flush(FLUSH_SECONDS):
-            _say(f"events are left in {spool.directory}: {shipper.stats().last_trouble}")
+            _log(f"events are left in {spool.directory}: {shipper.stats().last_trouble}")
         shipper.stop()
         spool.close()
 
@@ -81,10 +81,10 @@ class ScriptedRun:
 
     def run(self) -> int:
         started = time.monotonic()
-        _say(f"run {self._env['RUN_ID']} starts at speed {self._speed:g}")
+        _log(f"run {self._env['RUN_ID']} starts at speed {self._speed:g}")
         self._emit(self._started())
-        heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        heart.start()
+        heartbeat = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
+        heartbeat.start()
         try:
             self._play_script()
         except PodStopped:
@@ -92,13 +92,13 @@ class ScriptedRun:
             return 128 + signal.SIGTERM
         finally:
             self._is_over.set()
-            heart.join()
+            heartbeat.join()
         if self._env.get("FAKE_RUN_FAILS") in ("1", "true"):
             self._emit(RunFailed(code="INTERNAL", message="FAKE_RUN_FAILS was set", stage=PAPER, retryable=False))
             return 1
         self._publish()
         self._emit(RunCompleted(total_duration_s=(time.monotonic() - started) * self._speed))
-        _say("run completed")
+        _log("run completed")
         return 0
 
     def _started(self) -> RunStarted:
@@ -107,14 +107,14 @@ class ScriptedRun:
         return RunStarted(pod_id=self._env["RUNPOD_POD_ID"], **known)
 
     def _play_script(self) -> None:
-        for beat in run_script():
-            if self._stop.wait(beat.after_seconds / self._speed):
+        for event in run_script():
+            if self._stop.wait(event.after_seconds / self._speed):
                 raise PodStopped
-            self._emit(beat.payload)
-            if beat.after_seconds:
-                _say(_words(beat.payload))
+            self._emit(event.payload)
+            if event.after_seconds:
+                _log(_words(event.payload))
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._is_over.wait(HEARTBEAT_SECONDS / self._speed):
             self._emit(RunHeartbeat(gpu_util=97.0, mem_gb=20.0, temp_c=61.0))
 
@@ -154,16 +154,16 @@ def _words(payload: object) -> str:
     return f"{stage} iteration {iteration} complete"
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, flush=True)
 
 
-def missing(env: Environment) -> list[str]:
+def missing_variables(env: Environment) -> list[str]:
     """Names without which no story can be told."""
     return [name for name in ("RUN_ID", "CONTROL_PLANE_URL", "RUNPOD_POD_ID") if not env.get(name)]
 
 
 if __name__ == "__main__":
-    if absent := missing(os.environ):
+    if absent := missing_variables(os.environ):
         sys.exit(f"the pod's environment lacks {', '.join(absent)}")
     sys.exit(main(os.environ, Path.cwd()))

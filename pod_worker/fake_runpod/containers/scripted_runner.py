@@ -35,7 +35,7 @@ class ScriptedRunner:
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         full = self._defaults | env
         if absent := [name for name in ("RUN_ID", "CONTROL_PLANE_URL") if not full.get(name)]:
-            self._events.contents_said(pod.id, f"no {' and no '.join(absent)} in the environment: this pod idles")
+            self._events.report_output(pod.id, f"no {' and no '.join(absent)} in the environment: this pod idles")
             return
         self._processes.start(pod, full, PROGRAM)
 

@@ -49,9 +49,9 @@ def test_the_clock_steps_and_says_so(api: Api) -> None:
 
 def test_trouble_on_demand(api: Api) -> None:
     pods = [api.boot(name=name)["id"] for name in ("interrupt", "vanish", "fail", "exit")]
-    for pod_id, trouble in zip(pods, ("interrupt", "vanish", "fail", "exit"), strict=True):
+    for pod_id, fault in zip(pods, ("interrupt", "vanish", "fail", "exit"), strict=True):
         body = {"notice_seconds": 1, "message": "broken", "code": 3}
-        assert api.post(f"/_fake/pods/{pod_id}/{trouble}", json=body).status_code == 204
+        assert api.post(f"/_fake/pods/{pod_id}/{fault}", json=body).status_code == 204
     api.step(2)
     assert {pod["name"]: pod["status"] for pod in api.truth()} == {
         "interrupt": "EXITED",
@@ -70,15 +70,16 @@ def test_the_account_shows_money_and_hides_secrets(api: Api) -> None:
     assert answer.json()["spend_usd_per_hour"] == pytest.approx(0.69 + 50 * 0.1 / 720)
 
 
-def test_physics_can_be_changed_by_name_only(api: Api) -> None:
-    assert api.patch("/_fake/physics", json={"gravity": 9.81}).status_code == 400
-    assert api.patch("/_fake/physics", json={"pull_seconds": "long"}).status_code == 400
-    changed = api.patch("/_fake/physics", json={"pull_seconds": 100}).json()
+def test_settings_can_be_changed_by_name_only(api: Api) -> None:
+    assert api.patch("/_fake/settings", json={"gravity": 9.81}).status_code == 400
+    assert api.patch("/_fake/settings", json={"pull_seconds": "long"}).status_code == 400
+    changed = api.patch("/_fake/settings", json={"pull_seconds": 100}).json()
     assert changed["pull_seconds"] == 100
     pod = api.create()
     api.step(50)
     assert api.pod(pod["id"])["status"] == "STARTING"
-    api.patch("/_fake/physics", json={"pull_seconds": 8}).raise_for_status()
+    api.patch("/_fake/settings", json={"pull_seconds": 8}).raise_for_status()
+    assert api.get("/_fake/physics").json() == api.get("/_fake/settings").json()
 
 
 def test_reset_empties_everything(api: Api) -> None:

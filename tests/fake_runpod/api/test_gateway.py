@@ -19,9 +19,9 @@ def ask(api: Api, surface: str, **more: object) -> httpx.Response:
 
 
 def test_no_key_and_a_wrong_key(api: Api) -> None:
-    missing = httpx.get(f"{api.fake.url}/v2/pods")
-    assert missing.json() == {"title": "Unauthorized", "status": 401, "detail": "missing bearer token"}
-    assert missing.headers["content-type"] == "application/problem+json"
+    missing_variables = httpx.get(f"{api.fake.url}/v2/pods")
+    assert missing_variables.json() == {"title": "Unauthorized", "status": 401, "detail": "missing bearer token"}
+    assert missing_variables.headers["content-type"] == "application/problem+json"
     wrong = {"Authorization": "Bearer rpa_wrong"}
     assert ask(api, "v2", headers=wrong).status_code == 401
     v1 = ask(api, "v1", headers=wrong)
@@ -151,7 +151,7 @@ def test_a_boot_error_shows_on_v2_alone(api: Api) -> None:
 
 def test_a_pods_own_key_reaches_that_pod_and_nothing_else(api: Api) -> None:
     mine, other = api.boot(), api.boot()
-    pod = api.fake.host.world.find_hidden(mine["id"])
+    pod = api.fake.runtime.simulator.find_hidden(mine["id"])
     assert pod is not None
     own = {"Authorization": f"Bearer {pod.api_key}"}
     assert api.get(f"/v2/pods/{mine['id']}", headers=own).status_code == 200
@@ -159,8 +159,8 @@ def test_a_pods_own_key_reaches_that_pod_and_nothing_else(api: Api) -> None:
     assert api.get("/v2/pods", headers=own).status_code == 403
     foreign = "mutation($id: String!) { podStop(input: {podId: $id}) { id } }"
     call = {"query": foreign, "variables": {"id": other["id"]}}
-    refused = api.post("/graphql", json=call, headers=own).json()
-    assert refused["errors"][0]["message"] == "access denied"
+    rejection = api.post("/graphql", json=call, headers=own).json()
+    assert rejection["errors"][0]["message"] == "access denied"
     assert api.delete(f"/v2/pods/{mine['id']}", headers=own).status_code == 204
 
 

@@ -92,8 +92,8 @@ def test_the_lowest_price_follows_cloud_and_stock(api: Api) -> None:
         "secureCloud: $secure}) { uninterruptablePrice stockStatus gpuTypeCudaVersions { availability } } } }"
     )
 
-    def lowest(**wish: bool) -> dict[str, Any]:
-        answer = api.graphql(query, variables={"id": GPU, **wish})
+    def lowest(**filters: bool) -> dict[str, Any]:
+        answer = api.graphql(query, variables={"id": GPU, **filters})
         price: dict[str, Any] = answer["data"]["gpuTypes"][0]["lowestPrice"]
         return price
 

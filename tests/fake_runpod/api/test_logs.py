@@ -74,8 +74,8 @@ def test_a_backlog_then_what_comes(api: Api) -> None:
 def test_the_system_tells_the_pods_story(api: Api) -> None:
     pod_id = api.boot()["id"]
     with stream(api, pod_id, source="system") as lines:
-        story = [data["line"].split()[0] for _, data in take(lines, 3)]
-    assert story == ["create", "pulling", "start"]
+        script = [data["line"].split()[0] for _, data in take(lines, 3)]
+    assert script == ["create", "pulling", "start"]
 
 
 @pytest.mark.parametrize(("tail", "expected"), [("2", ["d", "e"]), ("0", []), (None, ["a", "b", "c", "d", "e"])])

@@ -32,8 +32,11 @@ def test_the_life_of_a_pod(api: Api, root: str) -> None:
     assert api.post(f"{path}/reset").status_code == 200
     gone = api.delete(path)
     assert (gone.status_code, gone.content, "content-type" in gone.headers) == (204, b"", False)
-    missing = api.get(path)
-    assert (missing.status_code, missing.json()) == (404, {"error": "pod not found", "status": 404})
+    missing_variables = api.get(path)
+    assert (missing_variables.status_code, missing_variables.json()) == (
+        404,
+        {"error": "pod not found", "status": 404},
+    )
 
 
 def test_the_list_is_a_bare_array_with_filters(api: Api) -> None:
@@ -103,7 +106,7 @@ def test_an_update_resets_the_pod(api: Api, method: str, tail: str) -> None:
     api.step(20)
     changed = api.request(method, f"/v1/pods/{pod['id']}{tail}", json={"env": {"A": "1"}, "dockerStartCmd": ["x"]})
     assert (changed.json()["env"], changed.json()["dockerStartCmd"]) == ({"A": "1"}, ["x"])
-    assert api.truth()[0]["life"] == 1
+    assert api.truth()[0]["generation"] == 1
 
 
 def test_network_volumes_templates_and_registries(api: Api) -> None:

@@ -112,13 +112,13 @@ def test_what_is_not_json_is_400(api: Api) -> None:
 
 
 def test_an_omitted_gpu_count_finds_no_machine_unless_told_otherwise(api: Api) -> None:
-    refused = problem(api.post("/v2/pods", json=api.body(gpu={"id": GPU})), 400)
-    assert refused["detail"] == "There are no instances currently available"
-    api.patch("/_fake/physics", json={"omitted_gpu_count_fails": False}).raise_for_status()
+    rejection = problem(api.post("/v2/pods", json=api.body(gpu={"id": GPU})), 400)
+    assert rejection["detail"] == "There are no instances currently available"
+    api.patch("/_fake/settings", json={"omitted_gpu_count_fails": False}).raise_for_status()
     try:
         assert api.create(gpu={"id": GPU})["gpu"]["count"] == 1
     finally:
-        api.patch("/_fake/physics", json={"omitted_gpu_count_fails": True}).raise_for_status()
+        api.patch("/_fake/settings", json={"omitted_gpu_count_fails": True}).raise_for_status()
 
 
 def test_no_capacity_is_a_400_that_only_the_detail_tells_apart(api: Api) -> None:
@@ -335,7 +335,7 @@ def test_bills_are_cost_times_time_and_v1_agrees_to_the_micro_dollar(api: Api) -
 
 
 def test_bills_trail_behind(api: Api) -> None:
-    api.patch("/_fake/physics", json={"billing_lag_seconds": 300}).raise_for_status()
+    api.patch("/_fake/settings", json={"billing_lag_seconds": 300}).raise_for_status()
     pod = api.create()
     api.step(299)
     api.delete(f"/v2/pods/{pod['id']}")
@@ -367,7 +367,7 @@ def test_billing_queries_that_make_no_sense(api: Api) -> None:
 def test_paths_and_methods_that_do_not_exist(api: Api) -> None:
     problem(api.get("/v2/nothing"), 404)
     problem(api.get("/v2/pods/x/y/z"), 404)
-    refused = api.put("/v2/pods")
-    problem(refused, 405)
-    assert refused.headers["allow"]
+    rejection = api.put("/v2/pods")
+    problem(rejection, 405)
+    assert rejection.headers["allow"]
     assert api.get("/v2/serverless").json()["endpoints"] == []

@@ -27,20 +27,20 @@ RATES = st.builds(Rates, st.integers(0, 10**13), st.integers(0, 10**11), st.bool
 STEPS = st.lists(st.tuples(st.integers(1, 3 * DAY), RATES), min_size=1, max_size=12)
 
 
-def tally_of(steps: list[tuple[int, Rates]]) -> UsageMeter:
-    tally, now = UsageMeter(), START
+def usage_of(steps: list[tuple[int, Rates]]) -> UsageMeter:
+    usage, now = UsageMeter(), START
     for span, rates in steps:
-        tally.set(now, rates)
+        usage.set(now, rates)
         now += span
-    tally.set(now, OFF)
-    return tally
+    usage.set(now, OFF)
+    return usage
 
 
 @given(STEPS)
 def test_a_bill_is_the_exact_sum_of_rate_times_time(steps: list[tuple[int, Rates]]) -> None:
-    owed = tally_of(steps).usage_until(START + 400 * DAY)
+    amounts_due = usage_of(steps).usage_until(START + 400 * DAY)
     compute = sum(Fraction(rates.compute * span, PER_MONTH) * PICO_PER_NANO for span, rates in steps)
-    assert 0 <= compute - owed.compute < 1  # pico-dollars
+    assert 0 <= compute - amounts_due.compute < 1  # pico-dollars
 
 
 @given(STEPS, st.sampled_from(BUCKETS))
@@ -52,7 +52,7 @@ def test_records_add_up_to_the_total_however_time_is_cut(steps: list[tuple[int, 
         now += span
     ledger.close("pod", now)
     charges = list(ledger.charges(START, now + 1, bucket, until=now))
-    assert sum((c.amounts for c in charges), ZERO) == ledger.lines["pod"].tally.usage_until(now)
+    assert sum((c.amounts for c in charges), ZERO) == ledger.entries["pod"].usage.usage_until(now)
 
 
 @given(STEPS)
@@ -65,7 +65,7 @@ def test_folding_old_lines_changes_no_total(steps: list[tuple[int, Rates]]) -> N
             ledger.set_rates("pod", now, rates)
             now += span
         ledger.close("pod", now)
-    assert not folding.lines
+    assert not folding.entries
     sums = [
         sum((c.amounts for c in ledger.charges(START, now + DAY, "day", until=now + DAY)), ZERO)
         for ledger in (kept, folding)
@@ -88,7 +88,7 @@ def test_the_running_total_forgets_its_past_but_not_its_sum() -> None:
     for i in range(5000):
         ledger.set_rates("a", START + i * SECOND, Rates(compute=720 * 10**9 * (1 + i % 2)))
     assert len(ledger.total.at) <= 1024
-    assert ledger.total.usage_until(START + 5000 * SECOND) == ledger.lines["a"].tally.usage_until(
+    assert ledger.total.usage_until(START + 5000 * SECOND) == ledger.entries["a"].usage.usage_until(
         START + 5000 * SECOND
     )
 

@@ -24,7 +24,7 @@ QUICK = SimulationSettings(provision_seconds=0, pull_seconds=0, ready_seconds=0,
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    options = Options(speed=1, physics=QUICK, make_runner=lambda host: ProcessRunner(tmp_path, host))
+    options = Options(speed=1, settings=QUICK, make_runner=lambda runtime: ProcessRunner(tmp_path, runtime))
     with running(options) as fake, Api(fake) as client:
         yield client
 
@@ -44,8 +44,12 @@ def start(api: Api, script: str, marker: str, **changes: Any) -> str:
 
 
 def said(api: Api, pod_id: str) -> list[str]:
-    pod = api.fake.host.world.find_hidden(pod_id)
-    return [] if pod is None else [line.text for line in api.fake.host.world.log_of(pod).tail(100, "container")]
+    pod = api.fake.runtime.simulator.find_hidden(pod_id)
+    return (
+        []
+        if pod is None
+        else [line.text for line in api.fake.runtime.simulator.log_of(pod).tail(100, "container")]
+    )
 
 
 def status(api: Api, pod_id: str) -> str:
@@ -76,8 +80,8 @@ def test_the_contents_end_the_pod_exits(api: Api, marker: str) -> None:
     pod_id = start(api, "echo out; echo err >&2; exit 3", marker)
     until(lambda: status(api, pod_id) == "EXITED", "EXITED")
     assert sorted(said(api, pod_id)) == ["err", "out"]
-    pod = api.fake.host.world.find(pod_id)
-    system = [line.text for line in api.fake.host.world.log_of(pod).tail(100, "system")]
+    pod = api.fake.runtime.simulator.find(pod_id)
+    system = [line.text for line in api.fake.runtime.simulator.log_of(pod).tail(100, "system")]
     assert "container exited with code 3" in system
     assert api.pod(pod_id)["cost"] == 0
 
@@ -95,7 +99,7 @@ def test_terminate_kills_the_whole_tree_even_what_hides(api: Api, marker: str, t
     until(lambda: said(api, pod_id) == ["up"], "the tree to stand")
     until(lambda: len(processes_with(marker)) >= 6, "all processes")  # container, shell, four sleepers
     assert (tmp_path / "pods" / pod_id).is_dir()
-    api.patch("/_fake/physics", json={"stop_grace_seconds": 0}).raise_for_status()
+    api.patch("/_fake/settings", json={"stop_grace_seconds": 0}).raise_for_status()
     api.delete(f"/v2/pods/{pod_id}").raise_for_status()
     until(lambda: not processes_with(marker), "the tree to be gone")
     until(lambda: not (tmp_path / "pods" / pod_id).exists(), "the folder to be gone")
@@ -178,7 +182,7 @@ def test_a_pod_without_a_command_idles(api: Api) -> None:
 
 
 def test_closing_the_server_ends_every_pod(tmp_path: Path, marker: str) -> None:
-    options = Options(speed=1, physics=QUICK, make_runner=lambda host: ProcessRunner(tmp_path, host))
+    options = Options(speed=1, settings=QUICK, make_runner=lambda runtime: ProcessRunner(tmp_path, runtime))
     with running(options) as fake, Api(fake) as client:
         pod_id = start(client, "trap '' TERM; echo up; sleep 300; sleep 300", marker)
         until(lambda: said(client, pod_id) == ["up"], "the pod to be up")

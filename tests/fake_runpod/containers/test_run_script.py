@@ -98,7 +98,7 @@ def cloud(control_plane: str, s3: S3Access, tmp_path: Path) -> Iterator[Api]:
         "MINIO_BUCKET": s3.bucket,
     }
     options = Options(
-        physics=QUICK, make_runner=lambda host: ScriptedRunner(tmp_path, host, speed=500, defaults=defaults)
+        settings=QUICK, make_runner=lambda runtime: ScriptedRunner(tmp_path, runtime, speed=500, defaults=defaults)
     )
     with running(options) as fake, Api(fake) as api:
         yield api
@@ -167,6 +167,6 @@ def test_a_stopped_pod_says_so_before_it_goes(cloud: Api, database: Mongo) -> No
 
 def test_a_pod_without_a_run_idles_and_says_why(cloud: Api) -> None:
     pod_id = rent(cloud)
-    log = cloud.fake.host.world.log_of(cloud.fake.host.world.find(pod_id))
+    log = cloud.fake.runtime.simulator.log_of(cloud.fake.runtime.simulator.find(pod_id))
     until(lambda: log.tail(1, "container"), "a word")
     assert log.tail(1, "container")[0].text == "no RUN_ID in the environment: this pod idles"

@@ -281,7 +281,7 @@ def test_the_catalogue_has_prices_and_stock(provider: PodProvider, cloud: Cloud)
 def test_the_bill(provider: PodProvider, cloud: Cloud) -> None:
     pod = provider.create(replace(SPEC, pod_volume_gb=0))
     cloud.step(7200)
-    owed = next(each["owed_usd"] for each in cloud.truth() if each["id"] == pod.id)
+    accrued = next(each["accrued_usd"] for each in cloud.truth() if each["id"] == pod.id)
     # The fake began at the real time; its clock has been stepped a good way since.
     start = datetime.now(UTC) - timedelta(days=2)
     listing = provider.billing(start=start, end=start + timedelta(days=25), pod_id=pod.id)
@@ -292,7 +292,7 @@ def test_the_bill(provider: PodProvider, cloud: Cloud) -> None:
     assert isinstance(listing, Known)
     assert {record.pod_id for record in listing.value} == {pod.id}
     total = sum((record.total_usd for record in listing.value), Decimal(0))
-    assert float(total) == pytest.approx(owed, abs=1e-6)
+    assert float(total) == pytest.approx(accrued, abs=1e-6)
     assert float(total) == pytest.approx(2 * 0.69, rel=0.05)
 
 

@@ -31,7 +31,7 @@ class Call(msgspec.Struct):
     operationName: str | None = None
 
 
-def graphql_routes(host: SimulatorRuntime) -> APIRouter:
+def graphql_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
 
     @router.post("/graphql")
@@ -39,11 +39,11 @@ def graphql_routes(host: SimulatorRuntime) -> APIRouter:
         try:
             call = msgspec.json.decode(await request.body(), type=Call)
         except msgspec.DecodeError as error:
-            return _refused(f"POST body is not a GraphQL request: {error}", "BAD_REQUEST")
+            return _error_response(f"POST body is not a GraphQL request: {error}", "BAD_REQUEST")
         document = _read(call.query)
         if isinstance(document, str):
-            return _refused(document, "GRAPHQL_VALIDATION_FAILED")
-        return _execute(document, call, Resolvers(host, request.scope["fake.caller"]))
+            return _error_response(document, "GRAPHQL_VALIDATION_FAILED")
+        return _execute(document, call, Resolvers(runtime, request.scope["fake.caller"]))
 
     return router
 
@@ -59,7 +59,7 @@ def _execute(document: graphql.DocumentNode, call: Call, operations: Resolvers) 
     assert isinstance(result, graphql.ExecutionResult), "all operations answer at once"
     if result.data is None and result.errors:
         # Variables that do not fit: nothing was run.
-        return _refused(result.errors[0].message, "BAD_USER_INPUT")
+        return _error_response(result.errors[0].message, "BAD_USER_INPUT")
     body: dict[str, Json] = {"data": result.data}
     if result.errors:
         body["errors"] = [_error(error) for error in result.errors]
@@ -83,5 +83,5 @@ def _read(query: str) -> graphql.DocumentNode | str:
     return errors[0].message if errors else document
 
 
-def _refused(message: str, code: str) -> Response:
+def _error_response(message: str, code: str) -> Response:
     return json_response({"errors": [{"message": message, "extensions": {"code": code}}]}, 400)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import timestamps
-from pod_worker.fake_runpod.api.gateway import Caller
+from pod_worker.fake_runpod.api.caller import Caller
 from pod_worker.fake_runpod.api.graphql.views import data_center_view, gpu_view, pod_view, template_view, user_view
 from pod_worker.fake_runpod.cloud.account import Template
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec
@@ -25,20 +25,20 @@ DEFAULT_CPU = "cpu3c-2-4"
 class Resolvers:
     """Root value of one request: the executor calls the methods by their field names."""
 
-    def __init__(self, host: SimulatorRuntime, caller: Caller) -> None:
-        self._host = host
-        self._world = host.world
+    def __init__(self, runtime: SimulatorRuntime, caller: Caller) -> None:
+        self._runtime = runtime
+        self._simulator = runtime.simulator
         self._caller = caller
 
     # queries
 
     def gpuTypes(self, info: Info, input: Input | None = None) -> list[dict[str, Json]]:
         wanted = {input["id"]} if input and input.get("id") else set(input.get("ids") or ()) if input else set()
-        found = self._world.catalogue.gpus.values()
-        return [gpu_view(gpu, self._world) for gpu in found if not wanted or gpu.id in wanted]
+        found = self._simulator.catalogue.gpus.values()
+        return [gpu_view(gpu, self._simulator) for gpu in found if not wanted or gpu.id in wanted]
 
     def dataCenters(self, info: Info) -> list[dict[str, Json]]:
-        return [data_center_view(dc, self._world) for dc in self._world.catalogue.data_centers.values()]
+        return [data_center_view(dc, self._simulator) for dc in self._simulator.catalogue.data_centers.values()]
 
     def cpuFlavors(self, info: Info) -> list[dict[str, Json]]:
         return [
@@ -50,18 +50,18 @@ class Resolvers:
                 "maxVcpu": 32,
                 "ramMultiplier": cpu.gb_per_vcpu,
             }
-            for cpu in self._world.catalogue.cpus.values()
+            for cpu in self._simulator.catalogue.cpus.values()
         ]
 
     def myself(self, info: Info) -> dict[str, Json] | None:
-        return user_view(self._world) if self._caller.is_known and self._caller.pod_id is None else None
+        return user_view(self._simulator) if self._caller.is_known and self._caller.pod_id is None else None
 
     def pod(self, info: Info, input: Input | None = None) -> dict[str, Json] | None:
         pod_id = str((input or {}).get("podId"))
         try:
-            return pod_view(self._own_pod(pod_id), self._world)
-        except ApiError as refusal:
-            if refusal.kind is ApiErrorKind.NOT_FOUND:
+            return pod_view(self._own_pod(pod_id), self._simulator)
+        except ApiError as error:
+            if error.kind is ApiErrorKind.NOT_FOUND:
                 return None
             raise
 
@@ -85,42 +85,42 @@ class Resolvers:
     def podStop(self, info: Info, input: Input) -> dict[str, Json]:
         pod = self._own_pod(input["podId"])
         if "stop" in pod.actions:
-            self._world.act(pod, "stop")
-        return pod_view(pod, self._world)
+            self._simulator.act(pod, "stop")
+        return pod_view(pod, self._simulator)
 
     def podResume(self, info: Info, input: Input) -> dict[str, Json]:
         pod = self._own_pod(input["podId"])
         if "start" in pod.actions:
-            self._world.act(pod, "start")
-        return pod_view(pod, self._world)
+            self._simulator.act(pod, "start")
+        return pod_view(pod, self._simulator)
 
     def podBidResume(self, info: Info, input: Input) -> dict[str, Json]:
         return self.podResume(info, input)
 
     def podRestart(self, info: Info, input: Input) -> dict[str, Json]:
         pod = self._own_pod(input["podId"])
-        self._world.act(pod, "restart")
-        return pod_view(pod, self._world)
+        self._simulator.act(pod, "restart")
+        return pod_view(pod, self._simulator)
 
     def podTerminate(self, info: Info, input: Input) -> None:
-        self._world.act(self._own_pod(input["podId"]), "terminate")
+        self._simulator.act(self._own_pod(input["podId"]), "terminate")
 
     # the account
 
     def updateUserSettings(self, info: Info, input: Input | None = None) -> dict[str, Json]:
         self._require_account()
         text = (input or {}).get("pubKey") or ""
-        self._world.account.ssh_keys[:] = [line.strip() for line in text.splitlines() if line.strip()]
-        return user_view(self._world)
+        self._simulator.account.ssh_keys[:] = [line.strip() for line in text.splitlines() if line.strip()]
+        return user_view(self._simulator)
 
     def createNetworkVolume(self, info: Info, input: Input) -> dict[str, Json]:
         self._require_account()
-        made = self._host.resources.create_volume(input["name"], input["size"], input["dataCenterId"], None)
+        made = self._runtime.resources.create_volume(input["name"], input["size"], input["dataCenterId"], None)
         return {"id": made.id, "name": made.name, "size": made.size_gb, "dataCenterId": made.data_center_id}
 
     def deleteNetworkVolume(self, info: Info, input: Input) -> None:
         self._require_account()
-        self._host.resources.delete_volume(input["id"])
+        self._runtime.resources.delete_volume(input["id"])
 
     def saveTemplate(self, info: Info, input: Input | None = None) -> dict[str, Json]:
         self._require_account()
@@ -138,16 +138,16 @@ class Resolvers:
             is_serverless=bool(sent.get("isServerless")),
             is_public=bool(sent.get("isPublic")),
         )
-        return template_view(self._host.resources.add_template(template))
+        return template_view(self._runtime.resources.add_template(template))
 
     def saveRegistryAuth(self, info: Info, input: Input) -> dict[str, Json]:
         self._require_account()
-        made = self._host.resources.create_registry(input["name"])
+        made = self._runtime.resources.create_registry(input["name"])
         return {"id": made.id, "name": made.name}
 
     def deleteRegistryAuth(self, info: Info, registryAuthId: str | None = None) -> bool:
         self._require_account()
-        self._host.resources.delete_registry(registryAuthId or "")
+        self._runtime.resources.delete_registry(registryAuthId or "")
         return True
 
     # inside
@@ -162,7 +162,7 @@ class Resolvers:
         """A pod the caller may touch: any for the account, itself for a pod."""
         if self._caller.pod_id != pod_id:
             self._require_account()
-        return self._world.find(pod_id)
+        return self._simulator.find(pod_id)
 
     def _create(self, sent: Input, *, interruptible: bool) -> dict[str, Json]:
         spec = self._container(sent)
@@ -179,16 +179,18 @@ class Resolvers:
 
     def _place(self, spec: PodSpec) -> dict[str, Json]:
         try:
-            return pod_view(self._world.create(spec, "graphql"), self._world)
-        except ApiError as refusal:
-            if refusal.kind is ApiErrorKind.CAPACITY:
+            return pod_view(self._simulator.create(spec, "graphql"), self._simulator)
+        except ApiError as error:
+            if error.kind is ApiErrorKind.CAPACITY:
                 raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES_GRAPHQL) from None
             raise
 
     def _container(self, sent: Input) -> PodSpec:
         self._require_account()
         template_id = sent.get("templateId") or None
-        template = self._host.resources.template(template_id) if template_id else Template("", "", "", disk_gb=10)
+        template = (
+            self._runtime.resources.template(template_id) if template_id else Template("", "", "", disk_gb=10)
+        )
         image = sent.get("imageName") or template.image
         if not image:
             raise ApiError(ApiErrorKind.RULE, "imageName or templateId is required")

@@ -21,7 +21,7 @@ GRADES = ("NONE", "LOW", "MEDIUM", "HIGH")
 CUDA_CORES = {"NVIDIA GeForce RTX 4090": 16384, "NVIDIA H100 80GB HBM3": 16896, "NVIDIA A100-SXM4-80GB": 6912}
 
 
-def pod_view(pod: Pod, world: CloudSimulator) -> dict[str, Json]:
+def pod_view(pod: Pod, simulator: CloudSimulator) -> dict[str, Json]:
     spec = pod.spec
     return {
         "id": pod.id,
@@ -45,14 +45,14 @@ def pod_view(pod: Pod, world: CloudSimulator) -> dict[str, Json]:
         "costPerHr": price_usd(pod.rate_nano),
         "adjustedCostPerHr": price_usd(pod.rate_nano),
         "machineId": pod.machine_id,
-        "consumerUserId": world.account.id,
+        "consumerUserId": simulator.account.id,
         "createdAt": timestamps.rfc3339(pod.created_ns),
         "lastStartedAt": timestamps.rfc3339(pod.started_ns or pod.created_ns),
         "lastStatusChange": pod.last_change,
         "locked": spec.locked,
         "uptimeSeconds": 0,
-        "runtime": _runtime(pod, world.now_ns),
-        "machine": _machine(pod, world),
+        "runtime": _runtime(pod, simulator.now_ns),
+        "machine": _machine(pod, simulator),
     }
 
 
@@ -81,21 +81,21 @@ def _port(mapping: PortMapping) -> dict[str, Json]:
     }
 
 
-def _machine(pod: Pod, world: CloudSimulator) -> dict[str, Json]:
+def _machine(pod: Pod, simulator: CloudSimulator) -> dict[str, Json]:
     return {
         "podHostId": pod.host_id,
         "gpuTypeId": pod.gpu_id,
-        "gpuDisplayName": world.catalogue.gpus[pod.gpu_id].name if pod.gpu_id else None,
-        "location": world.catalogue.data_centers[pod.data_center_id].location,
+        "gpuDisplayName": simulator.catalogue.gpus[pod.gpu_id].name if pod.gpu_id else None,
+        "location": simulator.catalogue.data_centers[pod.data_center_id].location,
         "dataCenterId": pod.data_center_id,
         "secureCloud": pod.cloud == "SECURE",
         "costPerHr": price_usd(pod.rate_nano),
     }
 
 
-def gpu_view(gpu: GpuType, world: CloudSimulator) -> dict[str, Json]:
+def gpu_view(gpu: GpuType, simulator: CloudSimulator) -> dict[str, Json]:
     def lowest_price(info: object, input: Mapping[str, Json] | None = None) -> dict[str, Json]:
-        return lowest_price_view(gpu, world, input or {})
+        return lowest_price_view(gpu, simulator, input or {})
 
     return {
         "id": gpu.id,
@@ -113,15 +113,15 @@ def gpu_view(gpu: GpuType, world: CloudSimulator) -> dict[str, Json]:
     }
 
 
-def lowest_price_view(gpu: GpuType, world: CloudSimulator, wish: Mapping[str, Json]) -> dict[str, Json]:
+def lowest_price_view(gpu: GpuType, simulator: CloudSimulator, filters: Mapping[str, Json]) -> dict[str, Json]:
     """The cheapest cloud that has stock for the wish, else prices of null and no stock."""
-    clouds = {None: ("COMMUNITY", "SECURE"), True: ("SECURE",), False: ("COMMUNITY",)}[wish.get("secureCloud")]
-    cuda = [v for v in world.catalogue.cuda_versions if v in (wish.get("allowedCudaVersions") or [v])]
-    wanted = wish.get("dataCenterId")
-    places = (wanted,) if wanted else world.catalogue.data_center_ids
-    count = wish.get("gpuCount") or 1
+    clouds = {None: ("COMMUNITY", "SECURE"), True: ("SECURE",), False: ("COMMUNITY",)}[filters.get("secureCloud")]
+    cuda = [v for v in simulator.catalogue.cuda_versions if v in (filters.get("allowedCudaVersions") or [v])]
+    wanted = filters.get("dataCenterId")
+    places = (wanted,) if wanted else simulator.catalogue.data_center_ids
+    count = filters.get("gpuCount") or 1
     grade = max(
-        (stock_grade(world, gpu, places, cloud, count) for cloud in clouds if cloud in gpu.price_nano),
+        (stock_grade(simulator, gpu, places, cloud, count) for cloud in clouds if cloud in gpu.price_nano),
         key=GRADES.index,
         default="NONE",
     )
@@ -143,20 +143,20 @@ def lowest_price_view(gpu: GpuType, world: CloudSimulator, wish: Mapping[str, Js
     }
 
 
-def stock_grade(world: CloudSimulator, gpu: GpuType, places: tuple[str, ...], cloud: str, count: int) -> str:
-    barred = world.faults.advertised_scarcity(world.now_ns)
-    known = (place for place in places if place in world.catalogue.data_centers)
+def stock_grade(simulator: CloudSimulator, gpu: GpuType, places: tuple[str, ...], cloud: str, count: int) -> str:
+    is_unavailable = simulator.faults.advertised_shortage(simulator.now_ns)
+    known = (index for index in places if index in simulator.catalogue.data_centers)
     return max(
-        (world.landlord.stock.level(gpu.id, place, cloud, count, barred) for place in known),
+        (simulator.placer.stock.level(gpu.id, index, cloud, count, is_unavailable) for index in known),
         key=GRADES.index,
         default="NONE",
     )
 
 
-def data_center_view(dc: DataCenter, world: CloudSimulator) -> dict[str, Json]:
+def data_center_view(dc: DataCenter, simulator: CloudSimulator) -> dict[str, Json]:
     def gpu_availability(info: object, input: Mapping[str, Json] | None = None) -> list[dict[str, Json]]:
-        offered = [gpu for gpu in world.catalogue.gpus.values() if "SECURE" in gpu.price_nano]
-        graded = [(gpu, stock_grade(world, gpu, (dc.id,), "SECURE", 1)) for gpu in offered]
+        offered = [gpu for gpu in simulator.catalogue.gpus.values() if "SECURE" in gpu.price_nano]
+        graded = [(gpu, stock_grade(simulator, gpu, (dc.id,), "SECURE", 1)) for gpu in offered]
         return [
             {
                 "id": f"{dc.id}-{gpu.id}",
@@ -178,19 +178,19 @@ def data_center_view(dc: DataCenter, world: CloudSimulator) -> dict[str, Json]:
     }
 
 
-def user_view(world: CloudSimulator) -> dict[str, Json]:
-    account = world.account
+def user_view(simulator: CloudSimulator) -> dict[str, Json]:
+    account = simulator.account
     return {
         "id": account.id,
         "email": account.email,
         "pubKey": "\n\n".join(account.ssh_keys),
-        "clientBalance": price_usd(world.treasury.balance_nano(world.now_ns)),
-        "currentSpendPerHr": world.treasury.spend_usd_per_hour,
+        "clientBalance": price_usd(simulator.billing.balance_nano(simulator.now_ns)),
+        "currentSpendPerHr": simulator.billing.spend_usd_per_hour,
         "spendLimit": int(account.spend_limit_usd_per_hour),
         "notifyPodsStale": True,
         "notifyPodsGeneral": True,
         "notifyLowBalance": True,
-        "pods": lambda info: [pod_view(pod, world) for pod in world.pods()],
+        "pods": lambda info: [pod_view(pod, simulator) for pod in simulator.pods()],
         "networkVolumes": [
             {"id": v.id, "name": v.name, "size": v.size_gb, "dataCenterId": v.data_center_id}
             for v in account.volumes.values()

@@ -15,8 +15,8 @@ from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
-def billing_routes(host: SimulatorRuntime) -> APIRouter:
-    router, world = APIRouter(prefix="/billing"), host.world
+def billing_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, simulator = APIRouter(prefix="/billing"), runtime.simulator
 
     @router.get("/pods")
     async def pods(request: Request) -> Response:
@@ -24,21 +24,21 @@ def billing_routes(host: SimulatorRuntime) -> APIRouter:
         grouping = query.get("grouping", "gpuTypeId")
         if grouping not in ("podId", "gpuTypeId"):
             raise ApiError(ApiErrorKind.INVALID, f'invalid grouping "{grouping}": use podId or gpuTypeId')
-        span = parse_period(query, world.now_ns, ApiErrorKind.INVALID)
+        span = parse_period(query, simulator.now_ns, ApiErrorKind.INVALID)
         grouped: dict[tuple[int, str], tuple[Amounts, int]] = {}
-        for charge in span.charges(world.treasury.pods, world.billing_cutoff(), query.get("podId")):
-            if query.get("gpuTypeId") in (None, charge.line.group):
-                key = (charge.start_ns, charge.line.id if grouping == "podId" else charge.line.group)
+        for charge in span.charges(simulator.billing.pods, simulator.billing_cutoff(), query.get("podId")):
+            if query.get("gpuTypeId") in (None, charge.item.group):
+                key = (charge.start_ns, charge.item.id if grouping == "podId" else charge.item.group)
                 amounts, disk = grouped.get(key, (ZERO, 0))
-                grouped[key] = (amounts + charge.amounts, disk + charge.line.disk_gb)
+                grouped[key] = (amounts + charge.amounts, disk + charge.item.disk_gb)
         return json_response([_record(at, grouping, name, *sums) for (at, name), sums in sorted(grouped.items())])
 
     @router.get("/networkvolumes")
     async def volumes(request: Request) -> Response:
-        span = parse_period(request.query_params, world.now_ns, ApiErrorKind.INVALID)
-        charges = span.charges(world.treasury.volumes, world.billing_cutoff())
+        span = parse_period(request.query_params, simulator.now_ns, ApiErrorKind.INVALID)
+        charges = span.charges(simulator.billing.volumes, simulator.billing_cutoff())
         return json_response(
-            [_record(c.start_ns, "networkVolumeId", c.line.id, c.amounts, c.line.disk_gb) for c in charges]
+            [_record(c.start_ns, "networkVolumeId", c.item.id, c.amounts, c.item.disk_gb) for c in charges]
         )
 
     @router.get("/endpoints")

@@ -25,19 +25,19 @@ from pod_worker.fake_runpod.runtime import SimulatorRuntime
 DEFAULT_PORTS = ("8888/http", "22/tcp")
 
 
-def v1_routes(host: SimulatorRuntime) -> APIRouter:
+def v1_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
     for routes in (_pod_routes, resource_routes, billing_routes):
-        router.include_router(routes(host))
+        router.include_router(routes(runtime))
     return router
 
 
-def _pod_routes(host: SimulatorRuntime) -> APIRouter:
-    router, world = APIRouter(prefix="/pods"), host.world
+def _pod_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, simulator = APIRouter(prefix="/pods"), runtime.simulator
 
     def view(pod: Pod, query: QueryParams | None = None) -> dict[str, Json]:
-        shown = pod_view(pod, world.account, world.catalogue)
-        volume = world.account.volumes.get(pod.spec.network_volume_id or "")
+        shown = pod_view(pod, simulator.account, simulator.catalogue)
+        volume = simulator.account.volumes.get(pod.spec.network_volume_id or "")
         if volume is not None and query is not None and query.get("includeNetworkVolume") == "true":
             shown["networkVolume"] = volume_view(volume)
         return shown
@@ -45,41 +45,41 @@ def _pod_routes(host: SimulatorRuntime) -> APIRouter:
     @router.get("")
     async def list_pods(request: Request) -> Response:
         query = request.query_params
-        return json_response([view(pod, query) for pod in world.pods() if _is_wanted(pod, query)])
+        return json_response([view(pod, query) for pod in simulator.pods() if _is_wanted(pod, query)])
 
     @router.post("")
     async def create_pod(request: Request) -> Response:
-        spec = spec_of(read_body(CreatePod, await request.body()), host)
-        return json_response(view(world.create(spec, "v1")), 201)
+        spec = spec_of(read_body(CreatePod, await request.body()), runtime)
+        return json_response(view(simulator.create(spec, "v1")), 201)
 
     @router.get("/{pod_id}")
     async def get_pod(pod_id: str, request: Request) -> Response:
-        return json_response(view(world.find(pod_id), request.query_params))
+        return json_response(view(simulator.find(pod_id), request.query_params))
 
     @router.delete("/{pod_id}")
     async def delete_pod(pod_id: str) -> Response:
-        world.act(world.find(pod_id), "terminate")
+        simulator.act(simulator.find(pod_id), "terminate")
         return no_content()
 
     @router.patch("/{pod_id}")
     @router.post("/{pod_id}/update")
     async def update_pod(pod_id: str, request: Request) -> Response:
         body = read_body(UpdatePod, await request.body())
-        pod = world.find(pod_id)
-        world.reconfigure(pod, _changed(pod.spec, body))
+        pod = simulator.find(pod_id)
+        simulator.reconfigure(pod, _changed(pod.spec, body))
         return json_response(view(pod))
 
     @router.post("/{pod_id}/{action}")
     async def pod_action(pod_id: str, action: str) -> Response:
-        pod = world.find(pod_id)
+        pod = simulator.find(pod_id)
         match action:
             case "start" | "stop":
                 # v1 takes what is already so for granted.
                 if action in pod.actions:
-                    world.act(pod, action)
+                    simulator.act(pod, action)
             case "reset" | "restart":
                 if pod.status is Status.RUNNING:
-                    world.restart(pod)
+                    simulator.restart(pod)
             case _:
                 raise ApiError(ApiErrorKind.NOT_FOUND, "not found")
         return json_response(view(pod))
@@ -87,11 +87,11 @@ def _pod_routes(host: SimulatorRuntime) -> APIRouter:
     return router
 
 
-def spec_of(body: CreatePod, host: SimulatorRuntime) -> PodSpec:
+def spec_of(body: CreatePod, runtime: SimulatorRuntime) -> PodSpec:
     """What the create asks for, with v1's defaults and the template's settings. Raises Refusal."""
     spec = PodSpec(name="my pod", image="", clouds=(body.cloudType,), ports=DEFAULT_PORTS, volume_gb=20)
     if body.templateId:
-        template = host.resources.template(body.templateId)
+        template = runtime.resources.template(body.templateId)
         spec = replace(
             spec,
             image=template.image,
@@ -117,17 +117,19 @@ def spec_of(body: CreatePod, host: SimulatorRuntime) -> PodSpec:
         spec.cpu_id = (body.cpuFlavorIds or ["cpu3c"])[0]
         spec.vcpu_count, spec.gpu_count, spec.volume_gb = body.vcpuCount, 0, 0
     else:
-        spec.gpu_ids = tuple(body.gpuTypeIds or _offered(host, body.cloudType))
+        spec.gpu_ids = tuple(body.gpuTypeIds or _offered(runtime, body.cloudType))
         spec.gpu_count = body.gpuCount
     if spec.network_volume_id:
         spec.volume_gb = 0
     return spec
 
 
-def _offered(host: SimulatorRuntime, cloud: str) -> list[str]:
+def _offered(runtime: SimulatorRuntime, cloud: str) -> list[str]:
     """Without a wish any type will do: the cheapest first."""
     priced = [
-        (gpu.price_nano[cloud], gpu.id) for gpu in host.world.catalogue.gpus.values() if cloud in gpu.price_nano
+        (gpu.price_nano[cloud], gpu.id)
+        for gpu in runtime.simulator.catalogue.gpus.values()
+        if cloud in gpu.price_nano
     ]
     return [gpu_id for _, gpu_id in sorted(priced)]
 

@@ -23,9 +23,9 @@ from pod_worker.fake_runpod.errors import not_found
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
-def resource_routes(host: SimulatorRuntime) -> APIRouter:
+def resource_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
-    for routes in (_volume_routes(host), _template_routes(host), _registry_routes(host)):
+    for routes in (_volume_routes(runtime), _template_routes(runtime), _registry_routes(runtime)):
         router.include_router(routes)
 
     @router.get("/endpoints")
@@ -39,44 +39,44 @@ def resource_routes(host: SimulatorRuntime) -> APIRouter:
     return router
 
 
-def _volume_routes(host: SimulatorRuntime) -> APIRouter:
-    router, shelf = APIRouter(prefix="/networkvolumes"), host.resources
+def _volume_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(prefix="/networkvolumes"), runtime.resources
 
     @router.get("")
     async def list_volumes() -> Response:
-        return json_response([volume_view(volume) for volume in shelf.account.volumes.values()])
+        return json_response([volume_view(volume) for volume in resources.account.volumes.values()])
 
     @router.post("")
     async def create_volume(request: Request) -> Response:
         body = read_body(CreateVolume, await request.body())
-        return json_response(volume_view(shelf.create_volume(body.name, body.size, body.dataCenterId, None)))
+        return json_response(volume_view(resources.create_volume(body.name, body.size, body.dataCenterId, None)))
 
     @router.get("/{volume_id}")
     async def get_volume(volume_id: str) -> Response:
-        return json_response(volume_view(shelf.volume(volume_id)))
+        return json_response(volume_view(resources.volume(volume_id)))
 
     @router.patch("/{volume_id}")
     @router.post("/{volume_id}/update")
     async def update_volume(volume_id: str, request: Request) -> Response:
         body = read_body(UpdateVolume, await request.body())
-        return json_response(volume_view(shelf.update_volume(volume_id, body.name, body.size)))
+        return json_response(volume_view(resources.update_volume(volume_id, body.name, body.size)))
 
     @router.delete("/{volume_id}")
     async def delete_volume(volume_id: str) -> Response:
-        shelf.delete_volume(volume_id)
+        resources.delete_volume(volume_id)
         return no_content()
 
     return router
 
 
-def _template_routes(host: SimulatorRuntime) -> APIRouter:
-    router, shelf = APIRouter(prefix="/templates"), host.resources
+def _template_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(prefix="/templates"), runtime.resources
 
     @router.get("")
     async def list_templates(request: Request) -> Response:
-        found = list(shelf.account.templates.values())
+        found = list(resources.account.templates.values())
         if request.query_params.get("includeRunpodTemplates") == "true":
-            found += public_templates(host.world.catalogue)
+            found += public_templates(runtime.simulator.catalogue)
         return json_response([template_view(template) for template in found])
 
     @router.post("")
@@ -84,17 +84,17 @@ def _template_routes(host: SimulatorRuntime) -> APIRouter:
         body = read_body(CreateTemplate, await request.body())
         template = Template("", body.name, body.imageName, category=body.category, is_serverless=body.isServerless)
         _apply(template, body)
-        return json_response(template_view(shelf.add_template(template)))
+        return json_response(template_view(resources.add_template(template)))
 
     @router.get("/{template_id}")
     async def get_template(template_id: str) -> Response:
-        return json_response(template_view(shelf.template(template_id)))
+        return json_response(template_view(resources.template(template_id)))
 
     @router.patch("/{template_id}")
     @router.post("/{template_id}/update")
     async def update_template(template_id: str, request: Request) -> Response:
         body = read_body(UpdateTemplate, await request.body())
-        template = shelf.own_template(template_id)
+        template = resources.own_template(template_id)
         _apply(template, body)
         template.name = body.name or template.name
         template.image = body.imageName or template.image
@@ -102,7 +102,7 @@ def _template_routes(host: SimulatorRuntime) -> APIRouter:
 
     @router.delete("/{template_id}")
     async def delete_template(template_id: str) -> Response:
-        shelf.delete_template(template_id)
+        resources.delete_template(template_id)
         return no_content()
 
     return router
@@ -128,25 +128,25 @@ def _apply(template: Template, body: TemplateSettings) -> None:
             setattr(template, name, value)
 
 
-def _registry_routes(host: SimulatorRuntime) -> APIRouter:
-    router, shelf = APIRouter(prefix="/containerregistryauth"), host.resources
+def _registry_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(prefix="/containerregistryauth"), runtime.resources
 
     @router.get("")
     async def list_registries() -> Response:
-        return json_response([registry_view(registry) for registry in shelf.account.registries.values()])
+        return json_response([registry_view(registry) for registry in resources.account.registries.values()])
 
     @router.post("")
     async def create_registry(request: Request) -> Response:
         body = read_body(CreateRegistry, await request.body())
-        return json_response(registry_view(shelf.create_registry(body.name)))
+        return json_response(registry_view(resources.create_registry(body.name)))
 
     @router.get("/{registry_id}")
     async def get_registry(registry_id: str) -> Response:
-        return json_response(registry_view(shelf.registry(registry_id)))
+        return json_response(registry_view(resources.registry(registry_id)))
 
     @router.delete("/{registry_id}")
     async def delete_registry(registry_id: str) -> Response:
-        shelf.delete_registry(registry_id)
+        resources.delete_registry(registry_id)
         return no_content()
 
     return router

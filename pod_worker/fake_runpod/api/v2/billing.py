@@ -34,28 +34,28 @@ AGGREGATE = (
 Pico = dict[str, int]
 
 
-def billing_routes(host: SimulatorRuntime) -> APIRouter:
+def billing_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/billing")
-    world = host.world
+    simulator = runtime.simulator
 
     def window(request: Request) -> BillingPeriod:
-        return parse_period(request.query_params, world.now_ns, ApiErrorKind.INVALID)
+        return parse_period(request.query_params, simulator.now_ns, ApiErrorKind.INVALID)
 
     @router.get("/pods")
     async def pods(request: Request) -> Response:
         span, pod_id = window(request), request.query_params.get("podId")
-        charges = list(span.charges(world.treasury.pods, world.billing_cutoff(), pod_id))
-        records = [_record(c, pod_amounts(c)) | {"podId": c.line.id} for c in charges]
-        extra = {"uniquePodCount": len({c.line.id for c in charges})}
+        charges = list(span.charges(simulator.billing.pods, simulator.billing_cutoff(), pod_id))
+        records = [_record(c, pod_amounts(c)) | {"podId": c.item.id} for c in charges]
+        extra = {"uniquePodCount": len({c.item.id for c in charges})}
         zero = pod_amounts(None)
         return _answer(span, records, _sum([pod_amounts(c) for c in charges], zero), {"podId": pod_id}, extra)
 
     @router.get("/network-volumes")
     async def volumes(request: Request) -> Response:
         span, volume_id = window(request), request.query_params.get("networkVolumeId")
-        charges = list(span.charges(world.treasury.volumes, world.billing_cutoff(), volume_id))
-        records = [_record(c, volume_amounts(c)) | {"networkVolumeId": c.line.id} for c in charges]
-        extra = {"uniqueNetworkVolumeCount": len({c.line.id for c in charges})}
+        charges = list(span.charges(simulator.billing.volumes, simulator.billing_cutoff(), volume_id))
+        records = [_record(c, volume_amounts(c)) | {"networkVolumeId": c.item.id} for c in charges]
+        extra = {"uniqueNetworkVolumeCount": len({c.item.id for c in charges})}
         totals = _sum([volume_amounts(c) for c in charges], volume_amounts(None))
         return _answer(span, records, totals, {"networkVolumeId": volume_id}, extra)
 
@@ -63,9 +63,9 @@ def billing_routes(host: SimulatorRuntime) -> APIRouter:
     async def everything(request: Request) -> Response:
         span = window(request)
         buckets: dict[tuple[int, int], list[Pico]] = {}
-        for ledger in (world.treasury.pods, world.treasury.volumes):
-            for c in span.charges(ledger, world.billing_cutoff()):
-                named = _aggregate_pod(c) if ledger is world.treasury.pods else _aggregate_volume(c)
+        for ledger in (simulator.billing.pods, simulator.billing.volumes):
+            for c in span.charges(ledger, simulator.billing_cutoff()):
+                named = _aggregate_pod(c) if ledger is simulator.billing.pods else _aggregate_volume(c)
                 buckets.setdefault((c.start_ns, c.end_ns), []).append(named)
         zero = dict.fromkeys(AGGREGATE, 0)
         sums = {edges: _sum(parts, zero) for edges, parts in sorted(buckets.items())}
@@ -83,14 +83,14 @@ def billing_routes(host: SimulatorRuntime) -> APIRouter:
 
 
 def pod_amounts(charge: Charge | None) -> Pico:
-    amounts, is_cpu = (charge.amounts, charge.line.is_cpu) if charge else (ZERO, False)
+    amounts, is_cpu = (charge.amounts, charge.item.is_cpu) if charge else (ZERO, False)
     compute = {"gpuAmount": 0, "cpuAmount": 0} | {"cpuAmount" if is_cpu else "gpuAmount": amounts.compute}
     return {"totalAmount": amounts.total, **compute, "diskAmount": amounts.disk}
 
 
 def volume_amounts(charge: Charge | None) -> Pico:
     amounts: Amounts = charge.amounts if charge else ZERO
-    is_fast = charge is not None and charge.line.group == "HIGH_PERFORMANCE"
+    is_fast = charge is not None and charge.item.group == "HIGH_PERFORMANCE"
     return {
         "totalAmount": amounts.disk,
         "standardAmount": 0 if is_fast else amounts.disk,

@@ -29,55 +29,55 @@ COMPANIONS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minC
 Query = Mapping[str, str]
 
 
-def catalogue_routes(host: SimulatorRuntime) -> APIRouter:
+def catalogue_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/catalog")
-    world = host.world
+    simulator = runtime.simulator
 
     def listed(key: str, views: list[Json], query: Query) -> Response:
         return json_response(page(key, views, query.get("cursor"), query.get("limit")))
 
     @router.get("/gpus")
     async def gpus(request: Request) -> Response:
-        stock = StockView(world, request.query_params)
-        return listed("gpus", [stock.gpu(gpu) for gpu in world.catalogue.gpus.values()], request.query_params)
+        stock = StockView(simulator, request.query_params)
+        return listed("gpus", [stock.gpu(gpu) for gpu in simulator.catalogue.gpus.values()], request.query_params)
 
     # GPU ids may hold spaces but no slashes; `:path` would take more than one part.
     @router.get("/gpus/{gpu_id}")
     async def gpu(gpu_id: str, request: Request) -> Response:
-        if gpu_id not in world.catalogue.gpus:
+        if gpu_id not in simulator.catalogue.gpus:
             raise not_found("gpu type")
-        return json_response(StockView(world, request.query_params).gpu(world.catalogue.gpus[gpu_id]))
+        return json_response(StockView(simulator, request.query_params).gpu(simulator.catalogue.gpus[gpu_id]))
 
     @router.get("/cpus")
     async def cpus(request: Request) -> Response:
-        stock = StockView(world, request.query_params)
-        return listed("cpus", [stock.cpu(cpu) for cpu in world.catalogue.cpus.values()], request.query_params)
+        stock = StockView(simulator, request.query_params)
+        return listed("cpus", [stock.cpu(cpu) for cpu in simulator.catalogue.cpus.values()], request.query_params)
 
     @router.get("/cpus/{cpu_id}")
     async def cpu(cpu_id: str, request: Request) -> Response:
-        if cpu_id not in world.catalogue.cpus:
+        if cpu_id not in simulator.catalogue.cpus:
             raise not_found("cpu type")
-        return json_response(StockView(world, request.query_params).cpu(world.catalogue.cpus[cpu_id]))
+        return json_response(StockView(simulator, request.query_params).cpu(simulator.catalogue.cpus[cpu_id]))
 
     @router.get("/datacenters")
     async def data_centers(request: Request) -> Response:
         query = request.query_params
-        kept = [dc for dc in world.catalogue.data_centers.values() if _is_wanted(dc, query)]
-        return listed("dataCenters", [_data_center(dc, query, world) for dc in kept], query)
+        kept = [dc for dc in simulator.catalogue.data_centers.values() if _is_wanted(dc, query)]
+        return listed("dataCenters", [_data_center(dc, query, simulator) for dc in kept], query)
 
     @router.get("/datacenters/{data_center_id}")
     async def data_center(data_center_id: str, request: Request) -> Response:
-        if data_center_id not in world.catalogue.data_centers:
+        if data_center_id not in simulator.catalogue.data_centers:
             raise not_found("data center")
-        found = world.catalogue.data_centers[data_center_id]
-        return json_response(_data_center(found, request.query_params, world))
+        found = simulator.catalogue.data_centers[data_center_id]
+        return json_response(_data_center(found, request.query_params, simulator))
 
     @router.get("/templates")
     async def templates(request: Request) -> Response:
         source = request.query_params.get("source", "official")
         if source not in ("official", "verified", "community"):
             raise _invalid("source: must be official, verified or community")
-        found = public_templates(world.catalogue) if source == "official" else []
+        found = public_templates(simulator.catalogue) if source == "official" else []
         return listed("templates", [template_view(t) for t in found], request.query_params)
 
     return router
@@ -86,11 +86,11 @@ def catalogue_routes(host: SimulatorRuntime) -> APIRouter:
 class StockView:
     """Catalogue entries for one query: with availability if it asks for that. Raises Refusal for a bad query."""
 
-    def __init__(self, world: CloudSimulator, query: Query) -> None:
+    def __init__(self, simulator: CloudSimulator, query: Query) -> None:
         include = _words(query.get("include"))
         if any(word != "AVAILABILITY" for word in include):
             raise _invalid("include: the only supported value is AVAILABILITY")
-        self._world = world
+        self._simulator = simulator
         self._is_asked = bool(include)
         _check_companions(query, self._is_asked)
         self._count = _count(query.get("count", "1"))
@@ -99,7 +99,7 @@ class StockView:
             raise _invalid("cloud: must be SECURE or COMMUNITY")
         self._cuda = tuple(_words(query.get("cudaVersions")))
         self._min_cuda = query.get("minCudaVersion")
-        self._barred = world.faults.advertised_scarcity(world.now_ns)
+        self._is_unavailable = simulator.faults.advertised_shortage(simulator.now_ns)
 
     def gpu(self, gpu: GpuType) -> dict[str, Json]:
         view = gpu_view(gpu)
@@ -110,24 +110,24 @@ class StockView:
         if places:
             view["dataCenters"] = places
         if gpu.manufacturer != "AMD":
-            versions = [v for v in self._world.catalogue.cuda_versions if self._fits(v)]
+            versions = [v for v in self._simulator.catalogue.cuda_versions if self._fits(v)]
             view["cudaVersions"] = [{"version": v, "available": bool(places)} for v in versions]
         return view
 
     def cpu(self, cpu: CpuFlavor) -> dict[str, Json]:
         view = cpu_view(cpu)
         if self._is_asked:
-            places = cpu_places(self._world, cpu, self._barred)
+            places = cpu_places(self._simulator, cpu, self._is_unavailable)
             view["availability"] = _best(places)
             view["dataCenters"] = places
         return view
 
     def _gpu_places(self, gpu: GpuType) -> list[Json]:
-        if not any(self._fits(v) for v in self._world.catalogue.cuda_versions):
+        if not any(self._fits(v) for v in self._simulator.catalogue.cuda_versions):
             return []
         graded = [
-            (dc, self._world.landlord.stock.level(gpu.id, dc.id, self._cloud, self._count, self._barred))
-            for dc in self._world.catalogue.data_centers.values()
+            (dc, self._simulator.placer.stock.level(gpu.id, dc.id, self._cloud, self._count, self._is_unavailable))
+            for dc in self._simulator.catalogue.data_centers.values()
         ]
         return [{"id": dc.id, "name": dc.name, "availability": grade} for dc, grade in graded if grade != "NONE"]
 
@@ -135,33 +135,37 @@ class StockView:
         return prices.cuda_fits(version, self._cuda, self._min_cuda)
 
 
-def cpu_places(world: CloudSimulator, cpu: CpuFlavor, barred: CapacityShortage) -> list[Json]:
+def cpu_places(simulator: CloudSimulator, cpu: CpuFlavor, is_unavailable: CapacityShortage) -> list[Json]:
     return [
         {"id": dc.id, "name": dc.name, "availability": "HIGH"}
-        for dc in world.catalogue.data_centers.values()
-        if not barred(cpu.id, dc.id, "SECURE")
+        for dc in simulator.catalogue.data_centers.values()
+        if not is_unavailable(cpu.id, dc.id, "SECURE")
     ]
 
 
-def _data_center(dc: DataCenter, query: Query, world: CloudSimulator) -> dict[str, Json]:
+def _data_center(dc: DataCenter, query: Query, simulator: CloudSimulator) -> dict[str, Json]:
     include = _words(query.get("include"))
     if any(word not in ("GPU_AVAILABILITY", "CPU_AVAILABILITY") for word in include):
         raise _invalid("include: supported values are GPU_AVAILABILITY, CPU_AVAILABILITY")
-    view, barred = data_center_view(dc), world.faults.advertised_scarcity(world.now_ns)
+    view, is_unavailable = data_center_view(dc), simulator.faults.advertised_shortage(simulator.now_ns)
     if "GPU_AVAILABILITY" in include:
-        offered = [gpu for gpu in world.catalogue.gpus.values() if "SECURE" in gpu.price_nano]
+        offered = [gpu for gpu in simulator.catalogue.gpus.values() if "SECURE" in gpu.price_nano]
         view["gpuAvailability"] = [
             {
                 "id": g.id,
                 "name": g.name,
-                "availability": world.landlord.stock.level(g.id, dc.id, "SECURE", 1, barred),
+                "availability": simulator.placer.stock.level(g.id, dc.id, "SECURE", 1, is_unavailable),
             }
             for g in offered
         ]
     if "CPU_AVAILABILITY" in include:
         view["cpuAvailability"] = [
-            {"id": c.id, "name": c.name, "availability": "NONE" if barred(c.id, dc.id, "SECURE") else "HIGH"}
-            for c in world.catalogue.cpus.values()
+            {
+                "id": c.id,
+                "name": c.name,
+                "availability": "NONE" if is_unavailable(c.id, dc.id, "SECURE") else "HIGH",
+            }
+            for c in simulator.catalogue.cpus.values()
         ]
     return view
 
@@ -202,7 +206,7 @@ def _count(text: str) -> int:
 
 
 def _best(places: list[Json]) -> str:
-    return max((place["availability"] for place in places), key=GRADES.index, default="NONE")
+    return max((index["availability"] for index in places), key=GRADES.index, default="NONE")
 
 
 def _words(text: str | None) -> list[str]:

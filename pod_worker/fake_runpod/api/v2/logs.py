@@ -21,17 +21,17 @@ KEEPALIVE_SECONDS = 15.0
 HEADERS = {"Cache-Control": "no-cache", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
 
 
-def log_routes(host: SimulatorRuntime) -> APIRouter:
+def log_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
 
     @router.get("/pods/{pod_id}/logs")
     async def pod_logs(pod_id: str, request: Request) -> Response:
-        log = host.world.log_of(host.world.find(pod_id))
+        log = runtime.simulator.log_of(runtime.simulator.find(pod_id))
         source = request.query_params.get("source")
         if source not in (None, "container", "system"):
             raise _invalid("source: must be container or system")
         backlog, cursor = _backlog(request, log, source)
-        stream = _stream(host, log, source, backlog, cursor)
+        stream = _stream(runtime, log, source, backlog, cursor)
         return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
     return router
@@ -52,11 +52,11 @@ def _backlog(request: Request, log: PodLog, source: str | None) -> tuple[list[Lo
 
 
 async def _stream(
-    host: SimulatorRuntime, log: PodLog, source: str | None, backlog: list[LogLine], cursor: int
+    runtime: SimulatorRuntime, log: PodLog, source: str | None, backlog: list[LogLine], cursor: int
 ) -> AsyncIterator[bytes]:
     changed = asyncio.Event()
     unsubscribe = log.subscribe(changed.set)
-    unlisten = host.on_closing(changed.set)
+    unlisten = runtime.on_closing(changed.set)
     try:
         yield b": connected\n\n" + b"".join(map(_event, backlog))
         while True:
@@ -64,7 +64,7 @@ async def _stream(
             cursor = max(cursor, log.last_ns)
             if lines:
                 yield b"".join(map(_event, lines))
-            if log.is_closed or host.is_closing:
+            if log.is_closed or runtime.is_closing:
                 return
             try:
                 await asyncio.wait_for(changed.wait(), KEEPALIVE_SECONDS)

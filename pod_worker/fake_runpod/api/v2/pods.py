@@ -22,53 +22,53 @@ from pod_worker.fake_runpod.runtime import SimulatorRuntime
 BLANK = Template("", "", "", start_ssh=False, start_jupyter=False)
 
 
-def pod_routes(host: SimulatorRuntime) -> APIRouter:
+def pod_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
-    world = host.world
+    simulator = runtime.simulator
 
     def show(pod: Pod, status: int = 200) -> Response:
-        return json_response(pod_view(pod, world.now_ns), status)
+        return json_response(pod_view(pod, simulator.now_ns), status)
 
     @router.get("/pods")
     async def list_pods(request: Request) -> Response:
-        views = [pod_view(pod, world.now_ns) for pod in world.pods()]
+        views = [pod_view(pod, simulator.now_ns) for pod in simulator.pods()]
         query = request.query_params
         return json_response(page("pods", views, query.get("cursor"), query.get("limit")))
 
     @router.post("/pods")
     async def create_pod(request: Request) -> Response:
         body = read_body(CreatePod, await request.body())
-        return show(world.create(spec_of(body, host), "v2"), 201)
+        return show(simulator.create(spec_of(body, runtime), "v2"), 201)
 
     @router.get("/pods/{pod_id}")
     async def get_pod(pod_id: str) -> Response:
-        return show(world.find(pod_id))
+        return show(simulator.find(pod_id))
 
     @router.patch("/pods/{pod_id}")
     async def update_pod(pod_id: str, request: Request) -> Response:
         body = read_body(UpdatePod, await request.body())
-        pod = world.find(pod_id)
-        world.reconfigure(pod, changed_spec(pod.spec, body, host))
+        pod = simulator.find(pod_id)
+        simulator.reconfigure(pod, changed_spec(pod.spec, body, runtime))
         return show(pod)
 
     @router.delete("/pods/{pod_id}")
     async def delete_pod(pod_id: str) -> Response:
-        world.act(world.find(pod_id), "terminate")
+        simulator.act(simulator.find(pod_id), "terminate")
         return no_content()
 
     @router.post("/pods/{pod_id}/action")
     async def pod_action(pod_id: str, request: Request) -> Response:
-        pod = world.find(pod_id)
+        pod = simulator.find(pod_id)
         action = read_body(Action, await request.body()).action
-        world.act(pod, action)
+        simulator.act(pod, action)
         return no_content() if action == "terminate" else show(pod)
 
     return router
 
 
-def spec_of(body: CreatePod, host: SimulatorRuntime) -> PodSpec:
+def spec_of(body: CreatePod, runtime: SimulatorRuntime) -> PodSpec:
     """What the create asks for, the template's settings filled in. Raises Refusal."""
-    template = pod_template(body.templateId, host) if body.templateId else BLANK
+    template = pod_template(body.templateId, runtime) if body.templateId else BLANK
     if not (body.image or template.image):
         raise ApiError(ApiErrorKind.INVALID, "Request validation failed.", ("$: missing property 'image'",))
     if (body.gpu is None) == (body.cpu is None):
@@ -89,13 +89,13 @@ def spec_of(body: CreatePod, host: SimulatorRuntime) -> PodSpec:
         start_ssh=body.startSsh or template.start_ssh,
         start_jupyter=body.startJupyter or template.start_jupyter,
     )
-    _choose_compute(spec, body, template, host)
+    _choose_compute(spec, body, template, runtime)
     _choose_mounts(spec, body.mounts, template)
     return spec
 
 
-def pod_template(template_id: str, host: SimulatorRuntime) -> Template:
-    template = host.resources.template(template_id)
+def pod_template(template_id: str, runtime: SimulatorRuntime) -> Template:
+    template = runtime.resources.template(template_id)
     if template.is_serverless:
         raise ApiError(
             ApiErrorKind.INVALID, "Request validation failed.", ("$.templateId: is a serverless template",)
@@ -103,12 +103,12 @@ def pod_template(template_id: str, host: SimulatorRuntime) -> Template:
     return template
 
 
-def _choose_compute(spec: PodSpec, body: CreatePod, template: Template, host: SimulatorRuntime) -> None:
+def _choose_compute(spec: PodSpec, body: CreatePod, template: Template, runtime: SimulatorRuntime) -> None:
     if body.cpu is not None:
         spec.cpu_id, spec.vcpu_count, spec.gpu_count = body.cpu.id, body.cpu.vcpuCount, 0
         return
     assert body.gpu is not None
-    if body.gpu.count is None and host.world.physics.omitted_gpu_count_fails:
+    if body.gpu.count is None and runtime.simulator.settings.omitted_gpu_count_fails:
         raise ApiError(ApiErrorKind.CAPACITY, NO_INSTANCES)
     spec.gpu_ids, spec.gpu_count = (body.gpu.id,), body.gpu.count or 1
     spec.min_cuda = body.gpu.minCudaVersion
@@ -130,12 +130,12 @@ def _choose_mounts(spec: PodSpec, mounts: Mounts | None, template: Template) -> 
         spec.network_volume_id, spec.mount_path = mounts.network[0].volumeId, mounts.network[0].path
 
 
-def changed_spec(spec: PodSpec, body: UpdatePod, host: SimulatorRuntime) -> PodSpec:
+def changed_spec(spec: PodSpec, body: UpdatePod, runtime: SimulatorRuntime) -> PodSpec:
     """The spec after a PATCH: only fields that were sent change. Raises Refusal."""
     sent = body.model_fields_set
     changed = replace(spec, env=dict(spec.env))
     if body.templateId:
-        template = pod_template(body.templateId, host)
+        template = pod_template(body.templateId, runtime)
         changed = replace(
             changed, image=template.image, args=template.args, disk_gb=template.disk_gb, ports=template.ports
         )

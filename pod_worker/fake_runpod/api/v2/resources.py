@@ -24,9 +24,14 @@ from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 
-def resource_routes(host: SimulatorRuntime) -> APIRouter:
+def resource_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
-    for routes in (_volume_routes(host), _template_routes(host), _registry_routes(host), _key_routes(host)):
+    for routes in (
+        _volume_routes(runtime),
+        _template_routes(runtime),
+        _registry_routes(runtime),
+        _key_routes(runtime),
+    ):
         router.include_router(routes)
     return router
 
@@ -36,22 +41,22 @@ def _listed(request: Request, key: str, views: list[Json]) -> Response:
     return json_response(page(key, views, query.get("cursor"), query.get("limit")))
 
 
-def _volume_routes(host: SimulatorRuntime) -> APIRouter:
-    router, shelf = APIRouter(prefix="/network-volumes"), host.resources
+def _volume_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(prefix="/network-volumes"), runtime.resources
 
     @router.get("")
     async def list_volumes(request: Request) -> Response:
-        return _listed(request, "networkVolumes", [volume_view(v) for v in shelf.account.volumes.values()])
+        return _listed(request, "networkVolumes", [volume_view(v) for v in resources.account.volumes.values()])
 
     @router.post("")
     async def create_volume(request: Request) -> Response:
         body = read_body(CreateVolume, await request.body())
-        volume = shelf.create_volume(body.name, body.size, body.dataCenter, body.type)
+        volume = resources.create_volume(body.name, body.size, body.dataCenter, body.type)
         return json_response(volume_view(volume), 201)
 
     @router.get("/{volume_id}")
     async def get_volume(volume_id: str) -> Response:
-        return json_response(volume_view(shelf.volume(volume_id)))
+        return json_response(volume_view(resources.volume(volume_id)))
 
     @router.patch("/{volume_id}")
     async def update_volume(volume_id: str, request: Request) -> Response:
@@ -60,45 +65,45 @@ def _volume_routes(host: SimulatorRuntime) -> APIRouter:
             raise ApiError(
                 ApiErrorKind.INVALID, "Request validation failed.", ("$: at least one property is required",)
             )
-        return json_response(volume_view(shelf.update_volume(volume_id, body.name, body.size)))
+        return json_response(volume_view(resources.update_volume(volume_id, body.name, body.size)))
 
     @router.delete("/{volume_id}")
     async def delete_volume(volume_id: str) -> Response:
-        shelf.delete_volume(volume_id)
+        resources.delete_volume(volume_id)
         return no_content()
 
     return router
 
 
-def _template_routes(host: SimulatorRuntime) -> APIRouter:
-    router, shelf = APIRouter(prefix="/templates"), host.resources
+def _template_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(prefix="/templates"), runtime.resources
 
     @router.get("")
     async def list_templates(request: Request) -> Response:
-        return _listed(request, "templates", [template_view(t) for t in shelf.account.templates.values()])
+        return _listed(request, "templates", [template_view(t) for t in resources.account.templates.values()])
 
     @router.post("")
     async def create_template(request: Request) -> Response:
         body = read_body(CreateTemplate, await request.body())
         template = Template(id="", name=body.name, image=body.image)
         _apply(template, body)
-        return json_response(template_view(shelf.add_template(template)), 201)
+        return json_response(template_view(resources.add_template(template)), 201)
 
     @router.get("/{template_id}")
     async def get_template(template_id: str) -> Response:
-        return json_response(template_view(shelf.template(template_id)))
+        return json_response(template_view(resources.template(template_id)))
 
     @router.patch("/{template_id}")
     async def update_template(template_id: str, request: Request) -> Response:
         body = read_body(UpdateTemplate, await request.body())
-        template = shelf.own_template(template_id)
+        template = resources.own_template(template_id)
         _apply(template, body)
         template.name = body.name or template.name
         return json_response(template_view(template))
 
     @router.delete("/{template_id}")
     async def delete_template(template_id: str) -> Response:
-        shelf.delete_template(template_id)
+        resources.delete_template(template_id)
         return no_content()
 
     return router
@@ -129,35 +134,35 @@ def _apply(template: Template, body: TemplateSettings) -> None:
         template.volume_gb, template.mount_path = body.mounts.persistent.size, body.mounts.persistent.path
 
 
-def _registry_routes(host: SimulatorRuntime) -> APIRouter:
-    router, shelf = APIRouter(prefix="/registries"), host.resources
+def _registry_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(prefix="/registries"), runtime.resources
 
     def show(registry: Registry) -> dict[str, Json]:
         return {"id": registry.id, "name": registry.name}
 
     @router.get("")
     async def list_registries(request: Request) -> Response:
-        return _listed(request, "registries", [show(r) for r in shelf.account.registries.values()])
+        return _listed(request, "registries", [show(r) for r in resources.account.registries.values()])
 
     @router.post("")
     async def create_registry(request: Request) -> Response:
         body = read_body(CreateRegistry, await request.body())
-        return json_response(show(shelf.create_registry(body.name)), 201)
+        return json_response(show(resources.create_registry(body.name)), 201)
 
     @router.get("/{registry_id}")
     async def get_registry(registry_id: str) -> Response:
-        return json_response(show(shelf.registry(registry_id)))
+        return json_response(show(resources.registry(registry_id)))
 
     @router.delete("/{registry_id}")
     async def delete_registry(registry_id: str) -> Response:
-        shelf.delete_registry(registry_id)
+        resources.delete_registry(registry_id)
         return no_content()
 
     return router
 
 
-def _key_routes(host: SimulatorRuntime) -> APIRouter:
-    router, account = APIRouter(prefix="/account"), host.world.account
+def _key_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, account = APIRouter(prefix="/account"), runtime.simulator.account
 
     @router.get("/ssh-keys")
     async def get_keys() -> Response:

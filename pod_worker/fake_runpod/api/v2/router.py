@@ -21,10 +21,10 @@ from pod_worker.fake_runpod.runtime import SimulatorRuntime
 EMPTY_LISTS = {"serverless": "endpoints", "clusters": "clusters"}
 
 
-def v2_routes(host: SimulatorRuntime) -> APIRouter:
+def v2_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/v2")
     for routes in (pod_routes, log_routes, catalogue_routes, resource_routes, billing_routes):
-        router.include_router(routes(host))
+        router.include_router(routes(runtime))
 
     @router.get("/{family}")
     async def empty_list(family: str, request: Request) -> Response:

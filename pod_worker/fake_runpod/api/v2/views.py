@@ -68,11 +68,11 @@ def _ssh_proxy(pod: Pod) -> dict[str, Json] | None:
 
 
 def _ssh_direct(pod: Pod) -> dict[str, Json] | None:
-    door = next((m for m in pod.mappings if m.private == 22 and m.protocol == "tcp"), None)
-    if door is None or pod.status is not Status.RUNNING or not pod.ready:
+    ssh_mapping = next((m for m in pod.mappings if m.private == 22 and m.protocol == "tcp"), None)
+    if ssh_mapping is None or pod.status is not Status.RUNNING or not pod.ready:
         return None
-    command = f"ssh root@{door.ip} -p {door.public}"
-    return {"host": door.ip, "port": door.public, "username": "root", "command": command}
+    command = f"ssh root@{ssh_mapping.ip} -p {ssh_mapping.public}"
+    return {"host": ssh_mapping.ip, "port": ssh_mapping.public, "username": "root", "command": command}
 
 
 def _global_networking(pod: Pod) -> dict[str, Json]:

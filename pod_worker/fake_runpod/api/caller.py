@@ -1,0 +1,13 @@
+"""The identity behind one request: the account, one pod, or no known key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`pod_id` None is the account; otherwise the pod whose environment holds the key that was sent."""
+
+    pod_id: str | None = None
+    is_known: bool = True
