@@ -1,5 +1,6 @@
-"""A fake RunPod that real clients cannot tell apart: REST v2 and v1, GraphQL, logs, bills, trouble on demand.
+"""A fake RunPod: REST v2 and v1, GraphQL, logs, bills and injected faults.
 
-For tests and rehearsals at no cost. It imitates the control plane; what runs inside a pod is a runner's affair.
-Start at `server.py`: `serve` for a process, `running` for a test.
+Official clients work against it unchanged. It imitates RunPod's API; a container runner executes what runs in a
+pod. Start at `server.py`: `serve` for a process, `running` for a test. Layers, each importing only those below
+it: server, api, runtime, containers, cloud, billing, errors and timestamps.
 """

@@ -1,6 +1,8 @@
-"""Why the fake cloud says no, in one vocabulary that each API surface spells in its own way.
+"""API errors of the fake cloud by kind.
 
-A `Refusal` is an expected answer, not a fault of the fake. It never carries a secret.
+Each API surface has its own representation.
+
+An `ApiError` is an expected response, not a fault of the fake. It never contains a secret.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ class ApiErrorKind(StrEnum):
     INVALID = "invalid"
     """The body does not match the contract: v2 422, v1 and GraphQL 400-like."""
     RULE = "rule"
-    """The body matches, but breaks a cross-field rule: 400."""
+    """The body matches but violates a cross-field rule: 400."""
     CAPACITY = "capacity"
     BALANCE = "balance"
     FORBIDDEN = "forbidden"

@@ -1,4 +1,4 @@
-"""What the server received: request counts by route, the last requests, and the telemetry of pods.
+"""What the server received: requests by route, and the telemetry of pods.
 
 Ids in routes are replaced by `{id}`, so the number of counters stays small. The request log holds no bodies, no
 headers and no keys.

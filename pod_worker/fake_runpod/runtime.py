@@ -1,7 +1,7 @@
-"""Ties the pure world to real time, to the contents of pods and to the state file.
+"""Connects the pure simulator to time, containers and the state file.
 
-Everything here runs on one event loop; runners report from their threads through `post`. Before any request is
-answered the world catches up with the clock.
+Everything runs on one event loop; container runners report from their threads through `post`. The simulator
+advances to the clock before any request is handled.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SimulatorRuntime:
         self._wake = asyncio.Event()
 
     def catch_up(self) -> None:
-        """Bring the world to now and do to the pods' contents what follows from it."""
+        """Advance the simulator to now and execute its container commands."""
         self.simulator.advance(self.clock.now_ns())
         for command in self.simulator.drain_commands():
             self._execute(command)
@@ -64,22 +64,22 @@ class SimulatorRuntime:
         self.post(lambda: self.simulator.record_exit(pod_id, generation, code))
 
     def post(self, change: Callable[[], None]) -> None:
-        """Apply a change on the event loop, at the virtual instant at which it gets there."""
+        """Apply a change on the event loop, at the virtual instant of its arrival."""
 
         def apply() -> None:
             self.simulator.advance(self.clock.now_ns())
             change()
             self.catch_up()
 
-        # A report that comes after the server went down has nobody left to hear it.
+        # After the server has stopped, reports are discarded.
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(apply)
 
-    # life of the server
+    # server lifetime
 
     async def run(self) -> None:
-        """Keep the world up with the clock between requests, and save it now and then, until cancelled."""
+        """Advance the simulator and save it periodically, until cancelled."""
         self._loop = asyncio.get_running_loop()
         saved_at = self._loop.time()
         while True:
@@ -99,12 +99,12 @@ class SimulatorRuntime:
         return min(max(seconds, 0.001), MAX_SLEEP_SECONDS)
 
     def wake(self) -> None:
-        """The clock was changed by hand: look again."""
+        """Process timers at once after an explicit change of the clock."""
         self._wake.set()
         self.catch_up()
 
     def reset(self) -> None:
-        """An empty cloud for the same account; contents of pods are ended, their folders removed."""
+        """Empty the cloud of the account; end all containers and remove their folders."""
         for pod in self.simulator.all_pods():
             self.simulator.delete_silently(pod)
         self.catch_up()
@@ -113,7 +113,7 @@ class SimulatorRuntime:
         self.telemetry.entries.clear()
 
     def on_closing(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Have `call` called when the server goes down; returns the way to take that back."""
+        """Register `call` for the server's shutdown; returns the function that removes it."""
         self._closers.add(call)
         return lambda: self._closers.discard(call)
 
@@ -123,7 +123,7 @@ class SimulatorRuntime:
             call()
 
     def close(self) -> None:
-        """Save, and end every pod's contents."""
+        """Save the state and end every container."""
         self.end_streams()
         self.catch_up()
         self.save()

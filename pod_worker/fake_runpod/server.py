@@ -1,7 +1,7 @@
-"""The fake as a web application, and the function that serves it until interrupted.
+"""The fake as a web application, and the functions that serve it.
 
-`build_app` puts the surfaces together behind the gate; `serve` is what `pod-worker fake-runpod` calls; `running`
-serves in a thread, for tests. This module reads no environment: its callers pass what they read.
+`build_app` combines the API surfaces behind the gateway; `serve` is called by `pod-worker fake-runpod`;
+`running` serves in a thread, for tests. This module reads no environment.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ DETAILS = {404: "The requested path was not found.", 405: "The requested method 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one fake behaves. `speed`: virtual seconds per real second, 0 = only stepped. `state`: file to keep the
-    cloud in. `faults`: YAML file of rules. `make_runner` gives pods their contents; None leaves them empty."""
+    """Options of one fake.
+
+    `speed`: virtual seconds per real second, 0: only explicit steps. `state`: state file. `faults`: YAML file of
+    rules. `make_runner` creates the container runner; None: pods run nothing.
+    """
 
     account: Account = field(default_factory=Account)
     speed: float = 1.0
@@ -61,13 +64,15 @@ class Options:
 
 
 def build_runtime(options: Options) -> SimulatorRuntime:
-    """The world, its clock and its contents. Raises ValueError for a bad state file, msgspec.ValidationError for a
-    bad fault or catalogue file."""
+    """The simulator, its clock and its container runner.
+
+    Raises ValueError for an invalid state file, msgspec.ValidationError for an invalid fault or catalogue file.
+    """
     catalogue = load_catalogue(options.catalogue)
     saved = snapshot.read(options.state) if options.state else None
     now_ns = saved.now_ns if saved else time.time_ns()
     clock = VirtualClock(now_ns, options.speed)
-    simulator = _simulator(options, catalogue, saved, now_ns)
+    simulator = _build_simulator(options, catalogue, saved, now_ns)
     runtime = SimulatorRuntime(simulator, clock, state=options.state)
     if options.make_runner is not None:
         runtime.runner = options.make_runner(runtime)
@@ -76,14 +81,14 @@ def build_runtime(options: Options) -> SimulatorRuntime:
     return runtime
 
 
-def _simulator(
+def _build_simulator(
     options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int
 ) -> CloudSimulator:
     account = options.account
     if saved is not None:
         saved.account.api_keys = account.api_keys
         account = saved.account
-    # A seed makes ids repeat from run to run; without one they must not, or a state file's pods would meet twins.
+    # With a seed ids repeat between runs. Without one they must differ from the ids in a state file.
     seed = time.time_ns() if options.seed is None else options.seed
     simulator = CloudSimulator(account, catalogue, now_ns, settings=options.settings, seed=seed)
     if saved is not None:
@@ -92,7 +97,7 @@ def _simulator(
 
 
 def build_app(runtime: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
-    """All surfaces of one host: v2 under `/v2`, v1 under `/v1` and at the root, GraphQL, telemetry, control."""
+    """All API surfaces: REST v2 and v1, GraphQL, telemetry, the test API."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -129,13 +134,15 @@ def build_app(runtime: SimulatorRuntime, quotas: Quotas | None = None) -> FastAP
 
 
 def bind(runtime: SimulatorRuntime, address: str, port: int) -> socket:
-    """A listening socket (port 0: any free one), and the host told where it is reached. Raises OSError."""
+    """A listening socket (port 0: any free one); sets the runtime's base URL.
+
+    Raises OSError.
+    """
     try:
         listener = create_server((address, port), backlog=2048)
     except OSError as error:
-        text = (
-            f"cannot listen on {address}:{port}: {error.strerror}. Give another port, or stop what listens there"
-        )
+        fix = "Give another --port, or stop the process that listens there"
+        text = f"cannot listen on {address}:{port}: {error.strerror}. {fix}"
         raise OSError(error.errno, text) from None
     runtime.base_url = f"http://{address}:{listener.getsockname()[1]}"
     return listener
@@ -147,14 +154,17 @@ def make_server(options: Options, runtime: SimulatorRuntime) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
-        # Longer than clients keep idle connections: none is cut off in the moment it is used again.
+        # Longer than clients keep idle connections, so that none is closed while it is reused.
         timeout_keep_alive=120,
     )
     return ClosingServer(config, runtime)
 
 
 class ClosingServer(uvicorn.Server):
-    """Ends open log streams first: uvicorn would wait for them before it tells the application to close."""
+    """Ends open log streams first.
+
+    Otherwise uvicorn waits for them before it shuts the application down.
+    """
 
     def __init__(self, config: uvicorn.Config, runtime: SimulatorRuntime) -> None:
         super().__init__(config)
@@ -172,15 +182,16 @@ def serve(
     port: int = DEFAULT_PORT,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; port 0 picks a free one. `on_ready` gets the base URL once requests are
-    answered. Raises OSError when the address is taken."""
+    """Serve until SIGINT or SIGTERM; port 0 picks a free one.
+
+    `on_ready` gets the base URL once requests are answered. Raises OSError when the address is in use."""
     options = options or Options()
     runtime = build_runtime(options)
     with bind(runtime, address, port) as listener:
         server = make_server(options, runtime)
         if on_ready is not None:
             threading.Thread(target=_notify_ready, args=(server, runtime, on_ready), daemon=True).start()
-        # uvicorn shuts down in order and then raises the signal again.
+        # uvicorn shuts down and then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
@@ -199,7 +210,10 @@ def _await_start(server: uvicorn.Server, seconds: float = 30.0) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FakeServer:
-    """A fake that serves in a thread. `runtime` may be read; change it through HTTP, which runs on its loop."""
+    """A fake that serves in a thread.
+
+    `runtime` may be read; change it over HTTP, on its event loop.
+    """
 
     url: str
     api_key: str
@@ -208,7 +222,10 @@ class FakeServer:
 
 @contextlib.contextmanager
 def running(options: Options | None = None) -> Iterator[FakeServer]:
-    """Serve on a free loopback port for the length of the block. Raises RuntimeError when it does not start."""
+    """Serve on a free loopback port for the length of the block.
+
+    Raises RuntimeError when it does not start.
+    """
     options = options or Options()
     runtime = build_runtime(options)
     listener = bind(runtime, "127.0.0.1", 0)

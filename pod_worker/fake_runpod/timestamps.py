@@ -1,7 +1,6 @@
-"""Virtual instants: integer nanoseconds since the epoch, and the spellings RunPod's APIs give them.
+"""Virtual instants as integer nanoseconds, and their text forms.
 
-v2 writes RFC 3339, v1 mixes RFC 3339 with Go's and JavaScript's forms, logs need nanoseconds. Nothing here reads
-a clock.
+v2 uses RFC 3339, v1 also the forms of Go and JavaScript, logs need nanoseconds. Nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ def as_datetime(instant: int) -> datetime:
 
 
 def rfc3339(instant: int) -> str:
-    """Seconds when whole, milliseconds otherwise: `2026-11-22T21:05:00Z`, `2026-11-22T21:05:00.120Z`."""
+    """Seconds when whole, else milliseconds: `2026-11-22T21:05:00.120Z`."""
     millis = instant % SECOND // 1_000_000
     tail = f".{millis:03d}" if millis else ""
     return f"{as_datetime(instant):%Y-%m-%dT%H:%M:%S}{tail}Z"
 
 
 def rfc3339_nano(instant: int) -> str:
-    """All nine digits, so that text order is time order and a log line's stamp is its identity."""
+    """All nine digits: text order is time order."""
     return f"{as_datetime(instant):%Y-%m-%dT%H:%M:%S}.{instant % SECOND:09d}Z"
 
 
@@ -52,7 +51,10 @@ def javascript_format(instant: int) -> str:
 
 
 def parse(text: str) -> int:
-    """RFC 3339 with up to nine fractional digits; a missing zone reads as UTC. Raises ValueError."""
+    """RFC 3339 with up to nine fractional digits; a missing zone reads as UTC.
+
+    Raises ValueError.
+    """
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not an RFC 3339 date-time such as 2026-11-22T21:05:00Z")

@@ -1,4 +1,4 @@
-"""The test API under `/_fake`: faults, the virtual clock, all pods, received requests, the account, and a reset.
+"""The test API under `/_fake`: faults, clock, pods, requests, account, reset.
 
 It exists only in this fake. Responses are plain JSON.
 """

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`pod_id` None is the account; otherwise the pod whose environment holds the key that was sent."""
+    """`pod_id` None is the account.
+
+    Otherwise the pod whose environment holds the key that was sent.
+    """
 
     pod_id: str | None = None
     is_known: bool = True

@@ -1,8 +1,4 @@
-"""The door in front of all API surfaces: faults, keys, quotas and the count of what was asked.
-
-A pure ASGI layer, so that it costs little and sees every answer. The control and telemetry surfaces pass freely:
-they are this fake's own, and the server listens on loopback.
-"""
+"""ASGI layer in front of all surfaces: faults, keys, quotas, request log."""
 
 from __future__ import annotations
 
@@ -70,7 +66,7 @@ class ApiGateway:
         rejection = self._injected_error(surface, context) or self._unauthorized(surface, scope)
         decision: QuotaDecision | None = None
         if rejection is None and surface == "v2":
-            # Quotas are the user's, whichever of their keys or pods asks.
+            # Quotas are per user, whichever of their keys or pods sends the request.
             decision = self._limiter.check(self._runtime.simulator.account.id)
             send = self._with_quota(send, decision)
             if decision.exceeded:
@@ -103,7 +99,7 @@ class ApiGateway:
     def _unauthorized(self, surface: str, scope: Scope) -> Response | None:
         key = _key_of(scope)
         if key is None:
-            # GraphQL serves its public catalogue to anyone; what is private answers null there.
+            # GraphQL serves its public catalogue without a key; private fields are null.
             scope["fake.caller"] = Caller(is_known=False)
             return None if surface == "graphql" else error_response(surface, 401, "missing bearer token")
         if self._runtime.simulator.account.knows_key(key):

@@ -1,7 +1,7 @@
-"""Per-user request quotas in three windows, and v2's headers for them (IETF ratelimit-headers draft).
+"""Per-user request quotas in three windows, and v2's headers for them.
 
-Windows are real time, because clients wait in real time. Generous by default: strict quotas are for tests of
-clients, `RunPod`'s documented example being 60, 3000 and 50000.
+The headers follow the IETF ratelimit-headers draft. Windows are in real time, because clients wait in real time.
+The defaults are high; strict quotas are for tests of clients. RunPod's documented example is 60, 3000 and 50000.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class QuotaDecision:
-    """`exceeded` names the window that is full, for `retry_after` more seconds."""
+    """`exceeded` names the exhausted window; it ends after `retry_after` seconds."""
 
     header: str
     exceeded: str | None
@@ -54,7 +54,7 @@ class RateLimiter:
         self._usage: dict[str, Usage] = {}
 
     def check(self, user: str) -> QuotaDecision:
-        """One more request of this user; a refused one does not count."""
+        """Count one request of this user; rejected requests do not count."""
         usage, now = self._usage.setdefault(user, Usage()), self._monotonic()
         left: dict[str, tuple[int, int]] = {}
         for name, width in WINDOWS:

@@ -1,6 +1,7 @@
-"""JSON answers, and how each API surface spells a refusal: problem+json on v2, `{error, status}` on v1.
+"""JSON responses, and the error format of each API surface.
 
-GraphQL answers its refusals itself (HTTP 200 with `errors`); before a query is read it uses `plain_error`.
+Errors are problem+json on v2 and `{error, status}` on v1. GraphQL formats its own errors (HTTP 200 with
+`errors`); before a query is parsed it uses `graphql_error`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def json_response(body: Json, status: int = 200, media_type: str = "application/
 
 
 def no_content() -> Response:
-    """204 with neither body nor content type: a JSON content type here breaks real clients."""
+    """204 without body and content type: a JSON content type breaks real clients."""
     return Response(status_code=204)
 
 
@@ -63,7 +64,7 @@ def problem(status: int, detail: str, errors: tuple[str, ...] = ()) -> Response:
 
 
 def plain_error(status: int, message: str) -> Response:
-    """The form v1 documents for 401 and is seen to use otherwise."""
+    """v1's documented form for 401, and its observed form for other statuses."""
     if status == 401:
         return json_response({"message": message}, status)
     return json_response({"error": message, "status": status}, status)
@@ -74,7 +75,7 @@ def graphql_error(status: int, message: str) -> Response:
 
 
 def html_error(status: int) -> Response:
-    """What a proxy in front of the API answers when the API does not."""
+    """The response of a proxy whose upstream does not respond."""
     text = HTML.format(f"{status} {TITLES.get(status, 'Error')}")
     return Response(text, status, media_type="text/html")
 

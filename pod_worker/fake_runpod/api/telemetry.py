@@ -1,4 +1,4 @@
-"""Telemetry sinks of the original system's pods, and the list of what they received (seed document 000).
+"""Telemetry sinks of the original system's pods (seed document 000).
 
 A sink accepts any JSON and interprets nothing.
 """

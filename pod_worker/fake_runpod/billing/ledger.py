@@ -1,8 +1,9 @@
-"""Who owes what: piecewise-constant rates on the virtual clock, summed in integers without rounding drift.
+"""Charges per billed item, in integers without rounding drift.
 
-A `UsageMeter` answers "how many pico-dollars up to this instant". A bill is the difference of two answers, so
-records add up to their totals exactly, however time is cut into buckets and pods into groups. Rates are
-nano-dollars per 720 hours (a RunPod month), which makes GB-months and GPU-hours both whole numbers.
+Rates are piecewise constant on the virtual clock. A `UsageMeter` gives the pico-dollars charged up to an
+instant. A bill is the difference of two such sums, so records add up to their totals exactly for any bucket size
+and grouping. Rates are nano-dollars per 720 hours (a RunPod month), which makes GB-months and GPU-hours both
+whole numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ BUCKETS = ("hour", "day", "week", "month", "year")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Nano-dollars per 720 hours: compute (GPU or CPU) and disk; and whether the time counts as billed."""
+    """Nano-dollars per 720 hours: compute (GPU or CPU) and disk.
+
+    And whether the time counts as billed.
+    """
 
     compute: int = 0
     disk: int = 0
@@ -61,7 +65,7 @@ OFF = Rates()
 
 @dataclass(slots=True)
 class UsageMeter:
-    """Break points of three step functions and their exact integrals up to each break point."""
+    """Break points of three step functions, and their exact integrals."""
 
     at: list[int] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
@@ -76,7 +80,7 @@ class UsageMeter:
         self.rates.append(rates)
 
     def usage_until(self, instant: int) -> Amounts:
-        """Everything owed up to `instant`, rounded down to whole pico-dollars and milliseconds."""
+        """All charges up to `instant`, rounded down to pico-dollars and milliseconds."""
         compute, disk, on = self._integrals(instant)
         return Amounts(compute * PICO_PER_NANO // PER_MONTH, disk * PICO_PER_NANO // PER_MONTH, on // 1_000_000)
 
@@ -94,7 +98,10 @@ class UsageMeter:
 
 @dataclass(slots=True)
 class BilledItem:
-    """One thing that is billed. `group` is the GPU type id, a CPU flavor id or a volume tier."""
+    """One billed pod or volume.
+
+    `group` is the GPU type id, a CPU flavor id or a volume tier.
+    """
 
     id: str
     group: str
@@ -114,25 +121,29 @@ class Charge:
 
 @dataclass(slots=True)
 class Archive:
-    """Folded lines of one group: whole pico-dollars per day instead of break points. A folded day's charges stand
-    at its start: day buckets and wider stay right, only hours inside an archived day lose their shape."""
+    """Closed items of one group as pico-dollars per day, without break points.
+
+    A day's charges are recorded at its start: buckets of a day or more stay exact, hour buckets do not."""
 
     item: BilledItem
     days: dict[int, Amounts] = field(default_factory=dict)
 
     def fold(self, usage: UsageMeter) -> None:
         for day in range(usage.at[0] // DAY, usage.at[-1] // DAY + 1):
-            amounts_due = usage.usage_until((day + 1) * DAY) - usage.usage_until(day * DAY)
-            if amounts_due != ZERO:
-                self.days[day] = self.days.get(day, ZERO) + amounts_due
+            charged = usage.usage_until((day + 1) * DAY) - usage.usage_until(day * DAY)
+            if charged != ZERO:
+                self.days[day] = self.days.get(day, ZERO) + charged
 
     def usage_until(self, instant: int) -> Amounts:
-        return sum((amounts_due for day, amounts_due in self.days.items() if day * DAY < instant), ZERO)
+        return sum((charged for day, charged in self.days.items() if day * DAY < instant), ZERO)
 
 
 class Ledger:
-    """All lines of one kind (pods, or network volumes). Lines of things long gone are folded into one archive
-    per group once there are more than `keep` of them: totals stay exact, memory stays flat."""
+    """All billed items of one kind (pods or network volumes).
+
+    Beyond `keep` closed items the oldest is folded into the archive of its group: totals stay exact, memory
+    bounded.
+    """
 
     def __init__(self, keep: int = 5_000) -> None:
         self._keep = keep
@@ -141,7 +152,9 @@ class Ledger:
         self.entries: dict[str, BilledItem] = {}
         self.archives: dict[str, Archive] = {}
         self.total = UsageMeter()
-        """The account's running total; its past is forgotten now and then, only its present is ever asked for."""
+        """The account's running total. Its break points are dropped from time to time, because only the total is
+        read.
+        """
 
     def open(self, item: BilledItem, now: int, rates: Rates) -> None:
         self.entries[item.id] = item
@@ -166,7 +179,7 @@ class Ledger:
 
     @property
     def rate(self) -> int:
-        """Nano-dollars per 720 hours that everything costs right now."""
+        """Nano-dollars per 720 hours that all items cost now."""
         return self._rate.compute + self._rate.disk
 
     def restore(self, entries: list[BilledItem], archives: list[Archive], total: UsageMeter) -> None:
@@ -179,8 +192,12 @@ class Ledger:
     def charges(
         self, start: int, end: int, bucket: str, until: int, item_id: str | None = None
     ) -> Iterator[Charge]:
-        """What is owed per bucket and line within [start, end), nothing later than `until`; empty cells are left
-        out. `start` and `end` are widened to bucket edges."""
+        """Charges per bucket and item within [start, end) and not after `until`.
+
+        Zero charges are left out.
+
+        `start` and `end` are widened to bucket edges.
+        """
         sources: list[tuple[BilledItem, UsageMeter | Archive]] = [
             (item, item.usage) for item in self.entries.values()
         ]
@@ -209,7 +226,7 @@ def bucket_edges(start: int, end: int, bucket: str) -> Iterator[int]:
 
 
 def bucket_start(instant: int, bucket: str) -> int:
-    """The start of the UTC hour, day, week (Monday), month or year that `instant` lies in."""
+    """The start of the UTC hour, day, week (Monday), month or year of `instant`."""
     moment = timestamps.as_datetime(instant).replace(minute=0, second=0)
     if bucket != "hour":
         moment = moment.replace(hour=0)

@@ -1,7 +1,7 @@
-"""Money as integers: prices in nano-dollars per hour, amounts owed in pico-dollars, US dollars only on the wire.
+"""Money as integers; US dollars only on the wire.
 
-A pico-dollar is a thousandth of what a price can say, so that rounding down many thousand bills stays far below a
-micro-dollar.
+Prices are nano-dollars per hour, amounts are pico-dollars. A pico-dollar is a thousandth of the smallest price
+unit. The rounding error of many thousand bills stays below one micro-dollar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which span of time a billing query means: explicit, the last N buckets, or 30 days; snapped to bucket edges."""
+"""The period of a billing query: explicit, the last N buckets, or 30 days.
+
+Widened to bucket edges.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ class BillingPeriod:
 
 
 def parse_period(query: Mapping[str, str], now_ns: int, kind: ApiErrorKind) -> BillingPeriod:
-    """From startTime, endTime, bucketSize and lastN. Raises Refusal of `kind` for what cannot be read."""
+    """From startTime, endTime, bucketSize and lastN.
+
+    Raises ApiError of `kind` for a value that cannot be parsed.
+    """
     bucket = query.get("bucketSize", "day")
     if bucket not in BUCKETS:
         raise _api_error(kind, f"bucketSize: must be one of {', '.join(BUCKETS)}")

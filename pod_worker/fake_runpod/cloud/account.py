@@ -1,6 +1,6 @@
-"""The renter's account at the fake cloud: keys, money, SSH keys, secrets, and the things that outlive pods.
+"""The customer's account: keys, balance, secrets, volumes, templates.
 
-Holds state and answers questions about it; spending is added up by `billing.py` and enforced by `simulator.py`.
+Spending is computed by `billing/ledger.py` and enforced by `simulator.py`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ class Registry:
 
 @dataclass(slots=True)
 class Account:
-    """`balance_usd` is what was paid in; spending is subtracted from it. At zero, pods with a network volume stop
-    and the others are destroyed. A create needs one hour of credit and stays under the spend limit."""
+    """`balance_usd` is the sum paid in; spending is subtracted from it.
+
+    At zero, pods with a network volume stop and the others are destroyed. A create needs one hour of credit and
+    must stay under the spend limit.
+    """
 
     api_keys: list[str] = field(default_factory=lambda: [DEFAULT_API_KEY])
     id: str = "user_2fake0000000000000000000"

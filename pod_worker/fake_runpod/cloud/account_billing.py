@@ -1,6 +1,6 @@
-"""The account's money over time: two ledgers, a balance, and the instant at which it runs out.
+"""The account's billing: ledgers, balance, and when it reaches zero.
 
-Says when the account is broke and whether a pod can be afforded; what happens to the pods then is the world's.
+Decides whether a pod is affordable. The simulator stops or destroys pods when the balance reaches zero.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AccountBilling:
         return price_usd(self.pods.rate + self.volumes.rate) / MONTH_HOURS
 
     def check_affordable(self, pod: Pod, now_ns: int) -> None:
-        """One hour of credit, and the spend limit. Raises Refusal(BALANCE) or Refusal(RULE)."""
+        """Check one hour of credit and the spend limit. Raises ApiError (BALANCE or RULE)."""
         if self.balance_nano(now_ns) < pod.rate_nano:
             raise ApiError(
                 ApiErrorKind.BALANCE, "insufficient balance: one hour of credit is needed to deploy this pod"
@@ -47,7 +47,7 @@ class AccountBilling:
         self.recompute_exhaustion(now_ns)
 
     def charge_pod(self, pod: Pod, now_ns: int) -> None:
-        """To be called whenever the pod's status or size changed."""
+        """Set the pod's rates; call it after every change of its status or size."""
         self.pods.set_rates(pod.id, now_ns, prices.pod_rates(pod))
         self.recompute_exhaustion(now_ns)
 
@@ -56,7 +56,7 @@ class AccountBilling:
         self.recompute_exhaustion(now_ns)
 
     def charge_volume(self, volume: Volume, now_ns: int) -> None:
-        """Start billing a new volume, or change the rate of a resized one."""
+        """Start to bill a new volume, or change the rate of a resized one."""
         rates = prices.volume_rates(volume)
         if volume.id in self.volumes.entries:
             self.volumes.set_rates(volume.id, now_ns, rates)
@@ -69,6 +69,9 @@ class AccountBilling:
         self.recompute_exhaustion(now_ns)
 
     def recompute_exhaustion(self, now_ns: int) -> None:
-        """Work out anew when the money ends; also to be called after the balance was changed by hand."""
+        """Compute again when the balance reaches zero.
+
+        Call it also after a manual change of the balance.
+        """
         rate = self.pods.rate + self.volumes.rate
         self.exhausted_at_ns = prices.exhausted_at(self.balance_nano(now_ns), rate, now_ns)

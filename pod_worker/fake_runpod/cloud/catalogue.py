@@ -1,7 +1,7 @@
-"""What the fake cloud offers: GPU types, CPU flavors, data centers, host CUDA versions, public templates.
+"""What the fake cloud offers: GPUs, CPUs, data centers, public templates.
 
-Read once from `catalogue.yaml` beside this module, or from a file of the same form. How much of it is free right
-now is `stock.py`'s business.
+Read once from `catalogue.yaml` beside this module, or from a file of the same form. `inventory.py` counts what
+is free.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class Catalogue:
 
 
 def load_catalogue(path: Path | None = None) -> Catalogue:
-    """The catalogue of `path`, or the one that ships. Raises msgspec.ValidationError naming the bad row."""
+    """The catalogue in `path`, or the bundled one.
+
+    Raises msgspec.ValidationError that names the invalid row.
+    """
     text = (path or Path(__file__).with_name("catalogue.yaml")).read_bytes()
     return Catalogue(msgspec.yaml.decode(text, type=CatalogueFile, strict=False))
 

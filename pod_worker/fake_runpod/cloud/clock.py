@@ -1,7 +1,6 @@
-"""The virtual clock: real time multiplied by a speed, plus whatever a test stepped by hand.
+"""The virtual clock: real time multiplied by a speed, plus explicit steps.
 
-Speed 0 stands still between steps, which makes a week of billing take as long as one request. The clock never
-runs backwards and knows nothing about pods.
+At speed 0 it advances by steps only, so a week of billing takes as long as one request. It never runs backwards.
 """
 
 from __future__ import annotations
@@ -16,7 +15,10 @@ class VirtualClock:
     def __init__(
         self, start_ns: int, speed: float = 1.0, *, monotonic_ns: Callable[[], int] = time.monotonic_ns
     ) -> None:
-        """`start_ns`: the virtual instant it begins at. `speed`: virtual seconds per real second, 0 = frozen."""
+        """`start_ns`: the virtual instant it begins at.
+
+        `speed`: virtual seconds per real second, 0 = frozen.
+        """
         self._monotonic_ns = monotonic_ns
         self._base = start_ns
         self._since = monotonic_ns()
@@ -30,9 +32,9 @@ class VirtualClock:
         return self._base + int((self._monotonic_ns() - self._since) * self._speed)
 
     def step(self, seconds: float) -> int:
-        """Jump ahead by virtual seconds; returns the new instant."""
+        """Advance by virtual seconds; returns the new instant."""
         if seconds < 0:
-            raise ValueError("the virtual clock only goes forward: give seconds >= 0")
+            raise ValueError("the virtual clock cannot run backwards: give seconds >= 0")
         self._rebase(self.now_ns() + from_seconds(seconds))
         return self._base
 
@@ -41,7 +43,7 @@ class VirtualClock:
         self._speed = _checked(speed)
 
     def real_seconds(self, virtual_seconds: float) -> float:
-        """How long a virtual span lasts outside; a frozen clock counts one to one."""
+        """Real seconds of a virtual duration; at speed 0 both are equal."""
         return virtual_seconds / self._speed if self._speed else virtual_seconds
 
     def _rebase(self, instant: int) -> None:

@@ -1,4 +1,7 @@
-"""What the world wants done to the contents of pods. The host carries it out; the world never looks back."""
+"""Commands of the simulator to the containers of pods.
+
+The runtime executes them and returns no result.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class StopContainer:
     notice_seconds: float
     """Virtual seconds between SIGTERM and SIGKILL."""
     remove_data: bool
-    """The pod is gone for good: its folder goes too."""
+    """The pod is deleted: remove its folder too."""
 
 
 ContainerCommand: TypeAlias = StartContainer | StopContainer

@@ -1,7 +1,7 @@
-"""Faults by rule: when which trouble strikes whom, how often, and with what numbers.
+"""Fault injection by rule: which fault, where, how often, with what values.
 
-A rule is data (JSON on `POST /_fake/faults`, or YAML); a `FaultRules` holds them in order and counts what they
-did. The book decides only *whether* a rule strikes: the gate, the world and the surfaces do the striking.
+A rule is data: JSON on `POST /_fake/faults`, or YAML. `FaultRules` holds the rules in order, decides whether one
+applies, and counts how often it did. The gateway, the simulator and the API surfaces carry the faults out.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ class FaultKind(StrEnum):
     """Creates and starts find no machine (by gpu, data_center, cloud); the catalogue shows NONE."""
     STUCK_PROVISIONING = "stuck_provisioning"
     NEVER_READY = "never_ready"
-    """RUNNING, but without an IP, a port or a word in the container log."""
+    """RUNNING, but without an IP, a port or a line in the container log."""
     BOOT_ERROR = "boot_error"
-    """v2 shows ERROR and a system log line (`message`); v1 and GraphQL go on saying RUNNING."""
+    """v2 shows ERROR and a system log line (`message`); v1 and GraphQL still show RUNNING."""
     SLOW_PULL = "slow_pull"
     """The image takes `seconds` to pull."""
     VANISH = "vanish"
-    """The pod is gone `seconds` after its creation, as if it had never been."""
+    """The pod disappears `seconds` after its creation, without a trace."""
     ZERO_GPU = "zero_gpu_on_start"
     """A stopped pod starts again with no GPU at all."""
     CREATE_THEN_500 = "create_then_500"
-    """The pod is made and bills, and the answer is a 500."""
+    """The pod is created and billed, and the response is a 500."""
     READ_LAG = "read_after_write_lag"
-    """A new pod is 404 and missing from lists for `seconds`; deleting it in that time is a 404 too."""
+    """A new pod is 404 and missing from lists for `seconds`; a delete in that time is a 404 too."""
     SPOT_INTERRUPT = "spot_interrupt"
-    """`seconds` after creation the pod's contents get SIGTERM, and SIGKILL `notice_seconds` (0 to 5) later."""
+    """`seconds` after creation the container gets SIGTERM, and SIGKILL `notice_seconds` (0 to 5) later."""
     TOO_MANY_REQUESTS = "too_many_requests"
     HTTP_ERROR = "http_error"
-    """Any `status`, before the request did anything; `html: true` answers like a proxy in front."""
+    """Any `status`, before the request has an effect; `html: true` responds as a proxy does."""
     SLOW = "slow"
-    """The request waits `seconds` (real ones): before it acts, or `after_acting: true`."""
+    """The request waits `seconds` (real time): before its effect, or with `after_acting: true` after it."""
     GONE = "gone"
-    """410, for a surface that was retired (surface: v1 or graphql)."""
+    """410 for a retired surface (surface: v1 or graphql)."""
 
 
 Surface = Annotated[str, msgspec.Meta(pattern="^(v1|v2|graphql)$")]
@@ -56,8 +56,9 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Fields left out match everything; `path` and `name` are shell patterns. `id`, `triggered` and `since_ns` are
-    the book's own and are ignored on input."""
+    """Omitted fields match everything; `path` and `name` are shell patterns.
+
+    `id`, `triggered` and `since_ns` are set by `FaultRules` and ignored on input."""
 
     kind: FaultKind
     surface: Surface | None = None
@@ -70,9 +71,9 @@ class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pod: str | None = None
 
     times: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """Strike this often, then rest; None = always."""
+    """Apply this often; None: always."""
     skip: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Let this many occasions pass first."""
+    """Skip this many matches first."""
     probability: Share = 1.0
     from_seconds: Seconds = 0.0
     until_seconds: Seconds | None = None
@@ -93,8 +94,9 @@ class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class FaultContext:
-    """What is happening, for rules to match on. None = not known at this point, which only a rule that does not
-    ask can match."""
+    """The request or pod that rules are matched against.
+
+    None: not known at this point; only rules without that field match."""
 
     surface: str | None = None
     method: str | None = None
@@ -127,14 +129,14 @@ class FaultRules:
         self._next_id = max((rule.id for rule in rules), default=0) + 1
 
     def remove(self, rule_id: int | None = None) -> int:
-        """Drop one rule, or all; returns how many went."""
+        """Remove one rule, or all; returns how many were removed."""
         kept = [] if rule_id is None else [rule for rule in self._rules if rule.id != rule_id]
         removed = len(self._rules) - len(kept)
         self._rules = kept
         return removed
 
     def trigger(self, kind: FaultKind, context: FaultContext, now_ns: int) -> FaultRule | None:
-        """The first rule that strikes here, counted as having struck; None when nothing happens."""
+        """The first rule that applies here, counted as triggered; None where none applies."""
         for rule in self._rules:
             if self._is_due(rule, kind, now_ns) and _fits(rule, context):
                 if rule.skip:
@@ -145,7 +147,10 @@ class FaultRules:
         return None
 
     def capacity_shortage(self, context: FaultContext, now_ns: int) -> CapacityShortage:
-        """The no-capacity rules in force for one create or start, each rolled once."""
+        """The no-capacity rules in force for one create or start.
+
+        Each draws its probability once.
+        """
         rules = []
         for rule in self._rules:
             if self._is_due(rule, FaultKind.NO_CAPACITY, now_ns) and _fits(rule, context, places=False):
@@ -156,7 +161,10 @@ class FaultRules:
         return CapacityShortage(rules)
 
     def advertised_shortage(self, now_ns: int) -> CapacityShortage:
-        """What the catalogue admits: only shortages that are certain. Stock is advisory, at RunPod too."""
+        """The shortages that the catalogue shows: only certain ones.
+
+        Stock is advisory, as at RunPod.
+        """
         certain = (r for r in self._rules if r.probability == 1 and not r.skip and r.name is None)
         return CapacityShortage([r for r in certain if self._is_due(r, FaultKind.NO_CAPACITY, now_ns)])
 
@@ -173,20 +181,23 @@ class FaultRules:
 
 
 class CapacityShortage:
-    """Which places some rules close. Counts a strike for every rule that turned at least one place away."""
+    """The placements that some rules exclude.
+
+    Counts each rule that excluded at least one.
+    """
 
     def __init__(self, rules: list[FaultRule]) -> None:
         self._rules = rules
         self._used: set[int] = set()
 
     def __call__(self, resource_id: str, data_center_id: str, cloud: str) -> bool:
-        is_unavailable = False
+        is_excluded = False
         for rule in self._rules:
             wanted = ((rule.gpu, resource_id), (rule.data_center, data_center_id), (rule.cloud, cloud))
             if all(asked is None or asked == actual for asked, actual in wanted):
                 self._used.add(rule.id)
-                is_unavailable = True
-        return is_unavailable
+                is_excluded = True
+        return is_excluded
 
     def record_triggers(self) -> None:
         for rule in self._rules:
@@ -206,7 +217,10 @@ def _fits(rule: FaultRule, at: FaultContext, *, places: bool = True) -> bool:
 def inject_pod_faults(
     pod: Pod, faults: FaultRules, context: FaultContext, now_ns: int
 ) -> Iterator[tuple[int, TimerKind]]:
-    """Set a new pod's injected faults and visibility; yields (instant, kind) of faults that happen later."""
+    """Set a new pod's injected faults and visibility.
+
+    Yields (instant, kind) of faults that happen later.
+    """
 
     def trigger(kind: FaultKind) -> FaultRule | None:
         return faults.trigger(kind, context, now_ns)
@@ -233,7 +247,10 @@ def inject_pod_faults(
 
 
 def parse_rules(text: bytes, *, yaml: bool = False) -> list[FaultRule]:
-    """One rule or a list of them. Raises msgspec.ValidationError naming the field that is wrong."""
+    """One rule or a list of rules.
+
+    Raises msgspec.ValidationError that names the invalid field.
+    """
     raw = msgspec.yaml.decode(text) if yaml else msgspec.json.decode(text)
     return msgspec.convert(raw if isinstance(raw, list) else [raw], type=list[FaultRule], strict=False)
 

@@ -1,7 +1,7 @@
-"""How many GPUs of each type stand free in each data center, per cloud, and where a new pod lands.
+"""Free GPUs per type, data center and cloud, and the placement of a pod.
 
-Counts start from the catalogue and move only when pods take and give back GPUs. Scarcity that a fault rule orders
-is passed in as a predicate: this module knows no rules.
+Counts start from the catalogue; pods take and release GPUs. Shortages injected by fault rules are passed in as a
+predicate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pod_worker.fake_runpod.cloud.catalogue import Catalogue
 
 LEVELS = ((50, "HIGH"), (10, "MEDIUM"), (1, "LOW"), (0, "NONE"))
 IsUnavailable = Callable[[str, str, str], bool]
-"""Whether a fault rule holds back (GPU or CPU id, data center, cloud)."""
+"""Whether a fault rule excludes (GPU or CPU id, data center, cloud)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,12 @@ class GpuInventory:
         is_unavailable: IsUnavailable,
         rng: random.Random,
     ) -> Placement | None:
-        """The first wanted GPU type and cloud that any wanted data center can host; None = no capacity.
+        """The first wanted GPU type and cloud that any wanted data center can host.
 
-        Without a wish for a data center one is drawn, so that an unpinned pod may land where a pinned one fails.
+        None = no capacity.
+
+        Without a requested data center one is drawn at random, so an unpinned pod may start where a pinned one
+        fails.
         """
         anywhere = not data_center_ids
         for gpu_id in gpu_ids:

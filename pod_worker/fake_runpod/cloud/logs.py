@@ -1,7 +1,7 @@
-"""The log of one pod: a bounded ring of stamped lines that a reader can follow and resume without loss.
+"""The log of one pod: a bounded ring of lines that a reader can follow.
 
-Stamps are unique and increasing, so a stamp is a line's identity and the resume cursor. Old lines fall off the
-ring; nothing is written to disk.
+Timestamps are unique and increasing, so one identifies a line and serves as the resume cursor. The oldest lines
+are dropped; nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pod_worker.fake_runpod import timestamps
 
 KEEP_LINES = 5000
 LINE_LIMIT = 8192
-"""Characters; longer lines are cut and say so."""
+"""Characters; longer lines are truncated with a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class PodLog:
         self._wake()
 
     def close(self) -> None:
-        """No more lines will come: readers finish what there is and end."""
+        """End the log: readers finish the remaining lines and stop."""
         self.is_closed = True
         self._wake()
 
@@ -53,7 +53,7 @@ class PodLog:
         return kept[len(kept) - min(count, len(kept)) :]
 
     def after(self, at_ns: int, source: str | None = None) -> list[LogLine]:
-        """Lines stamped later than `at_ns`, oldest first."""
+        """Lines later than `at_ns`, oldest first."""
         newer: list[LogLine] = []
         for line in reversed(self._lines):
             if line.at_ns <= at_ns:

@@ -1,7 +1,7 @@
-"""The machines that pods land on: ids, addresses and public ports, drawn from the world's own randomness.
+"""The machines that host pods: ids, addresses and public ports.
 
-Addresses are from the documentation ranges (RFC 5737), so that nothing that is not there can be reached by
-accident; 22/tcp can be led to a real sshd instead.
+They are drawn from the simulator's random generator. Addresses are from the documentation ranges (RFC 5737), so
+that no real host is reached by accident. 22/tcp can be mapped to a real sshd instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ALPHABET = string.ascii_lowercase + string.digits
 FIRST_PORT, LAST_PORT = 10_000, 59_999
 PROXY_PORT = 60_000
 SYMMETRICAL_FROM = 70_000
-"""A port above this asks for the same number inside and outside."""
+"""A port from here on requests the same number inside and outside."""
 
 
 class MachineAllocator:
@@ -28,7 +28,10 @@ class MachineAllocator:
         return "".join(self._rng.choices(ALPHABET, k=length))
 
     def new_pod(self, spec: PodSpec, at: Placement, now_ns: int) -> Pod:
-        """A pod on a fresh machine, PROVISIONING. `api_key` is the pod-scoped key of its environment."""
+        """A PROVISIONING pod on a new machine.
+
+        `api_key` is the pod-scoped key in its environment.
+        """
         pod_id = self.random_id(14)
         return Pod(
             id=pod_id,
@@ -46,7 +49,10 @@ class MachineAllocator:
         )
 
     def publish_ports(self, pod: Pod, ssh_host: str | None, ssh_port: int) -> None:
-        """Give the pod an address and new public ports; a restarted pod never gets its old ones back."""
+        """Give the pod an address and new public ports.
+
+        A restarted pod never gets its previous ports.
+        """
         pod.public_ip = ssh_host or f"203.0.113.{self._rng.randrange(1, 255)}"
         pod.mappings = []
         for port in pod.spec.ports:

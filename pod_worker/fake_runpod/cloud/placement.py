@@ -1,6 +1,6 @@
-"""Finds a machine for a pod, or says that there is none; and gives a stopped pod its GPUs back, if they are free.
+"""Places new pods on machines, and gives stopped pods their GPUs again.
 
-Placement, prices and the pod's injected variables are settled here; money and time are not.
+Decides placement, price and injected variables. Billing and timing are elsewhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PodPlacer:
         self.machines = MachineAllocator(rng)
 
     def index(self, spec: PodSpec, surface: str, now_ns: int) -> Pod:
-        """A pod on a machine that fits, its GPUs not yet taken. Raises Refusal."""
+        """A pod on a machine that fits; its GPUs are not taken yet. Raises ApiError."""
         volume = check_spec(spec, self._account, self._catalogue)
         cuda = self._cuda_version(spec)
         at = self._place(spec, volume, FaultContext(surface=surface, name=spec.name), now_ns)
@@ -47,13 +47,15 @@ class PodPlacer:
         self.stock.take(placement_of(pod), pod.gpu_count)
 
     def free_gpus(self, pod: Pod) -> None:
-        """A stopped pod has given its GPUs back already."""
+        """Release the GPUs; a stopped pod has released them already."""
         if pod.status is not Status.EXITED:
             self.stock.release(placement_of(pod), pod.gpu_count)
 
     def retake_gpus(self, pod: Pod, now_ns: int) -> None:
-        """The GPUs of a stopped pod may be rented to others by now: it gets all of them, or by its fate none.
-        Raises Refusal(CAPACITY)."""
+        """Take a stopped pod's GPUs again, none with the fault zero_gpu_on_start.
+
+        Raises ApiError (CAPACITY).
+        """
         if pod.status is Status.EXITED and not pod.spec.is_cpu:
             at = placement_of(pod)
             wanted = 0 if pod.injected_faults.zero_gpu_on_start else pod.spec.gpu_count
@@ -92,7 +94,7 @@ class PodPlacer:
         return at
 
     def _inject(self, spec: PodSpec) -> None:
-        """What the provisioner adds to the environment, unless the request sets it."""
+        """Add the provisioner's variables, unless the request sets them."""
         if spec.start_ssh and self._account.ssh_keys:
             spec.env.setdefault("PUBLIC_KEY", "\n".join(self._account.ssh_keys))
         if spec.start_jupyter:

@@ -1,7 +1,6 @@
-"""A pod of the fake cloud as data: what was asked for, what became of it, and which action its status allows.
+"""A pod of the fake cloud as data: specification, state, allowed actions.
 
-Surfaces translate their own words into a `PodSpec` and a `Pod` into their own JSON. Nothing here decides when a
-pod changes: that is `simulator.py`.
+Each API surface translates its requests into a `PodSpec` and a `Pod` into its JSON. `simulator.py` changes pods.
 """
 
 from __future__ import annotations
@@ -33,8 +32,9 @@ ACTIONS: dict[Status, tuple[str, ...]] = {
 
 @dataclass(slots=True)
 class PodSpec:
-    """What a create asked for, in one vocabulary. `clouds`, `gpu_ids` and `data_center_ids` are preferences in
-    order (v1 and GraphQL fall back through them; v2 names one GPU). Sizes are GB."""
+    """The content of a create request, the same for all surfaces. Sizes are GB.
+
+    `clouds`, `gpu_ids` and `data_center_ids` are preferences in order (v2 names one GPU)."""
 
     name: str
     image: str
@@ -72,7 +72,7 @@ class PodSpec:
 
 @dataclass(slots=True)
 class InjectedFaults:
-    """Trouble that a fault rule has in store for one pod; seconds are virtual."""
+    """Faults that rules injected into one pod at its creation; seconds are virtual."""
 
     stuck: bool = False
     never_ready: bool = False
@@ -92,7 +92,10 @@ class PortMapping:
 
 @dataclass(slots=True)
 class Pod:
-    """`generation` counts the pod's changes of plan: a timer or an exit code that belongs to an older life is void."""
+    """`generation` counts starts, stops and restarts.
+
+    Timers and exit codes of an older generation are ignored.
+    """
 
     id: str
     spec: PodSpec
@@ -112,7 +115,7 @@ class Pod:
     public_ip: str = ""
     mappings: list[PortMapping] = field(default_factory=list)
     rate_nano: int = 0
-    """Nano-dollars per hour while billed, disks apart."""
+    """Nano-dollars per hour while billed, without disks."""
     memory_gb: int = 0
     vcpu_count: int = 0
     last_change: str = ""
@@ -125,5 +128,5 @@ class Pod:
 
     @property
     def cost_nano(self) -> int:
-        """What RunPod calls the pod's current cost: nothing once EXITED or TERMINATED."""
+        """The pod's current cost as RunPod shows it: zero when EXITED or TERMINATED."""
         return self.rate_nano if self.status in BILLED_WHILE else 0

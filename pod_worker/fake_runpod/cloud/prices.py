@@ -1,4 +1,7 @@
-"""What things cost per hour, and when an account runs dry. Pure arithmetic on integers of nano-dollars."""
+"""Hourly prices, and when an account's balance reaches zero.
+
+Pure arithmetic on integer nano-dollars.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ GB_PER_GPU, VCPU_PER_GPU = 62, 16
 
 
 def hourly_nano(spec: PodSpec, at: Placement, gpu_count: int, catalogue: Catalogue) -> int:
-    """Nano-dollars per hour of compute; a pod that came back without GPUs costs nothing."""
+    """Nano-dollars per hour of compute; a pod that started without GPUs costs nothing."""
     if spec.cpu_id is not None:
         return catalogue.cpus[spec.cpu_id].price_nano_per_vcpu * spec.vcpu_count
     price = catalogue.gpus[at.resource_id].price_nano[at.cloud] * gpu_count
@@ -37,7 +40,10 @@ def memory_and_vcpus(spec: PodSpec, catalogue: Catalogue) -> tuple[int, int]:
 
 
 def pod_rates(pod: Pod) -> Rates:
-    """While billed: compute, container disk and volume disk; once EXITED volume disk alone, at double price."""
+    """While billed: compute, container disk and volume disk.
+
+    When EXITED only the volume disk at double price.
+    """
     is_on = pod.status in BILLED_WHILE
     disk = pod.spec.volume_gb * VOLUME_GB_MONTH[is_on]
     if is_on:
@@ -50,7 +56,10 @@ def volume_rates(volume: Volume) -> Rates:
 
 
 def exhausted_at(balance_nano: int, rate: int, now_ns: int) -> int | None:
-    """The billing tick (every 5 minutes) at which the balance is used up; None when nothing costs anything."""
+    """The billing tick (every 5 minutes) at which the balance reaches zero.
+
+    None at a rate of zero.
+    """
     if rate <= 0:
         return None
     left = max(0, balance_nano) * PER_MONTH // rate

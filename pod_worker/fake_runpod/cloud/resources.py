@@ -1,6 +1,6 @@
-"""The things of an account that outlive pods: network volumes, templates, registry credentials.
+"""An account's volumes, templates and registry credentials.
 
-One place makes, changes and deletes them for all three API surfaces, so that money and checks are the same.
+All API surfaces create, change and delete them here, so billing and validation are the same.
 """
 
 from __future__ import annotations

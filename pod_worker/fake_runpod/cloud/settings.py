@@ -1,4 +1,7 @@
-"""How long things take in the fake cloud, and the few places where RunPod's behaviour varies or is not known."""
+"""Durations of the fake cloud, and switches for uncertain behaviour.
+
+Switches cover what varies at RunPod or is not known.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ class SimulationSettings:
     provision_seconds: float = 2.0
     pull_seconds: float = 8.0
     start_seconds: float = 3.0
-    """From a start of a stopped pod to RUNNING: its image is already there."""
+    """From a start of a stopped pod to RUNNING; its image is already pulled."""
     ready_seconds: float = 1.0
     """From RUNNING to the first IP and port."""
     stop_grace_seconds: float = 10.0
     """Between SIGTERM and SIGKILL when a pod is stopped or terminated."""
     billing_lag_seconds: float = 300.0
-    """How far bills trail behind the clock."""
+    """How far bills lag behind the clock."""
     restart_on_exit: bool = False
-    """RunPod restarts a container whose command ended; here the pod EXITs unless this is set."""
+    """Restart a container whose command ended, as RunPod does; by default the pod becomes EXITED."""
     omitted_gpu_count_fails: bool = True
-    """v2 documents a default of 1, and in practice finds no machine unless `gpu.count` is sent."""
+    """Find no machine without `gpu.count`: v2 documents a default of 1 but behaves so in practice."""
     ssh_host: str | None = None
     ssh_port: int = 22
-    """Where 22/tcp of every pod leads, when something real should answer there."""
+    """The real sshd that 22/tcp of every pod is mapped to; None: no real sshd."""

@@ -1,7 +1,7 @@
-"""The fake cloud itself: pods and their states over virtual time, with the trouble that rules order.
+"""The simulated cloud: pods and their states over virtual time.
 
-Pure: it has no clock, no network and no processes. The caller says what time it is (`advance`), every change
-happens at its exact instant, and what should happen to a pod's contents comes out as `commands`.
+Pure: no clock, no network, no processes. The caller passes the time (`advance`), every change happens at its
+exact instant, and `commands` lists what the runtime must do to containers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CloudSimulator:
     # time
 
     def advance(self, to_ns: int) -> None:
-        """Let everything that is due by `to_ns` happen, each thing at its own instant."""
+        """Apply every timer that is due by `to_ns`, each at its own instant."""
         while (at := self.next_due_ns()) is not None and at <= to_ns:
             self.now_ns = max(self.now_ns, at)
             if at == self.billing.exhausted_at_ns:
@@ -91,11 +91,11 @@ class CloudSimulator:
     # reading
 
     def pods(self) -> list[Pod]:
-        """All pods a caller may see, oldest first."""
+        """All pods that the API shows, oldest first."""
         return [pod for pod in self._pods.values() if pod.visible_ns <= self.now_ns]
 
     def all_pods(self) -> list[Pod]:
-        """Also those that the API does not show yet: the truth, for tests."""
+        """All pods, also those that the API does not show yet."""
         return list(self._pods.values())
 
     def find_hidden(self, pod_id: str) -> Pod | None:
@@ -116,7 +116,10 @@ class CloudSimulator:
     # creating
 
     def create(self, spec: PodSpec, surface: str) -> Pod:
-        """Place and start a pod. Raises Refusal; the one of `create_then_500` comes after the pod exists."""
+        """Place and start a pod.
+
+        Raises ApiError; with `create_then_500` after the pod exists.
+        """
         pod = self.placer.index(spec, surface, self.now_ns)
         self.billing.check_affordable(pod, self.now_ns)
         self._register(pod)
@@ -142,7 +145,7 @@ class CloudSimulator:
             if at_ns is not None:
                 self.timers.add(at_ns, due, pod.id)
 
-    # the way to RUNNING
+    # boot
 
     def _pull(self, pod: Pod) -> None:
         if pod.injected_faults.stuck:
@@ -168,7 +171,10 @@ class CloudSimulator:
     # actions
 
     def act(self, pod: Pod, action: str) -> None:
-        """start, stop, restart or terminate. Raises Refusal(STATE) unless the pod's status allows it."""
+        """start, stop, restart or terminate.
+
+        Raises ApiError (STATE) unless the pod's status allows it.
+        """
         if action not in pod.actions:
             allowed = ", ".join(pod.actions) or "none"
             raise ApiError(
@@ -197,7 +203,7 @@ class CloudSimulator:
         )
 
     def restart(self, pod: Pod) -> None:
-        """The container anew, in place: same machine, same ports."""
+        """Restart the container in place: same machine, same ports."""
         self._stop_container(pod, "restart")
         pod.generation += 1
         pod.started_ns = self.now_ns
@@ -208,7 +214,7 @@ class CloudSimulator:
             self.commands.append(StartContainer(pod.id, pod.generation))
 
     def reconfigure(self, pod: Pod, spec: PodSpec) -> None:
-        """Take on a changed spec; a running container is started anew when what it sees has changed."""
+        """Apply a changed spec; restart a running container if the change affects it."""
         before, pod.spec = pod.spec, spec
         self.billing.charge_pod(pod, self.now_ns)
         seen = ("image", "args", "start_cmd", "entrypoint", "env", "ports", "disk_gb", "volume_gb", "mount_path")
@@ -218,7 +224,10 @@ class CloudSimulator:
             self.restart(pod)
 
     def interrupt(self, pod: Pod, notice_seconds: float) -> None:
-        """Take a running spot pod back: SIGTERM now, SIGKILL and EXITED after the notice. The volume stays."""
+        """Preempt a running spot pod: SIGTERM now, SIGKILL and EXITED after the notice.
+
+        The volume stays.
+        """
         if pod.status is Status.RUNNING:
             self._system_log(pod, f"spot instance interrupted, {notice_seconds:g} s notice")
             self.commands.append(
@@ -227,18 +236,18 @@ class CloudSimulator:
             self._after(notice_seconds, TimerKind.EXIT, pod)
 
     def fail(self, pod: Pod, message: str) -> None:
-        """Into ERROR, with the reason in the system log."""
+        """Set the pod to ERROR; the reason goes to the system log."""
         self._stop_container(pod, "error")
         pod.generation += 1
         pod.status = Status.ERROR
         self._system_log(pod, message)
 
     def delete_silently(self, pod: Pod) -> None:
-        """Gone without a trace, as if a machine had died."""
+        """Delete the pod without a trace, as a machine failure does."""
         self._remove(pod, "vanish")
 
     def record_exit(self, pod_id: str, generation: int, code: int) -> None:
-        """The command in the pod ended by itself. Ignored when it belonged to an older life of the pod."""
+        """The command in the pod ended. Ignored for an older generation of the pod."""
         pod = self._pods.get(pod_id)
         if pod is None or pod.generation != generation or pod.status is not Status.RUNNING:
             return
@@ -289,7 +298,7 @@ class CloudSimulator:
         self.billing.exhausted_at_ns = None
 
     def _publish_ports(self, pod: Pod) -> None:
-        # Known inside the pod from its start; shown to callers once the pod is ready.
+        # The pod knows its ports from its start; the API shows them once the pod is ready.
         self.placer.machines.publish_ports(pod, self.settings.ssh_host, self.settings.ssh_port)
 
     def _system_log(self, pod: Pod, text: str) -> None:
@@ -298,25 +307,21 @@ class CloudSimulator:
     def _after(self, seconds: float, due: TimerKind, pod: Pod) -> None:
         self.timers.add(self.now_ns + from_seconds(seconds), due, pod.id, pod.generation)
 
-    # keeping
+    # reset and restore
 
     def clear(self) -> None:
-        """Forget every bill, rule, volume, template and key of a world without pods."""
+        """Delete every bill, rule, volume, template and SSH key. There must be no pods."""
         self.billing = AccountBilling(self.account)
         self.timers = TimerQueue()
         self.faults.remove()
         self.created_count = self.terminated_count = 0
-        for resources in (
-            self.account.volumes,
-            self.account.templates,
-            self.account.registries,
-            self.account.secrets,
-        ):
+        account = self.account
+        for resources in (account.volumes, account.templates, account.registries, account.secrets):
             resources.clear()
-        self.account.ssh_keys.clear()
+        account.ssh_keys.clear()
 
     def adopt_saved(self, pods: list[Pod]) -> None:
-        """Take over saved pods; running ones get their contents started anew."""
+        """Add saved pods and start the containers of running ones."""
         for pod in pods:
             self._pods[pod.id] = pod
             self._logs[pod.id] = PodLog()

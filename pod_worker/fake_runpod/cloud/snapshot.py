@@ -1,7 +1,8 @@
-"""The fake cloud as one JSON file: pods, money, volumes, templates, timers, fault rules and the virtual instant.
+"""The state of the fake cloud as one JSON file.
 
-The file is replaced atomically and has mode 0600, because pods' environments may hold secrets. Logs and request
-counts are not saved. Virtual time does not advance while the server is down.
+It holds pods, money, volumes, templates, timers, fault rules and the virtual instant. The file is replaced
+atomically and has mode 0600, because pods' environments may hold secrets. Logs and request counts are not saved.
+Virtual time does not advance while the server is down.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ def write(path: Path, state: Snapshot) -> None:
 
 
 def read(path: Path) -> Snapshot | None:
-    """None when there is no file yet. Reads formats 1 and 2. Raises ValueError for any other file."""
+    """None when there is no file yet. Reads formats 1 and 2.
+
+    Raises ValueError for any other file.
+    """
     if not path.exists():
         return None
     text = path.read_bytes()

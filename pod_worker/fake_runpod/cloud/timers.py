@@ -1,5 +1,7 @@
-"""What is due to happen to pods, in order of virtual time. A timer belongs to one life of one pod; whoever reads
-the agenda drops the timers of lives that are over."""
+"""Timers of pods in order of virtual time.
+
+A timer belongs to one generation of one pod. The simulator ignores timers of older generations.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from enum import StrEnum
 
 class TimerKind(StrEnum):
     PULL = "pull"
-    """A machine was found: the image is pulled now (STARTING)."""
+    """A machine was found: pull the image (STARTING)."""
     RUN = "run"
     READY = "ready"
     FAIL = "fail"
@@ -22,7 +24,7 @@ class TimerKind(StrEnum):
 
 
 SURVIVES_RESTART = frozenset({TimerKind.VANISH, TimerKind.INTERRUPT, TimerKind.STOP, TimerKind.TERMINATE})
-"""These survive a pod's stops and starts."""
+"""These stay valid when the pod is stopped and started."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,7 +1,7 @@
-"""The rules of a create that no schema expresses: counts, ports, and which wishes exclude each other.
+"""Rules of a create request that no schema expresses.
 
-Sources: RunPod's documentation and v2 contract (50 environment variables, 10 HTTP ports, no UDP, a network volume
-needs Secure Cloud and pins the data center). Raises `Refusal`, never mends a spec.
+Sources: RunPod's documentation and v2 contract (50 environment variables, 10 HTTP ports, no UDP, a network
+volume needs Secure Cloud and pins the data center). Raises `ApiError` and never changes a spec.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_container(name: str, env: dict[str, str], ports: tuple[str, ...]) -> N
 
 
 def check_spec(spec: PodSpec, account: Account, catalogue: Catalogue) -> Volume | None:
-    """Everything that can be said before placement. Returns the network volume the pod will mount."""
+    """All checks before placement. Returns the network volume that the pod mounts."""
     check_container(spec.name, spec.env, spec.ports)
     for data_center in spec.data_center_ids:
         if data_center not in catalogue.data_centers:
@@ -72,6 +72,6 @@ def _check_volume(spec: PodSpec, account: Account) -> Volume | None:
     if spec.data_center_ids and volume.data_center_id not in spec.data_center_ids:
         raise ApiError(
             ApiErrorKind.RULE,
-            f"network volume {volume.id} is in {volume.data_center_id}, none of the data centers asked for",
+            f"network volume {volume.id} is in {volume.data_center_id}, none of the requested data centers",
         )
     return volume

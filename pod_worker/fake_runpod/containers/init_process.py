@@ -1,8 +1,9 @@
-"""Process 1 of a fake pod: runs the pod's command, adopts its orphans, and leaves nothing behind when it ends.
+"""The init process of a fake pod.
 
-A program of its own, standard library only, started by path so that it costs milliseconds. It takes orders on
-stdin: `stop SECONDS` sends SIGTERM to the command and SIGKILL to everything after that time; end of file means
-that the server died, and kills at once. Adopting orphans needs Linux; elsewhere only the session is killed.
+It runs the pod's command, adopts orphans, and kills all of them when it ends. A separate program, standard library
+only, started by path so that it starts within milliseconds. Commands arrive on stdin: `stop SECONDS` sends SIGTERM
+to the pod's command, and SIGKILL to all processes after that time. End of file means that the server died; all
+processes are killed at once. Adopting orphans needs Linux; elsewhere only the session is killed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KILL_SECONDS = 5.0
 
 
 def main(command: list[str]) -> int:
-    """Runs `command`; returns its exit code, 128 + signal number when a signal ended it."""
+    """Run `command`; returns its exit code, or 128 + the number of the signal."""
     become_subreaper()
     child_exit = ChildExitPipe()
     try:
@@ -65,7 +66,7 @@ def _grace_seconds(message: bytes) -> float:
 
 
 def _exit_code(pid: int) -> int | None:
-    """Collect whatever ended; the exit code of `pid` once that is among it."""
+    """Reap all ended children; the exit code of `pid` once it has ended."""
     status = reap().get(pid)
     if status is None:
         return None

@@ -1,7 +1,7 @@
-"""Pods with real contents: the start command as a local process, with the pod's environment and its own folder.
+"""Runs a pod's start command as a local process in a folder of its own.
 
-Every pod's processes hang below one `container.py`, so that stopping a pod, or losing this server, leaves none of
-them behind. There is no image and no isolation: commands come from this machine, as this user.
+All processes of a pod are descendants of one `init_process.py`, so none survives the pod or this server. There
+is no image and no isolation: commands run on this machine as this user.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ CLOSE_TIMEOUT_SECONDS = 10.0
 
 class ProcessRunner:
     def __init__(self, root: Path, events: ContainerEvents, *, search_path: str = os.defpath) -> None:
-        """`root`: folder for the pods' folders and the network volumes. `search_path`: PATH inside pods, after the
-        folder of this Python, which makes `pod-worker` and `python` those of this installation."""
+        """`root`: folder of the pods' folders and network volumes.
+
+        `search_path`: PATH in pods, after this Python's folder, so that `pod-worker` and `python` are those of
+        this installation.
+        """
         self._root = root.resolve()
         self._events = events
         self._path = f"{Path(sys.executable).parent}{os.pathsep}{search_path}"
@@ -32,7 +35,9 @@ class ProcessRunner:
 
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         if not start_command:
-            self._events.report_output(pod.id, "no start command, and no image to have one: this pod idles")
+            self._events.report_output(
+                pod.id, "no start command; the fake has no image that could have one: this pod idles"
+            )
             return
         folder = self._folder(pod)
         system = {"PATH": self._path, "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
@@ -62,7 +67,10 @@ class ProcessRunner:
             container.wait(CLOSE_TIMEOUT_SECONDS)
 
     def _folder(self, pod: Pod) -> Path:
-        """The pod's working folder. Its volume lies at the mount path below it: `/workspace` is `./workspace`."""
+        """The pod's working folder.
+
+        The volume is at the mount path below it: `/workspace` is `./workspace`.
+        """
         folder = self._root / "pods" / pod.id
         mount = folder / pod.spec.mount_path.strip("/")
         mount.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +84,10 @@ class ProcessRunner:
 
 
 class ContainerProcess:
-    """One life of one pod's contents: waits for the previous life to end, then runs until the command does."""
+    """One generation of one pod's container.
+
+    It waits for the previous generation to end, then runs the command.
+    """
 
     def __init__(
         self,
@@ -114,7 +125,7 @@ class ContainerProcess:
             if self._process is not None:
                 self._follow(self._process)
         except OSError as error:
-            self._events.report_output(self._pod_id, f"cannot start the contents: {error}")
+            self._events.report_output(self._pod_id, f"cannot start the container: {error}")
             self._events.report_exit(self._pod_id, self._generation, 1)
         with self._lock:
             self._process = None
@@ -145,7 +156,7 @@ class ContainerProcess:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until the contents have ended; by force when they have not after `seconds`."""
+        """Wait for the container's end; kill it after `seconds`."""
         if not self._is_over.wait(seconds) and self._process is not None:
             self._process.kill()
             self._is_over.wait(seconds)

@@ -1,7 +1,7 @@
-"""What a research run looks like from outside, as data: four stages of iterations, then a paper in fifteen steps.
+"""The events of a research run as data.
 
-Stage names, iterations, payloads and times are those of seed document 000 (5 minutes at speed 1). Nothing is
-executed and nothing is sent here: `runner.py` tells the story.
+Four stages of iterations are followed by a paper in fifteen steps. Stage names, iterations, payloads and times
+are those of seed document 000 (5 minutes at speed 1). `scripted_run.py` emits them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAGES = (
     ("3_creative_research_1_first_attempt", 5),
     ("4_ablation_studies_1_first_attempt", 5),
 )
-"""Name, and the most iterations the stage may have; it stops after `ITERATIONS`."""
+"""Name and maximum number of iterations; the stage stops after `ITERATIONS`."""
 PAPER = "paper"
 PAPER_STEPS: tuple[tuple[str, tuple[str, ...], dict[str, Json]], ...] = (
     (
@@ -53,14 +53,14 @@ PAPER_STEPS: tuple[tuple[str, tuple[str, ...], dict[str, Json]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ScriptedEvent:
-    """One event, `after_seconds` (at speed 1) after the one before."""
+    """One event, `after_seconds` (at speed 1) after the previous one."""
 
     after_seconds: float
     payload: Payload
 
 
 def run_script() -> Iterator[ScriptedEvent]:
-    """Everything between the run's start and its artifact."""
+    """All events between the run's start and its artifact."""
     for number, (name, max_iterations) in enumerate(STAGES, 1):
         yield from _stage(number, name, max_iterations)
     yield from _paper()

@@ -1,6 +1,7 @@
-"""What runs inside a fake pod: the port to it, the environment it is given, and the runner that runs nothing.
+"""The container runner's interface, and the runner that runs nothing.
 
-A runner is told to start and stop contents and reports back lines and exits; it never decides a pod's status.
+Also here: the environment and the command of a container. A runner starts and stops containers and reports their
+output and exits. It never decides a pod's status.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SECRET = re.compile(r"\{\{\s*RUNPOD_SECRET_(\w+)\s*\}\}")
 
 
 class ContainerEvents(Protocol):
-    """Where a runner reports; callable from any thread."""
+    """Receives a runner's reports; callable from any thread."""
 
     def report_output(self, pod_id: str, line: str) -> None: ...
 
@@ -25,18 +26,25 @@ class ContainerEvents(Protocol):
 
 class ContainerRunner(Protocol):
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
-        """Start the contents of a pod that is RUNNING now; an empty command means the image's own."""
+        """Start the container of a pod that is RUNNING.
+
+        An empty command means the image's own.
+        """
 
     def stop(self, pod_id: str, reason: str, notice_seconds: float, *, is_final: bool) -> None:
-        """End them: politely, and after `notice_seconds` (real ones) by force. Unknown pods are ignored.
-        `is_final` also removes what the pod left on disk."""
+        """Send SIGTERM, and SIGKILL after `notice_seconds` (real time).
+
+        Unknown pods are ignored.
+
+        `is_final` also removes the pod's files.
+        """
 
     def close(self) -> None:
-        """End everything, now, and wait for it."""
+        """Kill all containers and wait for their end."""
 
 
 class NoRunner:
-    """Pods are entries in a table and nothing more."""
+    """Runs nothing in pods."""
 
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         pass
@@ -49,14 +57,18 @@ class NoRunner:
 
 
 def start_command(pod: Pod) -> tuple[str, ...]:
-    """v1's entrypoint and start command, or v2's and GraphQL's one string, split as a shell would."""
+    """v1's entrypoint and start command, or v2's and GraphQL's one string.
+
+    The string is split as a shell does.
+    """
     listed = pod.spec.entrypoint + pod.spec.start_cmd
     return listed or tuple(shlex.split(pod.spec.args))
 
 
 def pod_env(pod: Pod, account: Account, base_url: str) -> dict[str, str]:
-    """The variables RunPod puts into a pod, then the pod's own with its secrets filled in. RUNPOD_API_BASE_URL
-    is this fake's addition: it leads official clients inside the pod back here."""
+    """RunPod's variables, then the pod's own with its secrets filled in.
+
+    RUNPOD_API_BASE_URL is an addition of this fake: it points official clients in the pod to this server."""
     ours = {
         "RUNPOD_POD_ID": pod.id,
         "RUNPOD_DC_ID": pod.data_center_id,

@@ -1,9 +1,10 @@
-"""The program in a pod of `--pods runner`: tells the story of one run through our real emitter and shipper.
+"""The program in a pod of `--pods runner`: one scripted run.
 
-A composition root (`python -m pod_worker.fake_runpod.containers.scripted_run`) that reads its environment:
-RUN_ID, CONTROL_PLANE_URL, CONTROL_PLANE_TOKEN, RUNPOD_POD_ID, RUN_ATTEMPT (default: the current one), FAKE_SPEED,
-FAKE_RUN_FAILS, and MINIO_* for the upload of its artifact. It claims nothing and computes nothing: a run that is
-SCHEDULED without a lease follows the story's words, a QUEUED one stays where it is.
+It sends events through the real emitter and shipper. A composition root (`python -m
+pod_worker.fake_runpod.containers.scripted_run`) that reads its environment: RUN_ID, CONTROL_PLANE_URL,
+CONTROL_PLANE_TOKEN, RUNPOD_POD_ID, RUN_ATTEMPT (default: the current one), FAKE_SPEED, FAKE_RUN_FAILS, and
+MINIO_* for the upload of its artifact. It claims no run and computes nothing. The events change the status of a
+run that is SCHEDULED without a lease; a QUEUED run stays QUEUED.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ Environment = Mapping[str, str]
 
 
 class PodStopped(Exception):
-    """The pod was told to end."""
+    """The pod is being stopped."""
 
 
 def main(env: Environment, folder: Path) -> int:
-    """0 when the run was told to its end, 1 when it was made to fail, 143 when the pod was stopped."""
+    """0 when the script completed, 1 with FAKE_RUN_FAILS, 143 when stopped."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda signum, frame: stop.set())
     clock = SystemClock()
@@ -69,7 +70,7 @@ def _emitter(env: Environment, spool: Spool, clock: SystemClock) -> Emitter:
 
 
 class ScriptedRun:
-    """One run, from `ai.run.started` to `ai.run.completed`, with a heartbeat beside it."""
+    """One run from `ai.run.started` to `ai.run.completed`, with heartbeats."""
 
     def __init__(self, env: Environment, emitter: Emitter, stop: threading.Event, folder: Path) -> None:
         self._env = env
@@ -112,14 +113,14 @@ class ScriptedRun:
                 raise PodStopped
             self._emit(event.payload)
             if event.after_seconds:
-                _log(_words(event.payload))
+                _log(_describe(event.payload))
 
     def _send_heartbeats(self) -> None:
         while not self._is_over.wait(HEARTBEAT_SECONDS / self._speed):
             self._emit(RunHeartbeat(gpu_util=97.0, mem_gb=20.0, temp_c=61.0))
 
     def _publish(self) -> None:
-        """A real file to the real store, where the environment names one."""
+        """Upload a file to the object store, if the environment names one."""
         text = ARTIFACT_TEXT.encode()
         path = self._folder / "result.txt"
         path.write_bytes(text)
@@ -129,7 +130,10 @@ class ScriptedRun:
             store = _store(self._env)
             if store is None:
                 self._emit(
-                    RunLog(level="warning", message="no MINIO_ENDPOINT in the pod: the artifact stays here")
+                    RunLog(
+                        level="warning",
+                        message="MINIO_ENDPOINT is not set in the pod: the artifact is not uploaded",
+                    )
                 )
                 return
             store.put(key, path, "text/plain")
@@ -149,7 +153,7 @@ def _store(env: Environment) -> ObjectStore | None:
     return ObjectStore(*(env.get(name, "") for name in names))
 
 
-def _words(payload: object) -> str:
+def _describe(payload: object) -> str:
     stage, iteration = getattr(payload, "stage", ""), getattr(payload, "iteration", None)
     return f"{stage} iteration {iteration} complete"
 
@@ -159,7 +163,7 @@ def _log(text: str) -> None:
 
 
 def missing_variables(env: Environment) -> list[str]:
-    """Names without which no story can be told."""
+    """Required variables that are not set."""
     return [name for name in ("RUN_ID", "CONTROL_PLANE_URL", "RUNPOD_POD_ID") if not env.get(name)]
 
 

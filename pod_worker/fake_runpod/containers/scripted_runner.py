@@ -1,6 +1,7 @@
-"""`--pods runner`: every pod tells the story of a research run, whatever its start command says (seed 000).
+"""`--pods runner`: every pod emits the events of a scripted research run.
 
-The telling is a process of its own per pod, started and ended like any other contents.
+The start command of the pod is ignored (seed document 000). Each scripted run is a process, started and stopped
+like any other container.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ class ScriptedRunner:
         defaults: dict[str, str] | None = None,
         search_path: str = os.defpath,
     ) -> None:
-        """`speed` divides the story's times. `defaults`: variables for pods whose own environment lacks them, such
-        as CONTROL_PLANE_URL."""
+        """`speed` divides the script's times.
+
+        `defaults`: variables for pods whose own environment lacks them, such as CONTROL_PLANE_URL.
+        """
         self._processes = ProcessRunner(root, events, search_path=search_path)
         self._events = events
         self._defaults = {"FAKE_SPEED": f"{speed or 1:g}"} | (defaults or {})
@@ -35,7 +38,9 @@ class ScriptedRunner:
     def start(self, pod: Pod, env: dict[str, str], start_command: tuple[str, ...]) -> None:
         full = self._defaults | env
         if absent := [name for name in ("RUN_ID", "CONTROL_PLANE_URL") if not full.get(name)]:
-            self._events.report_output(pod.id, f"no {' and no '.join(absent)} in the environment: this pod idles")
+            self._events.report_output(
+                pod.id, f"{' and '.join(absent)} not set in the environment: this pod idles"
+            )
             return
         self._processes.start(pod, full, PROGRAM)
 

@@ -1,7 +1,7 @@
-"""GraphQL at `/graphql`, with a real parser and executor (graphql-core) over `schema.graphql`.
+"""GraphQL at `/graphql`: parsed and executed by graphql-core.
 
-Introspection is off, as at RunPod. A refusal is HTTP 200 with `errors` and its field null; a query that does not
-fit the schema is a 400; a success never carries the key `errors`, because official clients fail on it.
+Introspection is off, as at RunPod. An API error is HTTP 200 with `errors` and a null field; a query that does
+not match the schema is a 400. A success never has the key `errors`, because official clients fail on it.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def _execute(document: graphql.DocumentNode, call: Call, operations: Resolvers) 
         variable_values=call.variables,
         operation_name=call.operationName,
     )
-    assert isinstance(result, graphql.ExecutionResult), "all operations answer at once"
+    assert isinstance(result, graphql.ExecutionResult), "no operation is asynchronous"
     if result.data is None and result.errors:
-        # Variables that do not fit: nothing was run.
+        # The variables do not match the schema: nothing was executed.
         return _error_response(result.errors[0].message, "BAD_USER_INPUT")
     body: dict[str, Json] = {"data": result.data}
     if result.errors:
@@ -74,7 +74,7 @@ def _error(error: graphql.GraphQLError) -> dict[str, Json]:
 
 @lru_cache(maxsize=256)
 def _read(query: str) -> graphql.DocumentNode | str:
-    """The checked document, or what is wrong with it."""
+    """The validated document, or the validation error."""
     try:
         document = graphql.parse(query, no_location=True)
     except graphql.GraphQLSyntaxError as error:

@@ -1,6 +1,8 @@
-"""What each GraphQL query and mutation does. One object per request: the account, a single pod, or nobody asks.
+"""The GraphQL queries and mutations.
 
-Refusals leave as exceptions; `graphql_api.py` spells them. Arguments arrive checked against the schema.
+One object per request, for the account, one pod, or an unknown caller.
+
+They raise `ApiError`, which `endpoint.py` formats. Arguments are already validated against the schema.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pod_worker.fake_runpod.errors import NO_INSTANCES_GRAPHQL, ApiError, ApiErr
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 Input = Mapping[str, Json]
-Info = Any  # graphql.GraphQLResolveInfo; the operations here never look at it
+Info = Any  # graphql.GraphQLResolveInfo; no operation uses it
 DEFAULT_CPU = "cpu3c-2-4"
 
 
@@ -150,7 +152,7 @@ class Resolvers:
         self._runtime.resources.delete_registry(registryAuthId or "")
         return True
 
-    # inside
+    # internals
 
     def _require_account(self) -> None:
         if not self._caller.is_known:
@@ -159,7 +161,7 @@ class Resolvers:
             raise ApiError(ApiErrorKind.FORBIDDEN, "access denied")
 
     def _own_pod(self, pod_id: str) -> Pod:
-        """A pod the caller may touch: any for the account, itself for a pod."""
+        """A pod that the caller may change: any for the account, itself for a pod."""
         if self._caller.pod_id != pod_id:
             self._require_account()
         return self._simulator.find(pod_id)

@@ -1,7 +1,7 @@
-"""Pods, GPU types and the account as GraphQL shows them. Plain dicts that the executor picks fields from.
+"""Pods, GPU types and the account in GraphQL's form.
 
-Where REST has objects this API has strings: `env` is ["K=V"], `ports` is comma-separated. `uptimeSeconds` is
-always 0, as at RunPod; the true figure is `runtime.uptimeInSeconds`.
+The executor selects fields from these dicts. REST's objects are strings here: `env` is ["K=V"], `ports` is
+comma-separated. `uptimeSeconds` is always 0, as at RunPod; the actual value is `runtime.uptimeInSeconds`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def gpu_view(gpu: GpuType, simulator: CloudSimulator) -> dict[str, Json]:
 
 
 def lowest_price_view(gpu: GpuType, simulator: CloudSimulator, filters: Mapping[str, Json]) -> dict[str, Json]:
-    """The cheapest cloud that has stock for the wish, else prices of null and no stock."""
+    """The cheapest cloud with stock for the filters.
+
+    Without stock all prices are null.
+    """
     clouds = {None: ("COMMUNITY", "SECURE"), True: ("SECURE",), False: ("COMMUNITY",)}[filters.get("secureCloud")]
     cuda = [v for v in simulator.catalogue.cuda_versions if v in (filters.get("allowedCudaVersions") or [v])]
     wanted = filters.get("dataCenterId")

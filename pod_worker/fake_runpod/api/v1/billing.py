@@ -1,4 +1,7 @@
-"""REST v1 billing: bare arrays of records, grouped by GPU type unless by pod. The same pico-dollars as v2's."""
+"""REST v1 billing: bare arrays of records, grouped by GPU type or by pod.
+
+The amounts are the same as v2's.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def billing_routes(runtime: SimulatorRuntime) -> APIRouter:
 
 
 def _record(at_ns: int, group: str, name: str, amounts: Amounts, disk_gb: int) -> dict[str, Json]:
-    """Both spellings of the disk field: the document's and the one that was seen."""
+    """With both spellings of the disk field: the documented and the observed one."""
     return {
         group: name,
         "amount": amount_usd(amounts.total),

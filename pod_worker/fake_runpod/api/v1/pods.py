@@ -1,6 +1,7 @@
-"""REST v1, under `/v1` and at the root: bare arrays, flat bodies, and its own answers when there is no capacity.
+"""REST v1 pods, under `/v1` and at the root.
 
-Retired by RunPod in November 2026; kept for clients and accounts that still speak it. A `gone` fault turns it off.
+v1 has bare arrays, flat bodies and its own errors for missing capacity. RunPod retired v1 in November 2026; it
+is here for clients and accounts that still use it. A `gone` fault disables it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _pod_routes(runtime: SimulatorRuntime) -> APIRouter:
         pod = simulator.find(pod_id)
         match action:
             case "start" | "stop":
-                # v1 takes what is already so for granted.
+                # v1 accepts an action whose result is already in place.
                 if action in pod.actions:
                     simulator.act(pod, action)
             case "reset" | "restart":
@@ -88,7 +89,10 @@ def _pod_routes(runtime: SimulatorRuntime) -> APIRouter:
 
 
 def spec_of(body: CreatePod, runtime: SimulatorRuntime) -> PodSpec:
-    """What the create asks for, with v1's defaults and the template's settings. Raises Refusal."""
+    """The spec of a create request, with v1's defaults and the template's settings.
+
+    Raises ApiError.
+    """
     spec = PodSpec(name="my pod", image="", clouds=(body.cloudType,), ports=DEFAULT_PORTS, volume_gb=20)
     if body.templateId:
         template = runtime.resources.template(body.templateId)
@@ -125,7 +129,7 @@ def spec_of(body: CreatePod, runtime: SimulatorRuntime) -> PodSpec:
 
 
 def _offered(runtime: SimulatorRuntime, cloud: str) -> list[str]:
-    """Without a wish any type will do: the cheapest first."""
+    """All GPU types of the cloud, cheapest first: the default without gpuTypeIds."""
     priced = [
         (gpu.price_nano[cloud], gpu.id)
         for gpu in runtime.simulator.catalogue.gpus.values()
@@ -135,7 +139,7 @@ def _offered(runtime: SimulatorRuntime, cloud: str) -> list[str]:
 
 
 def _changed(spec: PodSpec, body: PodSettings) -> PodSpec:
-    """The spec with the settings that were sent. Raises Refusal."""
+    """The spec with the settings of the request applied. Raises ApiError."""
 
     def listed(sent: list[str] | None, kept: tuple[str, ...]) -> tuple[str, ...]:
         return kept if sent is None else tuple(sent)
@@ -163,7 +167,7 @@ def _changed(spec: PodSpec, body: PodSettings) -> PodSpec:
 
 
 def _is_wanted(pod: Pod, query: QueryParams) -> bool:
-    """v1's list filters; repeated values of one filter are alternatives."""
+    """v1's list filters; several values of one filter are alternatives."""
     actual = {
         "computeType": "CPU" if pod.spec.is_cpu else "GPU",
         "cpuFlavorId": pod.spec.cpu_id,

@@ -1,7 +1,9 @@
-"""Request bodies of REST v1. An unknown key, a wrong type or a word outside its list is a 400 that names it.
+"""Request bodies of REST v1.
 
-Fields and defaults follow RunPod's v1 OpenAPI document; nothing is required of a pod there. GPU and data center
-ids are checked against the catalogue later, because live lists outgrew the document's.
+An unknown key, a wrong type or an invalid enum value is a 400 that names it.
+
+Fields and defaults follow RunPod's v1 OpenAPI document, which requires no field of a pod. GPU and data center
+ids are checked against the catalogue, because RunPod's actual lists are longer than the document's.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ class RequestBody(BaseModel):
 
 
 class PodSettings(RequestBody):
-    """What create and update share."""
+    """Fields of both create and update."""
 
     name: Annotated[str, Field(max_length=191)] | None = None
     imageName: str | None = None
@@ -111,7 +113,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 def read_body(model: type[B], raw: bytes) -> B:
-    """The body as `model`; an empty one is `{}`. Raises Refusal(INVALID)."""
+    """The body as `model`; an empty one is `{}`. Raises ApiError (INVALID)."""
     try:
         return model.model_validate_json(raw or b"{}")
     except ValidationError as error:

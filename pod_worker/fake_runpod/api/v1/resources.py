@@ -1,4 +1,7 @@
-"""REST v1 network volumes, templates, registry credentials, and the endpoints that this fake does not have."""
+"""REST v1 network volumes, templates and registry credentials.
+
+Serverless endpoints are an empty list.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pods, volumes and templates as REST v1 shows them: three statuses, both spellings where practice differs.
+"""Pods, volumes and templates in REST v1's form.
 
-v1 says RUNNING from the moment a pod is rented, whatever the container does, and goes on showing old ports after a
-stop: clients have been bitten by both.
+v1 has three statuses; fields appear in both spellings where practice differs. v1 shows RUNNING from the creation
+of a pod, whatever the container does, and still shows the old ports after a stop. Clients must handle both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def desired_status(pod: Pod) -> str:
 
 
 def shown_mappings(pod: Pod) -> list[PortMapping]:
-    """The ports v1 and GraphQL admit to: none until the container is up, stale ones afterwards."""
+    """The ports that v1 and GraphQL show: none while booting, stale after a stop."""
     return pod.mappings if pod.ready or pod.status is not Status.RUNNING else []
 
 
@@ -102,7 +102,10 @@ def _gpu(pod: Pod, catalogue: Catalogue) -> dict[str, Json] | None:
 
 
 def prices(gpu: GpuType) -> dict[str, Json]:
-    """USD per GPU-hour under v1's and GraphQL's names; null where the cloud does not offer the type."""
+    """USD per GPU-hour under v1's and GraphQL's names.
+
+    Null where the cloud does not offer the type.
+    """
     secure, community = (gpu.price_nano.get(cloud) for cloud in ("SECURE", "COMMUNITY"))
     best = secure or community or 0
 

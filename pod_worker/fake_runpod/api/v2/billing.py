@@ -1,6 +1,8 @@
-"""REST v2 billing: spend per bucket and thing, with totals that are the exact sum of the records.
+"""REST v2 billing: spend per bucket and resource.
 
-Bills trail behind the clock by the physics' billing lag. Serverless, endpoints and clusters are always empty.
+Totals are the exact sum of the records.
+
+Bills lag behind the clock by `billing_lag_seconds`. Serverless, endpoints and clusters are always empty.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""REST v2 catalog: GPU types, CPU flavors, data centers and public templates, with stock when asked for.
+"""REST v2 catalog: GPU types, CPU flavors, data centers, public templates.
 
-Availability is a product's: without `product` asking for it is a 400, and `product` without asking is one too.
-Stock is what is free, minus shortages that a fault rule makes certain; a create may still fail.
+`include=AVAILABILITY` and `product` need each other; one alone is a 400. Stock is the free inventory minus
+shortages that a fault rule makes certain; a create may still fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 GRADES = ("NONE", "LOW", "MEDIUM", "HIGH")
 COMPANIONS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minCudaVersion", "vcpuCount")
-"""Query parameters that mean something only with include=AVAILABILITY."""
+"""Query parameters that are valid only with include=AVAILABILITY."""
 Query = Mapping[str, str]
 
 
@@ -41,7 +41,7 @@ def catalogue_routes(runtime: SimulatorRuntime) -> APIRouter:
         stock = StockView(simulator, request.query_params)
         return listed("gpus", [stock.gpu(gpu) for gpu in simulator.catalogue.gpus.values()], request.query_params)
 
-    # GPU ids may hold spaces but no slashes; `:path` would take more than one part.
+    # GPU ids may contain spaces but no slashes; `:path` would match more than one segment.
     @router.get("/gpus/{gpu_id}")
     async def gpu(gpu_id: str, request: Request) -> Response:
         if gpu_id not in simulator.catalogue.gpus:
@@ -84,7 +84,10 @@ def catalogue_routes(runtime: SimulatorRuntime) -> APIRouter:
 
 
 class StockView:
-    """Catalogue entries for one query: with availability if it asks for that. Raises Refusal for a bad query."""
+    """Catalogue entries for one query, with availability if requested.
+
+    Raises ApiError for an invalid query.
+    """
 
     def __init__(self, simulator: CloudSimulator, query: Query) -> None:
         include = _words(query.get("include"))

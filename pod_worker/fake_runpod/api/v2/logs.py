@@ -1,6 +1,7 @@
-"""REST v2 pod logs as server-sent events: a backlog, then whatever comes, resumable by the last event's id.
+"""REST v2 pod logs as server-sent events: a backlog, then live lines.
 
-Every event's id is the line's stamp. `Last-Event-ID` wins over `since`, which wins over `tail`.
+A client resumes after the last event's id. An event's id is the line's timestamp. `Last-Event-ID` takes
+precedence over `since`, and `since` over `tail`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def log_routes(runtime: SimulatorRuntime) -> APIRouter:
 
 
 def _backlog(request: Request, log: PodLog, source: str | None) -> tuple[list[LogLine], int]:
-    """The lines to begin with, and the stamp after which live lines follow."""
+    """The first lines, and the timestamp after which live lines follow."""
     if last_id := request.headers.get("last-event-id"):
         after = _instant("Last-Event-ID", last_id)
         return log.after(after, source), max(after, log.last_ns)
@@ -70,7 +71,7 @@ async def _stream(
                 await asyncio.wait_for(changed.wait(), KEEPALIVE_SECONDS)
             except TimeoutError:
                 yield b": keep-alive\n\n"
-            # Cleared before the log is read again: a line written in between wakes the next turn.
+            # Cleared before the log is read again, so that a line written meanwhile starts the next iteration.
             changed.clear()
     finally:
         unsubscribe()

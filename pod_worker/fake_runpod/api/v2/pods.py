@@ -1,6 +1,6 @@
 """REST v2 pods: list, get, create, update, actions and terminate.
 
-Translates bodies into pod specs; what then happens is the world's affair.
+Translates request bodies into pod specs; the simulator does the rest.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def pod_routes(runtime: SimulatorRuntime) -> APIRouter:
 
 
 def spec_of(body: CreatePod, runtime: SimulatorRuntime) -> PodSpec:
-    """What the create asks for, the template's settings filled in. Raises Refusal."""
+    """The spec of a create request with the template's settings. Raises ApiError."""
     template = pod_template(body.templateId, runtime) if body.templateId else BLANK
     if not (body.image or template.image):
         raise ApiError(ApiErrorKind.INVALID, "Request validation failed.", ("$: missing property 'image'",))
@@ -131,7 +131,7 @@ def _choose_mounts(spec: PodSpec, mounts: Mounts | None, template: Template) -> 
 
 
 def changed_spec(spec: PodSpec, body: UpdatePod, runtime: SimulatorRuntime) -> PodSpec:
-    """The spec after a PATCH: only fields that were sent change. Raises Refusal."""
+    """The spec after a PATCH: only the fields of the request change. Raises ApiError."""
     sent = body.model_fields_set
     changed = replace(spec, env=dict(spec.env))
     if body.templateId:

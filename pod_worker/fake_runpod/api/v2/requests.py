@@ -1,7 +1,8 @@
-"""Request bodies of REST v2, read strictly: an unknown key or a wrong type is a 422 that names it.
+"""Request bodies of REST v2, parsed strictly.
 
-Field names and bounds follow RunPod's v2 OpenAPI document of August 2026; rules across fields are in `limits.py`
-and `v2_pods.py`. The error strings imitate the JSON-schema validator that answers at RunPod.
+An unknown key or a wrong type is a 422 that names it. Field names and bounds follow RunPod's v2 OpenAPI document
+of August 2026; cross-field rules are in `cloud/validation.py` and `v2/pods.py`. The error texts imitate RunPod's
+JSON-schema validator.
 """
 
 from __future__ import annotations
@@ -135,7 +136,10 @@ _TYPE_WORDS = {"int": "integer", "str": "string", "bool": "boolean", "dict": "ob
 
 
 def read_body(model: type[B], raw: bytes) -> B:
-    """The body as `model`. Raises Refusal: RULE for what is not JSON, INVALID with one line per violation."""
+    """The body as `model`.
+
+    Raises ApiError: RULE for invalid JSON, INVALID with one line per violation.
+    """
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

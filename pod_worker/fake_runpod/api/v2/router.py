@@ -1,6 +1,6 @@
 """REST v2 as one router under `/v2`: RunPod's primary API since 2026.
 
-Serverless endpoints and clusters are listed as empty and cannot be made here; everything about pods is real.
+Serverless endpoints and clusters are empty lists and cannot be created.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pods, volumes, templates and catalogue entries as REST v2 shows them.
+"""Pods, volumes, templates and catalogue entries in REST v2's form.
 
-Field for field RunPod's v2 OpenAPI document of August 2026, with the later additions that newer clients expect
-(`pagination`, `gpu.memory`). Money is USD, sizes GB.
+Fields follow RunPod's v2 OpenAPI document of August 2026, with later additions that newer clients expect
+(`pagination`, `gpu.memory`). Money is in USD, sizes in GB.
 """
 
 from __future__ import annotations
@@ -175,9 +175,12 @@ def data_center_view(data_center: DataCenter) -> dict[str, Json]:
 
 
 def page(key: str, items: list[Json], cursor: str | None, limit: str | None) -> dict[str, Json]:
-    """A list under its key, with `pagination`. Without a limit everything is on one page, as older clients need.
+    """A list under its key, with `pagination`.
 
-    Raises Refusal(INVALID) for a cursor that this server did not give, or a limit that is not 1 or more."""
+    Without a limit all items are on one page, as older clients need.
+
+    Raises ApiError (INVALID) for a cursor of another server, or a limit below 1.
+    """
     start = _offset(cursor)
     count = _limit(limit, len(items))
     end = start + count
