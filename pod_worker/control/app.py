@@ -64,7 +64,7 @@ def build_app(
     app.state.ingest = ingest
     find_run = RunQueue(database, clock).get
     problem.install(app)
-    ingest_routes.install(app, intake, gate.authorize, rate)
+    ingest_routes.install(app, intake, gate.authorize_events, rate)
     app.include_router(health.router(database, clock, telemetry, gate.authorize, instance))
     app.include_router(training_metrics.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
@@ -72,7 +72,9 @@ def build_app(
     app.include_router(reads, dependencies=[Depends(_up_to_date)])
     app.include_router(page_routes.router(database.name, gate.authorize))
     if object_store is not None:
-        app.include_router(artifact_routes.router(database, object_store, gate.authorize))
+        app.include_router(
+            artifact_routes.router(database, object_store, gate.authorize_artifacts, gate.authorize)
+        )
     return app
 
 
@@ -80,7 +82,7 @@ async def _up_to_date(request: Request) -> None:
     """Whoever was told that an event is stored sees it in the next answer."""
     projector = request.app.state.ingest.projector
     if projector.waiting_events():
-        await run_in_threadpool(projector.settle)
+        await run_in_threadpool(projector.wait_until_projected)
 
 
 @asynccontextmanager

@@ -35,10 +35,14 @@ def plane(store: Db) -> Iterator[Plane]:
     opened: list[TestClient] = []
 
     def make(
-        client: str = "127.0.0.1", base_url: str = "http://127.0.0.1:8000", database: Any = None, **settings: Any
+        client: str = "127.0.0.1",
+        base_url: str = "http://127.0.0.1:8000",
+        database: Any = None,
+        object_store: Any = None,
+        **settings: Any,
     ) -> TestClient:
         chosen = {"token": TOKEN, "open_on_loopback": True} | settings
-        app = build_app(database if database is not None else store, None, **chosen)
+        app = build_app(database if database is not None else store, object_store, **chosen)
         made = TestClient(app, base_url=base_url, client=(client, 50_000), raise_server_exceptions=False)
         made.__enter__()
         opened.append(made)

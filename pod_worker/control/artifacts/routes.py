@@ -50,6 +50,7 @@ def router(
     database: Mongo,
     object_store: ObjectStore,
     authorize: Callable[..., object],
+    authorize_download: Callable[..., object],
     *,
     part_bytes: int = PART_BYTES,
     url_seconds: int = URL_SECONDS,
@@ -57,21 +58,35 @@ def router(
 ) -> APIRouter:
     """All artifact routes, for `app.include_router`, in an app with `problem.install`.
 
-    `authorize` is a FastAPI dependency that raises when the caller may not; it guards every route. Files above
-    `part_bytes` are uploaded in parts of (at least) that size.
+    `authorize` and `authorize_download` are FastAPI dependencies that raise when the caller may not; the first
+    guards the routes of one run. Files above `part_bytes` are uploaded in parts of (at least) that size.
     """
     routes = _Routes(database, object_store, part_bytes, url_seconds)
     finalize = ArtifactFinalizer(database, object_store, wait_seconds).finalize
-    made = APIRouter(tags=["artifacts"], dependencies=[Depends(authorize)], route_class=_ArtifactRoute)
+    made = APIRouter(tags=["artifacts"], route_class=_ArtifactRoute)
+    guarded = [Depends(authorize)]
     under = "/api/runs/{run_id}/artifacts"
-    short: dict[str, Any] = {"response_model_exclude_none": True}
+    short: dict[str, Any] = {"response_model_exclude_none": True, "dependencies": guarded}
     made.add_api_route(
         f"{under}/presign", routes.presign, methods=["POST"], response_model=UploadGrant | DownloadUrl, **short
     )
     made.add_api_route(f"{under}/finalize", finalize, methods=["POST"], response_model=Finalized, **short)
-    made.add_api_route(f"{under}/abort", routes.abort, methods=["POST"], status_code=204, response_model=None)
+    made.add_api_route(
+        f"{under}/abort",
+        routes.abort,
+        methods=["POST"],
+        status_code=204,
+        response_model=None,
+        dependencies=guarded,
+    )
     made.add_api_route(under, routes.of_run, methods=["GET"], response_model=list[ArtifactView], **short)
-    made.add_api_route("/api/artifacts/{key:path}", routes.download, methods=["GET"], response_model=None)
+    made.add_api_route(
+        "/api/artifacts/{key:path}",
+        routes.download,
+        methods=["GET"],
+        response_model=None,
+        dependencies=[Depends(authorize_download)],
+    )
     return made
 
 

@@ -10,7 +10,10 @@ import msgspec
 
 from pod_worker.control.events.decoding import InvalidEventError, read_line
 from pod_worker.control.events.incoming import IncomingEvent, IngestResult
+from pod_worker.control.web.auth import EVERY_RUN, Caller
 from pod_worker.control.web.body import is_blank
+
+FORBIDDEN = "forbidden"
 
 
 class LineResult(msgspec.Struct, frozen=True):
@@ -82,3 +85,17 @@ def batch_from_events(arrivals: Sequence[IncomingEvent]) -> IngestBatch:
 
 def invalid_batch(line: bytes, why: InvalidEventError) -> IngestBatch:
     return IngestBatch([], [line], [(1, line, why)])
+
+
+def restrict_to_caller(batch: IngestBatch, caller: Caller) -> None:
+    """Refuse the lines that the caller may not write: those of other runs and attempts, and of no attempt."""
+    if caller is EVERY_RUN:
+        return
+    error = f"this token writes events of attempt {caller.attempt} of run {caller.run_id} only"
+    batch.reject(
+        {
+            id(each): InvalidEventError(FORBIDDEN, error, each.event.id)
+            for each in batch.arrivals
+            if not caller.may_write(each.run_id, each.event.attempt)
+        }
+    )

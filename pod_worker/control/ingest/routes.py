@@ -13,9 +13,16 @@ from starlette.concurrency import run_in_threadpool
 
 from pod_worker.control.events.decoding import InvalidEventError, read_binary, read_line
 from pod_worker.control.events.incoming import IngestResult
-from pod_worker.control.ingest.batch import IngestBatch, LineResult, invalid_batch, read_batch
+from pod_worker.control.ingest.batch import (
+    FORBIDDEN,
+    IngestBatch,
+    LineResult,
+    invalid_batch,
+    read_batch,
+    restrict_to_caller,
+)
 from pod_worker.control.ingest.group_commit import GroupCommit
-from pod_worker.control.web.auth import Authorize
+from pod_worker.control.web.auth import Authorize, Caller
 from pod_worker.control.web.body import LINE_LIMIT, check_line, decoded, lines_of, read_body
 from pod_worker.control.web.fast_routes import ControlPlaneApp
 from pod_worker.control.web.problem import MEDIA_TYPE, ProblemError
@@ -44,22 +51,24 @@ class _Routes:
         self._authorize = authorize
         self._rate = rate
 
-    async def _admit(self, request: Request) -> None:
+    async def _admit(self, request: Request) -> Caller:
         await self._rate.check(request)
-        await self._authorize(request)
+        return await self._authorize(request)
 
     async def event(self, request: Request) -> Response:
         """One CloudEvent, structured or binary."""
-        await self._admit(request)
+        caller = await self._admit(request)
         is_binary = "ce-specversion" in request.headers
         _check_type(request, _JUST_JSON if is_binary else _ONE)
         body = await read_body(request.stream(), request.headers)
         batch = _read_one(request, body, is_binary)
+        restrict_to_caller(batch, caller)
         await self._intake.submit(batch)
         (fate,) = batch.line_results()
         if fate.verdict is IngestResult.INVALID:
             error = _error(fate.event_id, fate.code, fate.error)
-            raise ProblemError(422, "bad_event", fate.error or "", extra={"errors": [error]})
+            status = 403 if fate.code == FORBIDDEN else 422
+            raise ProblemError(status, "bad_event", fate.error or "", extra={"errors": [error]})
         answer = {"event_id": fate.event_id}
         if fate.verdict is not IngestResult.ACCEPTED:
             answer["status"] = fate.verdict.value
@@ -67,7 +76,7 @@ class _Routes:
 
     async def events(self, request: Request) -> Response:
         """NDJSON (or a CloudEvents batch), a verdict for each line."""
-        await self._admit(request)
+        caller = await self._admit(request)
         kind = _check_type(request, _MANY)
         body = await read_body(request.stream(), request.headers)
         encoding = request.headers.get("content-encoding", "")
@@ -76,6 +85,7 @@ class _Routes:
             batch = await run_in_threadpool(_read_many, body, encoding, kind)
         else:
             batch = _read_many(body, encoding, kind)
+        restrict_to_caller(batch, caller)
         await self._intake.submit(batch)
         counts = batch.counts()
         answer: dict[str, Json] = {

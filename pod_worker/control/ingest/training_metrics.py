@@ -65,8 +65,11 @@ def router(
         run = await run_in_threadpool(find_run, run_id)
         if run is None:
             raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
-        await ingest.ingest_and_wait(batch_from_events(_arrivals(run_id, figures, clock.now())))
-        stop = run.cancel_requested_at is not None or run.status in TERMINAL - {RunStatus.COMPLETED}
+        attempt: int | None = request.state.caller.attempt
+        await ingest.ingest_and_wait(batch_from_events(_arrivals(run_id, attempt, figures, clock.now())))
+        is_superseded = attempt not in (None, run.attempt)
+        is_ended = run.status in TERMINAL - {RunStatus.COMPLETED}
+        stop = run.cancel_requested_at is not None or is_ended or is_superseded
         return json_response({"status": "ok"} | ({"command": "stop"} if stop else {}))
 
     return made
@@ -79,21 +82,25 @@ def _read(body: bytes) -> _TrainingMetrics:
         raise ProblemError(422, "bad_metrics", str(error)) from None
 
 
-def _arrivals(run_id: str, figures: _TrainingMetrics, now: datetime) -> list[IncomingEvent]:
-    digest = sha256(f"{run_id}\0".encode() + msgspec.json.encode(figures)).hexdigest()[:32]
+def _arrivals(run_id: str, attempt: int | None, figures: _TrainingMetrics, now: datetime) -> list[IncomingEvent]:
+    """`attempt` None counts for the current one."""
+    name_of_attempt = "" if attempt is None else str(attempt)
+    digest = sha256(f"{run_id}\0{name_of_attempt}".encode() + msgspec.json.encode(figures)).hexdigest()[:32]
     found: list[IncomingEvent] = []
     for name in _METRICS:
         value = getattr(figures, name)
         if value is not None:
             data = {"stage": STAGE, "name": name, "value": value, "step": figures.step, "epoch": figures.epoch}
-            found.append(_arrival(run_id, "ai.run.stage_metric", f"{digest}-{name}", data, now))
+            found.append(_arrival(run_id, attempt, "ai.run.stage_metric", f"{digest}-{name}", data, now))
     if figures.progress is not None:
         data = {"stage": STAGE, "progress": figures.progress, "eta_s": figures.remaining_seconds}
-        found.append(_arrival(run_id, "ai.run.stage_progress", f"{digest}-progress", data, now))
+        found.append(_arrival(run_id, attempt, "ai.run.stage_progress", f"{digest}-progress", data, now))
     return found
 
 
-def _arrival(run_id: str, kind: str, event_id: str, figures: dict[str, Json], now: datetime) -> IncomingEvent:
+def _arrival(
+    run_id: str, attempt: int | None, kind: str, event_id: str, figures: dict[str, Json], now: datetime
+) -> IncomingEvent:
     data = {"run_id": run_id} | {name: value for name, value in figures.items() if value is not None}
-    event = Event(event_id, SOURCE, kind, f"run/{run_id}", now, data)
+    event = Event(event_id, SOURCE, kind, f"run/{run_id}", now, data, attempt=attempt)
     return IncomingEvent(event, payload_of(kind, data, event_id), run_id)

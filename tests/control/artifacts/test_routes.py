@@ -36,7 +36,7 @@ def _client(database: Any, store: ObjectStore, **settings: Any) -> TestClient:
 
     app = FastAPI()
     problem.install(app)
-    app.include_router(router(database, store, authorize, **settings))
+    app.include_router(router(database, store, authorize, authorize, **settings))
     return TestClient(app, headers={"Authorization": "Bearer good"}, follow_redirects=False)
 
 

@@ -17,7 +17,7 @@ class Runs:
         self.known = attempts
         self.asked: list[Sequence[str]] = []
 
-    def attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
+    def current_attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
         self.asked.append(run_ids)
         return {run_id: self.known[run_id] for run_id in run_ids if run_id in self.known}
 
