@@ -1,4 +1,4 @@
-"""The command line: a composition root. Commands are imported when they are called, so that help is instant.
+"""The command line. Commands are imported when they are called, so that help is instant.
 
 Data goes to stdout, messages to stderr. An expected error is one line with its fix and an exit code of the
 contract; a traceback is shown only with `--debug`.
@@ -15,30 +15,30 @@ from pod_worker import __version__
 from pod_worker.cli.exit_codes import ExitCode, exit_code_for
 from pod_worker.cli.startup import prepare_process
 
-# name -> (module:attribute, what `--help` says about it)
+# name -> (module:attribute, its line in `--help`)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("stack.demo:demo", "Local stack, a real training and a synthetic run, watched to the end."),
+    "demo": ("stack.demo:demo", "Start a local stack and run a real training in it."),
     "demo-pods": (
         "stack.demo_pods:demo_pods",
-        "The same through a rented pod: fake RunPod, real worker in the pod.",
+        "Rent a pod from a fake RunPod and execute a run in it.",
     ),
-    "up": ("stack.up:up", "The local stack in the foreground: MongoDB, S3, control plane, workers."),
-    "worker": ("worker:worker", "The daemon on a pod: claim runs and execute them."),
-    "control": ("control:control", "Ingest, API and the page that shows runs."),
+    "up": ("stack.up:up", "Start a local stack: MongoDB, S3, control plane, workers."),
+    "worker": ("worker:worker", "Claim runs and execute them (the daemon on a pod)."),
+    "control": ("control:control", "Serve ingest, the API and the web page."),
     "runs": ("runs.commands:runs", "Submit, list, show, follow and manage runs."),
-    "queues": ("queues:queues", "What waits where; pause and resume."),
-    "workers": ("queues:workers", "Which workers are there, and what they do."),
-    "artifacts": ("artifacts:artifacts", "List and fetch what runs have produced."),
-    "events": ("events:events", "Follow, rebuild views from, and see refused events."),
-    "pods": ("pods.commands:pods", "Rent, look at and give back GPU pods."),
-    "fake-runpod": ("fake_runpod:fake_runpod", "A RunPod that costs nothing, for trials and tests."),
-    "doctor": ("doctor:doctor", "What is wrong here, and how to mend it."),
-    "config": ("config:config", "The settings and where each came from."),
+    "queues": ("queues:queues", "Show queues; pause and resume them."),
+    "workers": ("queues:workers", "List workers and what they do."),
+    "artifacts": ("artifacts:artifacts", "List and download the artifacts of runs."),
+    "events": ("events:events", "Follow events, rebuild views, list rejected events."),
+    "pods": ("pods.commands:pods", "Rent, inspect and terminate GPU pods."),
+    "fake-runpod": ("fake_runpod:fake_runpod", "Serve a free imitation of the RunPod API for tests."),
+    "doctor": ("doctor:doctor", "Check this machine and its connections."),
+    "config": ("config:config", "Show the settings and the origin of each."),
 }
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name and imports one only when it is called."""
+    """Lists its commands by name and imports one only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context, debug: bool) -> None:
     """Queue multi-hour GPU runs, execute them on rented pods, follow them live.
 
-    Begin with `pod-worker demo`, which needs no account and no GPU.
+    Start with `pod-worker demo`: it needs no account and no GPU.
     """
     ctx.obj = {"debug": debug}
 
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_process()
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
-    # `--debug` is welcome anywhere, as people add it to the line that has just failed.
+    # `--debug` may stand anywhere: people append it to the line that has just failed.
     words = ["--debug"] * debug + [word for word in words if word != "--debug"]
     try:
         code = cli.main(words, prog_name="pod-worker", standalone_mode=False)

@@ -1,9 +1,8 @@
-"""Where settings become objects: the one place that knows how adapters are put together for a command."""
+"""Builds the objects that commands use from the settings."""
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pymongo.synchronous import monitor
 
 from pod_worker.config import Settings, load
 from pod_worker.core.clock import SystemClock
+from pod_worker.local.description import read_description
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
@@ -49,27 +49,18 @@ def local_data_dir(given: Path | None = None) -> Path:
     return (given or Path(os.environ.get("POD_WORKER_DATA") or LOCAL_DATA)).expanduser().resolve()
 
 
-def running_stack(data: Path) -> dict[str, object] | None:
-    """What `pod-worker up` wrote about itself, or None when none runs there."""
-    try:
-        described = json.loads((data / "stack.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return described if isinstance(described, dict) else None
-
-
 def load_settings() -> Settings:
-    """Settings of the environment; where they leave MongoDB open, the running local stack fills in."""
+    """Settings of the environment; without MONGODB_URL, those of the running local stack."""
     settings = load()
     if settings.mongodb_url:
         return settings
-    stack = running_stack(local_data_dir())
+    stack = read_description(local_data_dir())
     if stack is None:
         return settings
-    env = dict(os.environ) | {"MONGODB_URL": str(stack["mongodb_url"])}
-    for name, key in (("CONTROL_PLANE_URL", "control_plane_url"), ("CONTROL_PLANE_TOKEN", "token")):
-        if stack.get(key) and not env.get(name):
-            env[name] = str(stack[key])
+    env = dict(os.environ) | {"MONGODB_URL": stack.mongodb_url}
+    for name, value in (("CONTROL_PLANE_URL", stack.control_plane_url), ("CONTROL_PLANE_TOKEN", stack.token)):
+        if value and not env.get(name):
+            env[name] = value
     return load(env)
 
 

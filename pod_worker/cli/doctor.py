@@ -1,4 +1,4 @@
-"""`pod-worker doctor`: what is wrong here and how to mend it; `doctor ingest` tries any control plane's ingest."""
+"""`pod-worker doctor`: checks and fixes; `doctor ingest` tests the ingest of any control plane."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.composition import load_settings, local_data_dir, running_stack
+from pod_worker.cli.composition import load_settings, local_data_dir
 from pod_worker.cli.exit_codes import ExitCode
+from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_table, say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.run import Json
+from pod_worker.local.description import read_description
 
 if TYPE_CHECKING:
     from pod_worker.store.mongo import Mongo
-
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     what: str
-    verdict: str  # ok | warn | bad
+    status: str  # ok | warn | bad
     text: str  # what was found, and the fix where something is wrong
 
 
@@ -35,7 +35,10 @@ class Diagnosis:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int | None:
-    """What is wrong here, and how to mend it. Exit code 1 when something is bad."""
+    """Check this machine and its connections, and print a fix for each problem.
+
+    Exit code 1 when a check is bad.
+    """
     if ctx.invoked_subcommand:
         return None
     return _report(list(_findings()), as_json)
@@ -43,11 +46,12 @@ def doctor(ctx: click.Context, as_json: bool) -> int | None:
 
 def _report(findings: list[Diagnosis], as_json: bool) -> int:
     if as_json:
-        print_json([{"check": f.what, "verdict": f.verdict, "text": f.text} for f in findings])
+        # `verdict` is the earlier name of `status`.
+        print_json([{"check": f.what, "status": f.status, "verdict": f.status, "text": f.text} for f in findings])
     else:
-        styles = {"verdict": {"ok": "green", "warn": "yellow", "bad": "bold red"}}
-        print_table(["check", "verdict", "finding"], [[f.what, f.verdict, f.text] for f in findings], styles)
-    return ExitCode.FAILED if any(f.verdict == "bad" for f in findings) else ExitCode.OK
+        styles = {"status": {"ok": "green", "warn": "yellow", "bad": "bold red"}}
+        print_table(["check", "status", "finding"], [[f.what, f.status, f.text] for f in findings], styles)
+    return ExitCode.FAILED if any(f.status == "bad" for f in findings) else ExitCode.OK
 
 
 def _findings() -> list[Diagnosis]:
@@ -85,7 +89,7 @@ def _mongodb(settings: Settings) -> Diagnosis:
     from pod_worker.store.mongo import MongoUrlError, StoreUnreachableError, check_reachable, connect
 
     if settings.mongodb_url is None:
-        fix = "MONGODB_URL is not set, and no local stack runs (`pod-worker up` starts one)"
+        fix = "MONGODB_URL is not set and no local stack runs. Set it, or run `pod-worker up`."
         return Diagnosis("MongoDB", "bad", fix)
     try:
         database = connect(settings.mongodb_url)
@@ -102,9 +106,11 @@ def _describe_mongodb(database: Mongo, url: str) -> Diagnosis:
     hello = database.command("hello")
     skew = abs((datetime.now(UTC) - hello["localTime"].replace(tzinfo=UTC)).total_seconds())
     if skew > 30:
-        return Diagnosis("MongoDB", "warn", f"this machine's clock is {skew:.0f} s off MongoDB's; set it")
-    stack = running_stack(local_data_dir())
-    whose = " (the local stack)" if stack and stack.get("mongodb_url") == url else ""
+        return Diagnosis(
+            "MongoDB", "warn", f"this machine's clock differs from MongoDB's by {skew:.0f} s. Set it."
+        )
+    stack = read_description(local_data_dir())
+    whose = " (the local stack)" if stack and stack.mongodb_url == url else ""
     version = database.client.server_info()["version"]
     return Diagnosis("MongoDB", "ok", f"{version} at {redacted(url)}, database {database.name}{whose}")
 
@@ -123,8 +129,8 @@ def _disk(settings: Settings) -> Diagnosis:
     from pod_worker.worker.machine import GIB, free_bytes
 
     free = free_bytes(settings.work_dir) / GIB
-    verdict = "ok" if free >= max(settings.pod_worker_min_disk_gb, 5) else "warn"
-    return Diagnosis("disk", verdict, f"{free:.0f} GB free at {settings.work_dir}")
+    status = "ok" if free >= max(settings.pod_worker_min_disk_gb, 5) else "warn"
+    return Diagnosis("disk", status, f"{free:.0f} GB free at {settings.work_dir}")
 
 
 def _gpus(settings: Settings) -> Diagnosis:
@@ -134,7 +140,7 @@ def _gpus(settings: Settings) -> Diagnosis:
     needed = settings.pod_worker_required_gpus
     needed = expected_gpus(os.environ) if needed is None else needed
     if len(gpus) < needed:
-        return Diagnosis("GPUs", "bad", f"{needed} expected, {len(gpus)} found: replace this pod")
+        return Diagnosis("GPUs", "bad", f"{needed} expected, {len(gpus)} found. Replace this pod.")
     text = ", ".join(f"{gpu.name} ({gpu.vram_gb:.0f} GB)" for gpu in gpus)
     return Diagnosis("GPUs", "ok", text or "none; trainings run on the CPU")
 
@@ -156,15 +162,15 @@ def _training(_: Settings) -> Diagnosis:
 @click.option("--url", help="The control plane. [default: CONTROL_PLANE_URL]")
 @json_option
 def ingest(url: str | None, as_json: bool) -> int:
-    """Try a control plane's ingest: a single event, a batch, a duplicate, an invalid one.
+    """Send test events to a control plane: a single one, a batch, a duplicate, an invalid one.
 
-    Writes a few log lines of a run that does not exist; nothing else is touched.
+    Stores a few log lines of a run that does not exist and changes nothing else.
     """
     settings = load_settings()
     trial = IngestCheck(url or settings.control_plane_url, settings.control_plane_token)
     findings = trial.run()
-    if any(finding.verdict == "bad" for finding in findings):
-        say(f"ingest at {trial.url} does not behave as the contract says")
+    if any(finding.status == "bad" for finding in findings):
+        say(f"ingest at {trial.url} does not follow the contract (docs/contract.md)")
     return _report(findings, as_json)
 
 
@@ -206,7 +212,7 @@ class IngestCheck:
             "subject": f"run/{self._run_id}",
             "time": datetime.now(UTC).isoformat(),
             "datacontenttype": "application/json",
-            "data": {"run_id": self._run_id, "level": "debug", "message": "a trial by pod-worker doctor"},
+            "data": {"run_id": self._run_id, "level": "debug", "message": "a test by pod-worker doctor"},
         }
 
     def _one(

@@ -1,13 +1,16 @@
 """Exit codes of the contract (section 7), and which error has which.
 
-Errors are recognised by name so that nothing is imported only to be compared with.
+Errors are listed by their full name, so that nothing is imported only to be compared with. A test resolves each.
 """
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 import click
+
+from pod_worker.core.terminal_text import one_line, terminal_text
 
 
 class ExitCode(IntEnum):
@@ -19,30 +22,45 @@ class ExitCode(IntEnum):
     NO_CAPACITY = 5
     BUDGET = 6
     TEMPORARY = 75
+    INTERRUPTED = 130
 
 
 class CommandError(click.ClickException):
-    """An expected end of a command: what happened, and what to do."""
+    """An expected end of a command: the cause, then the fix."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
         self.exit_code = int(code)  # type: ignore[misc]
 
     def show(self, file: object = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
+        click.echo(f"error: {terminal_text(self.message)}", err=True)
 
 
-_BY_NAME: dict[str, ExitCode] = {
-    "ConfigurationError": ExitCode.USAGE,
-    "MongoUrlError": ExitCode.USAGE,
-    "StoreUnreachableError": ExitCode.TEMPORARY,
-    "ServerSelectionTimeoutError": ExitCode.TEMPORARY,
-    "AutoReconnect": ExitCode.TEMPORARY,
-    "NetworkTimeout": ExitCode.TEMPORARY,
-    "OperationFailure": ExitCode.FAILED,
-    "LocalStackError": ExitCode.FAILED,
-    "PermissionError": ExitCode.FAILED,
+# The most specific class of an error that is listed here decides.
+EXIT_CODES: dict[str, ExitCode] = {
+    "builtins.PermissionError": ExitCode.FAILED,
+    "pod_worker.config.ConfigurationError": ExitCode.USAGE,
+    "pod_worker.local.errors.LocalStackError": ExitCode.FAILED,
+    "pod_worker.store.mongo.MongoUrlError": ExitCode.USAGE,
+    "pod_worker.store.mongo.StoreUnreachableError": ExitCode.TEMPORARY,
+    "pymongo.errors.ConnectionFailure": ExitCode.TEMPORARY,
+    "pymongo.errors.OperationFailure": ExitCode.FAILED,
+    "pod_worker.pods.errors.ForbiddenError": ExitCode.AUTH,
+    "pod_worker.pods.errors.InsufficientBalanceError": ExitCode.BUDGET,
+    "pod_worker.pods.errors.InvalidRequestError": ExitCode.USAGE,
+    "pod_worker.pods.errors.NoCapacityError": ExitCode.NO_CAPACITY,
+    "pod_worker.pods.errors.PodNotFoundError": ExitCode.NOT_FOUND,
+    "pod_worker.pods.errors.ProviderError": ExitCode.TEMPORARY,
+    "pod_worker.pods.errors.RequestRejectedError": ExitCode.FAILED,
+    "pod_worker.pods.errors.UnauthorizedError": ExitCode.AUTH,
+    "pod_worker.pods.launch_requests.NotAvailableError": ExitCode.NOT_FOUND,
+    "pod_worker.pods.runpod_settings.RunpodConfigurationError": ExitCode.USAGE,
+    "pod_worker.pods.ssh.host_keys.HostKeyChangedError": ExitCode.AUTH,
+    "pod_worker.pods.ssh.login.SshError": ExitCode.FAILED,
 }
+_RUN_ERROR = "pod_worker.core.failure.RunError"
+# pymongo appends its timeouts and a dump of the topology to each of its messages.
+_DRIVER_DETAILS = re.compile(r" \(configured timeouts:[^)]*\)|, Timeout: .*| \(generic driver error\)", re.DOTALL)
 
 
 NO_HOME = "Could not determine home directory."  # the RuntimeError of Path.expanduser
@@ -50,16 +68,21 @@ NO_HOME = "Could not determine home directory."  # the RuntimeError of Path.expa
 
 def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
     """The code and the one line for an error that reached the top."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    for kind in type(error).__mro__:
-        if kind.__name__ in _BY_NAME:
-            return _BY_NAME[kind.__name__], text
-    if type(error).__name__ == "RunError":
-        code = str(getattr(error, "code", ""))
-        return (ExitCode.USAGE if code == "INVALID_INPUT" else ExitCode.FAILED), text
-    if text == NO_HOME:
+    text = one_line(str(error)) or type(error).__name__
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+    if _RUN_ERROR in names:
+        is_input = str(getattr(error, "code", "")) == "INVALID_INPUT"
+        return (ExitCode.USAGE if is_input else ExitCode.FAILED), text
+    listed = next((name for name in names if name in EXIT_CODES), None)
+    if listed is None and text == NO_HOME:
         return ExitCode.USAGE, (
-            "A path begins with ~ and this user has no home folder: HOME is not set and the user has no passwd "
-            "entry. Fix: set HOME to a folder that this user may write to."
+            "a path begins with ~ and this user has no home folder: HOME is not set and the user has no passwd "
+            "entry. Set HOME to a folder that this user may write to."
         )
-    return ExitCode.FAILED, f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
+    if listed is None:
+        return ExitCode.FAILED, f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
+    if listed == "pymongo.errors.ConnectionFailure":
+        text = (
+            f"MongoDB does not answer: {_DRIVER_DETAILS.sub('', text)}. Check that it is up, then run this again."
+        )
+    return EXIT_CODES[listed], text

@@ -1,4 +1,4 @@
-"""`pod-worker fake-runpod`: a RunPod on this machine whose pods cost nothing and can hold real workers."""
+"""`pod-worker fake-runpod`: the RunPod API on this machine; its pods are free and can run real workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pod_worker.cli.output import say
 if TYPE_CHECKING:
     from pod_worker.fake_runpod.server import RunnerFactory
 
-# What the story told by `--pods runner` needs where a pod's own environment lacks it.
+# Passed to the scripted run of `--pods runner` where the pod's own environment lacks them.
 SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
 
 
@@ -23,14 +23,14 @@ SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), envvar="FAKE_RUNPOD_PORT", default=9000, show_default=True)
 @click.option(
-    "--api-key", "keys", multiple=True, help="A key that is let in. [default: FAKE_RUNPOD_API_KEY or rpa_fake]"
+    "--api-key", "keys", multiple=True, help="An accepted API key. [default: FAKE_RUNPOD_API_KEY or rpa_fake]"
 )
 @click.option(
     "--speed",
     type=click.FloatRange(0),
     default=1.0,
     show_default=True,
-    help="Virtual seconds per second; 0: only stepped.",
+    help="Virtual seconds per second; 0: the clock moves only on request.",
 )
 @click.option(
     "--pods",
@@ -38,12 +38,12 @@ SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
     type=click.Choice(["none", "runner", "process"]),
     default="process",
     show_default=True,
-    help="What runs in a pod.",
+    help="What a pod executes.",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of the pods' files. [default: a temporary one]"
+    "--data", type=click.Path(path_type=Path), help="Folder for the pods' files. [default: a temporary one]"
 )
-@click.option("--state", type=click.Path(path_type=Path), help="File in which the cloud outlives this process.")
+@click.option("--state", type=click.Path(path_type=Path), help="File that keeps the account between restarts.")
 @click.option("--faults", type=click.Path(exists=True, path_type=Path), help="YAML file of fault rules.")
 def fake_runpod(
     host: str,
@@ -55,11 +55,11 @@ def fake_runpod(
     state: Path | None,
     faults: Path | None,
 ) -> None:
-    """Serve REST v2, REST v1 and GraphQL as RunPod does, with a virtual clock and a virtual bill.
+    """Serve the RunPod APIs (REST v2, REST v1, GraphQL) with a virtual clock and virtual billing.
 
     Point a client at it: RUNPOD_API_BASE_URL=http://127.0.0.1:9000 RUNPOD_API_KEY=rpa_fake pod-worker pods list.
-    `--pods process` starts the pod's command as a real local process; `--pods runner` tells a research run's story
-    (RUN_ID in the pod's environment). Faults: POST /_fake/faults, or --faults FILE.
+    `--pods process` starts a pod's command as a local process; `--pods runner` emits the events of a scripted
+    research run (RUN_ID in the pod's environment). Faults: POST /_fake/faults, or --faults FILE.
     """
     import msgspec
 

@@ -1,16 +1,23 @@
-"""How commands show things: tables on a terminal, plain lines in a pipe, JSON when asked."""
+"""How commands print: tables on a terminal, tab-separated lines in a pipe, JSON when asked.
+
+Every line goes through `terminal_text`, because documents and events hold text that others wrote. JSON is strict
+(RFC 8259): no NaN, and characters that the output's encoding lacks are escaped.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from pod_worker.core.run import Json
+from pod_worker.core.terminal_text import one_line, terminal_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +35,6 @@ STATUS_STYLE = {
     "CANCELED": "yellow",
 }
 
-
 # Columns that are useless when they are broken into pieces: people copy ids, and bars must be one line.
 NO_WRAP_COLUMNS = {
     "id",
@@ -36,14 +42,17 @@ NO_WRAP_COLUMNS = {
     "status",
     "progress",
     "attempt",
-    "age",
-    "size",
+    "created",
+    "took",
     "time",
+    "size",
     "kind",
     "ok",
-    "took",
     "eta",
+    "seen",
 }
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
 def is_terminal() -> bool:
@@ -57,21 +66,64 @@ def console() -> Console:
 
 
 def say(message: str) -> None:
-    """A message for the person, not data."""
-    click.echo(message, err=True)
+    """A message for the person, not data: goes to stderr."""
+    click.echo(terminal_text(message), err=True)
+
+
+def print_line(text: str, color: str | None = None) -> None:
+    """One line of data on stdout."""
+    click.secho(terminal_text(text), fg=color)
 
 
 def print_json(value: Json) -> None:
-    click.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if is_terminal() else None))
+    """One JSON value, indented on a terminal."""
+    _print_json(value, indent=2 if is_terminal() else None)
+
+
+def print_json_line(value: Json) -> None:
+    """One JSON value on one line, for streams of values."""
+    _print_json(value, indent=None)
+    sys.stdout.flush()
+
+
+def _print_json(value: Json, indent: int | None) -> None:
+    text = json.dumps(_encodable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    pattern = _UNSAFE_IN_JSON if is_unicode_output() else _NOT_ASCII
+    click.echo(pattern.sub(_escaped, text))
+
+
+def is_unicode_output() -> bool:
+    return (sys.stdout.encoding or "ascii").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
+
+
+def _encodable(value: Json) -> Json:
+    """JSON has neither NaN nor dates; a document's `_id` is shown as `id` too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        named = {"id": value["_id"]} if "_id" in value and "id" not in value else {}
+        return {str(name): _encodable(each) for name, each in {**named, **value}.items()}
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
+        return [_encodable(each) for each in value]
+    return str(value)
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], styles: dict[str, dict[str, str]] | None = None
 ) -> None:
     """A table on a terminal; tab-separated lines with a header in a pipe. `styles`: column -> value -> style."""
+    cleaned = [[one_line(cell) for cell in row] for row in rows]
     if not is_terminal():
         click.echo("\t".join(columns))
-        for row in rows:
+        for row in cleaned:
             click.echo("\t".join(row))
         return
     from rich import box
@@ -81,7 +133,7 @@ def print_table(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in NO_WRAP_COLUMNS)
-    for row in rows:
+    for row in cleaned:
         # Text, not str: what comes out of a database is data, never markup.
         cells = [
             Text(value, style=(styles or {}).get(column, {}).get(value, ""))
@@ -89,6 +141,18 @@ def print_table(
         ]
         table.add_row(*cells)
     console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, str]], styles: Mapping[str, str] | None = None) -> None:
+    """Names and values below each other, values in one column. `styles`: name -> style of its value."""
+    from rich.text import Text
+
+    out, known = console(), styles or {}
+    pairs = [(one_line(name), terminal_text(value)) for name, value in fields]
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        text = value.replace("\n", "\n" + " " * (width + 2))
+        out.print(Text.assemble((f"{name:<{width}}  ", "dim"), (text, known.get(name, ""))))
 
 
 def age(moment: datetime | None, now: datetime | None = None) -> str:
@@ -100,14 +164,15 @@ def age(moment: datetime | None, now: datetime | None = None) -> str:
 
 def span(seconds: float) -> str:
     """A length of time in at most two units."""
-    seconds = max(seconds, 0)
-    if seconds < 60:
-        return f"{seconds:.0f}s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f}m{seconds % 60:02.0f}s" if seconds < 600 else f"{seconds // 60:.0f}m"
-    if seconds < 86400:
-        return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
-    return f"{seconds // 86400:.0f}d{seconds % 86400 // 3600:.0f}h"
+    total = round(max(seconds, 0))
+    days, hours, minutes, rest = total // 86400, total // 3600 % 24, total // 60 % 60, total % 60
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    if minutes:
+        return f"{minutes}m{rest:02d}s" if minutes < 10 else f"{minutes}m"
+    return f"{rest}s"
 
 
 def size(count: float) -> str:
@@ -118,16 +183,27 @@ def size(count: float) -> str:
     return "?"
 
 
+def number(value: Json) -> str:
+    """Four significant digits for a float, whole numbers in full."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def percent(fraction: float) -> str:
+    """A plain percentage in a pipe, with a bar before it on a terminal."""
+    share = min(max(fraction, 0.0), 1.0)
+    return f"{bar(share, 8)} {share:4.0%}" if is_terminal() else f"{share:.0%}"
+
+
 def bar(fraction: float, width: int = 20) -> str:
     done = round(min(max(fraction, 0.0), 1.0) * width)
     return "━" * done + "╌" * (width - done)
 
 
 def clock_time(moment: datetime | None) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else "-"
-
-
-def _plain(value: object) -> Json:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return str(value)
+    """Local time with its zone."""
+    if moment is None:
+        return "-"
+    try:
+        return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except OverflowError:  # the first or last day of the calendar
+        return moment.isoformat()

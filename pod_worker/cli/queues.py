@@ -1,67 +1,88 @@
-"""`pod-worker queues` and `pod-worker workers`: what waits where, who is there, pause and resume."""
+"""`pod-worker queues` and `pod-worker workers`: what waits where, which workers exist, pause and resume."""
 
 from __future__ import annotations
 
-import os
-
 import click
 
-from pod_worker.cli.composition import open_store
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.options import json_option
 from pod_worker.cli.output import age, print_json, print_table, say, span
+from pod_worker.cli.runs.lookup import current_user
+from pod_worker.pipelines import MODES
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.worker_registry import WorkerRegistry
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@json_option
 @click.pass_context
 def queues(ctx: click.Context, as_json: bool) -> None:
-    """What waits where; pause and resume a queue."""
+    """Show queues; pause and resume them."""
     if ctx.invoked_subcommand:
         return
     store = open_store()
-    depth, paused = QueueStatsReader(store.database).read(), store.queue().paused()
-    names = sorted(depth.by_queue.keys() | paused)
+    stats, paused = QueueStatsReader(store.database).read(), store.queue().paused()
+    names = sorted(stats.by_queue.keys() | paused | served_queues())
     if as_json:
-        print_json([{"queue": n, "paused": n in paused, "byStatus": depth.by_queue.get(n, {})} for n in names])
+        print_json(
+            [
+                {
+                    "queue": name,
+                    "paused": name in paused,
+                    "served": name in served_queues(),
+                    "byStatus": stats.by_queue.get(name, {}),
+                }
+                for name in names
+            ]
+        )
         return
     rows = []
     for name in names:
-        counts = depth.by_queue.get(name, {})
-        oldest = depth.oldest_queued_seconds.get(name)
-        active = counts.get("SCHEDULED", 0) + counts.get("RUNNING", 0)
+        counts = stats.by_queue.get(name, {})
+        oldest = stats.oldest_queued_seconds.get(name)
+        running = counts.get("SCHEDULED", 0) + counts.get("RUNNING", 0)
+        state = "paused" if name in paused else "open" if name in served_queues() else "no worker mode"
         rows.append(
-            [
-                name,
-                "paused" if name in paused else "open",
-                str(counts.get("QUEUED", 0)),
-                str(active),
-                span(oldest) if oldest else "-",
-            ]
+            [name, state, str(counts.get("QUEUED", 0)), str(running), "-" if oldest is None else span(oldest)]
         )
-    print_table(["queue", "state", "waiting", "running", "oldest waits"], rows, {"state": {"paused": "yellow"}})
+    styles = {"state": {"paused": "yellow", "no worker mode": "red"}}
+    print_table(["queue", "state", "waiting", "running", "longest wait"], rows, styles)
+
+
+def served_queues() -> set[str]:
+    return {name for queues in MODES.values() for name in queues}
 
 
 @queues.command()
 @click.argument("name")
 def pause(name: str) -> None:
-    """Nobody claims from this queue any more; runs in progress go on."""
-    open_store().operations().pause(name, by=os.environ.get("USER"))
+    """Stop workers from claiming runs of a queue. Running runs continue."""
+    store = open_store()
+    _warn_of_unknown(store, name)
+    store.operations().pause(name, by=current_user())
     say(f"queue {name} is paused")
 
 
 @queues.command()
 @click.argument("name")
 def resume(name: str) -> None:
-    """Let workers claim from this queue again."""
-    open_store().operations().resume(name, by=os.environ.get("USER"))
+    """Let workers claim runs of a queue again."""
+    store = open_store()
+    _warn_of_unknown(store, name)
+    store.operations().resume(name, by=current_user())
     say(f"queue {name} is open")
 
 
+def _warn_of_unknown(store: StoreSession, name: str) -> None:
+    known = served_queues() | QueueStatsReader(store.database).read().by_queue.keys()
+    if name not in known:
+        say(f"warning: no run and no worker mode uses queue {name!r}; there are: {', '.join(sorted(known))}")
+
+
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@json_option
 def workers(as_json: bool) -> None:
-    """Which workers there are, the last seen first."""
+    """List workers, the last seen first."""
     found = WorkerRegistry(open_store().database).list()
     if as_json:
         print_json(
@@ -81,8 +102,10 @@ def workers(as_json: bool) -> None:
         )
         return
     rows = [
-        [w.worker_id, w.mode, w.state, w.run_id or "-", w.gpu or "-", age(w.last_seen), w.reason or ""]
+        [w.worker_id, w.mode, w.state, w.run_id or "-", w.gpu or "-", f"{age(w.last_seen)} ago", w.reason or "-"]
         for w in found
     ]
     styles = {"state": {"busy": "green", "refusing": "red", "stopped": "dim", "draining": "yellow"}}
     print_table(["worker", "mode", "state", "run", "gpu", "seen", "reason"], rows, styles)
+    if not rows:
+        say("no workers yet. Start one: pod-worker worker --mode all")

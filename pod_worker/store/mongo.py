@@ -7,6 +7,7 @@ queries that need them and created here. This module holds no query.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from pymongo import AsyncMongoClient, IndexModel, MongoClient
@@ -136,6 +137,12 @@ def check_reachable(database: Mongo, url: str = "") -> None:
             f"{host} is a standalone server; the queue needs a replica set (retryable writes, change streams). "
             "Start mongod with --replSet rs0 and run rs.initiate()."
         )
+
+
+def server_time(database: Mongo) -> datetime:
+    """The server's clock, by which leases end. Aware, UTC."""
+    now: datetime = database.command("hello")["localTime"]
+    return now if now.tzinfo else now.replace(tzinfo=UTC)
 
 
 def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None:

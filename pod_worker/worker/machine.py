@@ -123,12 +123,14 @@ def expected_gpus(env: Mapping[str, str]) -> int:
 
 
 def gpu_names(gpus: list[Gpu]) -> tuple[str, ...]:
-    """Every name under which a run may ask for these GPUs: 'NVIDIA GeForce RTX 4090' is also 'RTX 4090'."""
-    names: set[str] = set()
-    for gpu in gpus:
-        short = gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
-        names |= {gpu.name, gpu.name.removeprefix("NVIDIA "), short}
-    return tuple(sorted(names))
+    """Every name under which a run may ask for these GPUs."""
+    return tuple(sorted({name for gpu in gpus for name in names_of_gpu(gpu.name)}))
+
+
+def names_of_gpu(name: str) -> set[str]:
+    """'NVIDIA GeForce RTX 4090' is also 'GeForce RTX 4090' and 'RTX 4090'."""
+    short = name.removeprefix("NVIDIA ")
+    return {name, short, short.removeprefix("GeForce ")}
 
 
 def region(env: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.exit_codes import CommandError, ExitCode, exit_code_for
 from pod_worker.cli.output import is_terminal, print_json, print_table, say
 from pod_worker.core.run import Json
 
@@ -176,11 +176,10 @@ def _why(result: LaunchFailed) -> str:
 
 
 def _exit_of(result: LaunchFailed) -> ExitCode:
-    from pod_worker.cli.pods.session import exit_of_error
     from pod_worker.pods.launch.launcher import LaunchFailureReason
 
     if result.error is not None:
-        return exit_of_error(result.error)
+        return exit_code_for(result.error)[0]
     codes = {
         LaunchFailureReason.NO_CANDIDATE: ExitCode.NO_CAPACITY,
         LaunchFailureReason.NO_CAPACITY: ExitCode.NO_CAPACITY,

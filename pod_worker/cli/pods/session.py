@@ -16,42 +16,13 @@ from pod_worker.cli.composition import load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.pod_intent import IntentLog
-from pod_worker.pods.errors import (
-    ForbiddenError,
-    InsufficientBalanceError,
-    InvalidRequestError,
-    NoCapacityError,
-    PodNotFoundError,
-    ProviderError,
-    RequestRejectedError,
-    ServerError,
-    UnauthorizedError,
-)
 from pod_worker.pods.launch.launcher import Launcher
 from pod_worker.pods.launch.sqlite_intents import IntentFile
-from pod_worker.pods.launch_requests import NotAvailableError
 from pod_worker.pods.pod import Pod
 from pod_worker.pods.provider import Absent, Known, PodProvider, Unknown
 from pod_worker.pods.runpod_client import RunpodClient, make_client, make_launcher, open_provider
-from pod_worker.pods.runpod_settings import RunpodConfigurationError, RunpodSettings, from_env
-from pod_worker.pods.ssh.host_keys import HostKeyChangedError, PinFolder
-from pod_worker.pods.ssh.login import SshError
-
-_EXITS: tuple[tuple[type[Exception], ExitCode], ...] = (
-    (RunpodConfigurationError, ExitCode.USAGE),
-    (UnauthorizedError, ExitCode.AUTH),
-    (ForbiddenError, ExitCode.AUTH),
-    (NoCapacityError, ExitCode.NO_CAPACITY),
-    (InsufficientBalanceError, ExitCode.BUDGET),
-    (PodNotFoundError, ExitCode.NOT_FOUND),
-    (NotAvailableError, ExitCode.NOT_FOUND),
-    (InvalidRequestError, ExitCode.USAGE),
-    (RequestRejectedError, ExitCode.FAILED),
-    (ServerError, ExitCode.TEMPORARY),
-    (ProviderError, ExitCode.TEMPORARY),
-    (HostKeyChangedError, ExitCode.AUTH),
-    (SshError, ExitCode.FAILED),
-)
+from pod_worker.pods.runpod_settings import RunpodSettings, from_env
+from pod_worker.pods.ssh.host_keys import PinFolder
 
 
 @dataclass
@@ -98,20 +69,12 @@ class PodAccount:
 
 @contextmanager
 def open_account() -> Iterator[PodAccount]:
-    """Every expected error inside the block becomes one line and the contract's exit code."""
+    settings = from_env(_environment())
+    account = PodAccount(settings, open_provider(settings, SystemClock(), time.sleep))
     try:
-        settings = from_env(_environment())
-        account = PodAccount(settings, open_provider(settings, SystemClock(), time.sleep))
-        try:
-            yield account
-        finally:
-            account.close()
-    except tuple(kind for kind, _ in _EXITS) as error:
-        raise CommandError(str(error), exit_of_error(error)) from error
-
-
-def exit_of_error(error: Exception) -> ExitCode:
-    return next((code for kind, code in _EXITS if isinstance(error, kind)), ExitCode.FAILED)
+        yield account
+    finally:
+        account.close()
 
 
 def _environment() -> dict[str, str]:

@@ -1,69 +1,129 @@
-"""Following runs to their end: a live picture on a terminal, a line per change in a pipe."""
+"""Following runs to their end: a live table on a terminal, a line per change in a pipe, JSON lines on request."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-import click
-
 from pod_worker.cli.composition import StoreSession
+from pod_worker.cli.connection import until_reconnected
+from pod_worker.cli.document_values import as_mapping, as_number, as_text
 from pod_worker.cli.exit_codes import ExitCode
-from pod_worker.cli.output import NO_WRAP_COLUMNS, STATUS_STYLE, bar, console, is_terminal, span
-from pod_worker.core.run import TERMINAL, Json
+from pod_worker.cli.output import (
+    NO_WRAP_COLUMNS,
+    STATUS_STYLE,
+    bar,
+    console,
+    is_terminal,
+    number,
+    print_json_line,
+    print_line,
+    say,
+    span,
+)
+from pod_worker.cli.runs.lookup import TERMINAL_STATUSES
+from pod_worker.core.run import Json
+from pod_worker.core.stage import stage_title
+from pod_worker.core.terminal_text import one_line
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-ENDED = {status.value for status in TERMINAL}
 POLL_SECONDS = 0.5
+STAGES_SHOWN = 4
+METRICS_SHOWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 
 
-def watch_runs(store: StoreSession, run_ids: Sequence[str], seconds: float | None = None) -> int:
-    """Blocks until all have ended (or the time is over). 0 when all completed, else 1."""
+def watch_runs(
+    store: StoreSession, run_ids: Sequence[str], seconds: float | None = None, *, as_json: bool = False
+) -> int:
+    """Blocks until all have ended (or the time is over). 0 when all completed, 1 when not, 130 after Ctrl-C."""
     models = ReadModels(store.database)
-    found = _watch_live(models, run_ids, seconds) if is_terminal() else _watch_lines(models, run_ids, seconds)
+    follow = _watch_live if is_terminal() and not as_json else _watch_lines
+    try:
+        found = follow(models, run_ids, seconds, _json if as_json else None)
+    except KeyboardInterrupt:
+        again = f"pod-worker runs watch {' '.join(run_ids)}" if len(run_ids) < 4 else "pod-worker runs list"
+        _say_unwatched(len(run_ids), again)
+        return ExitCode.INTERRUPTED
     return ExitCode.OK if all(run.get("status") == "COMPLETED" for run in found) else ExitCode.FAILED
 
 
+def _say_unwatched(count: int, again: str) -> None:
+    say(f"stopped watching; {'the run goes' if count == 1 else f'the {count} runs go'} on. Look again: {again}")
+
+
 def _fetch_runs(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
-    return [models.run(run_id) or {"_id": run_id, "status": "?"} for run_id in run_ids]
+    def read() -> list[Document]:
+        # A run that was deleted meanwhile has ended.
+        return [models.run(run_id) or {"_id": run_id, "status": "DELETED"} for run_id in run_ids]
+
+    return until_reconnected(read)
 
 
 def _is_over(runs: list[Document], end: float | None) -> bool:
-    return all(run.get("status") in ENDED for run in runs) or (end is not None and time.monotonic() > end)
+    ended = {*TERMINAL_STATUSES, "DELETED"}
+    return all(run.get("status") in ended for run in runs) or (end is not None and time.monotonic() > end)
 
 
-def _watch_lines(models: ReadModels, run_ids: Sequence[str], seconds: float | None) -> list[Document]:
+def _watch_lines(
+    models: ReadModels,
+    run_ids: Sequence[str],
+    seconds: float | None,
+    as_json: Callable[[Document], Document] | None,
+) -> list[Document]:
     end = None if seconds is None else time.monotonic() + seconds
-    said: dict[str, str] = {}
+    shown: dict[str, Json] = {}
     while True:
         runs = _fetch_runs(models, run_ids)
         for run in runs:
-            line = _line(run)
-            if said.get(run["_id"]) != line:
-                said[run["_id"]] = line
-                click.echo(line)
+            news = as_json(run) if as_json else _line(run)
+            if shown.get(run["_id"]) == news:
+                continue
+            shown[run["_id"]] = news
+            if as_json:
+                print_json_line(news)
+            else:
+                print_line(str(news))
+        sys.stdout.flush()
         if _is_over(runs, end):
             return runs
         time.sleep(POLL_SECONDS)
 
 
+def _tenths(run: Document) -> float | None:
+    """Progress in tenths, or a long training would print a line at every step."""
+    progress = as_number(as_mapping(run.get("currentStage")).get("progress"))
+    return None if progress is None else int(progress * 10) / 10
+
+
+def _json(run: Document) -> Document:
+    stage = as_mapping(run.get("currentStage"))
+    names = ("pipeline", "status", "attempt", "errorCode", "errorMessage")
+    return {
+        "id": run["_id"],
+        **{name: run.get(name) for name in names},
+        "stage": stage.get("name"),
+        "progress": _tenths(run),
+    }
+
+
 def _line(run: Document) -> str:
-    stage = _dict(run.get("currentStage"))
-    progress = stage.get("progress")
-    # Tenths, or a long training would print a line at every step.
-    shown = f"{int(progress * 10) * 10}%" if isinstance(progress, int | float) else "-"
+    stage, progress = as_mapping(run.get("currentStage")), _tenths(run)
+    title = stage_title(as_text(stage.get("name")) or "-")
+    share = "-" if progress is None else f"{progress:.0%}"
     error = f"  {run['errorCode']}: {run.get('errorMessage')}" if run.get("errorCode") else ""
-    return (
-        f"{run['_id']}  {run.get('pipeline', '-')}  {run.get('status')}  {stage.get('name', '-')}  {shown}{error}"
-    )
+    return one_line(f"{run['_id']}  {run.get('pipeline', '-')}  {run.get('status')}  {title}  {share}{error}")
 
 
-def _watch_live(models: ReadModels, run_ids: Sequence[str], seconds: float | None) -> list[Document]:
+def _watch_live(
+    models: ReadModels, run_ids: Sequence[str], seconds: float | None, _as_json: object
+) -> list[Document]:
     from rich.live import Live
 
     end = None if seconds is None else time.monotonic() + seconds
@@ -72,7 +132,7 @@ def _watch_live(models: ReadModels, run_ids: Sequence[str], seconds: float | Non
         while not _is_over(runs, end):
             time.sleep(POLL_SECONDS)
             runs = _fetch_runs(models, run_ids)
-            live.update(_live_table(models, runs))
+            live.update(until_reconnected(partial(_live_table, models, runs)))
     return runs
 
 
@@ -82,54 +142,53 @@ def _live_table(models: ReadModels, runs: list[Document]) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("run", "status", "stage", "progress", "eta", "metrics"):
-        table.add_column(column, overflow="fold", no_wrap=column in NO_WRAP_COLUMNS)
-    for run in runs:
-        status = str(run.get("status"))
-        name = Text(f"{run.get('pipeline', '')}\n{run['_id']}")
-        name.stylize("dim", name.plain.find("\n"))
-        stages = models.stages(run["_id"])[-4:]
-        table.add_row(
-            name,
-            Text(status, style=STATUS_STYLE.get(status, "")),
-            Text("\n".join(_stage_name(s) for s in stages) or "-"),
-            Text("\n".join(_stage_bar(s) for s in stages) or "-", style="green"),
-            Text(_eta(run)),
-            Text(_metrics(run)),
+    for column in ("run", "status", "stage", "progress", "metrics"):
+        wraps = column not in NO_WRAP_COLUMNS | {"stage", "metrics"}
+        table.add_column(
+            column, overflow="ellipsis" if column in ("stage", "metrics") else "fold", no_wrap=not wraps
         )
-        if run.get("errorCode"):
+    for run in runs:
+        status = one_line(str(run.get("status")))
+        for index, (label, stage, progress, metric) in enumerate(_rows(models, run)):
+            style = "dim" if index else ""
+            shown = Text(status, style=STATUS_STYLE.get(status, "")) if index == 0 else Text("")
             table.add_row(
-                Text(f"{run['errorCode']}", style="red"), "", Text(str(run.get("errorMessage")), style="red")
+                Text(label, style=style), shown, Text(stage), Text(progress, style="green"), Text(metric)
             )
+        if run.get("errorCode"):
+            text = one_line(f"{run['errorCode']}: {run.get('errorMessage')}")
+            table.caption = Text(text, style="red")
     return table
 
 
-def _stage_name(stage: Document) -> str:
-    return str(stage.get("title") or stage.get("name"))
+def _rows(models: ReadModels, run: Document) -> list[tuple[str, str, str, str]]:
+    """A run's lines in the table: id and pipeline, its last stages, its most telling metrics."""
+    labels = [one_line(str(run["_id"])), one_line(str(run.get("pipeline", "")))]
+    stages = models.stages(run["_id"])[-STAGES_SHOWN:]
+    bars = [_stage_bar(stage, run) for stage in stages]
+    names = [one_line(str(stage.get("title") or stage.get("name"))) for stage in stages]
+    metrics = _metrics(run)
+    height = max(len(labels), len(stages), len(metrics))
+
+    def padded(column: list[str]) -> list[str]:
+        return column + [""] * (height - len(column))
+
+    return list(zip(padded(labels), padded(names), padded(bars), padded(metrics), strict=True))
 
 
-def _stage_bar(stage: Document) -> str:
-    progress = stage.get("progress")
-    fraction = float(progress) if isinstance(progress, int | float) else 0.0
-    took = stage.get("durationS")
-    return f"{bar(fraction, 12)} {fraction:4.0%}" + (f" {span(took)}" if isinstance(took, int | float) else "")
+def _stage_bar(stage: Document, run: Document) -> str:
+    fraction = as_number(stage.get("progress")) or 0.0
+    took = as_number(stage.get("durationS"))
+    shown = f"{bar(fraction, 12)} {min(max(fraction, 0), 1):4.0%}"
+    if took is not None:
+        return f"{shown} took {span(took)}"
+    current = as_mapping(run.get("currentStage"))
+    left = as_number(current.get("etaS")) if current.get("name") == stage.get("name") else None
+    is_live = left is not None and run.get("status") not in TERMINAL_STATUSES
+    return f"{shown} {span(left)} left" if is_live and left is not None else shown
 
 
-def _eta(run: Document) -> str:
-    eta = _dict(run.get("currentStage")).get("etaS")
-    if run.get("status") in ENDED or not isinstance(eta, int | float):
-        return "-"
-    return span(eta)
-
-
-def _metrics(run: Document) -> str:
-    wanted = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
-    metrics = _dict(run.get("metrics"))
-    shown = [name for name in wanted if name in metrics] or sorted(metrics)[:4]
-    return (
-        "\n".join(f"{name} {metrics[name]:.4g}" for name in shown if isinstance(metrics[name], int | float)) or "-"
-    )
-
-
-def _dict(value: Json) -> dict[str, Json]:
-    return value if isinstance(value, dict) else {}
+def _metrics(run: Document) -> list[str]:
+    metrics = as_mapping(run.get("metrics"))
+    names = [name for name in METRICS_SHOWN if name in metrics] or sorted(metrics)[:STAGES_SHOWN]
+    return [one_line(f"{name} {number(metrics[name])}") for name in names if as_number(metrics[name]) is not None]

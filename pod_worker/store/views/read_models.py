@@ -55,6 +55,9 @@ class RunFilter:
     pipeline: str | None = None
     hypothesis_id: str | None = None
     with_hidden: bool = False
+    queue: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    since: datetime | None = None  # created then or later
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,11 @@ class ReadModels:
         found = self._runs.find_one({"_id": run_id}, dict.fromkeys(_SECRET, 0))
         return _public_view(found) if found else None
 
+    def status(self, run_id: str) -> str | None:
+        """The status alone; None where there is no such run."""
+        found = self._runs.find_one({"_id": run_id}, {"status": 1})
+        return str(_public_view(found).get("status")) if found else None
+
     def ids_with_prefix(self, part: str, limit: int) -> list[str]:
         """Runs whose id begins with `part`: people type the first characters only."""
         found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\uffff"}}, {"_id": 1}).limit(limit)
@@ -131,10 +139,22 @@ def _condition(wanted: RunFilter) -> Document:
         condition["status"] = words[0] if len(words) == 1 else {"$in": words}
     if wanted.pipeline:
         condition["pipeline"] = wanted.pipeline
+    if wanted.queue:
+        condition["queue"] = wanted.queue
+    if wanted.since:
+        condition["createdAt"] = {"$gte": wanted.since}
+    if wanted.labels:
+        # $getField: a label's name may hold dots and dollar signs.
+        condition["$expr"] = {"$and": [_has_label(name, value) for name, value in wanted.labels.items()]}
     if wanted.hypothesis_id:
         # With its type, or the server would not use the partial index.
         condition["hypothesisId"] = {"$eq": wanted.hypothesis_id, "$type": "string"}
     return condition
+
+
+def _has_label(name: str, value: str) -> Document:
+    field = {"$getField": {"field": {"$literal": name}, "input": "$labels"}}
+    return {"$eq": [{"$cond": [{"$eq": [{"$type": "$labels"}, "object"]}, field, None]}, {"$literal": value}]}
 
 
 def _public_view(run: Document) -> Document:

@@ -1,0 +1,84 @@
+"""Options and argument forms that several commands share."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.core.run import Json
+from pod_worker.core.terminal_text import terminal_text
+
+INT64_MAX = 2**63 - 1
+_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class FiniteFloat(click.FloatRange):
+    """A float within bounds; refuses nan, and infinity too."""
+
+    name = "number"
+
+    def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE` as a pair. Raises CommandError."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise CommandError(f"{text!r} is not NAME=VALUE", ExitCode.USAGE)
+    return name, value
+
+
+def parse_duration(text: str) -> timedelta:
+    """`30s`, `10m`, `12h`, `30d`. Raises CommandError."""
+    found = _DURATION.fullmatch(text.strip())
+    seconds = float(found[1]) * _SECONDS_PER_UNIT[found[2]] if found else math.inf
+    if seconds > timedelta(days=36_500).total_seconds():
+        raise CommandError(f"{text!r} is not a duration. Write 30s, 10m, 12h or 30d.", ExitCode.USAGE)
+    return timedelta(seconds=seconds)
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A duration before now, or an ISO 8601 time; local time where it has no zone. Raises CommandError."""
+    if text is None:
+        return None
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except CommandError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise CommandError(
+            f"{text!r} is not a time. Write a duration before now (30s, 10m, 12h, 30d) or a time such as "
+            "2026-01-31T18:00 (local time) or 2026-01-31T18:00:00Z.",
+            ExitCode.USAGE,
+        ) from None
+
+
+def time_option(name: str, what: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    return click.option(name, metavar="TIME", help=f"{what}: 10m, 2h, 3d, or 2026-01-31T18:00 (local time).")
+
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+
+
+def confirm(question: str, is_confirmed: bool) -> None:
+    """Ask on a terminal; elsewhere `--yes` is required. Raises CommandError and click.Abort."""
+    if is_confirmed:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError("stdin is not a terminal, so the command cannot ask. Pass --yes.", ExitCode.USAGE)
+    click.confirm(terminal_text(question), abort=True, err=True)

@@ -1,0 +1,143 @@
+"""Commands that change runs: `runs cancel`, `reset`, `retry-stage`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import click
+
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.connection import until_reconnected
+from pod_worker.cli.document_values import as_datetime, as_mapping, as_number
+from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.options import confirm, json_option, yes_option
+from pod_worker.cli.output import print_json, print_line, say
+from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, current_user, resolve_ids, resolve_run
+from pod_worker.core.run import ACTIVE
+from pod_worker.store.mongo import Document, server_time
+from pod_worker.store.queue.operations import ActionOutcome, ActionResult
+from pod_worker.store.views.read_models import ReadModels
+
+CONFIRM_SECONDS = 120.0
+POLL_SECONDS = 0.2
+
+
+@click.command()
+@click.argument("run_ids", nargs=-1, required=True)
+@click.option("--reason", help="Kept in the run's history.")
+@yes_option
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait until the worker of a running run has confirmed. [default: wait]"
+)
+@json_option
+def cancel(run_ids: tuple[str, ...], reason: str | None, yes: bool, wait: bool, as_json: bool) -> int:
+    """Cancel runs. A waiting run ends at once; the worker of a running one stops it and confirms."""
+    store = open_store()
+    ids = resolve_ids(ReadModels(store.database), run_ids)
+    confirm(f"Cancel {', '.join(ids)}?", yes)
+    operations = store.operations()
+    outcomes = [operations.cancel(run_id, by=current_user(), reason=reason) for run_id in ids]
+    for run_id, outcome in zip(ids, outcomes, strict=True):
+        if outcome.verdict is ActionResult.REQUESTED and wait:
+            _wait_until_ended(store, run_id)
+    return _print_results(store, ids, outcomes, as_json)
+
+
+def _wait_until_ended(store: StoreSession, run_id: str) -> None:
+    say(f"{run_id}: cancellation requested; waiting for its worker …")
+    models = ReadModels(store.database)
+    end = time.monotonic() + CONFIRM_SECONDS
+    while time.monotonic() < end and until_reconnected(lambda: models.status(run_id)) not in TERMINAL_STATUSES:
+        time.sleep(POLL_SECONDS)
+
+
+@click.command()
+@click.argument("run_ids", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Also take a run away from a live worker.")
+@click.option("--from-scratch", is_flag=True, help="Discard finished stages and checkpoints.")
+@click.option("--dry-run", is_flag=True, help="Print what would happen and change nothing.")
+@json_option
+def reset(run_ids: tuple[str, ...], force: bool, from_scratch: bool, dry_run: bool, as_json: bool) -> int:
+    """Queue ended or stale runs again.
+
+    A failed or canceled run continues after its last finished stage; a completed one starts over. The attempt
+    number is raised, so a worker that still has the run can write nothing more.
+    """
+    store = open_store()
+    models = ReadModels(store.database)
+    ids = resolve_ids(models, run_ids)
+    if dry_run:
+        return _print_plans(store, [resolve_run(models, run_id) for run_id in ids], force, as_json)
+    operations = store.operations()
+    outcomes = [operations.reset(each, by=current_user(), force=force, from_scratch=from_scratch) for each in ids]
+    return _print_results(store, ids, outcomes, as_json)
+
+
+def _print_plans(store: StoreSession, runs: list[Document], force: bool, as_json: bool) -> int:
+    """What a reset would do to each run. 1 when it would refuse one, as the reset itself."""
+    now = server_time(store.database)
+    plans = []
+    for run in runs:
+        lease_end = as_datetime(run.get("leaseExpiresAt"))
+        is_live = run.get("status") in ACTIVE and lease_end is not None and lease_end > now
+        result = "live" if is_live and not force else "already" if run.get("status") == "QUEUED" else "done"
+        attempt = int(as_number(run.get("attempt")) or 0)
+        after = attempt + 1 if result == "done" else attempt
+        plans.append({"id": run["_id"], "result": result, "status": run.get("status"), "attempt": after})
+        if not as_json:
+            change = {
+                "done": f"{run.get('status')} → QUEUED, attempt {attempt} → {after}",
+                "live": f"refused: a live worker has it ({run.get('status')}); use --force",
+                "already": "QUEUED already; nothing to do",
+            }
+            print_line(f"{run['_id']}  {change[result]}")
+    if as_json:
+        print_json(plans)
+    return ExitCode.FAILED if any(plan["result"] == "live" for plan in plans) else ExitCode.OK
+
+
+@click.command("retry-stage")
+@click.argument("run_id")
+@click.argument("stage")
+@json_option
+def retry_stage(run_id: str, stage: str, as_json: bool) -> int:
+    """Execute one finished STAGE of an ended run again. Other finished stages are kept."""
+    store = open_store()
+    run = resolve_run(ReadModels(store.database), run_id)
+    finished = [name for name, each in as_mapping(run.get("checkpoints")).items() if as_mapping(each).get("done")]
+    if stage not in finished:
+        names = ", ".join(finished) or "none"
+        raise CommandError(
+            f"{stage!r} is not a finished stage of this run. Finished are: {names}.", ExitCode.USAGE
+        )
+    outcome = store.operations().retry_stage(run["_id"], stage, by=current_user())
+    return _print_results(store, [run["_id"]], [outcome], as_json)
+
+
+def _print_results(store: StoreSession, ids: list[str], outcomes: list[ActionOutcome], as_json: bool) -> int:
+    models, rows = ReadModels(store.database), []
+    for run_id, outcome in zip(ids, outcomes, strict=True):
+        status = models.status(run_id) or "-"
+        # `verdict` is the earlier name of `result`.
+        result = outcome.verdict.value
+        rows.append({"id": run_id, "result": result, "verdict": result, "status": status})
+        if not as_json:
+            print_line(f"{run_id}  {_RESULT_TEXTS[outcome.verdict](status)}")
+    if as_json:
+        print_json(rows)
+    results = {outcome.verdict for outcome in outcomes}
+    if ActionResult.MISSING in results:
+        return ExitCode.NOT_FOUND
+    return ExitCode.FAILED if ActionResult.LIVE in results else ExitCode.OK
+
+
+_RESULT_TEXTS: dict[ActionResult, Callable[[str], str]] = {
+    ActionResult.DONE: lambda status: status,
+    ActionResult.REQUESTED: lambda status: (
+        status if status in TERMINAL_STATUSES else f"{status}: cancellation requested, not confirmed yet"
+    ),
+    ActionResult.ALREADY: lambda status: f"{status} already; nothing to do",
+    ActionResult.LIVE: lambda status: f"{status}: a live worker has it. Wait, cancel it, or use --force.",
+    ActionResult.MISSING: lambda _status: "no such run",
+}

@@ -1,0 +1,170 @@
+"""What `runs show` prints: everything that is known about one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from pod_worker.cli.composition import StoreSession
+from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
+from pod_worker.cli.output import (
+    STATUS_STYLE,
+    age,
+    clock_time,
+    number,
+    percent,
+    print_fields,
+    print_table,
+    say,
+    size,
+    span,
+)
+from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, detail_json
+from pod_worker.cli.runs.views import ended_at, took
+from pod_worker.core.run import Json
+from pod_worker.core.stage import stage_title
+from pod_worker.store import artifact_registry
+from pod_worker.store.artifact_registry import ArtifactRow
+from pod_worker.store.events.reader import EventFilter, EventReader
+from pod_worker.store.mongo import Document
+from pod_worker.store.views.read_models import ReadModels
+
+EVENTS_SHOWN = 10
+_ARTIFACT_KEYS = {
+    "run_id": "runId",
+    "content_type": "contentType",
+    "verified_at": "verifiedAt",
+    "created_at": "createdAt",
+}
+
+
+def run_json(store: StoreSession, run: Document) -> Document:
+    run_id = str(run["_id"])
+    return {
+        "run": detail_json(run),
+        "stages": ReadModels(store.database).stages(run_id),
+        "artifacts": [artifact_json(row) for row in artifact_registry.of_run(store.database, run_id)],
+        "events": _last_events(store, run_id),
+        "url": _page_url(store, run_id),
+    }
+
+
+def artifact_json(row: ArtifactRow) -> Document:
+    """With the names that the API uses."""
+    fields = {_ARTIFACT_KEYS.get(name, name): value for name, value in asdict(row).items()}
+    return {"_id": fields["id"], **fields}
+
+
+def print_run(store: StoreSession, run: Document) -> None:
+    run_id = str(run["_id"])
+    status = str(run.get("status"))
+    print_fields(_header(store, run), {"status": STATUS_STYLE.get(status, ""), "error": "red"})
+    stages = ReadModels(store.database).stages(run_id)
+    if stages:
+        rows = [_stage_row(stage) for stage in stages]
+        print_table(["stage", "name", "status", "progress", "took"], rows, {"status": STATUS_STYLE})
+    found = artifact_registry.of_run(store.database, run_id)
+    if found:
+        rows = [[row.key, row.kind, size(row.bytes or 0), (row.sha256 or "-")[:12]] for row in found]
+        print_table(["artifact", "kind", "size", "sha256"], rows)
+    events = _last_events(store, run_id)
+    if events:
+        rows = [[clock_time(as_datetime(e.get("time"))), str(e.get("type")), event_summary(e)] for e in events]
+        print_table(["time", "event", "content"], rows)
+    say(f"next: pod-worker runs why {run_id}" if status != "COMPLETED" else f"page: {_page_url(store, run_id)}")
+
+
+def _last_events(store: StoreSession, run_id: str) -> list[Document]:
+    return EventReader(store.database).read_page(run_id, EventFilter(), EVENTS_SHOWN).items[::-1]
+
+
+def _page_url(store: StoreSession, run_id: str) -> str:
+    from urllib.parse import quote
+
+    return f"{store.settings.control_plane_url.rstrip('/')}/runs/{quote(run_id, safe='')}"
+
+
+def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
+    stage = as_mapping(run.get("currentStage"))
+    fields = [
+        ("run", str(run["_id"])),
+        ("pipeline", str(run.get("pipeline", "-"))),
+        ("queue", f"{run.get('queue', '-')}, priority {run.get('priority', 0)}"),
+        ("status", str(run.get("status"))),
+        ("attempt", _attempt(run)),
+        ("worker", str(run.get("claimedBy") or "-")),
+        ("created", _moment(run.get("createdAt"))),
+        ("started", _moment(run.get("startedAt"))),
+        ("ended", _moment(ended_at(run))),
+        ("took", took(run)),
+        ("stage", _current_stage(stage, run)),
+        ("requirements", _pairs(run.get("requirements"))),
+        ("labels", _pairs(run.get("labels"))),
+        ("unique key", as_text(run.get("uniqueKey")) or "-"),
+        ("parameters", _pairs(run.get("params"), "\n")),
+        ("metrics", _pairs(run.get("metrics"), "\n")),
+        ("page", _page_url(store, str(run["_id"]))),
+    ]
+    if run.get("cancelRequestedAt"):
+        by = as_text(run.get("cancelRequestedBy"))
+        fields.append(("cancel", f"requested{f' by {by}' if by else ''} {_moment(run['cancelRequestedAt'])}"))
+    if run.get("errorCode"):
+        fields.append(("error", f"{run['errorCode']}: {run.get('errorMessage')}"))
+    return fields
+
+
+def _attempt(run: Document) -> str:
+    """Attempts are all that were begun; the limits count failures and crashes."""
+    return (
+        f"{run.get('attempt', 0)} (failures: {run.get('retryCount', 0)} of {run.get('maxAttempts', 3)}, "
+        f"crashes: {run.get('crashCount', 0)})"
+    )
+
+
+def _moment(value: Json) -> str:
+    moment = as_datetime(value)
+    return f"{clock_time(moment)} ({age(moment)} ago)" if moment else "-"
+
+
+def _current_stage(stage: Mapping[str, Json], run: Document) -> str:
+    name = as_text(stage.get("name"))
+    if name is None or run.get("status") in TERMINAL_STATUSES:
+        return "-"
+    progress, left = as_number(stage.get("progress")), as_number(stage.get("etaS"))
+    parts = [
+        stage_title(name),
+        "" if progress is None else f"at {progress:.0%}",
+        "" if left is None else f"about {span(left)} left",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _pairs(value: Json, separator: str = "  ") -> str:
+    pairs = [f"{name}={_compact(each)}" for name, each in as_mapping(value).items() if each is not None]
+    return separator.join(pairs) or "-"
+
+
+def _compact(value: Json) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else number(value)
+
+
+def _stage_row(stage: Document) -> list[str]:
+    progress, took_seconds = as_number(stage.get("progress")), as_number(stage.get("durationS"))
+    started = as_datetime(stage.get("startedAt"))
+    if took_seconds is None and started and stage.get("status") == "RUNNING":
+        took_seconds = (datetime.now(UTC) - started).total_seconds()
+    return [
+        str(stage.get("title") or stage.get("name")),
+        str(stage.get("name")),
+        str(stage.get("status", "-")),
+        "-" if progress is None else percent(progress),
+        "-" if took_seconds is None else span(took_seconds),
+    ]
+
+
+def event_summary(event: Document, limit: int = 120) -> str:
+    hidden = ("run_id", "traceback", "kv")
+    data = {name: value for name, value in as_mapping(event.get("data")).items() if name not in hidden}
+    return " ".join(f"{name}={number(value)}" for name, value in data.items())[:limit]

@@ -1,0 +1,51 @@
+"""Finding runs by what people type, and the documents of runs as JSON shows them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.core.run import TERMINAL, Json
+from pod_worker.store.mongo import Document
+from pod_worker.store.views.read_models import ReadModels
+
+TERMINAL_STATUSES = {status.value for status in TERMINAL}
+# Scripts find each of these keys in every run; what a run does not have yet is null.
+_LISTED_FIELDS = (
+    "pipeline", "queue", "status", "priority", "attempt", "maxAttempts", "retryCount", "crashCount", "labels",
+    "requirements", "uniqueKey", "createdAt", "queuedAt", "startedAt", "completedAt", "failedAt", "canceledAt",
+    "runAfter", "claimedBy", "claimedAt", "leaseExpiresAt", "lastHeartbeat", "pod", "currentStage", "metrics",
+    "cancelRequestedAt", "cancelRequestedBy", "errorCode", "errorMessage", "errorStage", "hypothesisId",
+)  # fmt: skip
+_DETAIL_FIELDS = (*_LISTED_FIELDS, "params", "checkpoints", "history", "stageTiming", "errorTraceback")
+
+
+def resolve_run(models: ReadModels, run_id: str) -> Document:
+    """The run with this id, or the only run whose id begins with it. Raises CommandError."""
+    run = models.run(run_id)
+    if run is not None:
+        return run
+    near = models.ids_with_prefix(run_id, 3)
+    if len(near) == 1 and (found := models.run(near[0])) is not None:
+        return found
+    if near:
+        raise CommandError(f"{run_id!r} is the beginning of several ids: {', '.join(near)}", ExitCode.NOT_FOUND)
+    raise CommandError(f"there is no run {run_id!r}. See `pod-worker runs list`.", ExitCode.NOT_FOUND)
+
+
+def resolve_ids(models: ReadModels, run_ids: tuple[str, ...]) -> list[str]:
+    """Full ids in the given order, each once. Raises CommandError."""
+    return list(dict.fromkeys(str(resolve_run(models, each)["_id"]) for each in run_ids))
+
+
+def listed_json(run: Mapping[str, Json]) -> Document:
+    return {"_id": run.get("_id"), **dict.fromkeys(_LISTED_FIELDS), **run}
+
+
+def detail_json(run: Mapping[str, Json]) -> Document:
+    return {"_id": run.get("_id"), **dict.fromkeys(_DETAIL_FIELDS), **run}
+
+
+def current_user() -> str:
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid {os.getuid()}"

@@ -1,0 +1,141 @@
+"""`pod-worker runs submit`: queue runs. Parameters are checked here, before anything is written."""
+
+from __future__ import annotations
+
+import click
+
+from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.options import INT64_MAX, FiniteFloat, json_option, parse_pair
+from pod_worker.cli.output import print_json, print_json_line, print_line, say
+from pod_worker.cli.runs.parameters import param_options, read_params
+from pod_worker.core.run import Requirements
+from pod_worker.store.queue.run_queue import RunRequest
+
+ENQUEUE_BATCH = 1000
+
+
+@click.command()
+@click.argument("pipeline")
+@param_options
+@click.option("--queue", help="Another queue than the pipeline's own.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-INT64_MAX, INT64_MAX),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Runs with a higher number are claimed first.",
+)
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(1, 1_000_000),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Give up after N failures. Crashes of the machine have a limit of their own (5).",
+)
+@click.option(
+    "--unique-key", metavar="KEY", help="Queue at most one run with this key; return that run if it exists."
+)
+@click.option("--gpu", help="Only on a pod with this GPU, e.g. 'RTX 4090'.")
+@click.option(
+    "--min-vram-gb", type=FiniteFloat(0, 1e6), metavar="GB", help="Only on a pod with this much GPU memory."
+)
+@click.option("--region", help="Only on a pod in this region.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeat it for several.")
+@click.option("--count", type=click.IntRange(1, 1_000_000), default=1, metavar="N", help="Queue N runs alike.")
+@click.option("--watch", "then_watch", is_flag=True, help="Follow the runs until they have ended.")
+@json_option
+def submit(
+    pipeline: str,
+    pairs: tuple[str, ...],
+    params_file: str | None,
+    queue: str | None,
+    priority: int,
+    max_attempts: int,
+    unique_key: str | None,
+    gpu: str | None,
+    min_vram_gb: float | None,
+    region: str | None,
+    labels: tuple[str, ...],
+    count: int,
+    then_watch: bool,
+    as_json: bool,
+) -> int:
+    """Queue a run of PIPELINE and print its id.
+
+    `pod-worker pipelines list` names the pipelines; `pod-worker pipelines show PIPELINE` their parameters.
+    """
+    from ulid import ULID
+
+    params = read_params(pipeline, {}, pairs, params_file)
+    if unique_key is not None and not unique_key.strip():
+        raise CommandError("--unique-key is empty. Give a key or leave the option out.", ExitCode.USAGE)
+    if unique_key and count > 1:
+        raise CommandError("--unique-key allows one run and --count asks for several. Drop one.", ExitCode.USAGE)
+    warn_of_unserved_queue(queue)
+    requests = [
+        RunRequest(
+            id=str(ULID()),
+            pipeline=pipeline,
+            params=params,
+            queue=queue,
+            priority=priority,
+            max_attempts=max_attempts,
+            unique_key=unique_key,
+            requirements=Requirements(gpu, min_vram_gb, region),
+            labels=dict(map(parse_pair, labels)),
+        )
+        for _ in range(count)
+    ]
+    return enqueue(open_store(with_indexes=True), requests, then_watch=then_watch, as_json=as_json)
+
+
+def warn_of_unserved_queue(queue: str | None) -> None:
+    from pod_worker.pipelines import MODES
+
+    served = {name for queues in MODES.values() for name in queues}
+    if queue is not None and queue not in served:
+        say(f"warning: no worker mode serves queue {queue!r}; there are: {', '.join(sorted(served))}")
+
+
+def enqueue(store: StoreSession, requests: list[RunRequest], *, then_watch: bool, as_json: bool) -> int:
+    """Queue them, print their ids, and follow them on request."""
+    if len(requests) == 1:
+        ids = [_enqueue_one(store, requests[0], then_watch, as_json)]
+    else:
+        ids = _enqueue_many(store, requests, then_watch, as_json)
+    if not then_watch:
+        return ExitCode.OK
+    from pod_worker.cli.runs.watch import watch_runs
+
+    return watch_runs(store, ids, as_json=as_json)
+
+
+def _enqueue_one(store: StoreSession, request: RunRequest, then_watch: bool, as_json: bool) -> str:
+    run, is_new = store.queue().enqueue(request)
+    if as_json:
+        shown = {"id": run.id, "ids": [run.id], "status": run.status.value, "new": is_new}
+        (print_json_line if then_watch else print_json)(shown)
+        return run.id
+    print_line(run.id)
+    if not is_new:
+        say(f"not queued: the run with the key {request.unique_key!r} exists already ({run.status})")
+    elif not then_watch:
+        say(f"queued. Follow it: pod-worker runs watch {run.id}")
+    return run.id
+
+
+def _enqueue_many(store: StoreSession, requests: list[RunRequest], then_watch: bool, as_json: bool) -> list[str]:
+    queue = store.queue()
+    for start in range(0, len(requests), ENQUEUE_BATCH):
+        queue.enqueue_many(requests[start : start + ENQUEUE_BATCH])
+    ids = [request.id for request in requests]
+    if as_json:
+        shown = {"id": None, "ids": ids, "status": "QUEUED", "new": True}
+        (print_json_line if then_watch else print_json)(shown)
+    else:
+        print_line("\n".join(ids))
+    say(f"queued {len(ids)} runs")
+    return ids
