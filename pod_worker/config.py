@@ -1,7 +1,7 @@
 """Settings: read once, by the composition roots, from the environment, `.env`, and `*_FILE` secrets.
 
-An unknown `POD_WORKER_*` name is refused with the nearest known one. Where each value came from can be shown;
-what a secret's value is cannot.
+An unknown `POD_WORKER_*` name is an error that names the nearest known one. The origin of each value can be
+shown; the value of a secret cannot.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.mongodb_url is None:
             raise ConfigurationError(
                 "MONGODB_URL is not set. Export it or put it into .env, for example "
-                "MONGODB_URL=mongodb://user:password@host:27017/ai_scientist — or start a local stack "
-                "with `pod-worker up` and pass --data DIR to use that one."
+                "MONGODB_URL=mongodb://user:password@host:27017/ai_scientist. Or start a local stack with "
+                "`pod-worker up`; when it runs in another folder, export POD_WORKER_DATA=DIR."
             )
         return self.mongodb_url
 

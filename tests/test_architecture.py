@@ -39,8 +39,10 @@ ALLOWED = {
     ("fake_runpod", "artifacts"): "and uploads a real artifact",
 }
 LINES_LIMIT = 400
-# The command line shows a run's document as it is, field by field, so it knows their names. It may look only.
+# The command line shows a run's document field by field, so it knows the names of the fields.
 SHOWING = {"cli"}
+# Reads rows that no reader of store/ returns yet (unverified ones by key).
+QUERYING = {"cli/artifacts.py"}
 COLLECTIONS = {
     "runs", "queues", "events", "events_dead", "metrics", "stages", "artifacts", "validations", "workers",
     "pods", "pod_intents", "hypotheses", "ideation_requests", "deployments", "budgets", "ledger",
@@ -198,7 +200,7 @@ def test_only_the_store_names_collections() -> None:
     wrong = [
         f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)} names the collection {name!r}"
         for file in MODULES
-        if part_of(file) not in SHOWING | {"store"}
+        if part_of(file) != "store" and str(file.relative_to(PACKAGE)) not in QUERYING
         for node in ast.walk(tree(file))
         if (name := _collection(node)) in COLLECTIONS
     ]
@@ -209,7 +211,7 @@ def test_who_shows_documents_never_writes_them() -> None:
     wrong = [
         f"{file.relative_to(ROOT)}:{node.lineno} calls {node.func.attr} on {_collection(node.func.value)}"
         for file in MODULES
-        if part_of(file) in SHOWING
+        if str(file.relative_to(PACKAGE)) in QUERYING
         for node in ast.walk(tree(file))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         and _collection(node.func.value) in COLLECTIONS

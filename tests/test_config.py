@@ -9,16 +9,16 @@ import pytest
 from pod_worker.config import ConfigurationError, load, load_with_origins
 
 
-def test_the_environment_wins_over_dotenv_and_origins_are_told(tmp_path: Path) -> None:
+def test_the_environment_wins_over_dotenv_and_origins_are_reported(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("MONGODB_URL=mongodb://dotenv\nPOD_WORKER_POLL_SECONDS=3\n")
     settings, origins = load_with_origins({"MONGODB_URL": "mongodb://env"}, dotenv)
     assert settings.mongodb_url == "mongodb://env"
     assert settings.pod_worker_poll_seconds == 3
-    told = {each.name: each.source for each in origins}
-    assert told["MONGODB_URL"] == "environment"
-    assert told["POD_WORKER_POLL_SECONDS"] == ".env"
-    assert told["POD_WORKER_LEASE_SECONDS"] == "default"
+    origin_of = {each.name: each.source for each in origins}
+    assert origin_of["MONGODB_URL"] == "environment"
+    assert origin_of["POD_WORKER_POLL_SECONDS"] == ".env"
+    assert origin_of["POD_WORKER_LEASE_SECONDS"] == "default"
 
 
 def test_a_secret_may_come_from_a_file_and_is_never_shown(tmp_path: Path) -> None:

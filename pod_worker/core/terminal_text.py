@@ -21,7 +21,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def terminal_text(text: str) -> str:
     """`text` without escape sequences and control characters; newlines and tabs stay.
 
-    An unfinished sequence loses its introducer only, so it cannot hide the text after it.
+    An unfinished sequence loses its control characters only, so it cannot hide the text after it.
     """
     if text.isprintable():
         return text

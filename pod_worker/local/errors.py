@@ -25,4 +25,4 @@ class NotReadyError(LocalStackError):
 
 
 class StopRequestedError(LocalStackError):
-    """Somebody asked the stack to stop while it was still starting."""
+    """A stop was requested while the stack was still starting."""

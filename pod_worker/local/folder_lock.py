@@ -1,4 +1,4 @@
-"""Ownership of a data folder, and files in it that nobody else may read.
+"""Ownership of a data folder, and files in it that only their owner can read.
 
 The lock is advisory (flock) and belongs to the open file, so a server that inherits it keeps the folder owned
 until it is really gone. Does not protect against other machines on a network file system.
@@ -30,7 +30,7 @@ class FolderLock:
         return self._fd
 
     def acquire(self, wait_seconds: float = 1.0) -> None:
-        """Raises FolderInUseError. Waits a moment, because a killed owner's servers need one to disappear."""
+        """Raises FolderInUseError. Waits briefly, because the servers of a killed owner take a moment to end."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_seconds

@@ -1,7 +1,7 @@
 """One child process: started in its own group, logged to a file, waited for by condition, stopped for good.
 
 The kernel kills the child when its parent dies (Linux), so nothing outlives us even after a SIGKILL. It does not
-restart anything: whoever owns the child decides what its death means.
+restart anything: the owner of the child decides what its end means.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class ChildProcess:
             )
 
     def _clear_group(self) -> None:
-        """Once, right after the leader's death: later its number could belong to somebody else."""
+        """Once, right after the leader's end: later another process could have its number."""
         if not self._group_cleared and self._popen is not None:
             self._group_cleared = True
             _kill_group(self._popen.pid)
@@ -189,7 +189,7 @@ def describe_exit(code: int) -> str:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now. Somebody may take it before you do: be ready to try another."""
+    """A free loopback port. Another process may take it first, so callers must be able to try another."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

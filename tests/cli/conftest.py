@@ -14,7 +14,7 @@ from pod_worker.cli import main
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     code: int
     out: str
     err: str
@@ -24,7 +24,7 @@ class Said:
         return json.loads(self.out)
 
 
-Cli = Callable[..., Said]
+Cli = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def cli(
     monkeypatch.setenv("MONGODB_URL", mongodb_url)
     monkeypatch.setenv("POD_WORKER_DATA", str(tmp_path / "no-stack"))
 
-    def call(*words: str) -> Said:
+    def call(*words: str) -> CommandResult:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(list(words))
-        said = capsys.readouterr()
+        captured = capsys.readouterr()
         code = ended.value.code
-        return Said(code if isinstance(code, int) else 0, said.out, said.err)
+        return CommandResult(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return call

@@ -20,7 +20,7 @@ def test_a_default_folder_that_cannot_be_found_is_one_line_with_the_fix(
     monkeypatch.delenv("POD_WORKER_DATA")
     monkeypatch.setenv("RUNPOD_API_KEY", "k")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    said = cli(*words)
-    assert said.code == 2
-    assert said.err.splitlines()[-1].endswith("Fix: set HOME to a folder that this user may write to.")
-    assert "Traceback" not in said.err
+    result = cli(*words)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].endswith("Set HOME to a folder that this user may write to.")
+    assert "Traceback" not in result.err

@@ -77,18 +77,20 @@ def test_a_busy_default_port_moves_on_to_a_free_one_and_a_proxy_is_not_asked(
         with urllib.request.urlopen(f"{url}/readyz") as answer:
             assert json.load(answer)["instance"] != "other"
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 0, messages
     assert not url.endswith(f":{DEFAULT_PORT}")
-    assert f"port {DEFAULT_PORT} is busy: the control plane listens on {url.rpartition(':')[2]} instead" in said
-    assert f"ready: open {url}/" in said
+    assert (
+        f"port {DEFAULT_PORT} is busy: the control plane listens on {url.rpartition(':')[2]} instead" in messages
+    )
+    assert f"ready: open {url}/" in messages
 
 
 def test_a_busy_port_that_was_asked_for_stops_everything_before_it_starts(tmp_path: Path) -> None:
     with answering(OTHER_STACK) as port, up(tmp_path, "--port", str(port)) as process:
-        out, said = process.communicate(timeout=60)
+        out, messages = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"Port {port} cannot be used: Address already in use. Fix: choose another port" in said
+    assert f"Port {port} cannot be used: Address already in use. Fix: choose another port" in messages
     assert out == ""
     assert not (tmp_path / "mongodb").exists()
 

@@ -1,4 +1,4 @@
-"""Where the executables come from, and what a machine without usable ones is told."""
+"""Where the executables come from, and the error on a machine without usable ones."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path, eventually) -> None:
     assert child.stop(grace_seconds=0.1) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("then", [SLEEP, "pass"], ids=["stopped", "ended by itself"])
+@pytest.mark.parametrize("then", [SLEEP, "pass"], ids=["stopped", "ended alone"])
 def test_grandchildren_go_with_the_child(tmp_path: Path, eventually, is_gone, then: str) -> None:
     child = python(tmp_path, WITH_GRANDCHILD + then)
     child.start()

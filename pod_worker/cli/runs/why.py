@@ -74,20 +74,29 @@ def _eligible_workers(run: Run, now: datetime, workers: list[WorkerRecord]) -> l
     if not serving:
         others = ", ".join(f"{count} in mode {mode}" for mode, count in Counter(w.mode for w in alive).items())
         there = f" ({others})" if others else ""
-        return [f"No running worker serves this queue{there}. Start one: pod-worker worker --mode {modes[0]}"]
+        mode = "all" if "all" in modes else modes[0]
+        start = f"No running worker serves this queue{there}. Start one: pod-worker worker --mode {mode}"
+        return [*_needs_line(run), start]
     able = [worker for worker in serving if not _unmet(run.requirements, worker)]
     if not able:
         return [_no_match(run.requirements, serving)]
     idle = sum(worker.state == "idle" for worker in able)
     lines = [f"{len(able)} worker{'s' if len(able) != 1 else ''} can claim it; {idle} idle."]
-    if needs := _needs(run.requirements):
-        lines.insert(0, f"It needs a pod with {needs}.")
-    return lines + [f"{w.worker_id} refuses to work: {w.reason}" for w in able if w.state == "refusing"]
+    return (
+        _needs_line(run)
+        + lines
+        + [f"{w.worker_id} refuses to work: {w.reason}" for w in able if w.state == "refusing"]
+    )
 
 
 def _is_alive(worker: WorkerRecord, now: datetime) -> bool:
     is_recent = worker.last_seen is not None and (now - worker.last_seen).total_seconds() < GONE_SECONDS
     return is_recent and worker.state != "stopped"
+
+
+def _needs_line(run: Run) -> list[str]:
+    needs = _needs(run.requirements)
+    return [f"It needs a pod with {needs}."] if needs else []
 
 
 def _needs(needs: Requirements) -> str:

@@ -1,7 +1,7 @@
-"""The demo: the whole product on real input, watched, then checked; its exit code is the truth of the checks.
+"""`pod-worker demo`: the local stack, a real training and a synthetic run, followed by checks of the results.
 
-The input is what every machine has: signatures and docstrings of the Python standard library, and a tiny
-Llama-style model with a tokenizer of its own, built on the spot. With `--model` it is yours.
+The input exists on every machine: signatures and docstrings of the Python standard library, and a tiny
+Llama-style model that is built first. `--model` and `--dataset` replace them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ from pod_worker.core.run import Json
 from pod_worker.local.stack import stop_on_signals
 from pod_worker.outbox.spool import Spool
 from pod_worker.pipelines import find_pipeline
+from pod_worker.store import artifact_registry
+from pod_worker.store.events.reader import EventReader
 from pod_worker.store.mongo import Document
 from pod_worker.store.queue.run_queue import RunRequest
+from pod_worker.store.views.read_models import ReadModels
 
 DELIVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class DemoCheck:
-    """One thing that must be true for the demo to succeed."""
+    """A condition for the demo's success."""
 
     what: str
     found: str
@@ -46,7 +49,7 @@ class DemoCheck:
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Keep everything in this folder. [default: a temporary one]"
+    "--data", type=click.Path(path_type=Path), help="Keep all files in this folder. [default: a temporary one]"
 )
 @click.option("--model", help="Train this model (hub id or folder) instead of the tiny one that is built here.")
 @click.option("--dataset", help="JSONL file for --model. [default: docstrings of the standard library]")
@@ -54,12 +57,12 @@ class DemoCheck:
     "--steps", type=click.IntRange(1), default=60, show_default=True, help="Optimizer steps of the training."
 )
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
-@click.option("--keep", is_flag=True, help="Leave the stack running afterwards, to look around.")
+@click.option("--keep", is_flag=True, help="Keep the stack running afterwards until Ctrl-C.")
 def demo(data: Path | None, model: str | None, dataset: str | None, steps: int, as_json: bool, keep: bool) -> int:
-    """Start the local stack, queue a real LoRA training and a synthetic run, watch them to the end.
+    """Start a local stack, run a real LoRA training and a synthetic run, and check the results.
 
-    Exits 0 only if every run completed, the loss fell, every artifact is in the store with its hash, and every
-    event that was emitted is stored.
+    Exit code 0 only if both runs completed, the loss fell, the store has every artifact with its hash, and every
+    emitted event is stored.
     """
     return run_demo(data, model, dataset, steps, as_json=as_json, keep=keep)
 
@@ -74,7 +77,7 @@ def run_demo(
         try:
             local.start()
             local.start_worker("worker-1", "--mode", "all", **_short_intervals())
-            say(f"following along in a browser: {local.url}/")
+            say(f"watch in a browser: {local.url}/")
             return _run(local, folder, model, dataset, steps, stop, as_json=as_json, keep=keep)
         finally:
             say("stopping the stack …")
@@ -95,7 +98,7 @@ def _folder(given: Path | None, keep: bool) -> Iterator[Path]:
 
 
 def _short_intervals() -> dict[str, str]:
-    """A demo should not make anybody wait for a poll or a heartbeat."""
+    """A demo should not spend its time waiting for a poll or a heartbeat."""
     return {"POD_WORKER_POLL_SECONDS": "2", "POD_WORKER_HEARTBEAT_SECONDS": "2"}
 
 
@@ -118,8 +121,10 @@ def _run(
     checks = _check(store, local, run_ids)
     report_checks(checks, as_json)
     if keep and not stop.is_set():
-        say(f"still running: {local.url}/ (Ctrl-C stops it)")
+        say(f"the stack keeps running: {local.url}/ (Ctrl-C stops it)")
         local.stack.watch()
+    elif not keep:
+        say("next: `pod-worker demo --keep` keeps the stack; `pod-worker up` starts one of your own")
     return ExitCode.OK if all(check.passed for check in checks) else ExitCode.FAILED
 
 
@@ -151,7 +156,8 @@ def _queue(store: StoreSession, pipeline: str, params: dict[str, Json]) -> str:
 
 
 def _check(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[DemoCheck]:
-    runs = [store.database.runs.find_one({"_id": run_id}) or {} for run_id in run_ids]
+    models = ReadModels(store.database)
+    runs = [models.run(run_id) or {} for run_id in run_ids]
     checks = [
         DemoCheck(f"{run.get('pipeline')} run", str(run.get("status")), run.get("status") == "COMPLETED")
         for run in runs
@@ -173,13 +179,13 @@ def _loss(run: Document) -> DemoCheck:
 def _artifacts(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[DemoCheck]:
     s3 = local.stack.s3
     objects = ObjectStore(s3.url, s3.access_key, s3.secret_key, s3.bucket)
-    found = list(store.database.artifacts.find({"runId": {"$in": run_ids}}).sort("key", 1))
+    found = [row for run_id in run_ids for row in artifact_registry.of_run(store.database, run_id)]
     checks = []
     for artifact in found:
-        digest = objects.sha256(artifact["key"]).sha256
-        shown = f"{size(artifact['bytes'])}  sha256 {digest[:16]}…"
-        checks.append(DemoCheck(artifact["key"].split("/", 2)[-1], shown, digest == artifact["sha256"]))
-    kinds = {artifact.get("kind") for artifact in found}
+        digest = objects.sha256(artifact.key).sha256
+        shown = f"{size(artifact.bytes or 0)}  sha256 {digest[:16]}…"
+        checks.append(DemoCheck(artifact.key.split("/", 2)[-1], shown, digest == artifact.sha256))
+    kinds = {artifact.kind for artifact in found}
     checks.append(
         DemoCheck(
             "adapter, model card, report", f"{len(found)} artifacts", {"adapter", "model_card", "report"} <= kinds
@@ -189,7 +195,7 @@ def _artifacts(store: StoreSession, local: LocalStack, run_ids: list[str]) -> li
 
 
 def _events(store: StoreSession, local: LocalStack, run_ids: list[str]) -> DemoCheck:
-    """Every id that the pod's spool has against the event log; a moment is allowed for the last delivery."""
+    """Compare the ids in the worker's spool with the event log, after the last delivery."""
     emitted: set[str] = set()
     for directory in sorted((local.data / "spool").glob("worker-*")):
         spool = Spool.attach(directory)
@@ -216,7 +222,8 @@ def _kept_id(line: bytes, run_ids: list[str]) -> str | None:
 
 
 def _stored(store: StoreSession, run_ids: list[str]) -> set[str]:
-    return {str(each["_id"]) for each in store.database.events.find({"runId": {"$in": run_ids}}, {"_id": 1})}
+    reader = EventReader(store.database)
+    return {name for run_id in run_ids for name in reader.ids_between(run_id, 0, reader.last_position(run_id))}
 
 
 def report_checks(checks: list[DemoCheck], as_json: bool) -> None:

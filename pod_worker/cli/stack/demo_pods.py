@@ -1,6 +1,6 @@
-"""The demo through a rented pod: queue → pod → worker in the pod → run → events → pod given back, no cloud needed.
+"""`pod-worker demo-pods`: queue a run, rent a pod from the fake RunPod, execute the run there, terminate the pod.
 
-Every step is the command a person would type, so this is also the documentation's example, kept true.
+Every step is a command that a user would type, so this tests the documentation's example.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from pod_worker.cli.stack.up import LocalStack
 from pod_worker.config import load
 from pod_worker.core.run import Json
 from pod_worker.local.stack import stop_on_signals
+from pod_worker.store.events.reader import EventFilter, EventReader
+from pod_worker.store.views.read_models import ReadModels
 
 SPEED = 60  # virtual seconds per second: a pod's minute of pulling its image takes one second
 
@@ -35,9 +37,9 @@ SPEED = 60  # virtual seconds per second: a pod's minute of pulling its image ta
 @click.command("demo-pods")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 def demo_pods(as_json: bool) -> int:
-    """Rent a pod from a fake RunPod, let a real worker in it execute a queued run, and give the pod back.
+    """Rent a pod from a fake RunPod, execute a queued run in it with a real worker, and terminate the pod.
 
-    Exits 0 only if the run was completed by a worker in that pod, its events arrived, and the pod is gone.
+    Exit code 0 only if a worker in that pod completed the run, its events arrived, and the pod is gone.
     """
     folder = Path(tempfile.mkdtemp(prefix="pod_worker_demo_pods_"))
     stop = threading.Event()
@@ -83,15 +85,15 @@ def _accepts(url: str, key: str) -> bool:
 def _run_checks(local: LocalStack, cloud: dict[str, str]) -> list[DemoCheck]:
     store = open_store(load(local.env()))
     run_id = _pod_worker(cloud, "runs", "submit", "synthetic", "-p", "seconds=4", "--json")["id"]
-    say(f"queued run {run_id}; no worker is there yet. Renting a pod …")
+    say(f"queued run {run_id}; no worker is running yet. Renting a pod …")
     command = "pod-worker worker --mode all --max-runs 1"
-    # The fake pod promises a GPU that this machine need not have; a worker would rightly refuse to work there.
+    # The fake pod advertises a GPU that this machine may lack; the worker's preflight check would fail.
     no_gpu = ["-e", "POD_WORKER_REQUIRED_GPUS=0"]
     created = _pod_worker(cloud, "pods", "create", "demo", "--command", command, *no_gpu, "--yes", "--json")
     pod_id = str(created["id"])
-    say(f"rented pod {pod_id}; its worker claims the run when the image is there")
+    say(f"rented pod {pod_id}; its worker claims the run after the image is pulled")
     watch_runs(store, [run_id], seconds=120)
-    run = store.database.runs.find_one({"_id": run_id}) or {}
+    run = ReadModels(store.database).run(run_id) or {}
     ended = _pod_worker(cloud, "pods", "terminate", pod_id, "--yes", "--json")
     left = _pod_worker(cloud, "pods", "list", "--json")
     return [
@@ -102,12 +104,13 @@ def _run_checks(local: LocalStack, cloud: dict[str, str]) -> list[DemoCheck]:
             (run.get("pod") or {}).get("id") == pod_id,
         ),
         _events_check(store, run_id),
-        DemoCheck("pod given back", json.dumps(ended)[:60], not left),
+        DemoCheck("pod terminated", json.dumps(ended)[:60], not left),
     ]
 
 
 def _events_check(store: StoreSession, run_id: str) -> DemoCheck:
-    kinds = {str(event["type"]) for event in store.database.events.find({"runId": run_id}, {"type": 1})}
+    page = EventReader(store.database).read_page(run_id, EventFilter(), 1000)
+    kinds = {str(event["type"]) for event in page.items}
     wanted = {"ai.run.started", "ai.run.stage_completed", "ai.run.completed"}
     return DemoCheck("events arrived", f"{len(kinds)} types", wanted <= kinds)
 

@@ -14,7 +14,7 @@ import click
 
 from pod_worker.cli.composition import local_data_dir
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.output import say
+from pod_worker.cli.output import is_terminal, say
 from pod_worker.config import INSTANCE_VARIABLE, load
 from pod_worker.local.description import without_password
 from pod_worker.local.process import free_port, require_free
@@ -78,7 +78,7 @@ class LocalStack:
         }
 
     def worker_env(self, **more: str) -> dict[str, str]:
-        """A worker's: without the object store's keys, which pods never hold."""
+        """The environment of a worker: without the keys of the object store, which pods never hold."""
         kept = {name: value for name, value in self.env().items() if not name.startswith("MINIO_")}
         folders = {
             "POD_WORKER_SPOOL_DIR": str(self.data / "spool"),
@@ -119,19 +119,25 @@ def _argv(*words: str) -> list[str]:
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder for everything. [default: ~/.pod_worker/local]"
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for all files. [default: POD_WORKER_DATA or ~/.pod_worker/local]",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help=f"Control plane; 0: a free one. [default: {DEFAULT_PORT}, or a free one when that is busy]",
+    help=f"Port of the control plane; 0: a free one. [default: {DEFAULT_PORT}, or a free one when that is busy]",
 )
-@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True)
-@click.option("--mode", type=click.Choice(list(MODES)), default="all", show_default=True)
+@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Number of workers.")
+@click.option(
+    "--mode", type=click.Choice(list(MODES)), default="all", show_default=True, help="Mode of the workers."
+)
 def up(data: Path | None, port: int | None, workers: int, mode: str) -> int:
     """Run the local stack until Ctrl-C: MongoDB, S3, control plane, workers.
 
-    Prints one JSON line with its addresses (also in DATA/stack.json); other commands find it by themselves.
+    Other commands of this user find the stack in the default folder; for another one, export POD_WORKER_DATA=DIR.
+    In a pipe the command prints one JSON line with the addresses (also in DIR/stack.json).
     """
     stop = threading.Event()
     local = LocalStack(local_data_dir(data), stop, port)
@@ -148,9 +154,10 @@ def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> i
             say(f"port {wanted} is busy: the control plane listens on {local.port} instead")
         for number in range(1, workers + 1):
             local.start_worker(f"worker-{number}", "--mode", mode)
-        described = local.stack.describe()
-        shown = replace(described, mongodb_url=without_password(described.mongodb_url))
-        click.echo(shown.to_json())
+        if not is_terminal():
+            described = local.stack.describe()
+            shown = replace(described, mongodb_url=without_password(described.mongodb_url))
+            click.echo(shown.to_json())
         say(f"ready: open {local.url}/   (logs in {local.data / 'logs'}; Ctrl-C stops everything)")
         while not stop.is_set():
             exited = local.stack.watch()

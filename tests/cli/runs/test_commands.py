@@ -13,15 +13,15 @@ Db = Database[dict[str, Any]]
 
 
 def submit(cli: Cli, *words: str) -> str:
-    said = cli("runs", "submit", "synthetic", *words, "--json")
-    assert said.code == 0, said.err
-    return str(said.json["id"])
+    result = cli("runs", "submit", "synthetic", *words, "--json")
+    assert result.code == 0, result.err
+    return str(result.json["id"])
 
 
 def test_submit_prints_the_id_alone_on_stdout(cli: Cli, db: Db) -> None:
-    said = cli("runs", "submit", "synthetic", "-p", "seconds=2", "--label", "team=a", "--priority", "7")
-    assert said.code == 0
-    run = db.runs.find_one({"_id": said.out.strip()})
+    result = cli("runs", "submit", "synthetic", "-p", "seconds=2", "--label", "team=a", "--priority", "7")
+    assert result.code == 0
+    run = db.runs.find_one({"_id": result.out.strip()})
     assert run is not None
     assert (run["status"], run["priority"], run["labels"], run["params"]["seconds"]) == (
         "QUEUED",
@@ -35,7 +35,8 @@ def test_a_unique_key_makes_one_run(cli: Cli) -> None:
     first = cli("runs", "submit", "synthetic", "--unique-key", "k", "--json")
     second = cli("runs", "submit", "synthetic", "--unique-key", "k", "--json")
     assert first.json["new"] is True
-    assert second.json == {"id": first.json["id"], "status": "QUEUED", "new": False}
+    run_id = first.json["id"]
+    assert second.json == {"id": run_id, "ids": [run_id], "status": "QUEUED", "new": False}
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def test_a_unique_key_makes_one_run(cli: Cli) -> None:
         (("runs", "submit", "synthetic", "-p", "seconds=NaN"), 2, "seconds must be a number"),
         (("runs", "submit", "synthetic", "--params", "absent.json"), 2, "absent.json"),
         (("runs", "submit", "training", "-p", "model=x"), 2, "dataset"),
-        (("runs", "show", "nobody"), 3, "runs list"),
-        (("runs", "why", "nobody"), 3, "there is no run"),
-        (("runs", "cancel", "nobody", "--yes"), 3, "there is no run"),
+        (("runs", "show", "missing"), 3, "runs list"),
+        (("runs", "why", "missing"), 3, "there is no run"),
+        (("runs", "cancel", "missing", "--yes"), 3, "there is no run"),
         (("runs", "lst"), 2, "No such command"),
         (("rusn", "list"), 2, "Did you mean 'runs'"),
     ],
@@ -58,30 +59,32 @@ def test_a_unique_key_makes_one_run(cli: Cli) -> None:
 def test_bad_input_gets_one_line_with_the_cause_and_its_exit_code(
     cli: Cli, words: tuple[str, ...], code: int, says: str
 ) -> None:
-    said = cli(*words)
-    assert said.code == code
-    assert says in said.err
-    assert "Traceback" not in said.err
-    assert said.out == ""
+    result = cli(*words)
+    assert result.code == code
+    assert says in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
 
 
 def test_list_is_tab_separated_in_a_pipe_and_filters(cli: Cli, db: Db) -> None:
     kept, other = submit(cli), submit(cli)
     db.runs.update_one({"_id": other}, {"$set": {"status": "FAILED"}})
-    said = cli("runs", "list", "--status", "queued")
-    header, *rows = said.out.splitlines()
+    result = cli("runs", "list", "--status", "queued")
+    header, *rows = result.out.splitlines()
     assert header.split("\t")[:3] == ["id", "pipeline", "status"]
     assert [row.split("\t")[0] for row in rows] == [kept]
     assert [run["_id"] for run in cli("runs", "list", "--json").json] == [other, kept]
 
 
-def test_one_odd_document_does_not_break_the_list(cli: Cli, db: Db) -> None:
-    db.runs.insert_one({"_id": "odd", "status": 7, "currentStage": "x", "createdAt": "yesterday", "attempt": None})
+def test_one_malformed_document_does_not_break_the_list(cli: Cli, db: Db) -> None:
+    db.runs.insert_one(
+        {"_id": "strange", "status": 7, "currentStage": "x", "createdAt": "yesterday", "attempt": None}
+    )
     run_id = submit(cli)
-    said = cli("runs", "list")
-    assert said.code == 0
-    assert run_id in said.out
-    assert cli("runs", "show", "odd").code == 0
+    result = cli("runs", "list")
+    assert result.code == 0
+    assert run_id in result.out
+    assert cli("runs", "show", "strange").code == 0
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(cli: Cli) -> None:
@@ -98,11 +101,11 @@ def test_show_never_prints_the_lease_token(cli: Cli, db: Db) -> None:
 
 def test_cancel_and_reset_say_what_happened(cli: Cli, db: Db) -> None:
     run_id = submit(cli)
-    said = cli("runs", "cancel", run_id, "--yes", "--reason", "typo")
-    assert (said.code, said.out) == (0, f"{run_id}  CANCELED\n")
+    result = cli("runs", "cancel", run_id, "--yes", "--reason", "typo")
+    assert (result.code, result.out) == (0, f"{run_id}  CANCELED\n")
     assert "nothing to do" in cli("runs", "cancel", run_id, "--yes").out
     dry = cli("runs", "reset", run_id, "--dry-run")
-    assert "CANCELED → QUEUED" in dry.err
+    assert "CANCELED → QUEUED" in dry.out
     assert (db.runs.find_one({"_id": run_id}) or {})["status"] == "CANCELED"
     assert cli("runs", "reset", run_id).code == 0
     assert (db.runs.find_one({"_id": run_id}) or {})["status"] == "QUEUED"
@@ -134,7 +137,7 @@ def test_why_explains_a_waiting_run(cli: Cli, db: Db) -> None:
     assert "The queue is paused" in text
     assert "GPU RTX 4090" in text
     assert "1 run is ahead" in text
-    assert "No worker that serves this queue is there" in text
+    assert "No running worker serves this queue" in text
     cli("queues", "resume", "synthetic")
     assert "paused" not in cli("runs", "why", first).out
 
@@ -157,8 +160,8 @@ def test_stats_and_queues_count(cli: Cli) -> None:
 
 
 def test_many_are_queued_at_once(cli: Cli, db: Db) -> None:
-    said = cli("runs", "submit", "synthetic", "--count", "2500")
-    assert len(said.out.split()) == 2500
+    result = cli("runs", "submit", "synthetic", "--count", "2500")
+    assert len(result.out.split()) == 2500
     assert db.runs.count_documents({"status": "QUEUED"}) == 2500
 
 
@@ -174,24 +177,24 @@ def test_prune_deletes_old_ended_runs_and_nothing_else(cli: Cli, db: Db) -> None
 
 def test_a_wrong_mongodb_url_names_the_fix_and_no_password(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONGODB_URL", "postgres://ana:sentinel@db/x")
-    said = cli("runs", "list")
-    assert said.code == 2
-    assert "mongodb://" in said.err
-    assert "sentinel" not in said.err
+    result = cli("runs", "list")
+    assert result.code == 2
+    assert "mongodb://" in result.err
+    assert "sentinel" not in result.err
 
 
 def test_a_missing_mongodb_url_names_the_fix(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MONGODB_URL")
-    said = cli("runs", "list")
-    assert said.code == 2
-    assert "pod-worker up" in said.err
+    result = cli("runs", "list")
+    assert result.code == 2
+    assert "pod-worker up" in result.err
 
 
 def test_config_show_masks_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTROL_PLANE_TOKEN", "sentinel-key")
-    said = cli("config", "show", "--origin")
-    assert "CONTROL_PLANE_TOKEN\t***\tenvironment" in said.out
-    assert "sentinel" not in said.out
+    result = cli("config", "show", "--origin")
+    assert "CONTROL_PLANE_TOKEN\t***\tenvironment" in result.out
+    assert "sentinel" not in result.out
 
 
 def test_an_unexpected_error_shows_a_traceback_only_with_debug(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +202,8 @@ def test_an_unexpected_error_shows_a_traceback_only_with_debug(cli: Cli, monkeyp
         raise KeyError("surprise")
 
     monkeypatch.setattr("pod_worker.cli.runs.views.QueueStatsReader", broken)
-    said = cli("runs", "stats")
-    assert said.code == 1
-    assert "KeyError" in said.err
-    assert "--debug" in said.err
-    assert "Traceback" not in said.err
+    result = cli("runs", "stats")
+    assert result.code == 1
+    assert "KeyError" in result.err
+    assert "--debug" in result.err
+    assert "Traceback" not in result.err
