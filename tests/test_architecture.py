@@ -38,6 +38,37 @@ ALLOWED = {
     ("fake_runpod", "outbox"): "the program in a fake pod puts emitter and shipper together, as a real pod's does",
     ("fake_runpod", "artifacts"): "and uploads a real artifact",
 }
+# Layers inside a package, lowest first. A layer imports only layers above it in this list.
+SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "fake_runpod": (
+        ("errors", "timestamps"),
+        ("billing", "request_log"),
+        ("cloud",),
+        ("containers",),
+        ("runtime",),
+        ("api",),
+        ("server",),
+    ),
+    "pods": (
+        ("pod", "errors", "json_view"),
+        ("catalogue", "worker_reports"),
+        ("provider",),
+        ("read_results",),
+        ("runpod", "launch", "ssh"),
+        ("runpod_settings",),
+        ("launch_requests",),
+        ("worker_client",),
+        ("runpod_client",),
+    ),
+    "cli.pods": (("session",), ("access", "create"), ("commands",)),
+}
+SUB_REASONS = {
+    "fake_runpod": "the simulator and the ledgers are pure: a test runs a month of them without a server",
+    "pods": "adapters, launcher and SSH are separate, so a new provider touches one folder",
+    "cli.pods": "commands put the parts together; no part depends on a command",
+}
+# Cycles of imports inside functions that are known and have an owner; each needs its reason.
+KNOWN_CYCLES = {frozenset({"pod_worker.cli.runs.detail", "pod_worker.cli.runs.views"}): "moves with `runs show`"}
 LINES_LIMIT = 400
 # The command line shows a run's document field by field, so it knows the names of the fields.
 SHOWING = {"cli"}
@@ -53,6 +84,9 @@ QUEUE_FIELDS = {
     "leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt", "leasedAttempt", "settledToken", "runAfter",
     "cancelRequestedAt", "cancelRequestedBy", "crashCount", "retryCount", "uniqueKey", "queuedAt",
 }  # fmt: skip
+
+
+Graph = dict[str, set[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +142,85 @@ def test_imports_point_down_only() -> None:
             wrong.append(f"{each}: {here} and {there} stand side by side; what they share belongs into core, or "
                          "one layer up has to bring them together")  # fmt: skip
     assert not wrong, "\n".join(wrong)
+
+
+def test_layers_inside_a_package_point_down_only() -> None:
+    wrong = []
+    for package, levels in SUB_LEVELS.items():
+        level_of = {layer: level for level, layers in enumerate(levels) for layer in layers}
+        prefix = f"pod_worker.{package}."
+        for each in (found for file in MODULES for found in imports(file)):
+            source = _module(each.file)
+            if not (each.name.startswith(prefix) and source.startswith(prefix)):
+                continue
+            here, there = (name.removeprefix(prefix).split(".")[0] for name in (source, each.name))
+            assert {here, there} <= level_of.keys(), f"{each}: add {here} and {there} to SUB_LEVELS[{package!r}]"
+            if here != there and level_of[there] >= level_of[here]:
+                wrong.append(f"{each}: {here} may not import {there}; {SUB_REASONS[package]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_and_no_packages_import_each_other_in_a_circle() -> None:
+    """Modules are compared by name; packages as the children of the folder that two modules have in common."""
+    modules: Graph = {}
+    packages: dict[str, Graph] = {}
+    for source, target in _module_imports():
+        modules.setdefault(source, set()).add(target)
+        folder, here, there = _diverge(source, target)
+        if here and there:
+            packages.setdefault(folder, {}).setdefault(f"{folder}.{here}", set()).add(f"{folder}.{there}")
+    graphs = [modules, *packages.values()]
+    found = {circle for graph in graphs for circle in _circles(graph)} - KNOWN_CYCLES.keys()
+    shown = "\n".join(" <-> ".join(sorted(circle)) for circle in found)
+    assert not found, f"none of these can be changed, tested or read without the others:\n{shown}"
+
+
+def _module_imports() -> Iterator[tuple[str, str]]:
+    """(importing, imported) module for every import inside the package, also those inside functions."""
+    names = {_module(file) for file in MODULES}
+    for each in (found for file in MODULES for found in imports(file)):
+        target = each.name
+        while target and target not in names:
+            target = target.rpartition(".")[0]
+        source = _module(each.file)
+        if target and not f"{source}.".startswith(f"{target}."):
+            yield source, target
+
+
+def _diverge(source: str, target: str) -> tuple[str, str, str]:
+    """The common folder of two modules, and the child of it that each belongs to ("" for the folder itself)."""
+    left, right = source.split("."), target.split(".")
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
+    return ".".join(left[:shared]), "".join(left[shared : shared + 1]), "".join(right[shared : shared + 1])
+
+
+def _circles(graph: Graph) -> set[frozenset[str]]:
+    """The sets of nodes that reach each other."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        queue = list(graph.get(start, ()))
+        while queue:
+            node = queue.pop()
+            if node not in seen:
+                seen.add(node)
+                queue += graph.get(node, ())
+        return seen
+
+    reach = {node: reachable(node) for node in graph}
+    return {
+        frozenset(other for other in reach if other in reach[node] and node in reach[other])
+        for node in reach
+        if node in reach[node]
+    }
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {frozenset({"b", "c"})}
+    assert _diverge("p.api.v1", "p.cloud") == ("p", "api", "cloud")
+    assert _diverge("p.api.v1", "p.api") == ("p.api", "v1", "")
 
 
 def test_every_part_has_its_place() -> None:

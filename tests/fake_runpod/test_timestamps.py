@@ -51,7 +51,7 @@ def test_the_clock_runs_at_its_speed_and_steps() -> None:
 
 
 def test_the_clock_never_goes_back() -> None:
-    with pytest.raises(ValueError, match="forward"):
+    with pytest.raises(ValueError, match="backwards"):
         VirtualClock(0).step(-1)
     with pytest.raises(ValueError, match="speed"):
         VirtualClock(0, speed=-1)

@@ -244,7 +244,7 @@ def test_a_network_volume_pins_the_data_center() -> None:
     account = Account(volumes={"v1": Volume("v1", "v", 10, "EU-RO-1", "STANDARD")})
     simulator = make_simulator(account)
     assert create(simulator, network_volume_id="v1").data_center_id == "EU-RO-1"
-    with pytest.raises(ApiError, match="none of the data centers"):
+    with pytest.raises(ApiError, match="none of the requested data centers"):
         create(simulator, network_volume_id="v1", data_center_ids=("US-TX-3",))
     with pytest.raises(ApiError, match="SECURE"):
         create(simulator, network_volume_id="v1", clouds=("COMMUNITY",))

@@ -169,4 +169,4 @@ def test_a_pod_without_a_run_idles_and_says_why(cloud: Api) -> None:
     pod_id = rent(cloud)
     log = cloud.fake.runtime.simulator.log_of(cloud.fake.runtime.simulator.find(pod_id))
     until(lambda: log.tail(1, "container"), "a word")
-    assert log.tail(1, "container")[0].text == "no RUN_ID in the environment: this pod idles"
+    assert log.tail(1, "container")[0].text == "RUN_ID not set in the environment: this pod idles"

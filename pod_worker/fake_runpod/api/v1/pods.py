@@ -16,7 +16,7 @@ from pod_worker.core.run import Json
 from pod_worker.fake_runpod.api.responses import json_response, no_content
 from pod_worker.fake_runpod.api.v1.billing import billing_routes
 from pod_worker.fake_runpod.api.v1.requests import CreatePod, PodSettings, UpdatePod, read_body
-from pod_worker.fake_runpod.api.v1.resources import resource_routes
+from pod_worker.fake_runpod.api.v1.resources import v1_resource_routes
 from pod_worker.fake_runpod.api.v1.views import desired_status, pod_view, volume_view
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec, Status
 from pod_worker.fake_runpod.cloud.validation import check_container
@@ -28,7 +28,7 @@ DEFAULT_PORTS = ("8888/http", "22/tcp")
 
 def v1_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter()
-    for routes in (_pod_routes, resource_routes, billing_routes):
+    for routes in (_pod_routes, v1_resource_routes, billing_routes):
         router.include_router(routes(runtime))
     return router
 

@@ -5,10 +5,13 @@ Serverless endpoints are an empty list.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pod_worker.fake_runpod.api.responses import json_response, no_content
+from pod_worker.fake_runpod.api.resource_routes import Resource, Surface, apply_settings, resource_routes
+from pod_worker.fake_runpod.api.responses import json_response
 from pod_worker.fake_runpod.api.v1.requests import (
     CreateRegistry,
     CreateTemplate,
@@ -19,17 +22,23 @@ from pod_worker.fake_runpod.api.v1.requests import (
     read_body,
 )
 from pod_worker.fake_runpod.api.v1.views import registry_view, template_view, volume_view
-from pod_worker.fake_runpod.cloud.account import Template
-from pod_worker.fake_runpod.cloud.resources import public_templates
-from pod_worker.fake_runpod.cloud.validation import check_container
+from pod_worker.fake_runpod.cloud.account import Registry, Template, Volume
+from pod_worker.fake_runpod.cloud.catalogue import Catalogue
+from pod_worker.fake_runpod.cloud.resources import AccountResources, public_templates
 from pod_worker.fake_runpod.errors import not_found
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
+V1 = Surface(200, lambda request, key, views: json_response(views), has_update_action=True)
 
-def resource_routes(runtime: SimulatorRuntime) -> APIRouter:
-    router = APIRouter()
-    for routes in (_volume_routes(runtime), _template_routes(runtime), _registry_routes(runtime)):
-        router.include_router(routes)
+
+def v1_resource_routes(runtime: SimulatorRuntime) -> APIRouter:
+    router, resources = APIRouter(), runtime.resources
+    for resource in (
+        _volumes(resources),
+        _templates(resources, runtime.simulator.catalogue),
+        _registries(resources),
+    ):
+        router.include_router(resource_routes(resource, V1))
 
     @router.get("/endpoints")
     async def list_endpoints() -> Response:
@@ -42,114 +51,81 @@ def resource_routes(runtime: SimulatorRuntime) -> APIRouter:
     return router
 
 
-def _volume_routes(runtime: SimulatorRuntime) -> APIRouter:
-    router, resources = APIRouter(prefix="/networkvolumes"), runtime.resources
+def _volumes(resources: AccountResources) -> Resource[Volume]:
+    def create(raw: bytes) -> Volume:
+        body = read_body(CreateVolume, raw)
+        return resources.create_volume(body.name, body.size, body.dataCenterId, None)
 
-    @router.get("")
-    async def list_volumes() -> Response:
-        return json_response([volume_view(volume) for volume in resources.account.volumes.values()])
+    def update(volume_id: str, raw: bytes) -> Volume:
+        body = read_body(UpdateVolume, raw)
+        return resources.update_volume(volume_id, body.name, body.size)
 
-    @router.post("")
-    async def create_volume(request: Request) -> Response:
-        body = read_body(CreateVolume, await request.body())
-        return json_response(volume_view(resources.create_volume(body.name, body.size, body.dataCenterId, None)))
-
-    @router.get("/{volume_id}")
-    async def get_volume(volume_id: str) -> Response:
-        return json_response(volume_view(resources.volume(volume_id)))
-
-    @router.patch("/{volume_id}")
-    @router.post("/{volume_id}/update")
-    async def update_volume(volume_id: str, request: Request) -> Response:
-        body = read_body(UpdateVolume, await request.body())
-        return json_response(volume_view(resources.update_volume(volume_id, body.name, body.size)))
-
-    @router.delete("/{volume_id}")
-    async def delete_volume(volume_id: str) -> Response:
-        resources.delete_volume(volume_id)
-        return no_content()
-
-    return router
+    return Resource(
+        "/networkvolumes",
+        "networkVolumes",
+        volume_view,
+        lambda request: resources.account.volumes.values(),
+        resources.volume,
+        create,
+        resources.delete_volume,
+        update,
+    )
 
 
-def _template_routes(runtime: SimulatorRuntime) -> APIRouter:
-    router, resources = APIRouter(prefix="/templates"), runtime.resources
+def _templates(resources: AccountResources, catalogue: Catalogue) -> Resource[Template]:
+    def listed(request: Request) -> Iterable[Template]:
+        is_public_wanted = request.query_params.get("includeRunpodTemplates") == "true"
+        return [*resources.account.templates.values(), *(public_templates(catalogue) if is_public_wanted else ())]
 
-    @router.get("")
-    async def list_templates(request: Request) -> Response:
-        found = list(resources.account.templates.values())
-        if request.query_params.get("includeRunpodTemplates") == "true":
-            found += public_templates(runtime.simulator.catalogue)
-        return json_response([template_view(template) for template in found])
-
-    @router.post("")
-    async def create_template(request: Request) -> Response:
-        body = read_body(CreateTemplate, await request.body())
+    def create(raw: bytes) -> Template:
+        body = read_body(CreateTemplate, raw)
         template = Template("", body.name, body.imageName, category=body.category, is_serverless=body.isServerless)
         _apply(template, body)
-        return json_response(template_view(resources.add_template(template)))
+        return resources.add_template(template)
 
-    @router.get("/{template_id}")
-    async def get_template(template_id: str) -> Response:
-        return json_response(template_view(resources.template(template_id)))
-
-    @router.patch("/{template_id}")
-    @router.post("/{template_id}/update")
-    async def update_template(template_id: str, request: Request) -> Response:
-        body = read_body(UpdateTemplate, await request.body())
+    def update(template_id: str, raw: bytes) -> Template:
+        body = read_body(UpdateTemplate, raw)
         template = resources.own_template(template_id)
         _apply(template, body)
         template.name = body.name or template.name
         template.image = body.imageName or template.image
-        return json_response(template_view(template))
+        return template
 
-    @router.delete("/{template_id}")
-    async def delete_template(template_id: str) -> Response:
-        resources.delete_template(template_id)
-        return no_content()
-
-    return router
+    return Resource(
+        "/templates",
+        "templates",
+        template_view,
+        listed,
+        resources.template,
+        create,
+        resources.delete_template,
+        update,
+    )
 
 
 def _apply(template: Template, body: TemplateSettings) -> None:
-    """Write the settings that were sent into the template."""
-    check_container(template.name, body.env or {}, tuple(body.ports or ()))
-    renamed = {
-        "disk_gb": body.containerDiskInGb,
-        "registry_id": body.containerRegistryAuthId,
-        "entrypoint": None if body.dockerEntrypoint is None else tuple(body.dockerEntrypoint),
-        "start_cmd": None if body.dockerStartCmd is None else tuple(body.dockerStartCmd),
-        "env": body.env,
-        "is_public": body.isPublic,
-        "ports": None if body.ports is None else tuple(body.ports),
-        "readme": body.readme,
-        "volume_gb": body.volumeInGb,
-        "mount_path": body.volumeMountPath,
-    }
-    for name, value in renamed.items():
-        if value is not None:
-            setattr(template, name, value)
+    apply_settings(
+        template,
+        disk_gb=body.containerDiskInGb,
+        registry_id=body.containerRegistryAuthId,
+        entrypoint=body.dockerEntrypoint,
+        start_cmd=body.dockerStartCmd,
+        env=body.env,
+        is_public=body.isPublic,
+        ports=body.ports,
+        readme=body.readme,
+        volume_gb=body.volumeInGb,
+        mount_path=body.volumeMountPath,
+    )
 
 
-def _registry_routes(runtime: SimulatorRuntime) -> APIRouter:
-    router, resources = APIRouter(prefix="/containerregistryauth"), runtime.resources
-
-    @router.get("")
-    async def list_registries() -> Response:
-        return json_response([registry_view(registry) for registry in resources.account.registries.values()])
-
-    @router.post("")
-    async def create_registry(request: Request) -> Response:
-        body = read_body(CreateRegistry, await request.body())
-        return json_response(registry_view(resources.create_registry(body.name)))
-
-    @router.get("/{registry_id}")
-    async def get_registry(registry_id: str) -> Response:
-        return json_response(registry_view(resources.registry(registry_id)))
-
-    @router.delete("/{registry_id}")
-    async def delete_registry(registry_id: str) -> Response:
-        resources.delete_registry(registry_id)
-        return no_content()
-
-    return router
+def _registries(resources: AccountResources) -> Resource[Registry]:
+    return Resource(
+        "/containerregistryauth",
+        "registries",
+        registry_view,
+        lambda request: resources.account.registries.values(),
+        resources.registry,
+        lambda raw: resources.create_registry(read_body(CreateRegistry, raw).name),
+        resources.delete_registry,
+    )

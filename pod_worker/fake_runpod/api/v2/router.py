@@ -13,7 +13,7 @@ from pod_worker.fake_runpod.api.v2.billing import billing_routes
 from pod_worker.fake_runpod.api.v2.catalog import catalogue_routes
 from pod_worker.fake_runpod.api.v2.logs import log_routes
 from pod_worker.fake_runpod.api.v2.pods import pod_routes
-from pod_worker.fake_runpod.api.v2.resources import resource_routes
+from pod_worker.fake_runpod.api.v2.resources import v2_resource_routes
 from pod_worker.fake_runpod.api.v2.views import page
 from pod_worker.fake_runpod.errors import ApiError, ApiErrorKind
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
@@ -23,7 +23,7 @@ EMPTY_LISTS = {"serverless": "endpoints", "clusters": "clusters"}
 
 def v2_routes(runtime: SimulatorRuntime) -> APIRouter:
     router = APIRouter(prefix="/v2")
-    for routes in (pod_routes, log_routes, catalogue_routes, resource_routes, billing_routes):
+    for routes in (pod_routes, log_routes, catalogue_routes, v2_resource_routes, billing_routes):
         router.include_router(routes(runtime))
 
     @router.get("/{family}")
