@@ -9,23 +9,36 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from pod_worker.core.secret import InvalidSecretError, Secret, has_credentials, read_secret
+
 PREFIX = "pod_worker_"
-SECRETS = {
-    "mongodb_url",
-    "control_plane_token",
-    "minio_access_key",
-    "minio_secret_key",
-    "runpod_api_key",
-    "openai_api_key",
-    "anthropic_api_key",
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRule:
+    min_length: int
+    is_header: bool = True  # sent in an HTTP header
+
+
+SECRETS: dict[str, SecretRule] = {
+    "mongodb_url": SecretRule(1, is_header=False),
+    "control_plane_token": SecretRule(16),
+    "minio_access_key": SecretRule(3),  # the limits of MinIO
+    "minio_secret_key": SecretRule(8),
+    "runpod_api_key": SecretRule(8),
+    "openai_api_key": SecretRule(8),
+    "anthropic_api_key": SecretRule(8),
 }
+URLS = ("control_plane_url", "minio_endpoint", "minio_public_endpoint")
 # Set for our own child processes and scripts; not settings.
 INSTANCE_VARIABLE = "POD_WORKER_INSTANCE"
 INTERNAL = {
@@ -33,11 +46,13 @@ INTERNAL = {
     "pod_worker_uplink_fd",
     "pod_worker_skip_gpu",
     "pod_worker_data",
+    "pod_worker_python",
     INSTANCE_VARIABLE.lower(),
 }
 
-Seconds = Annotated[float, Meta(gt=0)]
-NonNegativeSeconds = Annotated[float, Meta(ge=0)]
+YEAR_SECONDS = 366 * 86_400
+Seconds = Annotated[float, Meta(gt=0, le=YEAR_SECONDS)]
+NonNegativeSeconds = Annotated[float, Meta(ge=0, le=YEAR_SECONDS)]
 
 
 class ConfigurationError(Exception):
@@ -50,19 +65,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     msgspec rather than pydantic: the supervisor has 70 MB to live in and `--help` 0.3 s to answer.
     """
 
-    mongodb_url: str | None = None
+    mongodb_url: Secret | None = None
     control_plane_url: str = "http://127.0.0.1:8787"
-    control_plane_token: str | None = None
+    control_plane_token: Secret | None = None
     worker_mode: str = "experiment"
     minio_endpoint: str | None = None
     minio_public_endpoint: str | None = None
-    minio_access_key: str | None = None
-    minio_secret_key: str | None = None
+    minio_access_key: Secret | None = None
+    minio_secret_key: Secret | None = None
     minio_bucket: str = "ai-scientist"
     minio_region: str = "us-east-1"
-    runpod_api_key: str | None = None
-    openai_api_key: str | None = None
-    anthropic_api_key: str | None = None
+    runpod_api_key: Secret | None = None
+    openai_api_key: Secret | None = None
+    anthropic_api_key: Secret | None = None
 
     pod_worker_lease_seconds: Annotated[float, Meta(ge=3, le=3600)] = 60
     pod_worker_lease_margin_seconds: Seconds | None = None
@@ -78,13 +93,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_batch_events: Annotated[int, Meta(ge=1, le=10_000)] = 50
     pod_worker_batch_seconds: Seconds = 1
     pod_worker_spool_dir: str = "~/.pod_worker/spool"
-    pod_worker_spool_max_mb: Annotated[int, Meta(ge=8)] = 1024
+    pod_worker_spool_max_mb: Annotated[int, Meta(ge=8, le=2**30)] = 1024
     pod_worker_work_dir: str = "~/.pod_worker/work"
-    pod_worker_min_disk_gb: NonNegativeSeconds = 1
-    pod_worker_required_gpus: Annotated[int, Meta(ge=0)] | None = None
+    pod_worker_min_disk_gb: Annotated[float, Meta(ge=0, le=1e9)] = 1
+    pod_worker_required_gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
     pod_worker_region: str | None = None
     pod_worker_image: str | None = None
-    pod_worker_rate_limit: Seconds = 5000
+    pod_worker_rate_limit: Annotated[float, Meta(gt=0, le=1e9)] = 5000
     pod_worker_llm: str | None = None
 
     @property
@@ -102,13 +117,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.pod_worker_spool_dir).expanduser().resolve()
 
     def require_mongodb_url(self) -> str:
+        """The URL with its password, for the driver."""
         if self.mongodb_url is None:
             raise ConfigurationError(
                 "MONGODB_URL is not set. Export it or put it into .env, for example "
                 "MONGODB_URL=mongodb://user:password@host:27017/ai_scientist. Or start a local stack with "
                 "`pod-worker up`; when it runs in another folder, export POD_WORKER_DATA=DIR."
             )
-        return self.mongodb_url
+        return self.mongodb_url.reveal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +146,55 @@ def load_with_origins(
     types = {each.name: each.type for each in msgspec.structs.fields(Settings)}
     values: dict[str, Any] = {}
     problems = [_unknown(name, list(types)) for name in given if name not in types]
-    for name, (_, text) in given.items():
+    for name, (source, text) in given.items():
         if name in types:
             try:
-                values[name] = msgspec.convert(text, types[name], strict=False)
-            except msgspec.ValidationError as error:
-                shown = "" if name in SECRETS else f" (got {text!r})"
-                problems.append(f"{name.upper()}: {error}{shown}")
+                values[name] = _convert(name, text, types[name])
+            except (InvalidSecretError, msgspec.ValidationError) as error:
+                problems.append(f"{name.upper()}{_shown_source(source)} {_reason(error, name, text)}")
     if problems:
         raise ConfigurationError("; ".join(problems))
     settings = Settings(**values)
     _check_lease(settings)
     return settings, _origins(settings, given)
+
+
+def _convert(name: str, text: str, kind: Any) -> Any:
+    if rule := SECRETS.get(name):
+        return read_secret(text, min_length=rule.min_length, is_header=rule.is_header)
+    if name in URLS and has_credentials(text):
+        raise InvalidSecretError("must not hold a user or a password: set the token or the keys instead")
+    return msgspec.convert(text.strip(), kind, strict=False)
+
+
+def _reason(error: Exception, name: str, text: str) -> str:
+    """Cause, and the value unless it is a secret."""
+    if isinstance(error, InvalidSecretError):
+        return str(error)
+    return f"is not valid: {str(error).lower()} (got {text[:80]!r})"
+
+
+def _shown_source(source: str) -> str:
+    return "" if source == "environment" else f" ({source})"
+
+
+def known_secrets(env: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> list[str]:
+    """Every secret value that is set, valid or not: what must not appear in any output. Never raises."""
+    try:
+        sources = [read_dotenv(env_file), os.environ if env is None else env]
+    except ConfigurationError:
+        sources = [os.environ if env is None else env]
+    found = []
+    for name, value in ((name, value) for values in sources for name, value in values.items() if value.strip()):
+        secret = name.lower().removesuffix("_file")
+        if secret in SECRETS and name.lower() == secret:
+            found.append(value)
+        elif secret in SECRETS:
+            with suppress(ConfigurationError):
+                found.append(_secret_file(name, value))
+        elif has_credentials(value) and "://" in value:
+            found.append(value)
+    return found
 
 
 def _check_lease(settings: Settings) -> None:
@@ -158,10 +211,10 @@ def _gather(env: Mapping[str, str], env_file: Path | None) -> dict[str, tuple[st
     """Lower-case name -> (where from, value). The environment wins over `.env`, a value over its `_FILE`."""
     gathered: dict[str, tuple[str, str]] = {}
     known = {each.name for each in msgspec.structs.fields(Settings)}
-    for source, values in ((".env", _dotenv(env_file)), ("environment", env)):
+    for source, values in ((".env", read_dotenv(env_file)), ("environment", env)):
         for name, value in values.items():
             secret = name.lower().removesuffix("_file")
-            if secret in SECRETS and name.lower() != secret:
+            if secret in SECRETS and name.lower() != secret and value != "":
                 gathered[secret] = (f"file {value}", _secret_file(name, value))
         for name, value in values.items():
             lower = name.lower()
@@ -170,19 +223,35 @@ def _gather(env: Mapping[str, str], env_file: Path | None) -> dict[str, tuple[st
     return gathered
 
 
-def _dotenv(path: Path | None) -> dict[str, str]:
+def read_dotenv(path: Path | None) -> dict[str, str]:
+    """The one rule for `.env`: UTF-8 with or without a BOM, `export`, spaces around `=`, quotes, comments."""
     if path is None or not path.is_file():
         return {}
     from dotenv import dotenv_values
 
-    return {name: value for name, value in dotenv_values(path).items() if value is not None}
+    text = _read_text(path, str(path))
+    return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value}
 
 
 def _secret_file(name: str, path: str) -> str:
+    text = _read_text(Path(path), f"{name} points to {path}, which")
+    if not text.strip():
+        raise ConfigurationError(f"{name} points to {path}, which is empty. Write the secret into it.")
+    return text
+
+
+def _read_text(path: Path, subject: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        raw = path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{name} points to {path}, which cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"{subject} cannot be read: {error.strerror}") from None
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw:
+        raise ConfigurationError(f"{subject} is not UTF-8 but probably UTF-16. Save it as UTF-8.")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigurationError(f"{subject} is not UTF-8 (line {line}). Save it as UTF-8.") from None
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -196,7 +265,7 @@ def _origins(settings: Settings, given: dict[str, tuple[str, str]]) -> list[Sett
     found = []
     for each in msgspec.structs.fields(Settings):
         value = getattr(settings, each.name)
-        shown = "" if value is None else "***" if each.name in SECRETS else str(value)
+        shown = "" if value is None else str(value)
         source = given[each.name][0] if each.name in given else "default"
         found.append(SettingOrigin(each.name.upper(), source, shown))
     return found

@@ -7,7 +7,11 @@ contract; a traceback is shown only with `--debug`.
 from __future__ import annotations
 
 import importlib
+import io
+import os
+import select
 import sys
+from typing import Any
 
 import click
 
@@ -54,6 +58,16 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            if not _is_stdout_closed():
+                raise
+            # `| head` has read enough. What is still buffered must not fail at the interpreter's end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(ExitCode.OK) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -64,6 +78,13 @@ class LazyGroup(click.Group):
             hint = f" Did you mean {near[0]!r}?" if near else " See 'pod-worker --help'."
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _is_stdout_closed() -> bool:
+    """Whether the reader of our output has gone; another broken pipe is an error."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)  # errors are reported always
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,8 +100,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script. Turns every expected error into one line and the contract's exit code."""
+    """The console script. Turns every error into one line and the contract's exit code."""
     prepare_process()
+    _replace_what_cannot_be_encoded()
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     # `--debug` may stand anywhere: people append it to the line that has just failed.
@@ -89,16 +111,38 @@ def main(arguments: list[str] | None = None) -> None:
         code = cli.main(words, prog_name="pod-worker", standalone_mode=False)
     except click.Abort:
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(_redact(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)  # `| head` has seen enough
     except Exception as error:
-        if debug:
-            raise
-        exit_code, text = exit_code_for(error)
-        click.echo(f"error: {text}", err=True)
-        sys.exit(exit_code)
+        sys.exit(_report(error, debug))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _report(error: Exception, debug: bool) -> ExitCode:
+    """Print an error that reached the top, without secrets."""
+    exit_code, text = exit_code_for(error)
+    if debug:
+        import traceback
+
+        click.echo(_redact("".join(traceback.format_exception(error))), err=True, nl=False)
+    else:
+        click.echo(f"error: {_redact(text)}", err=True)
+    return exit_code
+
+
+def _redact(text: str) -> str:
+    from pod_worker.config import known_secrets
+    from pod_worker.core.secret import Redactor
+
+    return Redactor(known_secrets())(text)
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """In a terminal of another encoding (latin-1, ascii) a character that it lacks is shown as `?`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -12,6 +12,7 @@ import requests
 from pod_worker.cli.composition import load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import print_json, print_table, say, size
+from pod_worker.core.secret import revealed
 
 
 @click.group()
@@ -55,7 +56,8 @@ def get(key: str, output: Path | None) -> None:
         raise CommandError(
             f"there is no artifact {key!r}; `pod-worker artifacts list RUN` shows the keys", ExitCode.NOT_FOUND
         )
-    headers = {"Authorization": f"Bearer {settings.control_plane_token}"} if settings.control_plane_token else {}
+    token = revealed(settings.control_plane_token)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     partial = target.with_name(f".{target.name}.part")
     digest = hashlib.sha256()
     with requests.get(

@@ -13,10 +13,11 @@ from pymongo.errors import PyMongoError
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.worker import configure_logging
+from pod_worker.cli.log_output import configure_logging
 from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
 from pod_worker.control.server import serve
+from pod_worker.core.secret import revealed
 from pod_worker.store.mongo import redacted
 from pod_worker.store.queue.rescue import Rescue
 
@@ -46,7 +47,7 @@ def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None
     app = build_app(
         store.database,
         object_store(settings),
-        token=settings.control_plane_token,
+        token=revealed(settings.control_plane_token),
         open_on_loopback=not require_key,
         instance=os.environ.get(INSTANCE_VARIABLE),
     )
@@ -69,7 +70,12 @@ def object_store(settings: Settings) -> ObjectStore | None:
     if not access or not secret:
         raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", ExitCode.USAGE)
     store = ObjectStore(
-        endpoint, access, secret, settings.minio_bucket, settings.minio_region, settings.minio_public_endpoint
+        endpoint,
+        access.reveal(),
+        secret.reveal(),
+        settings.minio_bucket,
+        settings.minio_region,
+        settings.minio_public_endpoint,
     )
     try:
         store.ensure_bucket()

@@ -18,6 +18,7 @@ from pod_worker.cli.output import print_json, print_table, say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.run import Json
+from pod_worker.core.secret import revealed
 from pod_worker.local.description import read_description
 
 if TYPE_CHECKING:
@@ -91,11 +92,12 @@ def _mongodb(settings: Settings) -> Diagnosis:
     if settings.mongodb_url is None:
         fix = "MONGODB_URL is not set and no local stack runs. Set it, or run `pod-worker up`."
         return Diagnosis("MongoDB", "bad", fix)
+    url = settings.mongodb_url.reveal()
     try:
-        database = connect(settings.mongodb_url)
+        database = connect(url)
         with database.client:
-            check_reachable(database, settings.mongodb_url)
-            return _describe_mongodb(database, settings.mongodb_url)
+            check_reachable(database, url)
+            return _describe_mongodb(database, url)
     except (MongoUrlError, StoreUnreachableError) as error:
         return Diagnosis("MongoDB", "bad", str(error))
 
@@ -167,7 +169,7 @@ def ingest(url: str | None, as_json: bool) -> int:
     Stores a few log lines of a run that does not exist and changes nothing else.
     """
     settings = load_settings()
-    trial = IngestCheck(url or settings.control_plane_url, settings.control_plane_token)
+    trial = IngestCheck(url or settings.control_plane_url, revealed(settings.control_plane_token))
     findings = trial.run()
     if any(finding.status == "bad" for finding in findings):
         say(f"ingest at {trial.url} does not follow the contract (docs/contract.md)")

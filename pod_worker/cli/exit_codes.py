@@ -6,7 +6,9 @@ Errors are listed by their full name, so that nothing is imported only to be com
 from __future__ import annotations
 
 import re
+import sys
 from enum import IntEnum
+from typing import IO, Any
 
 import click
 
@@ -32,8 +34,8 @@ class CommandError(click.ClickException):
         super().__init__(message)
         self.exit_code = int(code)  # type: ignore[misc]
 
-    def show(self, file: object = None) -> None:
-        click.echo(f"error: {terminal_text(self.message)}", err=True)
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {terminal_text(self.message)}", file or sys.stderr)
 
 
 # The most specific class of an error that is listed here decides.

@@ -15,8 +15,10 @@ import click
 from pod_worker import __version__
 from pod_worker.cli.composition import StoreSession, create_indexes, load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.secret import revealed
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
@@ -71,7 +73,7 @@ def worker(
     limits = ExitLimits(run_id, max_runs, exit_when_idle)
     stop = ShutdownRequest()
     daemon = build(settings, chosen, limits, stop)
-    uncaught_errors.install(daemon.report, "worker")
+    uncaught_errors.install(daemon.report, "worker", make_redactor())
     become_subreaper()  # what outlives even a guard that was killed comes back to us
     for pid in sweep_unguarded():
         log.warning("killed process %d of a run that a worker killed together with its guard had left behind", pid)
@@ -135,7 +137,7 @@ def build(settings: Settings, mode: str, limits: ExitLimits, stop: ShutdownReque
             spool_max_bytes=spool.max_bytes,
             work_dir=settings.work_dir,
             control_plane_url=settings.control_plane_url,
-            control_plane_token=settings.control_plane_token,
+            control_plane_token=revealed(settings.control_plane_token),
             gpu=gpu,
             region=region,
             image=settings.pod_worker_image,
@@ -172,7 +174,7 @@ def _shipper(settings: Settings, spool: Spool, clock: Clock) -> Shipper:
     return Shipper(
         [spool, *orphans],
         settings.control_plane_url,
-        settings.control_plane_token,
+        revealed(settings.control_plane_token),
         settings.pod_worker_batch_events,
         settings.pod_worker_batch_seconds,
         clock,
@@ -190,14 +192,3 @@ def _checks(settings: Settings, store: StoreSession, gpu_count: int, clock: Cloc
         preflight.gpu_check(needed, gpu_count, preflight.probe_cuda),
         preflight.control_plane_check(settings.control_plane_url),
     ]
-
-
-def configure_logging(debug: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
-    for noisy in ("pymongo", "urllib3", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

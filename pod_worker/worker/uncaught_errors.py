@@ -14,8 +14,10 @@ from pod_worker.core.failure import classify
 from pod_worker.core.payload import RunLog
 
 
-def install(report: Callable[[RunLog], object], source: str) -> None:
-    """From now on an uncaught error of this process goes to `report`, and is printed as before."""
+def install(
+    report: Callable[[RunLog], object], source: str, redact: Callable[[str], str] = lambda text: text
+) -> None:
+    """From now on an uncaught error of this process goes to `report` and is printed, both without secrets."""
 
     def report_error(
         kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str
@@ -23,17 +25,19 @@ def install(report: Callable[[RunLog], object], source: str) -> None:
         if issubclass(kind, KeyboardInterrupt | SystemExit):
             return
         failure = classify((error or kind()).with_traceback(trace))
-        details = {"code": failure.code.value, "traceback": failure.traceback}
-        report(RunLog(level="error", message=f"uncaught in {where}: {failure.message}", kv=details, source=source))
+        details = {"code": failure.code.value, "traceback": redact(failure.traceback or "")}
+        message = redact(f"uncaught in {where}: {failure.message}")
+        print(f"{message}\n{details['traceback']}", file=sys.stderr, end="")
+        report(RunLog(level="error", message=message, kv=details, source=source))
 
     def in_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         report_error(kind, error, trace, "the main thread")
-        sys.__excepthook__(kind, error, trace)
+        if issubclass(kind, KeyboardInterrupt | SystemExit):
+            sys.__excepthook__(kind, error, trace)
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else "?"
         report_error(args.exc_type, args.exc_value, args.exc_traceback, f"thread {name}")
-        threading.__excepthook__(args)
 
     sys.excepthook = in_main
     threading.excepthook = in_thread

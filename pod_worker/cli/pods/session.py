@@ -14,8 +14,10 @@ from pathlib import Path
 
 from pod_worker.cli.composition import load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.config import read_dotenv
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.pod_intent import IntentLog
+from pod_worker.core.secret import revealed
 from pod_worker.pods.launch.launcher import Launcher
 from pod_worker.pods.launch.sqlite_intents import IntentFile
 from pod_worker.pods.pod import Pod
@@ -78,21 +80,16 @@ def open_account() -> Iterator[PodAccount]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment over `.env`; where it leaves the queue open, the settings' own answer (a local stack)."""
-    from dotenv import dotenv_values
-
-    file = (
-        {name: value for name, value in dotenv_values(".env").items() if value} if Path(".env").is_file() else {}
-    )
-    env = {**file, **{name: value for name, value in os.environ.items() if value}}
+    """The environment over `.env`, and over both the checked settings (of the local stack, where needed)."""
+    env = {**read_dotenv(Path(".env")), **{name: value for name, value in os.environ.items() if value}}
     settings = load_settings()
     ours = {
-        "RUNPOD_API_KEY": settings.runpod_api_key,
-        "MONGODB_URL": settings.mongodb_url,
-        "CONTROL_PLANE_TOKEN": settings.control_plane_token,
+        "RUNPOD_API_KEY": revealed(settings.runpod_api_key),
+        "MONGODB_URL": revealed(settings.mongodb_url),
+        "CONTROL_PLANE_TOKEN": revealed(settings.control_plane_token),
         "CONTROL_PLANE_URL": settings.control_plane_url if settings.mongodb_url else None,
     }
-    return {**{name: value for name, value in ours.items() if value}, **env}
+    return {**env, **{name: value for name, value in ours.items() if value}}
 
 
 def _open_log(settings: RunpodSettings) -> IntentLog:

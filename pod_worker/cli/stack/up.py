@@ -15,7 +15,8 @@ import click
 from pod_worker.cli.composition import local_data_dir
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, say
-from pod_worker.config import INSTANCE_VARIABLE, load
+from pod_worker.config import INSTANCE_VARIABLE, Settings, load
+from pod_worker.core.secret import revealed
 from pod_worker.local.description import without_password
 from pod_worker.local.process import free_port, require_free
 from pod_worker.local.s3 import S3Access, parse_endpoint
@@ -32,12 +33,12 @@ class LocalStack:
         """`port` is the control plane's. 0: a free one; None: DEFAULT_PORT, or a free one when that is busy."""
         settings = load()
         self.data = data
-        self.token = settings.control_plane_token or secrets.token_urlsafe(24)
+        self.token = revealed(settings.control_plane_token) or secrets.token_urlsafe(24)
         self.port = DEFAULT_PORT if port is None else port or free_port()
         self._may_move = not port
         self._instance = secrets.token_hex(8)
-        given = _s3_from_settings(settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key)
-        self.stack = Stack(data, mongodb_url=settings.mongodb_url, s3=given, stop=stop)
+        given = _s3_from_settings(settings)
+        self.stack = Stack(data, mongodb_url=revealed(settings.mongodb_url), s3=given, stop=stop)
 
     @property
     def url(self) -> str:
@@ -104,13 +105,14 @@ def _url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _s3_from_settings(endpoint: str | None, access: str | None, secret: str | None) -> S3Access | None:
-    if not endpoint:
+def _s3_from_settings(settings: Settings) -> S3Access | None:
+    access, secret = settings.minio_access_key, settings.minio_secret_key
+    if not settings.minio_endpoint:
         return None
-    if not access or not secret:
+    if access is None or secret is None:
         raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", ExitCode.USAGE)
-    host, secure = parse_endpoint(endpoint)
-    return S3Access(host, access, secret, load().minio_bucket, secure)
+    host, secure = parse_endpoint(settings.minio_endpoint)
+    return S3Access(host, access.reveal(), secret.reveal(), settings.minio_bucket, secure)
 
 
 def _argv(*words: str) -> list[str]:

@@ -119,12 +119,12 @@ def test_rent_list_show_and_give_back(pods: Pods, cloud: Cloud) -> None:
 def test_the_worker_gets_the_queues_address_and_an_own_command(
     pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "tok")
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "token-0123456789")
     pod_id = pods("create", "w", "--yes", "--command", "pod-worker worker --mode 'all'", "-e", "A=b=c").out.strip()
     listing = cloud.provider("v2").list()
     pod = listing.value[0]  # type: ignore[union-attr]
     assert pod.id == pod_id
-    assert pod.env["CONTROL_PLANE_TOKEN"] == "tok"
+    assert pod.env["CONTROL_PLANE_TOKEN"] == "token-0123456789"
     assert pod.env["A"] == "b=c"
 
 

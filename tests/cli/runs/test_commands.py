@@ -191,7 +191,7 @@ def test_a_missing_mongodb_url_names_the_fix(cli: Cli, monkeypatch: pytest.Monke
 
 
 def test_config_show_masks_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "sentinel-key")
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "sentinel-key-0123456")
     result = cli("config", "show", "--origin")
     assert "CONTROL_PLANE_TOKEN\t***\tenvironment" in result.out
     assert "sentinel" not in result.out
