@@ -18,7 +18,7 @@ def test_a_default_folder_that_cannot_be_found_is_one_line_with_the_fix(
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("POD_WORKER_DATA")
-    monkeypatch.setenv("RUNPOD_API_KEY", "k")
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_unused")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     result = cli(*words)
     assert result.code == 2
