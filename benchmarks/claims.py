@@ -29,7 +29,7 @@ from pymongo import ReturnDocument
 from pod_worker.core.clock import SystemClock
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
-from pod_worker.store.queue import run_queue
+from pod_worker.store.queue import claiming, run_queue
 from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 
@@ -217,9 +217,9 @@ def _claim_naively(database: Mongo, queue: RunQueue, claimant: ClaimingWorker) -
     """What everybody writes first: the best one, at once, in one statement. Pause is not even asked for."""
     token = f"{random.getrandbits(128):032x}"
     document = database.runs.find_one_and_update(
-        run_queue._claimable_filter(claimant),
+        claiming.claimable_filter(claimant),
         queue._claim_update(claimant, token),
-        sort=run_queue.CLAIM_SORT,
+        sort=claiming.CLAIM_SORT,
         hint="claim",
         return_document=ReturnDocument.AFTER,
     )

@@ -1,7 +1,7 @@
-"""A run as data, its states, and the one function that says which state may follow which.
+"""A run as data, its states, and the table that says which state may follow which.
 
-A `Run` is a frozen picture of the document at one moment. Only the queue (`store.run_queue`) and, for foreign
-emitters, the projections change `status`, and both ask `can_advance` first.
+A `Run` is a frozen copy of the document at one moment. Only the queue (`store.queue`) and, for foreign emitters,
+the projections change `status`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-# An open JSON value: only for what is open by contract (params, summaries, state). Codecs check that it is
-# finite and encodable; msgspec cannot read a recursive alias, so the recursion is in words.
+# An open JSON value, only for what is open by contract (params, summaries, state). Codecs check that it is finite
+# and encodable. msgspec cannot read a recursive alias.
 Json: TypeAlias = Any
+
+DEFAULT_MAX_ATTEMPTS = 5
+
+# A MongoDB document holds 16 MiB. The budgets leave room for checkpoints, views and errors beside the parameters.
+PARAMS_LIMIT_BYTES = 8 * 1024 * 1024
+CHECKPOINT_STATE_LIMIT_BYTES = 256 * 1024  # of one stage, as JSON
+
+
+class InvalidRunError(ValueError):
+    """The run cannot be stored or addressed; the message names the field and the fix."""
 
 
 class RunStatus(StrEnum):
@@ -30,7 +40,7 @@ class RunStatus(StrEnum):
 
     @classmethod
     def parse(cls, word: str) -> RunStatus:
-        """Tolerant of the one old word that is still in databases."""
+        """Also reads STARTING, which older databases hold. Raises ValueError."""
         return cls.SCHEDULED if word == "STARTING" else cls(word)
 
 
@@ -56,11 +66,6 @@ ACTIVE = frozenset({_S.SCHEDULED, _S.RUNNING, _S.AUTO_VALIDATING})  # a worker h
 TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _REVIEW_RESULTS
 
 
-def can_advance(current: RunStatus, to: RunStatus) -> bool:
-    """Whether `to` may follow `current`. Standing still is always allowed: repeats are harmless."""
-    return current == to or to in TRANSITIONS[current]
-
-
 def predecessors(to: RunStatus) -> frozenset[RunStatus]:
     """The states from which `to` may be reached: the filter of a conditional write."""
     return frozenset(state for state in RunStatus if state != to and to in TRANSITIONS[state])
@@ -68,7 +73,7 @@ def predecessors(to: RunStatus) -> frozenset[RunStatus]:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What an attempt left behind for a stage. `done` means the next attempt skips it."""
+    """How far an attempt came in a stage. `done` means that the next attempt skips the stage."""
 
     stage: str
     done: bool
@@ -78,7 +83,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a pod must have before it may claim the run; None means anything will do."""
+    """What a pod must have to claim the run; None means no requirement."""
 
     gpu: str | None = None
     min_vram_gb: float | None = None
@@ -94,7 +99,7 @@ class Run:
     params: dict[str, Json]
     attempt: int = 0
     priority: int = 0
-    max_attempts: int = 3
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
     retry_count: int = 0
     crash_count: int = 0
     hypothesis_id: str | None = None
@@ -114,5 +119,7 @@ class Run:
         found = self.checkpoints.get(stage)
         return found is not None and found.done
 
-    def has_live_lease(self, now: datetime) -> bool:
-        return self.status in ACTIVE and self.lease_expires_at is not None and self.lease_expires_at > now
+    @property
+    def failed_attempts(self) -> int:
+        """How many attempts failed since a person queued the run, crashes only since the last checkpoint."""
+        return self.retry_count + self.crash_count

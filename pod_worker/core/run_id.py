@@ -8,6 +8,7 @@ another program inserted.
 from __future__ import annotations
 
 RUN_ID_LIMIT = 200
+UNREADABLE = "\ufffd"  # what a decoder puts in place of invalid UTF-8
 _FORBIDDEN = "/\\"
 
 
@@ -25,6 +26,6 @@ def run_id_fault(run_id: object) -> str | None:
         return "begins or ends with white space"
     if any(character in _FORBIDDEN for character in run_id):
         return "contains a slash or a backslash"
-    if not run_id.isprintable() or "\ufffd" in run_id:
+    if not run_id.isprintable() or UNREADABLE in run_id:
         return "contains a character that cannot be printed"
     return None

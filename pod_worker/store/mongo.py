@@ -1,7 +1,7 @@
-"""The MongoDB client as every part of the product needs it: majority writes, server time, UTC, named errors.
+"""The MongoDB client: majority writes, server time, UTC dates, tolerant reads, named errors.
 
-One setting decides the database: the path of the URL, else `ai_scientist`. Indexes are declared beside the
-queries that need them and created here. This module holds no query.
+The path of the URL decides the database, else `ai_scientist`. Indexes are declared beside the queries that need
+them and created here. This module holds no query.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, IndexModel, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, InvalidURI, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener
@@ -25,6 +27,15 @@ DEFAULT_DATABASE = "ai_scientist"
 Document = dict[str, Json]
 Mongo = Database[Document]
 AsyncMongo = AsyncDatabase[Document]
+Rows = Collection[Document]
+
+# Invalid UTF-8 and dates outside the calendar are read as replacement characters and as `DatetimeMS`. The default
+# codec raises, and then one such value hides every document of its batch.
+TOLERANT: CodecOptions[Document] = CodecOptions(
+    tz_aware=True,
+    unicode_decode_error_handler="replace",
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
 
 
 class ConfiguredClient(MongoClient[Document]):
@@ -80,8 +91,10 @@ def connect(
 
 
 def async_database(database: Mongo) -> AsyncMongo:
-    """The same database, opened with the same settings, for one event loop. It must be one that `connect` opened;
-    whoever asks for it closes its client."""
+    """The same database with the same settings, for one event loop. The caller closes its client.
+
+    Raises TypeError for a database that `connect` did not open.
+    """
     opened = database.client
     if not isinstance(opened, ConfiguredClient):
         raise TypeError("The database was not opened by connect(), so its settings are unknown.")
@@ -92,7 +105,7 @@ def async_database(database: Mongo) -> AsyncMongo:
 
 
 def database_name(url: str) -> str:
-    """The URL's path, else `ai_scientist`. Raises MongoUrlError for something that is no MongoDB URL."""
+    """The URL's path, else `ai_scientist`. Raises MongoUrlError for any other kind of URL."""
     if not url.startswith(("mongodb://", "mongodb+srv://")):
         raise MongoUrlError(
             f"MONGODB_URL must begin with mongodb:// or mongodb+srv://, got {redacted(url)!r}; "
@@ -105,7 +118,7 @@ def redacted(url: str) -> str:
     """The URL with the user and password replaced: the only form that may be shown."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return url[:12] + ("…" if len(url) > 12 else "")
+        return "(not shown: it has no scheme, so its password cannot be told from its host)"
     host = rest.rsplit("@", 1)[-1]
     return f"{scheme}://{'***@' if '@' in rest else ''}{host}"
 
@@ -119,7 +132,7 @@ def redacted_text(error: BaseException, url: str) -> str:
 
 
 def check_reachable(database: Mongo, url: str = "") -> None:
-    """One round trip to a primary that can do what the queue needs. Raises StoreUnreachableError."""
+    """Ask the server once whether it can do what the queue needs. Raises StoreUnreachableError."""
     host = redacted(url) if url else "MongoDB"
     try:
         hello = database.client.admin.command("hello")
@@ -129,8 +142,8 @@ def check_reachable(database: Mongo, url: str = "") -> None:
         ) from None
     except PyMongoError as error:
         raise StoreUnreachableError(
-            f"cannot reach {host}: {redacted_text(error, url)[:300]}. Check that MongoDB is up, that MONGODB_URL "
-            "is right and that this machine may connect to it (`pod-worker up` starts a local one)."
+            f"Cannot reach {host}: {redacted_text(error, url)[:300]}. Check that MongoDB runs, that MONGODB_URL "
+            "is correct and that this machine may connect (`pod-worker up` starts a local MongoDB)."
         ) from None
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise StoreUnreachableError(
@@ -145,6 +158,11 @@ def server_time(database: Mongo) -> datetime:
     return now if now.tzinfo else now.replace(tzinfo=UTC)
 
 
+def tolerant_rows(database: Mongo, name: str) -> Rows:
+    """The collection with the tolerant codec: every read of documents that other programs may write uses it."""
+    return database.get_collection(name, codec_options=TOLERANT)
+
+
 def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None:
     """Create what is missing; an index that exists is left alone."""
     for collection, indexes in wanted.items():
@@ -153,5 +171,5 @@ def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None
 
 
 def literal(value: Json) -> Document:
-    """Data inside an update pipeline: a `$` in a user's text must stay text."""
+    """Data inside an update pipeline, so that a `$` in a user's text stays text."""
     return {"$literal": value}

@@ -33,8 +33,8 @@ class Unreliable:
         self._fate = fate
         self._before = before
 
-    def __getitem__(self, name: str) -> _Collection:
-        return _Collection(self._database[name], self._fate, self._before)
+    def get_collection(self, name: str, **options: Any) -> _Collection:
+        return _Collection(self._database.get_collection(name, **options), self._fate, self._before)
 
 
 class _Collection:

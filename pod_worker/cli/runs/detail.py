@@ -23,7 +23,7 @@ from pod_worker.cli.output import (
 )
 from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, detail_json
 from pod_worker.cli.runs.views import ended_at, took
-from pod_worker.core.run import Json
+from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Json
 from pod_worker.core.stage import stage_title
 from pod_worker.store import artifact_registry
 from pod_worker.store.artifact_registry import ArtifactRow
@@ -116,10 +116,10 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
 
 
 def _attempt(run: Document) -> str:
-    """Attempts are all that were begun; the limits count failures and crashes."""
+    """All attempts that were begun, and how many failed since a person queued the run."""
     return (
-        f"{run.get('attempt', 0)} (failures: {run.get('retryCount', 0)} of {run.get('maxAttempts', 3)}, "
-        f"crashes: {run.get('crashCount', 0)})"
+        f"{run.get('attempt', 0)} (failed: {run.get('failedAttempts', 0)} of at most "
+        f"{run.get('maxAttempts', DEFAULT_MAX_ATTEMPTS)})"
     )
 
 

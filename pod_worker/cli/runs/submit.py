@@ -9,7 +9,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import INT64_MAX, FiniteFloat, json_option, parse_pair
 from pod_worker.cli.output import print_json, print_json_line, print_line, say
 from pod_worker.cli.runs.parameters import param_options, read_params
-from pod_worker.core.run import Requirements
+from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Requirements
 from pod_worker.store.queue.run_queue import RunRequest
 
 ENQUEUE_BATCH = 1000
@@ -30,10 +30,10 @@ ENQUEUE_BATCH = 1000
 @click.option(
     "--max-attempts",
     type=click.IntRange(1, 1_000_000),
-    default=3,
+    default=DEFAULT_MAX_ATTEMPTS,
     show_default=True,
     metavar="N",
-    help="Give up after N failures. Crashes of the machine have a limit of their own (5).",
+    help="Give up after N failed attempts, whatever ended them. Crashes count since the last checkpoint.",
 )
 @click.option(
     "--unique-key", metavar="KEY", help="Queue at most one run with this key; return that run if it exists."

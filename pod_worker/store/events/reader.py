@@ -15,8 +15,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from pod_worker.store.collections import DEAD_LETTERS, EVENTS
 from pod_worker.store.events.event_log import LEVELS
-from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.views.read_models import TOLERANT
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 
 LOG_TYPE = "ai.run.log"
 
@@ -46,8 +45,8 @@ class EventPage:
 
 class EventReader:
     def __init__(self, database: Mongo) -> None:
-        self._events = database.get_collection(EVENTS, codec_options=TOLERANT)
-        self._dead = database.get_collection(DEAD_LETTERS, codec_options=TOLERANT)
+        self._events = tolerant_rows(database, EVENTS)
+        self._dead = tolerant_rows(database, DEAD_LETTERS)
 
     def read_page(
         self, run_id: str, wanted: EventFilter, size: int, cursor: int | None = None, newest_first: bool = True

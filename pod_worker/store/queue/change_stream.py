@@ -1,22 +1,24 @@
-"""A change stream as a hint: wakes an idle worker when a run is queued, and a busy one when its run is canceled.
+"""A change stream that wakes an idle worker when a run is queued, and a busy one when its run is canceled.
 
-A hint only: whoever waits here also polls, so a dead stream costs latency and never a run. The thread reopens
-the stream with a pause; it writes nothing.
+It is a hint only. Its users also poll, so a dead stream costs latency and never a run. The thread reopens the
+stream after a pause; it writes nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
-from pymongo.errors import PyMongoError
-
 from pod_worker.store.collections import RUNS
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.errors import describe_error
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
+
+log = logging.getLogger(__name__)
 
 REOPEN_SECONDS = 5.0
 
-# Only what a worker can act on leaves the server: a run that became claimable, or a wish to cancel.
+# Only what a worker can act on leaves the server: a run that became claimable, or a cancel request.
 PIPELINE: list[Document] = [
     {
         "$match": {
@@ -31,14 +33,14 @@ PIPELINE: list[Document] = [
             ]
         }
     },
-    # The run's parameters are of no interest here, and may be large.
+    # The run's parameters are not needed here, and may be large.
     {"$project": {"_id": 1, "documentKey": 1, "operationType": 1}},
 ]
 
 
 class QueueWatcher:
     def __init__(self, database: Mongo, *, collection: str = RUNS, on_change: Callable[[], None]) -> None:
-        self._runs = database[collection]
+        self._runs = tolerant_rows(database, collection)
         self._on_change = on_change
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="wakeup", daemon=True)
@@ -53,8 +55,9 @@ class QueueWatcher:
         while not self._stopping.is_set():
             try:
                 self._watch_once()
-            except PyMongoError:
-                pass  # no replica set, a failover, a lost right: the poll goes on without us
+            except Exception as error:
+                # No replica set, a failover, a revoked right, an unreadable change: polling goes on without it.
+                log.debug("the change stream ended (%s); it is opened again", describe_error(error))
             self._stopping.wait(REOPEN_SECONDS)
 
     def _watch_once(self) -> None:

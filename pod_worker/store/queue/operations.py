@@ -1,7 +1,7 @@
 """What a person may do to a run or a queue: cancel, reset, retry a stage, hide, pause, resume.
 
-Each verb is one conditional write and answers with a value that says what happened; none of them asks a worker
-for anything. A reset raises `attempt`, so whoever still holds the old one can write nothing more.
+Each action is one conditional write and returns a value that says what happened; none of them contacts a worker.
+A reset raises `attempt`, so a worker that still holds the old attempt can write nothing more.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from pymongo import ReturnDocument
 
 from pod_worker.core.run import ACTIVE, TERMINAL, Json, Run, RunStatus
 from pod_worker.store.collections import QUEUES, RUNS
-from pod_worker.store.mongo import Document, Mongo, literal
+from pod_worker.store.document_fields import finite
+from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
+from pod_worker.store.queue.document_room import write_with_room
 from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
 
 ENDINGS = ["completedAt", "failedAt", "canceledAt"]
 ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable"]
 REQUESTS = ["cancelRequestedAt", "cancelRequestedBy", "cancelReason", "runAfter", "settledToken", "settledAs"]
 
-# Nobody holds a lease and could confirm: it waits, or it is a foreign or a hand-made run.
+# No worker holds a lease and could confirm: the run waits, or another program executes it.
 _IS_FREE: Document = {"$eq": [{"$type": "$leaseToken"}, "missing"]}
 
 
 class ActionResult(StrEnum):
     DONE = "done"
-    REQUESTED = "requested"  # a live worker was told; it will confirm
+    REQUESTED = "requested"  # a live worker will see the request and confirm it
     ALREADY = "already"  # nothing to do
     LIVE = "live"  # refused: a worker holds a live lease
     MISSING = "missing"
@@ -40,13 +42,13 @@ class ActionOutcome:
 
 class OperatorActions:
     def __init__(self, database: Mongo, *, collection: str = RUNS) -> None:
-        self._runs = database[collection]
-        self._queues = database[QUEUES]
+        self._runs = tolerant_rows(database, collection)
+        self._queues = tolerant_rows(database, QUEUES)
 
     def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> ActionOutcome:
-        """End a waiting run now; ask a running one to end (its worker sees it at the next renewal).
+        """End a waiting run now; request the end of a running one, whose worker sees it at the next renewal.
 
-        One write that decides by what it finds, so that no worker can slip through between two questions.
+        One write that decides by what it finds, so that no worker can claim the run between two steps.
         """
 
         def either(free: Json, held: Json) -> Document:
@@ -65,46 +67,49 @@ class OperatorActions:
         )
         if after is None:
             return self._not_applicable(run_id)
-        return ActionOutcome(
-            ActionResult.DONE if after.status is RunStatus.CANCELED else ActionResult.REQUESTED, after
-        )
+        is_done = after.status is RunStatus.CANCELED
+        return ActionOutcome(ActionResult.DONE if is_done else ActionResult.REQUESTED, after)
 
     def reset(
         self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
     ) -> ActionOutcome:
-        """Any ended or stale run → QUEUED with a raised attempt. Finished stages are kept unless the run was
-        complete or `from_scratch` is asked. A live lease is refused unless `force`, which fences it: the run
-        is claimable again when that lease would have ended, because its holder may need that long to let go."""
-        while (run := self._find(run_id)) is not None:
+        """Any ended or stale run → QUEUED with a raised attempt and unspent budgets.
+
+        Finished stages are kept unless the run was complete or `from_scratch` is set. Bookkeeping fields of a
+        wrong type are repaired. A live lease is refused unless `force`, which fences it: the run is claimable
+        again when that lease would have ended, because its worker may need that long to stop.
+        """
+        while (document := self._find(run_id)) is not None:
+            run = run_from_document(document)
             if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
                 return ActionOutcome(ActionResult.ALREADY, run)
             keeps = run.status in ACTIVE | {RunStatus.FAILED, RunStatus.CANCELED, RunStatus.QUEUED}
-            condition = _unchanged_filter(run)
+            condition = _unchanged_filter(document)
             if run.status in ACTIVE and not force:
                 condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
-            after = self._requeue(
-                condition, _requeue_values(from_scratch or not keeps, history_append("reset", by=by))
-            )
+            values = _requeue_values(document, history_append("reset", by=by))
+            if from_scratch or not keeps:
+                values["checkpoints"] = literal({})
+            after = self._requeue(condition, values)
             if after:
                 return ActionOutcome(ActionResult.DONE, after)
-            if self._is_as_seen(run):
-                return ActionOutcome(ActionResult.LIVE, self._find(run_id))
+            if self._is_unchanged(document):
+                return ActionOutcome(ActionResult.LIVE, run)
         return ActionOutcome(ActionResult.MISSING)
 
     def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> ActionOutcome:
         """Forget one stage of an ended run and queue it again; every other finished stage is kept."""
-        while (run := self._find(run_id)) is not None:
+        while (document := self._find(run_id)) is not None:
+            run = run_from_document(document)
             if run.status not in TERMINAL:
                 return ActionOutcome(ActionResult.LIVE, run)
-            kept = {"$unsetField": {"field": stage, "input": {"$ifNull": ["$checkpoints", {}]}}}
-            values = _requeue_values(False, history_append("retry stage", by=by, detail=stage)) | {
-                "checkpoints": kept
-            }
-            after = self._requeue(_unchanged_filter(run), values)
+            values = _requeue_values(document, history_append("retry stage", by=by, detail=stage))
+            values["checkpoints"] = {"$unsetField": {"field": literal(stage), "input": values["checkpoints"]}}
+            after = self._requeue(_unchanged_filter(document), values)
             if after:
                 return ActionOutcome(ActionResult.DONE, after)
-            if self._is_as_seen(run):
-                break  # an odd document: no attempt that could be raised
+            if self._is_unchanged(document):
+                break
         return self._not_applicable(run_id)
 
     def hide(self, run_id: str, hidden: bool = True) -> ActionOutcome:
@@ -112,64 +117,91 @@ class OperatorActions:
         return ActionOutcome(ActionResult.DONE, after) if after else ActionOutcome(ActionResult.MISSING)
 
     def pause(self, queue: str, by: str | None = None) -> None:
-        """Nobody claims from the queue any more; running runs go on."""
-        change = {"$set": {"paused": True, "by": by}, "$currentDate": {"at": True}}
-        self._queues.update_one({"_id": queue}, change, upsert=True)
+        """Stop claims from the queue; running runs go on."""
+        self._set_paused(queue, True, by)
 
     def resume(self, queue: str, by: str | None = None) -> None:
-        change = {"$set": {"paused": False, "by": by}, "$currentDate": {"at": True}}
+        self._set_paused(queue, False, by)
+
+    def _set_paused(self, queue: str, paused: bool, by: str | None) -> None:
+        change = {"$set": {"paused": paused, "by": by}, "$currentDate": {"at": True}}
         self._queues.update_one({"_id": queue}, change, upsert=True)
 
     def _requeue(self, condition: Document, values: Document) -> Run | None:
         return self._update_run(condition, values, ENDINGS + ERRORS + REQUESTS + LEASE_FIELDS)
 
-    def _is_as_seen(self, run: Run) -> bool:
-        """Whether nobody moved it meanwhile: then looking again changes nothing."""
-        now = self._find(run.id)
-        return now is not None and (now.attempt, now.status) == (run.attempt, run.status)
+    def _is_unchanged(self, seen: Document) -> bool:
+        """Whether the run was not moved meanwhile: then looking again changes nothing."""
+        now = self._find(str(seen["_id"]))
+        return now is not None and _state(now) == _state(seen)
 
     def _not_applicable(self, run_id: str) -> ActionOutcome:
-        run = self._find(run_id)
-        return ActionOutcome(ActionResult.ALREADY, run) if run else ActionOutcome(ActionResult.MISSING)
+        document = self._find(run_id)
+        if document is None:
+            return ActionOutcome(ActionResult.MISSING)
+        return ActionOutcome(ActionResult.ALREADY, run_from_document(document))
 
-    def _find(self, run_id: str) -> Run | None:
-        document = self._runs.find_one({"_id": run_id})
-        return run_from_document(document) if document else None
+    def _find(self, run_id: str) -> Document | None:
+        return self._runs.find_one({"_id": run_id})
 
     def _update_run(self, condition: Document, values: Document, unset: list[str] | None = None) -> Run | None:
         update: list[Document] = [{"$set": values}]
         if unset:
             update.append({"$unset": unset})
-        after = self._runs.find_one_and_update(condition, update, return_document=ReturnDocument.AFTER)
+        after = write_with_room(
+            lambda each: self._runs.find_one_and_update(condition, each, return_document=ReturnDocument.AFTER),
+            update,
+        )
         return run_from_document(after) if after else None
 
 
-def _unchanged_filter(run: Run) -> Document:
-    """Still in the attempt and state that were looked at; a hand-made run may have no attempt yet."""
-    status = [run.status.value] + (["STARTING"] if run.status is RunStatus.SCHEDULED else [])
+def _state(document: Document) -> tuple[str, str]:
+    """As text, because NaN equals nothing."""
+    return repr(document.get("attempt")), repr(document.get("status"))
+
+
+def _unchanged_filter(seen: Document) -> Document:
+    """Still in the attempt and the state of the document; a run of another program may have neither.
+
+    Not while a prune deletes the run.
+    """
     return {
-        "_id": run.id,
-        "attempt": {"$in": [run.attempt, *([] if run.attempt else [None])]},
-        "status": {"$in": status},
+        "_id": seen["_id"],
+        "attempt": {"$eq": seen.get("attempt")},
+        "status": {"$eq": seen.get("status")},
+        "condemnedAt": None,
     }
 
 
-def _requeue_values(forget: bool, history: Document) -> Document:
-    values: Document = {
+def _requeue_values(document: Document, history: Document) -> Document:
+    """Fields of a wrong type get their defaults, so that a quarantined run can be executed again."""
+    run, priority = run_from_document(document), document.get("priority")
+    return {
         "status": RunStatus.QUEUED.value,
-        "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
+        "attempt": run.attempt + 1,
         "retryCount": 0,
         "crashCount": 0,
+        "maxAttempts": run.max_attempts,
         "queuedAt": "$$NOW",
-        "queue": {"$ifNull": ["$queue", {"$ifNull": ["$pipeline", "experiment"]}]},
-        "pipeline": {"$ifNull": ["$pipeline", "experiment"]},
-        "priority": {"$ifNull": ["$priority", 0]},
+        "queue": literal(run.queue),
+        "pipeline": literal(run.pipeline),
+        "priority": 0 if finite(priority) is None else priority,
+        "params": _object_or_empty("params"),
+        "checkpoints": _object_or_empty("checkpoints"),
+        "requirements": _object_or_empty("requirements"),
         "history": history,
-        # Whoever held the run may go on until the lease it was granted is over; only then may another begin.
-        "heldUntil": {"$ifNull": [{"$max": ["$heldUntil", _live_lease_end()]}, "$$REMOVE"]},
+        # The worker that held the run may go on until its lease is over; only then may another attempt begin.
+        "heldUntil": {"$ifNull": [{"$max": [_date_or_null("heldUntil"), _live_lease_end()]}, "$$REMOVE"]},
     }
-    return values | ({"checkpoints": {"$literal": {}}} if forget else {})
+
+
+def _object_or_empty(field: str) -> Document:
+    return {"$cond": [{"$eq": [{"$type": f"${field}"}, "object"]}, f"${field}", literal({})]}
+
+
+def _date_or_null(field: str) -> Document:
+    return {"$cond": [{"$eq": [{"$type": f"${field}"}, "date"]}, f"${field}", None]}
 
 
 def _live_lease_end() -> Document:
-    return {"$cond": [{"$gt": ["$leaseExpiresAt", "$$NOW"]}, "$leaseExpiresAt", None]}
+    return {"$cond": [{"$gt": ["$leaseExpiresAt", "$$NOW"]}, _date_or_null("leaseExpiresAt"), None]}

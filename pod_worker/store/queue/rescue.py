@@ -1,79 +1,136 @@
 """The rescue of runs whose worker died: an expired lease sends the run back to the queue, or ends it.
 
-Anyone may call it, at any time, from any number of places: each rescue is one conditional write that re-checks,
-by the server's clock, that the lease is still the same and still over.
+Any process may call it at any time. Each rescue is one conditional write that checks again, by the server's
+clock, that the lease is still the same and still expired. A document that the server refuses to update is
+quarantined, so that it cannot hold up the rescue of other runs.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-from pymongo import ReturnDocument
+from pymongo import ASCENDING, ReturnDocument
+from pymongo.errors import PyMongoError
 
 from pod_worker.core.failure import FailureCode
-from pod_worker.core.run import Run, RunStatus
+from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Run, RunStatus
+from pod_worker.core.run_id import UNREADABLE
 from pod_worker.store.collections import RUNS
-from pod_worker.store.mongo import Document, Mongo
-from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
-from pod_worker.store.queue.run_queue import ACTIVE_STATES, MAX_CRASHES
+from pod_worker.store.errors import describe_error, is_permanent_error
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
+from pod_worker.store.queue.document_room import quarantine, quarantine_unreadable_ids, write_with_room
+from pod_worker.store.queue.run_document import (
+    LEASE_FIELDS,
+    history_append,
+    incremented,
+    number_or,
+    run_from_document,
+)
+from pod_worker.store.queue.run_queue import ACTIVE_STATES
+
+log = logging.getLogger(__name__)
 
 BATCH = 100
+
+_LOST = "The worker stopped renewing its lease."
+_POISON = f"No attempt succeeded within max_attempts. In the last one: {_LOST}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    run: Run  # as it is now
-    worker_id: str | None  # who had it
+    run: Run  # after the rescue
+    worker_id: str | None  # which worker held the expired lease
 
 
 class Rescue:
-    def __init__(self, database: Mongo, *, collection: str = RUNS, max_crashes: int = MAX_CRASHES) -> None:
-        self._runs = database[collection]
-        self._max_crashes = max_crashes
+    def __init__(self, database: Mongo, *, collection: str = RUNS) -> None:
+        self._runs = tolerant_rows(database, collection)
+        self._refused: set[str] = set()  # logged already
 
     def sweep(self) -> list[Rescued]:
-        """Requeue (or end) every run whose lease is over; the cost with none is one indexed query."""
-        found = self._runs.find(expired_lease_filter(), {"_id": 1, "leaseToken": 1, "claimedBy": 1}).limit(BATCH)
-        return [rescued for document in found if (rescued := self._rescue(document))]
+        """Requeue or end up to BATCH runs with an expired lease. Without any, it costs one indexed query.
+
+        Raises PyMongoError when the server does not answer. A document that the server refuses to update costs
+        no other run its rescue.
+        """
+        rescued: list[Rescued] = []
+        fields = {"_id": 1, "leaseToken": 1, "claimedBy": 1}
+        is_unreadable = False
+        for found in self._runs.find(expired_lease_filter(), fields).sort("leaseExpiresAt", ASCENDING):
+            if done := self._try_rescue(found):
+                rescued.append(done)
+                if len(rescued) == BATCH:
+                    break
+            is_unreadable |= UNREADABLE in str(found["_id"])
+        if is_unreadable:
+            quarantine_unreadable_ids(self._runs, expired_lease_filter())
+        return rescued
+
+    def _try_rescue(self, found: Document) -> Rescued | None:
+        try:
+            return self._rescue(found)
+        except PyMongoError as error:
+            if not is_permanent_error(error):
+                raise
+            self._quarantine(found, error)
+            return None
 
     def _rescue(self, found: Document) -> Rescued | None:
         condition = expired_lease_filter() | {"_id": found["_id"], "leaseToken": found.get("leaseToken")}
-        after = self._runs.find_one_and_update(
-            condition, self._rescue_update(), return_document=ReturnDocument.AFTER
+        after = write_with_room(
+            lambda update: self._runs.find_one_and_update(condition, update, return_document=ReturnDocument.AFTER),
+            _rescue_update(),
         )
-        return Rescued(run_from_document(after), found.get("claimedBy")) if after else None
+        worker_id = found.get("claimedBy")
+        return Rescued(run_from_document(after), str(worker_id) if worker_id else None) if after else None
 
-    def _rescue_update(self) -> list[Document]:
-        crashes = {"$add": [{"$ifNull": ["$crashCount", 0]}, 1]}
-        is_canceled = {"$gt": ["$cancelRequestedAt", None]}
-        is_poison = {"$gte": [crashes, self._max_crashes]}
-
-        def case(canceled: object, poison: object, queued: object) -> Document:
-            return {"$cond": [is_canceled, canceled, {"$cond": [is_poison, poison, queued]}]}
-
-        poison_text = "gave up: its workers died too often without progress (the last one without a word)"
-        lost_text = "the worker stopped renewing its lease"
-        return [
-            {
-                "$set": {
-                    "status": case(RunStatus.CANCELED.value, RunStatus.FAILED.value, RunStatus.QUEUED.value),
-                    "crashCount": crashes,
-                    "canceledAt": case("$$NOW", "$canceledAt", "$canceledAt"),
-                    "failedAt": case("$failedAt", "$$NOW", "$failedAt"),
-                    "errorCode": case("$errorCode", FailureCode.POISON.value, FailureCode.WORKER_LOST.value),
-                    "errorMessage": case("$errorMessage", poison_text, lost_text),
-                    "rescuedAt": "$$NOW",
-                    "history": history_append("rescued", detail=lost_text),
-                }
-            },
-            {"$unset": LEASE_FIELDS},
-        ]
+    def _quarantine(self, found: Document, error: PyMongoError) -> None:
+        message = f"The run's worker is lost, and the run cannot be queued again: {describe_error(error)}"
+        try:
+            quarantine(
+                self._runs, {"_id": found["_id"]} | expired_lease_filter(), FailureCode.BAD_DOCUMENT, message
+            )
+        except PyMongoError as refusal:
+            if not is_permanent_error(refusal):
+                raise
+        name = str(found["_id"])
+        if name not in self._refused and len(self._refused) < BATCH:
+            self._refused.add(name)
+            log.error("run %r cannot be rescued: %s", name, describe_error(error))
 
 
 def expired_lease_filter() -> Document:
+    """Matches runs whose lease is over by the server's clock."""
     return {
         "status": {"$in": ACTIVE_STATES},
-        # Runs of foreign workers carry no lease; nobody can tell whether those are alive.
+        # Runs of foreign workers carry no lease; whether those workers live cannot be known.
         "leaseExpiresAt": {"$type": "date"},
         "$expr": {"$lt": ["$leaseExpiresAt", "$$NOW"]},
     }
+
+
+def _rescue_update() -> list[Document]:
+    failed = {"$add": [number_or("retryCount", 0), number_or("crashCount", 0), 1]}
+    limit = {"$cond": [{"$gt": [number_or("maxAttempts", 0), 0]}, "$maxAttempts", DEFAULT_MAX_ATTEMPTS]}
+    is_canceled = {"$gt": ["$cancelRequestedAt", None]}
+    is_poison = {"$gte": [failed, limit]}
+
+    def case(canceled: object, poison: object, queued: object) -> Document:
+        return {"$cond": [is_canceled, canceled, {"$cond": [is_poison, poison, queued]}]}
+
+    return [
+        {
+            "$set": {
+                "status": case(RunStatus.CANCELED.value, RunStatus.FAILED.value, RunStatus.QUEUED.value),
+                "crashCount": incremented("crashCount"),
+                "canceledAt": case("$$NOW", "$canceledAt", "$canceledAt"),
+                "failedAt": case("$failedAt", "$$NOW", "$failedAt"),
+                "errorCode": case("$errorCode", FailureCode.POISON.value, FailureCode.WORKER_LOST.value),
+                "errorMessage": case("$errorMessage", _POISON, _LOST),
+                "rescuedAt": "$$NOW",
+                "history": history_append("rescued", detail=_LOST),
+            }
+        },
+        {"$unset": LEASE_FIELDS},
+    ]

@@ -1,55 +1,95 @@
-"""A run's document and back: the codec between camelCase BSON and the frozen `Run`.
+"""The codec between a run's document and the frozen `Run`.
 
-Reading is tolerant: an odd field becomes its default, so one strange document never breaks a list. Writing
-builds whole documents from typed values only.
+Reading is total: a field of another type reads as its default, so one document never breaks a list or a sweep.
+Whether a document may be executed is a stricter question, which `document_fault` answers at claim. Expressions in
+update pipelines are total too; they leave a value of another type as it is.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TypeVar
+from datetime import UTC, datetime
 
-from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.core.run_id import run_id_fault
+from pod_worker.store.document_fields import counter, finite, integer, mapping, moment, plain_json, text
 from pod_worker.store.mongo import Document, literal
-
-T = TypeVar("T")
 
 LEASE_FIELDS = ["leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt"]
 HISTORY_LIMIT = 50
 
+_COUNTERS = ("attempt", "maxAttempts", "retryCount", "crashCount")
+_MAPPINGS = ("params", "checkpoints", "requirements")
+_DATES = ("runAfter", "heldUntil", "leaseExpiresAt")
+
 
 def run_from_document(document: Document) -> Run:
-    """Never raises on odd content, only on a document without `_id`."""
-    status = _text(document, "status") or "QUEUED"
+    """Never raises, except for a document without `_id`."""
+    status = text(document, "status") or "QUEUED"
     try:
         state = RunStatus.parse(status)
     except ValueError:
-        state = RunStatus.FAILED  # an unknown word: nobody may claim it, a person may reset it
-    pipeline = _text(document, "pipeline") or "experiment"
+        state = RunStatus.FAILED  # an unknown word: no worker may claim it, a person may reset it
+    pipeline = text(document, "pipeline") or "experiment"
     return Run(
         id=str(document["_id"]),
         pipeline=pipeline,
-        queue=_text(document, "queue") or pipeline,
+        queue=text(document, "queue") or pipeline,
         status=state,
-        params=_typed(document, "params", dict) or {},
-        attempt=_integer(document, "attempt"),
-        priority=_integer(document, "priority"),
-        max_attempts=_integer(document, "maxAttempts") or 3,
-        retry_count=_integer(document, "retryCount"),
-        crash_count=_integer(document, "crashCount"),
-        hypothesis_id=_text(document, "hypothesisId"),
-        checkpoints=_checkpoints(document.get("checkpoints")),
-        requirements=_requirements(document.get("requirements")),
-        queued_at=_typed(document, "queuedAt", datetime),
-        run_after=_max_datetime(_typed(document, "runAfter", datetime), _typed(document, "heldUntil", datetime)),
-        created_at=_typed(document, "createdAt", datetime),
-        claimed_by=_text(document, "claimedBy"),
-        lease_expires_at=_typed(document, "leaseExpiresAt", datetime),
-        cancel_requested_at=_typed(document, "cancelRequestedAt", datetime),
-        error_code=_text(document, "errorCode"),
-        error_message=_text(document, "errorMessage"),
-        labels={str(k): str(v) for k, v in (_typed(document, "labels", dict) or {}).items()},
+        params=plain_json(mapping(document, "params")),
+        attempt=counter(document.get("attempt")) or 0,
+        priority=integer(document.get("priority")) or 0,
+        max_attempts=counter(document.get("maxAttempts")) or DEFAULT_MAX_ATTEMPTS,
+        retry_count=counter(document.get("retryCount")) or 0,
+        crash_count=counter(document.get("crashCount")) or 0,
+        hypothesis_id=text(document, "hypothesisId"),
+        checkpoints=_checkpoints(mapping(document, "checkpoints")),
+        requirements=_requirements(mapping(document, "requirements")),
+        queued_at=moment(document, "queuedAt"),
+        run_after=_latest(moment(document, "runAfter"), moment(document, "heldUntil")),
+        created_at=moment(document, "createdAt"),
+        claimed_by=text(document, "claimedBy"),
+        lease_expires_at=moment(document, "leaseExpiresAt"),
+        cancel_requested_at=_cancel_requested_at(document),
+        error_code=text(document, "errorCode"),
+        error_message=text(document, "errorMessage"),
+        labels={str(name): str(value) for name, value in mapping(document, "labels").items()},
     )
+
+
+def document_fault(document: Document) -> str | None:
+    """Why the run may not be executed although it could be read: the field and what is wrong with it.
+
+    A worker would otherwise run with defaults that nobody chose, or hold a fence that matches no document.
+    """
+    if fault := run_id_fault(document.get("_id")):
+        return f"its id {fault}"
+    for field, value in document.items():
+        if value is not None and (fault := _field_fault(field, value)):
+            return f"field {field} is {_shown(value)}, not {fault}"
+    vram = mapping(document, "requirements").get("minVramGb")
+    if vram is not None and finite(vram) is None:
+        return f"field requirements.minVramGb is {_shown(vram)}, not a number"
+    return None
+
+
+def _field_fault(field: str, value: Json) -> str | None:
+    if field in _COUNTERS and counter(value) is None:
+        return "a whole number from 0 to 10^9"
+    if field == "priority" and finite(value) is None:
+        return "a number"
+    if field in _MAPPINGS and not isinstance(value, dict):
+        return "an object"
+    if field == "history" and not isinstance(value, list):
+        return "an array"
+    if field in _DATES and not isinstance(value, datetime):
+        return "a date up to the year 9999"
+    if field in ("queue", "pipeline") and not isinstance(value, str):
+        return "a string"
+    return None
+
+
+def _shown(value: Json) -> str:
+    return f"{type(value).__name__} {str(value)[:60]!r}"
 
 
 def checkpoint_document(checkpoint: Checkpoint) -> Document:
@@ -65,54 +105,63 @@ def requirements_document(requirements: Requirements) -> Document:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def history_append(what: str | Document, *, raised: int = 0, **details: Json) -> Document:
-    """A line for the run's short history: what happened to it, by whose hand, at the server's time.
+# ── expressions for update pipelines ────────────────────────────────────────────────────────────────────────
 
-    `what` may be an expression. `raised`: by how much the same write raises the attempt.
+
+def incremented(field: str) -> Document:
+    """The counter plus 1; a missing one counts as 0, a value that is no number stays as it is."""
+    current = {"$ifNull": [f"${field}", 0]}
+    return {"$cond": [{"$isNumber": current}, {"$add": [current, 1]}, f"${field}"]}
+
+
+def number_or(field: str, default: int) -> Document:
+    """The field if it is a number, else the default."""
+    return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", default]}
+
+
+def history_append(what: str | Document, *, raised: int = 0, **details: Json) -> Document:
+    """The run's short history with one more entry: what happened, who did it, the server's time.
+
+    `what` may be an expression. `raised`: by how much the same write raises the attempt. A history that is no
+    array stays as it is.
     """
     entry = {name: literal(value) for name, value in details.items() if value is not None}
     line = {
         "at": "$$NOW",
         "what": literal(what) if isinstance(what, str) else what,
-        "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, raised]},
+        "attempt": {"$add": [number_or("attempt", 0), raised]},
     } | entry
-    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [line]]}, -HISTORY_LIMIT]}
+    known = {"$ifNull": ["$history", []]}
+    longer = {"$slice": [{"$concatArrays": [known, [line]]}, -HISTORY_LIMIT]}
+    return {"$cond": [{"$isArray": [known]}, longer, "$history"]}
 
 
-def _checkpoints(value: Json) -> dict[str, Checkpoint]:
-    if not isinstance(value, dict):
-        return {}
+def _checkpoints(value: Document) -> dict[str, Checkpoint]:
     return {
-        stage: Checkpoint(stage, bool(entry.get("done")), entry.get("state") or {}, entry.get("attempt") or 0)
+        stage: Checkpoint(
+            stage,
+            entry.get("done") is True,
+            plain_json(mapping(entry, "state")),
+            counter(entry.get("attempt")) or 0,
+        )
         for stage, entry in value.items()
         if isinstance(entry, dict)
     }
 
 
-def _requirements(value: Json) -> Requirements:
-    if not isinstance(value, dict):
-        return Requirements()
-    vram = value.get("minVramGb")
+def _requirements(value: Document) -> Requirements:
     return Requirements(
-        gpu=_text(value, "gpu"),
-        min_vram_gb=float(vram) if isinstance(vram, int | float) else None,
-        region=_text(value, "region"),
+        gpu=text(value, "gpu"), min_vram_gb=finite(value.get("minVramGb")), region=text(value, "region")
     )
 
 
-def _text(document: Document, field: str) -> str | None:
-    return _typed(document, field, str)
+def _cancel_requested_at(document: Document) -> datetime | None:
+    """Any value but null is a request: a program that wrote something else than a date meant to cancel."""
+    value = document.get("cancelRequestedAt")
+    if value is None or isinstance(value, datetime):
+        return value
+    return datetime.fromtimestamp(0, UTC)
 
 
-def _integer(document: Document, field: str) -> int:
-    value = document.get(field)
-    return int(value) if isinstance(value, int | float) else 0
-
-
-def _max_datetime(one: datetime | None, other: datetime | None) -> datetime | None:
+def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
     return max(one, other) if one and other else one or other
-
-
-def _typed(document: Document, field: str, kind: type[T]) -> T | None:
-    value = document.get(field)
-    return value if isinstance(value, kind) else None

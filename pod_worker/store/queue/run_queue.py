@@ -1,42 +1,48 @@
-"""The run queue: enqueue, claim, renew, checkpoint, settle. One document is one run; one write moves it.
+"""The run queue: enqueue, claim, start, renew, checkpoint, settle. One document is one run; one write moves it.
 
 Every write that an attempt causes is filtered by run id, attempt and lease token, and matching nothing means
-the attempt is over. Leases end by the server's clock (`$$NOW`); no client clock is ever compared. Operators'
-verbs (reset, cancel, pause) and the rescue of dead workers are in `operations` and `rescue` beside this file.
+that the attempt is over. Leases end by the server's clock (`$$NOW`); no client clock is ever compared. Which runs
+a worker tries is in `claiming`, operators' actions in `operations`, dead workers in `rescue`.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
-from pymongo.errors import ConnectionFailure, DuplicateKeyError, WTimeoutError
-from pymongo.read_concern import ReadConcern
+from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure, WTimeoutError
 
 from pod_worker.core.clock import Clock
+from pod_worker.core.failure import FailureCode
 from pod_worker.core.lease import Fence, Lease, RenewalResult
 from pod_worker.core.outcome import Lost, Outcome
-from pod_worker.core.run import Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.core.run import Checkpoint, Run, RunStatus
+from pod_worker.core.run_id import UNREADABLE, run_id_fault
 from pod_worker.store.collections import QUEUES, RUNS
-from pod_worker.store.mongo import Document, Mongo, literal
-from pod_worker.store.queue.contention import BATCH, CACHE_SECONDS, ClaimContention, QueuedRun
+from pod_worker.store.errors import describe_error, is_permanent_error
+from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
+from pod_worker.store.queue.claiming import CLAIM_SORT, ClaimCandidates, ClaimingWorker, claimable_filter
+from pod_worker.store.queue.document_room import quarantine, quarantine_unreadable_ids, write_with_room
 from pod_worker.store.queue.fence import fence_filter
 from pod_worker.store.queue.run_document import (
     checkpoint_document,
+    document_fault,
     history_append,
-    requirements_document,
+    incremented,
     run_from_document,
 )
+from pod_worker.store.queue.run_request import RunRequest, check_request, insert_pipeline, upsert_filter
 from pod_worker.store.queue.settlement import Settlement, decide_settlement, settlement_update
 
-MAX_CRASHES = 5  # without progress between them; then the run is POISON
-CLAIM_SORT = [("priority", DESCENDING), ("queuedAt", ASCENDING), ("_id", ASCENDING)]
-CLAIM_TRIES = 2  # after one look; what was seen grows old
-MAX_LOOKS = 4  # lost races in a row, until a claimer waits for its next poll
+__all__ = ["ACTIVE_STATES", "INDEXES", "Claim", "ClaimingWorker", "RunQueue", "RunRequest"]
 
+log = logging.getLogger(__name__)
+
+ENQUEUE_TRIES = 3
 ACTIVE_STATES = [RunStatus.SCHEDULED.value, RunStatus.RUNNING.value, RunStatus.AUTO_VALIDATING.value]
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -67,36 +73,6 @@ INDEXES: dict[str, list[IndexModel]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class RunRequest:
-    """A validated wish for a run. `params` were checked by the pipeline before this was made."""
-
-    id: str
-    pipeline: str
-    params: dict[str, Json]
-    queue: str | None = None  # the pipeline's name unless given
-    priority: int = 0
-    max_attempts: int = 3
-    unique_key: str | None = None
-    hypothesis_id: str | None = None
-    requirements: Requirements = field(default_factory=Requirements)
-    labels: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimingWorker:
-    """Who claims, and what it can do."""
-
-    worker_id: str  # one per process incarnation, never the pod's id
-    pod_id: str
-    queues: tuple[str, ...]
-    pipelines: tuple[str, ...]
-    gpu: str | None = None
-    gpu_names: tuple[str, ...] = ()  # every name that a run may ask for and this pod satisfies
-    vram_gb: float = 0.0
-    region: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Claim:
     run: Run
     lease: Lease
@@ -111,30 +87,28 @@ class RunQueue:
         collection: str = RUNS,
         lease_seconds: float = 60.0,
         margin_seconds: float = 15.0,
-        max_crashes: int = MAX_CRASHES,
         rng: random.Random | None = None,
     ) -> None:
-        self._runs = database[collection]
-        self._local_reads = self._runs.with_options(read_concern=ReadConcern("local"))
-        self._queues = database[QUEUES]
+        self._runs = tolerant_rows(database, collection)
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._margin_seconds = margin_seconds
-        self._max_crashes = max_crashes
         self._rng = rng or random.Random()
-        self._crowd = ClaimContention(clock, self._rng)
-        self._paused: frozenset[str] = frozenset()
-        self._paused_at = float("-inf")
+        self._candidates = ClaimCandidates(self._runs, tolerant_rows(database, QUEUES), clock, self._rng)
 
-    # ── in ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── enqueue ─────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue(self, request: RunRequest) -> tuple[Run, bool]:
-        """The queued run, and whether it is new. An existing `unique_key` returns the run that holds it."""
-        for _ in range(3):  # two upserts of one key can collide; the loser's second try finds the winner
+        """The queued run, and whether it is new. An existing `unique_key` returns the run that holds it.
+
+        Raises InvalidRunError for an id that no run may have and for values that cannot be stored.
+        """
+        check_request(request)
+        for _ in range(ENQUEUE_TRIES):  # two upserts of one key can collide; the loser's next try finds the run
             try:
                 document = self._runs.find_one_and_update(
-                    _upsert_filter(request),
-                    _insert_pipeline(request),
+                    upsert_filter(request),
+                    insert_pipeline(request),
                     upsert=True,
                     return_document=ReturnDocument.AFTER,
                 )
@@ -145,111 +119,105 @@ class RunQueue:
         raise RuntimeError(f"enqueue of {request.id} kept colliding on uniqueKey {request.unique_key!r}")
 
     def enqueue_many(self, requests: Sequence[RunRequest]) -> int:
-        """Bulk enqueue; returns how many were new. Runs whose unique key exists are left alone."""
-        writes = [
-            UpdateOne(_upsert_filter(request), _insert_pipeline(request), upsert=True) for request in requests
-        ]
+        """Bulk enqueue; returns how many were new. Runs whose unique key exists are left alone.
+
+        Raises InvalidRunError before anything is written.
+        """
+        for request in requests:
+            check_request(request)
+        writes = [UpdateOne(upsert_filter(request), insert_pipeline(request), upsert=True) for request in requests]
         return self._runs.bulk_write(writes, ordered=False).upserted_count if writes else 0
 
     # ── claim ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def claim(self, claimant: ClaimingWorker, run_id: str | None = None) -> Claim | None:
-        """Take the first run this pod can do, or None. Idle cost: one indexed query.
+    def claim(self, worker: ClaimingWorker, run_id: str | None = None) -> Claim | None:
+        """Claim the first run that this worker can execute, or None. Idle cost: one indexed query.
 
-        Looks at the head of the queue without a lock, then takes one of a few runs by id with the whole
-        condition repeated. Where races are lost, claimers spread out (`crowd`): they touch different documents
-        instead of retrying the hot one (SERVER-133243 shows what sorting findAndModify does under contention).
-        None while others are claiming means that nothing was left, not that a race was lost.
+        A run whose document cannot be executed is quarantined on the way. None while others are claiming means
+        that nothing was left, not that a race was lost.
         """
-        wanted = _claimable_filter(claimant)
+        wanted = claimable_filter(worker)
         if run_id:
-            return (
-                self._claim_first_of([run_id], wanted, claimant)
-                if self._find_claimable(wanted | {"_id": run_id}, 1)
-                else None
-            )
-        if (batch := self._crowd.next_batch()) and (claim := self._claim_first_of(batch, wanted, claimant)):
-            return claim
-        for _ in range(MAX_LOOKS):
-            peek = self._crowd.look_ahead
-            seen = self._find_claimable(wanted, peek)
-            self._crowd.observe(seen)
-            for _ in range(CLAIM_TRIES):
-                if (batch := self._crowd.next_batch()) and (
-                    claim := self._claim_first_of(batch, wanted, claimant)
-                ):
-                    return claim
-            if len(seen) < min(peek, BATCH):
-                return None  # there was no more
+            is_claimable = self._candidates.is_claimable(wanted, run_id)
+            return self._claim_first_of([run_id], wanted, worker) if is_claimable else None
+        for batch in self._candidates.batches(wanted):
+            if any(UNREADABLE in run_id for run_id in batch):
+                quarantine_unreadable_ids(self._runs, wanted)
+            claim = self._claim_first_of(batch, wanted, worker)
+            self._candidates.record_result(batch, claim.run.id if claim else None)
+            if claim:
+                return claim
         return None
 
-    def _find_claimable(self, wanted: Document, limit: int) -> list[QueuedRun]:
-        """The first claimable runs of queues that are not paused.
+    def _claim_first_of(self, run_ids: list[str], wanted: Document, worker: ClaimingWorker) -> Claim | None:
+        """The best of these runs that is still claimable and executable."""
+        while True:
+            token = secrets.token_hex(16)
+            asked_at = self._clock.monotonic()
+            document = self._take(run_ids, wanted, worker, token)
+            if document is None:
+                return None
+            fault = document_fault(document)
+            if fault is None:
+                run = run_from_document(document)
+                lease = Lease(
+                    Fence(run.id, run.attempt, token), self._lease_seconds, self._margin_seconds, asked_at
+                )
+                return Claim(run, lease)
+            self._quarantine({"leaseToken": token}, document, fault)
 
-        Local reads on purpose: majority reads lag by a journal write and show runs that are gone already.
-        """
-        found = self._query_queued(wanted, limit)
-        if not found:
-            return []
-        paused = self._paused_cached()
-        if any(each["queue"] in paused for each in found):
-            # Asked again without them: a long paused queue must not hide the others.
-            open_queues = [name for name in wanted["queue"]["$in"] if name not in paused]
-            found = self._query_queued(wanted | {"queue": {"$in": open_queues}}, limit)
-        return [QueuedRun(each["_id"], each.get("priority")) for each in found]
-
-    def _paused_cached(self) -> frozenset[str]:
-        """Asked at each look, except in a crowd."""
-        now = self._clock.monotonic()
-        if not self._crowd.is_contended or now - self._paused_at >= CACHE_SECONDS:
-            self._paused, self._paused_at = self.paused(), now
-        return self._paused
-
-    def _query_queued(self, wanted: Document, limit: int) -> list[Document]:
-        return list(
-            self._local_reads.find(wanted, {"_id": 1, "queue": 1, "priority": 1}).sort(CLAIM_SORT).limit(limit)
-        )
-
-    def _claim_first_of(self, run_ids: list[str], wanted: Document, claimant: ClaimingWorker) -> Claim | None:
-        """The best of these runs that is still to be had, in one statement."""
-        token = secrets.token_hex(16)
-        asked_at = self._clock.monotonic()
+    def _take(self, run_ids: list[str], wanted: Document, worker: ClaimingWorker, token: str) -> Document | None:
+        """One statement that claims the first of these runs."""
+        condition = wanted | {"_id": {"$in": run_ids}}
         try:
-            document = self._runs.find_one_and_update(
-                wanted | {"_id": {"$in": run_ids}},
-                self._claim_update(claimant, token),
-                sort=CLAIM_SORT,
-                hint="_id_",
-                return_document=ReturnDocument.AFTER,
+            return write_with_room(
+                lambda update: self._runs.find_one_and_update(
+                    condition,
+                    update,
+                    sort=CLAIM_SORT,
+                    hint="_id_",
+                    return_document=ReturnDocument.AFTER,
+                ),
+                self._claim_update(worker, token),
             )
         except (ConnectionFailure, WTimeoutError):
-            # Unknown outcome: the token is ours alone, so finding it says that the claim happened.
-            document = self._runs.find_one({"leaseToken": token})
-        self._crowd.record_result(run_ids, document["_id"] if document else None)
-        if document is None:
-            return None
-        run = run_from_document(document)
-        fence = Fence(run.id, run.attempt, token)
-        return Claim(run, Lease(fence, self._lease_seconds, self._margin_seconds, asked_at))
+            # Whether the claim happened is unknown: the token tells.
+            return self._runs.find_one({"leaseToken": token})
+        except OperationFailure as error:
+            if not is_permanent_error(error):
+                raise
+            return self._take_one_by_one(run_ids, error, wanted, worker, token)
 
-    def _claim_update(self, claimant: ClaimingWorker, token: str) -> list[Document]:
-        pod = {
-            "id": claimant.pod_id,
-            "workerId": claimant.worker_id,
-            "gpu": claimant.gpu,
-            "region": claimant.region,
-        }
+    def _take_one_by_one(
+        self, run_ids: list[str], error: OperationFailure, wanted: Document, worker: ClaimingWorker, token: str
+    ) -> Document | None:
+        """After a statement that the server refused: quarantine the run at fault, claim one of the others."""
+        if len(run_ids) == 1:
+            self._quarantine(wanted | {"_id": run_ids[0]}, {"_id": run_ids[0]}, describe_error(error))
+            return None
+        taken = (self._take([run_id], wanted, worker, token) for run_id in run_ids)
+        return next((document for document in taken if document), None)
+
+    def _quarantine(self, condition: Document, document: Document, fault: str) -> None:
+        is_id_fault = run_id_fault(document["_id"]) is not None
+        code = FailureCode.INVALID_INPUT if is_id_fault else FailureCode.BAD_DOCUMENT
+        message = f"The run cannot be executed: {fault}. Correct the document, then reset the run."
+        if quarantine(self._runs, condition, code, message):
+            log.warning("run %r is quarantined (%s): %s", document["_id"], code.value, fault)
+
+    def _claim_update(self, worker: ClaimingWorker, token: str) -> list[Document]:
+        pod = {"id": worker.pod_id, "workerId": worker.worker_id, "gpu": worker.gpu, "region": worker.region}
         values: Document = {
             "status": RunStatus.SCHEDULED.value,
-            "attempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
+            "attempt": incremented("attempt"),
             # Events never move the status of an attempt that was claimed here, not even a late one after settle.
-            "leasedAttempt": {"$add": [{"$ifNull": ["$attempt", 0]}, 1]},
-            "claimedBy": literal(claimant.worker_id),
+            "leasedAttempt": incremented("attempt"),
+            "claimedBy": literal(worker.worker_id),
             "claimedAt": "$$NOW",
             "leaseToken": token,
             "leaseExpiresAt": self._lease_end(),
             "pod": literal(pod),
-            "history": history_append("claimed", raised=1, by=claimant.worker_id),
+            "history": history_append("claimed", raised=1, by=worker.worker_id),
         }
         return [{"$set": values}, {"$unset": ["runAfter", "heldUntil", "cancelRequestedAt", "cancelRequestedBy"]}]
 
@@ -266,7 +234,7 @@ class RunQueue:
     def renew(self, lease: Lease) -> tuple[RenewalResult, Lease]:
         """Prolong the lease from now, by the server's clock. An expired lease cannot be renewed.
 
-        Raises pymongo errors when the server does not answer; the caller still trusts its lease until then.
+        Raises PyMongoError when the server does not answer; the caller still trusts its lease until then.
         """
         asked_at = self._clock.monotonic()
         document = self._runs.find_one_and_update(
@@ -277,35 +245,50 @@ class RunQueue:
         )
         if document is None:
             return RenewalResult.LOST, lease
-        verdict = RenewalResult.CANCEL if document.get("cancelRequestedAt") else RenewalResult.OK
-        return verdict, lease.renewed(asked_at)
+        is_canceled = document.get("cancelRequestedAt") is not None
+        return RenewalResult.CANCEL if is_canceled else RenewalResult.OK, lease.renewed(asked_at)
 
     def checkpoint(self, fence: Fence, checkpoint: Checkpoint) -> bool:
-        """Record how far a stage has come. Progress also clears the crash count: a run that gets on is no
-        crash loop. False: the attempt is over."""
-        entry = literal(checkpoint_document(checkpoint))
-        update = [{"$set": {f"checkpoints.{checkpoint.stage}": entry, "crashCount": 0}}]
-        return self._runs.update_one(fence_filter(fence), update).matched_count == 1
+        """Record how far a stage has come, and clear the crash count. False: the attempt is over.
 
-    # ── out ─────────────────────────────────────────────────────────────────────────────────────────────
+        Progress clears the count, because a run that advances is no crash loop. Raises PyMongoError; an error
+        that `is_permanent_error` for a state that the document cannot hold.
+        """
+        # $setField takes any name: a dot or a dollar sign in a stage's name is no path.
+        checkpoints = {
+            "$setField": {
+                "field": literal(checkpoint.stage),
+                "input": {"$ifNull": ["$checkpoints", {}]},
+                "value": literal(checkpoint_document(checkpoint)),
+            }
+        }
+        update = [{"$set": {"checkpoints": checkpoints, "crashCount": 0}}]
+        condition = fence_filter(fence)
+        return write_with_room(lambda each: self._runs.update_one(condition, each), update).matched_count == 1
+
+    # ── settle ──────────────────────────────────────────────────────────────────────────────────────────
 
     def settle(self, fence: Fence, outcome: Outcome) -> Settlement | None:
         """End the attempt with one fenced write. None: the attempt was over already, nothing was written.
 
-        Safe to repeat after an unknown outcome, also when others have had the run since: `settledToken` and
-        `settledAs` tell our own success, and what it was, from somebody else's takeover.
+        Safe to repeat after an unknown outcome, also when other workers had the run since: `settledToken` and
+        `settledAs` distinguish the success of this attempt from a takeover by another.
         """
         if isinstance(outcome, Lost):
             return None
         while (document := self._held_or_settled(fence)) is not None:
             if document.get("settledToken") == fence.token:
-                return Settlement(RunStatus.parse(document.get("settledAs") or document["status"]))
-            settlement = decide_settlement(run_from_document(document), outcome, self._max_crashes, self._rng)
-            # A cancel that came since the look must not be forgotten by the write: then judge again.
-            seen = fence_filter(fence) | {"cancelRequestedAt": document.get("cancelRequestedAt")}
-            if self._runs.update_one(seen, settlement_update(fence, outcome, settlement)).matched_count:
+                return Settlement(_settled_status(document))
+            settlement = decide_settlement(run_from_document(document), outcome, self._rng)
+            # The write must not overlook a cancel that came since the look: then decide again.
+            is_canceled = document.get("cancelRequestedAt") is not None
+            seen = fence_filter(fence) | ({} if is_canceled else {"cancelRequestedAt": None})
+            if self._settle_as(seen, settlement_update(fence, outcome, settlement)):
                 return settlement
         return None
+
+    def _settle_as(self, condition: Document, update: list[Document]) -> bool:
+        return write_with_room(lambda each: self._runs.update_one(condition, each), update).matched_count == 1
 
     def _held_or_settled(self, fence: Fence) -> Document | None:
         return self._runs.find_one(
@@ -319,53 +302,12 @@ class RunQueue:
         return run_from_document(document) if document else None
 
     def paused(self) -> frozenset[str]:
-        """The names of the queues that nobody may claim from."""
-        return frozenset(str(each["_id"]) for each in self._queues.find({"paused": True}, {"_id": 1}))
+        """The names of the queues that no worker may claim from."""
+        return self._candidates.paused()
 
 
-def _claimable_filter(claimant: ClaimingWorker) -> Document:
-    return {
-        "status": RunStatus.QUEUED.value,
-        "queue": {"$in": list(claimant.queues)},
-        "pipeline": {"$in": list(claimant.pipelines)},
-        "hidden": {"$ne": True},
-        "requirements.gpu": {"$in": [None, *claimant.gpu_names]},
-        "requirements.minVramGb": {"$not": {"$gt": claimant.vram_gb}},
-        "requirements.region": {"$in": [None, claimant.region]},
-        # A missing date sorts before every other, so this also admits runs that need not wait.
-        "$expr": {"$and": [{"$lte": ["$runAfter", "$$NOW"]}, {"$lte": ["$heldUntil", "$$NOW"]}]},
-    }
-
-
-def _upsert_filter(request: RunRequest) -> Document:
-    if not request.unique_key:
-        return {"_id": request.id}
-    # The type is said because the server uses a partial index only for conditions that imply its filter.
-    return {"uniqueKey": {"$eq": request.unique_key, "$type": "string"}}
-
-
-def _insert_pipeline(request: RunRequest) -> list[Document]:
-    """Insert-only upsert as a pipeline, because only a pipeline can stamp the server's time."""
-    document: Document = {
-        "_id": request.id,
-        "pipeline": request.pipeline,
-        "queue": request.queue or request.pipeline,
-        "status": RunStatus.QUEUED.value,
-        "priority": request.priority,
-        "params": request.params,
-        "attempt": 0,
-        "maxAttempts": request.max_attempts,
-        "retryCount": 0,
-        "crashCount": 0,
-        "checkpoints": {},
-        "requirements": requirements_document(request.requirements),
-        "labels": request.labels,
-        "history": [],
-    }
-    if request.unique_key:
-        document["uniqueKey"] = request.unique_key
-    if request.hypothesis_id:
-        document["hypothesisId"] = request.hypothesis_id
-    fresh = {"$mergeObjects": [literal(document), {"createdAt": "$$NOW", "queuedAt": "$$NOW"}]}
-    is_new = {"$eq": [{"$type": "$createdAt"}, "missing"]}
-    return [{"$replaceWith": {"$cond": [is_new, fresh, "$$ROOT"]}}]
+def _settled_status(document: Document) -> RunStatus:
+    try:
+        return RunStatus.parse(str(document.get("settledAs") or document.get("status")))
+    except ValueError:
+        return RunStatus.FAILED

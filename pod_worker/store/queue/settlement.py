@@ -1,6 +1,6 @@
-"""How an attempt's end is written: which state and which budget follow from an outcome, and the one update.
+"""The end of an attempt: the state and the budget that follow from its outcome, and the update that records them.
 
-The judgement is pure; the update is a pipeline for `run_queue.settle`, which fences it. Nothing here reads or
+The decision is pure. The update is a pipeline for `run_queue.settle`, which fences it. Nothing here reads or
 writes.
 """
 
@@ -14,41 +14,42 @@ from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.store.mongo import Document, literal
-from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append
+from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, incremented
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of the run. `status` QUEUED means it will be tried again."""
+    """The state after the attempt. QUEUED means that the run is retried."""
 
     status: RunStatus
     retry_in_seconds: float | None = None
     code: FailureCode | None = None
 
 
-def decide_settlement(run: Run, outcome: Outcome, max_crashes: int, rng: random.Random) -> Settlement:
-    """What becomes of the run. A requested cancel outranks every end but success."""
+def decide_settlement(run: Run, outcome: Outcome, rng: random.Random) -> Settlement:
+    """The state after the attempt. A requested cancel outranks every outcome but success."""
     if isinstance(outcome, Succeeded):
         return Settlement(RunStatus.COMPLETED)
     if isinstance(outcome, Canceled) or run.cancel_requested_at is not None:
         return Settlement(RunStatus.CANCELED, code=FailureCode.CANCELED)
     if isinstance(outcome, Failed):
-        return decide_failure(run, outcome.failure, max_crashes, rng)
+        return decide_failure(run, outcome.failure, rng)
     return Settlement(RunStatus.QUEUED)
 
 
-def decide_failure(run: Run, failure: Failure, max_crashes: int, rng: random.Random) -> Settlement:
-    """Retry or end, from the code's rule and the two budgets. Pure."""
+def decide_failure(run: Run, failure: Failure, rng: random.Random) -> Settlement:
+    """Retry or end, from the code's policy and the run's `max_attempts`.
+
+    `max_attempts` limits failed attempts of every kind. Crashes count since the last checkpoint only.
+    """
     policy = failure.policy
     if not policy.is_retryable:
         return Settlement(RunStatus.FAILED, code=failure.code)
-    if policy.failure_class is FailureClass.INFRA:
-        if run.crash_count + 1 >= max_crashes:
-            return Settlement(RunStatus.FAILED, code=FailureCode.POISON)
-        return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.crash_count, rng), failure.code)
-    if run.retry_count + 1 >= run.max_attempts:
-        return Settlement(RunStatus.FAILED, code=failure.code)
-    return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, run.retry_count, rng), failure.code)
+    is_infra = policy.failure_class is FailureClass.INFRA
+    if run.failed_attempts + 1 >= run.max_attempts:
+        return Settlement(RunStatus.FAILED, code=FailureCode.POISON if is_infra else failure.code)
+    retries = run.crash_count if is_infra else run.retry_count
+    return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, retries, rng), failure.code)
 
 
 def settlement_update(fence: Fence, outcome: Outcome, settlement: Settlement) -> list[Document]:
@@ -59,10 +60,10 @@ def settlement_update(fence: Fence, outcome: Outcome, settlement: Settlement) ->
         "history": history_append(_history_label(outcome), code=settlement.code, detail=_detail(outcome)),
     } | _budgets(outcome, settlement)
     values |= _ended_at_field(settlement.status) | _error_fields(outcome, settlement)
-    gone = list(LEASE_FIELDS)
+    removed = list(LEASE_FIELDS)
     if settlement.status is RunStatus.COMPLETED:
-        gone += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
-    return [{"$set": values}, {"$unset": gone}]
+        removed += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
+    return [{"$set": values}, {"$unset": removed}]
 
 
 def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
@@ -70,10 +71,10 @@ def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
     if isinstance(outcome, Failed) and settlement.status is not RunStatus.CANCELED:
         infra = outcome.failure.policy.failure_class is FailureClass.INFRA
         counter = "crashCount" if infra else "retryCount"
-        fields[counter] = {"$add": [{"$ifNull": [f"${counter}", 0]}, 1]}
+        fields[counter] = incremented(counter)
     if settlement.status is RunStatus.QUEUED:
         wait = settlement.retry_in_seconds
-        fields["queuedAt"] = {"$ifNull": ["$queuedAt", "$$NOW"]}  # keeps its place in the line
+        fields["queuedAt"] = {"$ifNull": ["$queuedAt", "$$NOW"]}  # the run keeps its place in the queue
         fields["runAfter"] = {"$add": ["$$NOW", round(wait * 1000)]} if wait else "$$REMOVE"
     return fields
 
@@ -93,7 +94,7 @@ def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
     failure = outcome.failure
     message = failure.message
     if settlement.code is FailureCode.POISON:
-        message = f"gave up after repeated crashes; the last one was {failure.code}: {failure.message}"
+        message = f"No attempt succeeded within max_attempts. The last one failed with {failure.code}: {message}"
     return {
         "errorCode": (settlement.code or failure.code).value,
         "errorMessage": literal(message),

@@ -1,4 +1,4 @@
-"""How much waits and runs, counted from covered indexes: for the stats route and for Prometheus."""
+"""How many runs wait and run, counted from covered indexes, for the stats route and for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pymongo import ASCENDING, IndexModel
 
 from pod_worker.core.run import Json
 from pod_worker.store.collections import RUNS
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.queue.run_queue import ACTIVE_STATES
 
 EXPIRING_SECONDS = 15
@@ -26,12 +26,12 @@ class QueueStats:
     by_queue: dict[str, dict[str, int]] = field(default_factory=dict)  # queue -> status -> count
     oldest_queued_seconds: dict[str, float] = field(default_factory=dict)  # queue -> age, by the server's clock
     leases_live: int = 0
-    leases_expiring: int = 0  # over, or over within EXPIRING_SECONDS
+    leases_expiring: int = 0  # expired, or expiring within EXPIRING_SECONDS
 
 
 class QueueStatsReader:
     def __init__(self, database: Mongo) -> None:
-        self._runs = database[RUNS]
+        self._runs = tolerant_rows(database, RUNS)
 
     def read(self) -> QueueStats:
         """Three queries, each answered from an index."""
@@ -41,9 +41,10 @@ class QueueStatsReader:
         for row in self._runs.aggregate(_COUNTS):
             status, queue = _word(row["_id"].get("status")), _word(row["_id"].get("queue"))
             by_status[status] = by_status.get(status, 0) + row["count"]
-            by_queue.setdefault(queue, {})[status] = row["count"]
+            of_queue = by_queue.setdefault(queue, {})
+            of_queue[status] = of_queue.get(status, 0) + row["count"]
             if status == "QUEUED" and isinstance(row.get("age"), int | float):
-                oldest[queue] = max(0.0, row["age"] / 1000)
+                oldest[queue] = max(0.0, row["age"] / 1000, oldest.get(queue, 0.0))
         live, expiring = self._leases()
         return QueueStats(by_status, by_queue, oldest, live, expiring)
 
@@ -53,20 +54,17 @@ class QueueStatsReader:
         return self._runs.count_documents(held), self._runs.count_documents(held | soon)
 
 
+_QUEUED_AT: Document = {"$cond": [{"$eq": [{"$type": "$queuedAt"}, "date"]}, "$queuedAt", None]}
 _COUNTS: list[Document] = [
     {"$match": {"status": {"$gte": ""}}},
     {
         "$group": {
             "_id": {"status": "$status", "queue": "$queue"},
             "count": {"$sum": 1},
-            "oldest": {"$min": "$queuedAt"},
+            "oldest": {"$min": _QUEUED_AT},  # skips null
         }
     },
-    {
-        "$addFields": {
-            "age": {"$cond": [{"$eq": [{"$type": "$oldest"}, "date"]}, {"$subtract": ["$$NOW", "$oldest"]}, None]}
-        }
-    },
+    {"$addFields": {"age": {"$subtract": ["$$NOW", "$oldest"]}}},
 ]
 
 

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from pod_worker.core.run import Json
 from pod_worker.core.stage import stage_title
 from pod_worker.store.collections import HYPOTHESES, RUNS, STAGES, VALIDATIONS
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.document_fields import counter
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import unquote_segment
 
 TOTAL_LIMIT = 10_000  # counting further would read the whole collection at each page
@@ -34,12 +34,6 @@ INDEXES: dict[str, list[IndexModel]] = {
     ]
 }
 
-# Odd bytes and dates outside the calendar are shown somehow instead of raising.
-TOLERANT: CodecOptions[Document] = CodecOptions(
-    tz_aware=True,
-    unicode_decode_error_handler="replace",
-    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
-)
 _SECRET = ("v", "leaseToken", "settledToken")
 _LONG = ("params", "checkpoints", "history", "errorTraceback", "stageTiming")
 _QUOTED = ("metrics", "stageTiming")
@@ -70,7 +64,7 @@ class RunPage:
 class ReadModels:
     def __init__(self, database: Mongo) -> None:
         self._database = database
-        self._runs = database.get_collection(RUNS, codec_options=TOLERANT)
+        self._runs = tolerant_rows(database, RUNS)
 
     def runs(self, wanted: RunFilter, size: int, page: int = 1, cursor: str | None = None) -> RunPage:
         """Newest first. A cursor goes on after the last item of an earlier page; else `page` counts from 1.
@@ -124,11 +118,11 @@ class ReadModels:
     def hypothesis(self, hypothesis_id: str | None) -> Document | None:
         if hypothesis_id is None:
             return None
-        hypotheses = self._database.get_collection(HYPOTHESES, codec_options=TOLERANT)
+        hypotheses = tolerant_rows(self._database, HYPOTHESES)
         return hypotheses.find_one({"_id": hypothesis_id})
 
     def _of_run(self, collection: str, run_id: str) -> list[Document]:
-        rows = self._database.get_collection(collection, codec_options=TOLERANT)
+        rows = tolerant_rows(self._database, collection)
         return list(rows.find({"runId": run_id}, {"v": 0}).limit(1000))
 
 
@@ -158,6 +152,7 @@ def _has_label(name: str, value: str) -> Document:
 
 
 def _public_view(run: Document) -> Document:
+    run["failedAttempts"] = sum(counter(run.get(name)) or 0 for name in ("retryCount", "crashCount"))
     if run.get("status") == "STARTING":
         run["status"] = "SCHEDULED"
     for name in _QUOTED:

@@ -32,7 +32,7 @@ from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
 from tests.store.flaky_link import LOOPBACK, FlakyLink
 from tests.store.linearizability import UNKNOWN, Call, Recorder, explain
-from tests.store.queue_model import MAX_CRASHES, Hold, ModelRun, QueueModel
+from tests.store.queue_model import Hold, ModelRun, QueueModel
 from tests.store.unreliable import Loss, Unreliable
 
 Db = Database[dict[str, Any]]
@@ -154,8 +154,8 @@ class Hand:
         """`losses`: how many requests were lost beneath this hand; None where nobody can tell."""
         self.name, self.runs, self.recorder, self.losses = name, runs, recorder, losses
         self.rng = random.Random(seed)
-        self.queue = RunQueue(database, SystemClock(), max_crashes=MAX_CRASHES, rng=self.rng)
-        self.rescuer = Rescue(database, max_crashes=MAX_CRASHES)
+        self.queue = RunQueue(database, SystemClock(), rng=self.rng)
+        self.rescuer = Rescue(database)
         self.operations = OperatorActions(database)
         self.leases: list[Lease] = []
         self.errors: list[BaseException] = []
@@ -284,7 +284,7 @@ def check(recorder: Recorder) -> dict[str, int]:
     """Every run's history has an explanation; returns how many calls of each kind there were."""
     counts: dict[str, int] = {}
     for run_id, history in recorder.histories.items():
-        found = explain(history, State(ModelRun(run_id, "synthetic", 1, max_attempts=2)), step)
+        found = explain(history, State(ModelRun(run_id, "synthetic", 1, max_attempts=3)), step)
         assert found.order is not None, f"run {run_id}: {found}"
         for call in history:
             known = "unknown " if call.result is UNKNOWN else ""
@@ -296,7 +296,7 @@ def enqueue(database: Db, runs: list[str]) -> None:
     ensure_indexes(database, INDEXES)
     queue = RunQueue(database, SystemClock())
     for run_id in runs:
-        queue.enqueue(RunRequest(run_id, "synthetic", {}, max_attempts=2))
+        queue.enqueue(RunRequest(run_id, "synthetic", {}, max_attempts=3))
 
 
 def test_what_threads_see_has_one_order_even_when_replies_are_lost(db: Db) -> None:

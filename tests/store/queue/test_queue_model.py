@@ -33,7 +33,7 @@ from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
-from tests.store.queue_model import MAX_CRASHES, Hold, ModelRun, QueueModel
+from tests.store.queue_model import Hold, ModelRun, QueueModel
 from tests.store.unreliable import Loss, Unreliable
 
 Db = Database[dict[str, Any]]
@@ -81,12 +81,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.loss = Loss.NOTHING
         self.is_disturbed = False
         lossy: Any = Unreliable(self.db, self._fate)
-        self.queues = {
-            worker: RunQueue(lossy, SystemClock(), max_crashes=MAX_CRASHES, rng=LongestWait(1))
-            for worker in ("w1", "w2")
-        }
+        self.queues = {worker: RunQueue(lossy, SystemClock(), rng=LongestWait(1)) for worker in ("w1", "w2")}
         self.queue = self.queues["w1"]  # a lease may be used through any connection
-        self.rescuer = Rescue(self.db, max_crashes=MAX_CRASHES)
+        self.rescuer = Rescue(self.db)
         self.operations = OperatorActions(self.db)
         self.model = QueueModel()
         self.before: dict[str, dict[str, Any]] = {}
@@ -103,7 +100,7 @@ class QueueMachine(RuleBasedStateMachine):
     def a_run(self) -> str:
         return self._enqueue("synthetic", 0, 2)
 
-    @rule(target=runs, queue=st.sampled_from(QUEUES), priority=st.integers(0, 1), attempts=st.integers(1, 2))
+    @rule(target=runs, queue=st.sampled_from(QUEUES), priority=st.integers(0, 1), attempts=st.integers(1, 3))
     @precondition(lambda self: len(self.model.runs) < 3)
     def enqueue(self, queue: str, priority: int, attempts: int) -> str:
         return self._enqueue(queue, priority, attempts)

@@ -403,14 +403,60 @@ def rerun(queue: RunQueue, db: Db, outcome: Outcome) -> RunStatus:
     return settlement.status
 
 
-def test_user_failures_end_after_max_attempts_and_infra_failures_do_not_spend_them(
-    queue: RunQueue, db: Db
-) -> None:
-    queue.enqueue(request("a", max_attempts=2))
-    assert rerun(queue, db, failed(FailureCode.NETWORK)) is RunStatus.QUEUED
+def test_max_attempts_limits_failed_attempts_of_every_kind(queue: RunQueue, rescue: Rescue, db: Db) -> None:
+    queue.enqueue(request("a", max_attempts=4))
     assert rerun(queue, db, failed(FailureCode.NETWORK)) is RunStatus.QUEUED
     assert rerun(queue, db, failed(FailureCode.HOST_OOM)) is RunStatus.QUEUED
-    assert rerun(queue, db, failed(FailureCode.HOST_OOM)) is RunStatus.FAILED
+    db.runs.update_one({"_id": "a"}, {"$unset": {"runAfter": 1}})
+    claimed(queue)
+    expire(db, "a")
+    [rescued] = rescue.sweep()
+    assert rescued.run.status is RunStatus.QUEUED
+    assert rescued.run.failed_attempts == 3
+    assert rerun(queue, db, failed(FailureCode.CRASHED_SIGNAL)) is RunStatus.FAILED
+
+
+@pytest.mark.parametrize("code", [FailureCode.CRASHED_SIGNAL, FailureCode.NETWORK, FailureCode.HOST_OOM])
+def test_one_attempt_means_one_attempt(queue: RunQueue, db: Db, code: FailureCode) -> None:
+    queue.enqueue(request("a", max_attempts=1))
+    assert rerun(queue, db, failed(code)) is RunStatus.FAILED
+
+
+def test_one_attempt_means_one_attempt_when_its_worker_dies(queue: RunQueue, rescue: Rescue, db: Db) -> None:
+    queue.enqueue(request("a", max_attempts=1))
+    claimed(queue)
+    expire(db, "a")
+    [rescued] = rescue.sweep()
+    assert rescued.run.status is RunStatus.FAILED
+
+
+def test_released_attempts_are_not_counted(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a", max_attempts=2))
+    for _ in range(3):
+        assert rerun(queue, db, Released("the pod stops")) is RunStatus.QUEUED
+    assert rerun(queue, db, failed(FailureCode.NETWORK)) is RunStatus.QUEUED
+
+
+def test_the_end_of_a_run_by_network_failures_says_so(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a", max_attempts=2))
+    for _ in range(2):
+        rerun(queue, db, Failed(Failure(FailureCode.NETWORK, "no route to api.example")))
+    run = queue.get("a")
+    assert run is not None
+    assert run.error_code == "POISON"
+    assert "NETWORK: no route to api.example" in (run.error_message or "")
+    assert "crash" not in (run.error_message or "")
+
+
+def test_a_reset_gives_the_attempts_back(queue: RunQueue, operations: OperatorActions, db: Db) -> None:
+    """`attempt` goes on rising, because it fences; what was spent of `max_attempts` starts again at 0."""
+    queue.enqueue(request("a", max_attempts=2))
+    for _ in range(2):
+        rerun(queue, db, failed(FailureCode.HOST_OOM))
+    after = operations.reset("a").run
+    assert after is not None
+    assert (after.attempt, after.failed_attempts) == (3, 0)
+    assert rerun(queue, db, failed(FailureCode.HOST_OOM)) is RunStatus.QUEUED
 
 
 def test_a_crash_loop_ends_as_poison_and_progress_resets_the_count(queue: RunQueue, db: Db) -> None:
