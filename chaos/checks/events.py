@@ -22,7 +22,7 @@ from pod_worker.store.mongo import Mongo
 Attempt = tuple[str, int]
 # What the outbox says in a run's log when it had to let samples go: thinned from a full spool, or never recorded
 # because the disk had no byte left.
-_OWNED_UP = re.compile(r"^(\d+) log and metric events (were thinned|could not be recorded)")
+_OWNED_UP = re.compile(r"^(\d+) log and metric events (were evicted|could not be recorded)")
 
 
 def rows(record: ChaosRecord, database: Mongo) -> Iterator[Row]:

@@ -1,6 +1,6 @@
-"""A batch's exchange with ingest, until every line of it has a verdict of its own or the way is barred.
+"""Sends one batch until each of its lines has a result of its own, or ingest cannot be used.
 
-It finds poison by halving. It holds no state, waits for nothing and writes nothing.
+Finds lines that ingest cannot accept by bisection. Holds no state, waits for nothing and writes nothing.
 """
 
 from __future__ import annotations
@@ -19,84 +19,84 @@ from pod_worker.outbox.ingest_client import (
     Unavailable,
 )
 
-SUSPECT_LINES = 32  # how many lines are searched for poison at a time
+SUSPECT_LINES = 32  # how many lines are searched for a poison line at a time
 SendFailure: TypeAlias = Unavailable | Misconfigured
 Send: TypeAlias = Callable[[Sequence[SpooledLine]], SendResult]
 
 
 @dataclass(slots=True)
 class BatchResult:
-    """What became of a batch, line by line. `deferred` lines are to be sent again."""
+    """The result of each line of a batch. `deferred` lines are to be sent again."""
 
     accepted: list[SpooledLine] = field(default_factory=list)
     deferred: list[SpooledLine] = field(default_factory=list)
-    refused: list[tuple[SpooledLine, LineRejection]] = field(default_factory=list)
-    trouble: SendFailure | None = None
+    rejected: list[tuple[SpooledLine, LineRejection]] = field(default_factory=list)
+    failure: SendFailure | None = None
 
-    def sort(self, answer: BatchAccepted | SendFailure, lines: Sequence[SpooledLine]) -> None:
-        """Put each line of an answered request where it belongs."""
-        if not isinstance(answer, BatchAccepted):
+    def record(self, result: BatchAccepted | SendFailure, lines: Sequence[SpooledLine]) -> None:
+        """File each line of an answered request under its result."""
+        if not isinstance(result, BatchAccepted):
             self.deferred += lines
-            self.trouble = answer
+            self.failure = result
             return
-        for place, line in enumerate(lines):
-            if place in answer.refused:
-                self.refused.append((line, answer.refused[place]))
-            elif place in answer.deferred:
+        for index, line in enumerate(lines):
+            if index in result.rejected:
+                self.rejected.append((line, result.rejected[index]))
+            elif index in result.deferred:
                 self.deferred.append(line)
             else:
                 self.accepted.append(line)
 
 
 def send_batch(send: Send, lines: list[SpooledLine]) -> BatchResult | None:
-    """The outcome, or None when a batch too large to be searched was rejected as a whole: send less of it."""
+    """The result, or None when a batch too large to be searched was rejected as a whole: send less of it."""
     if len(lines) <= SUSPECT_LINES:
         return _bisect(send, lines)
     answer = send(lines)
     if isinstance(answer, BatchRejected):
         return None
-    outcome = BatchResult()
-    outcome.sort(answer, lines)
-    return outcome
+    result = BatchResult()
+    result.record(answer, lines)
+    return result
 
 
 def _bisect(send: Send, lines: list[SpooledLine]) -> BatchResult:
-    """Halve whatever is rejected as a whole until it is single lines.
+    """Halve every part that is rejected as a whole until it is single lines.
 
-    A line is only called poison when it is rejected again after ingest took something else: a server that
-    rejects everything is broken, and no reason to give up a single event.
+    A line counts as poison only when ingest rejects it again after accepting another one: a server that rejects
+    everything is broken, and no event is given up for that.
     """
-    outcome, suspects, is_alive = BatchResult(), list[SpooledLine](), False
+    result, suspects, has_accepted = BatchResult(), list[SpooledLine](), False
     parts = [lines]
-    while parts and outcome.trouble is None:
+    while parts and result.failure is None:
         part = parts.pop(0)
         answer = send(part)
         if not isinstance(answer, BatchRejected):
-            is_alive = is_alive or isinstance(answer, BatchAccepted)
-            outcome.sort(answer, part)
+            has_accepted = has_accepted or isinstance(answer, BatchAccepted)
+            result.record(answer, part)
         elif len(part) == 1:
             suspects += part
-            last = answer.refusal
+            last = answer.rejection
         else:
             middle = len(part) // 2
             parts += [part[:middle], part[middle:]]
-    outcome.deferred += [line for part in parts for line in part]
-    if is_alive and outcome.trouble is None:
-        _confirm_rejected(send, suspects, outcome)
+    result.deferred += [line for part in parts for line in part]
+    if has_accepted and result.failure is None:
+        _confirm_rejected(send, suspects, result)
     elif suspects:
-        outcome.deferred += suspects
-        outcome.trouble = outcome.trouble or Unavailable(
+        result.deferred += suspects
+        result.failure = result.failure or Unavailable(
             f"ingest rejects everything ({last.error}); events are kept"
         )
-    return outcome
+    return result
 
 
-def _confirm_rejected(send: Send, suspects: list[SpooledLine], outcome: BatchResult) -> None:
-    while suspects and outcome.trouble is None:
+def _confirm_rejected(send: Send, suspects: list[SpooledLine], result: BatchResult) -> None:
+    while suspects and result.failure is None:
         line = suspects.pop(0)
         answer = send([line])
         if isinstance(answer, BatchRejected):
-            outcome.refused.append((line, answer.refusal))
+            result.rejected.append((line, answer.rejection))
         else:
-            outcome.sort(answer, [line])
-    outcome.deferred += suspects
+            result.record(answer, [line])
+    result.deferred += suspects

@@ -1,7 +1,7 @@
-"""How far a stream has been acknowledged by ingest: an offset per segment, and the few lines held back.
+"""How far ingest has acknowledged a stream: an offset per segment, and the few lines that are deferred.
 
-Kept in one small file per stream, replaced atomically after each response and never before it, so a crash
-can only lead to sending again. It never decides what to send.
+Kept in one small file per stream, replaced atomically after each response and never before it. A crash can
+therefore only lead to sending again. This module never decides what to send.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+from pod_worker.outbox.segment_files import lane_of, open_segment
 
 FILE_NAME = "acked.json"
 _BLOCK_BYTES = 4096
@@ -25,20 +27,26 @@ class Span(NamedTuple):
 
 
 class Cursor(msgspec.Struct):
-    """`offsets`: acknowledged bytes by file name. `held`: lines before an offset that are not settled yet."""
+    """`offsets`: acknowledged bytes by file name. `deferred`: lines before an offset that are to be sent again."""
 
     offsets: dict[str, int] = {}
-    held: list[Span] = []
+    deferred: list[Span] = []
 
     def is_acknowledged(self, file: str, size: int) -> bool:
         return self.offsets.get(file, 0) >= size and not any(
-            span.file == file and span.start < size for span in self.held
+            span.file == file and span.start < size for span in self.deferred
         )
 
     def save(self, directory: Path) -> None:
         temporary = directory / f"{FILE_NAME}.new"
-        temporary.write_bytes(msgspec.json.encode(self))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(self))
         os.replace(temporary, directory / FILE_NAME)
+
+
+class _StoredCursor(Cursor):
+    held: list[Span] = []  # the name of `deferred` before 0.1.0
 
 
 def has_cursor(directory: Path) -> bool:
@@ -46,17 +54,21 @@ def has_cursor(directory: Path) -> bool:
 
 
 def load_cursor(directory: Path) -> Cursor:
-    """Nothing acknowledged where the file is absent or, after a power cut, unreadable."""
+    """Nothing acknowledged where the file is absent, damaged, or names what is not a segment."""
     try:
-        return msgspec.json.decode((directory / FILE_NAME).read_bytes(), type=Cursor)
-    except (FileNotFoundError, msgspec.DecodeError):
+        with open_segment(directory / FILE_NAME) as file:
+            stored = msgspec.json.decode(file.read(), type=_StoredCursor)
+    except (OSError, msgspec.MsgspecError, ValueError):
         return Cursor()
+    offsets = {name: offset for name, offset in stored.offsets.items() if lane_of(name) and offset >= 0}
+    spans = stored.deferred + stored.held
+    return Cursor(offsets, [span for span in spans if lane_of(span.file) and 0 <= span.start < span.end])
 
 
 def complete_bytes(path: Path) -> int:
-    """The size of a segment without a torn last line, which nobody was told about and nobody will be sent."""
+    """The size of a segment without a torn last line, whose `emit` never returned."""
     try:
-        with open(path, "rb") as file:
+        with open_segment(path) as file:
             end = file.seek(0, os.SEEK_END)
             while end:
                 start = max(0, end - _BLOCK_BYTES)

@@ -1,13 +1,13 @@
-"""Emitters: a payload becomes the final CloudEvents line, on disk before `emit` returns. No network here.
+"""Emitters turn a payload into the final CloudEvents line, on disk before `emit` returns. No network here.
 
-The line is what goes over the wire byte for byte; the constant part of the envelope is encoded once. A metric,
-log or progress event that cannot be encoded is replaced by a warning in the run's log, because telemetry must
-not kill a run; a fact that cannot be encoded raises.
+The line goes over the wire byte for byte; the constant part of the envelope is encoded once. A warning in the
+run's log replaces a metric, log or progress event that cannot be encoded, because telemetry must not end a run.
+A fact that cannot be encoded raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -15,9 +15,9 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.event import SPEC_VERSION
 from pod_worker.core.payload import Payload, RunLog
 from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES, EncodingError, encode_data, replacement_log
+from pod_worker.outbox.segment_files import FACTS, SAMPLES
 from pod_worker.outbox.spool import Spool, pod_stream, run_stream
 from pod_worker.outbox.spool_eviction import DroppedSamples
-from pod_worker.outbox.stream import FACTS, SAMPLES
 
 _json = msgspec.json.Encoder().encode
 _BEFORE = b'{"specversion":%b,' % _json(SPEC_VERSION)
@@ -63,7 +63,7 @@ class Emitter:
         """Record one event and return its id; it survives this process's death from here on.
 
         Raises ValueError naming the field when a fact cannot be encoded, OSError when a fact finds no disk at
-        all. Samples (Payload.sample) raise neither: see the module's words.
+        all. Samples (Payload.sample) raise neither.
         """
         try:
             data = self._encoded(payload)
@@ -82,10 +82,14 @@ class Emitter:
         )
         lane = SAMPLES if payload.sample else FACTS
         numbered = self._has_seq and not payload.transient
-        thinned = self._spool.append(self._stream, lane, _BEFORE, after, numbered)
-        if thinned or (thinned is not None and self._spool.dropped != self._reported_drops):
-            self._report(thinned)
+        written = self._spool.append(self._stream, lane, _BEFORE, after, numbered)
+        if written.evicted or (written.is_recorded and self._spool.dropped != self._reported_drops):
+            self._report(written.evicted)
         return event_id
+
+    def close(self) -> None:
+        """Release the stream's descriptors once the run has ended. A later emit opens them again."""
+        self._stream.close()
 
     def _encoded(self, payload: Payload) -> bytes:
         fields = encode_data(payload)
@@ -106,27 +110,31 @@ class Emitter:
             return _json(now)  # "2026-01-31T10:00:00.000001Z", quotes included
         return b'"%b"' % now.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
 
-    def _report(self, thinned: list[DroppedSamples]) -> None:
-        """Say in the log of the run that was thinned how much is missing; a drop is said where it is seen."""
-        for loss in thinned:
+    def _report(self, losses: Iterable[DroppedSamples]) -> None:
+        """Log how many samples are missing: evicted ones in the log of their run, unwritten ones in this one."""
+        for loss in losses:
             if (emitter := self._sibling(loss.example)) is not None:
                 emitter._warn(
-                    f"{loss.count} log and metric events were thinned, the oldest first: the spool is full "
-                    f"({self._spool.max_bytes} bytes). Mend the way to ingest or raise POD_WORKER_SPOOL_MAX_MB."
+                    f"{loss.count} log and metric events were evicted, the oldest first: the spool is full "
+                    f"({self._spool.max_bytes} bytes). Restore the connection to ingest or raise "
+                    "POD_WORKER_SPOOL_MAX_MB."
                 )
         total = self._spool.dropped
         drops, self._reported_drops = total - self._reported_drops, total
         if drops and self._has_seq:
             self._warn(f"{drops} log and metric events could not be recorded: the disk is full.")
-            if self._spool.dropped > total:  # the warning found no room itself: say it with the next event
+            if self._spool.dropped > total:  # the warning itself was dropped: repeat it with the next event
                 self._reported_drops = total - drops
 
     def _warn(self, message: str) -> None:
         self.emit(RunLog(level="warn", message=message, source="outbox"))
 
     def _sibling(self, example: bytes) -> Emitter | None:
-        """An emitter for the run that an event belongs to; None if it is not about an attempt."""
-        found = msgspec.json.decode(example, type=_Envelope)
+        """An emitter for the run that an event belongs to; None if the event names no attempt."""
+        try:
+            found = msgspec.json.decode(example, type=_Envelope)
+        except msgspec.MsgspecError:  # a damaged line
+            return None
         kind, _, name = found.subject.partition("/")
         if kind != "run" or found.attempt is None:
             return None
@@ -135,7 +143,7 @@ class Emitter:
 
 
 class RunEmitter(Emitter):
-    """`core.stage.Emit` for one attempt of one run. `source` is `runpod://pod/<pod id>`."""
+    """`core.stage.EventEmitter` for one attempt of one run. `source` is `runpod://pod/<pod id>`."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ def _plan(kind: type[Payload]) -> _Plan:
 def encode_data(payload: Payload) -> bytes:
     """The payload's fields as a JSON object, without those that are None.
 
-    Raises Unencodable (a ValueError) naming the first field that cannot be sent.
+    Raises EncodingError (a ValueError) naming the first field that cannot be sent.
     """
     kind = type(payload)
     if kind is RunLog:
@@ -76,14 +76,14 @@ def encode_data(payload: Payload) -> bytes:
 
 def replacement_log(payload: Payload, problem: ValueError) -> RunLog:
     """The warning that takes the place of a metric, a log or a progress event that cannot be sent."""
-    if isinstance(payload, RunLog):  # its words are worth more than what hangs on them
+    if isinstance(payload, RunLog):  # the message matters more than its kv
         return replace(payload, kv={"left_out": str(problem)}, source="outbox")
     shown = {wire: _preview(getattr(payload, name)) for name, wire, _ in _PLANS.get(type(payload)) or ()}
     return RunLog(level="warn", message=f"{payload.type} was not recorded: {problem}", kv=shown)
 
 
 def _to_json(value: Any, path: str, kind: str, depth: int = 0) -> Json:
-    """Exact JSON types only, or Unencodable. Numpy and torch scalars become numbers by their `item()`."""
+    """Exact JSON types only, or EncodingError. Numpy and torch scalars become numbers by their `item()`."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
@@ -106,7 +106,7 @@ def _to_json(value: Any, path: str, kind: str, depth: int = 0) -> Json:
             for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_to_json(inner, f"{path}[{place}]", kind, depth + 1) for place, inner in enumerate(value)]
+        return [_to_json(inner, f"{path}[{index}]", kind, depth + 1) for index, inner in enumerate(value)]
     if callable(item := getattr(value, "item", None)) and getattr(value, "size", 1) == 1:
         return _to_json(item(), path, kind, depth + 1)
     raise EncodingError(kind, path, f"is a {type(value).__name__}, which is not JSON; send text or numbers")
@@ -119,7 +119,7 @@ def _key(key: Any, path: str, kind: str) -> str:
 
 
 def _sendable_log(log: RunLog) -> RunLog:
-    """A log line is never lost for its decoration: the message is cut, odd levels and values are made plain."""
+    """Truncates the message and replaces unknown levels and values that are not JSON, so that the line is kept."""
     if not isinstance(log.message, str):
         log = replace(log, message=str(log.message))
     if len(log.message) > LOG_MESSAGE_BYTES // 4:  # four bytes a character at most
@@ -148,7 +148,7 @@ def _preview(value: Any) -> Json:
 
 
 def truncate_bytes(text: str, limit: int) -> str:
-    """At most `limit` bytes of UTF-8, the words that say how much was cut included."""
+    """At most `limit` bytes of UTF-8, including the note that says how much was cut."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= limit:
         return text

@@ -1,7 +1,7 @@
 """ULIDs fast enough for the emit path: 48 bits of milliseconds, then 80 random bits that count up within one.
 
-Two processes draw different random bits, so ids never meet; a forked child draws anew. It refuses to promise
-order between processes, which is what `seq` is for.
+Two processes draw different random bits, so ids do not collide; a forked child draws its own. Ids of different
+processes are not ordered: `seq` is for that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LOW_LIMIT = 1 << _LOW_BITS
 
 
 def _base32(number: int, pairs: int) -> str:
-    return "".join(_PAIRS[(number >> (10 * place)) & 1023] for place in reversed(range(pairs)))
+    return "".join(_PAIRS[(number >> (10 * index)) & 1023] for index in reversed(range(pairs)))
 
 
 class UlidGenerator:

@@ -1,32 +1,34 @@
-"""One request to ingest and what its answer means, line by line. It sends and reads; it never retries.
+"""One request to ingest, and the meaning of its answer for each line. It sends and reads; it never retries.
 
-Only an answer that is recognisably ingest's own counts as an acknowledgement: a proxy's login page with
-status 200 does not.
+Only an answer that has ingest's own form counts as an acknowledgement: a proxy's login page with status 200
+does not. No message contains the token, or a password in the URL.
 """
 
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
 import msgspec
 import requests
+import urllib3
 
+from pod_worker.core.backoff import retry_after_seconds
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock
 
 _TIMEOUT_SECONDS = (5.0, 30.0)  # connect, read
 _DETAIL_LIMIT = 500
-# Codes of a line's refusal that say "not now" rather than "never".
+# Codes of a line's rejection that mean "not now" rather than "never".
 TRANSIENT_CODES = frozenset(
     {"transient", "retry", "unavailable", "internal", "timeout", "storage", "rate_limited", "overloaded"}
 )
 _TRANSIENT_STATUSES = frozenset({408, 425, 429})
 _CONTENT_STATUSES = frozenset({400, 413, 415, 422})
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>:? ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,9 @@ class LineRejection:
 
 @dataclass(frozen=True, slots=True)
 class BatchAccepted:
-    """Stored by ingest, other than the lines (by position in the request) that it refused or put off."""
+    """Stored by ingest, except the lines (by position in the request) that it rejected or deferred."""
 
-    refused: dict[int, LineRejection] = field(default_factory=dict)
+    rejected: dict[int, LineRejection] = field(default_factory=dict)
     deferred: frozenset[int] = frozenset()
     duplicates: int = 0
     fenced: int = 0
@@ -47,9 +49,9 @@ class BatchAccepted:
 
 @dataclass(frozen=True, slots=True)
 class BatchRejected:
-    """The request as a whole was refused for its content: some line in it is poison."""
+    """Ingest rejected the request as a whole for its content: some line in it is poison."""
 
-    refusal: LineRejection
+    rejection: LineRejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """Nothing will be acknowledged until a person changes something; `reason` says what."""
+    """Nothing is acknowledged until a person changes a setting; `reason` says which."""
 
     reason: str
 
@@ -94,23 +96,27 @@ class IngestClient:
 
     def __init__(self, url: str, token: str | None, clock: Clock) -> None:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"CONTROL_PLANE_URL must begin with http:// or https://, not {url!r}")
-        self.endpoint = url.rstrip("/") + "/api/ingest/events"
+            raise ValueError(f"CONTROL_PLANE_URL must begin with http:// or https://, not {_shown(url)!r}")
+        self._url = url.rstrip("/") + "/api/ingest/events"
+        self.endpoint = _shown(self._url)
         self._clock = clock
         self._session = requests.Session()
         self._session.auth = BearerAuth(token)
         self._session.headers.update({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"})
 
     def send(self, lines: Sequence[bytes]) -> SendResult:
-        """One request. `lines` end in newlines. Never raises for what a network or a server can do."""
+        """One request. `lines` end in newlines. Never raises for what a setting, a network or a server can do."""
         body = gzip.compress(b"".join(lines), compresslevel=1, mtime=0)
         try:
             # A redirect would turn the POST into a GET whose 200 acknowledges nothing.
-            response = self._session.post(
-                self.endpoint, data=body, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            response = self._session.post(self._url, data=body, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
+        except (ValueError, TypeError) as error:  # a header or URL that cannot be sent; its text may hold secrets
+            return Misconfigured(
+                f"no request to {self.endpoint} can be made ({type(error).__name__}); events are kept. "
+                "Check CONTROL_PLANE_URL, CONTROL_PLANE_TOKEN and the proxy settings."
             )
-        except requests.RequestException as error:
-            return Unavailable(f"{type(error).__name__}: {error}"[:_DETAIL_LIMIT])
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            return Unavailable(f"no answer from {self.endpoint} ({_reason(error)})"[:_DETAIL_LIMIT])
         return self._read(response, lines)
 
     def close(self) -> None:
@@ -122,7 +128,8 @@ class IngestClient:
             return self._read_counts(response, lines)
         detail = f"HTTP {status}: {response.text[:_DETAIL_LIMIT]}"
         if status >= 500 or status in _TRANSIENT_STATUSES:
-            return Unavailable(detail, _retry_after(response.headers.get("Retry-After"), self._clock.now()))
+            asked = retry_after_seconds(response.headers.get("Retry-After"), self._clock.now())
+            return Unavailable(detail, asked)
         if status in _CONTENT_STATUSES:
             return BatchRejected(LineRejection(str(status), detail))
         return Misconfigured(_configuration_hint(status, self.endpoint, response.headers.get("Location")))
@@ -130,38 +137,38 @@ class IngestClient:
     def _read_counts(self, response: requests.Response, lines: Sequence[bytes]) -> SendResult:
         try:
             counts = msgspec.json.decode(response.content, type=_Counts)
-        except msgspec.DecodeError:
+        except msgspec.MsgspecError:
             return Misconfigured(
                 f"{self.endpoint} answered {response.status_code} but not as ingest does; events are kept. "
                 "Set CONTROL_PLANE_URL to the control plane itself, not to a proxy's page."
             )
-        refused: dict[int, LineRejection] = {}
+        rejected: dict[int, LineRejection] = {}
         deferred: set[int] = set()
-        for place, error in _by_position(counts.errors, lines):
+        for index, error in _by_position(counts.errors, lines):
             if error.transient or (error.transient is None and error.code in TRANSIENT_CODES):
-                deferred.add(place)
+                deferred.add(index)
             else:
-                refused[place] = LineRejection(error.code or "invalid", _text(error.error))
-        return BatchAccepted(refused, frozenset(deferred), counts.duplicates, counts.fenced)
+                rejected[index] = LineRejection(error.code or "invalid", _text(error.error))
+        return BatchAccepted(rejected, frozenset(deferred), counts.duplicates, counts.fenced)
 
 
 def _by_position(errors: list[_LineError], lines: Sequence[bytes]) -> list[tuple[int, _LineError]]:
     """Each error with its line's position: by event id where given, else by the 1-based line number."""
     if not errors:
         return []
-    places = {_id_of(line): place for place, line in enumerate(lines)}
+    positions = {_id_of(line): index for index, line in enumerate(lines)}
     found = []
     for error in errors:
-        place = places.get(error.event_id, -1) if error.event_id else (error.line or 0) - 1
-        if 0 <= place < len(lines):
-            found.append((place, error))
+        index = positions.get(error.event_id, -1) if error.event_id else (error.line or 0) - 1
+        if 0 <= index < len(lines):
+            found.append((index, error))
     return found
 
 
 def _id_of(line: bytes) -> str:
     try:
         return msgspec.json.decode(line, type=_IdOnly).id
-    except msgspec.DecodeError:  # bytes that a power cut left behind; ingest refuses them by line number
+    except msgspec.MsgspecError:  # a damaged line; ingest rejects it by line number
         return ""
 
 
@@ -178,15 +185,15 @@ def _configuration_hint(status: int, endpoint: str, location: str | None) -> str
     return f"{endpoint} answers HTTP {status}; events are kept. Check CONTROL_PLANE_URL and the control plane."
 
 
-def _retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds, from either form of the header (RFC 9110 section 10.2.3); None if absent or unreadable."""
-    if not header:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - now).total_seconds())
-    except (ValueError, TypeError):
-        return None
+def _reason(error: Exception) -> str:
+    """The innermost cause, without the object addresses that urllib3 puts into it."""
+    inner = error.args[0] if error.args else None
+    cause = _OBJECT.sub("", str(getattr(inner, "reason", None) or ""))
+    return f"{type(error).__name__}: {cause}" if cause else type(error).__name__
+
+
+def _shown(url: str) -> str:
+    """The URL without a user name and password."""
+    scheme, found, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{found}{authority.rpartition('@')[2]}{slash}{path}" if found else url.rpartition("@")[2]

@@ -1,8 +1,9 @@
-"""The thread that brings spooled events to ingest and marks them delivered after ingest has said so.
+"""The thread that sends spooled events to ingest and marks them delivered after ingest has acknowledged them.
 
-At least once: an event leaves the spool's backlog only when an answer acknowledged or refused that very line,
-so a crash sends again and ingest absorbs it. It never blocks `emit`, never discards on an error, and keeps
-lines that ingest refuses for good in the spool's dead-letter file.
+At least once: an event leaves the backlog only when an answer accepted or rejected that very line. A crash sends
+again, and ingest absorbs the duplicate. The shipper never blocks `emit` and never discards on an error. It keeps
+lines that ingest rejects for good in the spool's dead-letter file. No error of one stream stops the others, and
+no error ends the thread.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ from pod_worker.outbox.ingest_client import (
     Unavailable,
 )
 from pod_worker.outbox.retry_backoff import RetryBackoff
-from pod_worker.outbox.spool import Spool
+from pod_worker.outbox.spool import Spool, SpoolInUseError
 
 CATCH_UP_LINES = 500
 _BATCH_BYTES = 4 * 1024 * 1024  # decoded; ingest takes 8 MiB
 _WARN_AGAIN_SECONDS = 600.0
 _FAILURES_TO_WARN = 3
-_TEND_SECONDS = 30.0
+_HOUSEKEEPING_SECONDS = 30.0
+_BROKEN_STREAM_SECONDS = 5.0  # how long a stream that cannot be read is left alone
 KEEP_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class ShipperStats:
-    acknowledged: int = 0  # lines that ingest took (duplicates and fenced ones included)
+    acknowledged: int = 0  # lines that ingest accepted (duplicates and fenced ones included)
     duplicates: int = 0
     fenced: int = 0
-    refused: int = 0  # lines in a dead-letter file
-    failures: int = 0  # requests that brought nothing
+    rejected: int = 0  # lines in a dead-letter file
+    failures: int = 0  # requests that acknowledged nothing, and errors of the spool
     requests: int = 0
-    dropped: int = 0  # samples this process could not write for want of disk
+    dropped: int = 0  # samples that this process could not write because the disk was full
     pending_bytes: int = 0
-    last_trouble: str | None = None  # None as soon as something is acknowledged
+    last_failure: str | None = None  # None as soon as something is acknowledged
 
 
 class Shipper:
@@ -72,15 +74,15 @@ class Shipper:
         self._spools = list(spools)
         self._batch_events, self._batch_seconds = batch_events, batch_seconds
         self._tick_seconds = min(0.25, batch_seconds / 4)
-        self._patience = RetryBackoff(rng or random.Random())
+        self._backoff = RetryBackoff(rng or random.Random())
         self._log = log
         self._keep_seconds = keep_seconds
         self._changed = threading.Condition()
         self._backlogs: dict[str, Backlog] = {}
         self._stats = ShipperStats()
-        self._warned: dict[str, float] = {}
+        self._warned: dict[str, float] = {}  # when each message was last logged
         self._line_limit = CATCH_UP_LINES
-        self._tended_at = 0.0
+        self._housekept_at = 0.0
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
@@ -89,7 +91,7 @@ class Shipper:
         self._thread.start()
 
     def stop(self, timeout: float = 35.0) -> None:
-        """End the thread after the request in flight. Flushes nothing: what is left stays on disk."""
+        """End the thread after the request in flight. Does not flush: undelivered events stay on disk."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -102,23 +104,23 @@ class Shipper:
             self._spools.append(spool)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was emitted before the call is acknowledged or refused; False after `timeout`
-        seconds. Events put off by ingest and a wait that ingest asked for (Retry-After) count as not done."""
+        """Wait until all events emitted before the call are acknowledged or rejected; False after `timeout`
+        seconds. Deferred events and a wait that ingest asked for (Retry-After) count as not done."""
         deadline = time.monotonic() + timeout
         with self._changed:
             folders = [folder for spool in self._spools for folder in spool.stream_folders()]
-            goals = {str(folder): Backlog(folder).complete_sizes() for folder in folders}
-            self._patience.begin_flush()
+            targets = {str(folder): Backlog(folder).complete_sizes() for folder in folders}
+            self._backoff.begin_flush()
             self._changed.notify_all()
             try:
-                while not self._is_reached(goals):
+                while not self._is_reached(targets):
                     left = deadline - time.monotonic()
                     if left <= 0 or self._is_stopping:
                         return False
                     self._changed.wait(left)
                 return True
             finally:
-                self._patience.flushing -= 1
+                self._backoff.flushing -= 1
 
     def stats(self) -> ShipperStats:
         with self._changed:
@@ -132,8 +134,8 @@ class Shipper:
         while True:
             try:
                 pause = self._ship_once()
-            except OSError as error:  # the spool's own disk: keep the thread, the events are where they were
-                pause = self._back_off(Unavailable(f"the spool cannot be read: {error}"))
+            except Exception as error:  # the thread must outlive any error; the events stay where they are
+                pause = self._record_failure(Unavailable(f"the shipper failed: {_summary(error)}"))
             with self._changed:
                 if self._is_stopping:
                     return
@@ -143,18 +145,22 @@ class Shipper:
     def _ship_once(self) -> float:
         """One pass over all streams; seconds to wait before the next."""
         now = self._clock.monotonic()
-        if now < self._patience.retry_at:
-            return self._patience.retry_at - now
-        if now >= self._tended_at + _TEND_SECONDS:
+        if now < self._backoff.retry_at:
+            return self._backoff.retry_at - now
+        if now >= self._housekept_at + _HOUSEKEEPING_SECONDS:
             self._housekeep(now)
         has_sent = False
         for backlog in self._found_backlogs():
-            lines = self._due(backlog, now)
+            try:
+                lines = self._due(backlog, now)
+            except (OSError, ValueError) as error:
+                self._set_aside(backlog, error, now)
+                continue
             if not lines:
                 continue
-            trouble = self._send_lines(backlog, lines)
-            if trouble is not None:
-                return self._back_off(trouble)
+            failure = self._send_lines(backlog, lines)
+            if failure is not None:
+                return self._record_failure(failure)
             has_sent = True
             if self._is_stopping:
                 break
@@ -164,17 +170,36 @@ class Shipper:
         with self._changed:
             found: dict[str, Backlog] = {}
             for spool in self._spools:
+                self._restore(spool)
                 for name in spool.stream_names():
                     folder = f"{spool.directory}/{name}"
                     found[folder] = self._backlogs.get(folder) or Backlog(spool.directory / name)
             self._backlogs = found
             return list(found.values())
 
+    def _restore(self, spool: Spool) -> None:
+        try:
+            if spool.restore():
+                self._warn(
+                    f"another program removed the spool {spool.directory}: undelivered events in it are lost. "
+                    "It exists again; exclude it from cleaning jobs."
+                )
+        except (OSError, SpoolInUseError) as error:
+            self._warn(f"the spool {spool.directory} is gone and cannot be created again: {_summary(error)}")
+
+    def _set_aside(self, backlog: Backlog, error: Exception, now: float) -> None:
+        """Leave a stream that cannot be read alone for a while; the others go on."""
+        backlog.retry_at = now + _BROKEN_STREAM_SECONDS
+        reason = f"the events in {backlog.directory} cannot be read: {_summary(error)}"
+        with self._changed:
+            self._stats = replace(self._stats, failures=self._stats.failures + 1, last_failure=reason)
+        self._warn(reason)
+
     def _due(self, backlog: Backlog, now: float) -> list[SpooledLine]:
         """The next batch of a stream, if it is large or old enough to go."""
-        if backlog.is_quiet(now) and not self._patience.flushing:
+        if now < backlog.retry_at or (backlog.is_quiet(now) and not self._backoff.flushing):
             return []
-        with_deferred = backlog.has_held() and now >= self._patience.retry_deferred_at
+        with_deferred = backlog.has_deferred() and now >= self._backoff.retry_deferred_at
         lines = backlog.next_lines(self._line_limit, _BATCH_BYTES, with_deferred)
         if not lines:
             backlog.waiting_since = None
@@ -184,16 +209,16 @@ class Shipper:
             backlog.waiting_since = now
         is_full = len(lines) >= min(self._batch_events, self._line_limit)
         is_old = now >= backlog.waiting_since + self._batch_seconds
-        return lines if is_full or is_old or with_deferred or self._patience.flushing else []
+        return lines if is_full or is_old or with_deferred or self._backoff.flushing else []
 
     def _send_lines(self, backlog: Backlog, lines: list[SpooledLine]) -> SendFailure | None:
-        outcome = send_batch(self._send, lines)
-        if outcome is None:
-            self._line_limit = SUSPECT_LINES  # look for the poison in a small batch, next round
+        result = send_batch(self._send, lines)
+        if result is None:
+            self._line_limit = SUSPECT_LINES  # look for the poison line in a small batch, next round
             return None
-        if outcome.accepted or outcome.refused or outcome.trouble is None:
-            self._record_result(backlog, lines, outcome)
-        return outcome.trouble
+        if result.accepted or result.rejected or result.failure is None:
+            self._record_result(backlog, lines, result)
+        return result.failure
 
     def _send(self, lines: Sequence[SpooledLine]) -> SendResult:
         answer = self._client.send([line.data for line in lines])
@@ -207,67 +232,69 @@ class Shipper:
                 )
         return answer
 
-    def _record_result(self, backlog: Backlog, lines: list[SpooledLine], outcome: BatchResult) -> None:
-        kept = self._store_dead_letters(backlog.directory.parent, outcome.refused)
-        deferred = outcome.deferred + kept
+    def _record_result(self, backlog: Backlog, lines: list[SpooledLine], result: BatchResult) -> None:
+        unstored = self._store_dead_letters(backlog.directory.parent, result.rejected)
+        deferred = result.deferred + unstored
         with self._changed:
             backlog.acknowledge(lines, deferred)
             self._stats = replace(
                 self._stats,
-                acknowledged=self._stats.acknowledged + len(outcome.accepted),
-                refused=self._stats.refused + len(outcome.refused) - len(kept),
-                last_trouble=None if outcome.accepted else self._stats.last_trouble,
+                acknowledged=self._stats.acknowledged + len(result.accepted),
+                rejected=self._stats.rejected + len(result.rejected) - len(unstored),
+                last_failure=None if result.accepted else self._stats.last_failure,
             )
             backlog.waiting_since = None
-            if outcome.accepted:
-                self._patience.failures = 0
+            if result.accepted:
+                self._backoff.failures = 0
                 self._warned.clear()
                 self._line_limit = min(CATCH_UP_LINES, self._line_limit * 2)
             if deferred:
-                self._patience.record_deferral(self._clock.monotonic())
-            elif not backlog.has_held():
-                self._patience.deferrals = 0
+                self._backoff.record_deferral(self._clock.monotonic())
+            elif not backlog.has_deferred():
+                self._backoff.deferrals = 0
             self._changed.notify_all()
 
     def _store_dead_letters(
-        self, spool: Path, refused: Collection[tuple[SpooledLine, LineRejection]]
+        self, spool: Path, rejected: Collection[tuple[SpooledLine, LineRejection]]
     ) -> list[SpooledLine]:
-        """Refused lines go to the dead-letter file, whole, with the reason. Returns them if the disk is full."""
-        if not refused:
+        """Store rejected lines whole, with the reason. Returns them if the disk does not take them."""
+        if not rejected:
             return []
-        owner = next(found for found in self._spools if found.directory == spool)
         records = [
             msgspec.json.encode(
                 {
                     "refused_at": self._clock.now(),
-                    "code": refusal.code,
-                    "error": refusal.error,
+                    "code": rejection.code,
+                    "error": rejection.error,
                     "event": line.data.decode("utf-8", "replace").rstrip("\n"),
                 }
             )
-            for line, refusal in refused
+            for line, rejection in rejected
         ]
+        owner = next((found for found in self._spools if found.directory == spool), None)
         try:
+            if owner is None:  # removed just now: the next pass no longer sees its streams
+                raise FileNotFoundError(spool)
             owner.append_dead_letter(b"\n".join(records) + b"\n")
         except OSError:
-            return [line for line, _ in refused]
-        _, first = next(iter(refused))
+            return [line for line, _ in rejected]
+        _, first = next(iter(rejected))
         self._log(
-            f"ingest refused {len(refused)} events ({first.code}: {first.error}); "
+            f"ingest rejected {len(rejected)} events ({first.code}: {first.error}); "
             f"they are kept in {owner.dead_letter}"
         )
         return []
 
     # -- waiting ---------------------------------------------------------------------------------------------
 
-    def _back_off(self, trouble: SendFailure) -> float:
-        """Note the trouble, say it where a person can help, and return how long to wait."""
+    def _record_failure(self, failure: SendFailure) -> float:
+        """Note the failure, log it where a person can help, and return how long to wait."""
         with self._changed:
-            self._stats = replace(self._stats, failures=self._stats.failures + 1, last_trouble=trouble.reason)
-            pause = self._patience.record_failure(trouble, self._clock.monotonic())
+            self._stats = replace(self._stats, failures=self._stats.failures + 1, last_failure=failure.reason)
+            pause = self._backoff.record_failure(failure, self._clock.monotonic())
             self._changed.notify_all()
-        if isinstance(trouble, Misconfigured) or self._patience.failures >= _FAILURES_TO_WARN:
-            self._warn(trouble.reason)
+        if isinstance(failure, Misconfigured) or self._backoff.failures >= _FAILURES_TO_WARN:
+            self._warn(failure.reason)
         return pause
 
     def _is_reached(self, targets: dict[str, dict[str, int]]) -> bool:
@@ -288,12 +315,24 @@ class Shipper:
 
     def _housekeep(self, now: float) -> None:
         """Now and then: the reserve, cursors that a full disk refused, delivered streams that are old."""
-        self._tended_at = now
+        self._housekept_at = now
         with self._changed:
             for backlog in self._backlogs.values():
                 backlog.save()
             for spool in list(self._spools):
-                spool.fill_reserve()
-                spool.prune(self._keep_seconds)
-                if spool.remove_if_empty():
-                    self._spools.remove(spool)
+                try:
+                    self._housekeep_spool(spool)
+                except OSError as error:
+                    self._warn(f"the spool {spool.directory} cannot be kept: {_summary(error)}")
+
+    def _housekeep_spool(self, spool: Spool) -> None:
+        spool.fill_reserve()
+        spool.prune(self._keep_seconds)
+        if spool.remove_if_empty():
+            self._spools.remove(spool)
+
+
+def _summary(error: Exception) -> str:
+    """The error without its text where that may hold a header or a URL."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -1,8 +1,8 @@
-"""A worker's folder of undelivered and recently delivered events, and who owns it.
+"""A worker's folder of undelivered and recently delivered events, and its ownership.
 
 One folder per worker incarnation. Its owner holds a flock for as long as it lives, so that a later worker can
-tell a dead one's spool and adopt it; a child process joins without owning. It bounds the folder's size and
-keeps a reserve for facts on a full disk. It knows nothing of events' contents or of the network.
+recognize the spool of a dead one and adopt it; a child process attaches without owning. The spool bounds the
+folder's size and keeps a reserve for facts on a full disk. It knows neither events' contents nor the network.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.outbox.segment_files import FACTS, SAMPLES, segment_entries, whole_lines
 from pod_worker.outbox.spool_eviction import DroppedSamples, evict, segments
-from pod_worker.outbox.stream import FACTS, SAMPLES, Stream, Write
+from pod_worker.outbox.stream import Stream, Write
 
 DEFAULT_BYTES = 512 * 1024 * 1024
 _SEGMENT_BYTES = 4 * 1024 * 1024
 _RESERVE_BYTES = 1024 * 1024
 _NAME_LIMIT = 150
+_OPEN_STREAMS = 16  # with descriptors of this process; older ones are closed and reopen when they are written
 _OWNER, _MEMBERS, _RESERVE = "owner.lock", "members.lock", "reserve"
 DEAD_LETTER = "dead_letter.ndjson"
 DEAD_LETTER_BYTES = 64 * 1024 * 1024
@@ -40,8 +44,19 @@ class _Identified(msgspec.Struct):
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """Whether a line is on disk, and the undelivered samples that were removed to make room."""
+
+    is_recorded: bool
+    evicted: tuple[DroppedSamples, ...] = ()
+
+
+_RECORDED, _DROPPED = WriteResult(True), WriteResult(False)
+
+
 class Spool:
-    """Use `Spool.open` (the worker), `Spool.join` (its child, or a reader) or `adopt_orphans`."""
+    """Use `Spool.open` (the worker), `Spool.attach` (its child, or a reader) or `adopt_orphans`."""
 
     def __init__(
         self,
@@ -61,19 +76,19 @@ class Spool:
         self._segment_bytes = max(4096, min(_SEGMENT_BYTES, max_bytes // 16))
         self._mutex = threading.Lock()
         self._streams: dict[str, Stream] = {}
-        self._member_fd = os.open(directory / _MEMBERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._member_fd, fcntl.LOCK_SH)
+        self._member_fd = _join(directory)
 
     @classmethod
     def open(cls, root: Path, worker_id: str, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
         """Create (or take over from a dead owner) the folder of this worker and own it.
 
-        Raises SpoolInUseError if a living process owns it, OSError if the disk refuses.
+        Raises SpoolInUseError if a living process owns it, OSError if the disk refuses or if `root` is a link or
+        belongs to another user.
         """
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_private(root)
         final = root / f"worker-{_file_name(worker_id)}"
         if not final.exists():
-            # Owned before it has its name: nobody can adopt a spool in the moment between.
+            # Owned before it has its name: no other worker can adopt it in the moment between.
             fresh = root / f".new-{final.name}-{os.getpid()}"
             fresh.mkdir(mode=0o700)
             fd = _try_own(fresh)
@@ -88,7 +103,7 @@ class Spool:
 
     @classmethod
     def attach(cls, directory: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
-        """Share a folder that somebody else owns: to emit into it (a child) or to read it."""
+        """Share a folder that another process owns, to emit into it (a child) or to read it."""
         return cls(directory, max_bytes, clock)
 
     @property
@@ -102,19 +117,22 @@ class Spool:
     # -- writing ---------------------------------------------------------------------------------------------
 
     def stream(self, name: str) -> Stream:
-        """The one Stream of this process for a name made by `run_stream` or `pod_stream`."""
+        """The one Stream of this process for a name made by `run_stream` or `pod_stream`.
+
+        At most _OPEN_STREAMS keep their descriptors: a long-lived worker works on many runs, one after another.
+        """
         with self._mutex:
             if name not in self._streams:
                 self._streams[name] = Stream(self.directory / name, self._segment_bytes, self._write)
+                for older in [*self._streams.values()][:-_OPEN_STREAMS]:
+                    older.close()
             return self._streams[name]
 
-    def append(
-        self, stream: Stream, lane: int, before: bytes, after: bytes, numbered: bool
-    ) -> list[DroppedSamples] | None:
-        """One durable line. Returns what had to be thinned to keep the bound (nearly always nothing).
+    def append(self, stream: Stream, lane: int, before: bytes, after: bytes, numbered: bool) -> WriteResult:
+        """One durable line. A sample that the disk refuses is counted in `dropped` and not recorded.
 
-        None for a sample that the disk refused; it is counted in `dropped`. A fact makes room for itself:
-        delivered segments, then samples, then the reserve; only then is OSError raised.
+        A fact makes room for itself: delivered segments go first, then samples, then the reserve; only then is
+        OSError raised.
         """
         try:
             closed = stream.append(lane, before, after, numbered)
@@ -122,15 +140,15 @@ class Spool:
             if lane == SAMPLES:
                 with self._mutex:
                     self.dropped += 1
-                return None
+                return _DROPPED
             return self._append_fact(stream, before, after, numbered)
-        return self.enforce_limit() if closed else []
+        return WriteResult(True, self.enforce_limit()) if closed else _RECORDED
 
-    def _append_fact(self, stream: Stream, before: bytes, after: bytes, numbered: bool) -> list[DroppedSamples]:
-        _, thinned = evict(self.stream_folders(), 2 * self._segment_bytes, may_thin=True)
+    def _append_fact(self, stream: Stream, before: bytes, after: bytes, numbered: bool) -> WriteResult:
+        _, evicted = evict(self.stream_folders(), 2 * self._segment_bytes, may_drop_samples=True)
         try:
             stream.append(FACTS, before, after, numbered)
-            return thinned
+            return WriteResult(True, evicted)
         except OSError:
             (self.directory / _RESERVE).unlink(missing_ok=True)
         try:
@@ -138,32 +156,34 @@ class Spool:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}: an event could not be recorded; free disk under {self.directory}",
+                f"{error.strerror}: an event could not be recorded; free space and inodes under {self.directory}",
             ) from error
-        return thinned
+        return WriteResult(True, evicted)
 
-    def enforce_limit(self) -> list[DroppedSamples]:
-        """Bring the folder back under `max_bytes`; returns what undelivered samples that cost."""
+    def enforce_limit(self) -> tuple[DroppedSamples, ...]:
+        """Bring the folder back under `max_bytes`; returns the undelivered samples that were removed for it."""
         excess = self.size_bytes() - self.max_bytes
         if excess <= 0:
-            return []
-        freed, _ = evict(self.stream_folders(), excess, may_thin=False)
+            return ()
+        freed, _ = evict(self.stream_folders(), excess, may_drop_samples=False)
         if freed < excess:
             # Runs that ended long ago keep small segments open: end those that are delivered.
             for folder in self.stream_folders():
                 if any(found.is_acked and found.bytes and not found.is_closed for found in segments(folder)):
                     self.stream(folder.name).close_segments()
-        return evict(self.stream_folders(), excess - freed, may_thin=True)[1] if freed < excess else []
+        return evict(self.stream_folders(), excess - freed, may_drop_samples=True)[1] if freed < excess else ()
 
     def fill_reserve(self) -> bool:
         """Keep a little of the disk for facts. False while the disk is too full to."""
         path = self.directory / _RESERVE
         if path.exists():
             return True
-        free = shutil.disk_usage(self.directory).free
-        if free < 4 * _RESERVE_BYTES:
+        try:
+            if shutil.disk_usage(self.directory).free < 4 * _RESERVE_BYTES:
+                return False
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:  # no inode left, or the folder is gone
             return False
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, _RESERVE_BYTES)
         except OSError:
@@ -178,13 +198,23 @@ class Spool:
         path = self.dead_letter
         if path.exists() and path.stat().st_size + len(letters) > DEAD_LETTER_BYTES:
             os.replace(path, path.with_suffix(".old.ndjson"))
-        with open(path, "ab") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "ab") as file:
             file.write(letters)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
     def stream_names(self) -> list[str]:
-        return sorted(name for name in os.listdir(self.directory) if name.startswith(("run-", "pod-")))
+        """Empty also while the folder is missing: see `restore`."""
+        try:
+            with os.scandir(self.directory) as entries:
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if entry.name.startswith(("run-", "pod-")) and entry.is_dir(follow_symlinks=False)
+                )
+        except FileNotFoundError:
+            return []
 
     def stream_folders(self) -> list[Path]:
         return [self.directory / name for name in self.stream_names()]
@@ -194,18 +224,38 @@ class Spool:
         return sum(found.bytes for folder in self.stream_folders() for found in segments(folder))
 
     def lines(self, name: str | None = None) -> Iterator[bytes]:
-        """Every whole line still on disk, of one stream or of all: facts, samples, then those set aside."""
+        """Every whole line still on disk, of one stream or of all: facts, overflow, then samples."""
         for folder in self.stream_folders() if name is None else [self.directory / name]:
-            for path in sorted(folder.glob("*.ndjson")):
-                data = path.read_bytes()
-                yield from data[: data.rfind(b"\n") + 1].splitlines()
+            for entry in segment_entries(folder):
+                yield from whole_lines(Path(entry.path))
 
     def event_ids(self, run_id: str, attempt: int) -> list[str]:
         """The id of every event of an attempt that is still on disk (all of them until pruned or over bound)."""
         lines = self.lines(run_stream(run_id, attempt))
         return [msgspec.json.decode(line, type=_Identified).id for line in lines]
 
-    # -- ending ----------------------------------------------------------------------------------------------
+    # -- keeping and ending ----------------------------------------------------------------------------------
+
+    def restore(self) -> bool:
+        """Create and own the folder again where another program removed it; True if that was needed.
+
+        What was in it and not delivered is lost. New events are kept, and no other worker adopts the folder.
+        Raises OSError if the disk refuses, SpoolInUseError if another worker has taken the name meanwhile.
+        """
+        if self._owner_fd is None or _is_linked(self._owner_fd, self.directory / _OWNER):
+            return False
+        _make_private(self.directory)
+        fd = _try_own(self.directory)
+        if fd is None:
+            raise SpoolInUseError(f"{self.directory} was removed and belongs to another worker now")
+        with self._mutex:
+            for stream in self._streams.values():
+                stream.close()
+            os.close(self._owner_fd)
+            os.close(self._member_fd)
+            self._owner_fd, self._member_fd = fd, _join(self.directory)
+        self.fill_reserve()
+        return True
 
     def prune(self, older_than: float) -> int:
         """Remove streams that are wholly delivered and quiet for `older_than` seconds; returns how many."""
@@ -221,11 +271,12 @@ class Spool:
             if is_disposable(folder):
                 removed += self.stream(folder.name).remove(lambda folder=folder: is_disposable(folder))  # type: ignore[misc]
                 with self._mutex:
-                    self._streams.pop(folder.name).close()
+                    if (stream := self._streams.pop(folder.name, None)) is not None:
+                        stream.close()
         return removed
 
     def remove_if_empty(self) -> bool:
-        """Remove an adopted folder with no stream, no dead letter of this month and nobody else in it."""
+        """Remove an adopted folder with no stream, no dead letter of this month and no other process in it."""
         oldest = self._clock.now().timestamp() - DEAD_LETTER_SECONDS
         letter = self.dead_letter
         if not self.is_adopted or self.stream_folders() or (letter.exists() and letter.stat().st_mtime > oldest):
@@ -251,10 +302,10 @@ class Spool:
 
 
 def adopt_orphans(root: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> list[Spool]:
-    """Own every spool under `root` whose worker is dead, so that what it left is still delivered."""
+    """Own every spool under `root` whose worker is dead, so that its events are still delivered."""
     found = []
     for directory in sorted(root.glob("worker-*")):
-        fd = _try_own(directory)
+        fd = None if directory.is_symlink() else _try_own(directory)
         if fd is not None:
             found.append(Spool(directory, max_bytes, clock, fd))
             found[-1].is_adopted = True
@@ -276,16 +327,44 @@ def _file_name(name: str) -> str:
 
 
 def _try_own(directory: Path) -> int | None:
-    """The descriptor that holds the owner's lock, or None if somebody living holds it."""
+    """The descriptor that holds the owner's lock, or None while a living process holds it."""
     try:
-        fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
+        fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.stat(directory / _OWNER).st_ino == os.fstat(fd).st_ino:
+        if _is_linked(fd, directory / _OWNER):
             return fd
-    except (BlockingIOError, FileNotFoundError):  # owned, or removed by its owner just now
+    except BlockingIOError:
         pass
     os.close(fd)
     return None
+
+
+def _join(directory: Path) -> int:
+    """The descriptor that says: a process uses this folder."""
+    fd = os.open(directory / _MEMBERS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _is_linked(fd: int, path: Path) -> bool:
+    """Whether `path` is still the file that is open as `fd`."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _make_private(folder: Path) -> None:
+    """A folder of this user that others can neither read nor write. Raises OSError where that is not possible."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        problem = "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "belongs to another user"
+        raise PermissionError(
+            f"the spool folder {folder} {problem}: set POD_WORKER_SPOOL_DIR to a folder of your own"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o027:  # group may search: a child under another uid reaches its own folder
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o027)

@@ -2,8 +2,8 @@
 
 Two lanes of append-only segments (`facts`, `samples`) and a small header that holds the last `seq` and the
 committed length of each lane, all moved under one flock. A line is in the kernel before `append` returns, so
-it survives SIGKILL at any instruction; it is not synced, so it does not promise to survive a power cut. The
-lock is waited for at most a second: behind a frozen process the line goes to a file of its own, without seq.
+it survives SIGKILL at any instruction. It is not synced, so it may not survive a power cut. The lock is waited
+for at most a second: behind a frozen process the line goes to an overflow file of this process, without seq.
 """
 
 from __future__ import annotations
@@ -19,13 +19,25 @@ from pathlib import Path
 
 import msgspec
 
-FACTS, SAMPLES = 0, 1
-LANES = ("facts", "samples")
+from pod_worker.outbox.segment_files import (
+    FACTS,
+    LANES,
+    OVERFLOW,
+    SAMPLES,
+    lane_of,
+    number_of,
+    open_segment,
+    segment_entries,
+    segment_name,
+)
+
 LOCK_SECONDS = 1.0
-_LOCK_MEMORY_SECONDS = 5.0  # after one wait in vain, how long the next emits do not wait at all
+_LOCK_MEMORY_SECONDS = 5.0  # after one wait without success, how long the next emits do not wait at all
+_LINK_CHECK_SECONDS = 1.0  # how often an open header is checked for having been unlinked
+_SEQ_LIMIT = 1 << 62  # a larger one is damage
 _HEAD = struct.Struct("<8s5Q")  # magic, last seq, then (segment, committed bytes) of facts and of samples
 _MAGIC = b"spool-v1"
-_REMOVED_MAGIC = b"removed!"  # written before a pruned folder is unlinked: whoever still holds it open starts anew
+_REMOVED_MAGIC = b"removed!"  # written before a pruned folder is unlinked: its open streams then reopen
 _START = (_MAGIC, 0, 1, 0, 1, 0)
 _Head = tuple[bytes, int, int, int, int, int]
 Write = Callable[[int, bytes], int]
@@ -35,21 +47,18 @@ class _Numbered(msgspec.Struct):
     seq: int = 0
 
 
-def segment_name(lane: int, number: int) -> str:
-    return f"{LANES[lane]}.{number:08d}.ndjson"
-
-
 def read_head(directory: Path) -> _Head:
     """The header without the lock, for readers that only need to know which segments are closed."""
     try:
-        return _unpacked((directory / "head").read_bytes())
+        with open_segment(directory / "head") as file:
+            return _unpacked(file.read(_HEAD.size))
     except FileNotFoundError:
         return _START
 
 
 class Stream:
     _head_fd: int
-    _aside_fd: int
+    _overflow_fd: int
     _lane_fds: list[int]
     _lane_segments: list[int]
 
@@ -57,26 +66,29 @@ class Stream:
         self.directory = directory
         self._segment_bytes = segment_bytes
         self._write = write
-        self._skip_lock_until = 0.0
+        self._skip_lock_until = self._check_links_at = 0.0
         self._reset_descriptors()
 
     def append(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
         """Write `before`, the next seq (where `numbered`) and `after` as one line; True if a segment closed.
 
-        Raises OSError (ENOSPC and kin) having recorded nothing.
+        Raises OSError (ENOSPC and similar) having recorded nothing.
         """
         if os.getpid() != self._pid:
             self._reset_descriptors()  # a forked child shares its parent's lock and needs one of its own
         if not self._mutex.acquire(timeout=LOCK_SECONDS):
-            return self._append_aside(before + after)
+            return self._append_overflow(before + after)
         try:
             head = self._lock()
             if head is None:
-                return self._append_aside(before + after)
+                return self._append_overflow(before + after)
             try:
                 return self._append_locked(head, lane, before, after, numbered)
+            except (FileNotFoundError, struct.error):
+                pass  # another program removed the folder or damaged the header
             finally:
                 fcntl.flock(self._head_fd, fcntl.LOCK_UN)
+            return self._append_after_rebuild(lane, before, after, numbered)
         finally:
             self._mutex.release()
 
@@ -109,8 +121,18 @@ class Stream:
                 self._close()
 
     def close(self) -> None:
+        """Release the descriptors. A later append opens them again."""
         with self._mutex:
             self._close()
+
+    def _append_after_rebuild(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
+        self._close()
+        if self._lock() is None:
+            return self._append_overflow(before + after)
+        try:
+            return self._append_locked(self._rebuild_head(seq=0), lane, before, after, numbered)
+        finally:
+            fcntl.flock(self._head_fd, fcntl.LOCK_UN)
 
     # -- under the lock ------------------------------------------------------------------------------------
 
@@ -140,7 +162,7 @@ class Stream:
         return closed
 
     def _is_consistent(self, head: _Head) -> bool:
-        """Nobody died between a line and the header, and the open segments are the current ones."""
+        """Whether no process died between a line and the header, and the open segments are the current ones."""
         return (
             head[0] == _MAGIC
             and head[2] == self._lane_segments[FACTS]
@@ -150,7 +172,7 @@ class Stream:
         )
 
     def _recover(self) -> _Head:
-        """Open the current segments and take in what a process wrote there before it died."""
+        """Open the current segments and count in what a process wrote there before it died."""
         head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
         if head[0] != _MAGIC:
             head = self._rebuild_head(seq=0)
@@ -162,18 +184,20 @@ class Stream:
                 return self._rebuild_head(seq)
             end, last = _truncate_torn_line(self._lane_fds[lane], committed)
             lanes[2 * lane + 1], seq = end, max(seq, last)
-        mended = (_MAGIC, seq, lanes[0], lanes[1], lanes[2], lanes[3])
-        self._save(mended)
-        return mended
+        recovered = (_MAGIC, seq, lanes[0], lanes[1], lanes[2], lanes[3])
+        self._save(recovered)
+        return recovered
 
     def _rebuild_head(self, seq: int) -> _Head:
         """The header from the segments alone: for a new folder, and after a power cut."""
         state: list[int] = []
         for lane in (FACTS, SAMPLES):
             numbers = [1]
-            for path in self.directory.glob(f"{LANES[lane]}.*.ndjson"):
-                numbers.append(int(path.name.split(".")[1]))
-                fd = os.open(path, os.O_RDWR | os.O_APPEND)
+            for entry in segment_entries(self.directory):
+                if lane_of(entry.name) != LANES[lane]:
+                    continue
+                numbers.append(number_of(entry.name))
+                fd = os.open(entry.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
                     seq = max(seq, _truncate_torn_line(fd, 0)[1])
                 finally:
@@ -191,7 +215,7 @@ class Stream:
         if self._lane_segments[lane] == number:
             return
         path = self.directory / segment_name(lane, number)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if self._lane_fds[lane] >= 0:
             os.close(self._lane_fds[lane])
         self._lane_fds[lane], self._lane_segments[lane] = fd, number
@@ -199,17 +223,25 @@ class Stream:
     # -- the lock ------------------------------------------------------------------------------------------
 
     def _lock(self) -> _Head | None:
-        """Take the flock across processes and read the header. None when somebody sits on it for too long."""
+        """Take the flock across processes and read the header. None when another process holds it for too long."""
         while True:
             if self._head_fd < 0:
                 self._open_head()
             if not self._wait_for_lock():
                 return None
             head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
-            if head[0] != _REMOVED_MAGIC:
+            if head[0] != _REMOVED_MAGIC and not self._is_unlinked():
                 return head
             fcntl.flock(self._head_fd, fcntl.LOCK_UN)
             self._close()
+
+    def _is_unlinked(self) -> bool:
+        """Whether another program removed the open header; looked at once a second, for it costs a system call."""
+        now = time.monotonic()
+        if now < self._check_links_at:
+            return False
+        self._check_links_at = now + _LINK_CHECK_SECONDS
+        return os.fstat(self._head_fd).st_nlink == 0
 
     def _wait_for_lock(self) -> bool:
         try:
@@ -232,38 +264,40 @@ class Stream:
         return False
 
     def _open_head(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self.directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.directory.mkdir(exist_ok=True, mode=0o700)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._head_fd = os.open(self.directory / "head", flags, 0o600)
+        self._check_links_at = time.monotonic() + _LINK_CHECK_SECONDS
 
-    def _append_aside(self, line: bytes) -> bool:
+    def _append_overflow(self, line: bytes) -> bool:
         """Into a file that only this process writes, so that it needs neither lock nor recovery."""
-        with self._aside_mutex:
-            if self._aside_fd < 0:
-                name = f"aside.{os.getpid()}-{time.time_ns()}.ndjson"
+        with self._overflow_mutex:
+            if self._overflow_fd < 0:
+                name = f"{OVERFLOW}.{os.getpid()}-{time.time_ns()}.ndjson"
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._aside_fd = os.open(self.directory / name, flags, 0o600)
-            end = os.lseek(self._aside_fd, 0, os.SEEK_END)
-            if self._write(self._aside_fd, line) != len(line):
-                os.ftruncate(self._aside_fd, end)
+                self._overflow_fd = os.open(self.directory / name, flags, 0o600)
+            end = os.lseek(self._overflow_fd, 0, os.SEEK_END)
+            if self._write(self._overflow_fd, line) != len(line):
+                os.ftruncate(self._overflow_fd, end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
         return False
 
     def _reset_descriptors(self) -> None:
-        """Start without open files; those of a parent process are left to it."""
+        """Start without open files; a parent process keeps its own."""
         self._pid = os.getpid()
         self._mutex = threading.Lock()
-        self._aside_mutex = threading.Lock()
+        self._overflow_mutex = threading.Lock()
         self._head_fd = -1
-        self._aside_fd = -1
+        self._overflow_fd = -1
         self._lane_fds = [-1, -1]
         self._lane_segments = [0, 0]
 
     def _close(self) -> None:
-        for fd in (*self._lane_fds, self._head_fd, self._aside_fd):
+        for fd in (*self._lane_fds, self._head_fd, self._overflow_fd):
             if fd >= 0:
                 os.close(fd)
-        self._head_fd = self._aside_fd = -1
+        self._head_fd = self._overflow_fd = -1
         self._lane_fds = [-1, -1]
         self._lane_segments = [0, 0]
 
@@ -289,6 +323,7 @@ def _truncate_torn_line(fd: int, start: int) -> tuple[int, int]:
 
 def _seq_of(line: bytes) -> int:
     try:
-        return msgspec.json.decode(line, type=_Numbered).seq
-    except msgspec.DecodeError:  # a block of zeros after a power cut
+        seq = msgspec.json.decode(line, type=_Numbered).seq
+    except msgspec.MsgspecError:  # a block of zeros after a power cut
         return 0
+    return seq if 0 < seq < _SEQ_LIMIT else 0

@@ -48,14 +48,14 @@ def emitter(spool: Spool, clock: SystemClock) -> RunEmitter:
 
 @pytest.fixture
 def ship(ingest: IngestServer, spool: Spool) -> Iterator[Callable[..., Shipper]]:
-    """Start a shipper of `spool` to `ingest`; what it logs is in `said`."""
+    """Start a shipper of `spool` to `ingest`; what it logs is in `logged`."""
     started: list[Shipper] = []
 
     def start(*spools: Spool, **options: Any) -> Shipper:
-        said: list[str] = []
-        options = {"batch_seconds": 0.02, "log": said.append, "rng": Impatient(), **options}
+        logged: list[str] = []
+        options = {"batch_seconds": 0.02, "log": logged.append, "rng": Impatient(), **options}
         shipper = Shipper(spools or [spool], options.pop("url", ingest.url), "secret-token", **options)
-        shipper.said = said  # type: ignore[attr-defined]
+        shipper.logged = logged  # type: ignore[attr-defined]
         shipper.start()
         started.append(shipper)
         return shipper

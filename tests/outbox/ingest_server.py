@@ -1,4 +1,4 @@
-"""An ingest server over real HTTP that can be told to misbehave."""
+"""An ingest server over real HTTP that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class IngestServer:
 
     def wait_for(self, passed: Callable[[], bool], seconds: float = 20) -> None:
         with self.changed:
-            assert self.changed.wait_for(passed, seconds), "the server waited in vain"
+            assert self.changed.wait_for(passed, seconds), "the server saw it in time"
 
     def close(self) -> None:
         self._http.shutdown()
@@ -89,14 +89,14 @@ class IngestServer:
             def do_POST(self) -> None:
                 assert self.path == "/api/ingest/events"
                 body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
-                events = [json.loads(line) for line in body.splitlines()]
+                events, errors = _parsed(body)
                 reply = server._answer(events, dict(self.headers))
                 if reply.is_reset:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.close_connection = True
                     self.connection.close()
                     return
-                counts = {"accepted": len(events), "duplicates": 0, "fenced": 0, "invalid": 0}
+                counts = {"accepted": len(events), "duplicates": 0, "fenced": 0, "errors": errors}
                 content = (
                     reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body or counts).encode()
                 )
@@ -117,6 +117,17 @@ class IngestServer:
                 pass
 
         return Handler
+
+
+def _parsed(body: bytes) -> tuple[Events, list[dict[str, Any]]]:
+    """The events, and an error for each line that is none: ingest rejects such a line alone."""
+    events, errors = [], []
+    for number, line in enumerate(body.split(b"\n")[:-1], 1):
+        try:
+            events.append(json.loads(line.decode()))
+        except ValueError:
+            errors.append({"line": number, "code": "invalid", "error": "not JSON"})
+    return events, errors
 
 
 def refuse(*lines: int, code: str = "invalid") -> Reply:

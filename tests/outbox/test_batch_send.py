@@ -23,11 +23,11 @@ def test_a_server_that_recovers_during_the_search_costs_nothing():
         requests.append(len(part))
         return NO if len(requests) < 11 else BatchAccepted()
 
-    outcome = send_batch(send, batch)
+    result = send_batch(send, batch)
     assert requests.count(1) > 8, "the ones rejected in the bad time were asked about again"
-    assert sorted(outcome.accepted, key=lambda line: line.span.start) == batch
-    assert not outcome.refused
-    assert outcome.trouble is None
+    assert sorted(result.accepted, key=lambda line: line.span.start) == batch
+    assert not result.rejected
+    assert result.failure is None
 
 
 def test_poison_is_rejected_twice_beside_lines_that_are_taken():
@@ -39,37 +39,37 @@ def test_poison_is_rejected_twice_beside_lines_that_are_taken():
         asked.append(part)
         return NO if poison in part else BatchAccepted()
 
-    outcome = send_batch(send, batch)
-    assert [line for line, _ in outcome.refused] == [poison]
+    result = send_batch(send, batch)
+    assert [line for line, _ in result.rejected] == [poison]
     assert asked.count([poison]) == 2
-    assert len(outcome.accepted) == 8
+    assert len(result.accepted) == 8
 
 
-def test_trouble_in_the_middle_leaves_every_unanswered_line_for_later():
+def test_a_failure_in_the_middle_leaves_every_unanswered_line_for_later():
     batch = lines(8)
-    for trouble in (Unavailable("away"), Misconfigured("token")):
+    for failure in (Unavailable("away"), Misconfigured("token")):
         for calls_before_it in range(1, 15):
             left = [calls_before_it]
 
-            def send(part, left=left, trouble=trouble):
+            def send(part, left=left, failure=failure):
                 left[0] -= 1
                 return (
-                    trouble if left[0] < 0 else NO if batch[4] in part else BatchAccepted(deferred=frozenset({0}))
+                    failure if left[0] < 0 else NO if batch[4] in part else BatchAccepted(deferred=frozenset({0}))
                 )
 
-            outcome = send_batch(send, batch)
-            refused = [line for line, _ in outcome.refused]
-            assert sorted(outcome.accepted + outcome.deferred + refused, key=lambda line: line.span.start) == batch
-            assert outcome.trouble in (trouble, None)
-            assert set(refused) <= {batch[4]}
+            result = send_batch(send, batch)
+            rejected = [line for line, _ in result.rejected]
+            assert sorted(result.accepted + result.deferred + rejected, key=lambda line: line.span.start) == batch
+            assert result.failure in (failure, None)
+            assert set(rejected) <= {batch[4]}
 
 
 def test_each_verdict_finds_its_line():
     batch = lines(3)
     answer = BatchAccepted({0: LineRejection("invalid", "no")}, frozenset({1}))
-    outcome = send_batch(lambda part: answer, batch)
-    assert (outcome.refused, outcome.deferred, outcome.accepted) == (
-        [(batch[0], answer.refused[0])],
+    result = send_batch(lambda part: answer, batch)
+    assert (result.rejected, result.deferred, result.accepted) == (
+        [(batch[0], answer.rejected[0])],
         [batch[1]],
         [batch[2]],
     )

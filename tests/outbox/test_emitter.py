@@ -130,7 +130,7 @@ def test_a_line_that_ingest_would_find_too_long_is_refused_here(spool, emitter):
 
 
 class Disk:
-    """Lets so many bytes through, and frees what is deleted only by being told."""
+    """Lets so many bytes through, and deleting frees nothing until the test says so."""
 
     def __init__(self) -> None:
         self.room = 1 << 40
@@ -214,7 +214,9 @@ def test_a_fact_takes_the_room_of_samples_then_the_reserve_and_only_then_raises(
     emitter.emit(RunFailed(code="INTERNAL", message="second"))
     assert freed == {"samples": 1, "reserve": 1}
     disk.room = 0
-    with pytest.raises(OSError, match=r"No space left.*could not be recorded; free disk under") as caught:
+    with pytest.raises(
+        OSError, match=r"No space left.*could not be recorded; free space and inodes under"
+    ) as caught:
         emitter.emit(RunFailed(code="INTERNAL", message="third"))
     assert caught.value.errno == errno.ENOSPC
     assert [e["data"]["message"] for e in events(spool) if e["type"] == "ai.run.failed"] == ["first", "second"]

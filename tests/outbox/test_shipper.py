@@ -76,7 +76,7 @@ def test_a_pods_own_events_go_too(ingest, spool, clock, ship):
 def until(passed: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not passed():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "it did not come true in time"
         threading.Event().wait(0.005)
 
 
@@ -103,15 +103,15 @@ def test_retry_after_may_be_a_date(ingest, emitter, ship):
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_server_in_trouble_is_tried_again(ingest, emitter, ship, status):
-    ingest.fail_first(*[Reply(status, b"trouble")] * 2)
+def test_a_failing_server_is_tried_again(ingest, emitter, ship, status):
+    ingest.fail_first(*[Reply(status, b"failing")] * 2)
     shipper = ship()
     ids = say(emitter, 5)
     assert shipper.flush(20)
     assert list(ingest.stored) == ids
     assert shipper.stats().failures == 2
-    assert not shipper.said, "a short trouble is nobody's business"
-    assert shipper.stats().last_trouble is None
+    assert not shipper.logged, "two failures are not logged"
+    assert shipper.stats().last_failure is None
 
 
 def test_a_connection_reset_after_storing_only_makes_duplicates(ingest, emitter, ship):
@@ -132,13 +132,13 @@ def test_refused_lines_are_kept_apart_and_the_rest_goes_through(ingest, spool, e
     assert dead_ids(spool) == [ids[1], ids[3]]
     assert dead(spool)[0]["code"] == "invalid"
     assert dead(spool)[0]["error"] == "no"
-    (warning,) = shipper.said
-    assert "refused 2 events" in warning
+    (warning,) = shipper.logged
+    assert "rejected 2 events" in warning
     assert str(spool.dead_letter) in warning
-    assert shipper.stats().refused == 2
+    assert shipper.stats().rejected == 2
 
 
-def test_lines_put_off_are_sent_again_without_the_rest(ingest, spool, emitter, ship):
+def test_deferred_lines_are_sent_again_without_the_rest(ingest, spool, emitter, ship):
     ingest.fail_first(refuse(1, code="unavailable"), refuse(1, code="unavailable"))
     shipper = ship(batch_seconds=0.3)
     ids = say(emitter, 4)
@@ -148,7 +148,7 @@ def test_lines_put_off_are_sent_again_without_the_rest(ingest, spool, emitter, s
     assert not dead(spool)
 
 
-def test_a_line_put_off_for_ever_holds_nobody_up_and_survives_a_restart(ingest, spool, emitter, ship):
+def test_a_line_deferred_for_ever_blocks_no_other_and_survives_a_restart(ingest, spool, emitter, ship):
     ids = say(emitter, 1)
 
     def never_the_first(events):
@@ -163,8 +163,8 @@ def test_a_line_put_off_for_ever_holds_nobody_up_and_survives_a_restart(ingest, 
         ingest.wait_for(lambda expected=expected: len(ingest.stored) == expected)
     assert not shipper.flush(0.2)
     shipper.stop()
-    (held,) = load_cursor(spool.stream_folders()[0]).held
-    assert held.start == 0
+    (deferred,) = load_cursor(spool.stream_folders()[0]).deferred
+    assert deferred.start == 0
     ingest.plan = lambda events: None
     assert ship().flush(10)
     assert sorted(ingest.stored) == sorted(ids)
@@ -181,7 +181,7 @@ def test_errors_are_matched_by_event_id_before_line_number(ingest, spool, emitte
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
 @pytest.mark.parametrize("count", [5, 200])
-def test_poison_lines_are_found_and_block_nobody(ingest, spool, emitter, ship, status, count):
+def test_poison_lines_are_found_and_block_no_other(ingest, spool, emitter, ship, status, count):
     ids = say(emitter, count)
     poison = {ids[3], ids[-2]}
 
@@ -204,7 +204,7 @@ def test_a_server_that_rejects_everything_costs_no_event(ingest, spool, emitter,
     assert not shipper.flush(0.3)
     ingest.wait_for(lambda: len(ingest.requests) > 100)
     assert not dead(spool)
-    assert "rejects everything" in shipper.stats().last_trouble
+    assert "rejects everything" in shipper.stats().last_failure
     ingest.plan = lambda events: None
     assert shipper.flush(10)
     assert sorted(ingest.stored) == sorted(ids)
@@ -222,13 +222,13 @@ def test_a_server_that_rejects_everything_costs_no_event(ingest, spool, emitter,
     ],
     ids=lambda value: str(value.status) if isinstance(value, Reply) else "",
 )
-def test_what_a_person_must_mend_is_said_and_nothing_is_lost(ingest, spool, emitter, ship, reply, fix):
+def test_a_wrong_setting_is_logged_and_nothing_is_lost(ingest, spool, emitter, ship, reply, fix):
     reply.is_stored = False
     ingest.plan = lambda events: reply
     shipper = ship()
     ids = say(emitter, 2)
     assert not shipper.flush(0.3)
-    (warning,) = shipper.said
+    (warning,) = shipper.logged
     assert fix in warning
     assert "secret-token" not in warning
     ingest.plan = lambda events: None
@@ -292,12 +292,12 @@ import os, sys
 from pathlib import Path
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import RunLog
-from pod_worker.outbox import RunEmitter, Spool, Ulids, adopt_orphans
+from pod_worker.outbox import RunEmitter, Spool, UlidGenerator, adopt_orphans
 from pod_worker.outbox.shipper import Shipper
 root, url, worker = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 clock = SystemClock()
 spools = adopt_orphans(root) + [Spool.open(root, worker)]
-emitter = RunEmitter(spools[-1], "runpod://pod/p1", "r1", int(worker), clock, Ulids(clock))
+emitter = RunEmitter(spools[-1], "runpod://pod/p1", "r1", int(worker), clock, UlidGenerator(clock))
 Shipper(spools, url, None, batch_seconds=0.01).start()
 while True:
     os.write(1, emitter.emit(RunLog(message="m")).encode() + b"\\n")
@@ -378,9 +378,7 @@ def test_a_stream_that_was_quiet_is_noticed_at_once(ingest, emitter, ship):
         assert time.monotonic() - started < 3, "within the batch's time, not at the look every five seconds"
 
 
-def test_what_is_set_aside_beside_a_quiet_stream_is_delivered_too(
-    ingest, spool, emitter, ship, clock, monkeypatch
-):
+def test_the_overflow_of_a_quiet_stream_is_delivered_too(ingest, spool, emitter, ship, clock, monkeypatch):
     monkeypatch.setattr("pod_worker.outbox.stream.LOCK_SECONDS", 0.02)
     monkeypatch.setattr("pod_worker.outbox.backlog._LOOK_SECONDS", 0.3)
     ids = say(emitter, 1)

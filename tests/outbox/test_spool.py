@@ -54,10 +54,10 @@ def test_what_a_killed_worker_left_is_adopted_whole(tmp_path):
 import sys, time, pathlib
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import RunLog
-from pod_worker.outbox import RunEmitter, Spool, Ulids
+from pod_worker.outbox import RunEmitter, Spool, UlidGenerator
 clock = SystemClock()
 spool = Spool.open(pathlib.Path(sys.argv[1]), "w1")
-emitter = RunEmitter(spool, "runpod://pod/p1", "r1", 1, clock, Ulids(clock))
+emitter = RunEmitter(spool, "runpod://pod/p1", "r1", 1, clock, UlidGenerator(clock))
 for _ in range(10):
     print(emitter.emit(RunLog(message="m")), flush=True)
 time.sleep(60)
@@ -77,7 +77,7 @@ def test_worker_ids_may_be_any_text(tmp_path):
     assert len(list(tmp_path.glob("worker-*"))) == 3
 
 
-def test_undelivered_samples_are_thinned_oldest_first_and_the_log_says_so(tmp_path):
+def test_undelivered_samples_are_evicted_oldest_first_and_logged(tmp_path):
     limit = 200_000
     spool = Spool.open(tmp_path, "w1", max_bytes=limit)
     emitter = make_emitter(spool)
@@ -94,14 +94,14 @@ def test_undelivered_samples_are_thinned_oldest_first_and_the_log_says_so(tmp_pa
     kept = [event["id"] for event in found if event["data"].get("message") == TEXT]
     assert kept == sent[-len(kept) :]
     assert warnings
-    assert all("were thinned, the oldest first" in text for text in warnings)
-    # Warnings thin with the rest; together with what the surviving ones count, nothing is unaccounted for.
+    assert all("were evicted, the oldest first" in text for text in warnings)
+    # Warnings are evicted with the rest; together with what the surviving ones count, nothing is unaccounted for.
     numbers = [event["seq"] for event in found if event["type"] == "ai.run.log"]
     assert numbers == sorted(numbers)
     spool.close()
 
 
-def test_thinned_counts_add_up(tmp_path):
+def test_evicted_counts_add_up(tmp_path):
     spool = Spool.open(tmp_path, "w1", max_bytes=100_000)
     emitter = make_emitter(spool)
     count = 0
@@ -164,11 +164,11 @@ def test_prune_takes_only_what_is_delivered_and_old(tmp_path):
     assert spool.prune(older_than=60) == 1
     assert [event["subject"] for event in events(spool)] == ["run/waiting"]
     done.emit(StageCompleted(stage="s"))
-    assert len(spool.event_ids("done", 1)) == 1, "an emitter that is still there starts the folder anew"
+    assert len(spool.event_ids("done", 1)) == 1, "an emitter that is still open creates the folder again"
     spool.close()
 
 
-def test_a_folder_pruned_and_begun_anew_is_read_from_its_start(tmp_path):
+def test_a_folder_pruned_and_created_again_is_read_from_its_start(tmp_path):
     spool = Spool.open(tmp_path, "w1")
     emitter = make_emitter(spool)
     emitter.emit(StageCompleted(stage="before"))
@@ -195,7 +195,7 @@ def test_a_torn_last_line_of_a_dead_process_does_not_keep_a_folder(tmp_path):
     spool.close()
 
 
-def test_an_adopted_folder_goes_when_nothing_and_nobody_is_in_it(tmp_path):
+def test_an_adopted_folder_is_removed_when_it_is_empty_and_unused(tmp_path):
     Spool.open(tmp_path, "w1").close()
     (orphan,) = adopt_orphans(tmp_path)
     with_child = Spool.attach(orphan.directory)
@@ -214,7 +214,7 @@ def test_an_adopted_folder_goes_when_nothing_and_nobody_is_in_it(tmp_path):
 def test_dead_letters_are_bounded_too(spool, monkeypatch):
     monkeypatch.setattr("pod_worker.outbox.spool.DEAD_LETTER_BYTES", 1000)
     for number in range(10):
-        spool.bury(b"%04d" % number + b"x" * 395 + b"\n")
+        spool.append_dead_letter(b"%04d" % number + b"x" * 395 + b"\n")
     kept = spool.dead_letter.with_suffix(".old.ndjson").read_bytes() + spool.dead_letter.read_bytes()
     assert [line[:4] for line in kept.splitlines()] == [b"0006", b"0007", b"0008", b"0009"]
 
@@ -224,11 +224,11 @@ import os, random, sys, threading, time
 from pathlib import Path
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import RunLog, RunHeartbeat, StageCompleted, StageMetric
-from pod_worker.outbox import RunEmitter, Spool, Ulids
+from pod_worker.outbox import RunEmitter, Spool, UlidGenerator
 
 directory, threads, count, pause = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 clock = SystemClock()
-emitter = RunEmitter(Spool.join(directory, 1 << 30), "runpod://pod/p1", "r1", 1, clock, Ulids(clock))
+emitter = RunEmitter(Spool.attach(directory, 1 << 30), "runpod://pod/p1", "r1", 1, clock, UlidGenerator(clock))
 
 def loop(seed):
     rng = random.Random(seed)
@@ -263,7 +263,7 @@ def test_two_processes_of_several_threads_share_one_gapless_count(tmp_path):
     assert sorted(event["id"].encode() for event in found) == sorted(ids)
     numbers = sorted(event["seq"] for event in found if "seq" in event)
     assert numbers == list(range(1, len(numbers) + 1))
-    assert len(numbers) == len(found), "nobody had to go aside"
+    assert len(numbers) == len(found), "no line went to the overflow"
     spool.close()
 
 
@@ -288,7 +288,7 @@ def test_killed_at_any_point_every_event_whose_emit_returned_is_there_once(tmp_p
     listener.join()
     bystander.stdout.close()
     returned += heard[0][: heard[0].rfind(b"\n") + 1].split()
-    make_emitter(spool).emit(RunLog(message="the survivor mends what the last victim tore"))
+    make_emitter(spool).emit(RunLog(message="the survivor repairs the last torn line"))
     found = events(spool)
     ids = [event["id"].encode() for event in found]
     assert len(ids) == len(set(ids))

@@ -58,7 +58,7 @@ def test_segments_close_at_their_size_and_say_so(directory):
     stream.close()
 
 
-def test_a_second_opener_counts_on_whoever_wrote_last(directory):
+def test_a_second_opener_counts_on_from_the_last_writer(directory):
     first, second = Stream(directory, 200), Stream(directory, 200)
     for number in range(30):
         put(first if number % 3 else second, f"{number:030}", number % 2)
@@ -137,18 +137,18 @@ def test_after_a_power_cut_no_number_is_given_twice(directory, damage):
     survivor.close()
 
 
-def test_behind_a_frozen_process_a_line_goes_aside_without_waiting_long(directory, monkeypatch):
+def test_behind_a_frozen_process_a_line_goes_to_the_overflow_quickly(directory, monkeypatch):
     monkeypatch.setattr("pod_worker.outbox.stream.LOCK_SECONDS", 0.05)
     stream = Stream(directory, BIG)
     put(stream, "before")
     with open(directory / "head") as frozen:
         fcntl.flock(frozen, fcntl.LOCK_EX)
         started = time.monotonic()
-        put(stream, "aside", FACTS)
-        put(stream, "aside too", SAMPLES)  # does not wait again
+        put(stream, "overflow", FACTS)
+        put(stream, "overflow too", SAMPLES)  # does not wait again
         assert time.monotonic() - started < 1
     put(stream, "after")
-    assert read(directory) == [(None, "aside"), (None, "aside too"), (1, "before"), (2, "after")]
+    assert read(directory) == [(None, "overflow"), (None, "overflow too"), (1, "before"), (2, "after")]
     stream.close()
 
 
@@ -188,20 +188,20 @@ def test_a_full_disk_leaves_no_trace_of_the_line(directory):
     stream.close()
 
 
-def test_a_full_disk_leaves_no_trace_in_a_line_set_aside(directory, monkeypatch):
+def test_a_full_disk_leaves_no_trace_in_the_overflow(directory, monkeypatch):
     monkeypatch.setattr("pod_worker.outbox.stream.LOCK_SECONDS", 0.02)
     room = [BIG]
     stream = Stream(directory, BIG, lambda fd, data: os.write(fd, data[: room[0]]))
     put(stream, "before")
     with open(directory / "head") as frozen:
         fcntl.flock(frozen, fcntl.LOCK_EX)
-        put(stream, "aside")
+        put(stream, "overflow")
         room[0] = 5
         with pytest.raises(OSError, match="No space left"):
             put(stream, "lost")
         room[0] = BIG
-        put(stream, "aside too")
-    assert read(directory) == [(None, "aside"), (None, "aside too"), (1, "before")]
+        put(stream, "overflow too")
+    assert read(directory) == [(None, "overflow"), (None, "overflow too"), (1, "before")]
     stream.close()
 
 
@@ -224,7 +224,7 @@ def test_a_child_forked_while_the_lock_is_held_waits_for_it_like_any_other(direc
     stream.close()
 
 
-def test_a_removed_folder_starts_anew_for_whoever_still_has_it_open(directory):
+def test_a_removed_folder_is_created_again_by_open_streams(directory):
     old, other = Stream(directory, BIG), Stream(directory, BIG)
     put(old, "a")
     put(other, "b")

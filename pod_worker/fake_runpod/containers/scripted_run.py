@@ -58,7 +58,7 @@ def main(env: Environment, folder: Path) -> int:
         return ScriptedRun(env, emitter, stop, folder).run()
     finally:
         if not shipper.flush(FLUSH_SECONDS):
-            _log(f"events are left in {spool.directory}: {shipper.stats().last_trouble}")
+            _log(f"events are left in {spool.directory}: {shipper.stats().last_failure}")
         shipper.stop()
         spool.close()
 
