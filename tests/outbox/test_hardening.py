@@ -173,7 +173,7 @@ def test_a_spool_removed_under_a_running_worker_is_owned_again(
     emitter.emit(RunStarted(pod_id="p1"))
     shipper = ship(spool)
     assert shipper.flush(10)  # type: ignore[attr-defined]
-    shutil.rmtree(spool.directory)
+    shutil.rmtree(spool.directory.rename(tmp_path / "gone"))
     until(lambda: any("removed the spool" in text for text in shipper.logged))  # type: ignore[attr-defined]
     event_id = emitter.emit(StageCompleted(stage="s"))
     ingest.wait_for(lambda: event_id in ingest.stored)
