@@ -21,13 +21,16 @@ ALL := $(VENV)/.ready
 # A minute of chaos needs the whole machine, so it runs after the other tests.
 CHAOS_SHORT := tests/chaos/test_short_form.py
 PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=$(CHAOS_SHORT)
+# Pure tests and tests of the store; none needs torch, S3 or sshd.
+FAST := tests/core tests/store tests/outbox tests/stages tests/contract tests/process tests/mutation \
+  tests/pods/launch tests/fake_runpod/cloud tests/fake_runpod/billing tests/test_architecture.py tests/test_config.py
 # `make test FILE=... ARGS=...` runs one file (or file::test) in one process, without torch unless it is installed.
 FILE ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up demo demo-pods train install check lint format types test coverage hooks \
+.PHONY: help up demo demo-pods train install check lint format types test test-fast coverage hooks \
   bench chaos chaos-short mutation conformance system lock clean
 
 help: ## List the targets
@@ -68,6 +71,9 @@ test: $(ALL) system
 	$(PYTEST) $(PYTEST_ARGS) $(ARGS)
 	$(PYTEST) $(CHAOS_SHORT)
 endif
+
+test-fast: $(DEV) ## Run the pure tests and those of the store: under a minute, no torch needed
+	$(PYTEST) -n 2 --dist loadfile -m 'not slow' $(ARGS) $(FAST)
 
 coverage: $(ALL) system ## Run the tests with coverage, subprocesses included; report in .coverage_html
 	$(BIN)/coverage erase

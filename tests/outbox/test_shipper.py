@@ -285,6 +285,7 @@ def test_a_crash_between_answer_and_acknowledgement_only_makes_duplicates(
     assert set(ingest.stored.values()) == {2}
 
 
+@pytest.mark.slow
 def test_a_shipper_killed_anywhere_loses_nothing(ingest, tmp_path):
     """A real process that emits and ships is SIGKILLed several times; the last worker ships the rest."""
     program = """

@@ -267,6 +267,7 @@ def test_two_processes_of_several_threads_share_one_gapless_count(tmp_path):
     spool.close()
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_every_event_whose_emit_returned_is_there_once(tmp_path):
     """SIGKILL in a tight loop, over and over on the same attempt, a second process emitting all the while."""
     rng = random.Random(7)

@@ -32,7 +32,7 @@ def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[st
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pod") / "pod_worker"
     folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "manage_runs.py"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "manage_runs.py"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("pod_worker", "requirements", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

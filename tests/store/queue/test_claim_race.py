@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
@@ -46,6 +47,7 @@ def race(url: str) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.slow
 def test_eight_processes_claim_every_run_exactly_once(mongodb_url: str, db: Db) -> None:
     ensure_indexes(db, INDEXES)
     RunQueue(db, SystemClock()).enqueue_many(

@@ -299,6 +299,7 @@ def enqueue(database: Db, runs: list[str]) -> None:
         queue.enqueue(RunRequest(run_id, "synthetic", {}, max_attempts=3))
 
 
+@pytest.mark.slow
 def test_what_threads_see_has_one_order_even_when_replies_are_lost(db: Db) -> None:
     """Every call to the database may come late, be lost, or be done without a word."""
     rounds, runs_each, hands_each, calls_each = 14, 2, 3, 40
@@ -365,6 +366,7 @@ def flaky_database(mongod: Mongod, name: str, seed: int, *, retries: bool) -> It
         link.close()
 
 
+@pytest.mark.slow
 def test_what_workers_see_through_dying_connections_has_one_order(db: Db, mongod: Mongod) -> None:
     """One worker as in production, whose driver sends a write again by itself, and one whose driver does not."""
     runs = [f"r{number}" for number in range(6)]

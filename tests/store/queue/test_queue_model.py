@@ -362,6 +362,7 @@ def machine(mongod: Mongod, mongo_client: MongoClient[dict[str, Any]]) -> type[Q
     return type("BoundMachine", (QueueMachine,), {"database": staticmethod(lambda: database)})
 
 
+@pytest.mark.slow
 def test_the_queue_does_what_the_model_says(machine: type[QueueMachine]) -> None:
     profile = settings()  # "deep" has thousands of examples
     run_machine(
