@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pod_worker.stages.synthetic import EVIDENCE_FILE_VARIABLE
-from pod_worker.worker.guarded_child import MARK_VARIABLE
+from pod_worker.worker.attempt_tag import ATTEMPT_VARIABLE
 
 PERIOD_SECONDS = 0.05
 _YOUNG_SECONDS = 3.0  # so long a process may still exec into something else
@@ -97,7 +97,7 @@ class ProcessMonitor:
     def _identify(self, pid: int, is_guard_wanted: bool = False) -> ObservedProcess | None:
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if MARK_VARIABLE.encode() not in environment:
+            if ATTEMPT_VARIABLE.encode() not in environment:
                 return None
             if not is_guard_wanted and _GUARD in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return None
@@ -108,7 +108,7 @@ class ProcessMonitor:
         )
         if not values.get(EVIDENCE_FILE_VARIABLE, "").startswith(self._pods_dir):
             return None
-        return ObservedProcess(pid, values[MARK_VARIABLE], values.get("RUNPOD_POD_ID", "?"))
+        return ObservedProcess(pid, values[ATTEMPT_VARIABLE], values.get("RUNPOD_POD_ID", "?"))
 
 
 def _pids() -> list[int]:

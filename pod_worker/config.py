@@ -43,6 +43,7 @@ URLS = ("control_plane_url", "minio_endpoint", "minio_public_endpoint")
 INSTANCE_VARIABLE = "POD_WORKER_INSTANCE"
 INTERNAL = {
     "pod_worker_attempt",
+    "pod_worker_work_root",
     "pod_worker_uplink_fd",
     "pod_worker_skip_gpu",
     "pod_worker_data",

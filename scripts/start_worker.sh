@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start a worker in the foreground: ./start_worker.sh [--mode experiment|ideation|hybrid|training|all] [worker options]
-# Finds the environment that init_runpod.sh made, reads .env by itself (pod_worker.config), prints no secret.
+# Finds the environment that init_runpod.sh made, leaves .env to pod_worker.config, prints no secret.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

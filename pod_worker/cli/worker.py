@@ -1,4 +1,4 @@
-"""`pod-worker worker`: puts the daemon together from settings and runs it until it is told to stop."""
+"""`pod-worker worker`: builds the daemon from settings and runs it until a signal or a limit ends it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -27,14 +28,23 @@ from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.process.tree import become_subreaper
 from pod_worker.store.mongo import connect, redacted
 from pod_worker.store.queue.change_stream import QueueWatcher
-from pod_worker.store.queue.run_queue import ClaimingWorker
-from pod_worker.store.worker_registry import WorkerInfo, WorkerRegistry
+from pod_worker.store.worker_registry import WorkerRegistry
 from pod_worker.worker import machine as machines
 from pod_worker.worker import preflight, signals, uncaught_errors
+from pod_worker.worker.attempt_tag import kill_unguarded
 from pod_worker.worker.child_io import event_source
-from pod_worker.worker.daemon import Daemon, ExitLimits, ShutdownRequest, WorkerIntervals, clean_work_dirs
-from pod_worker.worker.guarded_child import sweep_unguarded
-from pod_worker.worker.supervisor import AttemptEnvironment, StopTimeouts
+from pod_worker.worker.daemon import (
+    Daemon,
+    ExitLimits,
+    ShutdownRequest,
+    WorkerIntervals,
+    WorkerOutbox,
+    WorkerStore,
+    clean_work_dirs,
+)
+from pod_worker.worker.end_sequence import StopTimeouts
+from pod_worker.worker.identity import WorkerIdentity
+from pod_worker.worker.supervisor import AttemptEnvironment
 
 log = logging.getLogger("pod_worker.worker")
 STALE_WORK_SECONDS = 3 * 24 * 3600.0
@@ -53,7 +63,7 @@ MIB = 1024 * 1024
     "--exit-when-idle",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Exit when nothing was claimable for so long.",
+    help="Exit when no run was claimable for so long.",
 )
 @click.pass_context
 def worker(
@@ -71,13 +81,15 @@ def worker(
     if chosen not in MODES:
         raise CommandError(f"WORKER_MODE {chosen!r} is not one of {', '.join(MODES)}", ExitCode.USAGE)
     limits = ExitLimits(run_id, max_runs, exit_when_idle)
-    stop = ShutdownRequest()
-    daemon = build(settings, chosen, limits, stop)
+    shutdown = ShutdownRequest()
+    daemon = build(settings, chosen, limits, shutdown)
     uncaught_errors.install(daemon.report, "worker", make_redactor())
-    become_subreaper()  # what outlives even a guard that was killed comes back to us
-    for pid in sweep_unguarded():
-        log.warning("killed process %d of a run that a worker killed together with its guard had left behind", pid)
-    signals.listen(lambda number: _on_signal(number, stop, daemon), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    become_subreaper()  # what outlives even a guard that was killed becomes our child
+    for pid in kill_unguarded(settings.work_dir):
+        log.warning("killed orphaned run process %d (its worker and guard had both been killed)", pid)
+    signals.listen(
+        lambda number: _on_signal(number, shutdown, daemon), signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    )
     code = daemon.run()
     logging.shutdown()
     # Threads that wait for a change stream's answer must not hold up the end.
@@ -85,85 +97,103 @@ def worker(
     os._exit(code)
 
 
-def _on_signal(number: signal.Signals, stop: ShutdownRequest, daemon: Daemon) -> None:
-    again = stop.requested.is_set()
-    log.warning("%s: %s", number.name, "giving the run back now" if again else "finishing up; once more to force")
-    stop.request(f"the worker received {number.name}")
+def _on_signal(number: signal.Signals, shutdown: ShutdownRequest, daemon: Daemon) -> None:
+    is_repeated = shutdown.requested.is_set()
+    action = "giving the run back now" if is_repeated else "finishing up; once more to force"
+    log.warning("%s: %s", number.name, action)
+    shutdown.request(f"the worker received {number.name}")
     daemon.request_shutdown()
 
 
-def build(settings: Settings, mode: str, limits: ExitLimits, stop: ShutdownRequest) -> Daemon:
+def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownRequest) -> Daemon:
     """Everything a worker needs, from settings. Raises ConfigurationError; an unreachable store is preflight's."""
     clock = SystemClock()
-    env = os.environ
     url = settings.require_mongodb_url()
-    machine = machines.Machine(settings.work_dir)
     store = StoreSession(connect(url, app_name="pod_worker worker"), url, settings)
-    gpus = machine.gpus
-    pod = machines.pod_id(env)
+    machine = machines.Machine(settings.work_dir)
     new_id = UlidGenerator(clock)
-    worker_id = f"{pod}:{new_id()[-12:].lower()}"
-    region = settings.pod_worker_region or machines.region(env)
-    gpu = gpus[0].name if gpus else None
-    spool = Spool.open(settings.spool_dir, worker_id, settings.pod_worker_spool_max_mb * MIB)
-    log.info("worker %s: MongoDB %s, database %s", worker_id, redacted(url), store.database.name)
-    log.info("worker %s: control plane %s, spool %s", worker_id, settings.control_plane_url, spool.directory)
+    identity = _identity(settings, mode, machine, new_id)
+    spool = Spool.open(settings.spool_dir, identity.worker_id, settings.pod_worker_spool_max_mb * MIB)
+    log.info("worker %s: MongoDB %s, database %s", identity.worker_id, redacted(url), store.database.name)
+    log.info(
+        "worker %s: control plane %s, spool %s", identity.worker_id, settings.control_plane_url, spool.directory
+    )
     for stale in clean_work_dirs(settings.work_dir, STALE_WORK_SECONDS, time.time()):
         log.info("removed the old work folder %s", stale.name)
     return Daemon(
-        queue=store.queue(),
-        rescue=store.rescue(),
-        register=WorkerRegistry(store.database),
-        wakeup=lambda wake: (
-            QueueWatcher(store.database, on_change=wake) if settings.pod_worker_change_stream else None
-        ),
-        claimant=ClaimingWorker(
-            worker_id=worker_id,
-            pod_id=pod,
-            queues=MODES[mode],
-            pipelines=tuple(PIPELINES),
-            gpu=gpu,
-            gpu_names=machines.gpu_names(gpus),
-            vram_gb=max((each.vram_gb for each in gpus), default=0.0),
-            region=region,
-        ),
-        card=WorkerInfo(
-            worker_id, pod, mode, __version__, os.uname().nodename, os.getpid(), gpu, len(gpus), region
-        ),
-        place=AttemptEnvironment(
-            pod_id=pod,
-            worker_id=worker_id,
+        identity,
+        _worker_store(settings, store),
+        _outbox(settings, identity, spool, clock, new_id),
+        AttemptEnvironment(
             spool_dir=spool.directory,
             spool_max_bytes=spool.max_bytes,
-            work_dir=settings.work_dir,
+            work_root=settings.work_dir,
             control_plane_url=settings.control_plane_url,
             control_plane_token=revealed(settings.control_plane_token),
-            gpu=gpu,
-            region=region,
-            image=settings.pod_worker_image,
+            variables=machines.child_environment(os.environ),
         ),
-        run_emitter=lambda run_id, attempt: RunEmitter(spool, event_source(pod), run_id, attempt, clock, new_id),
-        pod_emitter=PodEmitter(spool, event_source(pod), pod, clock, new_id),
-        delivery=_shipper(settings, spool, clock),
-        checks=_checks(settings, store, len(gpus), clock),
+        checks=_checks(settings, store, len(identity.gpus), clock),
         machine=machine,
-        env=machines.child_environment(env),
         clock=clock,
-        rhythm=WorkerIntervals(
-            poll_seconds=settings.pod_worker_poll_seconds,
-            renew_seconds=settings.pod_worker_renew_seconds,
-            heartbeat_seconds=settings.pod_worker_heartbeat_seconds,
-            rescue_seconds=settings.pod_worker_rescue_seconds,
-            flush_seconds=settings.pod_worker_flush_seconds,
-        ),
-        patience=StopTimeouts(
-            cancel_seconds=settings.pod_worker_cancel_seconds,
-            drain_seconds=settings.pod_worker_grace_seconds,
-            kill_seconds=settings.pod_worker_kill_seconds,
-        ),
+        intervals=_intervals(settings),
+        timeouts=_timeouts(settings),
         limits=limits,
-        stop=stop,
+        shutdown=shutdown,
         rng=random.Random(),
+    )
+
+
+def _identity(settings: Settings, mode: str, machine: machines.Machine, new_id: UlidGenerator) -> WorkerIdentity:
+    pod_id = machines.pod_id(os.environ)
+    return WorkerIdentity(
+        worker_id=f"{pod_id}:{new_id()[-12:].lower()}",
+        pod_id=pod_id,
+        mode=mode,
+        queues=MODES[mode],
+        pipelines=tuple(PIPELINES),
+        version=__version__,
+        host=os.uname().nodename,
+        pid=os.getpid(),
+        gpus=tuple(machine.gpus),
+        region=settings.pod_worker_region or machines.region(os.environ),
+        image=settings.pod_worker_image,
+    )
+
+
+def _worker_store(settings: Settings, store: StoreSession) -> WorkerStore:
+    def watch(on_change: Callable[[], None]) -> QueueWatcher | None:
+        is_wanted = settings.pod_worker_change_stream
+        return QueueWatcher(store.database, on_change=on_change) if is_wanted else None
+
+    return WorkerStore(store.queue(), store.rescue(), WorkerRegistry(store.database), watch)
+
+
+def _outbox(
+    settings: Settings, identity: WorkerIdentity, spool: Spool, clock: Clock, new_id: UlidGenerator
+) -> WorkerOutbox:
+    source = event_source(identity.pod_id)
+    return WorkerOutbox(
+        _shipper(settings, spool, clock),
+        PodEmitter(spool, source, identity.pod_id, clock, new_id),
+        lambda run_id, attempt: RunEmitter(spool, source, run_id, attempt, clock, new_id),
+    )
+
+
+def _intervals(settings: Settings) -> WorkerIntervals:
+    return WorkerIntervals(
+        poll_seconds=settings.pod_worker_poll_seconds,
+        renew_seconds=settings.pod_worker_renew_seconds,
+        heartbeat_seconds=settings.pod_worker_heartbeat_seconds,
+        rescue_seconds=settings.pod_worker_rescue_seconds,
+        flush_seconds=settings.pod_worker_flush_seconds,
+    )
+
+
+def _timeouts(settings: Settings) -> StopTimeouts:
+    return StopTimeouts(
+        cancel_seconds=settings.pod_worker_cancel_seconds,
+        drain_seconds=settings.pod_worker_grace_seconds,
+        kill_seconds=settings.pod_worker_kill_seconds,
     )
 
 

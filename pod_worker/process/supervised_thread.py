@@ -2,7 +2,7 @@
 
 Every long-lived thread of a worker or a control plane is one of these. An exception is logged, counted and
 followed by a growing pause. `problem` says when the thread is dead, stuck in a step, or fails again and again;
-whoever reports the health of the process asks it.
+the code that reports the health of the process asks it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class SupervisedThread:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def pause(self, seconds: float) -> bool:
+        """A sleep inside a step; True as soon as the thread was asked to stop."""
+        return self._stopping.wait(seconds)
 
     @property
     def is_stopping(self) -> bool:

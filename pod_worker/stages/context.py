@@ -1,7 +1,7 @@
-"""What a stage is given, and the one place where a stage's end is reported.
+"""The context of a stage, and the one place where a stage's end is reported.
 
-`StageContext` wraps every stage: it emits started, completed or failed, times the work and names whatever went
-wrong. It does not decide what happens to the run: the failure goes on to the child program, which reports it.
+`StageContext` wraps every stage: it emits started, completed or failed, measures the time and classifies a
+failure. It does not decide what happens to the run: the child program reports the failure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEVELS: dict[str, LogLevel] = {
 
 
 class StopFlag:
-    """Set by whoever hears that the run must stop; a cancel outranks a drain."""
+    """Set when the run must stop; a cancel outranks a drain."""
 
     def __init__(self) -> None:
         self._reason: type[Interruption] | None = None

@@ -1,8 +1,8 @@
-"""Work that does nothing useful, at any size and with any fault: for load, chaos, demos and tests.
+"""The synthetic stage: work of any size with any fault, for load, chaos, demos and tests.
 
 Parameters are the contract's (section 7): how many stages, how long, how many events, how large an artifact,
-where and how to fail. The faults are real ones: a real segfault, a really held GIL, real orphans. Where the
-environment names a file in SYNTHETIC_EVIDENCE, each step is noted there too, outside everything that is on trial.
+where and how to fail. The faults are real: a segfault, a held GIL, orphans. Where the environment names a file in
+SYNTHETIC_EVIDENCE, each step is recorded there too, outside the system under test.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SyntheticParams:
     fail_kind: str = "user_error"
     fail_attempts: int = 0  # only the first N attempts fail; 0 = all of them
     checkpoint_every: int = 0  # events between two checkpoints inside a stage; 0 = none
-    stdout_bytes: int = 0  # noise printed in each stage, to try the log limits
+    stdout_bytes: int = 0  # printed in each stage, to test the log limits
 
 
 def parse_params(params: dict[str, Json]) -> dict[str, Json]:
@@ -113,7 +113,7 @@ def _report(context: Context, step: int, steps: int) -> tuple[str, str]:
 
 
 def _record_evidence(context: Context, what: str, step: int, *event_ids: str) -> None:
-    """One short line per step, whole or not at all (O_APPEND): what a checker may believe."""
+    """One short line per step, whole or not at all (O_APPEND): a record that a checker can rely on."""
     path = os.environ.get(EVIDENCE_FILE_VARIABLE)
     if not path:
         return

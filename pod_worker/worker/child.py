@@ -1,7 +1,7 @@
-"""The child program: runs the stages of one attempt, one after another, and says how it ended.
+"""The child program: runs the stages of one attempt, one after another, and reports the outcome.
 
-It holds no MongoDB credentials and decides nothing about the run's future: it emits events to the spool that it
-shares with the supervisor, reports checkpoints, and its last word is an outcome. The one broad catch is here.
+It holds no MongoDB credentials and decides nothing about the run's future. It emits events to the spool that it
+shares with the supervisor, and reports checkpoints. The one broad catch is here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AttemptExecutor:
         self, spec: protocol.AttemptSpec, uplink: SupervisorPipe, emitter: EventEmitter, stop: StopFlag
     ) -> None:
         self._spec = spec
-        self._run = spec.run()
+        self._run = spec.run
         self._uplink = uplink
         self._emitter = emitter
         self._stop = stop
@@ -68,8 +68,8 @@ class AttemptExecutor:
             return Canceled()
         except DrainRequested:
             return Released("the worker is stopping")
-        except Interruption as other:  # the store says that the attempt is over
-            return Lost(str(other))
+        except Interruption as interruption:  # the control plane reports that the attempt is over
+            return Lost(str(interruption))
         except BaseException as error:
             return Failed(self._classify(error))
 
@@ -100,10 +100,10 @@ class AttemptExecutor:
 
 
 def read_stop_commands(stop: StopFlag) -> None:
-    """Obey the supervisor's orders; leave at once when it is gone (the guard would see to it anyway)."""
+    """Obey the supervisor's commands; exit when it is gone (the guard would kill us too)."""
     for received in sys.stdin.buffer:
-        order = protocol.read_stop(received)
-        stop.request(CancelRequested if order.reason == "cancel" else DrainRequested)
+        command = protocol.read_stop(received)
+        stop.request(CancelRequested if command.reason == "cancel" else DrainRequested)
     os._exit(3)
 
 
@@ -113,7 +113,7 @@ def main() -> int:
     emitter = child_io.open_run_emitter(spec)
     uncaught_errors.install(emitter.emit, "child")
     stop = StopFlag()
-    threading.Thread(target=read_stop_commands, args=(stop,), name="orders", daemon=True).start()
+    threading.Thread(target=read_stop_commands, args=(stop,), name="commands", daemon=True).start()
     uplink.send(protocol.ChildReady())
     outcome = AttemptExecutor(spec, uplink, emitter, stop).execute()
     uplink.send(protocol.OutcomeReported.of(outcome))

@@ -1,4 +1,4 @@
-"""How the child reaches the outside: the spool it shares with its supervisor, and the artifact store.
+"""The child's ways out of its process: the spool it shares with its supervisor, and the artifact store.
 
 The publisher is built when a stage first asks for it: importing an HTTP client costs more than starting a child.
 """
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import CancelRequested, DrainRequested
-from pod_worker.core.lease import Fence
 from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, EventEmitter, StopSignal
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
@@ -25,12 +24,15 @@ def event_source(pod_id: str) -> str:
 def open_run_emitter(spec: AttemptSpec) -> RunEmitter:
     clock = SystemClock()
     spool = Spool.attach(Path(spec.spool_dir), spec.spool_max_bytes)
-    return RunEmitter(spool, event_source(spec.pod_id), spec.run_id, spec.attempt, clock, UlidGenerator(clock))
+    source = event_source(spec.pod_id)
+    return RunEmitter(spool, source, spec.fence.run_id, spec.fence.attempt, clock, UlidGenerator(clock))
 
 
 class CancelOnlySignal:
-    """A stop signal for transfers: a cancel ends one, a drain does not, for then the last checkpoint must still
-    leave the pod. (A drain that takes too long is ended by its supervisor.)"""
+    """A stop signal for transfers: a cancel ends one, a drain does not.
+
+    At a drain the last checkpoint must still leave the pod. The supervisor ends a drain that takes too long.
+    """
 
     def __init__(self, stop: StopSignal) -> None:
         self._stop = stop
@@ -75,7 +77,7 @@ class LazyArtifacts:
             self._opened = Publisher(
                 spec.control_plane_url,
                 spec.control_plane_token,
-                Fence(spec.run_id, spec.attempt, spec.lease_token),
+                spec.fence,
                 UploadLedger(Path(spec.work_dir) / "artifacts.ledger"),
                 self._emitter,
                 self._stop,

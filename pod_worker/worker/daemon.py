@@ -1,7 +1,7 @@
-"""The worker daemon: startup, main_loop, shutdown. One run at a time, until somebody says stop.
+"""The worker daemon: startup, main loop, shutdown. One run at a time, until a signal or a limit ends it.
 
-Signal handlers only set flags. Idle, it costs MongoDB one look per poll and one sweep for dead workers' runs in a
-while; a change stream wakes it in between. Busy, everything about the run is the supervisor's.
+Signal handlers only set flags. An idle worker costs MongoDB one query per poll and, now and then, one sweep for
+dead workers' runs; a change stream wakes it in between. While a run executes, the supervisor does the work.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import logging
 import random
 import shutil
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pymongo.errors import PyMongoError
 
@@ -22,14 +21,18 @@ from pod_worker.core.outcome import Failed, Lost, Succeeded
 from pod_worker.core.payload import RunLog
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import EventEmitter
+from pod_worker.outbox.shipper import Shipper
+from pod_worker.process.supervised_thread import SupervisedThread, every
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import Claim, ClaimingWorker, RunQueue
-from pod_worker.store.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
-from pod_worker.worker.heartbeat import PeriodicThread, run_heartbeat
+from pod_worker.store.queue.run_queue import Claim, RunQueue
+from pod_worker.store.worker_registry import WorkerRegistry, WorkerState
+from pod_worker.worker.end_sequence import StopTimeouts
+from pod_worker.worker.heartbeat import heartbeat_thread
+from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.machine import Machine
 from pod_worker.worker.preflight import Check, PreflightFailure, run_checks
-from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, StopTimeouts, Supervisor
+from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class WorkerIntervals:
 
 @dataclass(frozen=True, slots=True)
 class ExitLimits:
-    """When the daemon ends by itself."""
+    """When the daemon exits without being asked."""
 
     run_id: str | None = None  # this run and no other
     max_runs: int | None = None
@@ -72,52 +75,56 @@ class ShutdownRequest:
         self.requested.set()
 
 
-class Delivery(Protocol):
-    """What the daemon needs of the outbox; `outbox.shipper.Shipper` has it."""
+@dataclass(frozen=True, slots=True)
+class WorkerStore:
+    """What the daemon uses of the database."""
 
-    def start(self) -> None: ...
-    def flush(self, timeout: float) -> bool: ...
-    def stop(self) -> None: ...
+    queue: RunQueue
+    rescue: Rescue
+    registry: WorkerRegistry
+    watch: Callable[[Callable[[], None]], QueueWatcher | None]  # calls back when the queue changes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOutbox:
+    """Where events go."""
+
+    shipper: Shipper
+    pod_emitter: EventEmitter
+    run_emitter: Callable[[str, int], EventEmitter]  # for one attempt of one run
 
 
 class Daemon:
     def __init__(
         self,
+        identity: WorkerIdentity,
+        store: WorkerStore,
+        outbox: WorkerOutbox,
+        environment: AttemptEnvironment,
         *,
-        queue: RunQueue,
-        rescue: Rescue,
-        register: WorkerRegistry,
-        wakeup: Callable[[Callable[[], None]], QueueWatcher | None],
-        claimant: ClaimingWorker,
-        card: WorkerInfo,
-        place: AttemptEnvironment,
-        run_emitter: Callable[[str, int], EventEmitter],
-        pod_emitter: EventEmitter,
-        delivery: Delivery,
         checks: list[Check],
         machine: Machine,
-        env: Mapping[str, str],
         clock: Clock,
-        rhythm: WorkerIntervals,
-        patience: StopTimeouts,
+        intervals: WorkerIntervals,
+        timeouts: StopTimeouts,
         limits: ExitLimits,
-        stop: ShutdownRequest,
+        shutdown: ShutdownRequest,
         rng: random.Random,
     ) -> None:
-        self._queue, self._rescue, self._register = queue, rescue, register
-        self._claimant, self._card, self._place = claimant, card, place
-        self._run_emitter, self._pod_emitter = run_emitter, pod_emitter
-        self._delivery, self._checks, self._machine = delivery, checks, machine
-        self._env, self._clock, self._rhythm = env, clock, rhythm
-        self._patience, self._limits, self._stop, self._rng = patience, limits, stop, rng
-        self._awake = threading.Event()
-        self._wakeup = wakeup(self._wake)
+        self._identity, self._store, self._outbox = identity, store, outbox
+        self._environment, self._checks, self._machine = environment, checks, machine
+        self._clock, self._intervals, self._timeouts = clock, intervals, timeouts
+        self._limits, self._shutdown, self._rng = limits, shutdown, rng
+        self._claiming_worker = identity.claiming_worker()
+        self._registered = identity.registered()
+        self._wakeup = threading.Event()
+        self._watcher = store.watch(self._on_queue_change)
         self._supervisor: Supervisor | None = None
         self._busy_emitter: EventEmitter | None = None
         self._state = WorkerState.IDLE
         self._reason: str | None = None
         self._run_id: str | None = None
-        self._presence = PeriodicThread("presence", REGISTER_SECONDS, self._report_state)
+        self._presence = SupervisedThread("presence", every(REGISTER_SECONDS, self._report_state))
         self._next_sweep = 0.0
         self._failures = 0
 
@@ -125,49 +132,45 @@ class Daemon:
         """Blocks until the worker's end; returns the process's exit code."""
         try:
             if not self.startup():
-                return EXIT_TERMINATED if self._stop.requested.is_set() else EXIT_TEMPORARY
+                return EXIT_TERMINATED if self._shutdown.requested.is_set() else EXIT_TEMPORARY
             return self.main_loop()
         finally:
             self.shutdown()
 
     def report(self, entry: RunLog) -> None:
-        """An error that nobody caught: told where people look, beside the run it may have hurt."""
-        (self._busy_emitter or self._pod_emitter).emit(entry)
+        """Record an uncaught error with the run it may have affected, else with the pod."""
+        (self._busy_emitter or self._outbox.pod_emitter).emit(entry)
 
     # ── startup ─────────────────────────────────────────────────────────────────────────────────────────
 
     def startup(self) -> bool:
         """Preflight until it passes. False: stopped, or refused where waiting is not wanted."""
-        self._delivery.start()
-        said: list[str] = []
+        self._outbox.shipper.start()
+        reported: list[str] = []
         pause, longest = PREFLIGHT_RETRY_SECONDS
         while problems := run_checks(self._checks):
             messages = [f"{problem.check}: {problem.message}" for problem in problems]
-            if messages != said:
+            if messages != reported:
                 self._report_unhealthy(problems)
-                said = messages
+                reported = messages
             if self._limits.exit_when_idle_seconds is not None or self._limits.run_id:
                 return False
-            if self._stop.requested.wait(pause * self._rng.uniform(0.8, 1.0)):
+            if self._shutdown.requested.wait(pause * self._rng.uniform(0.8, 1.0)):
                 return False
             pause = min(pause * 2, longest)
         self._state, self._reason = WorkerState.IDLE, None
         self._presence.start()
-        if self._wakeup:
-            self._wakeup.start()
-        log.info(
-            "worker %s ready: mode %s, queues %s",
-            self._card.worker_id,
-            self._card.mode,
-            ", ".join(self._claimant.queues),
-        )
+        if self._watcher:
+            self._watcher.start()
+        who = self._identity
+        log.info("worker %s ready: mode %s, queues %s", who.worker_id, who.mode, ", ".join(who.queues))
         return True
 
     def _report_unhealthy(self, problems: list[PreflightFailure]) -> None:
         for problem in problems:
             log.error("this pod cannot work: %s: %s", problem.check, problem.message)
             if problem.shortage:
-                self._pod_emitter.emit(problem.shortage)
+                self._outbox.pod_emitter.emit(problem.shortage)
         self._state = WorkerState.UNHEALTHY
         self._reason = "; ".join(problem.message for problem in problems)
         self._try_report_state()
@@ -176,8 +179,8 @@ class Daemon:
 
     def main_loop(self) -> int:
         done, idle_since = 0, self._clock.monotonic()
-        while not self._stop.requested.is_set():
-            self._awake.clear()  # before the look: a run queued during it wakes us again
+        while not self._shutdown.requested.is_set():
+            self._wakeup.clear()  # before the query: a run queued during it wakes us again
             claim = self._claim()
             if claim:
                 self._execute(claim)
@@ -191,42 +194,44 @@ class Daemon:
             if idle_limit is not None and idle >= idle_limit:
                 break
             self._sleep(None if idle_limit is None else idle_limit - idle)
-        return EXIT_TERMINATED if self._stop.requested.is_set() else EXIT_FAILED if self._failures else EXIT_OK
+        if self._shutdown.requested.is_set():
+            return EXIT_TERMINATED
+        return EXIT_FAILED if self._failures else EXIT_OK
 
     def _claim(self) -> Claim | None:
         try:
             self._sweep()
-            return self._queue.claim(self._claimant, self._limits.run_id)
+            return self._store.queue.claim(self._claiming_worker, self._limits.run_id)
         except PyMongoError as error:
             log.warning("MongoDB does not answer (%s); trying again", type(error).__name__)
-            self._stop.requested.wait(self._rng.uniform(1, 3))
+            self._shutdown.requested.wait(self._rng.uniform(1, 3))
             return None
 
     def _sweep(self) -> None:
         """Any worker may rescue a dead one's run; the control plane does too, more often."""
         if self._clock.monotonic() < self._next_sweep:
             return
-        self._next_sweep = self._clock.monotonic() + self._rhythm.rescue_seconds * self._rng.uniform(0.9, 1.1)
-        for rescued in self._rescue.sweep():
+        self._next_sweep = self._clock.monotonic() + self._intervals.rescue_seconds * self._rng.uniform(0.9, 1.1)
+        for rescued in self._store.rescue.sweep():
             log.warning(
                 "rescued run %s of dead worker %s: %s", rescued.run.id, rescued.worker_id, rescued.run.status
             )
 
     def _sleep(self, at_most: float | None) -> None:
         # Jitter, so that a fleet started together does not poll together; never above the promised interval.
-        seconds = self._rhythm.poll_seconds * self._rng.uniform(0.8, 1.0)
-        self._awake.wait(seconds if at_most is None else min(seconds, max(at_most, 0.0)))
+        seconds = self._intervals.poll_seconds * self._rng.uniform(0.8, 1.0)
+        self._wakeup.wait(seconds if at_most is None else min(seconds, max(at_most, 0.0)))
 
-    def _wake(self) -> None:
-        self._awake.set()
+    def _on_queue_change(self) -> None:
+        self._wakeup.set()
         if supervisor := self._supervisor:
             supervisor.renew_now()
 
     def request_shutdown(self) -> None:
-        """After `ShutdownRequest.request`: let go of whatever the loop waits for."""
-        self._awake.set()
+        """After `ShutdownRequest.request`: end whatever the loop waits for."""
+        self._wakeup.set()
         if supervisor := self._supervisor:
-            supervisor.drain(self._stop.reason, force=self._stop.forced.is_set())
+            supervisor.drain(self._shutdown.reason, force=self._shutdown.forced.is_set())
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,94 +241,92 @@ class Daemon:
         self._state = WorkerState.BUSY
         self._run_id = run.id
         self._try_report_state()
-        emitter = self._busy_emitter = self._run_emitter(run.id, run.attempt)
-        heartbeat = run_heartbeat(emitter, self._machine, self._rhythm.heartbeat_seconds)
+        emitter = self._busy_emitter = self._outbox.run_emitter(run.id, run.attempt)
+        heartbeat = heartbeat_thread(emitter, self._machine, self._intervals.heartbeat_seconds)
         supervisor = self._supervise(claim, emitter)
         heartbeat.start()
         try:
-            verdict = supervisor.supervise()
+            result = supervisor.supervise()
         finally:
             heartbeat.stop()
             self._supervisor = self._busy_emitter = None
-        self._finish_attempt(claim, verdict)
+        self._finish_attempt(claim, result)
 
     def _supervise(self, claim: Claim, emitter: EventEmitter) -> Supervisor:
-        place = replace(self._place, work_dir=self._place.work_dir / claim.run.id)
         self._supervisor = Supervisor(
-            self._queue,
+            self._store.queue,
             claim,
             emitter,
-            place,
-            env=self._env,
+            self._identity,
+            self._environment,
             clock=self._clock,
-            renew_seconds=self._rhythm.renew_seconds,
-            patience=self._patience,
+            renew_seconds=self._intervals.renew_seconds,
+            timeouts=self._timeouts,
         )
-        if self._stop.requested.is_set():  # the signal came between the claim and here
+        if self._shutdown.requested.is_set():  # the signal came between the claim and here
             self.request_shutdown()
         return self._supervisor
 
-    def _finish_attempt(self, claim: Claim, verdict: AttemptResult) -> None:
-        run_id, outcome = claim.run.id, verdict.outcome
-        word = type(outcome).__name__.lower()
-        log.info("run %s: %s%s", run_id, word, _detail(verdict))
+    def _finish_attempt(self, claim: Claim, result: AttemptResult) -> None:
+        run_id, outcome = claim.run.id, result.outcome
+        log.info("run %s: %s%s", run_id, type(outcome).__name__.lower(), _detail(result))
         if isinstance(outcome, Failed):
             self._failures += 1
-        ended = verdict.settlement and verdict.settlement.status is not RunStatus.QUEUED
+        ended = result.settlement and result.settlement.status is not RunStatus.QUEUED
         if isinstance(outcome, Succeeded) or (ended and not isinstance(outcome, Failed)):
-            shutil.rmtree(self._place.work_dir / run_id, ignore_errors=True)
-        self._delivery.flush(self._rhythm.flush_seconds)
+            shutil.rmtree(self._environment.work_root / run_id, ignore_errors=True)
+        self._outbox.shipper.flush(self._intervals.flush_seconds)
         self._state, self._run_id = WorkerState.IDLE, None
         self._try_report_state()
 
     # ── presence ────────────────────────────────────────────────────────────────────────────────────────
 
     def _report_state(self) -> None:
-        state = WorkerState.DRAINING if self._stop.requested.is_set() else self._state
-        self._register.report_state(self._card, state, self._run_id, self._reason)
+        state = WorkerState.DRAINING if self._shutdown.requested.is_set() else self._state
+        self._store.registry.report_state(self._registered, state, self._run_id, self._reason)
 
     def _try_report_state(self) -> None:
         try:
             self._report_state()
         except PyMongoError:
-            pass  # a picture is not worth an error
+            pass  # the register is for people; the presence thread tries again
 
     # ── shutdown ────────────────────────────────────────────────────────────────────────────────────────
 
     def shutdown(self) -> None:
-        if self._wakeup:
-            self._wakeup.stop()
-        delivered = self._delivery.flush(self._rhythm.flush_seconds)
-        self._delivery.stop()
-        if not delivered:
+        if self._watcher:
+            self._watcher.stop()
+        is_delivered = self._outbox.shipper.flush(self._intervals.flush_seconds)
+        self._outbox.shipper.stop()
+        if not is_delivered:
             log.warning(
                 "some events are not delivered yet; they stay in the spool for the next worker on this pod"
             )
         self._state = WorkerState.STOPPED
         try:
-            self._register.report_state(self._card, WorkerState.STOPPED)
+            self._store.registry.report_state(self._registered, WorkerState.STOPPED)
         except PyMongoError:
             pass
-        log.info("worker %s stopped", self._card.worker_id)
+        log.info("worker %s stopped", self._identity.worker_id)
 
 
-def _detail(verdict: AttemptResult) -> str:
-    match verdict.outcome:
+def _detail(result: AttemptResult) -> str:
+    match result.outcome:
         case Failed(failure):
             text = f": {failure.code}: {failure.message.splitlines()[0] if failure.message else ''}"
         case Lost(reason):
             text = f": {reason}"
         case _:
             text = ""
-    settled = verdict.settlement
-    if settled and settled.status is RunStatus.QUEUED:
-        wait = settled.retry_in_seconds
+    settlement = result.settlement
+    if settlement and settlement.status is RunStatus.QUEUED:
+        wait = settlement.retry_in_seconds
         text += f" (queued again{f', next try in {wait:.0f} s' if wait else ''})"
     return text
 
 
 def clean_work_dirs(root: Path, older_than_seconds: float, now: float) -> list[Path]:
-    """Folders of runs that nobody has touched for long; a failed run's folder is kept until then."""
+    """Remove the folders of runs that are old; the folder of a failed run is kept until then."""
     if not root.is_dir():
         return []
     stale = [each for each in root.iterdir() if each.is_dir() and now - each.stat().st_mtime > older_than_seconds]

@@ -39,6 +39,13 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
+def program(lease_seconds: float, fds: tuple[int, ...]) -> list[str]:
+    """The command line of a guard, to be followed by the child's. The guard takes over `fds` for the child."""
+    # -I -S: nothing from the environment or site-packages, so that the guard starts in milliseconds.
+    argv = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
+    return [*argv, f"{lease_seconds:.3f}", ",".join(str(fd) for fd in fds), "--"]
+
+
 class Guard:
     def __init__(self, argv: list[str], pass_fds: tuple[int, ...], lease_seconds: float) -> None:
         self._deadline = now() + lease_seconds

@@ -1,6 +1,6 @@
-"""What this machine is and how it is doing: pod id, GPUs (NVML), CPU, memory, disk.
+"""The machine and its load: pod id, GPUs (NVML), CPU, memory, disk.
 
-Figures only; what they mean for a run is decided elsewhere. A machine without NVIDIA's library has no GPUs.
+A machine without NVIDIA's library has no GPUs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class GpuMonitor:
             self._nvml = pynvml
             pynvml.nvmlInit()
             self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        except Exception:  # NVML has one error class per driver state; all of them mean: no GPU to speak of
+        except Exception:  # NVML has one error class per driver state; all of them mean that no GPU can be used
             self._handles = []
 
     def list(self) -> list[Gpu]:
@@ -80,7 +80,7 @@ class Machine:
         self._work_dir = work_dir
         self._gpus = gpus or GpuMonitor()
         self._process = psutil.Process()
-        psutil.cpu_percent()  # the first call only sets the mark that the next one measures from
+        psutil.cpu_percent()  # the first call only starts the interval that the next one measures
 
     @property
     def gpus(self) -> list[Gpu]:
@@ -100,7 +100,7 @@ class Machine:
             try:
                 total += process.memory_info().rss
             except psutil.Error:
-                continue  # it ended between the listing and the look
+                continue  # it ended after it was listed
         return total
 
 
@@ -117,7 +117,7 @@ def pod_id(env: Mapping[str, str]) -> str:
 
 
 def expected_gpus(env: Mapping[str, str]) -> int:
-    """How many GPUs the pod was rented with (RunPod sets RUNPOD_GPU_COUNT); 0 where nobody says."""
+    """How many GPUs the pod was rented with (RunPod sets RUNPOD_GPU_COUNT); 0 where it is not set."""
     count = env.get("RUNPOD_GPU_COUNT", "")
     return int(count) if count.isdigit() else 0
 

@@ -1,6 +1,6 @@
-"""Whether the kernel's OOM killer struck in our cgroup since we began to look.
+"""Whether the kernel's OOM killer killed a process of our cgroup since the counter was made.
 
-A child that dies of SIGKILL nobody sent was most likely killed for memory; the cgroup's counter tells for sure
+A child that dies of a SIGKILL that we did not send was probably killed for memory. The cgroup's counter decides
 (cgroup v2 `memory.events`, v1 `memory.oom_control`).
 """
 
@@ -16,20 +16,20 @@ COUNTER_FILES = (
 
 
 class OomKillCounter:
-    def __init__(self, places: tuple[Path, ...] = COUNTER_FILES) -> None:
-        self._places = places
+    def __init__(self, files: tuple[Path, ...] = COUNTER_FILES) -> None:
+        self._files = files
         self._before = self._count()
 
     def has_increased(self) -> bool:
         return self._count() > self._before
 
     def _count(self) -> int:
-        return sum(_oom_kills(place) for place in self._places)
+        return sum(_oom_kills(file) for file in self._files)
 
 
-def _oom_kills(place: Path) -> int:
+def _oom_kills(file: Path) -> int:
     try:
-        lines = place.read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return 0
     counts = [line.split()[1] for line in lines if line.startswith("oom_kill ")]

@@ -1,7 +1,7 @@
 """What a run prints, made into bounded logs: a file on the pod for everything, events for people.
 
 The file is two halves that replace each other, so the end is always kept. Events are limited per second; what
-is skipped is counted and said. Bytes that are no text are replaced, control characters dropped.
+is skipped is counted and reported. Bytes that are no text are replaced, control characters dropped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,15 @@ class OutputCapture:
         return [_text(raw) for raw in self._tail]
 
     def run(self) -> None:
-        """Reads until the end; keeps reading even when the disk is full, or the run would block on its pipe."""
+        """Reads until the end and closes the source.
+
+        It keeps reading even when the disk is full, or the run would block on its pipe.
+        """
+        with self._source:
+            self._copy()
+        self._report_skipped()
+
+    def _copy(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         chunk = self._read()
         while chunk:
@@ -55,7 +63,6 @@ class OutputCapture:
             if chunk:
                 self._path.replace(self._path.with_suffix(".1"))
         self._take(b"\n")
-        self._report_skipped()
 
     def _read(self) -> bytes:
         try:

@@ -1,7 +1,7 @@
-"""Whether this pod can do the work at all, asked before the first claim.
+"""Checks that this pod can do the work, before the first claim.
 
-Each check answers with a problem and its fix, or nothing. A pod with a problem claims nothing and says why; the
-original's pods fell back to the CPU and let whole runs fail one by one (research: S19).
+Each check returns a failure with its cause and fix, or None. A pod with a failure claims nothing and reports why.
+The original's pods fell back to the CPU and let whole runs fail one by one (research: S19).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def clock_check(database: Mongo, now: Callable[[], datetime]) -> Check:
         try:
             server = database.command("hello")["localTime"]
         except PyMongoError:
-            return None  # the store check says it
+            return None  # the store check reports it
         server = server if server.tzinfo else server.replace(tzinfo=UTC)
         skew = abs((now() - server).total_seconds())
         if skew <= CLOCK_SKEW_SECONDS:
@@ -115,7 +115,7 @@ def gpu_check(needed: int, available: int, probe: Callable[[], str | None] | Non
 
 
 def probe_cuda() -> str | None:
-    """A process of its own: a broken driver may hang or crash whoever touches it."""
+    """Runs in a process of its own: a broken driver may hang or crash the process that uses it."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", GPU_PROBE],
@@ -144,6 +144,6 @@ def control_plane_check(url: str) -> Check:
             )
         if answer.ok:
             return None
-        return PreflightFailure("control plane", f"{url}/readyz says {answer.status_code}: {answer.text[:200]}")
+        return PreflightFailure("control plane", f"{url}/readyz answers {answer.status_code}: {answer.text[:200]}")
 
     return check

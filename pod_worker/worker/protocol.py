@@ -1,7 +1,7 @@
-"""What supervisor and child say to each other: one JSON object a line.
+"""The messages between supervisor and child: one JSON object a line.
 
-Down the child's stdin: the spec, then `stop` orders. Up the child's own pipe: ready, checkpoints, the outcome.
-Secrets travel here, never in argv or the environment.
+Down a pipe of its own: the spec, then `stop` commands. Up another pipe: ready, checkpoints, the outcome. Secrets
+travel here, never in argv or the environment.
 """
 
 from __future__ import annotations
@@ -13,26 +13,16 @@ import msgspec
 from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
-from pod_worker.core.run import Checkpoint, Json, Run, RunStatus
+from pod_worker.core.run import Json, Run
 
 UPLINK_FD_VARIABLE = "POD_WORKER_UPLINK_FD"
-
-
-class StageCheckpoint(msgspec.Struct):
-    done: bool
-    state: dict[str, Json]
-    attempt: int = 0
 
 
 class AttemptSpec(msgspec.Struct):
     """Everything the child is given."""
 
-    run_id: str
-    pipeline: str
-    params: dict[str, Json]
-    attempt: int
-    lease_token: str
-    checkpoints: dict[str, StageCheckpoint]
+    run: Run
+    fence: Fence
     pod_id: str
     worker_id: str
     spool_dir: str
@@ -40,37 +30,6 @@ class AttemptSpec(msgspec.Struct):
     work_dir: str
     control_plane_url: str
     control_plane_token: str | None = None
-
-    @classmethod
-    def of(cls, run: Run, fence: Fence, **places: Json) -> AttemptSpec:
-        saved = {
-            stage: StageCheckpoint(checkpoint.done, checkpoint.state, checkpoint.attempt)
-            for stage, checkpoint in run.checkpoints.items()
-        }
-        return cls(
-            run_id=run.id,
-            pipeline=run.pipeline,
-            params=run.params,
-            attempt=fence.attempt,
-            lease_token=fence.token,
-            checkpoints=saved,
-            **places,
-        )
-
-    def run(self) -> Run:
-        saved = {
-            stage: Checkpoint(stage, entry.done, entry.state, entry.attempt)
-            for stage, entry in self.checkpoints.items()
-        }
-        return Run(
-            id=self.run_id,
-            pipeline=self.pipeline,
-            queue=self.pipeline,
-            status=RunStatus.RUNNING,
-            params=self.params,
-            attempt=self.attempt,
-            checkpoints=saved,
-        )
 
 
 class StopCommand(msgspec.Struct, tag="stop"):
@@ -88,7 +47,7 @@ class CheckpointSaved(msgspec.Struct, tag="checkpoint"):
 
 
 class OutcomeReported(msgspec.Struct, tag="outcome"):
-    """The child's own word on how it ended; the supervisor has the last one."""
+    """How the attempt ended in the child's view; the supervisor decides."""
 
     kind: str  # succeeded | failed | canceled | released | lost
     summary: dict[str, Json] = {}
@@ -118,7 +77,7 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
                 return cls("lost", message=lost.reason)
 
     def outcome(self) -> Outcome | None:
-        """None for `lost`: the supervisor finds that out by itself."""
+        """None for `lost`: the supervisor learns that from the lease."""
         match self.kind:
             case "succeeded":
                 return Succeeded(self.summary)

@@ -1,4 +1,4 @@
-"""Signals, taken out of signal handlers: a thread that calls back, where locks and logs are safe to use.
+"""Signals handled in a thread, where locks and logs are safe to use.
 
 A Python signal handler runs between two instructions of the main thread and may deadlock on any lock that thread
 holds; here the handler does nothing and the signal's number arrives over a pipe (signal.set_wakeup_fd).
@@ -22,14 +22,14 @@ def listen(on_signal: Callable[[signal.Signals], None], *numbers: signal.Signals
     received, sent = os.pipe()
     os.set_blocking(sent, False)
     signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
-    heard = [number for number in numbers if signal.getsignal(number) in DEFAULT_ACTIONS]
-    for number in heard:
+    handled = [number for number in numbers if signal.getsignal(number) in DEFAULT_ACTIONS]
+    for number in handled:
         signal.signal(number, _ignore)
 
     def read() -> None:
         while data := os.read(received, 64):
             for number in data:
-                if number in heard:
+                if number in handled:
                     on_signal(signal.Signals(number))
 
     threading.Thread(target=read, name="signals", daemon=True).start()

@@ -1,79 +1,59 @@
-"""The supervisor of one attempt: child up, lease kept, orders passed on, end judged, run settled.
+"""The supervisor of one attempt: starts the child, keeps the lease, applies its writes, ends it, settles the run.
 
-One inbox, one loop: threads only post into it. The steps of an end are always the same (ask, SIGTERM, SIGKILL),
-and whoever asked decides the outcome: Lost before Canceled before what the child said before Released before
-what its death says.
+One inbox, one loop that never blocks on MongoDB or on the child: threads only post into the inbox. `end_sequence`
+has the steps of an end, `ending` the decision what the end is called.
 """
 
 from __future__ import annotations
 
 import logging
 import queue as queues
-import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import pymongo
-from pymongo.errors import PyMongoError
+from typing import TypeAlias, cast
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.failure import Failure, FailureCode, truncate
-from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
-from pod_worker.core.payload import (
-    RunCanceled,
-    RunCompleted,
-    RunFailed,
-    RunLost,
-    RunPreempted,
-    RunStarted,
-    RunStatusChanged,
-)
-from pod_worker.core.run import Checkpoint, RunStatus
+from pod_worker.core.failure import Failure, FailureCode, classify, truncate
+from pod_worker.core.outcome import Failed, Lost, Outcome
+from pod_worker.core.payload import Payload, RunStarted
 from pod_worker.core.stage import EventEmitter
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker import protocol
+from pod_worker.worker.attempt_tag import AttemptTag
+from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
+from pod_worker.worker.ending import CrashEvidence, EndReason, EndRequest, decide_outcome, final_events
+from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter, WriteResult
 from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
+from pod_worker.worker.identity import WorkerIdentity
+from pod_worker.worker.message_listener import MessageListener
 from pod_worker.worker.oom_kills import OomKillCounter
 from pod_worker.worker.output_capture import OutputCapture
 from pod_worker.worker.renewal import Renewer
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
-SETTLE_RETRY_SECONDS = 1.0
 FINAL_OUTPUT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class StopTimeouts:
-    """Seconds between the steps of an end."""
-
-    cancel_seconds: float = 5.0  # from asking to SIGTERM
-    drain_seconds: float = 30.0  # the same, when the worker is leaving: time to write a checkpoint
-    kill_seconds: float = 5.0  # from SIGTERM to SIGKILL
+SETTLE_SECONDS = 60.0  # at least; longer leases give longer
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnvironment:
-    """Where and as whom an attempt runs."""
+    """Where attempts run and what their processes are given."""
 
-    pod_id: str
-    worker_id: str
     spool_dir: Path
     spool_max_bytes: int
-    work_dir: Path
+    work_root: Path
     control_plane_url: str
     control_plane_token: str | None
-    gpu: str | None = None
-    region: str | None = None
-    image: str | None = None
+    variables: Mapping[str, str]  # of the child's process environment
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """How the attempt ended and what the queue made of it (None: it was not ours any more)."""
+    """How the attempt ended and what the queue made of it (None: the attempt was over already)."""
 
     outcome: Outcome
     settlement: Settlement | None
@@ -85,9 +65,28 @@ class _GuardExited:
 
 
 @dataclass(frozen=True, slots=True)
-class _EndRequest:
-    reason: str  # cancel | drain | lost | force
-    detail: str = ""
+class _RenewNow:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _OutcomeReported:
+    outcome: Outcome
+
+
+_Item: TypeAlias = _GuardExited | _RenewNow | _OutcomeReported | EndRequest | WriteResult
+
+
+@dataclass(frozen=True, slots=True)
+class _RunningAttempt:
+    """The child and what runs around it."""
+
+    child: GuardedChild
+    output: OutputCapture
+    renewer: Renewer
+    end: EndSequence
+    listener: threading.Thread
+    reader: threading.Thread
 
 
 class Supervisor:
@@ -96,266 +95,242 @@ class Supervisor:
         queue: RunQueue,
         claim: Claim,
         emitter: EventEmitter,
-        place: AttemptEnvironment,
+        identity: WorkerIdentity,
+        environment: AttemptEnvironment,
         *,
-        env: Mapping[str, str],
         clock: Clock,
         renew_seconds: float,
-        patience: StopTimeouts,
+        timeouts: StopTimeouts,
     ) -> None:
         self._queue = queue
         self._run = claim.run
+        self._lease = claim.lease
         self._fence = claim.lease.fence
         self._emitter = emitter
-        self._place = place
-        self._env = env
+        self._identity = identity
+        self._environment = environment
+        self._work_dir = environment.work_root / claim.run.id
         self._clock = clock
-        self._patience = patience
-        self._began = clock.monotonic()
-        self._inbox: queues.Queue[protocol.Message | _GuardExited | _EndRequest] = queues.Queue()
-        self._renewer = Renewer(
-            queue,
-            claim.lease,
-            clock,
-            every_seconds=renew_seconds,
-            on_trust=lambda seconds: self._child.set_lease_deadline(seconds),
-            on_cancel=lambda: self._inbox.put(_EndRequest("cancel")),
-            on_lost=lambda why: self._inbox.put(_EndRequest("lost", why)),
-        )
-        self._end_request: _EndRequest | None = None
-        self._reported_outcome: Outcome | None = None
-        self._deadline: float | None = None  # monotonic time of the next step of the end
-        self._terminated = False
-        self._memory_kills = OomKillCounter()
+        self._renew_seconds = renew_seconds
+        self._timeouts = timeouts
+        self._inbox: queues.SimpleQueue[_Item] = queues.SimpleQueue()
+        self._writer = FencedWriter(self._inbox.put)
+        self._stop_request: EndRequest | None = None  # the last drain or force that was asked for
+        self._reported: Outcome | None = None
+        self._oom_kills = OomKillCounter()
 
     # ── from outside, any thread ────────────────────────────────────────────────────────────────────────
 
     def renew_now(self) -> None:
         """The run's document has changed: look now."""
-        self._renewer.kick()
+        self._inbox.put(_RenewNow())
 
-    def drain(self, why: str, *, force: bool = False) -> None:
-        """The worker is leaving. `force`: now, without waiting for a checkpoint."""
-        self._inbox.put(_EndRequest("force" if force else "drain", why))
+    def drain(self, reason: str, *, force: bool = False) -> None:
+        """The worker is stopping. `force`: now, without waiting for a checkpoint."""
+        self._inbox.put(EndRequest(EndReason.FORCE if force else EndReason.DRAIN, reason))
 
     # ── the attempt ─────────────────────────────────────────────────────────────────────────────────────
 
     def supervise(self) -> AttemptResult:
-        self._emitter.emit(
-            RunStarted(
-                pod_id=self._place.pod_id,
-                worker_id=self._place.worker_id,
-                gpu=self._place.gpu,
-                region=self._place.region,
-                image=self._place.image,
-            )
-        )
-        self._start_child()
-        report = self._run_until_exit()
-        self._drain_child_output()
-        outcome = self._decide_outcome(report)
-        settlement = self._settle(outcome)
-        self._renewer.stop()
-        verdict = AttemptResult(outcome if settlement or isinstance(outcome, Lost) else Lost("fenced"), settlement)
-        self._report(verdict)
-        return verdict
+        """Blocks until the attempt is over. Every error inside becomes the attempt's failure."""
+        began = self._clock.monotonic()
+        self._emit(self._started_event())
+        self._writer.start()
+        try:
+            attempt = self._start()
+        except Exception as error:
+            log.exception("run %s: the attempt could not be started", self._run.id)
+            result = self._settle(Failed(_internal_failure(error)))
+        else:
+            try:
+                result = self._settle(self._execute(attempt))
+            finally:
+                attempt.renewer.stop()
+        self._writer.stop()
+        for event in final_events(result.outcome, result.settlement, self._clock.monotonic() - began):
+            self._emit(event)
+        return result
 
-    def _start_child(self) -> None:
-        place = self._place
-        spec = protocol.AttemptSpec.of(
-            self._run,
+    def _started_event(self) -> RunStarted:
+        who = self._identity
+        return RunStarted(
+            pod_id=who.pod_id, worker_id=who.worker_id, gpu=who.gpu, region=who.region, image=who.image
+        )
+
+    def _start(self) -> _RunningAttempt:
+        tag = AttemptTag(self._run.id, self._fence.attempt, self._environment.work_root)
+        trusted_seconds = max(self._lease.trusted_until - self._clock.monotonic(), 0.0)
+        child = GuardedChild(child_command(tag, self._environment.variables), trusted_seconds, self._spec())
+        output = OutputCapture(child.output, self._work_dir / "output.log", self._emit, self._clock)
+        renewer = Renewer(
+            self._queue,
+            self._lease,
+            self._clock,
+            renew_seconds=self._renew_seconds,
+            on_renewed=child.set_lease_deadline,
+            on_cancel=lambda: self._inbox.put(EndRequest(EndReason.CANCEL)),
+            on_lost=lambda reason: self._inbox.put(EndRequest(EndReason.LOST, reason)),
+        )
+        listener = MessageListener(
+            child,
+            self._queue,
             self._fence,
-            pod_id=place.pod_id,
-            worker_id=place.worker_id,
-            spool_dir=str(place.spool_dir),
-            spool_max_bytes=place.spool_max_bytes,
-            work_dir=str(place.work_dir),
-            control_plane_url=place.control_plane_url,
-            control_plane_token=place.control_plane_token,
+            self._writer,
+            may_retry=lambda: renewer.lease.is_trusted(self._clock.monotonic()),
+            on_outcome=lambda outcome: self._inbox.put(_OutcomeReported(outcome)),
         )
-        command = child_command(f"{self._fence.run_id}/{self._fence.attempt}", self._env)
-        trust = self._renewer.lease.trusted_until - self._clock.monotonic()
-        self._child = GuardedChild(command, trust, spec)
-        self._output = OutputCapture(
-            self._child.output, place.work_dir / "output.log", self._emitter.emit, self._clock
+        self._thread("guard", lambda: self._inbox.put(_GuardExited(child.wait())))
+        renewer.start()
+        return _RunningAttempt(
+            child,
+            output,
+            renewer,
+            EndSequence(self._run.id, child, self._timeouts, self._clock),
+            listener=self._thread("messages", listener.run),
+            reader=self._thread("output", output.run),
         )
-        self._reader = self._thread("output", self._output.run)
-        self._listener = self._thread("messages", self._listen)
-        self._thread("guard", lambda: self._inbox.put(_GuardExited(self._child.wait())))
-        self._renewer.start()
+
+    def _spec(self) -> protocol.AttemptSpec:
+        environment = self._environment
+        return protocol.AttemptSpec(
+            run=self._run,
+            fence=self._fence,
+            pod_id=self._identity.pod_id,
+            worker_id=self._identity.worker_id,
+            spool_dir=str(environment.spool_dir),
+            spool_max_bytes=environment.spool_max_bytes,
+            work_dir=str(self._work_dir),
+            control_plane_url=environment.control_plane_url,
+            control_plane_token=environment.control_plane_token,
+        )
 
     def _thread(self, name: str, work: Callable[[], object]) -> threading.Thread:
-        thread = threading.Thread(target=work, name=name, daemon=True)
+        """A thread whose error ends the attempt."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                log.exception("run %s: thread %s failed", self._run.id, name)
+                self._inbox.put(EndRequest(EndReason.ERROR, f"thread {name} failed", _internal_failure(error)))
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread
 
-    def _listen(self) -> None:
-        for message in self._child.messages(on_noise=log.warning):
-            self._inbox.put(message)
+    def _execute(self, attempt: _RunningAttempt) -> Outcome:
+        report = self._run_until_exit(attempt)
+        # Bounded: with the guard killed, a process that hid from the sweep may hold the child's pipes open.
+        for thread in (attempt.listener, attempt.reader):
+            thread.join(FINAL_OUTPUT_SECONDS)
+        self._finish_writes(attempt)
+        evidence = CrashEvidence(attempt.output.tail, self._oom_kills.has_increased())
+        return decide_outcome(report, attempt.end.request, self._reported, evidence)
 
-    def _run_until_exit(self) -> GuardReport:
+    def _run_until_exit(self, attempt: _RunningAttempt) -> GuardReport:
         while True:
-            try:
-                item = self._inbox.get(timeout=TICK_SECONDS if self._deadline else None)
-            except queues.Empty:
-                self._escalate_if_due()
-                continue
+            item = self._next_item(TICK_SECONDS if attempt.end.is_under_way else None)
             if isinstance(item, _GuardExited):
                 return item.report
-            self._handle(item)
-            self._escalate_if_due()
+            self._handle(attempt, item)
+            attempt.end.escalate_if_due()
 
-    def _drain_child_output(self) -> None:
-        # Bounded: with the guard killed, a process that hid from the sweep may hold the child's pipes open.
-        for thread in (self._listener, self._reader):
-            thread.join(FINAL_OUTPUT_SECONDS)
-        if not self._reader.is_alive():
-            self._child.output.close()
-        self._drain_inbox()
+    def _next_item(self, seconds: float | None) -> _Item | None:
+        try:
+            item = self._inbox.get(timeout=seconds)
+        except queues.Empty:
+            return None
+        if isinstance(item, EndRequest) and item.reason in (EndReason.DRAIN, EndReason.FORCE):
+            self._stop_request = item
+        return item
 
-    def _drain_inbox(self) -> None:
-        """What the child said just before its end may have been read just after it."""
-        while True:
-            try:
-                item = self._inbox.get_nowait()
-            except queues.Empty:
-                return
-            if not isinstance(item, _GuardExited):
-                self._handle(item)
-
-    def _handle(self, item: protocol.Message | _GuardExited | _EndRequest) -> None:
+    def _handle(self, attempt: _RunningAttempt, item: _Item | None) -> None:
         match item:
-            case protocol.ChildReady():
-                self._write(lambda: self._queue.start(self._fence))
-            case protocol.CheckpointSaved(stage=stage, done=done, state=state):
-                made = Checkpoint(stage, done, state, self._fence.attempt)
-                self._write(lambda: self._queue.checkpoint(self._fence, made))
-            case protocol.OutcomeReported():
-                self._reported_outcome = item.outcome()
-            case _EndRequest():
-                self._request_end(item)
+            case _RenewNow():
+                attempt.renewer.renew_now()
+            case _OutcomeReported(outcome):
+                self._reported = outcome
+            case EndRequest():
+                attempt.end.begin(item)
+            case WriteResult():
+                if request := _request_after(item):
+                    attempt.end.begin(request)
 
-    def _write(self, write: Callable[[], bool]) -> None:
-        """A fenced write, tried until it has an answer or the lease can no longer be trusted."""
-        while not (self._end_request and self._end_request.reason == "lost"):
-            try:
-                with pymongo.timeout(5.0):
-                    if not write():
-                        self._request_end(_EndRequest("lost", "the run was taken away"))
-                    return
-            except PyMongoError as error:
-                log.warning("MongoDB did not take a write (%s); trying again", type(error).__name__)
-            if not self._renewer.lease.is_trusted(self._clock.monotonic()):
-                self._request_end(
-                    _EndRequest("lost", "the lease could not be renewed in time (MongoDB did not answer)")
-                )
-                return
-            threading.Event().wait(SETTLE_RETRY_SECONDS)
+    def _finish_writes(self, attempt: _RunningAttempt) -> None:
+        """Wait for the writes that the child asked for before its end."""
+        last = FencedWrite("last write", lambda: True, lambda: False)
+        self._writer.submit(last)
+        self._wait_for(last.name, self._settle_seconds(), lambda item: self._handle(attempt, item))
 
-    # ── the steps of an end ─────────────────────────────────────────────────────────────────────────────
+    def _wait_for(self, name: str, seconds: float, handle: Callable[[_Item], None]) -> WriteResult | None:
+        """The result of the write `name`; None after `seconds`, or sooner when the worker must stop."""
+        began = self._clock.monotonic()
+        while (left := began + min(seconds, self._patience_seconds()) - self._clock.monotonic()) > 0:
+            item = self._next_item(min(left, TICK_SECONDS))
+            if isinstance(item, WriteResult) and item.name == name:
+                return item
+            if item is not None:
+                handle(item)
+        return None
 
-    def _request_end(self, wish: _EndRequest) -> None:
-        """A stronger wish replaces a weaker one; the same wish again changes nothing."""
-        rank = {"drain": 1, "force": 2, "cancel": 3, "lost": 4}
-        if self._end_request and rank[wish.reason] <= rank[self._end_request.reason]:
-            return
-        log.info("run %s: %s %s", self._run.id, wish.reason, wish.detail)
-        self._end_request = wish
-        now = self._clock.monotonic()
-        if wish.reason in ("lost", "force"):
-            self._child.kill()
-            self._deadline = None
-            return
-        self._child.ask_to_stop(wish.reason)
-        patience = self._patience
-        wait = patience.cancel_seconds if wish.reason == "cancel" else patience.drain_seconds
-        self._deadline = now + wait
+    def _settle_seconds(self) -> float:
+        return max(10 * self._lease.seconds, SETTLE_SECONDS)
 
-    def _escalate_if_due(self) -> None:
-        if self._deadline is None or self._clock.monotonic() < self._deadline:
-            return
-        if self._terminated:
-            self._child.kill()
-            self._deadline = None
-            return
-        self._terminated = True
-        self._child.terminate()
-        self._deadline = self._clock.monotonic() + self._patience.kill_seconds
+    def _patience_seconds(self) -> float:
+        """How long the worker may wait for MongoDB when the run's processes are gone."""
+        if self._stop_request is None:
+            return float("inf")
+        is_forced = self._stop_request.reason is EndReason.FORCE
+        return self._timeouts.kill_seconds if is_forced else self._timeouts.drain_seconds
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _decide_outcome(self, report: GuardReport) -> Outcome:
-        if report.lease_expired and self._reported_outcome is None:
-            return Lost("the guard ended the run because the lease could no longer be trusted")
-        if self._end_request and self._end_request.reason == "lost":
-            return Lost(self._end_request.detail)
-        if isinstance(self._reported_outcome, Succeeded):
-            return self._reported_outcome
-        if isinstance(self._reported_outcome, Canceled) or (
-            self._end_request and self._end_request.reason == "cancel"
-        ):
-            return Canceled(reason="canceled on request")
-        if self._end_request:  # whatever a run says while it is being driven out is no failure of its own
-            return Released(self._end_request.detail or "the worker is stopping")
-        if self._reported_outcome is not None:
-            return self._reported_outcome
-        return Failed(self._crash_failure(report))
-
-    def _crash_failure(self, report: GuardReport) -> Failure:
-        tail = "\n".join(self._output.tail)
-        if report.signal is None:
-            message = f"the run's process ended with exit code {report.code} and no word"
-            return Failure(FailureCode.INTERNAL, message, traceback=tail or None)
-        name = signal.Signals(report.signal).name
-        if report.signal == signal.SIGKILL and self._memory_kills.has_increased():
-            message = "the kernel killed the run because the machine ran out of memory (OOM killer)"
-            return Failure(FailureCode.HOST_OOM, message, traceback=tail or None)
-        return Failure(FailureCode.CRASHED_SIGNAL, f"the run's process died of {name}", traceback=tail or None)
-
-    def _settle(self, outcome: Outcome) -> Settlement | None:
+    def _settle(self, outcome: Outcome) -> AttemptResult:
         """The one write that ends the attempt, tried for as long as the run can still be ours.
 
-        Work of many hours must not be thrown away because MongoDB was away for a minute at its end: the GPU is
-        free by now, so waiting costs nothing, and the fence keeps a late write harmless.
+        Work of many hours must not be lost because MongoDB was away for a minute at its end: the GPU is free by
+        now, so waiting costs nothing, and the fence keeps a late write harmless.
         """
         if isinstance(outcome, Lost):
-            return None
-        end = self._clock.monotonic() + max(10 * self._renewer.lease.seconds, 60)
-        while True:
-            try:
-                with pymongo.timeout(10.0):
-                    return self._queue.settle(self._fence, outcome)
-            except PyMongoError as error:
-                log.warning("MongoDB did not take the run's end (%s); trying again", type(error).__name__)
-                if self._clock.monotonic() > end:
-                    return None
-            threading.Event().wait(SETTLE_RETRY_SECONDS)
+            return AttemptResult(outcome, None)
+        result = self._try_to_settle(outcome)
+        if result and result.is_permanent:
+            log.error("run %s: MongoDB refuses its end: %s", self._run.id, result.error)
+            outcome = Failed(_refused_failure(result))
+            result = self._try_to_settle(outcome)
+        if result is None or result.error:
+            return AttemptResult(Lost("MongoDB did not accept the end of the run"), None)
+        settlement = cast("Settlement | None", result.value)
+        return AttemptResult(outcome if settlement else Lost("fenced"), settlement)
 
-    def _report(self, verdict: AttemptResult) -> None:
-        emit = self._emitter.emit
-        settled = verdict.settlement
-        match verdict.outcome:
-            case Succeeded():
-                emit(RunCompleted(total_duration_s=round(self._clock.monotonic() - self._began, 3)))
-            case Failed(failure):
-                retry = settled is not None and settled.status is RunStatus.QUEUED
-                code = settled.code.value if settled and settled.code and not retry else failure.code.value
-                emit(
-                    RunFailed(
-                        code=code,
-                        message=truncate(failure.message, 2000),
-                        stage=failure.stage,
-                        traceback=failure.traceback,
-                        retryable=retry,
-                    )
-                )
-            case Canceled(_, reason):
-                emit(RunCanceled(reason=reason))
-            case Released(reason):
-                emit(RunPreempted(reason=reason))
-            case Lost(reason):
-                emit(RunLost(reason=reason))
-        if settled and settled.status is RunStatus.QUEUED:
-            wait = settled.retry_in_seconds
-            why = f"tried again in {wait:.0f} s" if wait else "waiting for a worker"
-            emit(RunStatusChanged(from_="RUNNING", to="QUEUED", reason=why))
+    def _try_to_settle(self, outcome: Outcome) -> WriteResult | None:
+        write = FencedWrite("settle", lambda: self._queue.settle(self._fence, outcome), lambda: True)
+        self._writer.submit(write)
+        return self._wait_for(write.name, self._settle_seconds(), lambda item: None)
+
+    def _emit(self, payload: Payload) -> str:
+        """An event that cannot be recorded is logged; it never ends the attempt."""
+        try:
+            return self._emitter.emit(payload)
+        except Exception as error:
+            log.error("run %s: the event %s could not be recorded: %s", self._run.id, payload.type, error)
+            return ""
+
+
+def _request_after(result: WriteResult) -> EndRequest | None:
+    """What a finished write means for the attempt; None when it succeeded."""
+    if result.is_permanent:
+        return EndRequest(EndReason.ERROR, f"MongoDB refuses the {result.name}", _refused_failure(result))
+    if result.error:
+        return EndRequest(EndReason.LOST, "the lease could not be renewed in time (MongoDB did not answer)")
+    return None if result.value else EndRequest(EndReason.LOST, "the run was taken away")
+
+
+def _refused_failure(result: WriteResult) -> Failure:
+    error = result.error
+    message = f"MongoDB refuses the {result.name} for good ({type(error).__name__}: {error})"
+    return Failure(FailureCode.INTERNAL, truncate(message, 1000))
+
+
+def _internal_failure(error: Exception) -> Failure:
+    return replace(classify(error), code=FailureCode.INTERNAL)

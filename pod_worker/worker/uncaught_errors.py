@@ -1,6 +1,6 @@
-"""Errors that nobody caught, reported instead of lost: in the main thread and in every other one.
+"""Uncaught errors become log events, in the main thread and in every other one.
 
-Python prints such an error to a stream that may be read by nobody; here it becomes a log event that people see.
+Python prints such an error to standard error, which may not be read; a log event is shown with the run.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class WorkerProcess:
     def wait(self, seconds: float = 60) -> int:
         return self.process.wait(timeout=seconds)
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text(errors="replace")
 
 

@@ -54,7 +54,7 @@ def test_a_training_survives_the_sigkill_of_its_worker_and_no_event_is_lost(
 
     with running.worker("second", "--max-runs", "1") as second:
         run = running.wait_status(run_id, "COMPLETED", "FAILED", seconds=150)
-        assert second.wait() == 0, second.said()
+        assert second.wait() == 0, second.log_text()
     assert run["status"] == "COMPLETED", run.get("errorMessage")
     assert run["attempt"] == 2
     assert run["crashCount"] == 0  # the second attempt got on
@@ -114,9 +114,9 @@ def test_a_worker_of_nohup_in_the_background_stops_at_sigterm_and_its_run_inheri
         worker.send(signal.SIGINT)
         worker.send(signal.SIGTERM)
         assert worker.wait() == 143
-    assert "SIGTERM: finishing up" in worker.said()
-    assert "SIGHUP" not in worker.said()
-    assert "SIGINT" not in worker.said()
+    assert "SIGTERM: finishing up" in worker.log_text()
+    assert "SIGHUP" not in worker.log_text()
+    assert "SIGINT" not in worker.log_text()
 
 
 def test_a_second_signal_does_not_wait(running: Running) -> None:
@@ -125,7 +125,7 @@ def test_a_second_signal_does_not_wait(running: Running) -> None:
     with running.worker("w", POD_WORKER_GRACE_SECONDS="600") as worker:
         running.wait_status(run_id, "RUNNING")
         worker.send(signal.SIGTERM)
-        wait_for(lambda: "finishing up" in worker.said(), "the worker to hear the first signal")
+        wait_for(lambda: "finishing up" in worker.log_text(), "the worker to hear the first signal")
         worker.send(signal.SIGTERM)
         assert worker.wait(20) == 143
     assert running.run(run_id)["status"] == "QUEUED"
@@ -165,8 +165,8 @@ def test_a_worker_that_was_frozen_past_its_lease_frees_the_gpu_and_writes_nothin
         assert not any(p.is_running() and p.status() != "zombie" for p in tree), "two attempts were alive at once"
         owner.send(signal.SIGCONT)
         run = running.wait_status(run_id, "COMPLETED", "FAILED", seconds=60)
-        wait_for(lambda: f"run {run_id}: lost" in owner.said(), "the frozen worker to notice", 20)
-        assert f"run {run_id}: succeeded" in other.said() or run["status"] == "COMPLETED"
+        wait_for(lambda: f"run {run_id}: lost" in owner.log_text(), "the frozen worker to notice", 20)
+        assert f"run {run_id}: succeeded" in other.log_text() or run["status"] == "COMPLETED"
     assert run["status"] == "COMPLETED"
     assert run["attempt"] == 2
 
@@ -209,5 +209,5 @@ def test_no_secret_is_in_any_command_line_or_in_the_child_environment(running: R
             assert "MONGODB_URL" not in environment
         worker.send(signal.SIGTERM)
         worker.wait()
-        assert not any(secret in worker.said() for secret in secrets)
+        assert not any(secret in worker.log_text() for secret in secrets)
     assert os.getpid()

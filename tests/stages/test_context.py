@@ -1,4 +1,4 @@
-"""What a stage reports by itself: started and how it ended, once, with the failure's name."""
+"""What the context reports of a stage: its start and its end, once, with the name of the failure."""
 
 from __future__ import annotations
 

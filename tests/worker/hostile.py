@@ -1,7 +1,7 @@
-"""Children that behave as badly as a process can, and a supervisor at work on one of them.
+"""Hostile child programs, and a supervisor at work on one of them.
 
-The programs speak just enough of the protocol to be taken for a run: they read the spec, say `ready`, and then do
-their worst. The supervisor, the guard, the queue and MongoDB are the real ones.
+The programs implement as much of the protocol as a run needs: they read the spec, send `ready`, and then misbehave.
+The supervisor, the guard, the queue and MongoDB are the real ones.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,14 +21,17 @@ from pymongo.database import Database
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import Payload, RunLog
 from pod_worker.store.queue.operations import OperatorActions
-from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.worker import supervisor
-from pod_worker.worker.guarded_child import ChildCommand, processes_with_tag
-from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, StopTimeouts, Supervisor
+from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
+from pod_worker.worker.end_sequence import StopTimeouts
+from pod_worker.worker.guarded_child import ChildCommand
+from pod_worker.worker.identity import WorkerIdentity
+from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, Supervisor
 
 LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4
-PATIENCE = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
-CLAIMANT = ClaimingWorker("pod-0:w", "pod-0", ("synthetic",), ("synthetic",))
+TIMEOUTS = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
+IDENTITY = WorkerIdentity("pod-0:w", "pod-0", "all", ("synthetic",), ("synthetic",))
 WAIT_SECONDS = 15.0
 
 PRELUDE = """
@@ -43,7 +46,7 @@ def succeed():
 
 
 class Attempt:
-    """A supervisor in a thread of its own, and what it said."""
+    """A supervisor in a thread of its own, and the events it emitted."""
 
     def __init__(self, db: Database[dict[str, Any]], folder: Path, program: str) -> None:
         self.events: list[Payload] = []
@@ -52,23 +55,24 @@ class Attempt:
         self._runs = db["runs"]
         self._queue = RunQueue(db, SystemClock(), lease_seconds=LEASE_SECONDS, margin_seconds=MARGIN_SECONDS)
         self._queue.enqueue(RunRequest("r", "synthetic", {}))
-        claim = self._queue.claim(CLAIMANT)
+        claim = self._queue.claim(IDENTITY.claiming_worker())
         assert claim is not None
         self._fence = claim.lease.fence
         self._program = PRELUDE + program
-        self._verdict: AttemptResult | None = None
-        place = AttemptEnvironment(
-            "pod-0", "pod-0:w", folder / "spool", 1 << 24, folder / "work", "http://127.0.0.1:9", None
+        self._result: AttemptResult | None = None
+        self.work_root = folder / "work"
+        environment = AttemptEnvironment(
+            folder / "spool", 1 << 24, self.work_root, "http://127.0.0.1:9", None, dict(os.environ)
         )
         self.supervisor = Supervisor(
             self._queue,
             claim,
             self,
-            place,
-            env=dict(os.environ),
+            IDENTITY,
+            environment,
             clock=SystemClock(),
             renew_seconds=RENEW_SECONDS,
-            patience=PATIENCE,
+            timeouts=TIMEOUTS,
         )
         self._thread = threading.Thread(target=self._supervise, daemon=True)
 
@@ -76,16 +80,16 @@ class Attempt:
         self.events.append(payload)
         return "id"
 
-    def command(self, mark: str, env: dict[str, str]) -> ChildCommand:
-        return ChildCommand([sys.executable, "-c", self._program], env, mark)
+    def command(self, tag: AttemptTag, env: Mapping[str, str]) -> ChildCommand:
+        return ChildCommand([sys.executable, "-c", self._program], env, tag)
 
     def start(self) -> None:
         self._thread.start()
 
     def _supervise(self) -> None:
-        self._verdict = self.supervisor.supervise()
+        self._result = self.supervisor.supervise()
 
-    # ── what can be asked ───────────────────────────────────────────────────────────────────────────────
+    # ── observations ───────────────────────────────────────────────────────────────────────────────
 
     @property
     def document(self) -> dict[str, Any]:
@@ -99,37 +103,32 @@ class Attempt:
 
     def living(self) -> list[int]:
         """Every process of the attempt, the guard included."""
-        return processes_with_tag(f"r/{self._fence.attempt}")
+        return processes_with_tag(AttemptTag("r", self._fence.attempt, self.work_root))
 
     def wait_until(self, passed: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
         end = time.monotonic() + seconds
         while not passed():
-            assert time.monotonic() < end, f"waited {seconds:g} s in vain; {self.document}"
+            assert time.monotonic() < end, f"not true after {seconds:g} s; {self.document}"
             threading.Event().wait(0.02)
 
     def outlive_a_lease(self) -> None:
-        """Return when the lease has been renewed beyond its first end: the child starved nobody."""
+        """Return when the lease has been renewed beyond its first end: the child did not starve the renewal."""
         first: datetime = self.document["leaseExpiresAt"]
         self.wait_until(lambda: (self.document["leaseExpiresAt"] - first).total_seconds() > LEASE_SECONDS)
         assert (self.document["status"], self.document["attempt"]) == ("RUNNING", 1)
 
     def cancel(self) -> float:
-        """A person's cancel; seconds until the whole tree is gone and the document says so."""
+        """Cancel the run; seconds until the whole tree is gone and the document is CANCELED."""
         began = time.monotonic()
-        self.operations.cancel("r", by="somebody")
-        self.verdict()
+        self.operations.cancel("r", by="ana")
+        self.result()
         assert self.document["status"] == "CANCELED"
         return time.monotonic() - began
 
-    def close_output(self) -> None:
-        """For a test whose child outlived the supervisor's patience: the reader ends when the orphan does."""
-        self.supervisor._reader.join(WAIT_SECONDS)
-        self.supervisor._child.output.close()
-
-    def verdict(self) -> AttemptResult:
+    def result(self) -> AttemptResult:
         self._thread.join(WAIT_SECONDS)
-        assert self._verdict is not None, "the supervisor did not come to an end"
-        return self._verdict
+        assert self._result is not None, "the supervisor did not come to an end"
+        return self._result
 
 
 @contextmanager
@@ -142,7 +141,7 @@ def supervised(db: Database[dict[str, Any]], folder: Path, program: str) -> Iter
         attempt.start()
         attempt.wait_until(lambda: attempt.document["status"] != "SCHEDULED")
         yield attempt
-        attempt.verdict()
+        attempt.result()
         assert attempt.living() == []
     finally:
         supervisor.__dict__["child_command"] = original

@@ -1,4 +1,4 @@
-"""The guard on real processes: whatever happens to supervisor or child, nothing is left and nobody is late."""
+"""The guard on real processes: whatever happens to supervisor or child, no process is left, in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ORPHANS = (
 
 @contextmanager
 def guarded(program: str, lease_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
-    """The guard with a Python program as its child; the test ends when the child has said `up`."""
+    """The guard with a Python program as its child; it is entered when the child has printed `up`."""
     read, write = os.pipe()
     argv = [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(lease_seconds), str(read), "--"]
     process = subprocess.Popen(
@@ -61,7 +61,7 @@ def report_of(process: subprocess.Popen[bytes]) -> dict[str, object]:
     return found
 
 
-def order(process: subprocess.Popen[bytes], text: str) -> None:
+def send(process: subprocess.Popen[bytes], text: str) -> None:
     assert process.stdin is not None
     process.stdin.write(text.encode())
     process.stdin.flush()
@@ -89,7 +89,7 @@ def test_the_tree_is_gone_when_the_trust_is_over() -> None:
 
 def test_trust_is_prolonged_by_the_supervisor() -> None:
     with guarded("print('up', flush=True); import time; time.sleep(1.5)", 1.0) as process:
-        order(process, "lease 60\n")
+        send(process, "lease 60\n")
         report = report_of(process)
     assert report == {"code": 0, "signal": None, "lease_expired": False, "killed": False, "survivors": 0}
 
@@ -104,7 +104,7 @@ def test_the_tree_is_gone_when_the_supervisor_is() -> None:
         assert not living(tree)
 
 
-def test_orphans_do_not_outlive_a_child_that_ends_by_itself() -> None:
+def test_orphans_do_not_outlive_a_child_that_exits() -> None:
     program = ORPHANS.rsplit("time.sleep(600)", 1)[0]
     with guarded(program + "sys.exit(7)\n", 600) as process:
         report = report_of(process)
@@ -112,19 +112,19 @@ def test_orphans_do_not_outlive_a_child_that_ends_by_itself() -> None:
     assert report["survivors"] == 0
 
 
-def test_term_reaches_the_child_and_kill_reaches_who_ignores_it() -> None:
+def test_term_reaches_the_child_and_kill_reaches_a_child_that_ignores_it() -> None:
     ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     program = f"{ignore}; print('up', flush=True); time.sleep(600)"
     with guarded(program, 600) as process:
         child = tree_of(process)[0]
-        order(process, "term\n")
-        order(process, "lease 600\n")
+        send(process, "term\n")
+        send(process, "lease 600\n")
         assert child.is_running()
-        order(process, "kill\n")
+        send(process, "kill\n")
         assert report_of(process)["signal"] == signal.SIGKILL
 
     with guarded("print('up', flush=True); import time; time.sleep(600)", 600) as process:
-        order(process, "term\n")
+        send(process, "term\n")
         report = report_of(process)
     assert report["signal"] == signal.SIGTERM
     assert report["killed"] is False
@@ -134,7 +134,7 @@ def test_a_terminal_interrupt_is_not_for_the_guard() -> None:
     with guarded("print('up', flush=True); import time; time.sleep(600)", 600) as process:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             process.send_signal(number)
-        order(process, "kill\n")
+        send(process, "kill\n")
         assert report_of(process)["signal"] == signal.SIGKILL
 
 

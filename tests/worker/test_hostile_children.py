@@ -1,4 +1,4 @@
-"""Whatever a run does, its lease is kept, a cancel ends it, its logs stay small and nothing of it is left."""
+"""Hostile runs: the lease is kept, a cancel ends them, their logs stay small and no process is left."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pymongo.database import Database
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
 from pod_worker.worker import output_capture
-from pod_worker.worker.guarded_child import MARK_VARIABLE, unguarded_processes
-from tests.worker.hostile import PATIENCE, supervised
+from pod_worker.worker.attempt_tag import AttemptTag, kill_unguarded, processes_with_tag, unguarded_processes
+from tests.worker.hostile import TIMEOUTS, supervised
 
 Db = Database[dict[str, Any]]
 
-# From the request to the confirmed end: both waits, the guard's sweep, and a loaded machine's slack. The promise
-# is 35 s with the default patience of 5 + 5 s.
-CANCEL_SECONDS = PATIENCE.cancel_seconds + PATIENCE.kill_seconds + 5.0
+# From the request to the confirmed end: both timeouts, the guard's sweep, and slack for a loaded machine. The
+# limit is 35 s with the default timeouts of 5 + 5 s.
+CANCEL_SECONDS = TIMEOUTS.cancel_seconds + TIMEOUTS.kill_seconds + 5.0
 MIB = 1 << 20
 
 HOSTILE = {
@@ -53,7 +53,7 @@ time.sleep(600)
 for _ in range(8):
     threading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()
 """,
-    "talks nonsense to its supervisor": """
+    "sends random bytes to its supervisor": """
 while True:
     uplink.write(b'{"type":"outcome"' + os.urandom(2000).replace(b"\\n", b"") + b"\\n")
     time.sleep(0.001)
@@ -68,7 +68,7 @@ def test_a_hostile_child_neither_loses_its_lease_nor_survives_a_cancel(
     with supervised(db, tmp_path, program) as attempt:
         attempt.outlive_a_lease()
         assert attempt.cancel() < CANCEL_SECONDS
-        assert isinstance(attempt.verdict().outcome, Canceled)
+        assert isinstance(attempt.result().outcome, Canceled)
 
 
 def test_what_a_child_leaves_behind_ends_with_it(db: Db, tmp_path: Path) -> None:
@@ -77,14 +77,14 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_n
 succeed()
 """
     with supervised(db, tmp_path, program) as attempt:
-        assert isinstance(attempt.verdict().outcome, Succeeded)
+        assert isinstance(attempt.result().outcome, Succeeded)
         assert attempt.document["status"] == "COMPLETED"
 
 
-def test_an_orphan_that_hides_from_the_sweep_cannot_hold_up_the_end_of_its_run(
+def test_an_orphan_that_hides_from_the_sweep_does_not_delay_the_end_of_its_run(
     db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the guard killed and its mark thrown away it escapes; it must not keep the run from being tried again."""
+    """With the guard killed and its tag removed it escapes; the run must still be retried."""
     monkeypatch.setattr("pod_worker.worker.supervisor.FINAL_OUTPUT_SECONDS", 0.2)
     program = """
 hidden = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={}, start_new_session=True)
@@ -93,34 +93,62 @@ os.kill(os.getppid(), signal.SIGKILL)
 time.sleep(600)
 """
     with supervised(db, tmp_path, program) as attempt:
-        outcome = attempt.verdict().outcome
+        outcome = attempt.result().outcome
         os.kill(int(attempt.logs[0].message), signal.SIGKILL)
     assert isinstance(outcome, Failed)
     assert outcome.failure.code is FailureCode.CRASHED_SIGNAL
     assert attempt.document["status"] == "QUEUED"
-    attempt.close_output()
+    for thread in threading.enumerate():
+        if thread.name == "output":  # it ends, and closes its pipe, when the orphan does
+            thread.join(10)
 
 
-def test_what_worker_and_guard_left_when_killed_together_is_told_from_what_is_guarded(
+def test_what_worker_and_guard_left_when_killed_together_is_distinguished_from_what_is_guarded(
     db: Db, tmp_path: Path
 ) -> None:
-    """The next worker on the pod kills the one and must spare the other."""
-    orphan = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"],
-        env={**os.environ, MARK_VARIABLE: f"orphan-of-{os.getpid()}/1"},
-        start_new_session=True,
-    )
+    """The next worker on the pod kills the first and must spare the second."""
+    orphan = sleeping_process(AttemptTag("orphan", 1, tmp_path / "work"))
     try:
         with supervised(db, tmp_path, HOSTILE["forks into new sessions and closes everything"]) as attempt:
             attempt.wait_until(lambda: len(attempt.living()) >= 6)
             watched = set(attempt.living())
-            found = set(unguarded_processes())
+            found = set(unguarded_processes(tmp_path / "work"))
             attempt.cancel()
         assert orphan.pid in found
         assert not found & watched
     finally:
         orphan.kill()
         orphan.wait()
+
+
+def test_a_second_worker_with_a_work_root_of_its_own_is_never_touched(tmp_path: Path) -> None:
+    """Two stacks on one machine, or two test suites: each sweeps only what carries its own root."""
+    tags = [AttemptTag("same-run", 1, tmp_path / name / "work") for name in ("first", "second")]
+    first, second = (sleeping_process(tag) for tag in tags)
+    try:
+        assert kill_unguarded(tags[0].work_root) == [first.pid]
+        assert first.wait(10) == -signal.SIGKILL
+        assert second.poll() is None
+        assert processes_with_tag(tags[1]) == [second.pid]
+        assert processes_with_tag(tags[0]) == []
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+
+def sleeping_process(tag: AttemptTag) -> subprocess.Popen[bytes]:
+    """A process of an attempt without a guard, as it is left when worker and guard are killed together."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); import time; time.sleep(600)"],
+        env={**os.environ, **tag.variables()},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()  # until then its environment may be its parent's
+    return process
 
 
 def test_a_flood_of_a_gigabyte_is_read_to_its_end_and_leaves_small_logs(db: Db, tmp_path: Path) -> None:
@@ -133,11 +161,11 @@ succeed()
 """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with supervised(db, tmp_path, program) as attempt:
-        assert isinstance(attempt.verdict().outcome, Succeeded)
+        assert isinstance(attempt.result().outcome, Succeeded)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    kept = sorted((tmp_path / "work").glob("output.*"))
+    kept = sorted((tmp_path / "work" / "r").glob("output.*"))
     assert sum(path.stat().st_size for path in kept) <= 2 * output_capture.FILE_BYTES + MIB
-    assert (tmp_path / "work" / "output.log").read_bytes().endswith(b"the end\n")
+    assert (tmp_path / "work" / "r" / "output.log").read_bytes().endswith(b"the end\n")
     assert len(attempt.logs) < 2 * output_capture.BURST_LINES + 30 * output_capture.LINES_PER_SECOND
     assert any("lines of output skipped" in log.message for log in attempt.logs)
     assert grown < 32 * 1024, f"the supervisor grew by {grown} KiB"
@@ -150,7 +178,7 @@ os.write(2, b"\\n\\xff\\xfe\\x00\\x1b[31m last words\\n")
 succeed()
 """
     with supervised(db, tmp_path, program) as attempt:
-        assert isinstance(attempt.verdict().outcome, Succeeded)
+        assert isinstance(attempt.result().outcome, Succeeded)
     assert attempt.logs[-1].message.endswith("last words")
     for log in attempt.logs:
         assert len(log.message) <= output_capture.LINE_CHARACTERS
@@ -179,7 +207,7 @@ def memory_group() -> Iterator[Path | None]:
 
 
 def _remove(group: Path) -> None:
-    """The kernel lets go of a cgroup a moment after its last process."""
+    """The kernel releases a cgroup a moment after its last process."""
     for _ in range(200):
         try:
             group.rmdir()
@@ -188,10 +216,10 @@ def _remove(group: Path) -> None:
             threading.Event().wait(0.02)
 
 
-def test_a_child_that_eats_memory_to_the_limit_is_named_and_nobody_else_dies(
+def test_a_child_that_uses_all_memory_is_named_and_no_other_process_dies(
     db: Db, tmp_path: Path, memory_group: Path | None
 ) -> None:
-    """In a cgroup the kernel's OOM killer strikes; without one, a limit of the process ends it."""
+    """In a cgroup the kernel's OOM killer ends it; without one, a limit of the process."""
     limit = (
         f"open({str(memory_group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))"
         if memory_group
@@ -199,7 +227,7 @@ def test_a_child_that_eats_memory_to_the_limit_is_named_and_nobody_else_dies(
     )
     program = f"{limit}\nhoard = []\nwhile True:\n    hoard.append(bytearray(b'x') * 1_000_000)\n"
     with supervised(db, tmp_path, program) as attempt:
-        outcome = attempt.verdict().outcome
+        outcome = attempt.result().outcome
     assert isinstance(outcome, Failed)
     if memory_group:
         assert outcome.failure.code is FailureCode.HOST_OOM

@@ -12,7 +12,7 @@ from pod_worker.worker.machine import child_environment, expected_gpus, gpu_name
 @pytest.mark.parametrize("name", sorted(SECRETS))
 def test_every_secret_setting_is_withheld(name: str) -> None:
     assert is_secret(name.upper())
-    assert is_secret(f"{name.upper()}_FILE"), "whoever knows the file can read it"
+    assert is_secret(f"{name.upper()}_FILE"), "a process that knows the file can read it"
 
 
 @pytest.mark.parametrize(

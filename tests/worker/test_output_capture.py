@@ -38,8 +38,8 @@ def test_a_line_without_end_is_cut_into_bounded_pieces(tmp_path: Path) -> None:
 def test_a_flood_is_thinned_counted_and_its_end_kept(tmp_path: Path) -> None:
     data = b"".join(b"line %d\n" % number for number in range(20_000))
     logs, made = capture(data, tmp_path)
-    said = [log for log in logs if log.level == "info"]
-    assert len(said) == output_capture.BURST_LINES  # the clock stands still: no more than the burst
+    lines = [log for log in logs if log.level == "info"]
+    assert len(lines) == output_capture.BURST_LINES  # the clock stands still: no more than the burst
     [skipped] = [log for log in logs if log.level == "warn"]
     assert skipped.message.startswith(f"{20_000 - output_capture.BURST_LINES} lines")
     assert made.tail[-1] == "line 19999"

@@ -1,4 +1,4 @@
-"""The thread that keeps a lease: what it tells the guard, what it passes on, and when it gives up."""
+"""The renewal of a lease: what it reports to guard and supervisor, and when it gives up."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.store.unreliable import Loss, Unreliable
 Db = Database[dict[str, Any]]
 
 
-class Heard:
-    """What a renewer says; every word can be waited for."""
+class Reports:
+    """What a renewer reports; a test can wait for each."""
 
-    def __init__(self, database: Any, *, lease_seconds: float, every_seconds: float) -> None:
+    def __init__(self, database: Any, *, lease_seconds: float, renew_seconds: float) -> None:
         self.trust: list[float] = []
         self.lost: list[str] = []
-        self.is_told = threading.Event()
+        self.is_trusted = threading.Event()
         self.is_canceled = threading.Event()
         self.is_lost = threading.Event()
         clock = SystemClock()
@@ -33,8 +33,8 @@ class Heard:
             queue,
             self._lease(queue, clock),
             clock,
-            every_seconds=every_seconds,
-            on_trust=self._on_trust,
+            renew_seconds=renew_seconds,
+            on_renewed=self._on_renewed,
             on_cancel=self.is_canceled.set,
             on_lost=self._on_lost,
         )
@@ -44,12 +44,12 @@ class Heard:
         assert claim is not None
         return claim.lease
 
-    def _on_trust(self, seconds: float) -> None:
+    def _on_renewed(self, seconds: float) -> None:
         self.trust.append(seconds)
-        self.is_told.set()
+        self.is_trusted.set()
 
-    def _on_lost(self, why: str) -> None:
-        self.lost.append(why)
+    def _on_lost(self, reason: str) -> None:
+        self.lost.append(reason)
         self.is_lost.set()
 
 
@@ -59,42 +59,42 @@ def queued(db: Db) -> Db:
     return db
 
 
-def test_each_renewal_tells_the_guard_how_long_to_trust(queued: Db) -> None:
-    heard = Heard(queued, lease_seconds=60, every_seconds=0.02)
-    first = heard.renewer.lease
-    heard.renewer.start()
-    assert heard.is_told.wait(10)
-    heard.renewer.stop()
-    assert all(30 < seconds <= 45 for seconds in heard.trust)
-    assert heard.renewer.lease.trusted_until > first.trusted_until
-    assert not heard.lost
+def test_each_renewal_reports_how_long_to_trust_the_lease(queued: Db) -> None:
+    reports = Reports(queued, lease_seconds=60, renew_seconds=0.02)
+    first = reports.renewer.lease
+    reports.renewer.start()
+    assert reports.is_trusted.wait(10)
+    reports.renewer.stop()
+    assert all(30 < seconds <= 45 for seconds in reports.trust)
+    assert reports.renewer.lease.trusted_until > first.trusted_until
+    assert not reports.lost
 
 
-def test_a_cancel_and_a_takeover_are_passed_on_at_once_when_somebody_kicks(queued: Db) -> None:
-    heard = Heard(queued, lease_seconds=600, every_seconds=500)
-    heard.renewer.start()
+def test_a_cancel_and_a_takeover_are_reported_at_once_when_asked_to_renew_now(queued: Db) -> None:
+    reports = Reports(queued, lease_seconds=600, renew_seconds=500)
+    reports.renewer.start()
     OperatorActions(queued).cancel("r")
-    heard.renewer.kick()
-    assert heard.is_canceled.wait(10)
-    told = len(heard.trust)
+    reports.renewer.renew_now()
+    assert reports.is_canceled.wait(10)
+    renewals = len(reports.trust)
 
     OperatorActions(queued).reset("r", force=True)
-    heard.renewer.kick()
-    assert heard.is_lost.wait(10)
-    assert "taken away" in heard.lost[0]
-    heard.renewer.stop()
-    assert len(heard.trust) == told, "a lost lease was called trustworthy"
+    reports.renewer.renew_now()
+    assert reports.is_lost.wait(10)
+    assert "taken away" in reports.lost[0]
+    reports.renewer.stop()
+    assert len(reports.trust) == renewals, "a lost lease was called trustworthy"
 
 
 def test_without_an_answer_the_lease_is_given_up_when_the_trust_is_over(queued: Db) -> None:
     loss = Loss.NOTHING
     silent: Any = Unreliable(queued, lambda _call: loss)
-    heard = Heard(silent, lease_seconds=1.2, every_seconds=0.1)
+    reports = Reports(silent, lease_seconds=1.2, renew_seconds=0.1)
     loss = Loss.REQUEST
     clock = SystemClock()
-    heard.renewer.start()
-    assert heard.is_lost.wait(10)
-    assert 0 <= clock.monotonic() - heard.renewer.lease.trusted_until < 2.0
-    assert "MongoDB did not answer" in heard.lost[0]
-    assert heard.trust == []
-    heard.renewer.stop()
+    reports.renewer.start()
+    assert reports.is_lost.wait(10)
+    assert 0 <= clock.monotonic() - reports.renewer.lease.trusted_until < 2.0
+    assert "MongoDB did not answer" in reports.lost[0]
+    assert reports.trust == []
+    reports.renewer.stop()

@@ -1,4 +1,4 @@
-"""How a supervisor ends a run: each step in turn, and who decides what the end is called."""
+"""How a supervisor ends a run: each step in turn, and which evidence decides the outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.worker.hostile import supervised
 
 Db = Database[dict[str, Any]]
 
-# Hears SIGTERM, says so in a file, and goes; a request on stdin it does not read.
+# Records SIGTERM in a file and exits; it does not read stop commands.
 GOES_ON_TERM = """
 def leave(*_):
     open(os.path.join(spec["work_dir"], "heard-term"), "w").close()
@@ -32,19 +32,19 @@ os._exit(1)
 """
 
 
-def test_who_does_not_listen_is_told_by_sigterm_before_it_is_killed(db: Db, tmp_path: Path) -> None:
+def test_a_child_that_ignores_the_stop_command_gets_sigterm_before_sigkill(db: Db, tmp_path: Path) -> None:
     with supervised(db, tmp_path, GOES_ON_TERM) as attempt:
         attempt.wait_until(lambda: bool(attempt.logs))
         attempt.cancel()
-        assert isinstance(attempt.verdict().outcome, Canceled)
-        assert (tmp_path / "work" / "heard-term").exists(), "it was killed without a warning"
+        assert isinstance(attempt.result().outcome, Canceled)
+        assert (tmp_path / "work" / "r" / "heard-term").exists(), "it was killed without a warning"
 
 
-def test_whatever_a_run_says_while_it_is_driven_out_costs_it_nothing(db: Db, tmp_path: Path) -> None:
+def test_what_a_run_reports_while_it_is_drained_costs_it_nothing(db: Db, tmp_path: Path) -> None:
     with supervised(db, tmp_path, FAILS_WHEN_ASKED) as attempt:
         attempt.wait_until(lambda: bool(attempt.logs))
         attempt.supervisor.drain("the pod goes away")
-        assert attempt.verdict().outcome == Released("the pod goes away")
+        assert attempt.result().outcome == Released("the pod goes away")
         run = attempt.document
     assert (run["status"], run["retryCount"], run["crashCount"]) == ("QUEUED", 0, 0)
     assert "leaseToken" not in run
@@ -53,7 +53,7 @@ def test_whatever_a_run_says_while_it_is_driven_out_costs_it_nothing(db: Db, tmp
 def test_a_second_signal_kills_at_once_and_costs_nothing_either(db: Db, tmp_path: Path) -> None:
     with supervised(db, tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)") as attempt:
         attempt.supervisor.drain("go", force=True)
-        assert isinstance(attempt.verdict().outcome, Released)
+        assert isinstance(attempt.result().outcome, Released)
         assert (attempt.document["status"], attempt.document["crashCount"]) == ("QUEUED", 0)
 
 
@@ -62,29 +62,29 @@ def test_a_run_that_was_taken_away_is_killed_and_nothing_is_written(db: Db, tmp_
         attempt.operations.reset("r", by="ana", force=True)
         before = attempt.document
         attempt.supervisor.renew_now()
-        verdict = attempt.verdict()
-        assert isinstance(verdict.outcome, Lost)
-        assert "guard" not in verdict.outcome.reason, "at once, not when the last trust ran out"
-        assert verdict.settlement is None
+        result = attempt.result()
+        assert isinstance(result.outcome, Lost)
+        assert "guard" not in result.outcome.reason, "at once, not when the last trust ran out"
+        assert result.settlement is None
         assert attempt.document == before
 
 
-def test_a_lease_that_ended_is_lost_even_while_nobody_else_has_the_run(db: Db, tmp_path: Path) -> None:
-    """Its fence would still open the document; but by now the next owner may be on the way."""
+def test_a_lease_that_ended_is_lost_even_before_another_worker_has_the_run(db: Db, tmp_path: Path) -> None:
+    """Its fence still matches the document; but by now the next owner may be about to claim it."""
     with supervised(db, tmp_path, "time.sleep(600)") as attempt:
         over = [{"$set": {"leaseExpiresAt": {"$subtract": ["$$NOW", 1000]}}}]
         db.runs.update_one({"_id": "r"}, over)
         before = attempt.document
         attempt.supervisor.renew_now()
-        verdict = attempt.verdict()
-        assert isinstance(verdict.outcome, Lost)
-        assert "taken away" in verdict.outcome.reason
+        result = attempt.result()
+        assert isinstance(result.outcome, Lost)
+        assert "taken away" in result.outcome.reason
         assert attempt.document == before
 
 
-def test_a_death_nobody_asked_for_is_a_failure_with_a_name(db: Db, tmp_path: Path) -> None:
+def test_a_death_without_a_request_is_a_failure_with_a_name(db: Db, tmp_path: Path) -> None:
     with supervised(db, tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)") as attempt:
-        outcome = attempt.verdict().outcome
+        outcome = attempt.result().outcome
         assert isinstance(outcome, Failed)
         assert outcome.failure.code is FailureCode.CRASHED_SIGNAL
         assert signal.Signals.SIGSEGV.name in outcome.failure.message

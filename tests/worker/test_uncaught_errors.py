@@ -1,4 +1,4 @@
-"""An error that nobody caught is reported, whichever thread it was in."""
+"""An uncaught error is reported, whichever thread it was in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[RunLog]:
 
 def test_a_thread_that_dies_is_reported_with_its_name(reported: list[RunLog]) -> None:
     def die() -> None:
-        raise ConnectionRefusedError("nobody there")
+        raise ConnectionRefusedError("no server there")
 
     thread = threading.Thread(target=die, name="renewal")
     thread.start()
@@ -31,10 +31,10 @@ def test_a_thread_that_dies_is_reported_with_its_name(reported: list[RunLog]) ->
     assert "thread renewal" in entry.message
     assert entry.kv is not None
     assert entry.kv["code"] == "NETWORK"
-    assert "nobody there" in entry.kv["traceback"]
+    assert "no server there" in entry.kv["traceback"]
 
 
 def test_the_main_thread_is_reported_and_an_interrupt_is_not(reported: list[RunLog]) -> None:
-    sys.excepthook(ValueError, ValueError("odd"), None)
+    sys.excepthook(ValueError, ValueError("bad"), None)
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert [entry.message for entry in reported] == ["uncaught in the main thread: ValueError: odd"]
+    assert [entry.message for entry in reported] == ["uncaught in the main thread: ValueError: bad"]

@@ -1,0 +1,65 @@
+"""The tag in the environment of every process of an attempt, and the search for tagged processes (Linux).
+
+The tag names the attempt and, as its scope, the work root of the worker. A search finds only processes of the
+same work root: two workers with roots of their own on one machine never touch each other's runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pod_worker.process import tree
+
+ATTEMPT_VARIABLE = "POD_WORKER_ATTEMPT"
+WORK_ROOT_VARIABLE = "POD_WORKER_WORK_ROOT"
+GUARD_SCRIPT = b"worker/guard.py"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTag:
+    run_id: str
+    attempt: int
+    work_root: Path
+
+    def variables(self) -> dict[str, str]:
+        return {
+            ATTEMPT_VARIABLE: f"{self.run_id}/{self.attempt}",
+            WORK_ROOT_VARIABLE: str(self.work_root),
+        }
+
+
+def processes_with_tag(tag: AttemptTag) -> list[int]:
+    """Processes of this attempt, whatever they forked into."""
+    wanted = {f"{name}={value}".encode() for name, value in tag.variables().items()}
+    return [pid for pid in tree.pids() if wanted <= set(_words(pid, "environ"))]
+
+
+def unguarded_processes(work_root: Path) -> list[int]:
+    """Processes of runs of this work root without a guard above them.
+
+    A run's process always has its guard above it, whatever it forked into. One without belonged to a worker that
+    was killed in the same moment as its guard.
+    """
+    scope = f"{WORK_ROOT_VARIABLE}={work_root}".encode()
+    tagged = [pid for pid in tree.pids() if scope in _words(pid, "environ")]
+    # Any guard of the machine: its environment cannot be read, its command line can.
+    guards = {pid for pid in tree.pids() if any(word.endswith(GUARD_SCRIPT) for word in _words(pid, "cmdline"))}
+    watched = guards | {pid for each in guards for pid in tree.descendants(each)}
+    return [pid for pid in tagged if pid not in watched]
+
+
+def kill_unguarded(work_root: Path) -> list[int]:
+    """SIGKILL them, so that the GPU is free before anything is claimed; returns their pids."""
+    found = unguarded_processes(work_root) if sys.platform == "linux" else []
+    for pid in found:
+        tree.send_signal(pid, 9)
+    return found
+
+
+def _words(pid: int, name: str) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -1,0 +1,92 @@
+"""The thread that applies an attempt's fenced writes, in order, while its supervisor stays free to hear a cancel.
+
+A write that MongoDB does not answer is tried again for as long as it may be. One that MongoDB refuses for good is
+reported with its error. The supervisor learns every result from its inbox.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue as queues
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pymongo
+from pymongo.errors import DocumentTooLarge, PyMongoError, WriteError
+
+from pod_worker.process.supervised_thread import SupervisedThread
+
+log = logging.getLogger(__name__)
+TRY_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+PENDING_LIMIT = 8  # with more pending, the thread that reads the child's messages waits; never the supervisor
+POLL_SECONDS = 0.2
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether MongoDB, or its driver, would refuse the same write again."""
+    return not isinstance(error, PyMongoError) or isinstance(error, WriteError | DocumentTooLarge)
+
+
+@dataclass(frozen=True, slots=True)
+class FencedWrite:
+    """One write. `may_retry` is asked after each try that MongoDB did not answer."""
+
+    name: str
+    write: Callable[[], object]
+    may_retry: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """`error` None: answered, with `value`. `is_permanent`: the same write would be refused again."""
+
+    name: str
+    value: object = None
+    error: Exception | None = None
+    is_permanent: bool = False
+
+
+class FencedWriter:
+    def __init__(self, on_result: Callable[[WriteResult], object]) -> None:
+        self._on_result = on_result
+        self._pending: queues.SimpleQueue[FencedWrite] = queues.SimpleQueue()
+        self._thread = SupervisedThread("fenced writes", self._step)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Abandon what is pending. Returns without waiting for a write in progress."""
+        self._thread.stop(timeout=0)
+
+    def submit(self, write: FencedWrite) -> None:
+        """Apply it after those submitted before. Never blocks."""
+        self._pending.put(write)
+
+    def wait_for_room(self) -> bool:
+        """Block while many writes are pending; False when the writer was stopped."""
+        while self._pending.qsize() >= PENDING_LIMIT:
+            if self._thread.pause(POLL_SECONDS):
+                return False
+        return not self._thread.is_stopping
+
+    def _step(self) -> float:
+        try:
+            write = self._pending.get(timeout=POLL_SECONDS)
+        except queues.Empty:
+            return 0.0
+        self._on_result(self._apply(write))
+        return 0.0
+
+    def _apply(self, write: FencedWrite) -> WriteResult:
+        while True:
+            try:
+                with pymongo.timeout(TRY_SECONDS):
+                    return WriteResult(write.name, write.write())
+            except Exception as error:
+                if is_permanent(error):
+                    return WriteResult(write.name, error=error, is_permanent=True)
+                log.warning("MongoDB did not answer the write %r (%s); retrying", write.name, type(error).__name__)
+                if not write.may_retry() or self._thread.pause(RETRY_SECONDS):
+                    return WriteResult(write.name, error=error)

@@ -1,0 +1,64 @@
+"""The thread that reads the child's messages: writes go to the fenced writer, the outcome to the supervisor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pod_worker.core.lease import Fence
+from pod_worker.core.outcome import Outcome
+from pod_worker.core.run import Checkpoint
+from pod_worker.store.queue.run_queue import RunQueue
+from pod_worker.worker import protocol
+from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter
+from pod_worker.worker.guarded_child import GuardedChild
+
+log = logging.getLogger(__name__)
+NOISE_LINES_LOGGED = 5
+
+
+class MessageListener:
+    def __init__(
+        self,
+        child: GuardedChild,
+        queue: RunQueue,
+        fence: Fence,
+        writer: FencedWriter,
+        may_retry: Callable[[], bool],
+        on_outcome: Callable[[Outcome], object],
+    ) -> None:
+        self._child = child
+        self._queue = queue
+        self._fence = fence
+        self._writer = writer
+        self._may_retry = may_retry
+        self._on_outcome = on_outcome
+        self._noise_lines = 0
+
+    def run(self) -> None:
+        """Blocks until the child's end of the pipe is closed, or the writer was stopped."""
+        for message in self._child.messages(self._record_noise):
+            if not self._writer.wait_for_room():
+                break
+            self._handle(message)
+        if self._noise_lines > NOISE_LINES_LOGGED:
+            log.warning("the child sent %d lines that are no message", self._noise_lines)
+
+    def _handle(self, message: protocol.Message) -> None:
+        match message:
+            case protocol.ChildReady():
+                self._submit("start", lambda: self._queue.start(self._fence))
+            case protocol.CheckpointSaved(stage=stage, done=done, state=state):
+                saved = Checkpoint(stage, done, state, self._fence.attempt)
+                self._submit(f"checkpoint of {stage}", lambda: self._queue.checkpoint(self._fence, saved))
+            case protocol.OutcomeReported():
+                if (outcome := message.outcome()) is not None:
+                    self._on_outcome(outcome)
+
+    def _submit(self, name: str, write: Callable[[], bool]) -> None:
+        self._writer.submit(FencedWrite(name, write, self._may_retry))
+
+    def _record_noise(self, message: str) -> None:
+        self._noise_lines += 1
+        if self._noise_lines <= NOISE_LINES_LOGGED:
+            log.warning("%s", message)

@@ -1,0 +1,77 @@
+"""Which evidence decides how an attempt is judged, and which events report it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from pod_worker.core.failure import Failure, FailureCode
+from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
+from pod_worker.core.payload import RunFailed, RunStatusChanged
+from pod_worker.core.run import RunStatus
+from pod_worker.store.queue.settlement import Settlement
+from pod_worker.worker.ending import (
+    CrashEvidence,
+    EndReason,
+    EndRequest,
+    crash_failure,
+    decide_outcome,
+    final_events,
+)
+from pod_worker.worker.guarded_child import GuardReport
+
+REFUSED = Failure(FailureCode.INTERNAL, "MongoDB refuses the checkpoint")
+REPORTED = Failed(Failure(FailureCode.USER_ERROR, "x"))
+LOST, CANCEL = EndRequest(EndReason.LOST, "taken away"), EndRequest(EndReason.CANCEL)
+DRAIN, ERROR = EndRequest(EndReason.DRAIN, "SIGTERM"), EndRequest(EndReason.ERROR, "", REFUSED)
+NOTHING_KNOWN = CrashEvidence([], is_oom_killed=False)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reported", "outcome"),
+    [
+        (LOST, Succeeded(), Lost("taken away")),
+        (ERROR, Succeeded(), Failed(REFUSED)),
+        (CANCEL, Succeeded(), Succeeded()),
+        (CANCEL, REPORTED, Canceled(reason="canceled on request")),
+        (None, Canceled(), Canceled(reason="canceled on request")),
+        (DRAIN, REPORTED, Released("SIGTERM")),
+        (DRAIN, None, Released("SIGTERM")),
+        (None, REPORTED, REPORTED),
+    ],
+)
+def test_the_strongest_evidence_decides(
+    request_: EndRequest | None, reported: Outcome | None, outcome: Outcome
+) -> None:
+    assert decide_outcome(GuardReport(code=1), request_, reported, NOTHING_KNOWN) == outcome
+
+
+def test_a_lease_that_the_guard_ended_is_lost_unless_the_child_had_reported() -> None:
+    report = GuardReport(signal=9, lease_expired=True)
+    assert isinstance(decide_outcome(report, None, None, NOTHING_KNOWN), Lost)
+    assert decide_outcome(report, None, Succeeded(), NOTHING_KNOWN) == Succeeded()
+
+
+@pytest.mark.parametrize("number", [*range(1, 65)])
+def test_death_by_any_signal_has_a_name(number: int) -> None:
+    failure = crash_failure(GuardReport(signal=number), NOTHING_KNOWN)
+    assert failure.code is FailureCode.CRASHED_SIGNAL
+    assert "SIG" in failure.message.upper()
+
+
+def test_a_sigkill_with_a_new_oom_kill_is_a_lack_of_memory() -> None:
+    evidence = CrashEvidence(["last line"], is_oom_killed=True)
+    failure = crash_failure(GuardReport(signal=signal.SIGKILL), evidence)
+    assert (failure.code, failure.traceback) == (FailureCode.HOST_OOM, "last line")
+    assert crash_failure(GuardReport(signal=signal.SIGSEGV), evidence).code is FailureCode.CRASHED_SIGNAL
+
+
+def test_a_failure_that_is_retried_says_so_and_a_final_one_has_the_queues_code() -> None:
+    retried = final_events(REPORTED, Settlement(RunStatus.QUEUED, 30.0, FailureCode.USER_ERROR), 1.0)
+    assert retried == [
+        RunFailed(code="USER_ERROR", message="x", retryable=True),
+        RunStatusChanged(from_="RUNNING", to="QUEUED", reason="retried in 30 s"),
+    ]
+    [final] = final_events(REPORTED, Settlement(RunStatus.FAILED, None, FailureCode.POISON), 1.0)
+    assert final == RunFailed(code="POISON", message="x", retryable=False)
