@@ -60,6 +60,14 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("worker_client",),
         ("runpod_client",),
     ),
+    "control": (
+        ("web", "metrics"),
+        ("events", "artifacts"),
+        ("ingest", "runs", "pages"),
+        ("health",),
+        ("app",),
+        ("server",),
+    ),
     "cli.pods": (("session",), ("access", "create"), ("commands",)),
     "store": (
         ("collections", "mongo"),
@@ -78,6 +86,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
 SUB_REASONS = {
     "fake_runpod": "the simulator and the ledgers are pure: a test runs a month of them without a server",
     "pods": "adapters, launcher and SSH are separate, so a new provider touches one folder",
+    "control": "storing and reading meet only in events, so one can change without the other",
     "cli.pods": "commands put the parts together; no part depends on a command",
     "store": "the queue knows no events and no views, so a claim never waits for what people look at",
     "store.queue": "operators and the rescue act through the queue's own documents, never the other way round",

@@ -13,8 +13,7 @@ from itertools import islice
 
 from chaos.report import Row, zero_target_row
 from pod_worker.control.events.projections import project
-from pod_worker.control.events.replay import rebuild_all
-from pod_worker.control.events.replayed import events_for_replay
+from pod_worker.control.events.replay import events_for_replay, rebuild
 from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.metric_series import MetricSeries, Series
@@ -43,10 +42,10 @@ def rows(database: Mongo, seed: int) -> Iterator[Row]:
     )
 
 
-def _row(name: str, database: Mongo, rebuild: Callable[[Mongo], object], meaning: str) -> Row:
+def _row(name: str, database: Mongo, rebuild_replica: Callable[[Mongo], object], meaning: str) -> Row:
     replica = database.client[f"{database.name}_replayed"]
     _copy(database, replica)
-    rebuild(replica)
+    rebuild_replica(replica)
     differences = [text for view in VIEWS for text in compare(database, replica, view)]
     mine, theirs = _series(database), _series(replica)
     differences += [f"series {key}" for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
@@ -61,6 +60,11 @@ def _series(database: Mongo) -> dict[tuple[str, str, str], Series]:
     runs = [str(each["_id"]) for each in database["runs"].find({}, {"_id": 1})]
     found = ((run, series) for run in runs for series in reader.read(run))
     return {(run, each.stage, each.name): each for run, each in found if each.stage != SYSTEM_STAGE}
+
+
+def rebuild_all(database: Mongo) -> dict[str, int]:
+    """Every run that has events: run id -> how many events counted."""
+    return {run_id: rebuild(database, run_id) for run_id in EventLog(database).run_ids()}
 
 
 def rebuild_shuffled(database: Mongo, rng: random.Random) -> None:

@@ -29,7 +29,6 @@ from pod_worker.control.web.fast_routes import ControlPlaneApp
 from pod_worker.control.web.rate_limit import ClientRateLimit
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.store.mongo import Mongo
-from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.store.queue.stats import QueueStatsReader
 
@@ -45,7 +44,6 @@ def build_app(
     token: str | None,
     open_on_loopback: bool,
     instance: str | None = None,
-    operator: api.Operator | None = None,
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
@@ -68,7 +66,7 @@ def build_app(
     app.include_router(health.router(database, clock, telemetry, gate.authorize, instance))
     app.include_router(training_metrics.router(ingest, find_run, clock, gate.authorize_job))
     app.include_router(live.router(database, gate.authorize))
-    reads = api.router(database, operator or OperatorActions(database), gate.authorize)
+    reads = api.router(database, gate.authorize)
     app.include_router(reads, dependencies=[Depends(_up_to_date)])
     app.include_router(page_routes.router(database.name, gate.authorize))
     if object_store is not None:

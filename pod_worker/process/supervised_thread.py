@@ -65,6 +65,11 @@ class SupervisedThread:
         """A sleep inside a step; True as soon as the thread was asked to stop."""
         return self._stopping.wait(seconds)
 
+    def join(self, timeout: float) -> bool:
+        """Wait for a step to end the thread; False when that takes longer than `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
     @property
     def is_stopping(self) -> bool:
         return self._stopping.is_set()

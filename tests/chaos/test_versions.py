@@ -24,5 +24,5 @@ def test_an_event_read_back_from_the_log_has_the_version_it_had_on_arrival() -> 
 
 def _version(time: datetime) -> Version:
     event = Event("id", "source", "ai.run.completed", "run/r", time, {}, seq=3, attempt=1)
-    changes = project([IncomingEvent(event, RunCompleted(total_duration_s=1.0), "r", 1)])
+    changes = project([IncomingEvent(event, RunCompleted(total_duration_s=1.0), "r", counted_attempt=1)])
     return changes.rows[View.RUN, "r", ""].newest["duration"][0]

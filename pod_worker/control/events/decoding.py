@@ -6,16 +6,18 @@ Knows nothing of HTTP, batches or the database.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Meta
 
-from pod_worker.control.events.incoming import IncomingEvent
+from pod_worker.control.events.incoming import IncomingEvent, InvalidEventError
 from pod_worker.control.events.struct_types import struct_of
 from pod_worker.core.event import ID_LIMIT, Event
 from pod_worker.core.payload import LOG_MESSAGE_BYTES, PAYLOADS, RENAMED, Payload, RunLog
@@ -24,6 +26,8 @@ from pod_worker.core.run import Json
 SUBJECTS = frozenset({"run", "ideation", "pod", "hypothesis"})
 NAME_LIMIT = 256
 DEPTH_LIMIT = 64
+INTEGER_DIGITS = 15  # more do not fit any integer attribute
+_QUOTED_PAIR = re.compile(r"\\(.)")
 
 _Text = Annotated[str, Meta(min_length=1, max_length=2048)]
 _Seq = Annotated[int, Meta(ge=0, lt=10**12)]
@@ -38,7 +42,7 @@ class _Extensions(msgspec.Struct):
 
 @dataclass(frozen=True)
 class _Envelope(Event):
-    """The event itself, and what is looked at on the way in only."""
+    """An event with the attributes that only ingest reads."""
 
     id: Annotated[str, Meta(min_length=1, max_length=ID_LIMIT)]
     source: _Text
@@ -56,14 +60,6 @@ class _IdOnly(msgspec.Struct):
     id: str | None = None
 
 
-class InvalidEventError(ValueError):
-    """Why a line is no event of ours. `code` is for programs, the text for people."""
-
-    def __init__(self, code: str, error: str, event_id: str | None = None) -> None:
-        super().__init__(error)
-        self.code, self.error, self.event_id = code, error, event_id
-
-
 _Read = struct_of(_Envelope)
 _read = msgspec.json.Decoder(_Read).decode
 _just_id = msgspec.json.Decoder(_IdOnly).decode
@@ -71,8 +67,8 @@ _NAME = Meta(min_length=1, max_length=NAME_LIMIT)
 _PAYLOADS = {name: struct_of(kind, RENAMED, stage=_NAME, name=_NAME) for name, kind in PAYLOADS.items()}
 
 
-def read_line(line: bytes) -> IncomingEvent:
-    """Raises Refused."""
+def read_line(line: bytes, line_number: int = 1) -> IncomingEvent:
+    """The event of one line. Raises InvalidEventError."""
     try:
         read = _read(line)
     except msgspec.ValidationError as error:
@@ -82,18 +78,25 @@ def read_line(line: bytes) -> IncomingEvent:
     except RecursionError:
         raise InvalidEventError("too_deep", f"nested deeper than {DEPTH_LIMIT} levels") from None
     # No line is deeper than it has brackets that open, and most have one or two.
-    return _validated(read, may_be_deep=line.count(b"{") + line.count(b"[") > DEPTH_LIMIT)
+    return _validated(read, line_number, may_be_deep=line.count(b"{") + line.count(b"[") > DEPTH_LIMIT)
 
 
 def read_binary(headers: Mapping[str, str], body: bytes) -> IncomingEvent:
-    """CloudEvents' binary mode: the attributes are `ce-*` headers, the body is `data`. Raises Refused."""
+    """CloudEvents' binary mode: the attributes are `ce-*` headers, the body is `data`.
+
+    Header values are percent-encoded UTF-8 and may be quoted (CloudEvents HTTP binding 1.0.2, section 3.1.3.2).
+    Raises InvalidEventError.
+    """
     attributes: dict[str, Any] = {
-        name[3:].lower(): value for name, value in headers.items() if name.lower().startswith("ce-")
+        name[3:].lower(): _header_text(name, value)
+        for name, value in headers.items()
+        if name.lower().startswith("ce-")
     }
     event_id = attributes.get("id")
     for name in ("seq", "attempt"):
-        if name in attributes and attributes[name].isascii() and attributes[name].isdigit():
-            attributes[name] = int(attributes[name])
+        text = attributes.get(name, "")
+        if text.isascii() and text.isdigit() and len(text) <= INTEGER_DIGITS:
+            attributes[name] = int(text)
     attributes.pop("extensions", None)
     try:
         attributes["data"] = msgspec.json.decode(body)
@@ -104,10 +107,20 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> IncomingEvent:
         raise InvalidEventError("bad_json", f"the body is not JSON in UTF-8: {error}", event_id) from None
     except RecursionError:
         raise InvalidEventError("too_deep", f"nested deeper than {DEPTH_LIMIT} levels", event_id) from None
-    return _validated(read, may_be_deep=True)
+    return _validated(read, 1, may_be_deep=True)
 
 
-def _validated(read: _Envelope, *, may_be_deep: bool) -> IncomingEvent:
+def _header_text(name: str, value: str) -> str:
+    """The attribute that a header value stands for. HTTP libraries decode headers as Latin-1."""
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = _QUOTED_PAIR.sub(r"\1", value[1:-1])
+    try:
+        return unquote_to_bytes(value.encode("latin-1")).decode()
+    except UnicodeError:
+        raise InvalidEventError("bad_event", f"header {name} is not percent-encoded UTF-8") from None
+
+
+def _validated(read: _Envelope, line_number: int, *, may_be_deep: bool) -> IncomingEvent:
     if may_be_deep and _depth(read.data) > DEPTH_LIMIT:
         raise InvalidEventError("too_deep", f"data is nested deeper than {DEPTH_LIMIT} levels", read.id)
     kind = read.type
@@ -123,11 +136,11 @@ def _validated(read: _Envelope, *, may_be_deep: bool) -> IncomingEvent:
     if kind == RunLog.type:
         _cut_message(read.data)
     is_plain = read.time.tzinfo is UTC and read.extensions is None
-    return IncomingEvent(read if is_plain else _normalised(read), payload, run_id)
+    return IncomingEvent(read if is_plain else _normalised(read), payload, run_id, line_number)
 
 
 def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) -> Payload | None:
-    """The typed payload; None for a type that is not in the contract. Raises Refused."""
+    """The typed payload; None for a type that is not in the contract. Raises InvalidEventError."""
     found = _PAYLOADS.get(kind)
     if found is None:
         return None
@@ -139,21 +152,21 @@ def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) ->
 
 
 def _check_subject(read: _Envelope, run_id: str | None) -> None:
-    """Whether there is such a thing, and if it is a run, data names the same one."""
+    """Raises InvalidEventError unless the subject is valid and `data.run_id` names the same run."""
     if run_id is None and not _is_known(read.subject):
         wanted = "run/<id>, ideation/<id>, pod/<id> or hypothesis/<id>"
         raise InvalidEventError("bad_subject", f"subject {read.subject[:100]!r} must be {wanted}", read.id)
     if run_id is not None:
         found = read.data.get("run_id")
-        said = f"is {str(found)[:100]!r}" if found is not None else "is missing"
+        given = f"is {str(found)[:100]!r}" if found is not None else "is missing"
         raise InvalidEventError(
-            "run_mismatch", f"data.run_id {said}, the subject names run {run_id[:100]!r}", read.id
+            "run_mismatch", f"data.run_id {given}, the subject names run {run_id[:100]!r}", read.id
         )
 
 
-@lru_cache(maxsize=1024)  # a batch speaks of one run, as a rule
+@lru_cache(maxsize=1024)  # most batches are about one run
 def _run_of(subject: str) -> str | None:
-    """The run's id; None if it is about something else, or nothing that we know."""
+    """The run's id; None for a subject of another kind and for an invalid one."""
     kind, _, name = subject.partition("/")
     return name if kind == "run" and _is_known(subject) else None
 
@@ -164,7 +177,7 @@ def _is_known(subject: str) -> bool:
 
 
 def _normalised(read: _Envelope) -> Event:
-    """What older emitters nest at the top level, and the time in UTC."""
+    """The event with the attributes that older emitters nest at its top level, and its time in UTC."""
     nested = read.extensions or _Extensions()
     try:
         time = read.time.astimezone(UTC)
@@ -199,7 +212,7 @@ def _is_json(media_type: str) -> bool:
 
 
 def _depth(value: Json) -> int:
-    """Without recursion: this is asked about what may be nested far too deep."""
+    """Levels of nesting, counted without recursion: the value may exceed the recursion limit."""
     depth, layer = 0, [value]
     while layer and depth <= DEPTH_LIMIT:
         depth += 1

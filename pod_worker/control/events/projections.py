@@ -42,7 +42,7 @@ def project(batch: Iterable[IncomingEvent]) -> ViewChanges:
     add = changes.add
     newest: dict[str, tuple[Version, int, int]] = {}  # run id -> version, attempt, seq
     for each in batch:
-        event, payload, run_id, attempt = each.event, each.payload, each.run_id, each.attempt
+        event, payload, run_id, attempt = each.event, each.payload, each.run_id, each.counted_attempt
         if payload is None or run_id is None or attempt is None:
             continue  # nothing that a view shows
         # A sequence number orders the events of one emitter in one attempt. An event without an attempt comes

@@ -1,17 +1,18 @@
-"""The views again, from the event log alone: the same projections over the same events.
+"""Rebuilds views from the event log: the same projections over the same events.
 
-Safe while the run goes on. What the log no longer holds (heartbeats, samples older than thirty days) stays as
-it is; what the queue and verified uploads wrote is not touched.
+Safe while the run continues. Values whose events the log no longer holds (heartbeats, samples older than thirty
+days) stay as they are. Fields of the queue and verified artifacts are not touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
+from pod_worker.control.events.decoding import payload_of
+from pod_worker.control.events.incoming import IncomingEvent, InvalidEventError
 from pod_worker.control.events.projections import project
-from pod_worker.control.events.replayed import events_for_replay
-from pod_worker.store.events.event_log import EventLog
+from pod_worker.store.events.event_log import EventLog, StoredEvent
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.views.writer import Views
 
@@ -19,7 +20,7 @@ BATCH = 1000
 
 
 def rebuild(database: Mongo, run_id: str) -> int:
-    """Returns how many events counted; 0 for a run that does not exist."""
+    """Rebuild one run's views. Returns how many events counted; 0 for a run that does not exist."""
     views = Views(database)
     attempts = views.current_attempts([run_id])
     if not attempts:
@@ -30,13 +31,8 @@ def rebuild(database: Mongo, run_id: str) -> int:
     return counted
 
 
-def rebuild_all(database: Mongo) -> dict[str, int]:
-    """Every run that has events: run id -> how many counted."""
-    return {run_id: rebuild(database, run_id) for run_id in EventLog(database).run_ids()}
-
-
 def replay_since(database: Mongo, run_id: str, since: int) -> int:
-    """Project the run's events from a position in the log on, over what is there. Returns how many counted."""
+    """Project a run's events from a log position on, over the existing views. Returns how many counted."""
     views = Views(database)
     return _replay(database, views, run_id, views.current_attempts([run_id]), since)
 
@@ -44,7 +40,28 @@ def replay_since(database: Mongo, run_id: str, since: int) -> int:
 def _replay(database: Mongo, views: Views, run_id: str, attempts: Mapping[str, int], since: int = 0) -> int:
     entries, counted = EventLog(database).replay(run_id, since), 0
     while batch := list(islice(entries, BATCH)):
-        arrivals = events_for_replay(batch, attempts)
-        views.apply(project(arrivals))
-        counted += len(arrivals)
+        events = events_for_replay(batch, attempts)
+        views.apply(project(events))
+        counted += len(events)
     return counted
+
+
+def events_for_replay(entries: Iterable[StoredEvent], attempts: Mapping[str, int]) -> list[IncomingEvent]:
+    """Stored events that change views: of runs that exist and of attempts that have begun.
+
+    `attempts` maps run ids to the current attempt.
+    """
+    found: list[IncomingEvent] = []
+    for entry in entries:
+        event, run_id = entry.event, entry.event.run_id
+        current = attempts.get(run_id or "")
+        if run_id is None or current is None:
+            continue
+        counted = entry.attempt if entry.attempt is not None else current
+        try:
+            payload = payload_of(event.type, event.data)
+        except InvalidEventError:  # stored by a version with other rules
+            continue
+        if payload is not None and counted <= current:
+            found.append(IncomingEvent(event, payload, run_id, counted_attempt=counted))
+    return found

@@ -1,7 +1,7 @@
-"""Requests that arrive together go to the database together.
+"""Stores the batches of simultaneous requests together.
 
-While some groups are being stored the next one gathers, so the cost of a round trip is shared by however many pods
-talk at the moment, and an idle service adds no delay. What a line means and what HTTP says is known elsewhere.
+While some groups are being stored the next one gathers. Concurrent pods share the cost of a round trip, and an
+idle service adds no delay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.web.problem import RETRY_SECONDS, ProblemError
 
 CONCURRENT_GROUPS = 2  # one is computed while the other waits for the database
-# Enough to share a round trip, and not so much that all that is on its way waits for the database together.
+# Enough to share a round trip, and few enough that one group does not hold all waiting requests.
 GROUP_LINES = 200
 WAITING_REQUESTS = 256
 
@@ -29,56 +29,59 @@ class _QueuedBatch:
 class GroupCommit:
     """For one event loop."""
 
-    def __init__(self, ingest: Ingest, at_once: int = CONCURRENT_GROUPS) -> None:
+    def __init__(self, ingest: Ingest, concurrent_groups: int = CONCURRENT_GROUPS) -> None:
         self._ingest = ingest
         self._waiting: deque[_QueuedBatch] = deque()
-        self._at_once = at_once
-        self._busy: set[asyncio.Task[None]] = set()
+        self._concurrent_groups = concurrent_groups
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, batch: IngestBatch) -> None:
-        """Have its fate decided. Raises PyMongoError, or ProblemError 503 when too many wait."""
+        """Return once each line of the batch has its result.
+
+        Raises PyMongoError, or ProblemError 503 when too many batches wait.
+        """
         if len(self._waiting) >= WAITING_REQUESTS:
             wait = {"Retry-After": str(RETRY_SECONDS)}
             raise ProblemError(503, "busy", "too many batches wait to be stored: send it again", headers=wait)
-        parcel = _QueuedBatch(batch, asyncio.get_running_loop().create_future())
-        self._waiting.append(parcel)
-        if len(self._busy) < self._at_once:
-            # A task of its own: it stores for others too, and must outlive a client that goes away.
+        queued = _QueuedBatch(batch, asyncio.get_running_loop().create_future())
+        self._waiting.append(queued)
+        if len(self._tasks) < self._concurrent_groups:
+            # A task of its own: it stores for others too, and must outlive a client that disconnects.
             task = asyncio.create_task(self._work())
-            self._busy.add(task)
-            task.add_done_callback(self._busy.discard)
-        await parcel.future
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        await queued.future
 
     async def close(self) -> None:
-        """Return once what waits is done."""
-        while self._busy:
-            await asyncio.gather(*self._busy)
+        """Return once all waiting batches are stored."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
 
     async def _work(self) -> None:
         while self._waiting:
             group = self._next_group()
-            trouble = await self._store_group(group)
-            for parcel in group:
-                if parcel.future.done():  # the client went away
+            error = await self._store_group(group)
+            for queued in group:
+                if queued.future.done():  # the client disconnected
                     continue
-                if trouble is not None:
-                    parcel.future.set_exception(trouble)
+                if error is not None:
+                    queued.future.set_exception(error)
                 else:
-                    parcel.future.set_result(None)
+                    queued.future.set_result(None)
 
     def _next_group(self) -> list[_QueuedBatch]:
-        """Those that waited longest."""
+        """The batches that waited longest."""
         group: list[_QueuedBatch] = []
         lines = 0
         while self._waiting and lines < GROUP_LINES:
-            parcel = self._waiting.popleft()
-            group.append(parcel)
-            lines += len(parcel.batch.arrivals)
+            queued = self._waiting.popleft()
+            group.append(queued)
+            lines += len(queued.batch.events)
         return group
 
     async def _store_group(self, group: list[_QueuedBatch]) -> Exception | None:
         try:
-            await self._ingest.ingest([parcel.batch for parcel in group])
-        except Exception as error:  # whatever it is, it is the answer to all of them
+            await self._ingest.ingest([queued.batch for queued in group])
+        except Exception as error:  # of any kind: every request of the group gets it
             return error
         return None

@@ -1,7 +1,7 @@
-"""Metrics straight from a training loop, without an emitter: one POST per logging step.
+"""Metrics of a training loop that has no emitter: one POST per logging step.
 
-The figures become ordinary `ai.run.stage_metric` and `ai.run.stage_progress` events with ids made from their
-content, so a repeated POST is a duplicate and a rebuild by replay brings them back. The answer says when to stop.
+Each value becomes an ordinary `ai.run.stage_metric` or `ai.run.stage_progress` event with an id made from its
+content. So a repeated POST is a duplicate, and a replay restores the views. The response says when to stop.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ _decode = msgspec.json.Decoder(_TrainingMetrics).decode
 def router(
     ingest: Ingest, find_run: Callable[[str], Run | None], clock: Clock, authorize: Callable[..., object]
 ) -> APIRouter:
-    made = APIRouter(tags=["training"], dependencies=[Depends(authorize)])
+    routes = APIRouter(tags=["training"], dependencies=[Depends(authorize)])
 
-    @made.post("/api/training/jobs/{run_id}/metrics")
-    async def metrics(run_id: str, request: Request) -> Response:
-        """200 `{status: "ok"}`, with `command: "stop"` once the run was canceled or is over."""
-        figures = _read(await read_body(request.stream(), request.headers))
+    @routes.post("/api/training/jobs/{run_id}/metrics")
+    async def post_metrics(run_id: str, request: Request) -> Response:
+        """200 `{status: "ok"}`, with `command: "stop"` once the run is canceled, ended or in another attempt."""
+        metrics = _read(await read_body(request.stream(), request.headers))
         run = await run_in_threadpool(find_run, run_id)
         if run is None:
             raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
         attempt: int | None = request.state.caller.attempt
-        await ingest.ingest_and_wait(batch_from_events(_arrivals(run_id, attempt, figures, clock.now())))
+        await ingest.ingest_and_wait(batch_from_events(_events(run_id, attempt, metrics, clock.now())))
         is_superseded = attempt not in (None, run.attempt)
         is_ended = run.status in TERMINAL - {RunStatus.COMPLETED}
         stop = run.cancel_requested_at is not None or is_ended or is_superseded
         return json_response({"status": "ok"} | ({"command": "stop"} if stop else {}))
 
-    return made
+    return routes
 
 
 def _read(body: bytes) -> _TrainingMetrics:
@@ -82,25 +82,25 @@ def _read(body: bytes) -> _TrainingMetrics:
         raise ProblemError(422, "bad_metrics", str(error)) from None
 
 
-def _arrivals(run_id: str, attempt: int | None, figures: _TrainingMetrics, now: datetime) -> list[IncomingEvent]:
+def _events(run_id: str, attempt: int | None, metrics: _TrainingMetrics, now: datetime) -> list[IncomingEvent]:
     """`attempt` None counts for the current one."""
     name_of_attempt = "" if attempt is None else str(attempt)
-    digest = sha256(f"{run_id}\0{name_of_attempt}".encode() + msgspec.json.encode(figures)).hexdigest()[:32]
+    digest = sha256(f"{run_id}\0{name_of_attempt}".encode() + msgspec.json.encode(metrics)).hexdigest()[:32]
     found: list[IncomingEvent] = []
     for name in _METRICS:
-        value = getattr(figures, name)
+        value = getattr(metrics, name)
         if value is not None:
-            data = {"stage": STAGE, "name": name, "value": value, "step": figures.step, "epoch": figures.epoch}
-            found.append(_arrival(run_id, attempt, "ai.run.stage_metric", f"{digest}-{name}", data, now))
-    if figures.progress is not None:
-        data = {"stage": STAGE, "progress": figures.progress, "eta_s": figures.remaining_seconds}
-        found.append(_arrival(run_id, attempt, "ai.run.stage_progress", f"{digest}-progress", data, now))
+            data = {"stage": STAGE, "name": name, "value": value, "step": metrics.step, "epoch": metrics.epoch}
+            found.append(_event(run_id, attempt, "ai.run.stage_metric", f"{digest}-{name}", data, now))
+    if metrics.progress is not None:
+        data = {"stage": STAGE, "progress": metrics.progress, "eta_s": metrics.remaining_seconds}
+        found.append(_event(run_id, attempt, "ai.run.stage_progress", f"{digest}-progress", data, now))
     return found
 
 
-def _arrival(
-    run_id: str, attempt: int | None, kind: str, event_id: str, figures: dict[str, Json], now: datetime
+def _event(
+    run_id: str, attempt: int | None, kind: str, event_id: str, metrics: dict[str, Json], now: datetime
 ) -> IncomingEvent:
-    data = {"run_id": run_id} | {name: value for name, value in figures.items() if value is not None}
+    data = {"run_id": run_id} | {name: value for name, value in metrics.items() if value is not None}
     event = Event(event_id, SOURCE, kind, f"run/{run_id}", now, data, attempt=attempt)
     return IncomingEvent(event, payload_of(kind, data, event_id), run_id)

@@ -1,14 +1,14 @@
-"""The read API of runs, and the two verbs a person has for them: cancel and reset.
+"""The read API of runs, and the two actions of an operator: cancel and reset.
 
-Reads come from the views and the event log; the verbs are the queue's own and only translated here. Answers are
-documents as they are kept (camelCase), without what fences them.
+Reads come from the views and the event log. The actions are the queue's; this module translates them to HTTP.
+Responses are the stored documents (camelCase) without lease tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Query
 from fastapi.responses import Response
@@ -23,7 +23,7 @@ from pod_worker.store import artifact_registry as registry
 from pod_worker.store.events.event_log import LEVELS
 from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.mongo import Mongo
-from pod_worker.store.queue.operations import ActionOutcome, ActionResult
+from pod_worker.store.queue.operations import ActionOutcome, ActionResult, OperatorActions
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries, Series
 from pod_worker.store.views.read_models import InvalidCursorError, ReadModels, RunFilter
@@ -32,19 +32,9 @@ Words = Annotated[list[str] | None, Query()]
 Size = Annotated[int, Query(ge=1, le=1000)]
 
 
-class Operator(Protocol):
-    """The queue's verbs for people; `store.operations.Operations` has them."""
-
-    def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> ActionOutcome: ...
-
-    def reset(
-        self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
-    ) -> ActionOutcome: ...
-
-
-def router(database: Mongo, operator: Operator, authorize: Callable[..., object]) -> APIRouter:
-    routes = _Routes(database, operator)
-    made = APIRouter(tags=["runs"], dependencies=[Depends(authorize)])
+def router(database: Mongo, authorize: Callable[..., object]) -> APIRouter:
+    routes = _Routes(database)
+    api = APIRouter(tags=["runs"], dependencies=[Depends(authorize)])
     for path, route in (
         ("/api/runs", routes.list),
         ("/api/runs/{run_id}", routes.detail),
@@ -53,16 +43,16 @@ def router(database: Mongo, operator: Operator, authorize: Callable[..., object]
         ("/api/runs/{run_id}/metrics", routes.metrics),
         ("/api/stats", routes.stats),
     ):
-        made.add_api_route(path, route, methods=["GET"])
-    made.add_api_route("/api/runs/{run_id}/cancel", routes.cancel, methods=["POST"])
-    made.add_api_route("/api/runs/{run_id}/reset", routes.reset, methods=["POST"])
-    return made
+        api.add_api_route(path, route, methods=["GET"])
+    api.add_api_route("/api/runs/{run_id}/cancel", routes.cancel, methods=["POST"])
+    api.add_api_route("/api/runs/{run_id}/reset", routes.reset, methods=["POST"])
+    return api
 
 
 class _Routes:
-    def __init__(self, database: Mongo, operator: Operator) -> None:
+    def __init__(self, database: Mongo) -> None:
         self._database = database
-        self._operator = operator
+        self._actions = OperatorActions(database)
         self._models = ReadModels(database)
         self._pages = EventReader(database)
         self._series = MetricSeries(database)
@@ -84,11 +74,11 @@ class _Routes:
             found = self._models.runs(wanted, page_size, page, cursor)
         except InvalidCursorError as error:
             raise ProblemError(422, "bad_cursor", str(error)) from None
-        said = {"items": found.items, "total": found.total, "page": page, "pageSize": page_size}
-        return json_response(said | {"nextCursor": found.next_cursor})
+        body = {"items": found.items, "total": found.total, "page": page, "pageSize": page_size}
+        return json_response(body | {"nextCursor": found.next_cursor})
 
     def detail(self, run_id: str) -> Response:
-        """The run and all that belongs to it; `hint` says what to do about an error."""
+        """The run with its stages, validations and artifacts; `hint` says how to fix its error."""
         return json_response(run_detail(self._database, self._models, run_id))
 
     def events(
@@ -127,7 +117,7 @@ class _Routes:
         stage: str | None = None,
         points: Annotated[int, Query(ge=3, le=10_000)] = 500,
     ) -> Response:
-        """Series of [step, value, time], thinned to `points` each without changing their shape."""
+        """Series of [step, value, time], downsampled to `points` each without changing their shape."""
         series = self._series.read(run_id, _words(name), stage)
         return json_response({"series": [_series_view(each, points) for each in series]})
 
@@ -149,11 +139,12 @@ class _Routes:
         by: Annotated[str | None, Body()] = None,
         reason: Annotated[str | None, Body()] = None,
     ) -> Response:
-        """200: it is canceled. 202: its worker was told and will confirm."""
-        said = self._operator.cancel(run_id, by=by or "api", reason=reason)
-        if said.verdict is ActionResult.ALREADY and said.run and said.run.status is not RunStatus.CANCELED:
-            raise ProblemError(409, "not_cancelable", f"the run is {said.run.status} already")
-        return _action_response(said)
+        """200: the run is canceled. 202: its worker got the request and will confirm."""
+        outcome = self._actions.cancel(run_id, by=by or "api", reason=reason)
+        run = outcome.run
+        if outcome.verdict is ActionResult.ALREADY and run and run.status is not RunStatus.CANCELED:
+            raise ProblemError(409, "not_cancelable", f"the run is {run.status} already")
+        return _action_response(outcome)
 
     def reset(
         self,
@@ -164,7 +155,7 @@ class _Routes:
     ) -> Response:
         """Queue an ended or stale run again. A live lease is refused (409) unless `force`, which fences it."""
         return _action_response(
-            self._operator.reset(run_id, by=by or "api", force=force, from_scratch=from_scratch)
+            self._actions.reset(run_id, by=by or "api", force=force, from_scratch=from_scratch)
         )
 
 
@@ -188,13 +179,14 @@ def _hint(code: Json) -> str | None:
     return FAILURE_POLICIES[FailureCode(code)].hint if known else None
 
 
-def _action_response(said: ActionOutcome) -> Response:
-    if said.verdict is ActionResult.MISSING or said.run is None:
+def _action_response(outcome: ActionOutcome) -> Response:
+    if outcome.verdict is ActionResult.MISSING or outcome.run is None:
         raise ProblemError(404, "run_not_found", "there is no such run")
-    if said.verdict is ActionResult.LIVE:
+    if outcome.verdict is ActionResult.LIVE:
         raise ProblemError(409, "live_lease", "a worker holds the run: cancel it first, or reset it with force")
-    status = 202 if said.verdict is ActionResult.REQUESTED else 200
-    return json_response({"success": True, "verdict": said.verdict.value, "status": said.run.status.value}, status)
+    status = 202 if outcome.verdict is ActionResult.REQUESTED else 200
+    body = {"success": True, "verdict": outcome.verdict.value, "status": outcome.run.status.value}
+    return json_response(body, status)
 
 
 def _words(given: list[str] | None) -> list[str]:
@@ -204,9 +196,9 @@ def _words(given: list[str] | None) -> list[str]:
 
 def _statuses(given: list[str] | None) -> list[str]:
     words = [word.upper() for word in _words(given)]
-    odd = [word for word in words if word not in RunStatus.__members__]
-    if odd:
-        raise ProblemError(422, "bad_status", f"status {odd[0][:40]!r} is none of {', '.join(RunStatus)}")
+    unknown = [word for word in words if word not in RunStatus.__members__]
+    if unknown:
+        raise ProblemError(422, "bad_status", f"status {unknown[0][:40]!r} is none of {', '.join(RunStatus)}")
     return words
 
 
@@ -224,7 +216,7 @@ def _aware(moment: datetime | None) -> datetime | None:
 def _series_view(series: Series, points: int) -> Json:
     samples = series.samples
     xy = [(float(each.step) if each.step is not None else each.time.timestamp(), each.value) for each in samples]
-    kept = [samples[place] for place in lttb(xy, points)]
+    kept = [samples[index] for index in lttb(xy, points)]
     return {
         "stage": series.stage,
         "name": series.name,

@@ -1,4 +1,4 @@
-"""Fewer points for a curve that looks the same: largest-triangle-three-buckets.
+"""Downsampling of a curve without changing its shape: largest-triangle-three-buckets.
 
 Sveinn Steinarsson, "Downsampling Time Series for Visual Representation" (University of Iceland, 2013). Keeps
 the first and the last point and never invents one. Pure.
@@ -13,7 +13,7 @@ XY: TypeAlias = tuple[float, float]
 
 
 def lttb(points: Sequence[XY], wanted: int) -> list[int]:
-    """The places of at most `wanted` points (at least 3), in order."""
+    """The indexes of at most `wanted` points (at least 3), in order."""
     wanted = max(3, wanted)
     if len(points) <= wanted:
         return list(range(len(points)))
@@ -24,7 +24,7 @@ def lttb(points: Sequence[XY], wanted: int) -> list[int]:
         ahead = points[end : min(int((bucket + 2) * width) + 1, len(points))] or points[-1:]
         far = (sum(x for x, _ in ahead) / len(ahead), sum(y for _, y in ahead) / len(ahead))
         near = points[kept[-1]]
-        kept.append(max(range(start, end), key=lambda place: _area(near, points[place], far)))
+        kept.append(max(range(start, end), key=lambda index: _area(near, points[index], far)))
     return [*kept, len(points) - 1]
 
 

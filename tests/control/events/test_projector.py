@@ -15,8 +15,9 @@ from pymongo.errors import AutoReconnect, BulkWriteError
 from pod_worker.control.events import projector as module
 from pod_worker.control.events.decoding import read_line
 from pod_worker.control.events.incoming import IncomingEvent
+from pod_worker.control.events.markers import ABANDONED_SECONDS
 from pod_worker.control.events.projections import project
-from pod_worker.control.events.projector import ABANDONED_SECONDS, ProjectionTicket, Projector
+from pod_worker.control.events.projector import ProjectionTicket, Projector
 from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.metrics import ControlPlaneMetrics
@@ -62,7 +63,8 @@ def no_failures_yet() -> None:
 
 
 class _NoThread:
-    def join(self) -> None: ...
+    def join(self, timeout: float) -> bool:
+        return True
 
 
 numbers = itertools.count(1)
@@ -72,7 +74,7 @@ def progress(share: float, run: str = "r1") -> IncomingEvent:
     told = event(f"e{next(numbers)}", "ai.run.stage_progress", run=run, attempt=0, stage="s", progress=share)
     arrival = read_line(ndjson(told))
     assert arrival.payload is not None
-    return IncomingEvent(arrival.event, arrival.payload, run, 0, is_projected=True)
+    return IncomingEvent(arrival.event, arrival.payload, run, counted_attempt=0, is_projected=True)
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def test_a_note_that_cannot_be_written_is_no_promise(
 ) -> None:
     projector = make(start=False)
     with monkeypatch.context() as broken:
-        broken.setattr(projector._debts, "mark", _away)
+        broken.setattr(projector._markers._pending, "mark", _away)
         with pytest.raises(AutoReconnect), promised(projector, R1, 1, now()):
             pytest.fail("nothing may be stored")
     with promised(projector, R1, 1, now()):
@@ -218,7 +220,9 @@ def test_the_database_comes_back(make: Make, store: Any, monkeypatch: pytest.Mon
 
 def test_a_change_that_cannot_be_written_fails_alone(make: Make, store: Any) -> None:
     odd = progress(0.1)
-    odd = IncomingEvent(odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", 0)
+    odd = IncomingEvent(
+        odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", counted_attempt=0
+    )
     projector = make()
     keep(projector, odd, progress(0.5, run="r2"))
     assert projector.wait_until_projected(seconds=20)
@@ -320,9 +324,9 @@ def test_a_note_that_was_renewed_is_not_forgiven(make: Make, store: Any) -> None
     left_behind(make, store, 0.5)
     age(store, ABANDONED_SECONDS + 1)
     heir = make(start=False)
-    (debt,) = heir._debts.abandoned(ABANDONED_SECONDS)
+    (debt,) = heir._markers._pending.abandoned(ABANDONED_SECONDS)
     age(store, 1)  # its owner came back in between
-    heir._debts.discard(debt)
+    heir._markers._pending.discard(debt)
     assert set(notes(store)) == {"r1"}
 
 
@@ -349,5 +353,5 @@ def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
 def test_a_note_taken_back_late_does_not_take_the_next_one(make: Make, store: Any) -> None:
     projector = make(start=False)
     with promised(projector, R1, 1, now()) as promise:
-        projector._debts.clear({"r1": promise.position - 1})
+        projector._markers._pending.clear({"r1": promise.position - 1})
     assert notes(store) == {"r1": promise.position}

@@ -10,7 +10,8 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from pod_worker.control.ingest import group_commit as module
-from pod_worker.control.ingest.batch import IngestBatch, read_batch
+from pod_worker.control.ingest.batch import IngestBatch
+from pod_worker.control.ingest.decode import read_batch
 from pod_worker.control.ingest.group_commit import GroupCommit
 from pod_worker.control.web.problem import ProblemError
 from tests.control.lines import event, ndjson
@@ -25,8 +26,8 @@ class HeldIngest:
         self.go = asyncio.Semaphore(0)
         self.error: Exception | None = None
 
-    async def take_all(self, batches: Sequence[IngestBatch]) -> None:
-        self.groups.append([each.event.id for batch in batches for each in batch.arrivals])
+    async def ingest(self, batches: Sequence[IngestBatch]) -> None:
+        self.groups.append([each.event.id for batch in batches for each in batch.events])
         self.entered.release()
         await self.go.acquire()
         if self.error:
@@ -37,8 +38,8 @@ def reading(name: str) -> IngestBatch:
     return read_batch([ndjson(event(name))])
 
 
-async def waiting(intake: GroupCommit, count: int) -> None:
-    while len(intake._waiting) < count:
+async def waiting(group_commit: GroupCommit, count: int) -> None:
+    while len(group_commit._waiting) < count:
         await asyncio.sleep(0)
 
 
@@ -46,15 +47,15 @@ def test_what_waits_goes_together() -> None:
     held = HeldIngest()
 
     async def scene() -> None:
-        intake = GroupCommit(held, at_once=1)  # type: ignore[arg-type]
-        first = asyncio.create_task(intake.submit(reading("a")))
+        group_commit = GroupCommit(held, concurrent_groups=1)  # type: ignore[arg-type]
+        first = asyncio.create_task(group_commit.submit(reading("a")))
         await held.entered.acquire()
-        rest = [asyncio.create_task(intake.submit(reading(name))) for name in "bcd"]
-        await waiting(intake, 3)
+        rest = [asyncio.create_task(group_commit.submit(reading(name))) for name in "bcd"]
+        await waiting(group_commit, 3)
         for _ in range(2):
             held.go.release()
         await asyncio.gather(first, *rest)
-        await intake.close()
+        await group_commit.close()
 
     asyncio.run(scene())
     assert held.groups == [["a"], ["b", "c", "d"]]
@@ -65,13 +66,13 @@ def test_the_databases_trouble_is_everybodys_answer() -> None:
     held.error = AutoReconnect("gone")
 
     async def scene() -> list[Any]:
-        intake = GroupCommit(held, at_once=1)  # type: ignore[arg-type]
+        group_commit = GroupCommit(held, concurrent_groups=1)  # type: ignore[arg-type]
         held.go.release()
-        found = await asyncio.gather(intake.submit(reading("a")), return_exceptions=True)
+        found = await asyncio.gather(group_commit.submit(reading("a")), return_exceptions=True)
         held.error = None
         held.go.release()
-        found += [await intake.submit(reading("b"))]
-        await intake.close()
+        found += [await group_commit.submit(reading("b"))]
+        await group_commit.close()
         return list(found)
 
     found = asyncio.run(scene())
@@ -84,18 +85,18 @@ def test_too_many_waiting_requests_are_sent_away(monkeypatch: pytest.MonkeyPatch
     held = HeldIngest()
 
     async def scene() -> int:
-        intake = GroupCommit(held, at_once=1)  # type: ignore[arg-type]
-        first = asyncio.create_task(intake.submit(reading("a")))
+        group_commit = GroupCommit(held, concurrent_groups=1)  # type: ignore[arg-type]
+        first = asyncio.create_task(group_commit.submit(reading("a")))
         await held.entered.acquire()
-        second = asyncio.create_task(intake.submit(reading("b")))
-        await waiting(intake, 1)
+        second = asyncio.create_task(group_commit.submit(reading("b")))
+        await waiting(group_commit, 1)
         with pytest.raises(ProblemError) as refused:
-            await intake.submit(reading("c"))
+            await group_commit.submit(reading("c"))
         for _ in range(2):
             held.go.release()
         await first
         await second
-        await intake.close()
+        await group_commit.close()
         return refused.value.status
 
     assert asyncio.run(scene()) == 503
@@ -105,10 +106,10 @@ def test_close_finishes_what_waits() -> None:
     held = HeldIngest()
 
     async def scene() -> None:
-        intake = GroupCommit(held, at_once=2)  # type: ignore[arg-type]
-        task = asyncio.create_task(intake.submit(reading("a")))
+        group_commit = GroupCommit(held, concurrent_groups=2)  # type: ignore[arg-type]
+        task = asyncio.create_task(group_commit.submit(reading("a")))
         await held.entered.acquire()
-        closing = asyncio.create_task(intake.close())
+        closing = asyncio.create_task(group_commit.close())
         held.go.release()
         await closing
         await task

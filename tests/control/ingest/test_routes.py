@@ -13,7 +13,8 @@ from fastapi.testclient import TestClient
 from pymongo.errors import AutoReconnect
 
 from pod_worker.control.events.projector import ProjectionTicket
-from pod_worker.control.web.body import BODY_LIMIT_BYTES, LINE_LIMIT_BYTES
+from pod_worker.control.ingest.decode import LINE_LIMIT_BYTES
+from pod_worker.control.web.body import BODY_LIMIT_BYTES
 from pod_worker.core.clock import ManualClock
 from pod_worker.store.mongo import connect
 from pod_worker.store.views.metric_series import MetricSeries
@@ -27,7 +28,7 @@ CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 def post(http: TestClient, *events: Any, **headers: str) -> Any:
     """The answer, once the views tell of it too."""
     answer = http.post("/api/ingest/events", content=ndjson(*events), headers=NDJSON | headers)
-    http.app.state.ingest.projector.settle()  # type: ignore[attr-defined]
+    http.app.state.ingest.projector.wait_until_projected()  # type: ignore[attr-defined]
     return answer
 
 

@@ -19,10 +19,10 @@ import requests
 from pod_worker.control.server import bind
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import ensure_indexes
+from pod_worker.store.mongo import connect, ensure_indexes
 from tests.control.lines import JSON, NDJSON, event, ndjson
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Server:
@@ -52,15 +52,16 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def shared(mongod: Mongod, mongo_client: Any) -> Iterator[tuple[Server, Any]]:
+def shared(mongod: Mongod) -> Iterator[tuple[Server, Any]]:
     """One process for all tests that do not stop it, and its database."""
     name = f"live_{os.getpid()}"
-    database = mongo_client[name]
+    database = connect(mongod.url_for(name))
     ensure_indexes(database, all_indexes())
     made = Server(mongod.url_for(name))
     yield made, database
     made.close()
-    mongo_client.drop_database(name)
+    database.client.drop_database(name)
+    database.client.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pod_worker.control.events.replay import rebuild
-from pod_worker.control.ingest.batch import read_batch
+from pod_worker.control.ingest.decode import read_batch
 from pod_worker.control.runs.live import _LiveView
 from pod_worker.store import artifact_registry
 from pod_worker.store.events.reader import EventFilter, EventReader
