@@ -41,7 +41,7 @@ step() {
     return
   fi
   say "$name: started"
-  "$@" || fail "$name failed; mend the cause above and run this script again, it resumes here"
+  "$@" || fail "$name failed; fix the cause above and run this script again, it resumes here"
   mkdir -p "$marks"
   printf '%s' "$fingerprint" > "$marks/$name.done"
   say "$name: done"

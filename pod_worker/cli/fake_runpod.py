@@ -1,4 +1,7 @@
-"""`pod-worker fake-runpod`: the RunPod API on this machine; its pods are free and can run real workers."""
+"""`pod-worker fake-runpod`: the RunPod API on this machine.
+
+Its pods are free and can run real workers.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
 )
 @click.option(
     "--pods",
-    "contents",
+    "pods_mode",
     type=click.Choice(["none", "runner", "process"]),
     default="process",
     show_default=True,
@@ -50,7 +53,7 @@ def fake_runpod(
     port: int,
     keys: tuple[str, ...],
     speed: float,
-    contents: str,
+    pods_mode: str,
     data: Path | None,
     state: Path | None,
     faults: Path | None,
@@ -73,22 +76,22 @@ def fake_runpod(
         speed=speed,
         state=state,
         faults=faults,
-        make_runner=_make_runner(contents, folder, speed),
+        make_runner=_make_runner(pods_mode, folder, speed),
     )
-    say(f"pods: {contents}, their files in {folder}")
+    say(f"pods: {pods_mode}, their files in {folder}")
     try:
         serve(options, address=host, port=port, on_ready=lambda url: click.echo(f'{{"url": "{url}"}}'))
     except (ValueError, msgspec.ValidationError) as error:
         raise CommandError(str(error), ExitCode.USAGE) from None
 
 
-def _make_runner(contents: str, folder: Path, speed: float) -> RunnerFactory | None:
+def _make_runner(pods_mode: str, folder: Path, speed: float) -> RunnerFactory | None:
     from pod_worker.fake_runpod.containers.process_runner import ProcessRunner
     from pod_worker.fake_runpod.containers.scripted_runner import ScriptedRunner
 
-    if contents == "none":
+    if pods_mode == "none":
         return None
-    if contents == "process":
+    if pods_mode == "process":
         return lambda host: ProcessRunner(folder, host)
     names = [*SCRIPT_VARIABLES, *(name for name in os.environ if name.startswith("MINIO_"))]
     defaults = {name: os.environ[name] for name in names if name in os.environ}

@@ -1,5 +1,5 @@
-"""Rented pods: one port, three RunPod adapters behind it, and the care that keeps a bill from growing unseen.
+"""Rented GPU pods: one provider interface, three RunPod adapters, exactly-once launches, SSH bootstrap.
 
-Everything here is synchronous and takes its clock, ids and keys as arguments. It never reads the environment
-(except the `from_env` composition functions of the classic client) and never imports the fake server.
+Everything is synchronous and takes its clock, ids and keys as arguments. Only the composition functions of the
+classic client read the environment. Nothing imports the fake server.
 """

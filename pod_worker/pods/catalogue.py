@@ -1,6 +1,6 @@
-"""What can be rented, where and for how much: GPU offers, data centers, network volumes, and what was billed.
+"""The provider's offers: GPU types with prices and stock, data centers, network volumes, billing records.
 
-Stock is advisory: an offer in stock may still be refused, and one out of stock may still work. Prices are USD.
+Stock is advisory: a create may fail with stock and succeed without. Prices are in USD.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ class StockLevel(StrEnum):
 
 
 def stock_of(word: str) -> StockLevel:
-    """Total; GraphQL says High/Medium/Low, REST v2 shouts, absence is unknown."""
+    """Total.
+
+    GraphQL writes High/Medium/Low, REST v2 upper case; an absent value is UNKNOWN.
+    """
     try:
         return StockLevel(word.strip().upper())
     except ValueError:
@@ -32,7 +35,10 @@ def stock_of(word: str) -> StockLevel:
 
 @dataclass(frozen=True, slots=True)
 class GpuOffer:
-    """One GPU type. Its `id` is passed on unchanged: RunPod has near-twins that differ by a space."""
+    """One GPU type.
+
+    Its `id` is used unchanged: RunPod has ids that differ only by a space.
+    """
 
     id: str
     name: str
@@ -77,7 +83,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class BillingRecord:
-    """What one pod cost in one time bucket. Sums are exact: amounts are decimals."""
+    """The cost of one pod in one time bucket. Amounts are decimals, so sums are exact."""
 
     pod_id: str
     start: datetime | None

@@ -1,7 +1,7 @@
-"""What a provider's refusal means for the caller: each error class carries its remedy.
+"""Provider errors by meaning: each class carries the recovery action for the caller.
 
-Adapters translate status codes and texts into these; callers act on the class (or `remedy`), never on a code.
-Messages hold the provider's words, cut short and stripped of the API key.
+Adapters translate status codes and texts into these classes; callers act on the class or its `remedy`. Messages
+contain the provider's text, truncated and without the API key.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from typing import ClassVar
 
 class RecoveryAction(Enum):
     NEXT_CANDIDATE = "try the next candidate and let this one cool down"
-    SKIP_CANDIDATE = "leave this candidate out"
+    SKIP_CANDIDATE = "skip this candidate"
     STOP = "stop: the request itself is wrong"
     STOP_ALL = "stop every launch on this account"
     WAIT = "wait, then send the same request again"
-    CHECK_BY_NAME = "look the pod up by name before any further try"
+    CHECK_BY_NAME = "look the pod up by name before any retry"
     REFRESH = "read the pod's state again before deciding"
     CHANGE_API = "switch to another API version"
 
 
 class ProviderError(Exception):
-    """Base of all provider refusals. `status` is the HTTP status, 0 where there was none."""
+    """Base of all provider errors.
+
+    `status` is the HTTP status, 0 where there was none.
+    """
 
     remedy: ClassVar[RecoveryAction]
 
@@ -39,19 +42,19 @@ class NoCapacityError(ProviderError):
 
 
 class RequestRejectedError(ProviderError):
-    """A rule refuses this combination (for example a GPU that this data center does not have)."""
+    """A rule forbids this combination (for example a GPU that the data center does not have)."""
 
     remedy = RecoveryAction.SKIP_CANDIDATE
 
 
 class ForbiddenError(ProviderError):
-    """The key may not do this; other candidates may still be open to it."""
+    """The key lacks permission; other candidates may still be permitted."""
 
     remedy = RecoveryAction.SKIP_CANDIDATE
 
 
 class InvalidRequestError(ProviderError):
-    """The request is malformed; sending it again cannot help."""
+    """The request is malformed; a retry cannot succeed."""
 
     remedy = RecoveryAction.STOP
 
@@ -69,7 +72,7 @@ class InsufficientBalanceError(ProviderError):
 
 
 class RateLimitedError(ProviderError):
-    """Too many requests; nothing was done. `wait_seconds` is what the provider asked for."""
+    """Too many requests; nothing was done. `wait_seconds`: the provider's Retry-After."""
 
     remedy = RecoveryAction.WAIT
 
@@ -79,13 +82,16 @@ class RateLimitedError(ProviderError):
 
 
 class ServerError(ProviderError):
-    """The outcome is not known: the request may or may not have been carried out."""
+    """The outcome is unknown: the request may or may not have taken effect."""
 
     remedy = RecoveryAction.CHECK_BY_NAME
 
 
 class UnreachableError(ServerError):
-    """No reply. `sent` is False only where the connection was never made, so nothing can have happened."""
+    """No reply.
+
+    `sent` is False only if no connection was made, so the request had no effect.
+    """
 
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
@@ -93,7 +99,10 @@ class UnreachableError(ServerError):
 
 
 class PodNotFoundError(ProviderError):
-    """The provider knows no such pod. Right after a create this proves nothing: new pods appear with a lag."""
+    """The provider has no such pod.
+
+    Right after a create this is no proof: new pods appear with a lag.
+    """
 
     remedy = RecoveryAction.REFRESH
 
@@ -105,18 +114,18 @@ class StateConflictError(ProviderError):
 
 
 class ApiRetiredError(ProviderError):
-    """This API version answers 410: it has been switched off."""
+    """This API version is retired (HTTP 410)."""
 
     remedy = RecoveryAction.CHANGE_API
 
 
 class UnsupportedError(ProviderError):
-    """This API version cannot do that at all."""
+    """This API version does not have the operation."""
 
     remedy = RecoveryAction.CHANGE_API
 
 
-# Texts seen from REST v1, REST v2 and GraphQL; there is no machine-readable code for a lack of machines.
+# Texts seen from REST v1, REST v2 and GraphQL; there is no machine-readable code for missing capacity.
 _CAPACITY_TEXT = re.compile(
     r"no (longer any |available )?(instances|machines|gpus|capacity)\b"
     r"|not enough (free )?(gpus|capacity|resources)"

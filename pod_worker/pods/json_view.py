@@ -1,7 +1,7 @@
-"""A read-only, typed view of one decoded JSON object, as the wire codecs of the adapters see it.
+"""A read-only, typed view of one decoded JSON object, for the wire codecs of the adapters.
 
-Providers add, drop and misspell fields; every accessor answers with a default instead of an error. Fields without
-which a pod could not be told from another (its id) are asked for with `required_text`, which does raise.
+Providers add, drop and misspell fields, so accessors return a default instead of raising. `required_text`
+raises; it is for fields that identify a pod.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 
 
 class UndecodableReplyError(Exception):
-    """The reply does not have the shape that the API promises."""
+    """The reply does not have the documented shape."""
 
 
 class JsonObject:
@@ -83,7 +83,7 @@ class JsonObject:
         return documents(self._fields.get(key))
 
     def required_documents(self, key: str) -> tuple[JsonObject, ...]:
-        """For listings: a missing or odd list must not read as an empty one."""
+        """For listings: a missing or malformed list must not count as an empty one."""
         if not isinstance(self._fields.get(key), list):
             raise UndecodableReplyError(f"the reply has no list {key!r}")
         return self.documents(key)
@@ -93,15 +93,18 @@ class JsonObject:
         return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """The members whose value is a scalar, as text: how env and portMappings arrive."""
+        """The members with a scalar value, as text: the form of env and portMappings."""
         for key, value in self._fields.items():
             if isinstance(value, str | int | float) and not isinstance(value, bool):
                 yield key, str(value)
 
 
 def documents(value: object) -> tuple[JsonObject, ...]:
-    """The objects of a JSON array. An element that is not an object stays as an empty document, so that a codec
-    that needs its id notices instead of passing over it."""
+    """The objects of a JSON array.
+
+    An element that is not an object becomes an empty one, so that a codec that needs its id raises instead of
+    skipping it.
+    """
     return tuple(JsonObject(item) for item in value) if isinstance(value, list) else ()
 
 
@@ -109,7 +112,10 @@ _GO_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})
 
 
 def parse_time(text: str) -> datetime | None:
-    """RFC 3339, or the Go form "2026-01-02 03:04:05.678 +0000 UTC" that REST v1 sends. None when it is neither."""
+    """RFC 3339, or the Go form "2026-01-02 03:04:05.678 +0000 UTC" that REST v1 sends.
+
+    None when it is neither.
+    """
     go = _GO_TIME.match(text)
     if go:
         text = f"{go[1]}T{go[2]}{go[3]}"

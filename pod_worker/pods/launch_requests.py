@@ -1,6 +1,6 @@
-"""From settings to an order: which GPUs, where, with which volume and environment, before anything is spent.
+"""From settings to a launch request: GPUs, placements, volume and environment.
 
-Names are resolved here (GPU display names, volume names) and a wrong one is refused with what there is instead.
+GPU and volume names are resolved here; for an unknown name the error lists the existing ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pod_worker.pods.launch.launcher import LaunchRequest
 from pod_worker.pods.pod import PodSpec
 from pod_worker.pods.provider import Known, PodProvider, Unknown
 from pod_worker.pods.runpod_settings import RunpodSettings
-from pod_worker.pods.ssh.bootstrap import BootstrapPlan
+from pod_worker.pods.ssh.bootstrap_scripts import BootstrapPlan
 
 
 class NotAvailableError(Exception):
@@ -23,10 +23,13 @@ class NotAvailableError(Exception):
 def worker_launch_request(
     settings: RunpodSettings, provider: PodProvider, worker_id: str, worker_env: Mapping[str, str]
 ) -> LaunchRequest:
-    """The worker id is the order's id and the prefix of the pod's name. Raises NotAvailableError."""
+    """The worker id is the request's id and the prefix of the pod's name.
+
+    Raises NotAvailableError.
+    """
     read = provider.catalogue()
     catalogue = read.value if isinstance(read, Known) else None
-    wish = PlacementPreferences(
+    preferences = PlacementPreferences(
         gpus=tuple(gpu_id_of(name, catalogue) for name in settings.gpu_types),
         gpu_count=settings.gpu_count,
         clouds=settings.clouds,
@@ -37,18 +40,18 @@ def worker_launch_request(
     spec = PodSpec(
         name=worker_id,
         image=settings.worker_image,
-        gpu_id=wish.gpus[0],
+        gpu_id=preferences.gpus[0],
         gpu_count=settings.gpu_count,
         mount_path=settings.volume_mount_path,
         container_disk_gb=settings.container_disk_gb,
-        pod_volume_gb=0 if wish.volumes else settings.disk_size_gb,
+        pod_volume_gb=0 if preferences.volumes else settings.disk_size_gb,
         env=worker_environment(settings, worker_id, worker_env),
     )
-    return LaunchRequest(worker_id, spec, rank_candidates(wish, catalogue), settings.price_ceiling)
+    return LaunchRequest(worker_id, spec, rank_candidates(preferences, catalogue), settings.price_ceiling)
 
 
 def gpu_id_of(wanted: str, catalogue: Catalogue | None) -> str:
-    """By id or display name; without a catalogue the word goes to the provider as it is."""
+    """The GPU id of an id or display name; without a catalogue the name itself."""
     if catalogue is None:
         return wanted
     offer = catalogue.gpu(wanted)

@@ -1,7 +1,7 @@
 """A pod as we ask for it (`PodSpec`) and as a provider shows it (`Pod`).
 
-Only what all supported APIs can say is here; wire spellings live in the adapters. Environment values are secrets
-and never appear in a repr.
+Only fields that all supported APIs have; wire names are in the adapters. Environment values are secrets and
+never appear in a repr.
 """
 
 from __future__ import annotations
@@ -32,18 +32,14 @@ class PodStatus(StrEnum):
     ERROR = "ERROR"
     TERMINATED = "TERMINATED"
     UNRECOGNISED = "UNRECOGNISED"
-    """The provider used a word that we do not know; nothing may be destroyed on the strength of it."""
+    """The provider's status word is unknown; it must not lead to a termination."""
 
     @property
     def is_gone(self) -> bool:
         return self is PodStatus.TERMINATED
 
-    @property
-    def is_on_the_way(self) -> bool:
-        return self in (PodStatus.PROVISIONING, PodStatus.STARTING)
 
-
-# REST v2's six words, the GraphQL PodStatus enum (also REST v1's desiredStatus), and words seen in older clients.
+# REST v2's six statuses, the GraphQL PodStatus enum (also REST v1's desiredStatus), and statuses in older clients.
 STATUS_WORDS: Mapping[str, PodStatus] = {
     "PROVISIONING": PodStatus.PROVISIONING,
     "CREATED": PodStatus.PROVISIONING,
@@ -62,7 +58,7 @@ STATUS_WORDS: Mapping[str, PodStatus] = {
 
 
 def status_of(word: str) -> PodStatus:
-    """Total: an unknown word is UNRECOGNISED, never an error and never a guess."""
+    """Total: an unknown word is UNRECOGNISED, never an error or a guess."""
     return STATUS_WORDS.get(word.strip().upper(), PodStatus.UNRECOGNISED)
 
 
@@ -87,7 +83,7 @@ class Pod:
     name: str
     status: PodStatus
     status_word: str
-    """The provider's own word, for people and logs."""
+    """The provider's own word, for messages and logs."""
     image: str = ""
     gpu_id: str = ""
     gpu_count: int = 0
@@ -107,7 +103,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class PodSpec:
-    """One pod to ask for, placement included. `name` must be unique per create attempt (see creation.py)."""
+    """One pod to create, with its placement.
+
+    `name` must be unique per create (see launch/launcher.py).
+    """
 
     name: str
     image: str
@@ -119,7 +118,7 @@ class PodSpec:
     mount_path: str = "/workspace"
     container_disk_gb: int = 50
     pod_volume_gb: int = 0
-    """Host-local volume, lost with the host; 0 for none. Ignored where a network volume is mounted."""
+    """Host-local volume, lost with the host; 0: none. Ignored where a network volume is mounted."""
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     ports: tuple[str, ...] = ("22/tcp",)
     start_command: tuple[str, ...] = ()
@@ -134,7 +133,10 @@ _PORT = re.compile(r"(\d{1,5})/(http|tcp)\Z")
 
 
 def problems_of(spec: PodSpec) -> tuple[str, ...]:
-    """Everything a provider would refuse or that would leak a secret, each with its fix. Empty when fine."""
+    """Everything that a provider rejects or that leaks a secret, each with its fix.
+
+    Empty when valid.
+    """
     return (*_shape_problems(spec), *_port_problems(spec), *_env_problems(spec), *_leak_problems(spec))
 
 
@@ -188,10 +190,10 @@ def _env_problems(spec: PodSpec) -> list[str]:
 
 
 def _leak_problems(spec: PodSpec) -> list[str]:
-    """The start command is stored in clear by the provider and shown in process lists."""
+    """The provider stores the start command in plain text and shows it in process lists."""
     command = "\n".join(spec.start_command)
     return [
-        f"the value of {name} appears in the start command, where anyone with the console reads it; "
+        f"the value of {name} appears in the start command, which everyone with console access can read; "
         f"refer to it as ${name} instead"
         for name, value in spec.env.items()
         if len(value) >= 6 and _SECRET_NAME.search(name) and value in command

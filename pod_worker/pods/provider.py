@@ -1,7 +1,7 @@
-"""The provider port: the only way the rest of the project sees a cloud.
+"""The provider interface: the project's only access to a GPU cloud.
 
-Reads are three-valued and never raise: Known, Absent, or Unknown with the reason. Unknown is not Absent, and no
-caller may destroy anything because of it. Writes raise the typed errors of errors.py. Nothing here keeps state.
+Reads have three values and never raise: Known, Absent, or Unknown with the reason. Unknown is not Absent: it
+must not lead to a termination. Writes raise the errors of errors.py. Nothing here keeps state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Known(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """The provider answered, and it is not there."""
+    """The provider answered: there is no such pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +45,37 @@ class PodProvider(Protocol):
         """Which API answers: v2, v1 or graphql."""
 
     def list(self) -> ListResult[Pod]:
-        """Every pod of the account. One entry that cannot be decoded makes the whole listing Unknown: a listing
-        that hides a pod would be taken for proof that it does not exist."""
+        """Every pod of the account.
+
+        One undecodable entry makes the whole listing Unknown, because an incomplete listing would count as proof
+        that a pod does not exist.
+        """
 
     def get(self, pod_id: str) -> ReadResult[Pod]: ...
 
     def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
-        """All pods with exactly this name (names are not unique); Absent when there is none."""
+        """All pods with exactly this name (names are not unique).
+
+        Absent when there is none.
+        """
 
     def create(self, spec: PodSpec) -> Pod:
-        """Send one create, once. ServerError means that a pod may exist all the same."""
+        """Send one create, once. After a ServerError the pod may exist."""
 
     def stop(self, pod_id: str) -> None: ...
 
     def start(self, pod_id: str) -> None: ...
 
     def terminate(self, pod_id: str) -> None:
-        """Raises PodNotFoundError where the provider knows no such pod."""
+        """Raises PodNotFoundError where the provider has no such pod."""
 
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
     ) -> Iterator[LogLine]:
-        """Log lines, oldest first. `since` is a LogLine.at to resume after. Without `follow` the iterator ends
-        when the backlog is read. Raises ProviderError."""
+        """Log lines, oldest first. `since` is a LogLine.at to resume after.
+
+        Without `follow` the iterator ends when the backlog is read. Raises ProviderError.
+        """
 
     def catalogue(self) -> Known[Catalogue] | Unknown: ...
 

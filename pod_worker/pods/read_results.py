@@ -1,6 +1,6 @@
-"""From exceptions to three-valued reads: the one place where a provider error becomes Unknown or Absent.
+"""From exceptions to three-valued reads: here a provider error becomes Unknown or Absent.
 
-Only PodNotFoundError means Absent. A reply that cannot be decoded is Unknown: half a listing is not a listing.
+Only PodNotFoundError means Absent. An undecodable reply is Unknown, because it may hide a pod.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def read_result(read: Callable[[], T]) -> ReadResult[T]:
         return Absent()
     except ProviderError as error:
         return Unknown(error)
-    except UndecodableReplyError as odd:
-        return Unknown(ServerError(str(odd)))
+    except UndecodableReplyError as error:
+        return Unknown(ServerError(str(error)))
 
 
 def list_result(read: Callable[[], tuple[T, ...]]) -> ListResult[T]:
-    """A list endpoint that answers 404 is a wrong address, not an empty account."""
+    """Like read_result, but a 404 of a list endpoint is a wrong address and not an empty account."""
     result = read_result(read)
     if isinstance(result, Absent):
         return Unknown(PodNotFoundError("the provider has no such list; check the API base URL", status=404))

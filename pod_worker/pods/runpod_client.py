@@ -1,7 +1,7 @@
-"""The classic module interface: `RunpodClient`, its factory, and one-call functions for a control loop.
+"""The classic module interface: `RunpodClient`, its factory, and functions for a control loop.
 
-What these functions are not told they read from the environment (runpod_settings.from_env): they are composition
-functions, for scripts and control loops. Intents go to a local file unless a log is given.
+These composition functions read missing settings from the environment (runpod_settings.from_env). Intents go to
+a local file unless a log is given.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class GpuType(TypedDict):
     securePrice: float | None
     communityPrice: float | None
     available: bool
-    """False only where the catalogue says that nothing is in stock."""
+    """False only if the catalogue shows no stock."""
 
 
 class CreatedPod(TypedDict):
@@ -74,7 +74,7 @@ class CreatedPod(TypedDict):
 
 
 class PodNotReadyError(Exception):
-    """The pod did not come up and was terminated; the message says why."""
+    """The pod did not become ready and was terminated; the message has the reason."""
 
 
 def open_provider(settings: RunpodSettings, clock: Clock, sleep: Callable[[float], None]) -> PodProvider:
@@ -90,7 +90,7 @@ def make_client(
     clock: Clock | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> RunpodClient:
-    """Everything that a client needs, from its settings."""
+    """A client with everything that it needs, from its settings."""
     clock = clock or SystemClock()
     provider = open_provider(settings, clock, sleep)
     own_log = IntentFile(settings.state_dir.expanduser() / "intents.db") if log is None else None
@@ -115,7 +115,10 @@ def make_launcher(provider: PodProvider, log: IntentLog, clock: Clock, sleep: Ca
 
 
 def create_runpod_client() -> RunpodClient:
-    """From the environment (RUNPOD_API_KEY and the other RUNPOD_* names). Raises RunpodConfigurationError."""
+    """From the environment (RUNPOD_API_KEY and the other RUNPOD_* names).
+
+    Raises RunpodConfigurationError.
+    """
     return make_client(from_env())
 
 
@@ -128,7 +131,7 @@ def _account(api_key: str) -> Iterator[PodProvider]:
 
 
 def get_network_volumes(api_key: str) -> list[NetworkVolume]:
-    """Raises ProviderError where the account cannot be read: an empty list means that there are none."""
+    """All network volumes. Raises ProviderError where the account cannot be read."""
     with _account(api_key) as provider:
         listing = provider.volumes()
     if isinstance(listing, Unknown):
@@ -140,7 +143,10 @@ def get_network_volumes(api_key: str) -> list[NetworkVolume]:
 
 
 def find_gpu_type(gpu_display_name: str, api_key: str) -> GpuType:
-    """By display name or id. Raises NotAvailableError with the known names, or ProviderError."""
+    """By display name or id.
+
+    Raises NotAvailableError with the known names, or ProviderError.
+    """
     with _account(api_key) as provider:
         read = provider.catalogue()
     if isinstance(read, Unknown):
@@ -177,9 +183,11 @@ def create_pod_and_wait(
     wait_seconds: float = 600.0,
     state_dir: Path | None = None,
 ) -> CreatedPod:
-    """One pod on exactly this GPU, up and with an SSH address when it returns (`wait_seconds=0`: at once).
+    """One pod on exactly this GPU.
 
-    A pod that does not come up in time is terminated before PodNotReadyError is raised. Raises SpawnError.
+    Returns when it has an SSH address (`wait_seconds=0`: at once).
+
+    A pod that is not ready in time is terminated before PodNotReadyError is raised. Raises SpawnError.
     """
     clock = SystemClock()
     log = IntentFile((state_dir or Path(DEFAULT_STATE_DIR)).expanduser() / "intents.db")

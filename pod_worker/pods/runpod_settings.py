@@ -1,6 +1,6 @@
-"""The settings of the classic RunPod client, under the names its users already have in their environment.
+"""The settings of the RunPod client, under the names of the seed documents.
 
-`from_env` is the only reader of the environment in this package, and only composition roots call it.
+`from_env` is the only reader of the environment in this package; only composition roots call it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEFAULT_GPU = "NVIDIA GeForce RTX 4090"
 DEFAULT_IMAGE = "runpod/pytorch:2.4.0-py3.11-cuda12.4.1-devel-ubuntu22.04"
 DEFAULT_STATE_DIR = "~/.pod_worker/pods"
 WORKER_SECRETS = ("MONGODB_URL", "CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
-"""What a worker needs to reach its queue; passed on to every pod when set here."""
+"""Settings with which a worker reaches its queue; every pod gets those that are set here."""
 
 
 class RunpodConfigurationError(ValueError):
@@ -30,7 +30,7 @@ class RunpodSettings:
     api_key: str = field(repr=False)
     api: str = DEFAULT_API
     root: str | None = None
-    """Another host than RunPod's, without a version in its path (the fake server, a proxy)."""
+    """Another API host, without a version in its path (the fake server, a proxy)."""
     gpu_types: tuple[str, ...] = (DEFAULT_GPU,)
     """Display names or ids, best first."""
     gpu_count: int = 1
@@ -58,7 +58,10 @@ class RunpodSettings:
 
 
 def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
-    """Seed names and ours; an empty value counts as not set. Raises RunpodConfigurationError."""
+    """Settings of the environment; an empty value counts as not set.
+
+    Raises RunpodConfigurationError.
+    """
     env = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
     login = SshLogin(
         private_key_path=_path(env, "RUNPOD_SSH_PRIVATE_KEY_PATH"), private_key=env.get("RUNPOD_SSH_PRIVATE_KEY")
@@ -118,7 +121,7 @@ def _path(env: Mapping[str, str], name: str) -> Path | None:
 
 
 def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Separated by commas; blanks inside a GPU id stay as they are."""
+    """Items separated by commas; spaces inside an item are kept."""
     return tuple(part.strip() for part in env.get(name, "").split(",") if part.strip())
 
 

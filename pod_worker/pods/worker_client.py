@@ -1,8 +1,8 @@
-"""The classic `RunpodClient`: spawn a worker pod, bring it up, run commands on it, give it back.
+"""The classic `RunpodClient`: create a worker pod, set it up, run commands on it, terminate it.
 
-Same methods, return shapes and status flow as the orchestrators it comes from know; underneath are the provider
-port, the launcher and pinned SSH. A provider that cannot be read is never reported as a dead worker. It is
-synchronous and holds no state of its own beyond cool-downs.
+It has the methods, return shapes and status flow of the original orchestrators, on top of the provider
+interface, the launcher and pinned SSH. A failed provider read is never reported as a dead worker. It is
+synchronous and keeps no state besides cool-downs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pod_worker.pods.launch_requests import bootstrap_of, worker_launch_request
 from pod_worker.pods.pod import Pod
 from pod_worker.pods.provider import Absent, Known, PodProvider, ReadResult, Unknown
 from pod_worker.pods.runpod_settings import RunpodSettings
-from pod_worker.pods.ssh.bootstrap import BootstrapPlan, StepReport, StepStatus, run_steps, start_script, steps
+from pod_worker.pods.ssh.bootstrap import StepReport, StepStatus, run_steps
+from pod_worker.pods.ssh.bootstrap_scripts import BootstrapPlan, start_script, steps
 from pod_worker.pods.ssh.client import (
     SshAuthenticationError,
     SSHClient,
@@ -45,10 +46,10 @@ log = logging.getLogger(__name__)
 
 
 class SpawnError(Exception):
-    """No pod was launched; `result` says why and what was tried."""
+    """No pod was launched; `result` has the reason and the failed candidates."""
 
     def __init__(self, result: LaunchFailed) -> None:
-        tried = "".join(f"\n  {trial.candidate}: {trial.message}" for trial in result.failed_candidates)
+        tried = "".join(f"\n  {failed.candidate}: {failed.message}" for failed in result.failed_candidates)
         super().__init__(f"{result.reason.value}: {result.detail}{tried}")
         self.result = result
 
@@ -62,7 +63,7 @@ class PodTimeouts:
     ssh_every: float = 3.0
 
 
-DEFAULT_WAITS = PodTimeouts()
+DEFAULT_TIMEOUTS = PodTimeouts()
 
 
 class RunpodClient:
@@ -77,7 +78,7 @@ class RunpodClient:
         clock: Clock,
         sleep: Callable[[float], None],
         bootstrap: BootstrapPlan | None = None,
-        waits: PodTimeouts = DEFAULT_WAITS,
+        timeouts: PodTimeouts = DEFAULT_TIMEOUTS,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
@@ -88,7 +89,7 @@ class RunpodClient:
         self._clock = clock
         self._sleep = sleep
         self._bootstrap = bootstrap or bootstrap_of(settings)
-        self._waits = waits
+        self._timeouts = timeouts
         self._on_close = on_close
 
     def close(self) -> None:
@@ -96,13 +97,12 @@ class RunpodClient:
         self._on_close()
 
     def spawn_worker(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> SpawnedWorker:
-        """Rent a pod for the worker and return at once; it is still booting.
+        """Create a pod for the worker and return while it boots.
 
-        The worker id is the order's id: spawning it again while its pod lives gives the same pod. The pod's name
-        is the worker id with a suffix, since a name must never be used twice. Raises SpawnError or
-        NotAvailableError.
+        The worker id is the launch request's id: the same id gives the same pod while it exists. The pod's name
+        is the worker id with a suffix, because names are never reused. Raises SpawnError or NotAvailableError.
         """
-        result = self._launcher.launch(self.order_for(worker_id, worker_env))
+        result = self._launcher.launch(self.launch_request_for(worker_id, worker_env))
         if isinstance(result, LaunchFailed):
             raise SpawnError(result)
         pod = result.pod
@@ -117,20 +117,23 @@ class RunpodClient:
             "pod_details": pod_report(pod, self._settings.ssh_password),
         }
 
-    def order_for(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> LaunchRequest:
-        """What `spawn_worker` would ask for: the plan to show before money is spent. Raises NotAvailableError."""
+    def launch_request_for(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> LaunchRequest:
+        """The launch request of `spawn_worker`, to show before money is spent.
+
+        Raises NotAvailableError.
+        """
         return worker_launch_request(self._settings, self._provider, worker_id, worker_env or {})
 
     def check_and_initialize_worker(self, worker_id: str, runpod_id: str) -> WorkerReport:
-        """spawning -> active (initialized) or error. Safe to call again; finished steps are not repeated."""
+        """spawning -> active (initialized) or error. Finished steps are not repeated."""
         state = classify_boot(
-            self._provider.get(runpod_id), age_seconds=self._age(runpod_id), boot_seconds=self._waits.boot
+            self._provider.get(runpod_id), age_seconds=self._age(runpod_id), boot_seconds=self._timeouts.boot
         )
         match state:
             case Booting(note):
                 return {"status": "spawning", "note": note}
-            case BootFailed(why):
-                return {"status": "error", "error": why}
+            case BootFailed(reason):
+                return {"status": "error", "error": reason}
         try:
             with contextlib.closing(self._connect(runpod_id)) as client:
                 reports = self._initialize(client)
@@ -145,8 +148,9 @@ class RunpodClient:
         return {"status": "active", "ssh_details": ssh_details(state.ssh)}
 
     def start_worker_process(self, runpod_id: str, worker_id: str) -> bool:
-        """Start `pod-worker worker` in the background, once; True when it runs. Its settings are the pod's own
-        environment, so no secret is sent."""
+        """Start `pod-worker worker` in the background, once; True when it runs.
+
+        Its settings are the pod's own environment, so no secret is sent."""
         script = start_script(self._bootstrap, self._settings.worker_mode)
         try:
             with contextlib.closing(self._connect(runpod_id)) as client:
@@ -159,8 +163,9 @@ class RunpodClient:
         return result.is_success
 
     def terminate_worker(self, runpod_id: str) -> bool:
-        """Stop the billing. False when the provider did not confirm it; then a sweep repeats it if we made the
-        pod, else call again."""
+        """Terminate the pod. False when the provider did not confirm it.
+
+        A sweep then repeats it for pods of this project; for other pods call it again."""
         if (intent := self._intents.of_pod(runpod_id)) is not None:
             self._launcher.retire_and_terminate(intent.name, runpod_id)
         else:
@@ -180,7 +185,10 @@ class RunpodClient:
         return client
 
     def execute_command_on_worker(self, runpod_id: str, command: str, timeout: int = 600) -> tuple[int, str, str]:
-        """(exit_code, stdout, stderr); exit code -1 on a timeout. Raises SshError, HostKeyChangedError."""
+        """(exit_code, stdout, stderr); exit code -1 on a timeout.
+
+        Raises SshError, HostKeyChangedError.
+        """
         with contextlib.closing(self._connect(runpod_id)) as client:
             return client.execute_command(command, timeout)
 
@@ -210,8 +218,8 @@ class RunpodClient:
     def _connect(self, runpod_id: str) -> SSHClient:
         return connect_with_retry(
             lambda: self._client_for(runpod_id),
-            patience_seconds=self._waits.ssh,
-            every_seconds=self._waits.ssh_every,
+            timeout_seconds=self._timeouts.ssh,
+            every_seconds=self._timeouts.ssh_every,
             monotonic=self._clock.monotonic,
             sleep=self._sleep,
         )
@@ -227,14 +235,16 @@ class RunpodClient:
         has_key = login.private_key is not None or login.private_key_path is not None
         return login if has_key else SshLogin(password=self._settings.ssh_password)
 
-    def _ssh_failure(self, runpod_id: str, trouble: SshError) -> WorkerReport:
-        if self._age(runpod_id) < self._waits.boot:
-            return {"status": "spawning", "note": str(trouble)}
-        return {"status": "error", "error": str(trouble)}
+    def _ssh_failure(self, runpod_id: str, error: SshError) -> WorkerReport:
+        if self._age(runpod_id) < self._timeouts.boot:
+            return {"status": "spawning", "note": str(error)}
+        return {"status": "error", "error": str(error)}
 
     def _age(self, runpod_id: str) -> float:
-        """Seconds since we asked for the pod; a pod that we did not make counts as old, unless it says when it was
-        created."""
+        """Seconds since the create was sent.
+
+        For a pod without an intent, since its creation time, else infinite.
+        """
         intent = self._intents.of_pod(runpod_id)
         since: datetime | None = intent.recorded_at if intent is not None else None
         if since is None:

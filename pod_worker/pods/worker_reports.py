@@ -1,6 +1,6 @@
-"""The return shapes of the classic client, and how a pod is told in them.
+"""The return shapes of the classic client.
 
-Plain dictionaries with fixed keys, because that is what the orchestrators that call it store and compare.
+Dictionaries with fixed keys, because the calling orchestrators store and compare them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ class PortEntry(TypedDict):
 
 
 class PodReport(TypedDict):
-    """What `get_pod_status` gives. Missing facts are None; `error` says why nothing is known."""
+    """Result of `get_pod_status`.
+
+    Unknown values are None; `error` has the reason for UNKNOWN.
+    """
 
     runpod_id: str
     desired_status: str

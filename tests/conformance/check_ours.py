@@ -50,7 +50,7 @@ def launcher() -> Iterator[Launcher]:
             sleep=time.sleep,
             new_id=lambda: uuid.uuid4().hex,
             cooldowns=Cooldowns(clock),
-            patience=LaunchTimeouts(visibility_timeout_seconds=5, poll_seconds=0.3, lookup_timeout_seconds=10),
+            timeouts=LaunchTimeouts(visibility_timeout_seconds=5, poll_seconds=0.3, lookup_timeout_seconds=10),
         )
         cloud.close()
         log.close()
@@ -60,7 +60,7 @@ def order(*gpus: str, spec: PodSpec = SPEC) -> LaunchRequest:
     return LaunchRequest(uuid.uuid4().hex, spec, tuple(Candidate(gpu) for gpu in gpus))
 
 
-def patience() -> str:
+def timeouts() -> str:
     cloud = provider()
     fault("too_many_requests", surface="v2", times=1, retry_after=1)
     started = time.monotonic()
@@ -141,7 +141,7 @@ def retired() -> str:
     return "v2 unaffected; the v1 adapter says Retired"
 
 
-CHECKS = {19: patience, 20: hidden_pod, 21: next_candidate, 23: logs, 24: bill, 25: retired}
+CHECKS = {19: timeouts, 20: hidden_pod, 21: next_candidate, 23: logs, 24: bill, 25: retired}
 
 if __name__ == "__main__":
     drive.run("ours", CHECKS)

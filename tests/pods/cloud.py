@@ -26,7 +26,7 @@ class Cloud:
     api_key: str
     clock: ManualClock
 
-    def provider(self, api: str, patience: HttpRetryPolicy = RETRY_POLICY) -> PodProvider:
+    def provider(self, api: str, retry_policy: HttpRetryPolicy = RETRY_POLICY) -> PodProvider:
         return connect(
             api,
             self.api_key,
@@ -34,7 +34,7 @@ class Cloud:
             clock=self.clock,
             sleep=self.sleep,
             rng=random.Random(1),
-            patience=patience,
+            retry_policy=retry_policy,
         )
 
     def sleep(self, seconds: float) -> None:
@@ -48,10 +48,10 @@ class Cloud:
     def fault(self, kind: str, **rule: Any) -> None:
         self._post("faults", {"kind": kind, **rule})
 
-    def physics(self, **changes: Any) -> None:
+    def settings(self, **changes: Any) -> None:
         requests.patch(f"{self.url}/_fake/settings", json=changes, timeout=10).raise_for_status()
 
-    def trouble(self, pod_id: str, kind: str) -> None:
+    def inject(self, pod_id: str, kind: str) -> None:
         self._post(f"pods/{pod_id}/{kind}", {})
 
     def say(self, pod_id: str, *lines: str) -> None:

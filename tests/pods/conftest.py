@@ -36,5 +36,5 @@ def fake_server() -> Iterator[FakeServer]:
 def cloud(fake_server: FakeServer) -> Cloud:
     requests.post(f"{fake_server.url}/_fake/reset", timeout=10).raise_for_status()
     cloud = Cloud(fake_server.url, fake_server.api_key, ManualClock())
-    cloud.physics(billing_lag_seconds=0, ssh_host=None)
+    cloud.settings(billing_lag_seconds=0, ssh_host=None)
     return cloud

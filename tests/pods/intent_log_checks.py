@@ -42,7 +42,7 @@ class IntentLogChecks:
         assert not advance("worker-1", expect={IntentState.PENDING}, to=IntentState.CREATED, pod_id="p2")
         assert advance("worker-1", expect={IntentState.CREATED}, to=IntentState.RETIRED, note="done")
         assert list(log.of_order("order")) == [replace(FIRST, state=IntentState.RETIRED, pod_id="p1", note="done")]
-        assert not advance("nobody", expect=frozenset(IntentState), to=IntentState.RETIRED)
+        assert not advance("unknown", expect=frozenset(IntentState), to=IntentState.RETIRED)
 
     @pytest.mark.parametrize(("before", "after"), list(product(IntentState, IntentState)))
     def test_only_the_allowed_transitions(self, log: IntentLog, before: IntentState, after: IntentState) -> None:

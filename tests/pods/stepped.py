@@ -1,4 +1,4 @@
-"""Virtual time, an intent log in a dict, and a cloud in memory that loses, delays and doubles what it is told.
+"""Virtual time, an intent log in a dict, and a cloud in memory that loses, delays and doubles requests.
 
 The cloud obeys the provider port; every fault it makes is drawn from a seeded generator, so that a failing
 schedule can be run again by its number.

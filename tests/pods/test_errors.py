@@ -6,63 +6,73 @@ import pytest
 
 from pod_worker.pods.json_view import JsonObject, parse_time
 from pod_worker.pods.pod import STATUS_WORDS, PodStatus, status_of
-from pod_worker.pods.runpod.graphql import refusal_of
+from pod_worker.pods.runpod.graphql import error_from
 from pod_worker.pods.runpod.legacy_wire import cuda_versions_from, legacy_error
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"),
+    ("status", "message", "kind"),
     [
-        (500, "create pod: There are no instances currently available", "Capacity"),
+        (500, "create pod: There are no instances currently available", "NoCapacityError"),
         (
             500,
             "This machine does not have the resources to deploy your pod. Please try a different machine.",
-            "Capacity",
+            "NoCapacityError",
         ),
-        (500, "There are not enough free GPUs on the host machine to start this pod.", "Capacity"),
+        (500, "There are not enough free GPUs on the host machine to start this pod.", "NoCapacityError"),
         (500, "something broke", "ServerError"),
         (502, "<html>Bad gateway</html>", "ServerError"),
-        (400, 'key "gpuTypeIDs" not in input schema', "Invalid"),
-        (401, "unauthorized", "Unauthorized"),
-        (402, "pay", "Balance"),
-        (403, "no", "Forbidden"),
-        (404, "pod not found", "NotFound"),
-        (409, "state", "Conflict"),
-        (410, "gone", "Retired"),
-        (418, "teapot", "Invalid"),
-        (429, "slow", "RateLimited"),
-        (500, "insufficient funds", "Balance"),
+        (400, 'key "gpuTypeIDs" not in input schema', "InvalidRequestError"),
+        (401, "unauthorized", "UnauthorizedError"),
+        (402, "pay", "InsufficientBalanceError"),
+        (403, "no", "ForbiddenError"),
+        (404, "pod not found", "PodNotFoundError"),
+        (409, "state", "StateConflictError"),
+        (410, "gone", "ApiRetiredError"),
+        (418, "teapot", "InvalidRequestError"),
+        (429, "slow", "RateLimitedError"),
+        (500, "insufficient funds", "InsufficientBalanceError"),
     ],
 )
-def test_rest_v1(status: int, said: str, kind: str) -> None:
-    error = legacy_error(status, said, "POST /v1/pods")
+def test_rest_v1(status: int, message: str, kind: str) -> None:
+    error = legacy_error(status, message, "POST /v1/pods")
     assert type(error).__name__ == kind
-    assert said in str(error)
+    assert message in str(error)
 
 
 NO_LONGER = "There are no longer any instances available with"
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "code", "kind"),
+    ("status", "message", "code", "kind"),
     [
-        (200, f"{NO_LONGER} the requested specifications. Please refresh and try again.", "RUNPOD", "Capacity"),
-        (200, f"{NO_LONGER} enough disk space.", "RUNPOD", "Capacity"),
-        (200, "There are not enough free GPUs on the host machine to start this pod.", "RUNPOD", "Capacity"),
+        (
+            200,
+            f"{NO_LONGER} the requested specifications. Please refresh and try again.",
+            "RUNPOD",
+            "NoCapacityError",
+        ),
+        (200, f"{NO_LONGER} enough disk space.", "RUNPOD", "NoCapacityError"),
+        (
+            200,
+            "There are not enough free GPUs on the host machine to start this pod.",
+            "RUNPOD",
+            "NoCapacityError",
+        ),
         (200, "Something went wrong. Please try again later or contact support.", "RUNPOD", "ServerError"),
         (200, "internal server error", "RUNPOD", "ServerError"),
-        (200, "pod not found to terminate", "RUNPOD", "NotFound"),
-        (200, "network volume is not in this data center", "RUNPOD", "Rejected"),
+        (200, "pod not found to terminate", "RUNPOD", "PodNotFoundError"),
+        (200, "network volume is not in this data center", "RUNPOD", "RequestRejectedError"),
         (200, "no idea", "INTERNAL_SERVER_ERROR", "ServerError"),
-        (200, "bad enum", "BAD_USER_INPUT", "Invalid"),
-        (400, "Cannot query field", "", "Invalid"),
-        (200, "who are you", "UNAUTHENTICATED", "Unauthorized"),
-        (403, "no", "", "Forbidden"),
+        (200, "bad enum", "BAD_USER_INPUT", "InvalidRequestError"),
+        (400, "Cannot query field", "", "InvalidRequestError"),
+        (200, "who are you", "UNAUTHENTICATED", "UnauthorizedError"),
+        (403, "no", "", "ForbiddenError"),
         (500, "no", "", "ServerError"),
     ],
 )
-def test_graphql(status: int, said: str, code: str, kind: str) -> None:
-    error = refusal_of(JsonObject({"message": said, "extensions": {"code": code}}), status)
+def test_graphql(status: int, message: str, code: str, kind: str) -> None:
+    error = error_from(JsonObject({"message": message, "extensions": {"code": code}}), status)
     assert type(error).__name__ == kind
 
 
@@ -99,9 +109,16 @@ def test_times_in_all_their_forms(text: str, iso: str | None) -> None:
 
 
 def test_a_document_never_trips_over_odd_values() -> None:
-    odd = JsonObject({"n": "1.5", "b": True, "t": 7, "nan": float("nan"), "list": [1, {"a": 1}, "x"], "d": "x"})
-    assert (odd.number("n"), odd.number("b"), odd.text("t"), odd.integer("nan")) == (1.5, None, "", None)
-    assert len(odd.documents("list")) == 3
-    assert odd.texts("list") == ("x",)
-    assert not odd.document("d")
+    json_object = JsonObject(
+        {"n": "1.5", "b": True, "t": 7, "nan": float("nan"), "list": [1, {"a": 1}, "x"], "d": "x"}
+    )
+    assert (
+        json_object.number("n"),
+        json_object.number("b"),
+        json_object.text("t"),
+        json_object.integer("nan"),
+    ) == (1.5, None, "", None)
+    assert len(json_object.documents("list")) == 3
+    assert json_object.texts("list") == ("x",)
+    assert not json_object.document("d")
     assert not JsonObject([1])

@@ -1,4 +1,4 @@
-"""The seed's names and defaults, ours beside them, and what a wrong value is told."""
+"""The setting names of the seed documents and ours, the defaults, and the errors of invalid values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({}, "RUNPOD_API_KEY is not set"),
         ({"RUNPOD_API_KEY_FILE": "/no/file"}, "cannot be read"),
@@ -73,8 +73,8 @@ def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
         ({**KEY, "RUNPOD_MAX_PRICE_PER_HOUR": "nan"}, "USD per hour"),
     ],
 )
-def test_a_wrong_value_is_named_with_the_fix(env: dict[str, str], said: str) -> None:
-    with pytest.raises(RunpodConfigurationError, match=said):
+def test_a_wrong_value_is_named_with_the_fix(env: dict[str, str], message: str) -> None:
+    with pytest.raises(RunpodConfigurationError, match=message):
         from_env(env)
 
 

@@ -32,7 +32,7 @@ from pod_worker.pods.runpod_client import (
     terminate_runpod_gpu,
 )
 from pod_worker.pods.runpod_settings import RunpodSettings
-from pod_worker.pods.ssh.bootstrap import BootstrapPlan
+from pod_worker.pods.ssh.bootstrap_scripts import BootstrapPlan
 from pod_worker.pods.ssh.host_keys import PinFolder
 from pod_worker.pods.worker_client import PodTimeouts, RunpodClient, SpawnError
 from tests.pods.cloud import CENTER, GPU, OTHER_GPU, Cloud
@@ -44,7 +44,7 @@ WORKER = 'echo "worker $* token ${TOKEN:-none}"\nexec -a pod_worker-worker sleep
 
 @dataclass
 class LocalPods:
-    """The fake's pods answer SSH as root at an address of its choosing; here as whoever runs the tests."""
+    """The fake's pods answer SSH as root at an address of its choosing; here as the user that runs the tests."""
 
     inner: RunpodV2
 
@@ -105,7 +105,7 @@ def make_shop(cloud: Cloud, sshd: Sshd, root: Path, **changes: object) -> Shop:
         clock=cloud.clock,
         sleep=cloud.sleep,
         bootstrap=make_pod_folder(root),
-        waits=PodTimeouts(boot=600.0, ssh=6.0),
+        timeouts=PodTimeouts(boot=600.0, ssh=6.0),
     )
     return Shop(client, cloud, settings, root, log)
 
@@ -129,7 +129,7 @@ def make_pod_folder(root: Path) -> BootstrapPlan:
 
 @pytest.fixture
 def shop(cloud: Cloud, sshd: Sshd, tmp_path: Path) -> Iterator[Shop]:
-    cloud.physics(ssh_host="127.0.0.1", ssh_port=sshd.port)
+    cloud.settings(ssh_host="127.0.0.1", ssh_port=sshd.port)
     shop = make_shop(cloud, sshd, tmp_path)
     yield shop
     shop.client.close()
@@ -152,8 +152,8 @@ def test_a_worker_from_spawn_to_terminate(shop: Shop) -> None:
     worker = int((shop.root / "state" / "worker.pid").read_text())
     try:
         assert shop.client.start_worker_process(pod_id, "gpu-1"), "already running is fine"
-        told = (shop.root / "state" / "worker.log").read_text()
-        assert told == "worker --mode experiment token from-the-pod\n"
+        log = (shop.root / "state" / "worker.log").read_text()
+        assert log == "worker --mode experiment token from-the-pod\n"
     finally:
         os.kill(worker, signal.SIGKILL)
     assert shop.client.terminate_worker(pod_id)
@@ -269,20 +269,20 @@ def test_a_new_pod_that_lags_is_spawning_and_a_vanished_one_an_error(shop: Shop)
     assert shop.client.check_and_initialize_worker("gpu-1", pod_id)["status"] == "spawning"
     assert shop.client.get_pod_status(pod_id)["desired_status"] == "PROVISIONING"
     shop.cloud.sleep(200)
-    shop.cloud.trouble(pod_id, "vanish")
+    shop.cloud.inject(pod_id, "vanish")
     report = shop.client.check_and_initialize_worker("gpu-1", pod_id)
     assert report["status"] == "error"
     assert "gone" in report["error"]
     assert shop.client.get_pod_status(pod_id)["desired_status"] == "TERMINATED"
 
 
-@pytest.mark.parametrize("trouble", ["stuck_provisioning", "never_ready", "boot_error"])
-def test_a_pod_that_never_comes_up_ends_as_an_error_in_time(shop: Shop, trouble: str) -> None:
-    shop.cloud.fault(trouble)
+@pytest.mark.parametrize("fault", ["stuck_provisioning", "never_ready", "boot_error"])
+def test_a_pod_that_never_comes_up_ends_as_an_error_in_time(shop: Shop, fault: str) -> None:
+    shop.cloud.fault(fault)
     pod_id = shop.client.spawn_worker("gpu-1")["runpod_id"]
     shop.cloud.sleep(30)
     first = shop.client.check_and_initialize_worker("gpu-1", pod_id)
-    assert first["status"] == ("error" if trouble == "boot_error" else "spawning")
+    assert first["status"] == ("error" if fault == "boot_error" else "spawning")
     shop.cloud.sleep(600)
     assert shop.client.check_and_initialize_worker("gpu-1", pod_id)["status"] == "error"
 
@@ -291,7 +291,7 @@ def test_an_sshd_that_is_late_is_waited_for_and_a_wrong_key_ends_as_an_error(
     cloud: Cloud, sshd: Sshd, tmp_path: Path
 ) -> None:
     make_key(tmp_path / "stranger")
-    cloud.physics(ssh_host="127.0.0.1", ssh_port=sshd.port)
+    cloud.settings(ssh_host="127.0.0.1", ssh_port=sshd.port)
     shop = make_shop(cloud, sshd, tmp_path, login=replace(sshd.login, private_key_path=tmp_path / "stranger"))
     pod_id = shop.client.spawn_worker("gpu-1")["runpod_id"]
     cloud.sleep(60)
@@ -392,9 +392,9 @@ def test_a_pod_is_created_and_waited_for(surroundings: Cloud, tmp_path: Path) ->
     assert surroundings.living() == [], "the one that did not come up is gone"
     at_once = create_one(surroundings, tmp_path, wait_seconds=0)
     assert at_once["details"]["actual_status"] == "PROVISIONING"
-    surroundings.physics(provision_seconds=0, pull_seconds=0, ready_seconds=0)
+    surroundings.settings(provision_seconds=0, pull_seconds=0, ready_seconds=0)
     ready = create_one(surroundings, tmp_path, wait_seconds=30)
-    surroundings.physics(provision_seconds=2, pull_seconds=8, ready_seconds=1)
+    surroundings.settings(provision_seconds=2, pull_seconds=8, ready_seconds=1)
     assert ready["details"]["actual_status"] == "RUNNING"
     assert ready["details"]["cost_per_hr"] == 0.69
     assert sorted(surroundings.living()) == sorted([at_once["id"], ready["id"]])

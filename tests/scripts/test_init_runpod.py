@@ -67,11 +67,11 @@ def test_a_blank_pod_becomes_ready_resuming_after_a_failure_and_skipping_what_is
         "MONGODB_URL=mongodb://ana:sentinel@127.0.0.1:1/x?serverSelectionTimeoutMS=200\n"
     )
     started = run(project, *INIT, "--mode", "training", "--exit-when-idle", "0")
-    said = started.stdout + started.stderr
-    assert started.returncode == 75, said
+    output = started.stdout + started.stderr
+    assert started.returncode == 75, output
     assert "init: MONGODB_URL from .env" in started.stdout
     assert "cannot reach mongodb://***@127.0.0.1:1" in started.stderr
-    assert "sentinel" not in said
+    assert "sentinel" not in output
 
     wrong = run(project, "bash", "scripts/start_worker.sh", "--mode", "nonsense")
     assert wrong.returncode == 2

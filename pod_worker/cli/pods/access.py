@@ -1,4 +1,4 @@
-"""`pod-worker pods ssh` and `pods doctor`: reaching a pod, and finding out why renting or reaching one fails."""
+"""`pod-worker pods ssh` and `pods doctor`: log in to a pod, and check the set-up for renting pods."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pod_worker.pods.pod import SshAddress
 
 Finding = tuple[str, str, str]
-"""What was checked, ok | warn | bad, what was found and how to mend it."""
+"""What was checked; ok, warn or bad; the cause and the fix."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("pod_id")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.option("--forget-host-key", is_flag=True, help="The pod was stopped and started: accept its new key.")
+@click.option("--forget-host-key", is_flag=True, help="Accept a new host key after a stop and start.")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for COMMAND.")
 def ssh(pod_id: str, command: tuple[str, ...], forget_host_key: bool, timeout: float) -> int:
     """Run COMMAND on a pod and stream its output; without one, open a shell."""
@@ -38,7 +38,8 @@ def ssh(pod_id: str, command: tuple[str, ...], forget_host_key: bool, timeout: f
         address = account.pod(pod_id).ssh
         if address is None:
             raise CommandError(
-                f"pod {pod_id} has no SSH address (yet); does it expose 22/tcp?", ExitCode.TEMPORARY
+                f"pod {pod_id} has no SSH address yet. Wait until it is RUNNING, and create it with port 22/tcp",
+                ExitCode.TEMPORARY,
             )
         if not command:
             return _shell(account, pod_id, address)
@@ -55,13 +56,14 @@ def _run(account: PodAccount, pod_id: str, address: SshAddress, command: str, ti
         result = client.run(command, timeout_seconds=timeout, on_output=show)
     if result.timed_out:
         raise CommandError(
-            f"out of time after {timeout:g} s; the command was killed on the pod", ExitCode.TEMPORARY
+            f"timed out after {timeout:g} s; the command was killed on the pod. Raise --timeout",
+            ExitCode.TEMPORARY,
         )
     return result.exit_code if result.exit_code >= 0 else ExitCode.FAILED
 
 
 def _shell(account: PodAccount, pod_id: str, address: SshAddress) -> int:
-    """The system's ssh does terminals better; it keeps its own pin of this pod's key."""
+    """An interactive shell through the system's ssh, which keeps its own pin of the pod's key."""
     known = _known_hosts(account, pod_id)
     words = ["ssh", "-p", str(address.port), "-o", f"UserKnownHostsFile={known}"]
     words += ["-o", f"HostKeyAlias=pod-{pod_id}", "-o", "StrictHostKeyChecking=accept-new"]
@@ -84,7 +86,7 @@ def _known_hosts(account: PodAccount, pod_id: str) -> Path:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def doctor(as_json: bool) -> int:
-    """Check the key, the API, stock and price of the wished GPUs, volumes, SSH keys and left-over pods."""
+    """Check API key, API, GPU stock and prices, volume, SSH keys, worker settings and left-over pods."""
     from pod_worker.cli.pods.session import open_account
 
     with open_account() as account:
@@ -96,7 +98,7 @@ def doctor(as_json: bool) -> int:
         styles = {"RESULT": {"ok": "green", "warn": "yellow", "bad": "bold red"}}
         print_table(("RESULT", "CHECK", "FOUND"), [(r, c, f) for c, r, f in findings], styles)
     is_bad = any(result == "bad" for _, result, _ in findings)
-    say("something is wrong" if is_bad else "fit to rent")
+    say("fix the checks marked bad" if is_bad else "ready to rent pods")
     return ExitCode.FAILED if is_bad else ExitCode.OK
 
 
@@ -109,7 +111,7 @@ def _api(account: PodAccount) -> list[Finding]:
     if isinstance(listing, Known):
         cost = sum(pod.cost_per_hour or 0.0 for pod in listing.value)
         return [("api", "ok", f"{where}: {len(listing.value)} pods, ${cost:.2f}/h")]
-    return [("api", "bad", f"{where}: {listing.error}. To do: {listing.error.remedy.value}")]
+    return [("api", "bad", f"{where}: {listing.error}. Fix: {listing.error.remedy.value}")]
 
 
 def _gpus(account: PodAccount) -> list[Finding]:
@@ -141,7 +143,7 @@ def _volume(account: PodAccount) -> list[Finding]:
 
     name = account.settings.storage_name
     if name is None:
-        return [("volume", "ok", "none wished (RUNPOD_STORAGE_NAME is not set)")]
+        return [("volume", "ok", "none requested (RUNPOD_STORAGE_NAME is not set)")]
     listing = account.provider.volumes()
     if isinstance(listing, Unknown):
         return [("volume", "bad", f"cannot be read: {listing.error}")]
@@ -163,13 +165,19 @@ def _ssh_keys(account: PodAccount) -> list[Finding]:
     if key is None:
         return [("ssh key", "warn", "none (RUNPOD_SSH_PRIVATE_KEY_PATH): pods cannot be set up over SSH")]
     if settings.ssh_public_key is None:
-        return [("ssh key", "warn", "RUNPOD_SSH_PUBLIC_KEY_PATH is not set: pods only know the account's keys")]
+        return [
+            (
+                "ssh key",
+                "warn",
+                "RUNPOD_SSH_PUBLIC_KEY_PATH is not set: pods accept only the keys of the RunPod account",
+            )
+        ]
     if key.get_base64() not in settings.ssh_public_key:
         return [
             (
                 "ssh key",
                 "bad",
-                "the public key is not the private key's; ssh-keygen -y -f KEY prints the right one",
+                "the public key does not belong to the private key; ssh-keygen -y -f KEY prints the right one",
             )
         ]
     return [("ssh key", "ok", f"{key.get_name()}, both halves match")]
@@ -188,10 +196,16 @@ def _worker(account: PodAccount) -> list[Finding]:
 def _leftovers(account: PodAccount) -> list[Finding]:
     from pod_worker.pods.launch.sweep import sweep
 
-    look = sweep(account.provider, account.log, clock=account.clock, limit=0)
-    if look.list_error:
-        return [("left-over pods", "warn", "not known: the account cannot be listed")]
-    if look.unwanted:
-        names = ", ".join(pod.id for pod in look.unwanted)
-        return [("left-over pods", "bad", f"{names} bill and nobody wants them; run: pod-worker pods sweep")]
-    return [("left-over pods", "ok", f"none of ours; {len(look.unknown_pods)} pods are not ours")]
+    report = sweep(account.provider, account.log, clock=account.clock, limit=0)
+    if report.list_error:
+        return [("left-over pods", "warn", "unknown: the pods of the account cannot be listed")]
+    if report.unwanted:
+        names = ", ".join(pod.id for pod in report.unwanted)
+        return [
+            (
+                "left-over pods",
+                "bad",
+                f"{names} are billed but belong to no active launch request; run: pod-worker pods sweep",
+            )
+        ]
+    return [("left-over pods", "ok", f"none; {len(report.unknown_pods)} pods were created by other tools")]

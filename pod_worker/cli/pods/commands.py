@@ -1,7 +1,7 @@
-"""`pod-worker pods …`: rent, look at, reach and give back GPU pods.
+"""`pod-worker pods …`: create, list, reach and terminate GPU pods.
 
-Commands that spend or destroy show a plan and ask first (`--yes` answers). Heavy imports happen inside the
-commands.
+Commands that spend money or terminate pods show a plan and ask first (`--yes` skips the question). Heavy imports
+happen inside the commands.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pod_worker.pods.pod import Pod
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-yes_option = click.option("--yes", "-y", is_flag=True, help="Do it without asking.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 STYLES = {
     "STATUS": {
         "RUNNING": "bold green",
@@ -36,7 +36,7 @@ STYLES = {
 
 @click.group()
 def pods() -> None:
-    """Rent, look at, reach and give back GPU pods.
+    """Create, list, reach and terminate GPU pods.
 
     Needs RUNPOD_API_KEY. RUNPOD_API_BASE_URL points it elsewhere, for example at `pod-worker fake-runpod`.
     """
@@ -79,7 +79,7 @@ def list_pods(as_json: bool) -> None:
 @click.argument("pod_id")
 @json_option
 def show(pod_id: str, as_json: bool) -> None:
-    """One pod in full, and what its intent says."""
+    """One pod in full, with its launch request and intent."""
     from pod_worker.cli.pods.session import open_account
 
     with open_account() as account:
@@ -103,32 +103,35 @@ def show(pod_id: str, as_json: bool) -> None:
 @yes_option
 @json_option
 def terminate(pod_ids: tuple[str, ...], yes: bool, as_json: bool) -> int:
-    """Give pods back for good; their own disks are lost, network volumes stay."""
+    """Terminate pods; their own disks are deleted, network volumes stay."""
     from pod_worker.cli.pods.session import open_account
 
     with open_account() as account:
-        doomed = [account.pod(pod_id) for pod_id in pod_ids]
-        for pod in doomed:
+        pods_to_terminate = [account.pod(pod_id) for pod_id in pod_ids]
+        for pod in pods_to_terminate:
             say(f"terminate {pod.id} {pod.name}: {pod.status.value}, {_gpus(pod)}, ${_price(pod)}/h")
-        confirm(f"Terminate {len(doomed)} pod(s)?", yes)
+        confirm(f"Terminate {len(pods_to_terminate)} pod(s)?", yes)
         client = account.client()
-        gone = {pod.id: client.terminate_worker(pod.id) for pod in doomed}
+        gone = {pod.id: client.terminate_worker(pod.id) for pod in pods_to_terminate}
         client.close()
     if as_json:
         print_json([{"id": pod_id, "terminated": is_gone} for pod_id, is_gone in gone.items()])
+    unconfirmed = "termination requested, not confirmed yet; run `pod-worker pods sweep`"
     for pod_id, is_gone in gone.items():
-        say(f"{pod_id}: {'terminated' if is_gone else 'asked, not confirmed yet; run `pod-worker pods sweep`'}")
+        say(f"{pod_id}: {'terminated' if is_gone else unconfirmed}")
     return ExitCode.OK if all(gone.values()) else ExitCode.TEMPORARY
 
 
 @pods.command()
 @click.argument("pod_id")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the pod is gone.")
-@click.option("--tail", type=click.IntRange(0, 5000), default=100, show_default=True, help="Lines to begin with.")
-@click.option("--since", metavar="TIMESTAMP", help="Only what came after this line's timestamp.")
+@click.option("--follow", "-f", is_flag=True, help="Follow until the pod is gone.")
+@click.option(
+    "--tail", type=click.IntRange(0, 5000), default=100, show_default=True, help="Earlier lines to show."
+)
+@click.option("--since", metavar="TIMESTAMP", help="Only lines after this timestamp.")
 @json_option
 def logs(pod_id: str, follow: bool, tail: int, since: str | None, as_json: bool) -> None:
-    """The container's and the host's log."""
+    """The logs of the container and of its host."""
     from pod_worker.cli.pods.session import open_account
 
     with open_account() as account:
@@ -140,9 +143,9 @@ def logs(pod_id: str, follow: bool, tail: int, since: str | None, as_json: bool)
 
 
 @pods.command()
-@click.option("--min-vram-gb", type=float, default=0.0, help="At least so much memory.")
-@click.option("--max-price", type=float, help="At most so many USD per hour and GPU.")
-@click.option("--available", is_flag=True, help="Only what is in stock somewhere.")
+@click.option("--min-vram-gb", type=float, default=0.0, help="At least this much GPU memory.")
+@click.option("--max-price", type=float, help="At most this many USD per hour and GPU.")
+@click.option("--available", is_flag=True, help="Only GPU types in stock.")
 @json_option
 def gpus(min_vram_gb: float, max_price: float | None, available: bool, as_json: bool) -> None:
     """GPU types with prices and stock, cheapest first."""
@@ -196,20 +199,20 @@ def volumes(as_json: bool) -> None:
 @yes_option
 @json_option
 def sweep(yes: bool, as_json: bool) -> int:
-    """Terminate pods that we made and nobody wants any more (lost requests, crashed launches)."""
+    """Terminate pods of this project that belong to no active launch request (lost requests, crashes)."""
     from pod_worker.cli.pods.session import open_account
     from pod_worker.pods.launch import sweep
 
     with open_account() as account:
-        look = sweep.sweep(account.provider, account.log, clock=account.clock, limit=0)
-        if look.list_error:
-            raise CommandError(f"nothing was done: {look.list_error}", ExitCode.TEMPORARY)
-        for pod in look.unwanted:
+        report = sweep.sweep(account.provider, account.log, clock=account.clock, limit=0)
+        if report.list_error:
+            raise CommandError(f"nothing was done: {report.list_error}", ExitCode.TEMPORARY)
+        for pod in report.unwanted:
             say(f"unwanted: {pod.id} {pod.name} ({pod.status.value}, ${_price(pod)}/h)")
-        done = look
-        if look.unwanted:
-            confirm(f"Terminate {len(look.unwanted)} pod(s)?", yes)
-            done = sweep.sweep(account.provider, account.log, clock=account.clock, limit=len(look.unwanted))
+        done = report
+        if report.unwanted:
+            confirm(f"Terminate {len(report.unwanted)} pod(s)?", yes)
+            done = sweep.sweep(account.provider, account.log, clock=account.clock, limit=len(report.unwanted))
     if as_json:
         print_json(
             {
@@ -220,7 +223,7 @@ def sweep(yes: bool, as_json: bool) -> int:
         )
     say(
         f"{len(done.unwanted)} terminated, {len(done.failures)} failures, "
-        f"{len(done.unknown_pods)} not ours and left alone"
+        f"{len(done.unknown_pods)} of other tools left alone"
     )
     return ExitCode.TEMPORARY if done.failures else ExitCode.OK
 

@@ -1,6 +1,6 @@
-"""`pod-worker pods create`: the plan with its price, the question, the launch, and bringing the pod up.
+"""`pod-worker pods create`: show the plan with prices, ask, launch the pod, and start its worker.
 
-Nothing is spent before the plan was shown and agreed to; environment values are never shown.
+No money is spent before the plan is confirmed. Environment values are never shown.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Raises click.Abort on no, and a usage error where nobody can be asked."""
+    """Ask unless `yes`.
+
+    Raises click.Abort on no, and a usage error if stdin is no terminal.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError(f"{question} Nobody is here to answer; pass --yes", ExitCode.USAGE)
+        raise CommandError(
+            f"{question} stdin is not a terminal, so the question cannot be asked; pass --yes", ExitCode.USAGE
+        )
     click.confirm(question, abort=True, err=True)
 
 
@@ -89,20 +94,20 @@ def create(
             "worker_mode": mode,
         }
         account.settings = replace(account.settings, **{key: value for key, value in given.items() if value})
-        order = worker_launch_request(account.settings, account.provider, name, _pairs(pairs))
+        request = worker_launch_request(account.settings, account.provider, name, _pairs(pairs))
         if command:
-            order = replace(order, spec=replace(order.spec, start_command=tuple(shlex.split(command))))
-        _show_plan(account.settings, order, as_json and dry_run)
-        if not order.candidates:
+            request = replace(request, spec=replace(request.spec, start_command=tuple(shlex.split(command))))
+        _show_plan(account.settings, request, as_json and dry_run)
+        if not request.candidates:
             raise CommandError(
                 "no GPU fits: none is offered there, or all cost more than --max-price", ExitCode.BUDGET
             )
         if dry_run:
             return ExitCode.OK
         confirm("Rent this pod? It bills until it is terminated.", yes)
-        result = account.launcher().launch(order)
+        result = account.launcher().launch(request)
         if isinstance(result, LaunchFailed):
-            raise CommandError(_why(result), _exit_of(result))
+            raise CommandError(_describe_failure(result), _exit_of(result))
         pod = result.pod
         if as_json:
             print_json({"id": pod.id, "name": pod.name, "gpu": pod.gpu_id, "usd_per_hour": pod.cost_per_hour})
@@ -127,12 +132,12 @@ def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
     return {pair.partition("=")[0]: pair.partition("=")[2] for pair in pairs}
 
 
-def _show_plan(settings: RunpodSettings, order: LaunchRequest, as_json: bool) -> None:
-    spec = order.spec
+def _show_plan(settings: RunpodSettings, request: LaunchRequest, as_json: bool) -> None:
+    spec = request.spec
     if as_json:
         print_json(
             {
-                "order": order.id,
+                "order": request.id,
                 "image": spec.image,
                 "container_disk_gb": spec.container_disk_gb,
                 "pod_volume_gb": spec.pod_volume_gb,
@@ -140,7 +145,7 @@ def _show_plan(settings: RunpodSettings, order: LaunchRequest, as_json: bool) ->
                 "ports": list(spec.ports),
                 "command": list(spec.start_command),
                 "env_names": sorted(spec.env),
-                "price_ceiling": order.price_ceiling,
+                "price_ceiling": request.price_ceiling,
                 "api": settings.api,
                 "candidates": [
                     {
@@ -151,16 +156,16 @@ def _show_plan(settings: RunpodSettings, order: LaunchRequest, as_json: bool) ->
                         "volume": each.volume_id,
                         "usd_per_hour": each.price_per_hour,
                     }
-                    for each in order.candidates
+                    for each in request.candidates
                 ],
             }
         )
         return
-    say(f"plan: one pod for {order.id!r} from {settings.root or 'RunPod'} ({settings.api}), the first of these:")
+    say(f"plan: one pod for {request.id!r} from {settings.root or 'RunPod'} ({settings.api}), the first of these:")
     if is_terminal():
-        print_table(("", "PLACE"), [(str(n), str(each)) for n, each in enumerate(order.candidates, 1)])
+        print_table(("", "PLACE"), [(str(n), str(each)) for n, each in enumerate(request.candidates, 1)])
     else:
-        for each in order.candidates:
+        for each in request.candidates:
             say(f"  {each}")
     say(f"  image {spec.image}, disk {spec.container_disk_gb} GB, volume {spec.mount_path}")
     say(f"  env (values not shown): {', '.join(sorted(spec.env))}")
@@ -170,8 +175,8 @@ def _show_plan(settings: RunpodSettings, order: LaunchRequest, as_json: bool) ->
         say("  warning: an address of this machine (127.0.0.1) is among the values; a rented pod cannot reach it")
 
 
-def _why(result: LaunchFailed) -> str:
-    tried = "".join(f"\n  {trial.candidate}: {trial.message}" for trial in result.failed_candidates)
+def _describe_failure(result: LaunchFailed) -> str:
+    tried = "".join(f"\n  {failed.candidate}: {failed.message}" for failed in result.failed_candidates)
     return f"{result.reason.value}: {result.detail}{tried}"
 
 

@@ -1,6 +1,6 @@
-"""The account that `pod-worker pods` works on: settings, provider, intent log and client, put together on demand.
+"""The RunPod account of `pod-worker pods`: settings, provider, intent log and client, created on demand.
 
-Imported by the commands when they run, never for `--help`: it pulls in requests and paramiko.
+Commands import it when they run, not for `--help`, because it imports requests and paramiko.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PodAccount:
 
     @property
     def log(self) -> IntentLog:
-        """In MongoDB where one is set, so that every machine sees it; else in a local file."""
+        """In MongoDB if it is set, shared by all machines; else in a local file."""
         if self._log is None:
             self._log = _open_log(self.settings)
         return self._log

@@ -1,7 +1,7 @@
-"""Where a pod could be placed, in the order to try, and what was learned about places that just refused.
+"""Candidate placements of a pod in the order to try, and cool-downs of placements that failed.
 
-Stock figures order the list but never empty it: they are advisory, and a pinned data center can refuse where the
-unpinned request succeeds. The price ceiling does empty it. No network here.
+Stock figures sort the list but remove nothing: they are advisory, and an unpinned request may succeed where a
+pinned data center fails. The price ceiling removes candidates. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PlacementPreferences:
-    """What would do, best first. With `volumes`, one of them must be mounted; it fixes cloud and data center."""
+    """Acceptable placements, best first.
+
+    One of `volumes` must be mounted; it fixes cloud and data center.
+    """
 
     gpus: tuple[str, ...]
     gpu_count: int = 1
@@ -56,35 +59,37 @@ class PlacementPreferences:
     """USD per hour for the whole pod."""
 
 
-def rank_candidates(wish: PlacementPreferences, catalogue: Catalogue | None) -> tuple[Candidate, ...]:
-    """All placements of the wish in order: by GPU as wished, known-empty places last, over-priced ones left out.
+def rank_candidates(preferences: PlacementPreferences, catalogue: Catalogue | None) -> tuple[Candidate, ...]:
+    """All placements in order of preference: without stock last, without those over the price ceiling.
 
-    Without a catalogue nothing is left out: the ceiling is then enforced on the created pod's own price.
+    Without a catalogue none is removed; the ceiling is then enforced on the created pod's price.
     """
     offers = {offer.id: offer for offer in catalogue.gpus} if catalogue else {}
     found = [
         (_is_empty(option, offers.get(option.gpu_id)), option)
-        for option in _placements(wish, offers)
-        if _is_affordable(option, wish.price_ceiling) and _fits(option, offers.get(option.gpu_id))
+        for option in _placements(preferences, offers)
+        if _is_affordable(option, preferences.price_ceiling) and _fits(option, offers.get(option.gpu_id))
     ]
-    return tuple(option for _, option in sorted(found, key=lambda pair: pair[0]))  # stable: keeps the wished order
+    return tuple(
+        option for _, option in sorted(found, key=lambda pair: pair[0])
+    )  # stable: keeps the order of preference
 
 
-def _placements(wish: PlacementPreferences, offers: dict[str, GpuOffer]) -> Iterator[Candidate]:
-    for gpu in wish.gpus:
-        for cloud, center, volume in _places(wish):
+def _placements(preferences: PlacementPreferences, offers: dict[str, GpuOffer]) -> Iterator[Candidate]:
+    for gpu in preferences.gpus:
+        for cloud, center, volume in _places(preferences):
             unit = offers[gpu].price_per_hour.get(cloud) if gpu in offers else None
-            price = None if unit is None else unit * wish.gpu_count
-            yield Candidate(gpu, wish.gpu_count, cloud, center, volume, price)
+            price = None if unit is None else unit * preferences.gpu_count
+            yield Candidate(gpu, preferences.gpu_count, cloud, center, volume, price)
 
 
-def _places(wish: PlacementPreferences) -> Iterator[tuple[Cloud, str | None, str | None]]:
-    if wish.volumes:
-        yield from ((Cloud.SECURE, volume.data_center_id, volume.id) for volume in wish.volumes)
+def _places(preferences: PlacementPreferences) -> Iterator[tuple[Cloud, str | None, str | None]]:
+    if preferences.volumes:
+        yield from ((Cloud.SECURE, volume.data_center_id, volume.id) for volume in preferences.volumes)
         return
-    for cloud in wish.clouds:
-        yield from ((cloud, center, None) for center in wish.data_centers)
-        if wish.allow_any_data_center or not wish.data_centers:
+    for cloud in preferences.clouds:
+        yield from ((cloud, center, None) for center in preferences.data_centers)
+        if preferences.allow_any_data_center or not preferences.data_centers:
             yield cloud, None, None
 
 
@@ -93,7 +98,7 @@ def _is_affordable(option: Candidate, ceiling: float | None) -> bool:
 
 
 def _fits(option: Candidate, offer: GpuOffer | None) -> bool:
-    """A cloud that does not offer the GPU at all, or not so many on one machine, is no candidate."""
+    """Whether the cloud offers that many of the GPU on one machine."""
     return offer is None or option.gpu_count <= offer.max_count.get(option.cloud, 0)
 
 
@@ -106,9 +111,9 @@ def _is_empty(option: Candidate, offer: GpuOffer | None) -> bool:
 
 
 class Cooldowns:
-    """Remembers refusals per place for a while: 60 s, doubled with each further refusal up to 30 min.
+    """Cool-down per placement after a failure: 60 s, doubled with each further failure up to 30 min.
 
-    A refusal of the unpinned request also covers the pinned ones of the same GPU and cloud.
+    A failure of the unpinned request also covers the pinned ones of the same GPU and cloud.
     """
 
     def __init__(self, clock: Clock, *, first_seconds: float = 60.0, longest_seconds: float = 1800.0) -> None:

@@ -1,7 +1,7 @@
-"""When a pod can be worked with: running, with an SSH address, before its boot deadline.
+"""Whether a pod is ready: RUNNING, with an SSH address, before its boot deadline.
 
-RUNNING alone means little (the image may still be pulling), a missing answer means nothing, and a pod that has not
-come up by the deadline is handed to the caller to replace. This module destroys nothing.
+RUNNING alone is not enough, because the image may still be pulling. A failed read changes nothing. A pod that is
+not ready by the deadline is reported as BootFailed; this module terminates nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pod_worker.pods.pod import Pod, PodStatus, SshAddress
 from pod_worker.pods.provider import Absent, Known, PodProvider, ReadResult, Unknown
 
 BOOT_SECONDS = 1200.0
-"""A 16 GB image takes minutes on a cold host; after 20 minutes it is not the image."""
+"""A 16 GB image takes minutes on a cold host; after 20 minutes the cause is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Booting:
-    """Not yet, or not known. `note` says what was seen last."""
+    """Not ready yet, or not known. `note` describes the last read."""
 
     note: str
 
 
 @dataclass(frozen=True, slots=True)
 class BootFailed:
-    """It will not come up; `why` names the reason and the fix."""
+    """The pod will not become ready; `reason` names the cause and the fix."""
 
     reason: str
 
@@ -42,15 +42,18 @@ _OVER = frozenset({PodStatus.EXITED, PodStatus.ERROR, PodStatus.TERMINATED})
 
 
 def classify_boot(read: ReadResult[Pod], *, age_seconds: float, boot_seconds: float = BOOT_SECONDS) -> Readiness:
-    """`age_seconds`: since the create was sent. A pod that is young and "not found" is a pod that lags."""
+    """`age_seconds`: since the create was sent.
+
+    A young pod that is not found is still booting.
+    """
     match read:
         case Unknown(error):
             return Booting(f"the provider cannot be read: {error}")
         case Known(pod) if pod.status in _OVER:
             return BootFailed(
-                f"pod {pod.id} is {pod.status_word}; `pod-worker pods logs {pod.id}` may say why: an image that "
-                "cannot be pulled, a start command that fails, a disk that is too small, or a CUDA version that "
-                "the host lacks"
+                f"pod {pod.id} is {pod.status_word}; `pod-worker pods logs {pod.id}` may show the cause: an image "
+                "that cannot be pulled, a start command that fails, a disk that is too small, or a CUDA version "
+                "that the host lacks"
             )
         case Known(pod) if pod.status is PodStatus.RUNNING and pod.ssh is not None:
             return Ready(pod, pod.ssh)
@@ -77,7 +80,10 @@ def wait_until_ready(
     clock: Clock,
     sleep: Callable[[float], None],
 ) -> Ready | BootFailed:
-    """Poll until one or the other; ends after `boot_seconds` at the latest, also when nothing can be read."""
+    """Poll until ready or failed.
+
+    Ends after `boot_seconds` at the latest, also when reads fail.
+    """
     start = clock.monotonic()
     while True:
         age = clock.monotonic() - start

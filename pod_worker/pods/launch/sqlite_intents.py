@@ -1,7 +1,7 @@
 """An intent log in one SQLite file, for renting pods from a laptop without a MongoDB.
 
-Same promises as the database's: durable before it returns, compare-and-set, at most one CREATED intent per order.
-It is shared by the processes of one machine only; a fleet needs the log in MongoDB.
+It has the guarantees of the log in MongoDB: durable before it returns, compare-and-set, at most one CREATED
+intent per launch request. Only processes of one machine share it; a fleet needs the log in MongoDB.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Terminating what nobody wants: pods whose intent is not, or no longer, theirs to live by.
+"""Terminates unwanted pods: pods whose intent is not CREATED, or CREATED with another pod.
 
-A sweep acts only on a full listing and only on pods whose name is in the intent log; a pod that the log does not
-know is reported and left alone. It repeats itself until the provider stops showing the pod, so that neither a lost
-terminate nor a create that was carried out late can keep a pod billing.
+A sweep acts only on a complete listing and only on pods whose name is in the intent log; other pods are reported
+and left alone. Each sweep repeats the terminate while the provider shows the pod, so neither a lost terminate
+nor a late create keeps a pod billing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,12 @@ from pod_worker.pods.provider import PodProvider, Unknown
 @dataclass(frozen=True, slots=True)
 class SweepReport:
     unwanted: tuple[Pod, ...] = ()
-    """Pods that were found and should not be; termination was asked for up to the limit."""
+    """Pods that should not exist; termination was requested for them up to the limit."""
     unknown_pods: tuple[Pod, ...] = ()
-    """Pods that no intent names: somebody else's, or made by hand. Never touched."""
+    """Pods without an intent: created by other tools or by hand. They are never terminated."""
     failures: tuple[str, ...] = ()
     list_error: str = ""
-    """Why the provider could not be listed; then nothing at all was done."""
-
-    @property
-    def is_clean(self) -> bool:
-        return not (self.unwanted or self.list_error)
+    """Why the listing failed; the sweep then did nothing."""
 
 
 def sweep(
@@ -39,8 +35,11 @@ def sweep(
     abandon_seconds: float = 1800.0,
     limit: int = 10,
 ) -> SweepReport:
-    """One pass. `abandon_seconds`: an intent still OPEN after that has lost its launcher. `limit` bounds what one
-    pass may terminate, so that a mistake costs a few pods and not the fleet."""
+    """One pass over all pods.
+
+    `abandon_seconds`: an intent still PENDING after that has no launcher. `limit`: pods that one pass may
+    terminate, so that a mistake costs a few pods and not the fleet.
+    """
     listing = provider.list()
     if isinstance(listing, Unknown):
         return SweepReport(list_error=str(listing.error))
@@ -64,16 +63,16 @@ def _may_live(pod: Pod, intent: PodIntent, clock: Clock, abandon_seconds: float)
 
 
 def _terminate(provider: PodProvider, log: IntentLog, pod: Pod, intent: PodIntent) -> str:
-    """Retire before terminating, so that a launcher which finds the pod at this moment cannot adopt it."""
+    """Retire the intent before the terminate, so that a launcher cannot accept the pod meanwhile."""
     is_double = intent.state is IntentState.CREATED
     if not is_double and intent.state is not IntentState.RETIRED:
         retired = log.advance(pod.name, expect={intent.state}, to=IntentState.RETIRED, note=f"swept {pod.id}")
         if not retired:
-            return f"{pod.name}: its intent changed just now; left for the next sweep"
+            return f"{pod.name}: its intent has just changed; the next sweep handles it"
     try:
         provider.terminate(pod.id)
     except PodNotFoundError:
         return ""
-    except ProviderError as refused:
-        return f"{pod.name}: {refused}"
+    except ProviderError as error:
+        return f"{pod.name}: {error}"
     return ""

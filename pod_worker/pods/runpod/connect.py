@@ -1,7 +1,7 @@
-"""Which adapter speaks to the account: one line per API, chosen by a setting because accounts differ.
+"""The adapter of each API; a setting chooses one, because accounts differ.
 
-v2 is the default. The others exist for accounts whose tools still need them. They report `ApiRetiredError` once
-RunPod has switched them off.
+v2 is the default. The others are for accounts whose tools still need them; they raise `ApiRetiredError` once
+RunPod has retired them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pod_worker.core.clock import Clock
 from pod_worker.pods.provider import PodProvider
 from pod_worker.pods.runpod.graphql import RunpodGraphQL
-from pod_worker.pods.runpod.transport import DEFAULT_PATIENCE, HttpRetryPolicy, Transport
+from pod_worker.pods.runpod.transport import DEFAULT_RETRY_POLICY, HttpRetryPolicy, Transport
 from pod_worker.pods.runpod.v1 import RunpodV1
 from pod_worker.pods.runpod.v2 import RunpodV2
 
@@ -32,15 +32,19 @@ def connect(
     clock: Clock,
     sleep: Callable[[float], None],
     rng: random.Random,
-    patience: HttpRetryPolicy = DEFAULT_PATIENCE,
+    retry_policy: HttpRetryPolicy = DEFAULT_RETRY_POLICY,
 ) -> PodProvider:
-    """A provider for `api` (v2, v1 or graphql). `root` replaces the host, without any version in its path.
+    """A provider for `api` (v2, v1 or graphql).
+
+    `root` replaces the host, without any version in its path.
 
     Sends nothing yet. Raises ValueError for an unknown api or an empty key.
     """
 
     def transport(of: str) -> Transport:
-        return Transport(root or API_ROOTS[of], api_key, clock=clock, sleep=sleep, rng=rng, patience=patience)
+        return Transport(
+            root or API_ROOTS[of], api_key, clock=clock, sleep=sleep, rng=rng, retry_policy=retry_policy
+        )
 
     match api:
         case "v2":

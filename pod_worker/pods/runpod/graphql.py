@@ -1,7 +1,7 @@
 """RunPod GraphQL (`https://api.runpod.io/graphql`), a legacy adapter and the catalogue of REST v1.
 
-Values travel as variables, never inside the query text, so that a quote in an env value stays a quote. Only fields
-that live clients are known to use are asked for. There is no billing and no log here.
+Values are sent as variables, never inside the query text, so that quotes in env values need no escaping. Queries
+request only fields that existing clients use. GraphQL has no billing records and no logs.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunpodGraphQL:
 
     def list(self) -> ListResult[Pod]:
         return list_result(
-            lambda: tuple(map(pod_from, self._ask(LIST).document("myself").required_documents("pods")))
+            lambda: tuple(map(pod_from, self._query(LIST).document("myself").required_documents("pods")))
         )
 
     def get(self, pod_id: str) -> ReadResult[Pod]:
@@ -77,21 +77,24 @@ class RunpodGraphQL:
         return all_named(name, self.list())
 
     def create(self, spec: PodSpec) -> Pod:
-        data = self._tell(CREATE, create_input(spec))
+        data = self._mutate(CREATE, create_input(spec))
         try:
             return pod_from(data.document("podFindAndDeployOnDemand"))
-        except UndecodableReplyError as odd:
-            raise ServerError(f"the create was answered but {odd}") from odd
+        except UndecodableReplyError as error:
+            raise ServerError(f"the create was answered but {error}") from error
 
     def stop(self, pod_id: str) -> None:
-        self._tell(STOP, {"podId": pod_id})
+        self._mutate(STOP, {"podId": pod_id})
 
     def start(self, pod_id: str) -> None:
-        """Resume wants the GPU count; a host that has lost its GPUs answers with a capacity error."""
-        self._tell(START, {"podId": pod_id, "gpuCount": max(1, self._pod(pod_id).gpu_count)})
+        """Resume needs the GPU count.
+
+        A host whose GPUs are taken answers with a capacity error.
+        """
+        self._mutate(START, {"podId": pod_id, "gpuCount": max(1, self._pod(pod_id).gpu_count)})
 
     def terminate(self, pod_id: str) -> None:
-        self._tell(TERMINATE, {"podId": pod_id})
+        self._mutate(TERMINATE, {"podId": pod_id})
 
     def logs(
         self, pod_id: str, *, tail: int = 100, since: str | None = None, follow: bool = False
@@ -103,8 +106,8 @@ class RunpodGraphQL:
             return Known(self._catalogue())
         except ProviderError as error:
             return Unknown(error)
-        except UndecodableReplyError as odd:
-            return Unknown(ServerError(str(odd)))
+        except UndecodableReplyError as error:
+            return Unknown(ServerError(str(error)))
 
     def volumes(self) -> ListResult[Volume]:
         return list_result(
@@ -115,7 +118,7 @@ class RunpodGraphQL:
                     size_gb=item.integer("size") or 0,
                     data_center_id=item.text("dataCenterId"),
                 )
-                for item in self._ask(VOLUMES).document("myself").required_documents("networkVolumes")
+                for item in self._query(VOLUMES).document("myself").required_documents("networkVolumes")
             )
         )
 
@@ -123,26 +126,26 @@ class RunpodGraphQL:
         return Unknown(UnsupportedError("GraphQL has no billing records; set RUNPOD_REST_VERSION=v2"))
 
     def _pod(self, pod_id: str) -> Pod:
-        data = self._ask(GET, {"podId": pod_id})
+        data = self._query(GET, {"podId": pod_id})
         if "pod" in data and not data.document("pod"):
             raise PodNotFoundError(f"no pod {pod_id}", status=404)
         return pod_from(data.document("pod"))
 
     def _catalogue(self) -> Catalogue:
-        centers = self._ask(CENTERS).required_documents("dataCenters")
+        centers = self._query(CENTERS).required_documents("dataCenters")
         stock: dict[str, dict[str, StockLevel]] = {}
         for center in centers:
             for gpu in center.documents("gpuAvailability"):
                 stock.setdefault(gpu.text("gpuTypeId"), {})[center.text("id")] = stock_of(gpu.text("stockStatus"))
-        gpus = tuple(_offer_from(item, stock) for item in self._ask(GPUS).required_documents("gpuTypes"))
+        gpus = tuple(_offer_from(item, stock) for item in self._query(GPUS).required_documents("gpuTypes"))
         return Catalogue(
             gpus, tuple(DataCenter(dc.text("id"), dc.text("name"), dc.text("location")) for dc in centers)
         )
 
-    def _ask(self, query: str, given: Json | None = None) -> JsonObject:
+    def _query(self, query: str, given: Json | None = None) -> JsonObject:
         return self._post(query, given, repeatable=True)
 
-    def _tell(self, mutation: str, given: Json) -> JsonObject:
+    def _mutate(self, mutation: str, given: Json) -> JsonObject:
         return self._post(mutation, given, repeatable=False)
 
     def _post(self, query: str, given: Json | None, *, repeatable: bool) -> JsonObject:
@@ -153,7 +156,7 @@ class RunpodGraphQL:
         answer = JsonObject(reply.body)
         errors = answer.documents("errors")
         if errors:
-            raise refusal_of(errors[0], reply.status)
+            raise error_from(errors[0], reply.status)
         if not reply.is_success:
             raise legacy_error(reply.status, reply.text, "graphql")
         if "data" not in answer:
@@ -161,28 +164,31 @@ class RunpodGraphQL:
         return answer.document("data")
 
 
-_OUR_MISTAKE = ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED")
-_NOT_CLEAR = re.compile(r"something went wrong|internal (server )?error|time(d )?out|try again", re.IGNORECASE)
+_INVALID_CODES = ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED")
+_UNCLEAR_TEXT = re.compile(r"something went wrong|internal (server )?error|time(d )?out|try again", re.IGNORECASE)
 
 
-def refusal_of(error: JsonObject, status: int) -> ProviderError:
-    """GraphQL refuses with HTTP 200; what kind of refusal it is stands in the text or in extensions.code."""
-    said = error.text("message") or "no reason given"
-    code = error.document("extensions").text("code")
+def error_from(entry: JsonObject, status: int) -> ProviderError:
+    """The error of one entry of `errors`.
+
+    GraphQL errors are HTTP 200; the text or extensions.code tells the kind.
+    """
+    message = entry.text("message") or "no reason given"
+    code = entry.document("extensions").text("code")
     if code == "UNAUTHENTICATED":
-        return UnauthorizedError(f"graphql: {said}", status=status)
+        return UnauthorizedError(f"graphql: {message}", status=status)
     if status not in (200, 400):
-        return legacy_error(status, said, "graphql")
-    known = legacy_error(500, said, "graphql")
+        return legacy_error(status, message, "graphql")
+    known = legacy_error(500, message, "graphql")
     if not isinstance(known, ServerError):
         return known
-    if is_missing_text(said):
-        return PodNotFoundError(f"graphql: {said}", status=status)
-    if status == 400 or code in _OUR_MISTAKE:
-        return InvalidRequestError(f"graphql: {said}", status=status)
-    if code == "RUNPOD" and not _NOT_CLEAR.search(said):
-        return RequestRejectedError(f"graphql: {said}", status=status)
-    return ServerError(f"graphql: {said}", status=status)
+    if is_missing_text(message):
+        return PodNotFoundError(f"graphql: {message}", status=status)
+    if status == 400 or code in _INVALID_CODES:
+        return InvalidRequestError(f"graphql: {message}", status=status)
+    if code == "RUNPOD" and not _UNCLEAR_TEXT.search(message):
+        return RequestRejectedError(f"graphql: {message}", status=status)
+    return ServerError(f"graphql: {message}", status=status)
 
 
 def create_input(spec: PodSpec) -> Json:
@@ -221,7 +227,7 @@ def pod_from(item: JsonObject) -> Pod:
     word = item.text("desiredStatus")
     status = status_of(word)
     if status is PodStatus.RUNNING and not runtime:
-        status = PodStatus.STARTING  # the image is still being pulled
+        status = PodStatus.STARTING  # the image is being pulled
     return Pod(
         id=item.required_text("id"),
         name=item.text("name"),

@@ -1,7 +1,7 @@
-"""Wire pieces that REST v1 and GraphQL share: the error texts, the CUDA list and the flat create fields.
+"""Wire pieces that REST v1 and GraphQL share: the error texts and the CUDA list.
 
-Both APIs are on their way out (v1 was announced to answer 410 from 15 Nov 2026, GraphQL to follow in early 2027);
-nothing here is used by the v2 adapter.
+RunPod retires both APIs (v1 answers 410 from 15 Nov 2026, GraphQL ends in early 2027). The v2 adapter uses
+nothing from here.
 """
 
 from __future__ import annotations
@@ -40,16 +40,19 @@ _BY_STATUS: dict[int, Callable[..., ProviderError]] = {
 }
 
 
-def legacy_error(status: int, said: str, what: str) -> ProviderError:
-    """v1 tells a lack of machines with HTTP 500, so the text comes before the status."""
-    message = f"{what}: {status} {said}".strip()
+def legacy_error(status: int, reason: str, what: str) -> ProviderError:
+    """The error of a v1 or GraphQL reply.
+
+    The text decides first: v1 reports missing capacity as HTTP 500.
+    """
+    message = f"{what}: {status} {reason}".strip()
     if status == 429:
         return RateLimitedError(message, wait_seconds=60.0)
     if status == 410:
         return ApiRetiredError(f"{message}; this API is switched off: set RUNPOD_REST_VERSION=v2", status=status)
-    if is_capacity_text(said):
+    if is_capacity_text(reason):
         return NoCapacityError(message, status=status)
-    if is_balance_text(said):
+    if is_balance_text(reason):
         return InsufficientBalanceError(message, status=status)
     make = _BY_STATUS.get(status, InvalidRequestError if 400 <= status < 500 else ServerError)
     return make(message, status=status)

@@ -13,19 +13,19 @@ from pod_worker.pods.catalogue import LogLine
 from pod_worker.pods.errors import UnreachableError
 
 MAX_FAILURES = 6
-"""Broken connections in a row, without one new line, before the error is handed on."""
+"""Consecutive broken connections without a new line before the error is raised."""
 
 
 def follow_log(
     open_stream: Callable[[str], Iterator[LogLine]],
     *,
     should_reopen: Callable[[], bool],
-    rest: Callable[[int], None],
+    pause: Callable[[int], None],
     since: str = "",
 ) -> Iterator[LogLine]:
     """Lines from `open_stream(cursor)`, reopened after a break, and after an end while `should_reopen()`.
 
-    `pause_before_reconnect(n)` pauses after n fruitless streams in a row.
+    `pause(n)` is called after n consecutive streams without a new line.
     """
     cursor, seen_at_cursor, empty_streams = since, Counter[LogLine](), 0
     while True:
@@ -48,4 +48,4 @@ def follow_log(
             if not should_reopen():
                 return
             empty_streams = min(empty_streams + 1, MAX_FAILURES - 1)
-        rest(empty_streams)
+        pause(empty_streams)

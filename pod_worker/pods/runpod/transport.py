@@ -1,13 +1,12 @@
-"""HTTP to a provider: one place for the key, timeouts, rate limits and the question what may be sent twice.
+"""HTTP to a provider: API key, timeouts, rate limits and retries.
 
-GET and DELETE are retried on lost replies and 5xx. A POST is sent again only where the first one certainly did
-nothing: the connection was never made, or the answer was 429. Everything else is for the caller to decide.
-The API key travels in a header, never in a URL, and is cut out of every text that leaves this module.
+GET and DELETE are retried after lost replies and 5xx. A POST is sent again only if the first one had no effect:
+no connection was made, or the reply was 429. Other cases are left to the caller. The API key is sent in a
+header, never in a URL, and is removed from every text that leaves this module.
 """
 
 from __future__ import annotations
 
-import email.utils
 import json
 import logging
 import random
@@ -15,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from urllib.parse import quote
 
 import requests
@@ -28,6 +26,7 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
+from pod_worker.core.backoff import full_jitter, retry_after_seconds
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock
 from pod_worker.pods.errors import RateLimitedError, ServerError, UnreachableError
@@ -48,7 +47,7 @@ class HttpReply:
     body: object
     """Decoded JSON, or None where there was none."""
     text: str
-    """The raw body, cut short, for error messages."""
+    """The raw body, truncated, for error messages."""
     headers: Mapping[str, str]
 
     @property
@@ -58,7 +57,7 @@ class HttpReply:
 
 @dataclass(frozen=True, slots=True)
 class HttpRetryPolicy:
-    """How long one call may take and how often it may be sent. Seconds."""
+    """Timeouts and number of attempts of one call. Seconds."""
 
     connect_seconds: float = 10.0
     read_seconds: float = 60.0
@@ -66,10 +65,10 @@ class HttpRetryPolicy:
     first_pause_seconds: float = 0.5
     longest_pause_seconds: float = 15.0
     total_wait_seconds: float = 90.0
-    """Sum of all pauses, Retry-After included; a longer request to wait is handed to the caller."""
+    """Sum of all pauses, Retry-After included; for a longer wait the caller gets RateLimitedError."""
 
 
-DEFAULT_PATIENCE = HttpRetryPolicy()
+DEFAULT_RETRY_POLICY = HttpRetryPolicy()
 
 
 class Transport:
@@ -81,7 +80,7 @@ class Transport:
         clock: Clock,
         sleep: Callable[[float], None],
         rng: random.Random,
-        patience: HttpRetryPolicy = DEFAULT_PATIENCE,
+        retry_policy: HttpRetryPolicy = DEFAULT_RETRY_POLICY,
     ) -> None:
         if not api_key:
             raise ValueError("no RunPod API key; set RUNPOD_API_KEY (console: Settings, API Keys)")
@@ -90,7 +89,7 @@ class Transport:
         self._clock = clock
         self._sleep = sleep
         self._rng = rng
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._session = requests.Session()
         self._session.auth = BearerAuth(api_key, "RUNPOD_API_KEY")
         self._session.headers["User-Agent"] = "pod-worker"
@@ -107,28 +106,27 @@ class Transport:
         params: Json | None = None,
         repeatable: bool | None = None,
     ) -> HttpReply:
-        """One logical request. Returns the final reply whatever its status (429 and retried 5xx included).
+        """One logical request. Returns the final reply, whatever its status.
 
-        `repeatable` says that sending it twice does no harm; by default GET and DELETE are. Raises Unreachable
-        where no reply came, ServerError for a body over the limit, RateLimitedError when the API asks for a longer
-        wait than `total_wait_seconds` leaves.
+        `repeatable`: the request may be sent twice; by default GET and DELETE. Raises UnreachableError without a
+        reply, ServerError for a body over the limit, RateLimitedError for a wait beyond `total_wait_seconds`.
         """
         repeatable = method in IDEMPOTENT if repeatable is None else repeatable
         waited = 0.0
-        for attempt in range(1, self._patience.attempts + 1):
-            last = attempt == self._patience.attempts
+        for attempt in range(1, self._retry_policy.attempts + 1):
+            last = attempt == self._retry_policy.attempts
             try:
                 reply = self._send(method, path, body, params)
-            except UnreachableError as lost:
-                if last or (lost.sent and not repeatable):
+            except UnreachableError as error:
+                if last or (error.sent and not repeatable):
                     raise
                 pause = self._backoff(attempt)
-                log.info("%s %s: no reply (%s), sending again in %.1f s", method, path, lost, pause)
+                log.info("%s %s: no reply (%s), sending again in %.1f s", method, path, error, pause)
             else:
                 if not (reply.status == 429 or (reply.status >= 500 and repeatable)):
                     return reply
                 pause = self._retry_delay(reply, attempt)
-                if last or waited + pause > self._patience.total_wait_seconds:
+                if last or waited + pause > self._retry_policy.total_wait_seconds:
                     return self._give_up(method, path, reply, pause)
                 log.info("%s %s: answered %d, sending again in %.1f s", method, path, reply.status, pause)
             waited += pause
@@ -158,8 +156,11 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         read_seconds: float | None = None,
     ) -> Iterator[requests.Response]:
-        """The response with its body unread; any loss on the way, also while the block reads, is Unreachable."""
-        timeout = (self._patience.connect_seconds, read_seconds or self._patience.read_seconds)
+        """The response, body unread.
+
+        A connection error, also while the block reads, is UnreachableError.
+        """
+        timeout = (self._retry_policy.connect_seconds, read_seconds or self._retry_policy.read_seconds)
         try:
             with self._session.request(
                 method,
@@ -172,9 +173,10 @@ class Transport:
                 allow_redirects=False,
             ) as response:
                 yield response
-        except requests.RequestException as lost:
+        except requests.RequestException as error:
             raise UnreachableError(
-                self._redact(f"{method} {path} at {self.base_url}: {_cause(lost)}"), sent=_may_have_been_sent(lost)
+                self._redact(f"{method} {path} at {self.base_url}: {_cause(error)}"),
+                sent=_may_have_been_sent(error),
             ) from None
 
     def _decode(self, response: requests.Response) -> HttpReply:
@@ -193,10 +195,12 @@ class Transport:
     def stream(
         self, path: str, *, params: Json, headers: Mapping[str, str], quiet_seconds: float, total_seconds: float
     ) -> Iterator[str | HttpReply]:
-        """Lines of a long response, newline cut off; a Reply as the only item where the status is not 2xx.
+        """Lines of a long response without newlines.
 
-        Ends where the server closes, after `quiet_seconds` without a byte, or at the first byte that comes after
-        `total_seconds`. Raises Unreachable on a broken one.
+        An HttpReply as the only item if the status is not 2xx.
+
+        Ends when the server closes, after `quiet_seconds` without a byte, or at the first byte after
+        `total_seconds`. Raises UnreachableError when the connection breaks.
         """
         accept = {"Accept": "text/event-stream", **headers}
         with self._response("GET", path, params=params, headers=accept, read_seconds=quiet_seconds) as response:
@@ -210,7 +214,7 @@ class Transport:
         return text[: DETAIL_LENGTH * 4].replace(self._key, "***")[:DETAIL_LENGTH]
 
     def pause_before_reconnect(self, failures: int) -> None:
-        """The pause before a broken stream is opened again."""
+        """Pause before a broken stream is opened again."""
         self._sleep(self._backoff(failures))
 
     def _retry_delay(self, reply: HttpReply, attempt: int) -> float:
@@ -218,15 +222,15 @@ class Transport:
         return self._backoff(attempt) if asked is None else asked
 
     def _backoff(self, attempt: int) -> float:
-        """Exponential with full jitter."""
-        ceiling = min(
-            self._patience.longest_pause_seconds, self._patience.first_pause_seconds * 2.0 ** (attempt - 1)
-        )
-        return ceiling * self._rng.random()
+        policy = self._retry_policy
+        return full_jitter(attempt - 1, policy.first_pause_seconds, policy.longest_pause_seconds, self._rng)
 
 
 def _lines(response: requests.Response, is_over: Callable[[], bool]) -> Iterator[str]:
-    """Whole lines as they arrive. `read1` returns what is there; iter_lines would wait for a full block."""
+    """Whole lines as they arrive.
+
+    `read1` returns available bytes; iter_lines waits for a full block.
+    """
     rest = b""
     while not is_over():
         try:
@@ -245,35 +249,29 @@ def _lines(response: requests.Response, is_over: Callable[[], bool]) -> Iterator
 
 
 def path_segment(identifier: str) -> str:
-    """An id as one path segment: an odd one must not reach another address."""
+    """An id as one quoted path segment, so that it cannot address another resource."""
     if not identifier:
         raise ValueError("the pod id is empty; `pod-worker pods list` shows the ids")
     return quote(identifier, safe="")
 
 
 def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
-    """Seconds to wait: Retry-After (number or HTTP date), else the longest exhausted window of RateLimit."""
-    asked = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", asked):
-        return float(asked)
-    if asked:
-        try:
-            until: datetime = email.utils.parsedate_to_datetime(asked)
-            return float(max(0.0, (until - clock.now()).total_seconds()))
-        except (ValueError, TypeError):
-            pass
-    waits = [float(t) for t in re.findall(r"r=0;\s*t=(\d+)", headers.get("RateLimit", ""))]
-    return max(waits) if waits else None
+    """Seconds to wait: Retry-After, else the longest exhausted window of RateLimit."""
+    requested = retry_after_seconds(headers.get("Retry-After"), clock.now())
+    if requested is not None:
+        return requested
+    waits = [float(seconds) for seconds in re.findall(r"r=0;\s*t=(\d+)", headers.get("RateLimit", ""))]
+    return max(waits, default=None)
 
 
-def _cause(lost: requests.RequestException) -> str:
-    """urllib3's nested repr holds object addresses; the innermost reason is what helps."""
-    inner = lost.args[0] if lost.args else lost
+def _cause(error: requests.RequestException) -> str:
+    """The innermost reason; urllib3's nested repr contains object addresses."""
+    inner = error.args[0] if error.args else error
     reason = getattr(inner, "reason", inner)
-    return f"{type(lost).__name__}: {reason}"
+    return f"{type(error).__name__}: {reason}"
 
 
-def _may_have_been_sent(lost: requests.RequestException) -> bool:
-    inner = lost.args[0] if lost.args else None
+def _may_have_been_sent(error: requests.RequestException) -> bool:
+    inner = error.args[0] if error.args else None
     reason = inner.reason if isinstance(inner, MaxRetryError) else inner
     return not isinstance(reason, NewConnectionError | ConnectTimeoutError | NameResolutionError)

@@ -1,7 +1,7 @@
 """RunPod REST v1 (`https://rest.runpod.io/v1`), a legacy adapter for accounts that still have it.
 
-v1 knows RUNNING as a wish, not as a fact: a pod whose SSH port is not mapped yet is shown as STARTING here. It has
-no logs and no catalogue; the catalogue is asked of `catalogue_source` (GraphQL), the logs are Unsupported.
+v1's RUNNING is the desired status: a pod without a mapped SSH port is STARTING here. v1 has no logs
+(UnsupportedError) and no catalogue; `catalogue_source` (GraphQL) provides the catalogue.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class RunpodV1:
         reply = self._ok("POST", "/v1/pods", body=create_body(spec))
         try:
             return pod_from(JsonObject(reply.body))
-        except UndecodableReplyError as odd:
-            raise ServerError(f"create answered {reply.status} but {odd}", status=reply.status) from odd
+        except UndecodableReplyError as error:
+            raise ServerError(f"create answered {reply.status} but {error}", status=reply.status) from error
 
     def stop(self, pod_id: str) -> None:
         self._ok("POST", f"/v1/pods/{path_segment(pod_id)}/stop")
@@ -106,8 +106,8 @@ class RunpodV1:
         reply = self._transport.call(method, path, body=body, params=params)
         if reply.is_success:
             return reply
-        said = JsonObject(reply.body).text("error", "message") or reply.text
-        raise legacy_error(reply.status, said, f"{method} {path}")
+        message = JsonObject(reply.body).text("error", "message") or reply.text
+        raise legacy_error(reply.status, message, f"{method} {path}")
 
 
 def create_body(spec: PodSpec) -> Json:
@@ -165,7 +165,7 @@ def pod_from(item: JsonObject) -> Pod:
 
 
 def _mappings(item: JsonObject) -> tuple[PortMapping, ...]:
-    """An exited pod still shows its old ports, and an empty publicIp is no address."""
+    """None for an exited pod, which still shows its old ports, and for an empty publicIp."""
     ip = item.text("publicIp") or None
     if item.text("desiredStatus") != "RUNNING" or ip is None:
         return ()

@@ -1,7 +1,7 @@
 """RunPod REST v2 (`https://api.runpod.io/v2`), the primary adapter.
 
-No retries of its own (transport.py), no wire spellings (runpod_v2_wire.py), no memory of what was created
-(creation.py). v2 has no idempotency key, no spot pods and no server-side fallback to another GPU.
+Retries are in transport.py, wire names in v2_wire.py, created pods are recorded by launch/launcher.py. v2 has no
+idempotency key, no spot pods and no server-side fallback to another GPU.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pod_worker.pods.read_results import all_named, list_result, read_result
 from pod_worker.pods.runpod.event_stream import events
 from pod_worker.pods.runpod.log_tail import follow_log
 from pod_worker.pods.runpod.transport import HttpReply, Json, Transport, path_segment
-from pod_worker.pods.runpod.v2_wire import billing_from, create_body, offer_from, pod_from, refusal_of
+from pod_worker.pods.runpod.v2_wire import billing_from, create_body, error_from, offer_from, pod_from
 
 MAX_PAGES = 1000
 FOLLOW_QUIET_SECONDS = 60.0
 BACKLOG_QUIET_SECONDS = 2.0
 BACKLOG_SECONDS = 10.0
-"""The stream of a busy pod never goes quiet: whoever does not follow gets ten seconds of it."""
+"""The stream of a busy pod is never quiet; without `follow` it ends after this time."""
 
 
 class RunpodV2:
@@ -50,8 +50,8 @@ class RunpodV2:
         reply = self._ok("POST", "/v2/pods", body=create_body(spec))
         try:
             return pod_from(JsonObject(reply.body))
-        except UndecodableReplyError as odd:
-            raise ServerError(f"create answered {reply.status} but {odd}", status=reply.status) from odd
+        except UndecodableReplyError as error:
+            raise ServerError(f"create answered {reply.status} but {error}", status=reply.status) from error
 
     def stop(self, pod_id: str) -> None:
         self._ok("POST", f"/v2/pods/{path_segment(pod_id)}/action", body={"action": "stop"})
@@ -93,7 +93,7 @@ class RunpodV2:
         return follow_log(
             lambda cursor: self._log_stream(pod_id, tail, cursor, follow),
             should_reopen=(lambda: self._is_alive(pod_id)) if follow else (lambda: False),
-            rest=self._transport.pause_before_reconnect,
+            pause=self._transport.pause_before_reconnect,
             since=since or "",
         )
 
@@ -111,7 +111,7 @@ class RunpodV2:
             yield LogLine(entry.text("source"), entry.text("line"), entry.text("ts") or event.id)
 
     def _is_alive(self, pod_id: str) -> bool:
-        """Follow on through quiet hours; stop only when the provider says that the pod is over."""
+        """Whether to follow further: until the provider reports that the pod is gone."""
         read = self.get(pod_id)
         return not isinstance(read, Absent) and not (isinstance(read, Known) and read.value.status.is_gone)
 
@@ -128,7 +128,7 @@ class RunpodV2:
         )
 
     def _pages(self, path: str, key: str, params: Json | None = None) -> tuple[JsonObject, ...]:
-        """All items of a list endpoint; servers that page say so in `pagination`, older ones send all at once."""
+        """All items of a list endpoint, over all pages if the server sends `pagination`."""
         found: tuple[JsonObject, ...] = ()
         asked: dict[str, object] = dict(params or {})
         for _ in range(MAX_PAGES):
@@ -145,13 +145,13 @@ class RunpodV2:
         reply = self._transport.call(method, path, body=body, params=params)
         if reply.is_success:
             return reply
-        raise refusal_of(reply, f"{method} {path}")
+        raise error_from(reply, f"{method} {path}")
 
 
 def _text_lines(lines: Iterator[str | HttpReply]) -> Iterator[str]:
     for line in lines:
         if isinstance(line, HttpReply):
-            raise refusal_of(line, "logs")
+            raise error_from(line, "logs")
         yield line
 
 

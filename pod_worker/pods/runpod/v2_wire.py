@@ -30,27 +30,27 @@ from pod_worker.pods.pod import Cloud, Pod, PodSpec, PortMapping, SshAddress, st
 from pod_worker.pods.runpod.transport import HttpReply, Json
 
 
-def refusal_of(reply: HttpReply, what: str) -> ProviderError:
-    """Total map from a v2 answer to its error."""
+def error_from(reply: HttpReply, what: str) -> ProviderError:
+    """Total map from a v2 reply to its error."""
     problem = JsonObject(reply.body)
-    said = "; ".join((problem.text("detail", "title") or reply.text, *problem.texts("errors")))
-    message = f"{what}: {reply.status} {said}".strip()
+    reason = "; ".join((problem.text("detail", "title") or reply.text, *problem.texts("errors")))
+    message = f"{what}: {reply.status} {reason}".strip()
     if reply.status == 400:
-        if is_capacity_text(said):
+        if is_capacity_text(reason):
             return NoCapacityError(message, status=400)
         return (
             InsufficientBalanceError(message, status=400)
-            if is_balance_text(said)
+            if is_balance_text(reason)
             else RequestRejectedError(message, status=400)
         )
     if reply.status == 429:
         return RateLimitedError(message, wait_seconds=60.0)
-    if reply.status >= 500 and is_capacity_text(said):
+    if reply.status >= 500 and is_capacity_text(reason):
         return NoCapacityError(message, status=reply.status)
     make = _BY_STATUS.get(reply.status)
     if make is not None:
         return make(message, status=reply.status)
-    # Anything else from the 4xx is a request of ours that this API does not take; the rest is an unknown outcome.
+    # Other 4xx statuses reject the request; of every other status the outcome is unknown.
     return (InvalidRequestError if 400 <= reply.status < 500 else ServerError)(message, status=reply.status)
 
 
@@ -136,7 +136,10 @@ def _ssh_from(item: JsonObject) -> SshAddress | None:
 
 
 def offer_from(secure: JsonObject, community: JsonObject) -> GpuOffer:
-    """Prices of a cloud that does not offer the GPU are placeholders; only flagged clouds count."""
+    """Prices of a cloud that does not offer the GPU are placeholders.
+
+    Only flagged clouds count.
+    """
     offered = [cloud for cloud in Cloud if secure.boolean(cloud.value.lower())]
     price, most = secure.document("price"), secure.document("maxCount")
     stock = {Cloud.SECURE: _stock_in(secure), Cloud.COMMUNITY: _stock_in(community)}

@@ -1,7 +1,7 @@
-"""Commands on a pod over SSH: key before password, pinned host key, output streamed, every wait bounded.
+"""Commands on a pod over SSH: pinned host key, streamed output, every wait bounded.
 
-Only a pod's own sshd will do (RunPod's proxy carries an interactive shell and nothing else). Secrets are never
-part of a command: scripts and files travel over stdin. Nothing is retried once a command has been started.
+It needs the pod's own sshd; RunPod's SSH proxy supports only interactive shells. Secrets are never part of a
+command: scripts and files are sent over stdin. A started command is never retried.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pod_worker.pods.ssh.host_keys import HostKeyChangedError, HostKeyPins, fing
 from pod_worker.pods.ssh.login import PrivateKeyError, SshError, SshLogin
 
 KEPT_BYTES = 1024 * 1024
-"""Of each output stream, the last MiB is kept; all of it is streamed."""
+"""The last MiB of each output stream is kept; all of it is streamed."""
 KILL_AFTER_SECONDS = 5.0
 NETWORK_SLACK_SECONDS = 5.0
-"""What the network may add to a time limit before we stop waiting for the pod's own word."""
+"""Added to a time limit for the network, before the client stops waiting for the pod's own timeout."""
 TIMED_OUT_CODES = (124, 137)
 """Exit codes of timeout(1): ended by TERM, by KILL."""
 OutputSink = Callable[[str, str], None]
@@ -39,17 +39,17 @@ class SshUnreachableError(SshError):
 
 
 class SshAuthenticationError(SshError):
-    """sshd answered and did not let us in; on a booting pod the keys may not be installed yet."""
+    """sshd rejected the login; on a booting pod the keys may not be installed yet."""
 
 
 class SshConnectionLostError(SshError):
-    """The connection broke while a command ran: whether the command finished is not known."""
+    """The connection broke during a command; whether the command finished is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
     exit_code: int
-    """-1 when the command ran out of time or its status never came."""
+    """-1 when the command timed out or its status was not received."""
     stdout: str
     stderr: str
     timed_out: bool = False
@@ -60,7 +60,7 @@ class CommandResult:
 
 
 class _PinningPolicy(paramiko.MissingHostKeyPolicy):
-    """Asked by paramiko for every host, since no known_hosts is loaded."""
+    """paramiko calls it for every host, because no known_hosts is loaded."""
 
     def __init__(self, pins: HostKeyPins, pod_id: str) -> None:
         self._pins = pins
@@ -136,7 +136,7 @@ class SSHClient:
         where = f"{self.address.username}@{self.address.host}:{self.address.port}"
         if isinstance(error, paramiko.AuthenticationException):
             return SshAuthenticationError(
-                f"{where} refused the login; check that the pod was created with the matching public key "
+                f"{where} rejected the login; check that the pod was created with the matching public key "
                 "(RUNPOD_SSH_PUBLIC_KEY_PATH) and that its image starts sshd with PUBLIC_KEY"
             )
         return SshUnreachableError(
@@ -152,7 +152,7 @@ class SSHClient:
     close = disconnect
 
     def execute_command(self, command: str, timeout: int = 600) -> tuple[int, str, str]:
-        """(exit_code, stdout, stderr); -1 with what had been printed when the time ran out."""
+        """(exit_code, stdout, stderr); exit code -1 and the output so far after a timeout."""
         result = self.run(command, timeout_seconds=timeout)
         return result.exit_code, result.stdout, result.stderr
 
@@ -164,7 +164,7 @@ class SSHClient:
         stdin: str = "",
         on_output: OutputSink = lambda stream, text: None,
     ) -> CommandResult:
-        """Run `command` in bash. It is killed on the pod after `timeout_seconds`, not only forgotten here."""
+        """Run `command` in bash. After `timeout_seconds` it is killed on the pod."""
         # No exec: `timeout` dies of its own SIGKILL, and a shell above it turns that into a readable 137.
         bounded = f"timeout -k {KILL_AFTER_SECONDS:g} {timeout_seconds:g} bash -c {shlex.quote(command)}; exit $?"
         try:
@@ -179,7 +179,7 @@ class SSHClient:
             ) from broken
 
     def put_text(self, path: str, text: str, *, mode: int = 0o600) -> None:
-        """Write a file, whole or not at all, without its content ever being part of a command."""
+        """Write a file atomically; its content is never part of a command."""
         target, fresh = shlex.quote(path), shlex.quote(f"{path}.new")
         folder = shlex.quote(str(Path(path).parent))
         script = (
@@ -196,7 +196,7 @@ class SSHClient:
 
 
 class _Output:
-    """One stream: decoded piece by piece, its last KEPT_BYTES kept."""
+    """One stream, decoded incrementally; its last KEPT_BYTES are kept."""
 
     def __init__(self, name: str, sink: OutputSink) -> None:
         self._name = name
@@ -222,19 +222,19 @@ def _feed(channel: paramiko.Channel, stdin: str) -> None:
 
 
 def _collect(channel: paramiko.Channel, timeout_seconds: float, sink: OutputSink) -> CommandResult:
-    """Drain both streams while waiting: a command that fills one unread pipe would wait for ever."""
+    """Drain both streams while waiting: a command that fills an unread pipe blocks."""
     out, err = _Output("stdout", sink), _Output("stderr", sink)
     start = time.monotonic()
     quiet_since: float | None = None
     while time.monotonic() < start + timeout_seconds + KILL_AFTER_SECONDS + NETWORK_SLACK_SECONDS:
         if channel.eof_received:
-            channel.status_event.wait(0.2)  # both streams are closed: select() would return at once, for ever
+            channel.status_event.wait(0.2)  # both streams are closed: select() would always return at once
         else:
             select.select([channel], [], [], 0.2)
         if _drain(channel, out, err) or not channel.exit_status_ready():
             quiet_since = None
             continue
-        # A background child may hold the streams open for ever after the command itself is over.
+        # A background child may keep the streams open after the command has ended.
         quiet_since = quiet_since or time.monotonic()
         if channel.closed or channel.eof_received or time.monotonic() > quiet_since + 0.5:
             return _result(channel, out, err, time.monotonic() - start >= timeout_seconds)
@@ -264,13 +264,16 @@ def _drain(channel: paramiko.Channel, out: _Output, err: _Output) -> bool:
 def connect_with_retry(
     client_for: Callable[[], SSHClient | None],
     *,
-    patience_seconds: float,
+    timeout_seconds: float,
     every_seconds: float,
     monotonic: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> SSHClient:
-    """A connected client, trying for `patience_seconds`. `client_for` is asked anew each time, because a pod's
-    port changes when it restarts and is not known at first (None). A changed host key ends the attempt at once."""
+    """A connected client; retries for `timeout_seconds`.
+
+    `client_for` is called for each try, because a pod's port changes with a restart and is unknown at first
+    (None). A changed host key ends the retries at once.
+    """
     start = monotonic()
     last: SshError = SshUnreachableError("the pod has no SSH address yet; does it expose 22/tcp?")
     while True:
@@ -282,6 +285,6 @@ def connect_with_retry(
                 last = not_yet
             else:
                 return client
-        if monotonic() - start >= patience_seconds:
+        if monotonic() - start >= timeout_seconds:
             raise last
         sleep(every_seconds)

@@ -1,7 +1,7 @@
-"""Trust on first use, per pod: the first host key seen is remembered, a different one later is refused.
+"""Trust on first use, per pod: the first host key is pinned, a different one later is rejected.
 
-Pods are short-lived, so a global known_hosts would only collect clashes; accepting any key at every connection
-would hand secrets to whoever answers. A pod that was stopped and started makes new keys: forget its pin then.
+Pods are short-lived, so a global known_hosts would collect conflicts; accepting any key would send secrets to
+any server that answers. A pod that was stopped and started has new keys: its pin must be removed then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class HostKeyChangedError(Exception):
     def __init__(self, pod_id: str, pinned: str, offered: str) -> None:
         super().__init__(
             f"pod {pod_id} now shows host key {offered}, but {pinned} was pinned at the first connection; "
-            "somebody may be answering in its place. If the pod was stopped and started since, run "
+            "another server may be answering. If the pod was stopped and started since, run "
             f"`pod-worker pods ssh {pod_id} --forget-host-key`"
         )
 
@@ -52,7 +52,10 @@ class PinFolder:
         self._path(pod_id).unlink(missing_ok=True)
 
     def _pin(self, pod_id: str, offered: str) -> str:
-        """What is pinned now. A hard link makes first use atomic: of two first connections one wins."""
+        """The pinned key.
+
+        A hard link makes the first use atomic: one of two first connections wins.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self._folder, suffix=".new") as fresh:
             fresh.write(offered)

@@ -1,7 +1,7 @@
-"""How to log in to a pod: a private key first, a password only where there is no key.
+"""The login to a pod: a private key, or a password if no key is set.
 
-Keys are read here so that an unusable one is named before any connection is tried. No agent and no key of the
-user's home is ever offered.
+Keys are loaded here, so that an unusable key is reported before any connection. Keys of an agent or of the home
+folder are never offered.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _MAKE_ONE = "ssh-keygen -t ed25519 -N '' -f pod_key"
 
 
 class SshError(Exception):
-    """Base of what can go wrong over SSH; the message says what to do."""
+    """Base of SSH errors; the message names the cause and the fix."""
 
 
 class PrivateKeyError(SshError):
-    """The private key itself is unusable."""
+    """The private key is unusable."""
 
 
 @dataclass(frozen=True, slots=True)
 class SshLogin:
     private_key_path: Path | None = None
     private_key: str | None = field(default=None, repr=False)
-    """The key's text, for machines that get it by environment; goes before the path."""
+    """The key's text, from the environment; takes precedence over the path."""
     password: str | None = field(default=None, repr=False)
 
     def load_key(self) -> paramiko.PKey | None:

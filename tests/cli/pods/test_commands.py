@@ -47,7 +47,7 @@ def cloud(fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @dataclass
-class Said:
+class Result:
     code: int
     out: str
     err: str
@@ -57,33 +57,33 @@ class Said:
         return json.loads(self.out)
 
 
-Pods = Callable[..., Said]
+Pods = Callable[..., Result]
 
 
 @pytest.fixture
 def pods(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> Pods:
-    def run(*words: str) -> Said:
+    def run(*words: str) -> Result:
         with pytest.raises(SystemExit) as ended:
             main(["pods", *words])
-        said = capsys.readouterr()
-        return Said(int(ended.value.code or 0), said.out, said.err)
+        output = capsys.readouterr()
+        return Result(int(ended.value.code or 0), output.out, output.err)
 
     return run
 
 
 def rent(pods: Pods, name: str = "w") -> str:
-    said = pods("create", name, "--yes")
-    assert said.code == 0, said.err
-    return said.out.strip()
+    result = pods("create", name, "--yes")
+    assert result.code == 0, result.err
+    return result.out.strip()
 
 
 def test_a_dry_run_shows_the_plan_and_spends_nothing(pods: Pods, cloud: Cloud) -> None:
-    said = pods("create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN=hunter2", "--dry-run")
-    assert said.code == 0
-    assert "$0.69/h" in said.err
-    assert "NVIDIA L4" in said.err
-    assert "HF_TOKEN" in said.err
-    assert "hunter2" not in said.out + said.err
+    result = pods("create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN=hunter2", "--dry-run")
+    assert result.code == 0
+    assert "$0.69/h" in result.err
+    assert "NVIDIA L4" in result.err
+    assert "HF_TOKEN" in result.err
+    assert "hunter2" not in result.out + result.err
     assert cloud.living() == []
     plan = pods("create", "w", "--dry-run", "--json", "--max-price", "0.5", "--gpu", "L4").json
     assert [each["usd_per_hour"] for each in plan["candidates"]] == [0.44]
@@ -91,9 +91,9 @@ def test_a_dry_run_shows_the_plan_and_spends_nothing(pods: Pods, cloud: Cloud) -
 
 
 def test_nothing_is_rented_without_a_yes(pods: Pods, cloud: Cloud) -> None:
-    said = pods("create", "w")
-    assert said.code == ExitCode.USAGE
-    assert "--yes" in said.err
+    result = pods("create", "w")
+    assert result.code == ExitCode.USAGE
+    assert "--yes" in result.err
     assert cloud.living() == []
 
 
@@ -159,18 +159,18 @@ def test_exit_codes(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     if fault:
         cloud.fault(**fault)
-    said = pods(*words)
-    assert said.code == code, said.err
-    assert said.err
-    assert "Traceback" not in said.err
+    result = pods(*words)
+    assert result.code == code, result.err
+    assert result.err
+    assert "Traceback" not in result.err
     assert cloud.living() == []
 
 
 def test_no_key_is_a_usage_error_with_the_fix(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY")
-    said = pods("list")
-    assert said.code == ExitCode.USAGE
-    assert "RUNPOD_API_KEY" in said.err
+    result = pods("list")
+    assert result.code == ExitCode.USAGE
+    assert "RUNPOD_API_KEY" in result.err
 
 
 def test_a_key_from_dotenv(pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,15 +217,15 @@ def test_ssh_runs_a_command_and_gives_its_code(
     early = pods("ssh", pod_id, "true")
     assert early.code == ExitCode.TEMPORARY
     assert "22/tcp" in early.err
-    cloud.physics(ssh_host="127.0.0.1", ssh_port=sshd.port)
+    cloud.settings(ssh_host="127.0.0.1", ssh_port=sshd.port)
     cloud.step(60)
-    said = pods("ssh", pod_id, "echo out; echo err >&2; exit 7")
-    assert (said.code, said.out) == (7, "out\n")
-    assert said.err.endswith("err\n")
+    result = pods("ssh", pod_id, "echo out; echo err >&2; exit 7")
+    assert (result.code, result.out) == (7, "out\n")
+    assert result.err.endswith("err\n")
     line = pods("ssh", pod_id).out
     assert line.startswith(f"ssh -p {sshd.port} ")
     assert "StrictHostKeyChecking=accept-new" in line
-    cloud.physics(ssh_host=None)
+    cloud.settings(ssh_host=None)
 
 
 def test_a_pod_that_nobody_wants_is_swept(pods: Pods, cloud: Cloud) -> None:

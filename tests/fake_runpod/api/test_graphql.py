@@ -168,7 +168,7 @@ def test_without_the_key(api: Api, key: str | None) -> None:
     if key:
         assert answer.status_code == 401
     else:
-        # The catalogue is public, the account is nobody's.
+        # The catalogue is public, the account is not.
         assert answer.json()["data"]["myself"] is None
         assert len(answer.json()["data"]["gpuTypes"]) == 49
         stranger = httpx.post(f"{api.fake.url}/graphql", json={"query": CREATE})

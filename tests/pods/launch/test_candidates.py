@@ -30,8 +30,8 @@ def words(found: tuple[Candidate, ...]) -> list[tuple[str, str, str | None]]:
 
 
 def test_the_wished_order_with_the_unpinned_request_last() -> None:
-    wish = PlacementPreferences(("A", "B"), data_centers=("EU-1", "US-1"))
-    assert words(rank_candidates(wish, None)) == [
+    preferences = PlacementPreferences(("A", "B"), data_centers=("EU-1", "US-1"))
+    assert words(rank_candidates(preferences, None)) == [
         ("A", "SECURE", "EU-1"),
         ("A", "SECURE", "US-1"),
         ("A", "SECURE", None),
@@ -43,16 +43,16 @@ def test_the_wished_order_with_the_unpinned_request_last() -> None:
 
 def test_places_known_to_be_empty_come_last_but_stay() -> None:
     catalogue = Catalogue((offer("A", 0.5, EU_1=StockLevel.NONE, US_1=StockLevel.LOW), offer("B", 0.5)))
-    wish = PlacementPreferences(("A", "B"), data_centers=("EU-1", "US-1"), allow_any_data_center=False)
-    assert words(rank_candidates(wish, catalogue))[-1] == ("A", "SECURE", "EU-1")
-    assert len(rank_candidates(wish, catalogue)) == 4
+    preferences = PlacementPreferences(("A", "B"), data_centers=("EU-1", "US-1"), allow_any_data_center=False)
+    assert words(rank_candidates(preferences, catalogue))[-1] == ("A", "SECURE", "EU-1")
+    assert len(rank_candidates(preferences, catalogue)) == 4
 
 
 def test_a_volume_fixes_cloud_and_data_center() -> None:
-    wish = PlacementPreferences(
+    preferences = PlacementPreferences(
         ("A",), clouds=BOTH, data_centers=("US-1",), volumes=(Volume("v1", "data", 100, "EU-1"),)
     )
-    (only,) = rank_candidates(wish, None)
+    (only,) = rank_candidates(preferences, None)
     assert (only.cloud, only.data_center_id, only.volume_id) == (Cloud.SECURE, "EU-1", "v1")
 
 

@@ -28,7 +28,7 @@ from pod_worker.pods.pod import PodSpec
 from tests.pods.stepped import ChaoticCloud, DictLog, Died, Weather
 
 SCHEDULES = 10_000
-PATIENCE = LaunchTimeouts(visibility_timeout_seconds=45.0, poll_seconds=5.0, lookup_timeout_seconds=120.0)
+TIMEOUTS = LaunchTimeouts(visibility_timeout_seconds=45.0, poll_seconds=5.0, lookup_timeout_seconds=120.0)
 TIMELY_SECONDS = 40.0
 """A request that is carried out and shown within this is found by the look-up, so nothing may be doubled."""
 
@@ -53,7 +53,7 @@ class World:
             sleep=self.clock.advance,
             new_id=lambda: f"{next(numbers):06d}{self.rng.randrange(16**4):04x}",
             cooldowns=Cooldowns(self.clock),
-            patience=PATIENCE,
+            timeouts=TIMEOUTS,
         )
 
     def sweep(self) -> None:
@@ -104,22 +104,22 @@ def plan_deaths(world: World, at: set[int]) -> None:
     world.cloud.before_call = world.log.before_call = maybe_die
 
 
-def plan_rival(world: World, order: LaunchRequest) -> None:
+def plan_rival(world: World, request: LaunchRequest) -> None:
     """In the middle of the launch another machine launches the same order, from beginning to end."""
     calls = itertools.count(1)
 
     def maybe_rival() -> None:
         if next(calls) == world.rival_at:
-            world.rival = world.launcher().launch(order)
+            world.rival = world.launcher().launch(request)
 
     world.cloud.before_call = world.log.before_call = maybe_rival
 
 
-def launch_until_alive(world: World, order: LaunchRequest) -> Launched | LaunchFailed:
+def launch_until_alive(world: World, request: LaunchRequest) -> Launched | LaunchFailed:
     """A supervisor restarts the launching process and asks again, minutes later at times."""
     while True:
         try:
-            return world.launcher().launch(order)
+            return world.launcher().launch(request)
         except Died:
             world.clock.advance(world.rng.choice([0.0, 5.0, 400.0, 2000.0]))
             if world.rng.random() < 0.5:
@@ -136,22 +136,22 @@ def sweep_through_death(world: World) -> None:
 def run_schedule(number: int) -> World:
     world = make_world(number)
     candidates = tuple(Candidate(gpu) for gpu in ("A", "B", "C")[: world.rng.randrange(1, 4)])
-    order = LaunchRequest(f"order-{number}", PodSpec("worker", "image", "A"), candidates)
+    request = LaunchRequest(f"order-{number}", PodSpec("worker", "image", "A"), candidates)
     if world.rival_at:
-        plan_rival(world, order)
-    result = launch_until_alive(world, order)
+        plan_rival(world, request)
+    result = launch_until_alive(world, request)
     world.cloud.before_call = world.log.before_call = lambda: None
     check_return(number, world, result)
     if isinstance(world.rival, Launched):
         result = check_rival(number, world.rival, result)
     world.cloud.settle()
-    kept = keep_or_retry(world, order, result)
+    kept = keep_or_retry(world, request, result)
     for _ in range(6):
         world.sweep()
         world.clock.advance(120.0)
     check_end(number, world, kept)
     world.cloud.weather = Weather(lost_terminate=0.4)
-    world.launcher().retire(order.id)
+    world.launcher().retire(request.id)
     for _ in range(20):
         world.clock.advance(60.0)
         world.sweep()
@@ -180,11 +180,13 @@ def check_return(number: int, world: World, result: Launched | LaunchFailed) -> 
     assert not extra, f"schedule {number}: {extra} alive besides {result}"
 
 
-def keep_or_retry(world: World, order: LaunchRequest, result: Launched | LaunchFailed) -> Launched | LaunchFailed:
+def keep_or_retry(
+    world: World, request: LaunchRequest, result: Launched | LaunchFailed
+) -> Launched | LaunchFailed:
     """Half of the callers ask again in fair weather; asking again must give the same pod."""
     if world.rng.random() < 0.5:
         return result
-    again = world.launcher().launch(order)
+    again = world.launcher().launch(request)
     if isinstance(result, Launched) and result.pod in world.cloud.living():
         assert isinstance(again, Launched)
         assert again.pod.id == result.pod.id

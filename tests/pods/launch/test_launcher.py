@@ -64,8 +64,8 @@ class Bench:
         )
 
     def launch(self, *gpus: str, ceiling: float | None = None) -> Launched | LaunchFailed:
-        order = LaunchRequest("order", SPEC, tuple(Candidate(gpu) for gpu in gpus or ("A", "B")), ceiling)
-        return self.launcher.launch(order)
+        request = LaunchRequest("order", SPEC, tuple(Candidate(gpu) for gpu in gpus or ("A", "B")), ceiling)
+        return self.launcher.launch(request)
 
     def states(self) -> list[IntentState]:
         return [intent.state for intent in self.log.of_order("order")]
@@ -116,7 +116,7 @@ def test_a_refusal_of_the_place_leads_to_the_next_one_and_a_cool_down(refusal: P
     result = bench.launch()
     assert isinstance(result, Launched)
     assert result.pod.gpu_id == "B"
-    assert [trial.candidate.gpu_id for trial in result.failed_candidates] == ["A"]
+    assert [failed.candidate.gpu_id for failed in result.failed_candidates] == ["A"]
     assert bench.cooldowns.seconds_left(Candidate("A")) > 0
 
 
@@ -248,7 +248,7 @@ def test_a_pod_dearer_than_the_ceiling_is_terminated_and_the_next_tried() -> Non
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         (replace(SPEC, env={f"V{i}": "x" for i in range(51)}), "limit is 50"),
         (
@@ -265,12 +265,12 @@ def test_a_pod_dearer_than_the_ceiling_is_terminated_and_the_next_tried() -> Non
         (replace(SPEC, pod_volume_gb=5), "floor is 10"),
     ],
 )
-def test_a_bad_request_is_refused_before_anything_is_sent_or_stored(spec: PodSpec, said: str) -> None:
+def test_a_bad_request_is_refused_before_anything_is_sent_or_stored(spec: PodSpec, message: str) -> None:
     bench = Bench()
     result = bench.launcher.launch(LaunchRequest("order", spec, (Candidate("A"),)))
     assert isinstance(result, LaunchFailed)
     assert result.reason is LaunchFailureReason.INVALID
-    assert said in result.detail
+    assert message in result.detail
     assert "hunter2000" not in result.detail
     assert bench.log.intents == {}
 

@@ -38,10 +38,10 @@ def test_a_pod_that_nobody_wants_is_terminated(state: IntentState) -> None:
     yard = Yard()
     yard.pod("late")
     yard.intent("late", state)
-    assert not yard.sweep().is_clean
+    assert yard.sweep().unwanted
     assert yard.names() == []
     assert yard.log.intents["late"].state is IntentState.RETIRED
-    assert yard.sweep().is_clean
+    assert yard.sweep() == SweepReport(unknown_pods=())
 
 
 def test_a_retired_pod_is_terminated_again_until_it_is_gone() -> None:
@@ -69,7 +69,7 @@ def test_an_attempt_in_progress_is_left_alone_until_it_is_old() -> None:
     yard = Yard()
     yard.pod("young")
     yard.intent("young", IntentState.PENDING)
-    assert yard.sweep().is_clean
+    assert yard.sweep() == SweepReport(unknown_pods=())
     yard.clock.advance(601.0)
     yard.sweep()
     assert yard.names() == []
@@ -77,11 +77,11 @@ def test_an_attempt_in_progress_is_left_alone_until_it_is_old() -> None:
 
 def test_a_pod_without_an_intent_is_reported_and_never_touched() -> None:
     yard = Yard()
-    yard.pod("somebody-elses")
+    yard.pod("foreign")
     for _ in range(5):
         report = yard.sweep()
-    assert [pod.name for pod in report.unknown_pods] == ["somebody-elses"]
-    assert yard.names() == ["somebody-elses"]
+    assert [pod.name for pod in report.unknown_pods] == ["foreign"]
+    assert yard.names() == ["foreign"]
 
 
 def test_an_unreadable_provider_ends_the_sweep_before_any_harm() -> None:
@@ -91,7 +91,7 @@ def test_an_unreadable_provider_ends_the_sweep_before_any_harm() -> None:
     yard.cloud.weather = Weather(unreadable=1.0)
     report = yard.sweep()
     assert report.list_error
-    assert not report.is_clean
+    assert report.list_error
     assert yard.names() == ["late"]
 
 

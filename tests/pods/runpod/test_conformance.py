@@ -74,7 +74,7 @@ def test_running_is_not_shown_before_the_pod_runs(provider: PodProvider, cloud: 
     """REST v1 and GraphQL say RUNNING while the image is still being pulled; the port does not."""
     pod = provider.create(SPEC)
     for _ in range(5):
-        assert pod_of(provider, pod.id).status.is_on_the_way
+        assert pod_of(provider, pod.id).status in (PodStatus.PROVISIONING, PodStatus.STARTING)
         cloud.step(1)
     cloud.step(60)
     assert pod_of(provider, pod.id).status is PodStatus.RUNNING
@@ -126,9 +126,9 @@ def test_no_machine_is_a_capacity_error(provider: PodProvider, cloud: Cloud) -> 
 
 def test_a_wrong_key_is_unauthorized_and_tells_nothing(cloud: Cloud, provider: PodProvider) -> None:
     wrong = Cloud(cloud.url, "rpa_wrong_key", cloud.clock).provider(provider.api)
-    with pytest.raises(UnauthorizedError) as refused:
+    with pytest.raises(UnauthorizedError) as error:
         wrong.create(SPEC)
-    assert "rpa_wrong_key" not in str(refused.value)
+    assert "rpa_wrong_key" not in str(error.value)
     listing = wrong.list()
     assert isinstance(listing, Unknown)
     assert isinstance(listing.error, UnauthorizedError)
@@ -212,7 +212,7 @@ def test_the_launcher_gets_one_pod_out_of_a_bad_hour(provider: PodProvider, clou
     launched = launcher.launch(LaunchRequest("order", SPEC, places))
     assert isinstance(launched, Launched)
     assert cloud.living() == [launched.pod.id]
-    assert [trial.candidate for trial in launched.failed_candidates] == [places[0]]
+    assert [failed.candidate for failed in launched.failed_candidates] == [places[0]]
     assert launcher.launch(LaunchRequest("order", SPEC, places)).pod.id == launched.pod.id  # type: ignore[union-attr]
     launcher.retire("order")
     assert cloud.living() == []

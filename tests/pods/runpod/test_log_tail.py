@@ -1,4 +1,4 @@
-"""Logs over server-sent events: split anywhere, resumed without loss, never told twice."""
+"""Logs over server-sent events: split anywhere, resumed without loss, never repeated."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class BreakingSource:
         self.breaks = 0
 
     def open(self, cursor: str) -> Iterator[LogLine]:
-        rest = [line for line in ALL if line.at >= cursor]
-        stop = self.rng.randrange(len(rest) + 1)
-        yield from rest[:stop]
-        if stop < len(rest):
+        pause = [line for line in ALL if line.at >= cursor]
+        stop = self.rng.randrange(len(pause) + 1)
+        yield from pause[:stop]
+        if stop < len(pause):
             self.breaks += 1
             raise UnreachableError("broken", sent=True)
 
@@ -53,11 +53,11 @@ class BreakingSource:
 def test_no_line_is_lost_or_doubled_across_breaks(seed: int) -> None:
     source = BreakingSource(random.Random(seed))
     try:
-        told = list(follow_log(source.open, should_reopen=lambda: False, rest=lambda n: None))
+        lines = list(follow_log(source.open, should_reopen=lambda: False, pause=lambda n: None))
     except UnreachableError:
         assert source.breaks >= MAX_FAILURES
         return
-    assert told == ALL
+    assert lines == ALL
 
 
 def test_a_source_that_only_breaks_is_given_up() -> None:
@@ -68,7 +68,7 @@ def test_a_source_that_only_breaks_is_given_up() -> None:
         yield
 
     with pytest.raises(UnreachableError):
-        list(follow_log(broken, should_reopen=lambda: True, rest=rests.append))
+        list(follow_log(broken, should_reopen=lambda: True, pause=rests.append))
     assert rests == list(range(1, MAX_FAILURES))
 
 

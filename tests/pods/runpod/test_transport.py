@@ -1,4 +1,4 @@
-"""What may be sent twice, how long is waited, and that the key is never told."""
+"""Which requests are retried, how long, and that the key never appears in a message."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ KEY = "rpa_very_secret_key"
 
 
 class Wire:
-    def __init__(self, url: str, patience: HttpRetryPolicy = HttpRetryPolicy()) -> None:  # noqa: B008
+    def __init__(self, url: str, retry_policy: HttpRetryPolicy = HttpRetryPolicy()) -> None:  # noqa: B008
         self.clock = ManualClock()
         self.slept: list[float] = []
         self.transport = Transport(
-            url, KEY, clock=self.clock, sleep=self.sleep, rng=random.Random(1), patience=patience
+            url, KEY, clock=self.clock, sleep=self.sleep, rng=random.Random(1), retry_policy=retry_policy
         )
 
     def sleep(self, seconds: float) -> None:
@@ -74,17 +74,17 @@ def test_a_post_is_sent_once_when_the_reply_is_5xx(server: ScriptedServer, wire:
 
 def test_a_post_is_sent_once_when_the_reply_is_lost(server: ScriptedServer, wire: Wire) -> None:
     server.script = [Answer(hang_up=True), Answer(200)]
-    with pytest.raises(UnreachableError) as lost:
+    with pytest.raises(UnreachableError) as error:
         wire.transport.call("POST", "/x", body={})
-    assert lost.value.sent
+    assert error.value.sent
     assert len(server.asked) == 1
 
 
 def test_a_post_whose_reply_breaks_off_counts_as_sent(server: ScriptedServer, wire: Wire) -> None:
     server.script = [Answer(200, {"id": "p"}, headers={"Content-Length": "999", "Connection": "close"})]
-    with pytest.raises(UnreachableError) as lost:
+    with pytest.raises(UnreachableError) as error:
         wire.transport.call("POST", "/x", body={})
-    assert lost.value.sent
+    assert error.value.sent
 
 
 def test_a_post_that_never_connected_is_sent_again_and_says_so(server: ScriptedServer) -> None:
@@ -92,9 +92,9 @@ def test_a_post_that_never_connected_is_sent_again_and_says_so(server: ScriptedS
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     wire = Wire(f"http://127.0.0.1:{port}", HttpRetryPolicy(attempts=3))
-    with pytest.raises(UnreachableError) as lost:
+    with pytest.raises(UnreachableError) as error:
         wire.transport.call("POST", "/x", body={})
-    assert not lost.value.sent
+    assert not error.value.sent
     assert len(wire.slept) == 2
     wire.transport.close()
 
@@ -158,9 +158,9 @@ def test_the_key_is_cut_out_of_replies_errors_and_logs(
     assert reply.text == '{"error": "bad key ***"}'
     assert reply.body == {"error": "bad key ***"}
     server.script = [Answer(hang_up=True)]
-    with pytest.raises(UnreachableError) as lost:
+    with pytest.raises(UnreachableError) as error:
         wire.transport.call("POST", "/x")
-    assert KEY not in str(lost.value)
+    assert KEY not in str(error.value)
     assert KEY not in caplog.text
     assert "sending again" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The v2 adapter on the wire forms of the OpenAPI document, on odd ones, and on every refusal."""
+"""The v2 adapter with the documented replies, malformed replies, and every error reply."""
 
 from __future__ import annotations
 
@@ -184,20 +184,20 @@ def test_a_created_pod_without_an_id_is_an_unclear_outcome(server: ScriptedServe
         (
             400,
             {"detail": "There are no longer any instances available with the requested specifications."},
-            "Capacity",
+            "NoCapacityError",
         ),
-        (400, {"detail": "no instances currently available"}, "Capacity"),
-        (400, {"detail": "network volume is in another data center"}, "Rejected"),
-        (400, {"detail": "Insufficient balance"}, "Balance"),
-        (401, {"detail": "missing bearer token"}, "Unauthorized"),
-        (402, {"detail": "balance too low"}, "Balance"),
-        (403, {"detail": "access denied"}, "Forbidden"),
-        (404, {"detail": "template not found"}, "NotFound"),
-        (405, {"detail": "no"}, "Invalid"),
-        (409, {"detail": "not valid for status"}, "Conflict"),
-        (410, {"detail": "gone"}, "Retired"),
-        (422, {"detail": "Request validation failed.", "errors": ["$: bogus"]}, "Invalid"),
-        (500, {"error": "create pod: There are no instances currently available"}, "Capacity"),
+        (400, {"detail": "no instances currently available"}, "NoCapacityError"),
+        (400, {"detail": "network volume is in another data center"}, "RequestRejectedError"),
+        (400, {"detail": "Insufficient balance"}, "InsufficientBalanceError"),
+        (401, {"detail": "missing bearer token"}, "UnauthorizedError"),
+        (402, {"detail": "balance too low"}, "InsufficientBalanceError"),
+        (403, {"detail": "access denied"}, "ForbiddenError"),
+        (404, {"detail": "template not found"}, "PodNotFoundError"),
+        (405, {"detail": "no"}, "InvalidRequestError"),
+        (409, {"detail": "not valid for status"}, "StateConflictError"),
+        (410, {"detail": "gone"}, "ApiRetiredError"),
+        (422, {"detail": "Request validation failed.", "errors": ["$: bogus"]}, "InvalidRequestError"),
+        (500, {"error": "create pod: There are no instances currently available"}, "NoCapacityError"),
         (500, None, "ServerError"),
         (302, None, "ServerError"),
     ],
@@ -206,11 +206,11 @@ def test_every_refusal_has_its_class_and_keeps_the_words(
     server: ScriptedServer, cloud: RunpodV2, status: int, body: dict[str, Any] | None, kind: str
 ) -> None:
     server.script = [Answer(status, body)]
-    with pytest.raises(ProviderError) as refused:
+    with pytest.raises(ProviderError) as error:
         cloud.create(PodSpec("n", "i", GPU))
-    assert type(refused.value).__name__ == kind
+    assert type(error.value).__name__ == kind
     for words in (body or {}).values():
-        assert (words[0] if isinstance(words, list) else words) in str(refused.value)
+        assert (words[0] if isinstance(words, list) else words) in str(error.value)
 
 
 def test_actions_and_terminate(server: ScriptedServer, cloud: RunpodV2) -> None:

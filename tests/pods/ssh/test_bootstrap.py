@@ -15,16 +15,8 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.pods.ssh.bootstrap import (
-    BootstrapPlan,
-    Step,
-    StepReport,
-    StepStatus,
-    render_step,
-    run_steps,
-    start_script,
-    steps,
-)
+from pod_worker.pods.ssh.bootstrap import StepReport, StepStatus, run_steps
+from pod_worker.pods.ssh.bootstrap_scripts import BootstrapPlan, Step, render_step, start_script, steps
 from pod_worker.pods.ssh.client import SSHClient
 from pod_worker.pods.ssh.host_keys import PinFolder
 from tests.pods.sshd import Sshd
@@ -171,29 +163,29 @@ def test_a_failed_step_leaves_no_marker_and_runs_again(
 
 def test_any_failing_line_fails_the_step(client: SSHClient, plan: BootstrapPlan) -> None:
     for script in ("false\necho on", "echo $UNSET_NAME\necho on", "false | true\necho on"):
-        report = one(client, plan, Step("s", script, "mend it"))
+        report = one(client, plan, Step("s", script, "fix it"))
         assert report.outcome is StepStatus.FAILED
         assert "on" not in report.output.split()
 
 
 def test_a_step_cannot_eat_the_script_that_follows(client: SSHClient, plan: BootstrapPlan) -> None:
-    report = one(client, plan, Step("hungry", "cat\necho after", "mend it", once=True))
+    report = one(client, plan, Step("hungry", "cat\necho after", "fix it", once=True))
     assert report.outcome is StepStatus.DONE
     assert report.output == "after\n"
-    assert one(client, plan, Step("hungry", "cat\necho after", "mend it", once=True)).outcome is StepStatus.ALREADY
+    assert one(client, plan, Step("hungry", "cat\necho after", "fix it", once=True)).outcome is StepStatus.ALREADY
 
 
 def test_a_step_out_of_time_says_so(client: SSHClient, plan: BootstrapPlan) -> None:
     report = one(client, plan, Step("slow", "echo begun; sleep 60", "be faster", timeout_seconds=0.5))
     assert report.outcome is StepStatus.FAILED
-    assert "out of time after 0 s" in report.output or "out of time after 1 s" in report.output
+    assert "timed out after 0 s" in report.output or "timed out after 1 s" in report.output
     assert "begun" in report.output
 
 
 def test_two_bootstraps_at_once_do_the_work_once(
     sshd: Sshd, plan: BootstrapPlan, client: SSHClient, tmp_path: Path
 ) -> None:
-    step = Step("work", f"echo x >> {tmp_path}/work; sleep 0.3", "mend it", once=True)
+    step = Step("work", f"echo x >> {tmp_path}/work; sleep 0.3", "fix it", once=True)
     outcomes: list[StepStatus] = []
 
     def other() -> None:
@@ -222,14 +214,14 @@ def test_a_worker_is_started_once_and_outlives_the_connection(
         assert int((tmp_path / "state" / "worker.pid").read_text()) == pid
         client.disconnect()
         assert os.getsid(pid) == pid
-        told = (tmp_path / "state" / "worker.log").read_text()
-        assert "worker args: --mode hybrid" in told
-        assert "it's a" in told, "the worker has the pod's environment"
+        log = (tmp_path / "state" / "worker.log").read_text()
+        assert "worker args: --mode hybrid" in log
+        assert "it's a" in log, "the worker has the pod's environment"
     finally:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_worker_that_dies_at_once_is_told_with_its_last_words(client: SSHClient, plan: BootstrapPlan) -> None:
+def test_a_worker_that_dies_at_once_is_reported_with_its_output(client: SSHClient, plan: BootstrapPlan) -> None:
     script = Path(plan.code_dir) / "scripts" / "start_worker.sh"
     script.write_text("echo MONGODB_URL is not set >&2; exit 2\n")
     result = client.run("bash -s", timeout_seconds=30, stdin=start_script(plan, "all"))

@@ -1,4 +1,4 @@
-"""Against a real sshd: login, pinned host keys, streams, time limits, big and odd output."""
+"""Against a real sshd: login, pinned host keys, streams, time limits, large and invalid output."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_command_out_of_time_is_killed_on_the_pod(
 
 
 def is_over(pid: int) -> bool:
-    """A killed orphan stays a zombie where nobody reaps it."""
+    """A killed orphan stays a zombie where no parent reaps it."""
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -151,13 +151,15 @@ def test_the_password_is_used_only_without_a_key(sshd: Sshd, pins: PinFolder, tm
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "cannot read"), (b"not a key", "ssh-keygen"), (b"\xff\xfe", "not a text file")]
+    ("content", "message"), [(None, "cannot read"), (b"not a key", "ssh-keygen"), (b"\xff\xfe", "not a text file")]
 )
-def test_an_unusable_key_is_named_before_any_connection(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_an_unusable_key_is_named_before_any_connection(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PrivateKeyError, match=said):
+    with pytest.raises(PrivateKeyError, match=message):
         SshLogin(path).load_key()
 
 
@@ -232,13 +234,13 @@ def test_connecting_patiently_asks_for_the_address_each_time(sshd: Sshd, pins: P
         return SSHClient(address, sshd.login, pod_id="p1", pins=pins) if address else None
 
     client = connect_with_retry(
-        client_for, patience_seconds=90, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
+        client_for, timeout_seconds=90, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
     )
     assert client.execute_command("true")[0] == 0
     client.disconnect()
 
 
-def test_patience_ends_with_the_last_reason(sshd: Sshd, pins: PinFolder, tmp_path: Path) -> None:
+def test_a_timeout_reports_the_last_reason(sshd: Sshd, pins: PinFolder, tmp_path: Path) -> None:
     clock = ManualClock()
     make_key(tmp_path / "stranger")
 
@@ -247,9 +249,9 @@ def test_patience_ends_with_the_last_reason(sshd: Sshd, pins: PinFolder, tmp_pat
 
     with pytest.raises(SshAuthenticationError):
         connect_with_retry(
-            client_for, patience_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
+            client_for, timeout_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
         )
     with pytest.raises(SshUnreachableError, match="22/tcp"):
         connect_with_retry(
-            lambda: None, patience_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
+            lambda: None, timeout_seconds=6, every_seconds=3, monotonic=clock.monotonic, sleep=clock.advance
         )
