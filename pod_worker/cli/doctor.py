@@ -153,7 +153,8 @@ def _training(_: Settings) -> Diagnosis:
     try:
         found = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
     except PackageNotFoundError as error:
-        return Diagnosis("training", "warn", f"{error.name} is missing: pip install 'pod_worker[train]'")
+        cause = f"{error.name} is not installed, so this machine cannot execute trainings"
+        return Diagnosis("training", "warn", f"{cause}. Fix: make train (or: pip install -e '.[train]')")
     return Diagnosis("training", "ok", found)
 
 

@@ -70,7 +70,7 @@ def test_a_blank_pod_becomes_ready_resuming_after_a_failure_and_skipping_what_is
     output = started.stdout + started.stderr
     assert started.returncode == 75, output
     assert "init: MONGODB_URL from .env" in started.stdout
-    assert "cannot reach mongodb://***@127.0.0.1:1" in started.stderr
+    assert "Cannot reach mongodb://***@127.0.0.1:1" in started.stderr
     assert "sentinel" not in output
 
     wrong = run(project, "bash", "scripts/start_worker.sh", "--mode", "nonsense")

@@ -29,6 +29,7 @@ from pod_worker.core.run import Json
 from pod_worker.local.stack import stop_on_signals
 from pod_worker.outbox.spool import Spool
 from pod_worker.pipelines import find_pipeline
+from pod_worker.stages.finetune import check_libraries
 from pod_worker.store import artifact_registry
 from pod_worker.store.events.reader import EventReader
 from pod_worker.store.mongo import Document
@@ -70,6 +71,7 @@ def demo(data: Path | None, model: str | None, dataset: str | None, steps: int, 
 def run_demo(
     data: Path | None, model: str | None, dataset: str | None, steps: int, *, as_json: bool, keep: bool
 ) -> int:
+    check_libraries()
     stop = threading.Event()
     with _folder(data, keep) as folder, stop_on_signals(stop):
         local = LocalStack(folder, stop)
