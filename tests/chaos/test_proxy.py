@@ -45,8 +45,11 @@ def echo() -> Iterator[Address]:
             except OSError:
                 pass
 
-    threading.Thread(target=serve, daemon=True).start()
+    accepting = threading.Thread(target=serve, daemon=True)
+    accepting.start()
     yield Address("127.0.0.1", listener.getsockname()[1])
+    listener.shutdown(socket.SHUT_RDWR)  # close() alone leaves the thread in accept()
+    accepting.join()
     listener.close()
 
 
