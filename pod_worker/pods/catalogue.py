@@ -1,4 +1,4 @@
-"""The provider's offers: GPU types with prices and stock, data centers, network volumes, billing records.
+"""The provider's offers: GPU types, data centers, volumes, billing records.
 
 Stock is advisory: a create may fail with stock and succeed without. Prices are in USD.
 """

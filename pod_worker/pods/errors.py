@@ -1,4 +1,4 @@
-"""Provider errors by meaning: each class carries the recovery action for the caller.
+"""Provider errors by meaning; each class has the caller's recovery action.
 
 Adapters translate status codes and texts into these classes; callers act on the class or its `remedy`. Messages
 contain the provider's text, truncated and without the API key.
@@ -42,7 +42,7 @@ class NoCapacityError(ProviderError):
 
 
 class RequestRejectedError(ProviderError):
-    """A rule forbids this combination (for example a GPU that the data center does not have)."""
+    """A rule forbids this combination of GPU, cloud, data center and volume."""
 
     remedy = RecoveryAction.SKIP_CANDIDATE
 

@@ -1,7 +1,7 @@
-"""A read-only, typed view of one decoded JSON object, for the wire codecs of the adapters.
+"""A read-only, typed view of one decoded JSON object.
 
-Providers add, drop and misspell fields, so accessors return a default instead of raising. `required_text`
-raises; it is for fields that identify a pod.
+The wire codecs of the adapters use it. Providers add, drop and misspell fields, so accessors return a default
+instead of raising. `required_text` raises; it is for fields that identify a pod.
 """
 
 from __future__ import annotations

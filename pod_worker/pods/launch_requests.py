@@ -17,7 +17,7 @@ from pod_worker.pods.ssh.bootstrap_scripts import BootstrapPlan
 
 
 class NotAvailableError(Exception):
-    """A GPU type or a volume that the account does not have, or that could not be looked up."""
+    """A GPU type or volume does not exist, or could not be looked up."""
 
 
 def worker_launch_request(

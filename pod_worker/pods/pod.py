@@ -190,7 +190,7 @@ def _env_problems(spec: PodSpec) -> list[str]:
 
 
 def _leak_problems(spec: PodSpec) -> list[str]:
-    """The provider stores the start command in plain text and shows it in process lists."""
+    """Secrets in the start command: the provider stores and shows it as plain text."""
     command = "\n".join(spec.start_command)
     return [
         f"the value of {name} appears in the start command, which everyone with console access can read; "

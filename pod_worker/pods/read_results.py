@@ -1,4 +1,4 @@
-"""From exceptions to three-valued reads: here a provider error becomes Unknown or Absent.
+"""Turns exceptions into three-valued reads: Known, Absent, Unknown.
 
 Only PodNotFoundError means Absent. An undecodable reply is Unknown, because it may hide a pod.
 """
@@ -28,7 +28,7 @@ def read_result(read: Callable[[], T]) -> ReadResult[T]:
 
 
 def list_result(read: Callable[[], tuple[T, ...]]) -> ListResult[T]:
-    """Like read_result, but a 404 of a list endpoint is a wrong address and not an empty account."""
+    """Like read_result; a 404 of a list endpoint is a wrong address, so Unknown."""
     result = read_result(read)
     if isinstance(result, Absent):
         return Unknown(PodNotFoundError("the provider has no such list; check the API base URL", status=404))

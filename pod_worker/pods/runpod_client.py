@@ -1,4 +1,4 @@
-"""The classic module interface: `RunpodClient`, its factory, and functions for a control loop.
+"""The classic module interface: `RunpodClient`, its factory, functions.
 
 These composition functions read missing settings from the environment (runpod_settings.from_env). Intents go to
 a local file unless a log is given.

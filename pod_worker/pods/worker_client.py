@@ -1,4 +1,4 @@
-"""The classic `RunpodClient`: create a worker pod, set it up, run commands on it, terminate it.
+"""The classic `RunpodClient`: create, set up, use and terminate worker pods.
 
 It has the methods, return shapes and status flow of the original orchestrators, on top of the provider
 interface, the launcher and pinned SSH. A failed provider read is never reported as a dead worker. It is

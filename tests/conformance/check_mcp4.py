@@ -47,7 +47,7 @@ def actions() -> str:
     return "409 for start on RUNNING; actions follow the status"
 
 
-def patience() -> str:
+def waits_and_retries() -> str:
     with server() as mcp:
         fault("too_many_requests", surface="v2", times=1, retry_after=1)
         started = time.monotonic()
@@ -100,7 +100,7 @@ def catalogue() -> str:
     return "400 without product, stock with it; get-capacity without a key"
 
 
-CHECKS = {14: create_and_delete, 17: actions, 19: patience, 22: catalogue, 23: logs, 24: bill}
+CHECKS = {14: create_and_delete, 17: actions, 19: waits_and_retries, 22: catalogue, 23: logs, 24: bill}
 
 if __name__ == "__main__":
     drive.run("mcp 4.0.0", CHECKS)

@@ -1,4 +1,4 @@
-"""The checks of this project's own client (`pod_worker.pods`), over the wire like everyone else's."""
+"""The checks of this project's own client (`pod_worker.pods`), over HTTP like the others."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def launcher() -> Iterator[Launcher]:
         log.close()
 
 
-def order(*gpus: str, spec: PodSpec = SPEC) -> LaunchRequest:
+def launch_request(*gpus: str, spec: PodSpec = SPEC) -> LaunchRequest:
     return LaunchRequest(uuid.uuid4().hex, spec, tuple(Candidate(gpu) for gpu in gpus))
 
 
-def timeouts() -> str:
+def waits_and_retries() -> str:
     cloud = provider()
     fault("too_many_requests", surface="v2", times=1, retry_after=1)
     started = time.monotonic()
@@ -81,7 +81,7 @@ def hidden_pod() -> str:
     fault("create_then_500", times=1)
     fault("read_after_write_lag", seconds=2)
     with launcher() as launch:
-        result = launch.launch(order(GPU, OTHER))
+        result = launch.launch(launch_request(GPU, OTHER))
     assert isinstance(result, Launched), result
     assert [pod["id"] for pod in drive.pods()] == [result.pod.id]
     return "found by its name after a 500 and 2 s of lag; one pod bills"
@@ -90,12 +90,12 @@ def hidden_pod() -> str:
 def next_candidate() -> str:
     fault("no_capacity", gpu=GPU)
     with launcher() as launch:
-        result = launch.launch(order(GPU, OTHER))
+        result = launch.launch(launch_request(GPU, OTHER))
         assert isinstance(result, Launched), result
         assert drive.pods()[0]["gpu"] == OTHER
         drive.reset()
         fault("http_error", surface="v2", method="POST", status=422)
-        refused = launch.launch(order(GPU, OTHER))
+        refused = launch.launch(launch_request(GPU, OTHER))
     assert isinstance(refused, LaunchFailed)
     assert refused.reason is LaunchFailureReason.INVALID, refused
     assert len([request for request in drive.asked() if request["method"] == "POST"]) == 1
@@ -133,7 +133,7 @@ def retired() -> str:
     fault("gone", surface="v1")
     fault("gone", surface="graphql")
     with launcher() as launch:
-        result = launch.launch(order(GPU))
+        result = launch.launch(launch_request(GPU))
     assert isinstance(result, Launched), result
     assert isinstance(provider().catalogue(), Known)
     refused = drive.raises(Exception, lambda: provider("v1").create(SPEC))
@@ -141,7 +141,7 @@ def retired() -> str:
     return "v2 unaffected; the v1 adapter says Retired"
 
 
-CHECKS = {19: timeouts, 20: hidden_pod, 21: next_candidate, 23: logs, 24: bill, 25: retired}
+CHECKS = {19: waits_and_retries, 20: hidden_pod, 21: next_candidate, 23: logs, 24: bill, 25: retired}
 
 if __name__ == "__main__":
     drive.run("ours", CHECKS)

@@ -15,12 +15,12 @@ SERVERS = {"@runpod/mcp-server@3.4.0": "mcp-3.4.0", "@runpod/mcp-server@4.0.0": 
 NODE_AT_LEAST = 20
 
 
-class Missing(Exception):
+class MissingClientError(Exception):
     """A client cannot be had here; the text says why and what would help."""
 
 
 def python_of(package: str, cache: Path) -> Path:
-    """The Python of a virtual environment that has the package. Raises Missing."""
+    """The Python of a virtual environment that has the package. Raises MissingClientError."""
     folder = cache / SDKS[package]
     if not (folder / ".ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -31,7 +31,7 @@ def python_of(package: str, cache: Path) -> Path:
 
 
 def program_of(package: str, cache: Path) -> Path:
-    """The stdio program of an MCP server. Raises Missing."""
+    """The stdio program of an MCP server. Raises MissingClientError."""
     _check_node()
     folder = cache / SERVERS[package]
     if not (folder / ".ready").exists():
@@ -45,13 +45,17 @@ def program_of(package: str, cache: Path) -> Path:
 
 def _check_node() -> None:
     if shutil.which("node") is None or shutil.which("npm") is None:
-        raise Missing(f"node and npm are not installed: install Node {NODE_AT_LEAST} or later")
+        raise MissingClientError(f"node and npm are not installed: install Node {NODE_AT_LEAST} or later")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.strip().lstrip("v").split(".")[0]) < NODE_AT_LEAST:
-        raise Missing(f"node {version.strip()} is too old: the MCP servers need {NODE_AT_LEAST} or later")
+        raise MissingClientError(
+            f"node {version.strip()} is too old: the MCP servers need {NODE_AT_LEAST} or later"
+        )
 
 
 def _run(command: list[str], folder: Path | None = None) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise Missing(f"{' '.join(command[:4])} … failed: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise MissingClientError(
+            f"{' '.join(command[:4])} … failed: {(done.stderr or done.stdout).strip()[-300:]}"
+        )

@@ -1,4 +1,7 @@
-"""`pod-worker pods ssh` and `pods doctor`: log in to a pod, and check the set-up for renting pods."""
+"""`pod-worker pods ssh` and `pods doctor`.
+
+They log in to a pod, and check the set-up for renting pods.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def _run(account: PodAccount, pod_id: str, address: SshAddress, command: str, ti
 
 
 def _shell(account: PodAccount, pod_id: str, address: SshAddress) -> int:
-    """An interactive shell through the system's ssh, which keeps its own pin of the pod's key."""
+    """An interactive shell through the system's ssh, with its own host key pin."""
     known = _known_hosts(account, pod_id)
     words = ["ssh", "-p", str(address.port), "-o", f"UserKnownHostsFile={known}"]
     words += ["-o", f"HostKeyAlias=pod-{pod_id}", "-o", "StrictHostKeyChecking=accept-new"]

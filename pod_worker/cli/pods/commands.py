@@ -199,7 +199,7 @@ def volumes(as_json: bool) -> None:
 @yes_option
 @json_option
 def sweep(yes: bool, as_json: bool) -> int:
-    """Terminate pods of this project that belong to no active launch request (lost requests, crashes)."""
+    """Terminate pods of this project without an active launch request."""
     from pod_worker.cli.pods.session import open_account
     from pod_worker.pods.launch import sweep
 

@@ -1,4 +1,4 @@
-"""`pod-worker pods create`: show the plan with prices, ask, launch the pod, and start its worker.
+"""`pod-worker pods create`: plan, question, launch, worker.
 
 No money is spent before the plan is confirmed. Environment values are never shown.
 """

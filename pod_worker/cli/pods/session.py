@@ -1,6 +1,7 @@
-"""The RunPod account of `pod-worker pods`: settings, provider, intent log and client, created on demand.
+"""The RunPod account of `pod-worker pods`.
 
-Commands import it when they run, not for `--help`, because it imports requests and paramiko.
+Settings, provider, intent log and client are created on demand. Commands import it when they run, not for
+`--help`, because it imports requests and paramiko.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ def open_account() -> Iterator[PodAccount]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment over `.env`, and over both the checked settings (of the local stack, where needed)."""
+    """The environment over `.env`, and over both the checked settings.
+
+    The queue's settings come from the local stack if neither has them.
+    """
     env = {**read_dotenv(Path(".env")), **{name: value for name, value in os.environ.items() if value}}
     settings = load_settings()
     ours = {

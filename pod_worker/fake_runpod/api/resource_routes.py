@@ -23,7 +23,10 @@ Views = list[Json]
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """How one API version responds. `list_response` gets the request, the list's key and its views."""
+    """How one API version responds.
+
+    `list_response` gets the request, the key of the list and its views.
+    """
 
     created_status: int
     list_response: Callable[[Request, str, Views], Response]
@@ -33,7 +36,7 @@ class Surface:
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[T]):
-    """One kind of resource: its path, its key in lists, and its operations. Bodies are raw bytes."""
+    """One kind of resource: path, key in lists, operations. Bodies are bytes."""
 
     path: str
     key: str
@@ -83,7 +86,7 @@ def resource_routes(resource: Resource[Any], surface: Surface) -> APIRouter:
 
 
 def apply_settings(template: Template, **settings: Json) -> None:
-    """Check the settings of a request and set those that are not None. Raises ApiError."""
+    """Check a request's settings and set those not None. Raises ApiError."""
     check_container(template.name, settings.get("env") or {}, tuple(settings.get("ports") or ()))
     for name, value in settings.items():
         if value is not None:

@@ -41,7 +41,7 @@ ARTIFACT_TEXT = "fake run output\n"
 Environment = Mapping[str, str]
 
 
-class PodStopped(Exception):
+class PodStoppedError(Exception):
     """The pod is being stopped."""
 
 
@@ -88,7 +88,7 @@ class ScriptedRun:
         heartbeat.start()
         try:
             self._play_script()
-        except PodStopped:
+        except PodStoppedError:
             self._emit(RunPreempted(reason="the pod was stopped"))
             return 128 + signal.SIGTERM
         finally:
@@ -110,7 +110,7 @@ class ScriptedRun:
     def _play_script(self) -> None:
         for event in run_script():
             if self._stop.wait(event.after_seconds / self._speed):
-                raise PodStopped
+                raise PodStoppedError
             self._emit(event.payload)
             if event.after_seconds:
                 _log(_describe(event.payload))

@@ -1,4 +1,4 @@
-"""Candidate placements of a pod in the order to try, and cool-downs of placements that failed.
+"""Candidate placements of a pod in the order to try, and their cool-downs.
 
 Stock figures sort the list but remove nothing: they are advisory, and an unpinned request may succeed where a
 pinned data center fails. The price ceiling removes candidates. Nothing here uses the network.
@@ -60,9 +60,10 @@ class PlacementPreferences:
 
 
 def rank_candidates(preferences: PlacementPreferences, catalogue: Catalogue | None) -> tuple[Candidate, ...]:
-    """All placements in order of preference: without stock last, without those over the price ceiling.
+    """All placements in order of preference.
 
-    Without a catalogue none is removed; the ceiling is then enforced on the created pod's price.
+    Placements without stock come last; those over the price ceiling are removed. Without a catalogue none is
+    removed; the ceiling is then enforced on the created pod's price.
     """
     offers = {offer.id: offer for offer in catalogue.gpus} if catalogue else {}
     found = [
@@ -111,7 +112,7 @@ def _is_empty(option: Candidate, offer: GpuOffer | None) -> bool:
 
 
 class Cooldowns:
-    """Cool-down per placement after a failure: 60 s, doubled with each further failure up to 30 min.
+    """Cool-down per placement after a failure: 60 s, doubled up to 30 min.
 
     A failure of the unpinned request also covers the pinned ones of the same GPU and cloud.
     """

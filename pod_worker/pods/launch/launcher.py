@@ -215,7 +215,10 @@ class Launcher:
         return _RetryCandidate(message)
 
     def _find(self, name: str, visibility_timeout_seconds: float) -> Known[tuple[Pod, ...]] | Absent | Unknown:
-        """Absent only if every read within `visibility_timeout_seconds` was Absent: new pods appear with a lag."""
+        """Find the pod; Absent only after `visibility_timeout_seconds` of Absent reads.
+
+        New pods appear with a lag.
+        """
         start = self._clock.monotonic()
         while True:
             read = self._provider.find_by_name(name)
@@ -277,7 +280,7 @@ class Launcher:
     def _resume_earlier_launch(
         self, request: LaunchRequest, intents: Sequence[PodIntent]
     ) -> Launched | LaunchFailed | None:
-        """The result of earlier launches of this request: a pod, an unclear create to resolve, or None."""
+        """The result of earlier launches of this request: a pod, a failure, or None."""
         for intent in intents:
             if intent.state is IntentState.CREATED and (kept := self._existing_pod(intent)) is not None:
                 return kept

@@ -1,4 +1,4 @@
-"""An intent log in one SQLite file, for renting pods from a laptop without a MongoDB.
+"""An intent log in one SQLite file, for use without a MongoDB.
 
 It has the guarantees of the log in MongoDB: durable before it returns, compare-and-set, at most one CREATED
 intent per launch request. Only processes of one machine share it; a fleet needs the log in MongoDB.

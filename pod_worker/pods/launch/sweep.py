@@ -1,4 +1,4 @@
-"""Terminates unwanted pods: pods whose intent is not CREATED, or CREATED with another pod.
+"""Terminates pods whose intent is not CREATED, or CREATED with another pod.
 
 A sweep acts only on a complete listing and only on pods whose name is in the intent log; other pods are reported
 and left alone. Each sweep repeats the terminate while the provider shows the pod, so neither a lost terminate
@@ -63,7 +63,7 @@ def _may_live(pod: Pod, intent: PodIntent, clock: Clock, abandon_seconds: float)
 
 
 def _terminate(provider: PodProvider, log: IntentLog, pod: Pod, intent: PodIntent) -> str:
-    """Retire the intent before the terminate, so that a launcher cannot accept the pod meanwhile."""
+    """Retire the intent, then terminate: a launcher then cannot accept the pod."""
     is_double = intent.state is IntentState.CREATED
     if not is_double and intent.state is not IntentState.RETIRED:
         retired = log.advance(pod.name, expect={intent.state}, to=IntentState.RETIRED, note=f"swept {pod.id}")

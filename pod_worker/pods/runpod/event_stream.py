@@ -1,4 +1,4 @@
-"""Server-sent events from lines: only `id` and `data`, which is all that RunPod's log stream uses.
+"""Server-sent events from lines: `id` and `data`, as RunPod's log stream uses.
 
 An event that the connection cut off in the middle is dropped: the reader resumes at the last whole one.
 """

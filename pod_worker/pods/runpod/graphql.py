@@ -1,7 +1,8 @@
-"""RunPod GraphQL (`https://api.runpod.io/graphql`), a legacy adapter and the catalogue of REST v1.
+"""RunPod GraphQL, a legacy adapter and the catalogue of REST v1.
 
-Values are sent as variables, never inside the query text, so that quotes in env values need no escaping. Queries
-request only fields that existing clients use. GraphQL has no billing records and no logs.
+Address: `https://api.runpod.io/graphql`. Values are sent as variables, never inside the query text, so that
+quotes in env values need no escaping. Queries request only fields that existing clients use. GraphQL has no
+billing records and no logs.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def legacy_error(status: int, reason: str, what: str) -> ProviderError:
 
 
 def cuda_versions_from(minimum: str) -> list[str]:
-    """All known versions at or above `minimum`, compared as numbers (12.10 is above 12.2)."""
+    """All known versions from `minimum` on, compared as numbers: 12.10 > 12.2."""
     return [version for version in CUDA_VERSIONS if _number(version) >= _number(minimum)] or [minimum]
 
 

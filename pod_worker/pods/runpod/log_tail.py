@@ -1,7 +1,7 @@
-"""Following a log across broken connections: resume at the last timestamp, lose nothing, tell nothing twice.
+"""Follows a log across broken connections without loss or repetition.
 
-The cursor is a timestamp, and several lines may share one, so a resumed stream repeats those; the repeats are
-counted off. This module opens no connection itself.
+It resumes at the last timestamp. The cursor is a timestamp, and several lines may share one, so a resumed stream
+repeats those; the repeats are counted off. This module opens no connection itself.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def follow_log(
     pause: Callable[[int], None],
     since: str = "",
 ) -> Iterator[LogLine]:
-    """Lines from `open_stream(cursor)`, reopened after a break, and after an end while `should_reopen()`.
+    """Lines from `open_stream(cursor)`, reopened after a break.
 
-    `pause(n)` is called after n consecutive streams without a new line.
+    After an end it is reopened while `should_reopen()`. `pause(n)` is called after n consecutive streams without
+    a new line.
     """
     cursor, seen_at_cursor, empty_streams = since, Counter[LogLine](), 0
     while True:

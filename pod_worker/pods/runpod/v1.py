@@ -1,7 +1,8 @@
-"""RunPod REST v1 (`https://rest.runpod.io/v1`), a legacy adapter for accounts that still have it.
+"""RunPod REST v1, a legacy adapter for accounts that still have it.
 
-v1's RUNNING is the desired status: a pod without a mapped SSH port is STARTING here. v1 has no logs
-(UnsupportedError) and no catalogue; `catalogue_source` (GraphQL) provides the catalogue.
+Address: `https://rest.runpod.io/v1`. v1's RUNNING is the desired status: a pod without a mapped SSH port is
+STARTING here. v1 has no logs (UnsupportedError) and no catalogue; `catalogue_source` (GraphQL) provides the
+catalogue.
 """
 
 from __future__ import annotations
@@ -165,7 +166,10 @@ def pod_from(item: JsonObject) -> Pod:
 
 
 def _mappings(item: JsonObject) -> tuple[PortMapping, ...]:
-    """None for an exited pod, which still shows its old ports, and for an empty publicIp."""
+    """The mapped ports; none for an exited pod or an empty publicIp.
+
+    An exited pod still shows its old ports.
+    """
     ip = item.text("publicIp") or None
     if item.text("desiredStatus") != "RUNNING" or ip is None:
         return ()

@@ -1,4 +1,4 @@
-"""The wire forms of RunPod REST v2: pods, offers and bills decoded, create bodies encoded, refusals named.
+"""The wire forms of REST v2: pods, offers, bills, create bodies, errors.
 
 Source: the v2 OpenAPI document of Aug 2026 and texts seen in the field. Pure functions; nothing here sends.
 """
@@ -129,7 +129,7 @@ def _ports_from(runtime: JsonObject) -> tuple[PortMapping, ...]:
 
 
 def _ssh_from(item: JsonObject) -> SshAddress | None:
-    """The proxy variant is shell-only (no exec, no upload), so only the direct one counts."""
+    """The direct address; RunPod's proxy has only a shell (no exec, no upload)."""
     direct = item.document("ssh").document("direct")
     host, port = direct.text("host"), direct.integer("port")
     return SshAddress(host, port, direct.text("username") or "root") if host and port else None

@@ -71,7 +71,7 @@ def render_step(plan: BootstrapPlan, step: Step) -> str:
 
 
 def prologue(plan: BootstrapPlan) -> str:
-    """Take over the environment that the pod was created with (image PATH, injected variables)."""
+    """Export the pod's environment of its creation into the SSH session."""
     state = shlex.quote(plan.state_dir) if plan.state_dir else '"$HOME/.pod_worker"'
     return f"""state={state}
 umask 077
@@ -155,7 +155,10 @@ bash scripts/init_runpod.sh --no-start --skip-gpu""",
 
 
 def _cuda(plan: BootstrapPlan) -> Step:
-    """A GPU that nvidia-smi lists may still refuse memory (wrong driver, a neighbour's leftovers)."""
+    """A GPU that nvidia-smi lists may still refuse memory.
+
+    Causes are a wrong driver or memory of a previous tenant.
+    """
     return Step(
         "cuda",
         f"""cd {shlex.quote(plan.code_dir)}

@@ -1,4 +1,4 @@
-"""Commands on a pod over SSH: pinned host key, streamed output, every wait bounded.
+"""Commands on a pod over SSH, with a pinned host key and bounded waits.
 
 It needs the pod's own sshd; RunPod's SSH proxy supports only interactive shells. Secrets are never part of a
 command: scripts and files are sent over stdin. A started command is never retried.

@@ -1,7 +1,8 @@
-"""Trust on first use, per pod: the first host key is pinned, a different one later is rejected.
+"""Trust on first use, per pod: the first host key is pinned.
 
-Pods are short-lived, so a global known_hosts would collect conflicts; accepting any key would send secrets to
-any server that answers. A pod that was stopped and started has new keys: its pin must be removed then.
+A different key later is rejected. Pods are short-lived, so a global known_hosts would collect conflicts;
+accepting any key would send secrets to any server that answers. A pod that was stopped and started has new keys:
+its pin must be removed then.
 """
 
 from __future__ import annotations
