@@ -165,9 +165,10 @@ def _training(_: Settings) -> Diagnosis:
 @click.option("--url", help="The control plane. [default: CONTROL_PLANE_URL]")
 @json_option
 def ingest(url: str | None, as_json: bool) -> int:
-    """Send test events to a control plane: a single one, a batch, a duplicate, an invalid one.
+    """Send test events to a control plane.
 
-    Stores a few log lines of a run that does not exist and changes nothing else.
+    A single event, a batch, a duplicate and an invalid one. Stores a few log lines of a run that does not exist
+    and changes nothing else.
     """
     settings = load_settings()
     trial = IngestCheck(url or settings.control_plane_url, revealed(settings.control_plane_token))

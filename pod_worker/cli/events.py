@@ -10,7 +10,7 @@ from pod_worker.cli.composition import open_store
 from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_datetime
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import json_option
+from pod_worker.cli.options import json_option, limit_option
 from pod_worker.cli.output import clock_time, print_json, print_json_line, print_line, print_table, say
 from pod_worker.cli.runs.detail import event_summary
 from pod_worker.cli.runs.lookup import resolve_run
@@ -33,7 +33,12 @@ def events() -> None:
 @click.option("--follow", "-f", is_flag=True, help="Wait for more events until Ctrl-C.")
 @click.option("--type", "types", multiple=True, help="Only this event type; repeat it for several.")
 @click.option(
-    "--tail", type=click.IntRange(1, 1000), default=20, show_default=True, help="Begin with the last N events."
+    "--tail",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Begin with the last N events.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def tail(run_id: str, follow: bool, types: tuple[str, ...], tail: int, as_json: bool) -> None:
@@ -73,7 +78,7 @@ def _print(event: Document, as_json: bool) -> None:
 @click.argument("run_id", required=False)
 @click.option("--all", "every", is_flag=True, help="All runs.")
 def rebuild(run_id: str | None, every: bool) -> None:
-    """Delete the views of a run and build them again from its events."""
+    """Build the views of a run again from its events."""
     from pod_worker.control.events.replay import rebuild as rebuild_views
     from pod_worker.store.events.event_log import EventLog
 
@@ -88,7 +93,7 @@ def rebuild(run_id: str | None, every: bool) -> None:
 
 
 @events.command()
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most N lines.")
+@limit_option("At most N lines.")
 @json_option
 def dead(limit: int, as_json: bool) -> None:
     """List event lines that ingest rejected, and why."""

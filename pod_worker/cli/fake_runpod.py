@@ -23,8 +23,15 @@ SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
 
 
 @click.command("fake-runpod")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), envvar="FAKE_RUNPOD_PORT", default=9000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    envvar="FAKE_RUNPOD_PORT",
+    default=9000,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option(
     "--api-key", "keys", multiple=True, help="An accepted API key. [default: FAKE_RUNPOD_API_KEY or rpa_fake]"
 )

@@ -21,15 +21,41 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
-class FiniteFloat(click.FloatRange):
-    """A float within bounds; refuses nan, and infinity too."""
+class Int64(click.ParamType[int]):
+    """A whole number within bounds; without bounds, what MongoDB can store (BSON int64)."""
+
+    name = "integer"
+
+    def __init__(self, least: int = -INT64_MAX, most: int = INT64_MAX) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{str(value)[:30]!r} is not a whole number.", param, ctx)
+        if number < self._least:
+            self.fail(f"{str(value)[:30]!r} is too small: give at least {self._least}.", param, ctx)
+        if number > self._most:
+            self.fail(f"{str(value)[:30]!r} is too large: give at most {self._most}.", param, ctx)
+        return number
+
+
+class Number(click.ParamType[float]):
+    """A finite number within bounds."""
 
     name = "number"
 
+    def __init__(self, least: float, most: float) -> None:
+        self._least, self._most = least, most
+
     def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{str(value)[:30]!r} is not a number.", param, ctx)
+        if not self._least <= number <= self._most:  # false for nan
+            self.fail(f"{str(value)[:30]!r} is out of range: give {self._least:g} to {self._most:g}.", param, ctx)
         return number
 
 
@@ -66,6 +92,12 @@ def parse_time(text: str | None) -> datetime | None:
             "2026-01-31T18:00 (local time) or 2026-01-31T18:00:00Z.",
             ExitCode.USAGE,
         ) from None
+
+
+def limit_option(what: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    return click.option(
+        "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, metavar="N", help=what
+    )
 
 
 def time_option(name: str, what: str) -> Callable[[Callable[..., object]], Callable[..., object]]:

@@ -21,6 +21,8 @@ from pod_worker.core.terminal_text import one_line, terminal_text
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 STATUS_STYLE = {
     "QUEUED": "cyan",
@@ -50,7 +52,12 @@ NO_WRAP_COLUMNS = {
     "ok",
     "eta",
     "seen",
+    "event",
+    "pipeline",
 }
+WIDE_COLUMNS = 130
+# Free text of which the beginning tells enough.
+CUT_COLUMNS = {"stage", "content", "metrics", "labels"}
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
@@ -72,7 +79,8 @@ def say(message: str) -> None:
 
 def print_line(text: str, color: str | None = None) -> None:
     """One line of data on stdout."""
-    click.secho(terminal_text(text), fg=color)
+    shown = terminal_text(text)
+    click.echo(click.style(shown, fg=color) if color else shown)
 
 
 def print_json(value: Json) -> None:
@@ -126,21 +134,34 @@ def print_table(
         for row in cleaned:
             click.echo("\t".join(row))
         return
+    if not cleaned:
+        return  # the caller says that there is nothing
+    table = make_table(columns)
+    for row in cleaned:
+        cells = zip(columns, row, strict=True)
+        table.add_row(
+            *(cell(column, value, (styles or {}).get(column, {}).get(value, "")) for column, value in cells)
+        )
+    console().print(table)
+
+
+def make_table(columns: Sequence[str]) -> Table:
+    """An empty table for a terminal; where space is short, the columns of CUT_COLUMNS shrink first."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column in NO_WRAP_COLUMNS)
-    for row in cleaned:
-        # Text, not str: what comes out of a database is data, never markup.
-        cells = [
-            Text(value, style=(styles or {}).get(column, {}).get(value, ""))
-            for column, value in zip(columns, row, strict=True)
-        ]
-        table.add_row(*cells)
-    console().print(table)
+    return table
+
+
+def cell(column: str, value: str, style: str = "") -> Text:
+    """Text, not str: what comes out of a database is data, never markup."""
+    from rich.text import Text
+
+    is_cut = column in CUT_COLUMNS
+    return Text(value, style=style, no_wrap=is_cut or None, overflow="ellipsis" if is_cut else None)
 
 
 def print_fields(fields: Iterable[tuple[str, str]], styles: Mapping[str, str] | None = None) -> None:
@@ -192,6 +213,11 @@ def percent(fraction: float) -> str:
     """A plain percentage in a pipe, with a bar before it on a terminal."""
     share = min(max(fraction, 0.0), 1.0)
     return f"{bar(share, 8)} {share:4.0%}" if is_terminal() else f"{share:.0%}"
+
+
+def is_wide() -> bool:
+    """Whether there is space for columns that are not always needed; always in a pipe."""
+    return not is_terminal() or console().width >= WIDE_COLUMNS
 
 
 def bar(fraction: float, width: int = 20) -> str:

@@ -73,7 +73,8 @@ def print_run(store: StoreSession, run: Document) -> None:
     if events:
         rows = [[clock_time(as_datetime(e.get("time"))), str(e.get("type")), event_summary(e)] for e in events]
         print_table(["time", "event", "content"], rows)
-    say(f"next: pod-worker runs why {run_id}" if status != "COMPLETED" else f"page: {_page_url(store, run_id)}")
+    if status != "COMPLETED":
+        say(f"what to do: pod-worker runs why {run_id}")
 
 
 def _last_events(store: StoreSession, run_id: str) -> list[Document]:
@@ -105,14 +106,15 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
         ("unique key", as_text(run.get("uniqueKey")) or "-"),
         ("parameters", _pairs(run.get("params"), "\n")),
         ("metrics", _pairs(run.get("metrics"), "\n")),
-        ("page", _page_url(store, str(run["_id"]))),
     ]
+    optional = ("stage", "requirements", "labels", "unique key", "metrics")
+    fields = [(name, value) for name, value in fields if value != "-" or name not in optional]
     if run.get("cancelRequestedAt"):
         by = as_text(run.get("cancelRequestedBy"))
         fields.append(("cancel", f"requested{f' by {by}' if by else ''} {_moment(run['cancelRequestedAt'])}"))
     if run.get("errorCode"):
         fields.append(("error", f"{run['errorCode']}: {run.get('errorMessage')}"))
-    return fields
+    return [*fields, ("page", _page_url(store, str(run["_id"])))]
 
 
 def _attempt(run: Document) -> str:
@@ -167,4 +169,5 @@ def _stage_row(stage: Document) -> list[str]:
 def event_summary(event: Document, limit: int = 120) -> str:
     hidden = ("run_id", "traceback", "kv")
     data = {name: value for name, value in as_mapping(event.get("data")).items() if name not in hidden}
-    return " ".join(f"{name}={number(value)}" for name, value in data.items())[:limit]
+    text = " ".join(f"{name}={_compact(value)}" for name, value in data.items())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -27,7 +27,12 @@ COLORS = {"error": "red", "warn": "yellow", "warning": "yellow"}
 @click.option("--follow", "-f", is_flag=True, help="Wait for more lines until the run has ended.")
 @time_option("--since", "Only lines from then on")
 @click.option(
-    "--tail", type=click.IntRange(1, 1000), default=100, show_default=True, help="Begin with the last N lines."
+    "--tail",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Begin with the last N lines.",
 )
 @click.option("--level", type=click.Choice(["debug", "info", "warn", "error"]), help="This level and above.")
 @json_option

@@ -30,7 +30,10 @@ from pod_worker.cli.runs.lookup import TERMINAL_STATUSES
 @yes_option
 @json_option
 def prune(older_than: str, status: tuple[str, ...], yes: bool, as_json: bool) -> int:
-    """Delete old ended runs with their events, metrics and artifacts."""
+    """Delete old ended runs.
+
+    Their events, metrics and artifacts are deleted too. Asks first; --yes does not.
+    """
     from pod_worker.cli.control import object_store
     from pod_worker.store.pruning import RunPruner
 

@@ -6,7 +6,7 @@ import click
 
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import INT64_MAX, FiniteFloat, json_option, parse_pair
+from pod_worker.cli.options import Int64, Number, json_option, parse_pair
 from pod_worker.cli.output import print_json, print_json_line, print_line, say
 from pod_worker.cli.runs.parameters import param_options, read_params
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Requirements
@@ -21,7 +21,7 @@ ENQUEUE_BATCH = 1000
 @click.option("--queue", help="Another queue than the pipeline's own.")
 @click.option(
     "--priority",
-    type=click.IntRange(-INT64_MAX, INT64_MAX),
+    type=Int64(),
     default=0,
     show_default=True,
     metavar="N",
@@ -29,7 +29,7 @@ ENQUEUE_BATCH = 1000
 )
 @click.option(
     "--max-attempts",
-    type=click.IntRange(1, 1_000_000),
+    type=Int64(1),
     default=DEFAULT_MAX_ATTEMPTS,
     show_default=True,
     metavar="N",
@@ -39,12 +39,10 @@ ENQUEUE_BATCH = 1000
     "--unique-key", metavar="KEY", help="Queue at most one run with this key; return that run if it exists."
 )
 @click.option("--gpu", help="Only on a pod with this GPU, e.g. 'RTX 4090'.")
-@click.option(
-    "--min-vram-gb", type=FiniteFloat(0, 1e6), metavar="GB", help="Only on a pod with this much GPU memory."
-)
+@click.option("--min-vram-gb", type=Number(0, 1e6), metavar="GB", help="Only on a pod with this much GPU memory.")
 @click.option("--region", help="Only on a pod in this region.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeat it for several.")
-@click.option("--count", type=click.IntRange(1, 1_000_000), default=1, metavar="N", help="Queue N runs alike.")
+@click.option("--count", type=Int64(1, 1_000_000), default=1, metavar="N", help="Queue N runs alike.")
 @click.option("--watch", "then_watch", is_flag=True, help="Follow the runs until they have ended.")
 @json_option
 def submit(

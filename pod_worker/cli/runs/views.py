@@ -9,8 +9,8 @@ import click
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import json_option, parse_pair, parse_time, time_option
-from pod_worker.cli.output import STATUS_STYLE, age, percent, print_json, print_line, print_table, say, span
+from pod_worker.cli.options import json_option, limit_option, parse_pair, parse_time, time_option
+from pod_worker.cli.output import STATUS_STYLE, age, is_wide, print_json, print_line, print_table, say, span
 from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, listed_json, resolve_ids, resolve_run
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import stage_title
@@ -30,7 +30,7 @@ TOTAL_LIMIT = 10_000
 @click.option("--queue", help="Only this queue.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only runs with this label.")
 @time_option("--since", "Only runs created since then")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most N runs.")
+@limit_option("At most N runs.")
 @click.option("--all", "with_hidden", is_flag=True, help="Hidden runs too.")
 @json_option
 def list_runs(
@@ -56,8 +56,9 @@ def list_runs(
     if as_json:
         print_json([listed_json(run) for run in page.items])
         return
-    columns = ["id", "pipeline", "status", "stage", "stage progress", "created", "took", "labels"]
-    print_table(columns, [_row(run) for run in page.items], {"status": STATUS_STYLE})
+    columns = ["id", "pipeline", "status", "stage", "progress", "created", "took", "labels"]
+    count = len(columns) if is_wide() else len(columns) - 1
+    print_table(columns[:count], [_row(run)[:count] for run in page.items], {"status": STATUS_STYLE})
     if not page.items:
         is_filtered = wanted != RunFilter(with_hidden=with_hidden)
         say("no run matches" if is_filtered else "no runs yet. Queue one: pod-worker runs submit synthetic")
@@ -66,11 +67,11 @@ def list_runs(
         say(f"{len(page.items)} of {shown} runs; --limit shows more")
 
 
-def _statuses(words: tuple[str, ...]) -> list[str]:
+def _statuses(words: tuple[str, ...]) -> tuple[str, ...]:
     chosen = [word.strip().upper() for each in words for word in each.split(",") if word.strip()]
     if wrong := [word for word in chosen if word not in STATUSES]:
         raise CommandError(f"{wrong[0]!r} is not a status. There are: {', '.join(STATUSES)}.", ExitCode.USAGE)
-    return chosen
+    return tuple(chosen)
 
 
 def _row(run: Document) -> list[str]:
@@ -82,7 +83,7 @@ def _row(run: Document) -> list[str]:
         str(run.get("pipeline", "-")),
         str(run.get("status", "-")),
         stage_title(as_text(stage.get("name")) or "-"),
-        "-" if progress is None else percent(progress),
+        "-" if progress is None else f"{min(max(progress, 0), 1):.0%}",
         f"{age(created)} ago" if created else "-",
         took(run),
         " ".join(f"{name}={value}" for name, value in as_mapping(run.get("labels")).items()) or "-",
@@ -109,7 +110,10 @@ def ended_at(run: Document) -> datetime | None:
 @click.argument("run_id")
 @json_option
 def show(run_id: str, as_json: bool) -> None:
-    """Show one run: status, parameters, stages, artifacts, last events."""
+    """Show everything about one run.
+
+    Status, parameters, stages, artifacts, the last events, and the address of its page.
+    """
     from pod_worker.cli.runs.detail import print_run, run_json
 
     store = open_store()
@@ -138,7 +142,7 @@ def watch(run_ids: tuple[str, ...], as_json: bool) -> int:
 @click.argument("run_id")
 @json_option
 def why(run_id: str, as_json: bool) -> None:
-    """Explain why a run waits, runs or has ended, and what to do."""
+    """Explain the state of a run and what to do."""
     from pod_worker.cli.runs.why import explain
 
     store = open_store()

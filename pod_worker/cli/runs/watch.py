@@ -13,11 +13,12 @@ from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_mapping, as_number, as_text
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import (
-    NO_WRAP_COLUMNS,
     STATUS_STYLE,
     bar,
+    cell,
     console,
     is_terminal,
+    make_table,
     number,
     print_json_line,
     print_line,
@@ -137,27 +138,23 @@ def _watch_live(
 
 
 def _live_table(models: ReadModels, runs: list[Document]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("run", "status", "stage", "progress", "metrics"):
-        wraps = column not in NO_WRAP_COLUMNS | {"stage", "metrics"}
-        table.add_column(
-            column, overflow="ellipsis" if column in ("stage", "metrics") else "fold", no_wrap=not wraps
-        )
+    table = make_table(["run", "status", "stage", "progress", "metrics"])
     for run in runs:
         status = one_line(str(run.get("status")))
         for index, (label, stage, progress, metric) in enumerate(_rows(models, run)):
-            style = "dim" if index else ""
-            shown = Text(status, style=STATUS_STYLE.get(status, "")) if index == 0 else Text("")
             table.add_row(
-                Text(label, style=style), shown, Text(stage), Text(progress, style="green"), Text(metric)
+                cell("run", label, "dim" if index else ""),
+                cell("status", "" if index else status, STATUS_STYLE.get(status, "")),
+                cell("stage", stage),
+                cell("progress", progress, "green"),
+                cell("metrics", metric),
             )
-        if run.get("errorCode"):
-            text = one_line(f"{run['errorCode']}: {run.get('errorMessage')}")
-            table.caption = Text(text, style="red")
+    errors = [one_line(f"{run['errorCode']}: {run.get('errorMessage')}") for run in runs if run.get("errorCode")]
+    if errors:
+        table.caption = Text("\n".join(errors), style="red")
+        table.caption_justify = "left"
     return table
 
 
@@ -179,9 +176,9 @@ def _rows(models: ReadModels, run: Document) -> list[tuple[str, str, str, str]]:
 def _stage_bar(stage: Document, run: Document) -> str:
     fraction = as_number(stage.get("progress")) or 0.0
     took = as_number(stage.get("durationS"))
-    shown = f"{bar(fraction, 12)} {min(max(fraction, 0), 1):4.0%}"
+    shown = f"{bar(fraction, 8)} {min(max(fraction, 0), 1):4.0%}"
     if took is not None:
-        return f"{shown} took {span(took)}"
+        return f"{shown} {span(took)}"
     current = as_mapping(run.get("currentStage"))
     left = as_number(current.get("etaS")) if current.get("name") == stage.get("name") else None
     is_live = left is not None and run.get("status") not in TERMINAL_STATUSES
