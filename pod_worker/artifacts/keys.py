@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from pod_worker.core.row_id import row_id
+
 NAME_LIMIT = 512  # characters, CONTRACT
 KEY_LIMIT_BYTES = 1024  # S3's limit on an object key
 SEGMENT_LIMIT_BYTES = 255  # a file name, for stores that keep objects as files
@@ -93,4 +95,4 @@ def is_sha256(text: str) -> bool:
 
 def artifact_id(run_id: str, kind: str, sha256: str) -> str:
     """The registry's deterministic id: the same bytes of the same kind are one artifact of a run."""
-    return f"{run_id}:{kind}:{sha256}"
+    return row_id(run_id, kind, sha256)

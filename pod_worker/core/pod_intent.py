@@ -1,8 +1,8 @@
-"""What we meant to rent, written down before we ask for it, so that no crash can hide a pod that bills.
+"""The intent to rent a pod, recorded before the request, so that no crash can hide a pod that bills.
 
 An intent names one create attempt by a pod name that is never used twice. Its state says whether a pod of that
-name may live; the transitions are compare-and-set, and at most one intent of an order may be CREATED. This module
-knows no provider and no database.
+name may live. Transitions are compare-and-set, and at most one intent of an order may be CREATED. This module
+knows no provider and no database. PENDING and UNCERTAIN keep their former stored values, OPEN and DOUBTFUL.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Protocol
 
 class IntentState(StrEnum):
     PENDING = "OPEN"
-    """A create was about to be sent, or was sent and its outcome is not known yet."""
+    """A create request is about to be sent, or was sent and its outcome is unknown."""
     UNCERTAIN = "DOUBTFUL"
-    """Its pod did not show up in time and the launcher went on without it; it may still appear late."""
+    """Its pod did not appear in time and the launcher went on without it; it may still appear late."""
     CREATED = "CREATED"
-    """Its pod exists and is wanted: `pod_id` says which."""
+    """Its pod exists and is in use: `pod_id` says which."""
     FAILED = "FAILED"
     """The provider refused the create; no pod is expected."""
     RETIRED = "RETIRED"
-    """Nobody wants its pod; whatever carries the name is to be terminated, again and again until it is gone."""
+    """Its pod is not in use; every pod with the name is terminated, again and again until it is gone."""
 
 
 INTENT_TRANSITIONS: Mapping[IntentState, frozenset[IntentState]] = {
@@ -52,17 +52,27 @@ class PodIntent:
 
 
 class IntentConflictError(Exception):
-    """Somebody else recorded this attempt of the order: another launcher is at work on it."""
+    """Another launcher recorded this attempt of the order."""
 
     def __init__(self, order_id: str, attempt: int) -> None:
         super().__init__(
-            f"attempt {attempt} of pod order {order_id} is already recorded: another launcher is at it; "
-            "wait for it, or use a new order id for a second pod"
+            f"Attempt {attempt} of pod order {order_id} is recorded already: another launcher works on it. "
+            "Wait for it, or use a new order id for a second pod."
+        )
+
+
+class UnreadableIntentError(Exception):
+    """A stored intent cannot be read, so whether its pod may live is unknown."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(
+            f"The intent {name!r} cannot be read: {fault}. Correct or delete it, after checking at the provider "
+            "whether a pod of that name runs."
         )
 
 
 class IntentLog(Protocol):
-    """Durable memory of intents. Every method raises on an unreachable store; none may guess."""
+    """The durable log of intents. Every method raises when the store cannot be reached; none may guess."""
 
     def record(self, intent: PodIntent) -> None:
         """Store a new intent durably before returning. Raises IntentConflictError for a taken (order, attempt)."""
@@ -80,10 +90,10 @@ class IntentLog(Protocol):
         of the same order already is."""
 
     def of_order(self, order_id: str) -> Sequence[PodIntent]:
-        """All intents of an order, oldest first."""
+        """All intents of an order, oldest first. Raises UnreadableIntentError: an unread pod could bill unseen."""
 
     def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
-        """The intents among `names` that exist."""
+        """The intents among `names` that exist and can be read."""
 
     def of_pod(self, pod_id: str) -> PodIntent | None:
-        """The intent that recorded this pod as its own."""
+        """The intent that recorded this pod as its own. Raises UnreadableIntentError."""

@@ -1,21 +1,33 @@
 """The intent log of pod creation in MongoDB (`pod_intents`), shared by every machine that may rent a pod.
 
 Unique indexes, not code, guarantee that a name is used once, that an attempt is recorded once, and that at most
-one intent of an order is CREATED. Intents are never deleted here: a pod may show up long after its create was
-given up.
+one intent of an order is CREATED. Intents of pods that may live are never deleted: a pod may appear long after
+its create request was given up. Failed and retired ones expire after half a year.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from pod_worker.core.pod_intent import INTENT_TRANSITIONS, IntentConflictError, IntentState, PodIntent
+from pod_worker.core.pod_intent import (
+    INTENT_TRANSITIONS,
+    IntentConflictError,
+    IntentState,
+    PodIntent,
+    UnreadableIntentError,
+)
 from pod_worker.store.collections import POD_INTENTS
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.document_fields import counter, moment, text
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
+
+log = logging.getLogger(__name__)
+
+KEPT_SECONDS = 180 * 24 * 3600
+_OVER = [IntentState.FAILED.value, IntentState.RETIRED.value]
 
 INDEXES: dict[str, list[IndexModel]] = {
     POD_INTENTS: [
@@ -27,13 +39,19 @@ INDEXES: dict[str, list[IndexModel]] = {
             partialFilterExpression={"state": IntentState.CREATED.value},
         ),
         IndexModel([("podId", ASCENDING)], name="pod"),
+        IndexModel(
+            [("recordedAt", ASCENDING)],
+            name="expiry",
+            expireAfterSeconds=KEPT_SECONDS,
+            partialFilterExpression={"state": {"$in": _OVER}},
+        ),
     ]
 }
 
 
 class PodIntents:
     def __init__(self, db: Mongo) -> None:
-        self._intents = db[POD_INTENTS]
+        self._intents = tolerant_rows(db, POD_INTENTS)
 
     def ensure_indexes(self) -> None:
         self._intents.create_indexes(INDEXES[POD_INTENTS])
@@ -42,7 +60,7 @@ class PodIntents:
         try:
             self._intents.insert_one(_document(intent))
         except DuplicateKeyError:
-            # Also the driver's own retry of an insert whose reply was lost: then the stored one is ours.
+            # The driver repeats an insert whose reply was lost: then the stored intent is this one.
             if self.named({intent.name}).get(intent.name) != _rounded(intent):
                 raise IntentConflictError(intent.order_id, intent.attempt) from None
 
@@ -66,11 +84,19 @@ class PodIntents:
         return result.matched_count == 1
 
     def of_order(self, order_id: str) -> Sequence[PodIntent]:
-        return [_intent(found) for found in self._intents.find({"orderId": order_id}).sort("attempt", ASCENDING)]
+        found = self._intents.find({"orderId": order_id}).sort("attempt", ASCENDING)
+        return [_intent(document) for document in found]
 
     def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
-        found = map(_intent, self._intents.find({"_id": {"$in": list(names)}}))
-        return {intent.name: intent for intent in found}
+        found: dict[str, PodIntent] = {}
+        for document in self._intents.find({"_id": {"$in": list(names)}}):
+            try:
+                intent = _intent(document)
+            except UnreadableIntentError as error:
+                log.error("%s", error)
+            else:
+                found[intent.name] = intent
+        return found
 
     def of_pod(self, pod_id: str) -> PodIntent | None:
         found = self._intents.find_one({"podId": pod_id})
@@ -94,17 +120,21 @@ def _rounded(intent: PodIntent) -> PodIntent:
     return _intent(_document(intent))
 
 
-def _intent(found: Document) -> PodIntent:
-    recorded_at, attempt, pod_id = found["recordedAt"], found["attempt"], found.get("podId")
-    assert isinstance(recorded_at, datetime), "record() writes a date"
-    assert isinstance(attempt, int), "record() writes a number"
+def _intent(document: Document) -> PodIntent:
+    """Raises UnreadableIntentError for a document that `record` did not write."""
+    name = str(document["_id"])
+    recorded_at, attempt = moment(document, "recordedAt"), counter(document.get("attempt"))
+    order_id, state = text(document, "orderId"), text(document, "state")
+    if recorded_at is None or attempt is None or order_id is None or state not in list(IntentState):
+        shown = {field: document.get(field) for field in ("recordedAt", "attempt", "orderId", "state")}
+        raise UnreadableIntentError(name, f"its fields are {str(shown)[:300]}")
     return PodIntent(
-        name=str(found["_id"]),
-        order_id=str(found["orderId"]),
+        name=name,
+        order_id=order_id,
         attempt=attempt,
         recorded_at=recorded_at.replace(microsecond=recorded_at.microsecond // 1000 * 1000),
-        placement=str(found["placement"]),
-        state=IntentState(str(found["state"])),
-        pod_id=None if pod_id is None else str(pod_id),
-        note=str(found.get("note", "")),
+        placement=text(document, "placement") or "",
+        state=IntentState(state),
+        pod_id=text(document, "podId"),
+        note=text(document, "note") or "",
     )

@@ -1,6 +1,6 @@
-"""The register of workers: one document per process incarnation, so that people see who is there.
+"""The registry of workers: one document per process incarnation, for people.
 
-It is a picture, never a lock: nothing decides by it whether a run is alive (the lease does).
+It is a report, never a lock. Only the lease decides whether a run's worker lives.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from enum import StrEnum
 
 from pymongo import DESCENDING, IndexModel
 
-from pod_worker.core.run import Json
 from pod_worker.store.collections import WORKERS
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.document_fields import moment, text
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 
 KEPT_SECONDS = 7 * 24 * 3600
+GONE_SECONDS = 150.0  # two of the reports, which come every 60 s, are missing
 
 INDEXES: dict[str, list[IndexModel]] = {
     WORKERS: [
@@ -30,7 +31,8 @@ class WorkerState(StrEnum):
     BUSY = "busy"
     DRAINING = "draining"
     STOPPED = "stopped"
-    UNHEALTHY = "refusing"  # preflight said no; `reason` says why
+    UNHEALTHY = "refusing"  # the preflight failed; `reason` says why
+    GONE = "gone"  # never stored: the worker neither reported for GONE_SECONDS nor said that it stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,49 +58,52 @@ class WorkerRecord:
     gpu: str | None
     last_seen: datetime | None
     reason: str | None
+    last_state: str  # as reported; differs from `state` for a worker that is gone
 
 
 class WorkerRegistry:
     def __init__(self, database: Mongo) -> None:
-        self._workers = database[WORKERS]
+        self._workers = tolerant_rows(database, WORKERS)
 
     def report_state(
-        self, card: WorkerInfo, state: WorkerState, run_id: str | None = None, reason: str | None = None
+        self, worker: WorkerInfo, state: WorkerState, run_id: str | None = None, reason: str | None = None
     ) -> None:
         values: Document = {
-            "podId": card.pod_id,
-            "mode": card.mode,
-            "version": card.version,
-            "host": card.host,
-            "pid": card.pid,
-            "gpu": card.gpu,
-            "gpuCount": card.gpu_count,
-            "region": card.region,
+            "podId": worker.pod_id,
+            "mode": worker.mode,
+            "version": worker.version,
+            "host": worker.host,
+            "pid": worker.pid,
+            "gpu": worker.gpu,
+            "gpuCount": worker.gpu_count,
+            "region": worker.region,
             "state": state.value,
             "runId": run_id,
             "reason": reason,
         }
         change = {"$set": values, "$currentDate": {"lastSeen": True}}
-        self._workers.update_one({"_id": card.worker_id}, change, upsert=True)
+        self._workers.update_one({"_id": worker.worker_id}, change, upsert=True)
 
     def list(self, limit: int = 200) -> list[WorkerRecord]:
-        found = self._workers.find().sort("lastSeen", DESCENDING).limit(limit)
-        return [_seen(document) for document in found]
+        """The last ones that reported first. Whether one is gone is judged by the server's clock."""
+        is_silent = {"$lt": ["$lastSeen", {"$subtract": ["$$NOW", int(GONE_SECONDS * 1000)]}]}
+        found = self._workers.aggregate(
+            [{"$sort": {"lastSeen": DESCENDING}}, {"$limit": limit}, {"$addFields": {"isSilent": is_silent}}]
+        )
+        return [_record(document) for document in found]
 
 
-def _seen(document: Document) -> WorkerRecord:
-    def text(field: str) -> str | None:
-        value: Json = document.get(field)
-        return None if value is None else str(value)
-
-    last_seen = document.get("lastSeen")
+def _record(document: Document) -> WorkerRecord:
+    last_state = text(document, "state") or "?"
+    is_gone = document.get("isSilent") is True and last_state != WorkerState.STOPPED.value
     return WorkerRecord(
         worker_id=str(document["_id"]),
-        pod_id=text("podId") or "?",
-        mode=text("mode") or "?",
-        state=text("state") or "?",
-        run_id=text("runId"),
-        gpu=text("gpu"),
-        last_seen=last_seen if isinstance(last_seen, datetime) else None,
-        reason=text("reason"),
+        pod_id=text(document, "podId") or "?",
+        mode=text(document, "mode") or "?",
+        state=WorkerState.GONE.value if is_gone else last_state,
+        run_id=None if is_gone else text(document, "runId"),
+        gpu=text(document, "gpu"),
+        last_seen=moment(document, "lastSeen"),
+        reason=text(document, "reason"),
+        last_state=last_state,
     )

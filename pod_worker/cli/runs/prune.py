@@ -19,7 +19,7 @@ from pod_worker.cli.runs.lookup import TERMINAL_STATUSES
     default="30d",
     show_default=True,
     metavar="DURATION",
-    help="Only runs older than this: 12h, 30d.",
+    help="Only runs that ended longer ago than this: 12h, 30d.",
 )
 @click.option(
     "--status",
@@ -40,14 +40,19 @@ def prune(older_than: str, status: tuple[str, ...], yes: bool, as_json: bool) ->
     store = open_store()
     pruner = RunPruner(store.database)
     before = datetime.now(UTC) - parse_duration(older_than)
-    ids = pruner.find(list(status) or sorted(TERMINAL_STATUSES), before)
-    if ids:
-        confirm(f"Delete {len(ids)} runs and everything that belongs to them?", yes)
-    objects = object_store(store.settings) if ids else None
-    removed = pruner.delete(ids, objects.delete if objects else None)
+    statuses = list(status) or sorted(TERMINAL_STATUSES)
+    ids, orphans = pruner.find(statuses, before), pruner.orphans(before)
+    if ids or orphans:
+        extra = f" Also delete the rows of {len(orphans)} runs that no longer exist." if orphans else ""
+        confirm(f"Delete {len(ids)} runs and everything that belongs to them?{extra}", yes)
+    objects = object_store(store.settings) if ids or orphans else None
+    delete_object = objects.delete if objects else None
+    pruned = pruner.delete(ids, statuses, before, delete_object)
+    rows = pruner.delete_orphans(orphans, delete_object)
+    documents = pruned.documents + rows.documents
     if as_json:
-        print_json({"runs": len(ids), "documents": removed, "objects": objects is not None})
+        print_json({"runs": pruned.runs, "documents": documents, "objects": objects is not None})
     else:
         kept = "" if objects or not ids else "; their artifacts stay in the object store"
-        say(f"deleted {len(ids)} runs, {removed} documents{kept}")
+        say(f"deleted {pruned.runs} runs, {documents} documents{kept}")
     return ExitCode.OK

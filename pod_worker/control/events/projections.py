@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, Version, version_of
+from pod_worker.core.row_id import row_id
 from pod_worker.core.run import RunStatus as S
 from pod_worker.store.views.changes import (
     CamelCaseKeys,
@@ -208,7 +209,7 @@ def _artifact(event: Event, data: p.ArtifactRegistered) -> Iterable[Change]:
         "role": data.role,
         "created_at": event.time,
     }
-    yield FieldUpdate(View.ARTIFACT, f"{data.kind}:{data.sha256 or data.key}", "registered", row)
+    yield FieldUpdate(View.ARTIFACT, row_id(data.kind, data.sha256 or data.key), "registered", row)
 
 
 @projects(p.TrainingCheckpoint)

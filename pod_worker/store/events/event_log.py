@@ -1,13 +1,14 @@
-"""The event log: every event once, by its id, in the order of arrival. What is in it is what counts.
+"""The event log: every event once, by its id, in the order of arrival. Views are rebuilt from it.
 
-The unique id *is* the deduplication. `position` (microseconds of arrival plus the place in the batch) orders the
-log, pages it and resumes live views; it never decides which event is newer. Lines that were refused are kept
-beside it for thirty days, with the reason.
+The unique id *is* the deduplication. `position` (microseconds of arrival plus the index in the batch) orders the
+log, pages it and resumes live views; it never decides which event is newer. Refused lines are kept beside it as
+dead letters: for thirty days, and at most DEAD_LETTERS_BYTES of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,12 +22,16 @@ from pymongo.errors import BulkWriteError, WriteConcernError
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
 from pod_worker.store.collections import DEAD_LETTERS, EVENTS
+from pod_worker.store.document_fields import integer, moment, text, typed
 from pod_worker.store.errors import DUPLICATE_KEY, ENCODING_ERRORS, is_duplicate_only
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 
 KEPT_DAYS = 30
-DEAD_LINE_LIMIT = 64 * 1024
+DEAD_LETTER_TEXT_LIMIT = 64 * 1024
+DEAD_LETTERS_BYTES = 64 * 1024 * 1024
 REPLAY_BATCH = 1000
+SEQ_LIMIT = 10**12
+ATTEMPT_LIMIT = 10**8
 LEVELS = ("debug", "info", "warn", "error")
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -47,21 +52,21 @@ Stamps: TypeAlias = tuple[datetime, datetime]  # of arrival and of expiry
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
-    """An event as it comes from the log. `attempt` is the one it counts for."""
+    """An event as read from the log. `attempt` is the one it counts for."""
 
     event: Event
     run_id: str | None
     attempt: int | None
     position: int
     received_at: datetime
-    is_sample: bool  # kept for thirty days only
+    is_sample: bool  # deleted after thirty days
     level: str | None = None
     is_fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What became of a batch, by place: whose id was there already, and what the server would not take."""
+    """The result of a batch, by index: ids that were stored before, and what the server refused."""
 
     duplicates: frozenset[int]
     refused: dict[int, str]
@@ -78,57 +83,69 @@ class DeadLetter:
 
 class EventLog:
     def __init__(self, database: Mongo) -> None:
-        self._events = database[EVENTS]
-        self._dead = database[DEAD_LETTERS]
+        self._database = database
+        self._events = tolerant_rows(database, EVENTS)
+        self._dead_letters = tolerant_rows(database, DEAD_LETTERS)
 
     def append(self, documents: Sequence[Document]) -> AppendResult:
-        """Store in as many messages as it takes, retried by the driver, without what BSON cannot hold: that must
-        not fail its neighbours. `documents` as `event_document` makes them.
+        """Store the documents that `event_document` made, in as many messages as needed.
 
-        Raises PyMongoError when it is not certain what became of them.
+        What BSON cannot hold is refused alone and does not fail the rest. Raises PyMongoError when the result is
+        unknown.
         """
-        odd = {place: why for place, each in enumerate(documents) if (why := _unencodable(each))}
-        places = [place for place in range(len(documents)) if place not in odd]
-        if not places:
-            return AppendResult(frozenset(), odd)
+        rejected = {index: reason for index, each in enumerate(documents) if (reason := _encoding_fault(each))}
+        accepted = [index for index in range(len(documents)) if index not in rejected]
+        if not accepted:
+            return AppendResult(frozenset(), rejected)
         try:
-            self._events.insert_many([documents[place] for place in places], ordered=False)
+            self._events.insert_many([documents[index] for index in accepted], ordered=False)
         except BulkWriteError as error:
             found = append_result(error.details["writeErrors"], error.details.get("writeConcernErrors"))
-            refused = {places[index]: why for index, why in found.refused.items()}
-            return AppendResult(frozenset(places[index] for index in found.duplicates), odd | refused)
-        return AppendResult(frozenset(), odd)
+            refused = {accepted[index]: reason for index, reason in found.refused.items()}
+            return AppendResult(frozenset(accepted[index] for index in found.duplicates), rejected | refused)
+        return AppendResult(frozenset(), rejected)
 
     def stored(self, ids: Sequence[str]) -> dict[str, StoredEvent]:
-        """The entries with these ids, as they were stored first."""
+        """The events with these ids, as they were stored first."""
         found = self._events.find({"_id": {"$in": list(ids)}})
-        return {entry.event.id: entry for each in found if (entry := stored_event_from_document(each))}
+        return {stored.event.id: stored for each in found if (stored := stored_event_from_document(each))}
 
     def replay(self, run_id: str, since: int = 0) -> Iterator[StoredEvent]:
-        """Every entry of a run that can still be read, oldest first, from that position on."""
+        """The readable events of a run, oldest first, from that position on."""
         wanted: Document = {"runId": run_id} | ({"position": {"$gte": since}} if since else {})
         found = self._events.find(wanted).sort("position", ASCENDING).batch_size(REPLAY_BATCH)
         for document in found:
-            entry = stored_event_from_document(document)
-            if entry is not None:
-                yield entry
+            stored = stored_event_from_document(document)
+            if stored is not None:
+                yield stored
 
     def run_ids(self) -> Iterator[str]:
         """Every run that has events."""
-        for each in self._events.aggregate([{"$group": {"_id": "$runId"}}]):
-            if isinstance(each["_id"], str):
-                yield each["_id"]
+        for group in self._events.aggregate([{"$group": {"_id": "$runId"}}]):
+            if isinstance(group["_id"], str):
+                yield group["_id"]
 
     def add_dead_letters(self, lines: Iterable[DeadLetter]) -> None:
-        """Keep refused lines. The same line refused again is the same row."""
+        """Keep refused lines, and delete the oldest ones beyond the limit. A repeated line is one row."""
         documents = [_dead_letter_document(line) for line in lines]
         if not documents:
             return
         try:
-            self._dead.insert_many(documents, ordered=False)
+            self._dead_letters.insert_many(documents, ordered=False)
         except BulkWriteError as error:
             if not is_duplicate_only(error):
                 raise
+        self._limit_dead_letters()
+
+    def _limit_dead_letters(self) -> None:
+        stats = next(iter(self._dead_letters.aggregate([{"$collStats": {"storageStats": {}}}])))["storageStats"]
+        size, count = stats["size"], stats["count"]
+        if size <= DEAD_LETTERS_BYTES:
+            return
+        # A quarter more than needed, so that a flood of refused lines does not delete at each batch.
+        surplus = math.ceil(count * (1 - 0.75 * DEAD_LETTERS_BYTES / size))
+        oldest = self._dead_letters.find({}, {"_id": 1}).sort("receivedAt", ASCENDING).limit(surplus)
+        self._dead_letters.delete_many({"_id": {"$in": [letter["_id"] for letter in oldest]}})
 
 
 def event_document(
@@ -140,8 +157,14 @@ def event_document(
     is_sample: bool,
     level: str | None = None,
     is_fenced: bool = False,
+    *,
+    is_expiring: bool = False,
 ) -> Document:
-    """The fields are `Entry`'s."""
+    """The document of a `StoredEvent`.
+
+    Samples are deleted after thirty days, as is every event with `is_expiring`: one of an unknown type, or of a
+    run that does not exist and so will never be pruned.
+    """
     received_at, expire_at = stamps
     document: Document = {
         "_id": event.id,
@@ -165,7 +188,7 @@ def event_document(
         document["isFenced"] = True
     if level:
         document["level"] = level
-    if is_sample:
+    if is_sample or is_expiring:
         document["expireAt"] = expire_at
     if not is_sample or level in ("warn", "error"):
         document["notable"] = True
@@ -173,13 +196,13 @@ def event_document(
 
 
 def arrival_and_expiry(received_at: datetime) -> Stamps:
-    """Without a time zone: the driver takes that for UTC, and need not ask each one for it."""
+    """Both without a time zone, which the driver encodes faster and reads as UTC."""
     arrival = received_at.astimezone(UTC).replace(tzinfo=None)
-    # Whole hours: many equal keys make a small index.
+    # Whole hours, because many equal keys make a small index.
     return arrival, arrival.replace(minute=0, second=0, microsecond=0) + timedelta(days=KEPT_DAYS, hours=1)
 
 
-def _unencodable(document: Document) -> str | None:
+def _encoding_fault(document: Document) -> str | None:
     try:
         bson.encode(document)
     except ENCODING_ERRORS as error:
@@ -188,47 +211,49 @@ def _unencodable(document: Document) -> str | None:
 
 
 def append_result(errors: Sequence[Document], concern: Json) -> AppendResult:
-    """What the server said of each document it did not insert. Raises WriteConcernError where a majority may not
-    have the others."""
+    """The result of an insert from the server's reply.
+
+    Raises WriteConcernError when a majority may lack the inserted documents.
+    """
     if concern:
-        raise WriteConcernError(f"a majority may not have the events: {concern}")
+        raise WriteConcernError(f"a majority may lack the events: {concern}")
     known = frozenset(each["index"] for each in errors if each["code"] == DUPLICATE_KEY)
     return AppendResult(known, {each["index"]: each["errmsg"] for each in errors if each["index"] not in known})
 
 
 def stored_event_from_document(document: Document) -> StoredEvent | None:
-    """None for a document that is no event of ours (reads are tolerant)."""
-    time, received_at, data = document.get("time"), document.get("receivedAt"), document.get("data")
-    if not isinstance(time, datetime) or not isinstance(data, dict) or not isinstance(document.get("type"), str):
+    """None for a document that is no event. Never raises, except for a document without `_id`."""
+    time, kind, data = moment(document, "time"), text(document, "type"), typed(document, "data", dict)
+    if time is None or kind is None or data is None:
         return None
-    attempt, run_id = _integer(document.get("attempt")), document.get("runId")
+    attempt, run_id = _below(document.get("attempt"), ATTEMPT_LIMIT), text(document, "runId")
     event = Event(
         id=str(document["_id"]),
-        source=str(document.get("source", "")),
-        type=document["type"],
-        subject=f"run/{run_id}" if run_id else str(document.get("subject", "")),
+        source=text(document, "source") or "",
+        type=kind,
+        subject=f"run/{run_id}" if run_id else text(document, "subject") or "",
         time=time,
         data=data,
-        seq=_integer(document.get("seq")),
-        attempt=None if document.get("isAttemptImplied") else attempt,
-        traceparent=document.get("traceparent"),
+        seq=_below(document.get("seq"), SEQ_LIMIT),
+        attempt=None if document.get("isAttemptImplied") is True else attempt,
+        traceparent=text(document, "traceparent"),
     )
     return StoredEvent(
         event=event,
         run_id=event.run_id,
         attempt=attempt,
-        position=_integer(document.get("position")) or 0,
-        received_at=received_at if isinstance(received_at, datetime) else time,
+        position=integer(document.get("position")) or 0,
+        received_at=moment(document, "receivedAt") or time,
         is_sample="expireAt" in document,
-        level=document.get("level"),
-        is_fenced=bool(document.get("isFenced")),
+        level=text(document, "level"),
+        is_fenced=document.get("isFenced") is True,
     )
 
 
 def _dead_letter_document(line: DeadLetter) -> Document:
     return {
         "_id": hashlib.sha256(line.code.encode() + b"\0" + line.text).hexdigest(),
-        "line": line.text[:DEAD_LINE_LIMIT].decode("utf-8", "backslashreplace"),
+        "line": line.text[:DEAD_LETTER_TEXT_LIMIT].decode("utf-8", "backslashreplace"),
         "bytes": len(line.text),
         "code": line.code,
         "error": line.error,
@@ -237,5 +262,6 @@ def _dead_letter_document(line: DeadLetter) -> Document:
     }
 
 
-def _integer(value: Json) -> int | None:
-    return int(value) if isinstance(value, int | float) else None
+def _below(value: Json, limit: int) -> int | None:
+    number = integer(value)
+    return number if number is not None and 0 <= number < limit else None

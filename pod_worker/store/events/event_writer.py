@@ -1,8 +1,8 @@
-"""The event log's fast way in: one command for all that arrived together, from an event loop.
+"""Fast appends to the event log from an event loop: one command for all events that arrived together.
 
-The driver's `insert_many` looks at each document in Python, which takes as long as encoding it; and threads that
-wait for the database fight over the interpreter with those that compute. Whatever does not go smoothly goes
-through `EventLog.append`, in a thread.
+The driver's `insert_many` inspects each document in Python, which takes as long as encoding it. Threads that wait
+for the database compete for the GIL with those that compute. Every exceptional case goes through
+`EventLog.append`, in a thread.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from pod_worker.store.errors import ENCODING_ERRORS
 from pod_worker.store.events.event_log import AppendResult, EventLog, append_result
 from pod_worker.store.mongo import Document, Mongo, async_database
 
-ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # as BSON at most six times as large; a message holds 48 million
+ONE_MESSAGE_JSON_BYTES = 4 * 1024 * 1024  # at most six times as large as BSON; a message holds 48 million
 
 
 class EventWriter:
-    """For one event loop; `database` is one that `store.mongo.connect` opened."""
+    """For one event loop. `store.mongo.connect` opened `database`."""
 
     def __init__(self, database: Mongo, log: EventLog) -> None:
         self._database = async_database(database)
         self._log = log
 
     async def append(self, documents: Sequence[Document], *, json_bytes: int = 0) -> AppendResult:
-        """Store what `event_document` made, in one round trip. `json_bytes`: how large they came.
+        """Store the documents that `event_document` made, in one round trip. `json_bytes`: their size as JSON.
 
-        Raises PyMongoError when it is not certain what became of them.
+        Raises PyMongoError when the result is unknown.
         """
         if not documents:
             return AppendResult(frozenset(), {})
         if json_bytes > ONE_MESSAGE_JSON_BYTES:
             return await asyncio.to_thread(self._log.append, documents)
         try:
-            return await self._append_at_once(documents)
+            return await self._append_in_one_message(documents)
         except (AutoReconnect, *ENCODING_ERRORS):
             return await asyncio.to_thread(self._log.append, documents)
 
     async def close(self) -> None:
         await self._database.client.close()
 
-    async def _append_at_once(self, documents: Sequence[Document]) -> AppendResult:
+    async def _append_in_one_message(self, documents: Sequence[Document]) -> AppendResult:
         concern = self._database.write_concern.document
         reply = await self._database.command(
             "insert", EVENTS, documents=documents, ordered=False, writeConcern=concern

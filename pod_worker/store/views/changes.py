@@ -1,8 +1,8 @@
-"""What an event changes in the views, as data: facts, points and moves, one type for each order-proof rule.
+"""What an event changes in the views, as data: one type for each rule that holds in any order of arrival.
 
-Made by `control.projections`, applied by `store.views`; structs, because there are many of them a second. Field
-paths are dotted and snake_case, `versioned` spells them for the database; a word that comes from the wire (a
-stage's or a metric's name) is quoted with `named`.
+`control.events.projections` makes changes, `store.views.writer` applies them. They are structs, because there are
+many a second. Field paths are dotted and snake_case; `versioned` translates them to camelCase. `quote_segment`
+quotes a name from the wire (of a stage or a metric).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class View(StrEnum):
     VALIDATION = "validation"
     ARTIFACT = "artifact"
 
-    __hash__ = str.__hash__  # an enum's own is written in Python
+    __hash__ = str.__hash__  # the enum's own hash is written in Python
 
 
 class CamelCaseKeys(dict[str, Json]):
-    """A value whose keys are ours and spelled like paths; any other dict is written as it came."""
+    """A value whose snake_case keys are translated like paths; any other dict is written as it is."""
 
 
 class FieldUpdate(msgspec.Struct, frozen=True):
-    """Fields of one document that are always written together, and only over an older version of themselves.
+    """Fields of one document that are written together, and only over an older version of themselves.
 
     `key` names the row within the run ("" for the run itself). None means absent.
     """
@@ -48,7 +48,7 @@ class FieldUpdate(msgspec.Struct, frozen=True):
 
 
 class MetricPoint(msgspec.Struct, frozen=True, gc=False):
-    """One point of a metric's series; a later one for the same step (or moment) takes its place."""
+    """One point of a metric's series; a later one for the same step (or moment) replaces it."""
 
     stage: str
     name: str
@@ -61,9 +61,9 @@ class MetricPoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class StatusTransition(msgspec.Struct, frozen=True):
-    """A step of the run's status. `path` is what the run must have gone through, the new status last.
+    """A step of the run's status. `path` lists the states that the run must pass, the new status last.
 
-    `groups` are facts that go with it: kept if the run takes the step, or took it already in this attempt.
+    `groups` are field groups of that step: written if the run takes the step, or took it before in this attempt.
     """
 
     path: tuple[RunStatus, ...]
@@ -76,7 +76,7 @@ SeriesKey: TypeAlias = tuple[str, str, str]  # run id, stage, name
 
 
 class VersionedTransition(msgspec.Struct, frozen=True):
-    """A move, and who asks for it."""
+    """A transition with the attempt and the version of its event."""
 
     attempt: int
     version: Version
@@ -84,7 +84,7 @@ class VersionedTransition(msgspec.Struct, frozen=True):
 
 
 class DocumentChanges(msgspec.Struct):
-    """What is said about one document: the newest facts of each group, and the moves."""
+    """The changes of one document: the newest fields of each group, and the transitions."""
 
     newest: dict[str, tuple[Version, Mapping[str, Json]]] = {}
     moves: list[VersionedTransition] = []
@@ -96,8 +96,11 @@ class DocumentChanges(msgspec.Struct):
 
 
 class ViewChanges:
-    """What many events change, in any order. What a newer event overwrites anyway is dropped as it comes; points
-    stay with their series from the beginning, because there are so many of them."""
+    """What many events change, in any order.
+
+    Fields that a newer event overwrites are dropped at once. Points are kept by series from the start, because
+    there are many of them.
+    """
 
     __slots__ = ("rows", "series")
 
@@ -126,20 +129,20 @@ class ViewChanges:
                 row.add(group, version, fields)
 
     def describe(self) -> str:
-        """Whom it is about, for people."""
+        """Which runs it concerns, for a log."""
         runs = sorted({run_id for _, run_id, _ in self.rows} | {run_id for run_id, _, _ in self.series})
         return f"run {runs[0]}" if len(runs) == 1 else f"{len(runs)} runs"
 
     def split_in_two(self) -> list[ViewChanges]:
-        """The same in two parts, none if there is but one document or series in it."""
+        """The same changes in two parts; empty when they concern one document or series."""
         rows, series = list(self.rows.items()), list(self.series.items())
         if len(rows) + len(series) < 2:
             return []
         parts = [ViewChanges(), ViewChanges()]
-        for place, (row_key, row) in enumerate(rows):
-            parts[place % 2].rows[row_key] = row
-        for place, (series_key, points) in enumerate(series, len(rows)):
-            parts[place % 2].series[series_key] = points
+        for index, (row_key, row) in enumerate(rows):
+            parts[index % 2].rows[row_key] = row
+        for index, (series_key, points) in enumerate(series, len(rows)):
+            parts[index % 2].series[series_key] = points
         return parts
 
 
@@ -150,7 +153,7 @@ def quote_segment(word: str) -> str:
 
 
 def unquote_segment(segment: str) -> str:
-    """The wire's name again, from the database's field name."""
+    """The name on the wire, from the field name in the database."""
     for letter, code in (("\0", "%00"), ("$", "%24"), (".", "%2E"), ("%", "%25")):
         segment = segment.replace(code, letter)
     return segment

@@ -1,14 +1,15 @@
-"""The metric series: what arrived together is one document, inserted once and never changed.
+"""The metric series: points that arrived together are one document, inserted once and never changed.
 
 A reader merges them: the point with the largest version stands for its step (or, without steps, its moment). So
-writing costs one insert for each run and batch, in any order and any number of times. `compact` rewrites the
-documents of a run as a few large ones. Why not a time-series collection, or one document for each point:
+writing costs one insert per run and batch, in any order and any number of times. `compact` rewrites the documents
+of a run as a few large ones. Why not a time-series collection, or one document per point:
 docs/decisions/003-metrics-collection.md.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,10 +20,12 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version, version_of
+from pod_worker.core.row_id import row_id
 from pod_worker.core.run import Json
 from pod_worker.store.collections import METRICS
+from pod_worker.store.document_fields import finite, mapping
 from pod_worker.store.errors import is_duplicate_only
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import MetricPoint, SeriesKey
 
 COMPACT_POINTS = 5_000  # at most in one document, about half a megabyte
@@ -56,14 +59,14 @@ _Merged: TypeAlias = dict[int | datetime, tuple[Version, Sample]]
 
 class MetricSeries:
     def __init__(self, database: Mongo) -> None:
-        self._metrics = database[METRICS]
+        self._metrics = tolerant_rows(database, METRICS)
 
     def add(self, series: Mapping[SeriesKey, Sequence[Versioned]]) -> None:
         """One round trip."""
         by_run: dict[str, list[_Column]] = {}
         for (run_id, stage, name), points in series.items():
             by_run.setdefault(run_id, []).append((stage, name, points))
-        self._insert([made for run_id, columns in by_run.items() for made in _documents(run_id, columns)])
+        self._insert([row for run_id, columns in by_run.items() for row in _documents(run_id, columns)])
 
     def _insert(self, documents: list[Document]) -> None:
         if not documents:
@@ -71,12 +74,12 @@ class MetricSeries:
         try:
             self._metrics.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            # The same points again, under the same id.
+            # The same points have the same id.
             if not is_duplicate_only(error):
                 raise
 
     def read(self, run_id: str, names: Sequence[str] = (), stage: str | None = None) -> list[Series]:
-        """The series of a run, all or those named, in order of stage and name."""
+        """The series of a run, all or the named ones, in order of stage and name."""
         merged, units = self._merged(run_id)
         return [
             Series(key[0], key[1], units.get(key), [sample for _, sample in _ordered(found)])
@@ -86,20 +89,21 @@ class MetricSeries:
 
     def compact(self, run_id: str) -> None:
         """Rewrite the run's documents as few as possible. A crash half-way leaves points twice, never none."""
-        old = [each["_id"] for each in self._metrics.find({"runId": run_id}, {"_id": 1})]
+        old = [row["_id"] for row in self._metrics.find({"runId": run_id}, {"_id": 1})]
         merged, units = self._merged(run_id)
         columns: list[_Column] = []
         for (stage, name), found in sorted(merged.items()):
             unit = units.get((stage, name))
             points = [
-                (version, MetricPoint(stage, name, s.value, s.time, s.step, s.epoch, unit))
-                for version, s in _ordered(found)
+                (version, MetricPoint(stage, name, each.value, each.time, each.step, each.epoch, unit))
+                for version, each in _ordered(found)
             ]
             columns.append((stage, name, points))
         new = list(_documents(run_id, columns))
         self._insert(new)
-        kept = {each["_id"] for each in new}
-        self._metrics.delete_many({"_id": {"$in": [name for name in old if name not in kept]}})
+        kept = {row["_id"] for row in new}
+        replaced = [name for name in old if not isinstance(name, str) or name not in kept]
+        self._metrics.delete_many({"_id": {"$in": replaced}})
 
     def _merged(self, run_id: str) -> tuple[dict[tuple[str, str], _Merged], dict[tuple[str, str], str]]:
         merged: dict[tuple[str, str], _Merged] = {}
@@ -114,8 +118,8 @@ class MetricSeries:
 
 
 def _documents(run_id: str, columns: Iterable[_Column]) -> Iterator[Document]:
-    """As few as can hold the points. A document's id follows from what is in it, so that the same points are the
-    same document."""
+    """As few documents as can hold the points. A document's id follows from its content, so that repeated points
+    are one document."""
     held: list[_Column] = []
     free = COMPACT_POINTS
     for stage, name, points in columns:
@@ -131,10 +135,10 @@ def _documents(run_id: str, columns: Iterable[_Column]) -> Iterator[Document]:
 
 
 def _document(run_id: str, columns: Sequence[_Column]) -> Document:
-    made = [_column(*each) for each in columns]
-    named = repr([(each["s"], each["n"], each["a"], each["i"]) for each in made])
-    digest = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
-    return {"_id": f"{run_id}:{digest}", "runId": run_id, "columns": made}
+    encoded = [_column(*column) for column in columns]
+    identity = repr([(column["s"], column["n"], column["a"], column["i"]) for column in encoded])
+    digest = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    return {"_id": row_id(run_id, digest), "runId": run_id, "columns": encoded}
 
 
 def _column(stage: str, name: str, points: Sequence[Versioned]) -> Document:
@@ -148,7 +152,7 @@ def _column(stage: str, name: str, points: Sequence[Versioned]) -> Document:
         "x": [point.value for _, point in points],
         "t": [point.time for _, point in points],
     }
-    epochs = {str(place): point.epoch for place, (_, point) in enumerate(points) if point.epoch is not None}
+    epochs = {str(index): point.epoch for index, (_, point) in enumerate(points) if point.epoch is not None}
     if epochs:
         column["e"] = epochs
     units = [point.unit for _, point in points if point.unit is not None]
@@ -159,25 +163,27 @@ def _column(stage: str, name: str, points: Sequence[Versioned]) -> Document:
 
 def _columns(document: Document) -> list[Document]:
     columns: Json = document.get("columns")
-    return [each for each in columns if isinstance(each, dict)] if isinstance(columns, list) else []
+    return [column for column in columns if isinstance(column, dict)] if isinstance(columns, list) else []
 
 
 def _merge(merged: _Merged, column: Document) -> None:
     lists = [column.get(name) for name in _LISTS]
     if not all(isinstance(each, list) for each in lists):
         return
-    epochs: Json = column.get("e") or {}
-    for place, (attempt, seq, event_id, step, value, time) in enumerate(zip(*lists, strict=False)):
-        if not isinstance(time, datetime) or not isinstance(value, int | float):
+    epochs = mapping(column, "e")
+    for index, (attempt, seq, event_id, step, value, time) in enumerate(zip(*lists, strict=False)):
+        if not isinstance(attempt, int) or not isinstance(seq, int) or not isinstance(time, datetime):
             continue
-        if not isinstance(attempt, int) or not isinstance(seq, int):
+        # NaN and the infinities can be neither drawn nor sent as JSON.
+        if not isinstance(value, int | float) or not math.isfinite(value):
             continue
         version = version_of(attempt, seq, time, str(event_id))
-        key: int | datetime = step if isinstance(step, int) else time
+        known_step = step if isinstance(step, int) else None
+        key: int | datetime = time if known_step is None else known_step
         known = merged.get(key)
         if known is None or known[0] < version:
-            is_counted = isinstance(step, int)
-            merged[key] = (version, Sample(step if is_counted else None, value, time, epochs.get(str(place))))
+            epoch = epochs.get(str(index)) if epochs else None
+            merged[key] = (version, Sample(known_step, value, time, finite(epoch)))
 
 
 def _ordered(merged: _Merged) -> list[tuple[Version, Sample]]:

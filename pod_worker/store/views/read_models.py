@@ -1,7 +1,7 @@
-"""What people look at, read from the views: lists and details as plain documents, ready for JSON.
+"""Lists and details for people, read from the views as plain documents, ready for JSON.
 
-Tolerant: a document with odd values is shown as far as it can be, and never breaks a list. Never shows what
-fences a run (lease tokens) or how views are kept (versions). Writes nothing.
+Tolerant: a document with values of a wrong type is shown as far as possible and never breaks a list. Lease tokens
+and the versions of fields are never shown. Writes nothing.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import bson
+from bson.errors import BSONError
+from bson.objectid import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from pod_worker.core.run import Json
+from pod_worker.core.run_id import run_id_fault
 from pod_worker.core.stage import stage_title
 from pod_worker.store.collections import HYPOTHESES, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.document_fields import counter
@@ -40,7 +44,7 @@ _QUOTED = ("metrics", "stageTiming")
 
 
 class InvalidCursorError(ValueError):
-    """A cursor that this list did not give."""
+    """The cursor does not come from this list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class ReadModels:
         self._runs = tolerant_rows(database, RUNS)
 
     def runs(self, wanted: RunFilter, size: int, page: int = 1, cursor: str | None = None) -> RunPage:
-        """Newest first. A cursor goes on after the last item of an earlier page; else `page` counts from 1.
+        """Newest first. A cursor continues after the last item of an earlier page; else `page` counts from 1.
 
         Raises InvalidCursorError.
         """
@@ -82,19 +86,24 @@ class ReadModels:
             .skip(0 if cursor else (page - 1) * size)
             .limit(size + 1)
         )
-        more = len(found) > size
-        return RunPage(
-            [_public_view(each) for each in found[:size]], total, _cursor(found[size - 1]) if more else None
-        )
+        next_cursor = _cursor(found[size - 1]) if len(found) > size else None
+        return RunPage([_public_view(run) for run in found[:size]], total, next_cursor)
 
     def _count(self, condition: Document) -> int:
-        # The sort makes the server walk the list's own index, where a bare count would read everything.
+        # The sort makes the server walk the list's own index; a bare count would read everything.
         order = {"$sort": {"createdAt": -1, "_id": -1}}
         steps: list[Document] = [{"$match": condition}, order, {"$limit": TOTAL_LIMIT}, {"$count": "total"}]
-        return next((int(each["total"]) for each in self._runs.aggregate(steps)), 0)
+        return next((int(count["total"]) for count in self._runs.aggregate(steps)), 0)
 
     def run(self, run_id: str) -> Document | None:
-        found = self._runs.find_one({"_id": run_id}, dict.fromkeys(_SECRET, 0))
+        """One run with all its fields; None where there is no such run.
+
+        Also found by the text of an id that is no string, so that such a run can be looked at.
+        """
+        hidden_fields = dict.fromkeys(_SECRET, 0)
+        found = self._runs.find_one({"_id": run_id}, hidden_fields)
+        if found is None and (others := _ids_of_other_types(run_id)):
+            found = self._runs.find_one({"_id": {"$in": others}}, hidden_fields)
         return _public_view(found) if found else None
 
     def status(self, run_id: str) -> str | None:
@@ -104,12 +113,12 @@ class ReadModels:
 
     def ids_with_prefix(self, part: str, limit: int) -> list[str]:
         """Runs whose id begins with `part`: people type the first characters only."""
-        found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\uffff"}}, {"_id": 1}).limit(limit)
-        return [str(each["_id"]) for each in found] if part else []
+        found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\U0010ffff"}}, {"_id": 1}).limit(limit)
+        return [str(run["_id"]) for run in found] if part else []
 
     def stages(self, run_id: str) -> list[Document]:
         """In the order in which they started."""
-        found = [_with_title(each) for each in self._of_run(STAGES, run_id)]
+        found = [_with_title(stage) for stage in self._of_run(STAGES, run_id)]
         return sorted(found, key=_start_order)
 
     def validations(self, run_id: str) -> list[Document]:
@@ -152,6 +161,8 @@ def _has_label(name: str, value: str) -> Document:
 
 
 def _public_view(run: Document) -> Document:
+    if fault := run_id_fault(run["_id"]):
+        run |= {"_id": str(run["_id"]), "fault": f"No worker claims this run: its id {fault}."}
     run["failedAttempts"] = sum(counter(run.get(name)) or 0 for name in ("retryCount", "crashCount"))
     if run.get("status") == "STARTING":
         run["status"] = "SCHEDULED"
@@ -174,19 +185,47 @@ def _start_order(stage: Document) -> tuple[datetime, str]:
 
 
 def _cursor(run: Document) -> str:
-    created = run.get("createdAt")
+    created, run_id = run.get("createdAt"), run["_id"]
     stamp = created.isoformat() if isinstance(created, datetime) else None
-    return base64.urlsafe_b64encode(json.dumps([stamp, str(run["_id"])]).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps([stamp, str(run_id), _id_kind(run_id)]).encode()).decode()
+
+
+def _id_kind(run_id: Json) -> str:
+    return "number" if isinstance(run_id, int) else "objectId" if isinstance(run_id, ObjectId) else "string"
+
+
+def _ids_of_other_types(text: str) -> list[Json]:
+    found: list[Json] = [ObjectId(text)] if ObjectId.is_valid(text) else []
+    if text.removeprefix("-").isdecimal() and len(text) < 19:
+        found.append(int(text))
+    return found
 
 
 def _after(cursor: str) -> Document:
-    try:
-        stamp, run_id = json.loads(base64.urlsafe_b64decode(cursor))
-        created: Json = datetime.fromisoformat(stamp) if stamp else None
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise InvalidCursorError(f"cursor {cursor[:60]!r} is not one of ours: {error}") from None
+    """The runs behind the cursor. Raises InvalidCursorError."""
+    created, run_id = _read_cursor(cursor)
+    # A comparison matches ids of its own type only. The list has ObjectIds first, then strings, then numbers.
     rest: list[Document] = [{"createdAt": created, "_id": {"$lt": run_id}}]
+    if isinstance(run_id, ObjectId):
+        rest.append({"createdAt": created, "_id": {"$type": ["string", "number"]}})
+    elif isinstance(run_id, str):
+        rest.append({"createdAt": created, "_id": {"$type": "number"}})
     if created is not None:
         # Documents without a date come last.
         rest += [{"createdAt": {"$lt": created}}, {"createdAt": None}]
     return {"$or": rest}
+
+
+def _read_cursor(cursor: str) -> tuple[datetime | None, Json]:
+    try:
+        stamp, text, kind = json.loads(base64.urlsafe_b64decode(cursor))
+        created = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
+        readers: dict[str, Callable[[str], Json]] = {"string": str, "objectId": ObjectId, "number": int}
+        run_id = readers[kind](text)
+        bson.encode({"_id": run_id})
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, BSONError, binascii.Error) as error:
+        reason = type(error).__name__
+        raise InvalidCursorError(
+            f"The cursor {cursor[:60]!r} does not come from this list ({reason}). Start without a cursor."
+        ) from None
+    return created, run_id

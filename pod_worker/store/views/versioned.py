@@ -1,8 +1,9 @@
 """Groups of fields that only a newer version overwrites, as one update of one document.
 
 Each document keeps, under `v`, the version that wrote each group. The update is an aggregation pipeline, so the
-comparison and the write are one atomic step on the server, whatever the order of arrival. A group is written as
-a whole; absent values are written as null.
+comparison and the write are one atomic step on the server, in any order of arrival. A group is written as a
+whole; absent values are written as null. Names from the wire cannot fill a document: each parent in
+`NAME_LIMITS` takes so many names, and further ones are left out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pod_worker.store.mongo import Document
 from pod_worker.store.views.changes import CamelCaseKeys
 
 VERSIONS = "v"
+NAME_LIMITS = {"metrics": 100, "stageTiming": 100}  # names in one document
 
 Groups: TypeAlias = Mapping[str, tuple[str, Mapping[str, Json]]]  # group -> version, path -> value
 
 
 class _Node:
-    """What is merged into one (sub)document: leaves that depend on a condition, and documents below it."""
+    """Values to merge into one (sub)document under a condition each, and the documents below it."""
 
     __slots__ = ("below", "leaves")
 
@@ -46,11 +48,14 @@ class _Node:
 def update_if_newer(groups: Groups, unless: Document | None = None) -> Document:
     """A pipeline stage that writes each group where its version is the newer one (and not `unless`)."""
     root = _Node()
-    for group, (version, fields) in groups.items():
-        mark = [VERSIONS, *camel_case_path(group).split(".")]
+    for group, (version, fields) in _within_limits(groups).items():
+        segments = camel_case_path(group).split(".")
+        mark = [VERSIONS, *segments]
         condition = is_newer(".".join(mark), version)
         if unless is not None:
             condition = {"$and": [condition, {"$not": [unless]}]}
+        if segments[0] in NAME_LIMITS:
+            condition = {"$and": [condition, _has_room(segments[0], segments[1])]}
         leaves: dict[str, Document] = {}
         for path, value in fields.items():
             parent, _, leaf = camel_case_path(path).rpartition(".")
@@ -63,26 +68,56 @@ def update_if_newer(groups: Groups, unless: Document | None = None) -> Document:
     return {"$replaceWith": root.to_expression("")}
 
 
+def _within_limits(groups: Groups) -> Groups:
+    """The groups without the names that one document cannot hold together."""
+    if len(groups) <= min(NAME_LIMITS.values()):
+        return groups
+    surplus: set[tuple[str, str]] = set()
+    for parent, limit in NAME_LIMITS.items():
+        names = sorted({_name(group) for group in groups if _parent(group) == parent})
+        surplus |= {(parent, name) for name in names[limit:]}
+    return {
+        group: value
+        for group, value in groups.items()
+        if _parent(group) not in NAME_LIMITS or (_parent(group), _name(group)) not in surplus
+    }
+
+
+def _parent(group: str) -> str:
+    return camel_case_path(group).partition(".")[0]
+
+
+def _name(group: str) -> str:
+    return group.split(".", 2)[1]
+
+
+def _has_room(parent: str, name: str) -> Document:
+    """Whether the document has the name already, or may take another one."""
+    is_known = {"$ne": [{"$type": f"${parent}.{name}"}, "missing"]}
+    count = {"$size": {"$objectToArray": {"$ifNull": [f"${parent}", {}]}}}
+    return {"$or": [is_known, {"$lt": [count, NAME_LIMITS[parent]]}]}
+
+
 def is_newer(mark: str, version: str) -> Document:
     # Missing and null sort before every string.
     return {"$lt": [f"${mark}", version]}
 
 
-_SPELLED: dict[str, str] = {}
-_SPELLED_LIMIT = 10_000
+_TRANSLATED: dict[str, str] = {}
+_TRANSLATED_LIMIT = 10_000
 
 
 def camel_case_path(path: str) -> str:
-    """`current_stage.max_iterations` -> `currentStage.maxIterations`; quoted words stay as they are."""
-    found = _SPELLED.get(path)
+    """`current_stage.max_iterations` → `currentStage.maxIterations`; quoted words stay as they are."""
+    found = _TRANSLATED.get(path)
     if found is None:
-        found = ".".join(_spelled_word(word) for word in path.split("."))
-        if len(_SPELLED) < _SPELLED_LIMIT:
-            _SPELLED[path] = found
+        found = ".".join(_camel_case(word) for word in path.split("."))
+        if len(_TRANSLATED) < _TRANSLATED_LIMIT:
+            _TRANSLATED[path] = found
     return found
 
 
-def _spelled_word(word: str) -> str:
+def _camel_case(word: str) -> str:
     if word.startswith("="):
         return word[1:]
     first, *rest = word.split("_")

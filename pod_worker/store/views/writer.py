@@ -1,8 +1,8 @@
-"""The views people look at, kept by three rules that hold in any order and with any repetition.
+"""Writes the views that people read, by three rules that hold in any order and with any repetition.
 
-Facts overwrite only older versions of themselves; points are kept by step; status moves only where
-`core.run` allows it, never while a lease is held, and never for an attempt that the queue claimed (the queue
-settles those). A batch costs at most one write per collection. Which event means what is decided elsewhere.
+Fields overwrite only older versions of themselves. Points are kept by step. The status moves only where `core.run`
+allows it, never while a lease is held, and never for an attempt that the queue claimed, because the queue settles
+those. A batch costs at most one write per collection. `control.events.projections` says what an event means.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TypeAlias
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from pod_worker.core.event import sortable_version
+from pod_worker.core.failure import truncate
+from pod_worker.core.row_id import row_id
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.collections import ARTIFACTS, RUNS, STAGES, VALIDATIONS
+from pod_worker.store.document_fields import counter
 from pod_worker.store.errors import is_duplicate_only, is_permanent_error
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import (
+    CamelCaseKeys,
     DocumentChanges,
     RowKey,
     StatusTransition,
@@ -42,6 +46,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 
 _Write: TypeAlias = UpdateOne
 PARALLEL_WRITES = 8
+RUN_TEXT_LIMIT = 16_000  # characters of one text in the run's own document; the event log keeps the whole
 
 
 class Views:
@@ -52,14 +57,14 @@ class Views:
 
     def current_attempts(self, run_ids: Sequence[str]) -> dict[str, int]:
         """The current attempt of each run that exists."""
-        found = self._database[RUNS].find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
-        return {str(each["_id"]): _integer(each.get("attempt")) for each in found}
+        found = tolerant_rows(self._database, RUNS).find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
+        return {str(run["_id"]): counter(run.get("attempt")) or 0 for run in found}
 
     def apply(self, changes: ViewChanges) -> None:
-        """Bring the views up to date. Safe to repeat, in any order, at the same time as others.
+        """Bring the views up to date. Safe to repeat, in any order, concurrently with other processes.
 
-        Raises PyMongoError when all of it is to be written again; a BulkWriteError that `is_final` when only
-        single documents could not be written.
+        Raises PyMongoError when everything is to be written again; a BulkWriteError that `is_partial_write` when
+        only single documents could not be written.
         """
         rows = _with_latest_metrics(changes)
         work: list[Callable[[], None]] = self._writes(rows)
@@ -68,14 +73,14 @@ class Views:
         self._write_in_parallel(work)
 
     def _write_in_parallel(self, work: Sequence[Callable[[], None]]) -> None:
-        """At the same time, because each write waits for the disk and none needs another's outcome."""
+        """In parallel, because each write waits for the disk and none needs the result of another."""
         if not work:
             return
-        others = [self._threads.submit(each) for each in work[1:]]
+        others = [self._threads.submit(write) for write in work[1:]]
         errors: list[Exception] = []
-        for each in (work[0], *(other.result for other in others)):
+        for write in (work[0], *(other.result for other in others)):
             try:
-                each()
+                write()
             except PyMongoError as error:
                 errors.append(error)
         if errors:  # an unreachable server before a refused document
@@ -91,17 +96,20 @@ class Views:
         return [partial(bulk_upsert, self._database, collection, batch) for collection, batch in writes.items()]
 
     def clear_projected(self, run_id: str) -> None:
-        """Forget what replaying the event log will bring back: not the heartbeat and the metric series (their
-        events are not kept for ever), not what the queue or a verified upload wrote."""
+        """Delete what replaying the event log restores.
+
+        Heartbeats and metric series stay, because their events expire. So does what the queue or a verified
+        upload wrote.
+        """
         self._database[STAGES].delete_many({"runId": run_id})
-        self._database[VALIDATIONS].delete_many({"_id": f"{run_id}:auto"})
+        self._database[VALIDATIONS].delete_many({"_id": row_id(run_id, "auto")})
         self._database[ARTIFACTS].delete_many({"runId": run_id, "verifiedAt": None})
-        gone = [*_REPLAYED, VERSIONS]
+        replayed = [*_REPLAYED, VERSIONS]
         self._database[RUNS].update_one(
             {"_id": run_id},
             [
                 {"$set": {"kept": {name: f"${VERSIONS}.{name}" for name in _KEPT}}},
-                {"$unset": gone},
+                {"$unset": replayed},
                 {"$set": {VERSIONS: "$kept"}},
                 {"$unset": "kept"},
             ],
@@ -125,30 +133,30 @@ _REPLAYED = [
 
 
 def _with_latest_metrics(changes: ViewChanges) -> Mapping[RowKey, DocumentChanges]:
-    """The rows, and in them the run's latest value of every metric."""
-    all_of = ViewChanges()
-    all_of.merge_rows(changes)
+    """The rows, with the run's latest value of every metric added to the run's own row."""
+    merged = ViewChanges()
+    merged.merge_rows(changes)
     for (run_id, _, name), points in changes.series.items():
-        shown = [each for each in points if each[1].is_latest_shown]
+        shown = [versioned for versioned in points if versioned[1].is_latest_shown]
         if shown:
             version, newest = max(shown, key=itemgetter(0))
             path = f"metrics.{quote_segment(name)}"
-            all_of.rows[View.RUN, run_id, ""].add(path, version, {path: newest.value})
-    return all_of.rows
+            merged.rows[View.RUN, run_id, ""].add(path, version, {path: newest.value})
+    return merged.rows
 
 
 def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
-    """One round trip. Two first upserts of one row can collide; the loser's second try finds the row."""
+    """One round trip. Two first upserts of one row can collide; the loser's repetition finds the row."""
     try:
         database[collection].bulk_write(writes, ordered=False)
     except BulkWriteError as error:
         if not is_duplicate_only(error):
             raise
-        again = [writes[each["index"]] for each in error.details["writeErrors"]]
-        database[collection].bulk_write(again, ordered=False)
+        repeated = [writes[refused["index"]] for refused in error.details["writeErrors"]]
+        database[collection].bulk_write(repeated, ordered=False)
 
 
-# ── facts ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── fields ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _row_upsert(view: View, run_id: str, key: str, row: DocumentChanges) -> _Write:
@@ -156,14 +164,14 @@ def _row_upsert(view: View, run_id: str, key: str, row: DocumentChanges) -> _Wri
     unless: Document | None = None
     if view is View.STAGE:
         own["name"] = {"$literal": key}
-        own["status"] = {"$ifNull": ["$status", "RUNNING"]}  # progress without a word of its start
+        own["status"] = {"$ifNull": ["$status", "RUNNING"]}  # progress may arrive before its start
     if view is View.VALIDATION:
         own |= {"kind": key, "createdBy": {"$ifNull": ["$createdBy", "auto"]}}
     if view is View.ARTIFACT:
-        # What the object store confirmed outranks what an event claims.
+        # A row that was verified against the object store outranks an event.
         unless = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
     return UpdateOne(
-        {"_id": f"{run_id}:{key}"}, [update_if_newer(_groups(row), unless), {"$set": own}], upsert=True
+        {"_id": row_id(run_id, key)}, [update_if_newer(_groups(row), unless), {"$set": own}], upsert=True
     )
 
 
@@ -172,23 +180,37 @@ def _groups(row: DocumentChanges) -> Groups:
 
 
 def _run_update(row: DocumentChanges) -> list[Document]:
-    update = [update_if_newer(_groups(row))] if row.newest else []
-    for stamped in sorted(row.moves, key=lambda each: each.version):
-        update.append({"$set": _move_values(stamped, stamped.move)})
+    groups = {group: (version, _shortened(fields)) for group, (version, fields) in _groups(row).items()}
+    update = [update_if_newer(groups)] if groups else []
+    for versioned in sorted(row.moves, key=attrgetter("version")):
+        update.append({"$set": _move_values(versioned, versioned.move)})
     return update
+
+
+def _shortened(fields: Mapping[str, Json]) -> Mapping[str, Json]:
+    """With long texts cut, because a full run document could not be settled."""
+    return {path: _shortened_value(value) for path, value in fields.items()}
+
+
+def _shortened_value(value: Json) -> Json:
+    if isinstance(value, str):
+        return truncate(value, RUN_TEXT_LIMIT)
+    if isinstance(value, CamelCaseKeys):
+        return CamelCaseKeys(_shortened(value))
+    return value
 
 
 # ── status ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _move_values(stamped: VersionedTransition, move: StatusTransition) -> Document:
+def _move_values(versioned: VersionedTransition, move: StatusTransition) -> Document:
     status = {"$ifNull": ["$status", "QUEUED"]}
     is_free: list[Document] = [
-        {"$eq": [{"$ifNull": ["$attempt", 0]}, stamped.attempt]},
-        {"$ne": ["$leasedAttempt", stamped.attempt]},
+        {"$eq": [{"$ifNull": ["$attempt", 0]}, versioned.attempt]},
+        {"$ne": ["$leasedAttempt", versioned.attempt]},
         {"$lte": ["$leaseToken", None]},  # missing or null
     ]
-    version = sortable_version(stamped.version)
+    version = sortable_version(versioned.version)
     mark = f"{VERSIONS}.status"
     moves = {"$and": [*is_free, {"$in": [status, _allowed_sources(move.path)]}, is_newer(mark, version)]}
     values = {
@@ -200,16 +222,16 @@ def _move_values(stamped: VersionedTransition, move: StatusTransition) -> Docume
         mark = f"{VERSIONS}.{camel_case_path(group)}"
         holds = {"$and": [*is_free, {"$or": [moves, moved]}, is_newer(mark, version)]}
         values[mark] = {"$cond": [holds, version, f"${mark}"]}
-        for path, value in fields.items():
+        for path, value in _shortened(fields).items():
             name = camel_case_path(path)
             values[name] = {"$cond": [holds, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}
     return values
 
 
 def _allowed_sources(path: tuple[RunStatus, ...]) -> list[str]:
-    """The states from which walking the path ends at its end."""
+    """The states from which the path can be walked to its end."""
     found = [status.value for status in RunStatus if status is not path[-1] and _walk(status, path) is path[-1]]
-    return found + (["STARTING"] if RunStatus.SCHEDULED.value in found else [])  # an old word for SCHEDULED
+    return found + (["STARTING"] if RunStatus.SCHEDULED.value in found else [])  # the former name of SCHEDULED
 
 
 def _walk(status: RunStatus, path: tuple[RunStatus, ...]) -> RunStatus:
@@ -219,13 +241,9 @@ def _walk(status: RunStatus, path: tuple[RunStatus, ...]) -> RunStatus:
 
 
 def _at_or_after(status: RunStatus) -> list[str]:
-    """Where a run can be that went through the status and was not queued again since."""
+    """The states of a run that passed the status and was not queued again since."""
     found, new = {status}, {status}
     while new:
-        new = {after for each in new for after in TRANSITIONS[each]} - found - {RunStatus.QUEUED}
+        new = {after for before in new for after in TRANSITIONS[before]} - found - {RunStatus.QUEUED}
         found |= new
-    return sorted(each.value for each in found)
-
-
-def _integer(value: Json) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return sorted(state.value for state in found)
