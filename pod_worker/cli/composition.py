@@ -68,15 +68,20 @@ def open_store(
     settings: Settings | None = None, *, with_indexes: bool = False, app_name: str = "pod_worker cli"
 ) -> StoreSession:
     """Raises ConfigurationError, MongoUrlError or StoreUnreachableError, each with its fix."""
-    settings = settings or load_settings()
+    store = connect_store(settings or load_settings(), app_name)
+    check_reachable(store.database, store.url)
+    if with_indexes:
+        create_indexes(store.database)
+    return store
+
+
+def connect_store(settings: Settings, app_name: str) -> StoreSession:
+    """Connects lazily; the client is closed when the command ends, also by an error."""
     url = settings.require_mongodb_url()
     database = connect(url, app_name=app_name)
     _skip_monitor_shutdown()
     if command := click.get_current_context(silent=True):
         command.find_root().call_on_close(database.client.close)
-    check_reachable(database, url)
-    if with_indexes:
-        create_indexes(database)
     return StoreSession(database, url, settings)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -130,9 +131,19 @@ def _control_plane(settings: Settings) -> Diagnosis:
 def _disk(settings: Settings) -> Diagnosis:
     from pod_worker.worker.machine import GIB, free_bytes
 
+    for folder in (settings.work_dir, settings.spool_dir):
+        if not _is_writable(folder):
+            fix = "Set HOME, POD_WORKER_WORK_DIR or POD_WORKER_SPOOL_DIR to a folder that it may write to."
+            return Diagnosis("disk", "bad", f"{folder} cannot be written by this user. {fix}")
     free = free_bytes(settings.work_dir) / GIB
     status = "ok" if free >= max(settings.pod_worker_min_disk_gb, 5) else "warn"
     return Diagnosis("disk", status, f"{free:.0f} GB free at {settings.work_dir}")
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether the folder, or what exists of the path to it, can be written."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 def _gpus(settings: Settings) -> Diagnosis:

@@ -5,6 +5,7 @@ Errors are listed by their full name, so that nothing is imported only to be com
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from enum import IntEnum
@@ -63,8 +64,7 @@ EXIT_CODES: dict[str, ExitCode] = {
 _RUN_ERROR = "pod_worker.core.failure.RunError"
 # pymongo appends its timeouts and a dump of the topology to each of its messages.
 _DRIVER_DETAILS = re.compile(r" \(configured timeouts:[^)]*\)|, Timeout: .*| \(generic driver error\)", re.DOTALL)
-
-
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_HOME = "Could not determine home directory."  # the RuntimeError of Path.expanduser
 
 
@@ -75,6 +75,11 @@ def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
     if _RUN_ERROR in names:
         is_input = str(getattr(error, "code", "")) == "INVALID_INPUT"
         return (ExitCode.USAGE if is_input else ExitCode.FAILED), text
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE and error.filename:
+        return ExitCode.FAILED, (
+            f"{one_line(str(error.filename))}: {error.strerror}. Give this user access to it, or set HOME, "
+            "POD_WORKER_DATA, POD_WORKER_SPOOL_DIR or POD_WORKER_WORK_DIR to a folder that it may write to."
+        )
     listed = next((name for name in names if name in EXIT_CODES), None)
     if listed is None and text == NO_HOME:
         return ExitCode.USAGE, (

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from pod_worker import __version__
-from pod_worker.cli.composition import StoreSession, create_indexes, load_settings
+from pod_worker.cli.composition import StoreSession, connect_store, create_indexes, load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.config import Settings
@@ -26,7 +26,7 @@ from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.process.tree import become_subreaper
-from pod_worker.store.mongo import connect, redacted
+from pod_worker.store.mongo import redacted
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.worker_registry import WorkerRegistry
 from pod_worker.worker import machine as machines
@@ -108,13 +108,12 @@ def _on_signal(number: signal.Signals, shutdown: ShutdownRequest, daemon: Daemon
 def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownRequest) -> Daemon:
     """Everything a worker needs, from settings. Raises ConfigurationError; an unreachable store is preflight's."""
     clock = SystemClock()
-    url = settings.require_mongodb_url()
-    store = StoreSession(connect(url, app_name="pod_worker worker"), url, settings)
+    store = connect_store(settings, "pod_worker worker")
     machine = machines.Machine(settings.work_dir)
     new_id = UlidGenerator(clock)
     identity = _identity(settings, mode, machine, new_id)
     spool = Spool.open(settings.spool_dir, identity.worker_id, settings.pod_worker_spool_max_mb * MIB)
-    log.info("worker %s: MongoDB %s, database %s", identity.worker_id, redacted(url), store.database.name)
+    log.info("worker %s: MongoDB %s, database %s", identity.worker_id, redacted(store.url), store.database.name)
     log.info(
         "worker %s: control plane %s, spool %s", identity.worker_id, settings.control_plane_url, spool.directory
     )

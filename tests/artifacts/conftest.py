@@ -90,6 +90,7 @@ class Line:
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(10)  # it may hold a connection that is in no list yet
         self._listener.close()
         for end in self._ends:
             _shut(end)

@@ -33,6 +33,7 @@ class FlakyLink:
         self._is_closed = True
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(5)  # it may hold a connection that is in no list yet
         self._listener.close()
         with self._lock:
             for each in list(self._sockets):
