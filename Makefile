@@ -23,7 +23,8 @@ CHAOS_SHORT := tests/chaos/test_short_form.py
 PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=$(CHAOS_SHORT)
 # Pure tests and tests of the store; none needs torch, S3 or sshd.
 FAST := tests/core tests/store tests/outbox tests/stages tests/contract tests/process tests/mutation \
-  tests/pods/launch tests/fake_runpod/cloud tests/fake_runpod/billing tests/test_architecture.py tests/test_config.py
+  tests/pods/launch tests/fake_runpod/cloud tests/fake_runpod/billing tests/test_architecture.py tests/test_config.py \
+  tests/scripts/test_requirements.py tests/scripts/test_install_packages.py
 # `make test FILE=... ARGS=...` runs one file (or file::test) in one process, without torch unless it is installed.
 FILE ?=
 ARGS ?=
