@@ -6,27 +6,49 @@ enqueued and never claimed. Nothing heavy is imported: stages import what they n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Stage
 from pod_worker.stages import finetune, synthetic
+from pod_worker.training import params as training_params
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     name: str
+    summary: str  # one sentence for `pod-worker pipelines list`
     check_params: Callable[[dict[str, Json]], dict[str, Json]]
     stages: Callable[[dict[str, Json]], tuple[Stage, ...]]
+    params: type[msgspec.Struct]  # the fields with types, defaults and descriptions
+    units: Mapping[str, str] = field(default_factory=dict)  # parameter -> unit
+    paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
 
 
 PIPELINES: dict[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
-        Pipeline("training", finetune.parse_params, lambda _params: (finetune.FINETUNE,)),
-        Pipeline("synthetic", synthetic.parse_params, synthetic.stages_of),
+        Pipeline(
+            "training",
+            "Fine-tune a causal language model with LoRA on a JSONL data set.",
+            finetune.parse_params,
+            lambda _params: (finetune.FINETUNE,),
+            training_params.TrainingParams,
+            training_params.UNITS,
+            training_params.PATHS,
+        ),
+        Pipeline(
+            "synthetic",
+            "Test load: stages that wait, emit events, publish artifacts and fail on request.",
+            synthetic.parse_params,
+            synthetic.stages_of,
+            synthetic.SyntheticParams,
+            synthetic.UNITS,
+        ),
     )
 }
 

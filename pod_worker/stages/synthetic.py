@@ -19,7 +19,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.payload import StageMetric, StageProgress
@@ -27,25 +30,50 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context, Stage
 
 MAX_STAGES = 50
+MAX_NUMBER = 2**53  # exact as a float, and within the 64 bits of MongoDB
 EVIDENCE_FILE_VARIABLE = "SYNTHETIC_EVIDENCE"
 
 
-@dataclass(frozen=True, slots=True)
-class SyntheticParams:
-    stages: int = 3
-    seconds: float = 3.0  # in all, spread over the stages
-    events: int = 30  # in all: one metric and one progress event each
-    artifact_bytes: int = 0  # one artifact of this size per stage
-    fail_at: float = 0.0  # 2.5 = in the middle of the second stage; 0 = never
-    fail_kind: str = "user_error"
-    fail_attempts: int = 0  # only the first N attempts fail; 0 = all of them
-    checkpoint_every: int = 0  # events between two checkpoints inside a stage; 0 = none
-    stdout_bytes: int = 0  # printed in each stage, to test the log limits
+class SyntheticParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Every field may be left out."""
+
+    stages: Annotated[int, Meta(ge=1, le=MAX_STAGES, description="number of stages")] = 3
+    seconds: Annotated[float, Meta(ge=0, le=MAX_NUMBER, description="duration of all stages together")] = 3.0
+    events: Annotated[
+        int,
+        Meta(ge=0, le=MAX_NUMBER, description="steps of all stages together; each emits a metric and a progress"),
+    ] = 30
+    artifact_bytes: Annotated[
+        int, Meta(ge=0, le=MAX_NUMBER, description="size of the artifact that each stage publishes; 0 for none")
+    ] = 0
+    fail_at: Annotated[
+        float,
+        Meta(ge=0, le=MAX_NUMBER, description="where to fail: 2.5 is the middle of the second stage; 0 for never"),
+    ] = 0.0
+    fail_kind: Annotated[
+        str,
+        Meta(
+            description="how to fail: user_error, cuda_oom, timeout, segfault, sigkill, ignore_sigterm, hold_gil, "
+            "hang or fork_bomb_small"
+        ),
+    ] = "user_error"
+    fail_attempts: Annotated[
+        int, Meta(ge=0, le=MAX_NUMBER, description="only the first N attempts fail; 0 for all of them")
+    ] = 0
+    checkpoint_every: Annotated[
+        int, Meta(ge=0, le=MAX_NUMBER, description="steps between two checkpoints of a stage; 0 for none")
+    ] = 0
+    stdout_bytes: Annotated[
+        int, Meta(ge=0, le=MAX_NUMBER, description="printed by each stage, to test the log limits")
+    ] = 0
+
+
+UNITS = {"seconds": "seconds", "artifact_bytes": "bytes", "stdout_bytes": "bytes"}
 
 
 def parse_params(params: dict[str, Json]) -> dict[str, Json]:
     """The same parameters, checked and complete. Raises RunError(INVALID_INPUT) that lists every problem."""
-    known = {each.name: each for each in fields(SyntheticParams)}
+    known = {each.name: each for each in msgspec.structs.fields(SyntheticParams)}
     problems = [f"unknown parameter {name!r}; known: {', '.join(known)}" for name in params if name not in known]
     values: dict[str, Json] = {}
     for name, each in known.items():
@@ -62,8 +90,9 @@ def _problem(name: str, value: Json, default: object) -> str | None:
     if name == "fail_kind":
         return None if value in FAULTS else f"fail_kind {value!r} is not one of {', '.join(FAULTS)}"
     kinds = int | float if isinstance(default, float) else int
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value) or value < 0:
-        return f"{name} must be a {'number' if isinstance(default, float) else 'whole number'} ≥ 0, got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= MAX_NUMBER:  # false for NaN
+        kind = "number" if isinstance(default, float) else "whole number"
+        return f"{name} must be a {kind} from 0 to 2^53, got {value!r:.40}"
     if name == "stages" and not 1 <= value <= MAX_STAGES:
         return f"stages must be 1..{MAX_STAGES}, got {value}"
     return None

@@ -122,6 +122,23 @@ OTHER_NAMES = {
 }
 
 
+UNITS = {
+    "max_rows": "rows",
+    "batch_size": "rows",
+    "gradient_accumulation": "passes",
+    "max_length": "tokens",
+    "epochs": "passes",
+    "max_steps": "steps",
+    "log_every": "steps",
+    "eval_every": "steps",
+    "checkpoint_every_steps": "steps",
+    "checkpoint_every_minutes": "minutes",
+    "threads": "threads",
+}
+# May name a file or folder of the machine that trains.
+PATHS = ("model", "dataset", "eval_dataset")
+
+
 def parse(params: Mapping[str, Json]) -> TrainingParams:
     """Read parameters, or raise RunError(INVALID_INPUT) that lists every problem and what to write instead."""
     problems = [*_unknown(params), *_missing(params), *_wrong(params)]

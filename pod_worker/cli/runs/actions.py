@@ -14,7 +14,8 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import confirm, json_option, yes_option
 from pod_worker.cli.output import print_json, print_line, say
 from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, current_user, resolve_ids, resolve_run
-from pod_worker.core.run import ACTIVE
+from pod_worker.cli.runs.parameters import param_options, read_params
+from pod_worker.core.run import ACTIVE, Json
 from pod_worker.store.mongo import Document, server_time
 from pod_worker.store.queue.operations import ActionOutcome, ActionResult
 from pod_worker.store.views.read_models import ReadModels
@@ -56,22 +57,44 @@ def _wait_until_ended(store: StoreSession, run_id: str) -> None:
 @click.argument("run_ids", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Also take a run away from a live worker.")
 @click.option("--from-scratch", is_flag=True, help="Discard finished stages and checkpoints.")
+@param_options
 @click.option("--dry-run", is_flag=True, help="Print what would happen and change nothing.")
 @json_option
-def reset(run_ids: tuple[str, ...], force: bool, from_scratch: bool, dry_run: bool, as_json: bool) -> int:
+def reset(
+    run_ids: tuple[str, ...],
+    force: bool,
+    from_scratch: bool,
+    pairs: tuple[str, ...],
+    params_file: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
     """Queue ended or stale runs again.
 
-    A failed or canceled run continues after its last finished stage; a completed one starts over. The attempt
-    number is raised, so a worker that still has the run can write nothing more.
+    A failed or canceled run continues after its last finished stage. A completed run starts over, and so does one
+    that gets other parameters (--param). The attempt number is raised, so a worker that still has the run can
+    write nothing more.
     """
     store = open_store()
     models = ReadModels(store.database)
     ids = resolve_ids(models, run_ids)
+    found = [resolve_run(models, run_id) for run_id in ids]
+    changed = [_changed_params(run, pairs, params_file) for run in found]
     if dry_run:
-        return _print_plans(store, [resolve_run(models, run_id) for run_id in ids], force, as_json)
+        return _print_plans(store, found, force, as_json)
     operations = store.operations()
-    outcomes = [operations.reset(each, by=current_user(), force=force, from_scratch=from_scratch) for each in ids]
+    outcomes = [
+        operations.reset(run_id, by=current_user(), force=force, from_scratch=from_scratch, params=params)
+        for run_id, params in zip(ids, changed, strict=True)
+    ]
     return _print_results(store, ids, outcomes, as_json)
+
+
+def _changed_params(run: Document, pairs: tuple[str, ...], file: str | None) -> dict[str, Json] | None:
+    """The run's parameters with the changes, checked; None without changes."""
+    if not pairs and file is None:
+        return None
+    return read_params(str(run.get("pipeline")), as_mapping(run.get("params")), pairs, file)
 
 
 def _print_plans(store: StoreSession, runs: list[Document], force: bool, as_json: bool) -> int:

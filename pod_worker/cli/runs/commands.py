@@ -14,6 +14,7 @@ def runs() -> None:
 
 for command in (
     submit.submit,
+    submit.clone,
     views.list_runs,
     views.show,
     logs.logs,

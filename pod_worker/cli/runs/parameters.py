@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import INT64_MAX, parse_pair
+from pod_worker.cli.output import say
 from pod_worker.core.run import Json
+
+if TYPE_CHECKING:
+    from pod_worker.pipelines import Pipeline
 
 
 def param_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -31,9 +38,22 @@ def read_params(
     from pod_worker.pipelines import find_pipeline
 
     found = find_pipeline(pipeline)
-    given = dict(base) | (_read_file(file) if file else {}) | _read_pairs(pairs)
-    _check_size(given)
+    given = dict(base) | (_read_file(file) if file else {}) | _read_pairs(pairs, found)
+    _check_numbers(given)
+    for name in found.paths:
+        if isinstance(value := given.get(name), str):
+            given[name] = _absolute(name, value)
     return found.check_params(given)
+
+
+def _absolute(name: str, value: str) -> str:
+    """A relative path of an existing file or folder as an absolute one: a worker has another current folder."""
+    path = Path(value)
+    if not value or path.is_absolute() or not path.exists():
+        return value
+    absolute = str(path.resolve())
+    say(f"{name}: {absolute} (the worker needs it at this path)")
+    return absolute
 
 
 def _read_file(name: str) -> dict[str, Json]:
@@ -49,31 +69,46 @@ def _read_file(name: str) -> dict[str, Json]:
     return params
 
 
-def _read_pairs(pairs: tuple[str, ...]) -> dict[str, Json]:
-    return {name: _value(text) for name, text in map(parse_pair, pairs)}
+def _read_pairs(pairs: tuple[str, ...], pipeline: Pipeline) -> dict[str, Json]:
+    types = {each.name: each.type for each in msgspec.structs.fields(pipeline.params)}
+    return {name: _value(text, types.get(name)) for name, text in map(parse_pair, pairs)}
 
 
-def _value(text: str) -> Json:
+def _value(text: str, kind: object) -> Json:
+    """JSON where it is JSON, else text; also text where the parameter takes text only (`revision=1234567`)."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        return text  # a bare word is a string
+        return text
+    return text if not _accepts(kind, value) and _accepts(kind, text) else value
 
 
-def _check_size(params: Mapping[str, Json]) -> None:
-    """MongoDB stores integers of 64 bits (BSON int64)."""
+def _accepts(kind: object, value: Json) -> bool:
+    if kind is None:
+        return False
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _check_numbers(params: Mapping[str, Json]) -> None:
+    """MongoDB stores integers of 64 bits (BSON int64); JSON has neither NaN nor infinity."""
     for name, value in params.items():
-        if (large := _first_large(value)) is not None:
-            shown = str(large)[:20] + ("…" if len(str(large)) > 20 else "")
-            raise CommandError(
-                f"parameter {name!r} holds {shown}, which is outside the 64-bit range. Give a smaller number.",
-                ExitCode.USAGE,
-            )
+        for number in _numbers(value):
+            if isinstance(number, int) and not -INT64_MAX - 1 <= number <= INT64_MAX:
+                reason = "is outside the 64-bit range"
+            elif isinstance(number, float) and not math.isfinite(number):
+                reason = "is not a finite number"
+            else:
+                continue
+            raise CommandError(f"parameter {name!r}: {str(number)[:30]} {reason}. Give another.", ExitCode.USAGE)
 
 
-def _first_large(value: Json) -> int | None:
+def _numbers(value: Json) -> Iterator[int | float]:
     if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return next((found for each in inner if (found := _first_large(each)) is not None), None)
-    is_large = isinstance(value, int) and not -INT64_MAX - 1 <= value <= INT64_MAX
-    return value if is_large else None
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+    elif isinstance(value, int | float):
+        yield value

@@ -8,7 +8,7 @@ from datetime import datetime
 from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.output import age, clock_time, span
-from pod_worker.core.failure import FAILURE_POLICIES, FailureCode
+from pod_worker.core.failure import FAILURE_POLICIES, FailureClass, FailureCode
 from pod_worker.core.run import Json, Requirements, Run, RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.pipelines import MODES, PIPELINES
@@ -20,6 +20,10 @@ from pod_worker.worker.machine import names_of_gpu
 
 GONE_SECONDS = 180.0
 HISTORY_SHOWN = 12
+# The same parameters would fail in the same way.
+_INPUT_CODES = {
+    code.value for code, policy in FAILURE_POLICIES.items() if policy.failure_class is FailureClass.USER
+}
 
 
 def explain(store: StoreSession, document: Document) -> list[str]:
@@ -66,8 +70,8 @@ def _eligible_workers(run: Run, now: datetime, workers: list[WorkerRecord]) -> l
     modes = [mode for mode, queues in MODES.items() if run.queue in queues]
     if not modes:
         return [
-            f"No worker serves queue {run.queue!r}: no worker mode includes it. Cancel the run and submit it "
-            f"without --queue: pod-worker runs clone {run.id}"
+            f"No worker serves queue {run.queue!r}: no worker mode includes it. Queue a copy in another queue and "
+            f"cancel this run: pod-worker runs clone {run.id} --queue {run.pipeline}"
         ]
     alive = [worker for worker in workers if _is_alive(worker, now)]
     serving = [worker for worker in alive if worker.mode in modes]
@@ -179,7 +183,10 @@ def _failed(run: Run, document: Document) -> list[str]:
         lines.append(FAILURE_POLICIES[FailureCode(run.error_code)].hint)
     done = [stage_title(name) for name, checkpoint in run.checkpoints.items() if checkpoint.done]
     kept = f" (it continues after {', '.join(done)})" if done else ""
-    return [*lines, f"Queue it again: pod-worker runs reset {run.id}{kept}"]
+    lines.append(f"Queue it again: pod-worker runs reset {run.id}{kept}")
+    if run.error_code in _INPUT_CODES:
+        lines.append(f"With other parameters: pod-worker runs reset {run.id} --param NAME=VALUE")
+    return lines
 
 
 def _history(document: Document) -> list[str]:

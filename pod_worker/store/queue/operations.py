@@ -6,6 +6,7 @@ A reset raises `attempt`, so a worker that still holds the old attempt can write
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,14 +72,22 @@ class OperatorActions:
         return ActionOutcome(ActionResult.DONE if is_done else ActionResult.REQUESTED, after)
 
     def reset(
-        self, run_id: str, by: str | None = None, *, force: bool = False, from_scratch: bool = False
+        self,
+        run_id: str,
+        by: str | None = None,
+        *,
+        force: bool = False,
+        from_scratch: bool = False,
+        params: Mapping[str, Json] | None = None,
     ) -> ActionOutcome:
         """Any ended or stale run → QUEUED with a raised attempt and unspent budgets.
 
-        Finished stages are kept unless the run was complete or `from_scratch` is set. Bookkeeping fields of a
-        wrong type are repaired. A live lease is refused unless `force`, which fences it: the run is claimable
+        Finished stages are kept unless the run was complete, `from_scratch` is set, or there are new `params`
+        (checked by the caller; they replace the old ones, whose checkpoints may not fit them). Bookkeeping fields
+        of a wrong type are repaired. A live lease is refused unless `force`, which fences it: the run is claimable
         again when that lease would have ended, because its worker may need that long to stop.
         """
+        from_scratch = from_scratch or params is not None
         while (document := self._find(run_id)) is not None:
             run = run_from_document(document)
             if run.status is RunStatus.QUEUED and run.run_after is None and not from_scratch:
@@ -87,7 +96,10 @@ class OperatorActions:
             condition = _unchanged_filter(document)
             if run.status in ACTIVE and not force:
                 condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
-            values = _requeue_values(document, history_append("reset", by=by))
+            changed = "new parameters" if params is not None else None
+            values = _requeue_values(document, history_append("reset", by=by, detail=changed))
+            if params is not None:
+                values["params"] = literal(dict(params))
             if from_scratch or not keeps:
                 values["checkpoints"] = literal({})
             after = self._requeue(condition, values)

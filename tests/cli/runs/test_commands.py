@@ -46,7 +46,7 @@ def test_a_unique_key_makes_one_run(cli: Cli) -> None:
         (("runs", "submit", "synthetic", "-p", "stages=0"), 2, "stages must be 1..50"),
         (("runs", "submit", "synthetic", "-p", "secnds=1"), 2, "unknown parameter 'secnds'"),
         (("runs", "submit", "synthetic", "-p", "seconds"), 2, "NAME=VALUE"),
-        (("runs", "submit", "synthetic", "-p", "seconds=NaN"), 2, "seconds must be a number"),
+        (("runs", "submit", "synthetic", "-p", "seconds=NaN"), 2, "'seconds': nan is not a finite number"),
         (("runs", "submit", "synthetic", "--params", "absent.json"), 2, "absent.json"),
         (("runs", "submit", "training", "-p", "model=x"), 2, "dataset"),
         (("runs", "show", "missing"), 3, "runs list"),
