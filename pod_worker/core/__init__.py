@@ -1,4 +1,4 @@
-"""Pure data and rules, standard library only: what a run is, who may write it, what can happen to it.
+"""Pure data and rules on the standard library: runs, leases, outcomes, failures, events.
 
-Nothing here does I/O or imports from the rest of the package; everything else imports from here.
+Nothing here does I/O or imports from the rest of the package. Every other part imports from here.
 """

@@ -1,4 +1,4 @@
-"""Time and identity as arguments, so that every rule about leases and order can be tested without waiting.
+"""Clocks as arguments, so that every rule about leases and order can be tested without waiting.
 
 `monotonic` measures durations and trust; `now` is for display and for stamping events. Ids are ULIDs, made by
 the caller that owns randomness. This module never sleeps.
@@ -13,10 +13,10 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """Wall clock, UTC, aware. May jump; never used to decide whether a lease is still ours."""
+        """Wall clock, UTC, aware. It may jump, so no decision about a lease uses it."""
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start; never jumps, and goes on while the process is stopped."""
+        """Seconds from an arbitrary start; never jumps, and advances while the process is stopped."""
 
 
 class SystemClock:

@@ -1,4 +1,4 @@
-"""The CloudEvents envelope as data. Encoding to and from JSON lives with the two ends that need it.
+"""The CloudEvents envelope as data. The two ends of the wire encode it to and from JSON.
 
 An event is an immutable fact about a subject. `seq` orders the events of one attempt and finds gaps; it is
 never a reason to discard (CONTRACT section 1).
@@ -35,13 +35,13 @@ class Event:
 
     @property
     def run_id(self) -> str | None:
-        """The run this is about, or None for pods, ideations and hypotheses."""
+        """The run that is the subject; None for pods, ideations and hypotheses."""
         kind, _, name = self.subject.partition("/")
         return name if kind == "run" and name else None
 
 
 def version_of(attempt: int, seq: int | None, time: datetime, event_id: str) -> Version:
-    """What a projected value carries to say who wrote it.
+    """The version of a projected value: which event wrote it.
 
     A total order, so a larger one overwriting a smaller one gives the same view whatever the order of arrival.
     `time` is UTC and counts to the millisecond: the event log keeps no more, and an event that is read back from
@@ -51,6 +51,6 @@ def version_of(attempt: int, seq: int | None, time: datetime, event_id: str) -> 
 
 
 def sortable_version(version: Version) -> str:
-    """The same as a string that sorts as the version does."""
+    """The version as a string that sorts in the same order."""
     attempt, seq, milliseconds, event_id = version
     return f"{attempt:08d}.{seq:012d}.{milliseconds:015d}.{event_id}"

@@ -1,8 +1,8 @@
-"""Every way a run can fail, named once, and what follows from each name.
+"""Every way a run can fail, named once, with the consequences of each name.
 
-`RULES` is total over `FailureCode`: whether a retry can help, whose fault it was (and so whose budget it
-spends), and how long to wait. `classify` turns any exception into a `Failure`; it knows foreign exceptions by
-type name and text, so that nothing here imports torch, requests or an LLM client.
+`FAILURE_POLICIES` is total over `FailureCode`: whether a retry can help, whose fault it was, how long to wait.
+`classify` turns any exception into a `Failure`. It recognises exceptions of other libraries by type name and text,
+so that nothing here imports torch, requests or an LLM client.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class FailureCode(StrEnum):
 
 
 class FailureClass(StrEnum):
-    """Whose budget a failure spends."""
+    """Who caused a failure. Failures of USER and MODEL count as retries, those of INFRA as crashes."""
 
-    USER = "user"  # the run's own doing: spends maxAttempts
-    INFRA = "infra"  # the machine's doing: spends the crash budget, never the user's attempts
-    MODEL = "model"  # what a model wrote did not work: spends maxAttempts
-    POISON = "poison"  # final, whatever budgets are left
+    USER = "user"  # the run's input or code
+    INFRA = "infra"  # the machine, the network or a service; progress clears the count
+    MODEL = "model"  # code or text that a model wrote
+    POISON = "poison"  # final, whatever attempts are left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Failure:
 
 
 class RunError(Exception):
-    """Raised by a stage that knows what went wrong; anything else is classified from the outside."""
+    """Raised by a stage that knows the cause; `classify` names every other exception."""
 
     def __init__(self, code: FailureCode, message: str) -> None:
         super().__init__(message)
@@ -170,7 +170,7 @@ class RunError(Exception):
 
 
 class Interruption(BaseException):
-    """Not an error: somebody asked the run to stop. Outside `Exception` so no `except Exception` eats it."""
+    """A request to stop, not an error. Not an `Exception`, so that no `except Exception` catches it."""
 
 
 class CancelRequested(Interruption):
@@ -178,7 +178,7 @@ class CancelRequested(Interruption):
 
 
 class DrainRequested(Interruption):
-    """The worker is going away; stop at the next safe point, the run goes back to the queue."""
+    """The worker shuts down: stop at the next safe point, and the run returns to the queue."""
 
 
 def backoff_seconds(code: FailureCode, retries: int, rng: random.Random) -> float:
@@ -188,7 +188,7 @@ def backoff_seconds(code: FailureCode, retries: int, rng: random.Random) -> floa
 
 
 def classify(error: BaseException, stage: str | None = None) -> Failure:
-    """Name any exception. Looks at the whole cause chain; the most specific cause wins over its wrappers."""
+    """The failure for any exception. In its chain of causes, the most specific one decides."""
     code = next((found for link in _chain(error) if (found := _code_of(link))), _fallback(error))
     text = str(error) or type(error).__name__
     if not isinstance(error, RunError):
@@ -198,7 +198,7 @@ def classify(error: BaseException, stage: str | None = None) -> Failure:
 
 
 def truncate(text: str, limit: int, keep_end: bool = False) -> str:
-    """At most `limit` characters, saying how much was left out."""
+    """At most `limit` characters and a note of how many were cut."""
     if len(text) <= limit:
         return text
     note = f"[{len(text) - limit} characters cut]"

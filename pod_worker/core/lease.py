@@ -1,9 +1,9 @@
-"""One worker's dated right to one attempt of one run.
+"""A lease: the right of one worker to one attempt of one run, for a limited time.
 
 The database decides when a lease ends, by its own clock; the holder trusts the lease for less time than the
 database does, measured on its own monotonic clock from *before* the request was sent (River's leadership
-design, riverqueue/river internal/leadership). Between the two lies the time in which a worker that cannot renew
-must make its GPU free.
+design, riverqueue/river internal/leadership). In the time between the two, a worker that cannot renew must stop
+its child, so that the GPU is free.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Lease:
 
 
 class RenewalResult(StrEnum):
-    """The control plane's only way to talk back to a pod."""
+    """The only channel from the control plane to a pod."""
 
     OK = "ok"
-    CANCEL = "cancel"  # somebody asked for the run's end
-    LOST = "lost"  # the attempt is no longer ours: stop, write nothing more
+    CANCEL = "cancel"  # the end of the run was requested
+    LOST = "lost"  # the attempt is over for this worker: stop, write nothing more

@@ -1,6 +1,6 @@
 """How an attempt ended: a closed set of values, each with exactly one way to settle it.
 
-An outcome is not an event and not a status; `store.run_queue.settle` turns it into both budgets and status.
+An outcome is neither an event nor a status. `RunQueue.settle` derives status and budgets from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Canceled:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Given back unfinished (drain, preemption): queued again, no budget spent."""
+    """Returned unfinished (drain, preemption): queued again, no budget spent."""
 
     reason: str
 

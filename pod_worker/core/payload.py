@@ -1,8 +1,8 @@
 """The `data` of every event type, one frozen dataclass each: the schema shared by both sides of the wire.
 
-The emitter is given these, the ingest validates against these (msgspec reads them), and the projections get
-them back. Optional means null or absent. Unknown keys are kept in the event log and ignored here. A number
-that is not finite is refused by the codec, not here. No slots: they double the time that the codec takes.
+The emitter encodes them, ingest validates against them (msgspec reads them), projections receive them. Optional
+means null or absent. Unknown keys are kept in the event log and ignored here. The codec refuses numbers that are
+not finite. No slots, because they double the time that the codec takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Payload:
     type: ClassVar[str] = ""
     # Not kept in the event log: too many, and only the latest matters.
     transient: ClassVar[bool] = False
-    # Thinned first when a pod's disk runs short; facts of a run's life never are.
+    # Dropped first when a pod's disk runs short; lifecycle events never are.
     sample: ClassVar[bool] = False
 
 

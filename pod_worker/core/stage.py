@@ -1,7 +1,7 @@
 """A stage is a named step of a pipeline: a function from a context to a summary.
 
-This module holds the names on the wire, the words people read, and the shape of what a stage is given. It runs
-nothing: `stages/` has the stages, `worker.child` runs them one after another.
+This module holds the names on the wire, their titles, and the interface that a stage receives. `stages/` has the
+stages, `worker.child` runs them one after another.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ STAGE_TITLES: dict[str, str] = {
 
 
 def stage_title(stage: str) -> str:
-    """Foreign emitters use names of their own; those are their own words."""
+    """The words for a stage; a name that is not in the table stands for itself."""
     return STAGE_TITLES.get(stage, stage)
 
 
 class EventEmitter(Protocol):
     def emit(self, payload: Payload) -> str:
-        """Durable on this machine's disk before it returns the event's id. Never waits for a network."""
+        """The event's id, once the event is on this machine's disk. Never waits for a network."""
 
 
 class ArtifactKind(StrEnum):
@@ -74,8 +74,8 @@ class Artifacts(Protocol):
     ) -> Artifact:
         """Upload and register one file; returns when it is verified in the store.
 
-        Raises RunError(STORAGE) when the store cannot be made to take it. Publishing the same bytes again
-        (after a crash) finds the ledger's entry and uploads nothing.
+        Raises RunError(STORAGE) when the store does not accept it. Publishing the same bytes again (after a
+        crash) finds the ledger's entry and uploads nothing.
         """
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
@@ -84,14 +84,17 @@ class Artifacts(Protocol):
 
 class StopSignal(Protocol):
     def check(self) -> None:
-        """Raise CancelRequested or DrainRequested if somebody asked the run to stop; call it often."""
+        """Raise CancelRequested or DrainRequested after a request to stop; call it often."""
 
     def is_set(self) -> bool: ...
 
 
 class Context(Protocol):
-    """What a stage is given. `work_dir` is the run's own folder on this pod: it outlives an attempt, so a
-    stage may find its own earlier files there, and must not rely on that (the next attempt may be elsewhere)."""
+    """The interface of a stage to its run.
+
+    `work_dir` is the run's own folder on this pod. It outlives an attempt, so a stage may find its earlier files
+    there, but must not rely on them: the next attempt may run on another pod.
+    """
 
     @property
     def run(self) -> Run: ...
@@ -109,12 +112,14 @@ class Context(Protocol):
     def log(self, message: str, level: str = "info", **fields: Json) -> None: ...
 
     def checkpoint(self, state: dict[str, Json]) -> None:
-        """Record how far this stage has come, on the run document (small: keys and positions, not data).
-        The next attempt finds it in `saved_state`."""
+        """Record on the run how far this stage has come; the next attempt finds it in `saved_state`.
+
+        Keys and positions, not data: at most `CHECKPOINT_STATE_LIMIT_BYTES` as JSON.
+        """
 
     @property
     def saved_state(self) -> dict[str, Json]:
-        """What the last `checkpoint` of this stage recorded, by whichever attempt; empty at first."""
+        """The state of this stage's last `checkpoint`, of any attempt; empty at first."""
 
 
 @dataclass(frozen=True, slots=True)

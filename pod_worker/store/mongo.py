@@ -118,7 +118,7 @@ def redacted(url: str) -> str:
     """The URL with the user and password replaced: the only form that may be shown."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return "(not shown: it has no scheme, so its password cannot be told from its host)"
+        return "(not shown: it has no scheme, so its password cannot be separated from its host)"
     host = rest.rsplit("@", 1)[-1]
     return f"{scheme}://{'***@' if '@' in rest else ''}{host}"
 

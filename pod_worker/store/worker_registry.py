@@ -32,7 +32,7 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
     STOPPED = "stopped"
     UNHEALTHY = "refusing"  # the preflight failed; `reason` says why
-    GONE = "gone"  # never stored: the worker neither reported for GONE_SECONDS nor said that it stops
+    GONE = "gone"  # never stored: no report for GONE_SECONDS, and none that it stops
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def main(url: str, worker: str, seed: str) -> None:
     claims: list[tuple[str, int, str]] = []
     waits: list[float] = []
     misses = 0
-    while misses < 3:  # None may also mean that every candidate was lost to somebody else
+    while misses < 3:  # None may also mean that other claimers took every candidate
         begun = time.perf_counter()
         claim = queue.claim(claimant)
         if claim is None:

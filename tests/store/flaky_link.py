@@ -85,7 +85,7 @@ class FlakyLink:
 
     def _hang_up(self, client: socket.socket, server: socket.socket, is_doomed: threading.Event) -> None:
         if is_doomed.is_set():
-            return  # the answer is on its way, to nobody
+            return  # the answer has no receiver any more
         for each in (client, server):
             _end(each)
         with self._lock:

@@ -7,7 +7,7 @@ Practice and Experience 29(4), 2017), a pair of (calls explained, state) that fa
 run is checked alone, which is enough: linearizability is local (Herlihy and Wing, "Linearizability: a correctness
 condition for concurrent objects", ACM TOPLAS 12(3), 1990).
 
-A call whose outcome nobody learned may have taken effect at any time after it began, or never.
+A call whose outcome is unknown may have taken effect at any time after it began, or never.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ State = TypeVar("State", bound=Hashable)
 
 
 class Unknown:
-    """The result of a call that nobody heard back from."""
+    """The result of a call whose reply was lost."""
 
     def __repr__(self) -> str:
         return "unknown"

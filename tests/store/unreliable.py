@@ -1,6 +1,6 @@
 """A database handle that loses requests or replies on command, beneath the queue and above the driver.
 
-`Loss.REQUEST`: the server never saw the call. `Loss.REPLY`: it did what was asked, and nobody heard. Both look the
+`Loss.REQUEST`: the server never saw the call. `Loss.REPLY`: it executed the call, and the reply was lost. Both look the
 same from above: `AutoReconnect`. The driver's own retry is not in the way here; `test_linearizability` has that too.
 """
 

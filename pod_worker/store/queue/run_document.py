@@ -59,7 +59,7 @@ def run_from_document(document: Document) -> Run:
 def document_fault(document: Document) -> str | None:
     """Why the run may not be executed although it could be read: the field and what is wrong with it.
 
-    A worker would otherwise run with defaults that nobody chose, or hold a fence that matches no document.
+    A worker would otherwise run with unintended defaults, or hold a fence that matches no document.
     """
     if fault := run_id_fault(document.get("_id")):
         return f"its id {fault}"

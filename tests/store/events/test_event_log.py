@@ -72,8 +72,8 @@ def entry(
 
 def stored(entry: StoredEvent) -> Document:
     stamps = arrival_and_expiry(entry.received_at)
-    told = (entry.is_sample, entry.level, entry.is_fenced)
-    return event_document(entry.event, entry.run_id, entry.attempt, entry.position, stamps, *told)
+    details = (entry.is_sample, entry.level, entry.is_fenced)
+    return event_document(entry.event, entry.run_id, entry.attempt, entry.position, stamps, *details)
 
 
 def keep(log: EventLog, entries: Sequence[StoredEvent]) -> AppendResult:
@@ -138,16 +138,16 @@ def test_without_a_majority_it_is_not_stored(log: EventLog, monkeypatch: pytest.
 @pytest.mark.parametrize("value", [2**63, {"a\0b": 1}, {"deep": "\ud800"}, object()])
 def test_what_cannot_be_encoded_fails_alone(log: EventLog, value: Any) -> None:
     keep(log, [entry("known")])
-    outcome = keep(log, [entry("a"), entry("odd", value=value), entry("known"), entry("b")])
+    outcome = keep(log, [entry("a"), entry("bad", value=value), entry("known"), entry("b")])
     assert (list(outcome.refused), outcome.duplicates) == ([1], {2})
     assert "cannot be stored" in outcome.refused[1]
-    assert set(log.stored(["a", "odd", "b"])) == {"a", "b"}
-    assert list(keep(log, [entry("odd", value=value)]).refused) == [0]
+    assert set(log.stored(["a", "bad", "b"])) == {"a", "b"}
+    assert list(keep(log, [entry("bad", value=value)]).refused) == [0]
 
 
 def test_replay_is_in_order_of_arrival(log: EventLog, db: Any) -> None:
     keep(log, [*(entry(f"e{n}", position=-n) for n in range(5)), entry("other", run_id="r2")])
-    db["events"].insert_one({"_id": "odd", "runId": "r1", "position": 0})
+    db["events"].insert_one({"_id": "bad", "runId": "r1", "position": 0})
     assert [each.event.id for each in log.replay("r1")] == ["e4", "e3", "e2", "e1", "e0"]
     assert set(log.run_ids()) == {"r1", "r2"}
 

@@ -1,4 +1,4 @@
-"""Many processes and one queue: every run is claimed once, by somebody, and the race costs little."""
+"""Many processes and one queue: every run is claimed once, and the race costs little."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_eight_processes_claim_every_run_exactly_once(mongodb_url: str, db: Db) 
 
     claims = [tuple(claim) for result in results for claim in result["claims"]]
     times = Counter(run_id for run_id, _, _ in claims)
-    assert len(times) == RUNS, "runs that nobody got"
-    assert set(times.values()) == {1}, "runs that somebody got twice"
+    assert len(times) == RUNS, "runs that were never claimed"
+    assert set(times.values()) == {1}, "runs that were claimed twice"
     owners = {claim[0]: f"w{number}" for number, result in enumerate(results) for claim in result["claims"]}
     for document in db.runs.find():
         run_id = document["_id"]

@@ -75,7 +75,7 @@ def _answer(model: QueueModel, run: ModelRun, call: Call) -> Any:
         case "claim", ():
             if run not in model.claimable():
                 return None
-            # Of a claim that nobody heard of, nobody knows the token either.
+            # The token of a claim without a reply is unknown too.
             token = f"of {call.began}" if call.result in (UNKNOWN, None) else call.result[1]
             model.claim(run.id, token)
             return run.attempt, token
@@ -151,7 +151,7 @@ class Hand:
         seed: int,
         losses: Callable[[], int | None] = lambda: 0,
     ) -> None:
-        """`losses`: how many requests were lost beneath this hand; None where nobody can tell."""
+        """`losses`: how many requests of this worker were lost; None where that is unknown."""
         self.name, self.runs, self.recorder, self.losses = name, runs, recorder, losses
         self.rng = random.Random(seed)
         self.queue = RunQueue(database, SystemClock(), rng=self.rng)
@@ -368,7 +368,7 @@ def flaky_database(mongod: Mongod, name: str, seed: int, *, retries: bool) -> It
 
 @pytest.mark.slow
 def test_what_workers_see_through_dying_connections_has_one_order(db: Db, mongod: Mongod) -> None:
-    """One worker as in production, whose driver sends a write again by itself, and one whose driver does not."""
+    """One worker as in production, whose driver retries a write, and one whose driver does not."""
     runs = [f"r{number}" for number in range(6)]
     enqueue(db, runs)
     recorder = Recorder()

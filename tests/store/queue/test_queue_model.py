@@ -137,7 +137,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert (claim.run.id if claim else None) == (claimable[0].id if claimable else None)
         elif claim is None:
             assert loss is Loss.REQUEST or not claimable
-        else:  # a claimer that has met trouble may look further down the line, and hear of a pause late
+        else:  # a claimer after a lost race may look further ahead, and see a pause late
             assert claim.run.id in {run.id for run in self.model.claimable(paused=frozenset())}
         if claim is None:
             return multiple()
@@ -147,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert fence.attempt == run.attempt
         return claim.lease
 
-    # ── whoever holds a lease, or held it, or says so ───────────────────────────────────────────────────
+    # ── holders of a lease, former holders, forgers ───────────────────────────────────────────────────
 
     @rule(lease=leases, loss=LOSSES)
     def renew(self, lease: Lease, loss: Loss) -> None:
@@ -196,13 +196,13 @@ class QueueMachine(RuleBasedStateMachine):
         forged = {
             "attempt": Fence(fence.run_id, fence.attempt + 1, fence.token),
             "token": Fence(fence.run_id, fence.attempt, fence.token[::-1] + "0"),
-            "run": Fence(other if other != fence.run_id else "nobody", fence.attempt, fence.token),
+            "run": Fence(other if other != fence.run_id else "absent", fence.attempt, fence.token),
         }[kind]
         self.last = ("forge", None)
         assert self.queue.renew(Lease(forged, 60, 15, 0.0))[0] is RenewalResult.LOST
         assert not self.queue.start(forged)
         assert not self.queue.checkpoint(forged, Checkpoint("Stage_1", True))
-        if kind != "attempt":  # a token is never given twice: whoever has it did settle, whatever else he says
+        if kind != "attempt":  # a token is never given twice: its holder did settle
             assert self.queue.settle(forged, outcome) is None
 
     # ── time, rescue, operators ─────────────────────────────────────────────────────────────────────────
@@ -270,7 +270,7 @@ class QueueMachine(RuleBasedStateMachine):
         documents = {str(each["_id"]): each for each in self.db.runs.find()}
         assert documents.keys() == self.model.runs.keys()
         for run_id, document in documents.items():
-            assert shown(document) == said(self.model.runs[run_id]), f"after {self.last[0]}"
+            assert shown(document) == expected(self.model.runs[run_id]), f"after {self.last[0]}"
             # The line is by the server's clock, which may step back.
             self.model.runs[run_id].place = document["queuedAt"].timestamp()
             if run_id in self.before:
@@ -292,7 +292,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert after["attempt"] == before["attempt"] + 1
         is_let_go = "leaseToken" in before and "leaseToken" not in after
         if is_let_go and before.get("cancelRequestedAt") and not what.startswith("reset"):
-            assert after["status"] in ("CANCELED", "COMPLETED"), f"{what} forgot that somebody had canceled"
+            assert after["status"] in ("CANCELED", "COMPLETED"), f"{what} forgot the cancel"
 
     def teardown(self) -> None:
         """A cancel always ends, whatever came before it."""
@@ -337,7 +337,7 @@ def shown(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def said(run: ModelRun) -> dict[str, Any]:
+def expected(run: ModelRun) -> dict[str, Any]:
     return {
         "status": run.status.value,
         "attempt": run.attempt,

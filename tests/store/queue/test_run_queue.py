@@ -346,7 +346,7 @@ def test_settling_again_answers_the_same_even_when_somebody_else_has_had_the_run
     assert queue.settle(fence, Released("drain")) == first
 
     queue.settle(later, Succeeded())
-    assert queue.settle(fence, Released("drain")) is None  # two attempts later nobody remembers
+    assert queue.settle(fence, Released("drain")) is None  # two attempts later it is forgotten
 
 
 def test_a_cancel_between_the_settles_look_and_its_write_is_not_forgotten(
@@ -536,7 +536,7 @@ def test_cancel_ends_a_waiting_run_and_asks_a_running_one(queue: RunQueue, opera
     assert settlement is not None
     assert settlement.status is RunStatus.CANCELED
     assert operations.cancel("running").verdict is ActionResult.ALREADY
-    assert operations.cancel("nobody").verdict is ActionResult.MISSING
+    assert operations.cancel("absent").verdict is ActionResult.MISSING
 
 
 def test_reset_refuses_a_live_lease_and_force_fences_it(queue: RunQueue, operations: OperatorActions) -> None:
@@ -558,7 +558,7 @@ def test_a_run_taken_from_a_living_worker_is_claimable_only_when_its_lease_is_ov
     """Its worker hears of the reset at the next renewal; until the lease it was granted ends, its GPU may be busy."""
     queue.enqueue(request("a"))
     claimed(queue)
-    for _ in range(2):  # somebody clicks twice
+    for _ in range(2):  # a repeated click
         assert operations.reset("a", by="ana", force=True).verdict is ActionResult.DONE
         assert queue.claim(claimant()) is None
     db.runs.update_one({"_id": "a"}, [{"$set": {"heldUntil": {"$subtract": ["$$NOW", 1]}}}])
@@ -609,12 +609,12 @@ def test_hand_made_runs_can_be_canceled_reset_and_tried_again(operations: Operat
     assert [run["status"] for run in db.runs.find()] == ["QUEUED", "QUEUED"]
 
 
-def test_one_odd_document_breaks_neither_claim_nor_read(queue: RunQueue, db: Db) -> None:
+def test_one_bad_document_breaks_neither_claim_nor_read(queue: RunQueue, db: Db) -> None:
     db.runs.insert_one(
-        {"_id": "odd", "status": "WEIRD", "queue": 7, "params": [], "checkpoints": "x", "attempt": "y"}
+        {"_id": "bad", "status": "WEIRD", "queue": 7, "params": [], "checkpoints": "x", "attempt": "y"}
     )
     queue.enqueue(request("good"))
     assert claimed(queue).run.id == "good"
-    odd = queue.get("odd")
-    assert odd is not None
-    assert odd.params == {}
+    bad = queue.get("bad")
+    assert bad is not None
+    assert bad.params == {}

@@ -18,17 +18,17 @@ from pod_worker.store.views.metric_series import MetricSeries, Series, Versioned
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class ToldSeries(MetricSeries):
-    def tell(self, told: list[tuple[str, Version, MetricPoint]]) -> None:
+class DirectSeries(MetricSeries):
+    def write(self, points: list[tuple[str, Version, MetricPoint]]) -> None:
         by_series: defaultdict[SeriesKey, list[Versioned]] = defaultdict(list)
-        for run_id, version, each in told:
+        for run_id, version, each in points:
             by_series[run_id, each.stage, each.name].append((version, each))
         self.add(by_series)
 
 
 @pytest.fixture
-def series(db: Any) -> ToldSeries:
-    return ToldSeries(db)
+def series(db: Any) -> DirectSeries:
+    return DirectSeries(db)
 
 
 def point(step: int | None, value: float, seconds: float = 0, **more: Any) -> MetricPoint:
@@ -44,35 +44,35 @@ def of(name: str) -> Version:
     return (0, 0, 0, name)
 
 
-def values(series: ToldSeries) -> list[tuple[int | None, float]]:
+def values(series: DirectSeries) -> list[tuple[int | None, float]]:
     return [(each.step, each.value) for found in series.read("r1") for each in found.samples]
 
 
-def test_points_come_back_in_order_of_step(series: ToldSeries, db: Any) -> None:
+def test_points_come_back_in_order_of_step(series: DirectSeries, db: Any) -> None:
     points = [("r1", of(f"v{step}"), point(step, float(step))) for step in range(0, 640, 2)]
     random.Random(1).shuffle(points)
     for start in range(0, len(points), 37):
-        series.tell(points[start : start + 37])
+        series.write(points[start : start + 37])
     assert values(series) == [(step, float(step)) for step in range(0, 640, 2)]
 
 
-def test_what_arrives_together_is_one_document_and_a_repeat_none(series: ToldSeries, db: Any) -> None:
+def test_what_arrives_together_is_one_document_and_a_repeat_none(series: DirectSeries, db: Any) -> None:
     points = [("r1", of(f"v{n}"), point(n, 1.0, name=name)) for n in range(9) for name in ("loss", "rate")]
     for _ in range(2):
-        series.tell([*points, ("r2", of("v"), point(1, 1.0))])
+        series.write([*points, ("r2", of("v"), point(1, 1.0))])
     assert db["metrics"].count_documents({}) == 2
 
 
-def test_compacting_keeps_every_point(series: ToldSeries, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compacting_keeps_every_point(series: DirectSeries, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metric_series, "COMPACT_POINTS", 10)
     for n in range(25):
-        series.tell(
+        series.write(
             [
                 ("r1", of(f"v{n:02d}"), point(n, float(n), epoch=n / 10, unit="nats")),
                 ("r1", of(f"v{n:02d}"), point(0, float(n))),
             ]
         )
-        series.tell(
+        series.write(
             [("r1", of(f"v{n:02d}"), point(None, 1.0, seconds=n, name="gauge")), ("r2", of("v"), point(n, 1.0))]
         )
     before: list[Series] = series.read("r1")
@@ -84,43 +84,43 @@ def test_compacting_keeps_every_point(series: ToldSeries, db: Any, monkeypatch: 
     assert db["metrics"].count_documents({"runId": "r2"}) == others
 
 
-def test_a_step_has_one_point_the_newest(series: ToldSeries) -> None:
+def test_a_step_has_one_point_the_newest(series: DirectSeries) -> None:
     for version, value in (("v2", 2.0), ("v3", 3.0), ("v1", 99.0)):
-        series.tell([("r1", of(version), point(7, value))])
-    series.tell([("r1", of("v4"), point(8, 4.0)), ("r1", of("v0"), point(8, 99.0))])
+        series.write([("r1", of(version), point(7, value))])
+    series.write([("r1", of("v4"), point(8, 4.0)), ("r1", of("v0"), point(8, 99.0))])
     assert values(series) == [(7, 3.0), (8, 4.0)]
 
 
-def test_points_without_a_step_are_told_apart_by_time(series: ToldSeries) -> None:
-    series.tell([("r1", of("v"), point(None, float(n), seconds=n * 600)) for n in range(10)])
-    series.tell([("r1", of("v"), point(None, 3.0, seconds=1800))])
+def test_points_without_a_step_are_told_apart_by_time(series: DirectSeries) -> None:
+    series.write([("r1", of("v"), point(None, float(n), seconds=n * 600)) for n in range(10)])
+    series.write([("r1", of("v"), point(None, 3.0, seconds=1800))])
     assert values(series) == [(None, float(n)) for n in range(10)]
 
 
-def test_series_are_told_apart_by_stage_and_name(series: ToldSeries) -> None:
-    series.tell(
+def test_series_are_told_apart_by_stage_and_name(series: DirectSeries) -> None:
+    series.write(
         [("r1", of("v"), point(1, 1.0, stage=stage, name=name)) for stage in "ab" for name in ("x", "y.z")]
     )
-    series.tell([("r2", of("v"), point(1, 1.0))])
+    series.write([("r2", of("v"), point(1, 1.0))])
     assert {(each.stage, each.name) for each in series.read("r1")} == {(s, n) for s in "ab" for n in ("x", "y.z")}
     assert [each.name for each in series.read("r1", ["y.z"], "b")] == ["y.z"]
 
 
-def test_negative_and_huge_steps(series: ToldSeries) -> None:
-    series.tell([("r1", of("v"), point(step, 1.0)) for step in (-5, 0, 2**40)])
+def test_negative_and_huge_steps(series: DirectSeries) -> None:
+    series.write([("r1", of("v"), point(step, 1.0)) for step in (-5, 0, 2**40)])
     assert [step for step, _ in values(series)] == [-5, 0, 2**40]
 
 
 def test_a_long_backlog_is_cut_into_documents(
-    series: ToldSeries, db: Any, monkeypatch: pytest.MonkeyPatch
+    series: DirectSeries, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metric_series, "COMPACT_POINTS", 10)
-    series.tell([("r1", of(f"v{n}"), point(n, float(n))) for n in range(25)])
+    series.write([("r1", of(f"v{n}"), point(n, float(n))) for n in range(25)])
     assert db["metrics"].count_documents({}) == 3
     assert values(series) == [(n, float(n)) for n in range(25)]
 
 
-def test_what_a_majority_may_lack_is_not_written(series: ToldSeries, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_majority_may_lack_is_not_written(series: DirectSeries, monkeypatch: pytest.MonkeyPatch) -> None:
     late = {"writeErrors": [], "writeConcernErrors": [{"code": 64, "errmsg": "waiting for replication timed out"}]}
 
     def uncertain(*_: Any, **__: Any) -> None:
@@ -128,13 +128,13 @@ def test_what_a_majority_may_lack_is_not_written(series: ToldSeries, monkeypatch
 
     monkeypatch.setattr(type(series._metrics), "insert_many", uncertain)
     with pytest.raises(BulkWriteError):
-        series.tell([("r1", of("v"), point(1, 1.0))])
+        series.write([("r1", of("v"), point(1, 1.0))])
 
 
-def test_an_odd_document_is_passed_over(series: ToldSeries, db: Any) -> None:
-    series.tell([("r1", of("v"), point(1, 1.0, epoch=0.5, unit="nats"))])
+def test_a_bad_document_is_passed_over(series: DirectSeries, db: Any) -> None:
+    series.write([("r1", of("v"), point(1, 1.0, epoch=0.5, unit="nats"))])
     good = {"s": "s", "n": "loss", "a": [1], "q": [1], "i": ["z"], "k": [2], "x": [2.0], "t": [NOW]}
-    odd: list[Any] = [
+    bad: list[Any] = [
         5,
         [5],
         [good | {"a": 5}],
@@ -143,7 +143,7 @@ def test_an_odd_document_is_passed_over(series: ToldSeries, db: Any) -> None:
         [good | {"q": ["b"]}],
         None,
     ]
-    db["metrics"].insert_many([{"runId": "r1", "columns": each} for each in odd])
+    db["metrics"].insert_many([{"runId": "r1", "columns": each} for each in bad])
     found = series.read("r1")[0]
     db["metrics"].insert_one({"runId": "r2", "columns": [good]})
     assert len(series.read("r2")[0].samples) == 1, "the good one is read"

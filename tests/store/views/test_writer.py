@@ -1,4 +1,4 @@
-"""Facts, points and moves on real documents: larger versions win, whatever is there already."""
+"""Fields, points and transitions on real documents: larger versions win over whatever is stored."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Stamped: TypeAlias = tuple[str, int, Version, Change]
 
 
-class ToldViews(Views):
-    def tell(self, told: list[Stamped]) -> None:
+class DirectViews(Views):
+    def write(self, stamped: list[Stamped]) -> None:
         changes = ViewChanges()
-        for each in told:
+        for each in stamped:
             changes.add(*each)
         self.apply(changes)
 
 
 @pytest.fixture
-def views(db: Any) -> ToldViews:
+def views(db: Any) -> DirectViews:
     db["runs"].insert_one({"_id": "r1"})
-    return ToldViews(db)
+    return DirectViews(db)
 
 
 def stamped(version: str, change: Change, run_id: str = "r1", attempt: int = 0) -> Stamped:
@@ -52,35 +52,35 @@ def run_facts(version: str, group: str = "g", **fields: Any) -> Stamped:
     return stamped(version, FieldUpdate(View.RUN, "", group, fields))
 
 
-def test_only_a_larger_version_overwrites(views: ToldViews, db: Any) -> None:
+def test_only_a_larger_version_overwrites(views: DirectViews, db: Any) -> None:
     for order in itertools.permutations(("1", "2", "3")):
         db["runs"].replace_one({"_id": "r1"}, {})
         for version in order:
-            views.tell([run_facts(version, field=version)])
+            views.write([run_facts(version, field=version)])
         assert db["runs"].find_one()["field"] == "3"
 
 
-def test_a_group_is_written_as_a_whole(views: ToldViews, db: Any) -> None:
-    views.tell([run_facts("2", a=2, b=None), run_facts("1", a=1, b=1)])
-    views.tell([run_facts("1", a=1, b=1)])
+def test_a_group_is_written_as_a_whole(views: DirectViews, db: Any) -> None:
+    views.write([run_facts("2", a=2, b=None), run_facts("1", a=1, b=1)])
+    views.write([run_facts("1", a=1, b=1)])
     run = db["runs"].find_one()
     assert (run["a"], run.get("b")) == (2, None)
 
 
-def test_groups_do_not_disturb_each_other(views: ToldViews, db: Any) -> None:
-    views.tell([run_facts("5", "one", **{"deep.x": 1}), run_facts("3", "two", **{"deep.y": 2})])
-    views.tell([run_facts("4", "two", **{"deep.y": 3}), run_facts("4", "one", **{"deep.x": 9})])
+def test_groups_do_not_disturb_each_other(views: DirectViews, db: Any) -> None:
+    views.write([run_facts("5", "one", **{"deep.x": 1}), run_facts("3", "two", **{"deep.y": 2})])
+    views.write([run_facts("4", "two", **{"deep.y": 3}), run_facts("4", "one", **{"deep.x": 9})])
     assert db["runs"].find_one()["deep"] == {"x": 1, "y": 3}
 
 
-def test_a_run_that_does_not_exist_is_not_made(views: ToldViews, db: Any) -> None:
-    views.tell([stamped("1", FieldUpdate(View.RUN, "", "g", {"a": 1}), "unknown")])
+def test_a_run_that_does_not_exist_is_not_made(views: DirectViews, db: Any) -> None:
+    views.write([stamped("1", FieldUpdate(View.RUN, "", "g", {"a": 1}), "unknown")])
     assert db["runs"].count_documents({}) == 1
 
 
-def test_values_are_never_read_as_expressions(views: ToldViews, db: Any) -> None:
+def test_values_are_never_read_as_expressions(views: DirectViews, db: Any) -> None:
     tricky = {"$add": [1, 2], "a.b": "$status", "x": ["$$ROOT"]}
-    views.tell(
+    views.write(
         [
             run_facts("1", value=tricky, text="$_id"),
             stamped("1", FieldUpdate(View.STAGE, "$x", "g", {"value": tricky})),
@@ -91,8 +91,8 @@ def test_values_are_never_read_as_expressions(views: ToldViews, db: Any) -> None
 
 
 @pytest.mark.parametrize("name", ["loss", "train/loss", "eval.loss", "$x", "a.b.c", "%2E", "0", " ", "ü", "=x"])
-def test_any_name_from_the_wire_is_one_field(views: ToldViews, db: Any, name: str) -> None:
-    views.tell([stamped("1", MetricPoint("s", name, 1.5, NOW, 1))])
+def test_any_name_from_the_wire_is_one_field(views: DirectViews, db: Any, name: str) -> None:
+    views.write([stamped("1", MetricPoint("s", name, 1.5, NOW, 1))])
     fields = db["runs"].find_one()["metrics"]
     assert [unquote_segment(field) for field in fields] == [name]
 
@@ -105,24 +105,24 @@ def test_quoting_is_reversible(name: str) -> None:
     assert not field.startswith("$")
 
 
-def test_a_stage_that_only_reports_progress_runs(views: ToldViews, db: Any) -> None:
-    views.tell([stamped("1", FieldUpdate(View.STAGE, "s", "progress", {"progress": 0.5}))])
+def test_a_stage_that_only_reports_progress_runs(views: DirectViews, db: Any) -> None:
+    views.write([stamped("1", FieldUpdate(View.STAGE, "s", "progress", {"progress": 0.5}))])
     assert db["stages"].find_one()["status"] == "RUNNING"
-    views.tell([stamped("0", FieldUpdate(View.STAGE, "s", "status", {"status": "COMPLETED"}))])
+    views.write([stamped("0", FieldUpdate(View.STAGE, "s", "status", {"status": "COMPLETED"}))])
     assert db["stages"].find_one()["status"] == "COMPLETED", "a word about its state outranks the guess"
 
 
-def test_facts_reach_documents_of_an_older_shape(views: ToldViews, db: Any) -> None:
+def test_facts_reach_documents_of_an_older_shape(views: DirectViews, db: Any) -> None:
     db["runs"].replace_one({"_id": "r1"}, {"currentStage": None, "metrics": None, "v": None})
-    views.tell(
+    views.write(
         [run_facts("1", "s", **{"current_stage.name": "x"}), stamped("1", MetricPoint("s", "loss", 1.0, NOW, 1))]
     )
     run = db["runs"].find_one()
     assert (run["currentStage"], run["metrics"]) == ({"name": "x"}, {"loss": 1.0})
 
 
-def test_no_change_is_no_write(views: ToldViews, db: Any) -> None:
-    views.tell([])
+def test_no_change_is_no_write(views: DirectViews, db: Any) -> None:
+    views.write([])
     assert db.list_collection_names() == ["runs"]
 
 
