@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,14 +39,13 @@ from pod_worker.worker.daemon import (
     WorkerIntervals,
     WorkerOutbox,
     WorkerStore,
-    clean_work_dirs,
 )
 from pod_worker.worker.end_sequence import StopTimeouts
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.supervisor import AttemptEnvironment
+from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger("pod_worker.worker")
-STALE_WORK_SECONDS = 3 * 24 * 3600.0
 MIB = 1024 * 1024
 
 
@@ -117,8 +115,6 @@ def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownR
     log.info(
         "worker %s: control plane %s, spool %s", identity.worker_id, settings.control_plane_url, spool.directory
     )
-    for stale in clean_work_dirs(settings.work_dir, STALE_WORK_SECONDS, time.time()):
-        log.info("removed the old work folder %s", stale.name)
     return Daemon(
         identity,
         _worker_store(settings, store),
@@ -126,7 +122,7 @@ def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownR
         AttemptEnvironment(
             spool_dir=spool.directory,
             spool_max_bytes=spool.max_bytes,
-            work_root=settings.work_dir,
+            work_folders=WorkFolders(settings.work_dir),
             control_plane_url=settings.control_plane_url,
             control_plane_token=revealed(settings.control_plane_token),
             variables=machines.child_environment(os.environ),

@@ -99,6 +99,11 @@ class Shipper:
             self._thread.join(timeout)
         self._client.close()
 
+    def problem(self) -> str | None:
+        """What is wrong with the thread; None while it works, was not started or was stopped."""
+        thread = self._thread
+        return None if thread is None or self._is_stopping or thread.is_alive() else "thread shipper is dead"
+
     def add(self, spool: Spool) -> None:
         with self._changed:
             self._spools.append(spool)

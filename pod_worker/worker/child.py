@@ -93,6 +93,7 @@ class AttemptExecutor:
         return context.summary
 
     def _save(self, stage: str, state: dict[str, Json], *, done: bool) -> None:
+        protocol.check_checkpoint(stage, state)  # here the stage that made it can still be named
         self._uplink.send(protocol.CheckpointSaved(stage, done, state))
 
     def _classify(self, error: BaseException) -> Failure:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
@@ -21,8 +19,10 @@ from pod_worker.core.outcome import Failed, Lost, Succeeded
 from pod_worker.core.payload import RunLog
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import EventEmitter
+from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.process.supervised_thread import SupervisedThread, every
+from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import Claim, RunQueue
@@ -40,6 +40,8 @@ EXIT_OK, EXIT_FAILED, EXIT_TEMPORARY, EXIT_TERMINATED = 0, 1, 75, 143
 PREFLIGHT_RETRY_SECONDS = (2.0, 30.0)  # the first pause, doubled up to the last: a short outage costs little
 REGISTER_SECONDS = 60.0
 RESCUE_SECONDS = 15.0
+CLEAN_SECONDS = 3600.0
+ERROR_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class WorkerOutbox:
 
     shipper: Shipper
     pod_emitter: EventEmitter
-    run_emitter: Callable[[str, int], EventEmitter]  # for one attempt of one run
+    run_emitter: Callable[[str, int], RunEmitter]  # for one attempt of one run
 
 
 class Daemon:
@@ -124,7 +126,10 @@ class Daemon:
         self._state = WorkerState.IDLE
         self._reason: str | None = None
         self._run_id: str | None = None
-        self._presence = SupervisedThread("presence", every(REGISTER_SECONDS, self._report_state))
+        self._threads = [
+            SupervisedThread("presence", every(REGISTER_SECONDS, self._report_state)),
+            SupervisedThread("cleaning", every(CLEAN_SECONDS, self._clean_work_folders)),
+        ]
         self._next_sweep = 0.0
         self._failures = 0
 
@@ -159,7 +164,8 @@ class Daemon:
                 return False
             pause = min(pause * 2, longest)
         self._state, self._reason = WorkerState.IDLE, None
-        self._presence.start()
+        for thread in self._threads:
+            thread.start()
         if self._watcher:
             self._watcher.start()
         who = self._identity
@@ -203,9 +209,11 @@ class Daemon:
             self._sweep()
             return self._store.queue.claim(self._claiming_worker, self._limits.run_id)
         except PyMongoError as error:
-            log.warning("MongoDB does not answer (%s); trying again", type(error).__name__)
-            self._shutdown.requested.wait(self._rng.uniform(1, 3))
-            return None
+            log.warning("nothing can be claimed, trying again: %s", describe_error(error))
+        except Exception:
+            log.exception("nothing can be claimed, trying again")
+        self._shutdown.requested.wait(self._rng.uniform(1, 3))
+        return None
 
     def _sweep(self) -> None:
         """Any worker may rescue a dead one's run; the control plane does too, more often."""
@@ -236,6 +244,17 @@ class Daemon:
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _execute(self, claim: Claim) -> None:
+        """One attempt. No error of it ends the worker: the lease ends, and the run is rescued."""
+        try:
+            self._execute_attempt(claim)
+        except Exception:
+            log.exception("run %s: the attempt ended with an error of the worker", claim.run.id)
+            self._failures += 1
+            self._shutdown.requested.wait(ERROR_PAUSE_SECONDS)
+        self._state, self._run_id = WorkerState.IDLE, None
+        self._try_report_state()
+
+    def _execute_attempt(self, claim: Claim) -> None:
         run = claim.run
         log.info("run %s: claimed (%s, attempt %d)", run.id, run.pipeline, run.attempt)
         self._state = WorkerState.BUSY
@@ -244,12 +263,15 @@ class Daemon:
         emitter = self._busy_emitter = self._outbox.run_emitter(run.id, run.attempt)
         heartbeat = heartbeat_thread(emitter, self._machine, self._intervals.heartbeat_seconds)
         supervisor = self._supervise(claim, emitter)
+        self._threads.append(heartbeat)
         heartbeat.start()
         try:
             result = supervisor.supervise()
         finally:
             heartbeat.stop()
+            self._threads.remove(heartbeat)
             self._supervisor = self._busy_emitter = None
+            emitter.close()
         self._finish_attempt(claim, result)
 
     def _supervise(self, claim: Claim, emitter: EventEmitter) -> Supervisor:
@@ -274,28 +296,41 @@ class Daemon:
             self._failures += 1
         ended = result.settlement and result.settlement.status is not RunStatus.QUEUED
         if isinstance(outcome, Succeeded) or (ended and not isinstance(outcome, Failed)):
-            shutil.rmtree(self._environment.work_root / run_id, ignore_errors=True)
+            self._environment.work_folders.remove(run_id)
         self._outbox.shipper.flush(self._intervals.flush_seconds)
-        self._state, self._run_id = WorkerState.IDLE, None
-        self._try_report_state()
 
     # ── presence ────────────────────────────────────────────────────────────────────────────────────────
 
+    def thread_problems(self) -> list[str]:
+        """What is wrong with the worker's long-lived threads."""
+        found = [self._outbox.shipper.problem(), *(thread.problem() for thread in self._threads)]
+        return [problem for problem in found if problem]
+
     def _report_state(self) -> None:
-        state = WorkerState.DRAINING if self._shutdown.requested.is_set() else self._state
-        self._store.registry.report_state(self._registered, state, self._run_id, self._reason)
+        state, reason = self._state, self._reason
+        if problems := self.thread_problems():
+            state, reason = WorkerState.UNHEALTHY, "; ".join(problems)
+        if self._shutdown.requested.is_set():
+            state = WorkerState.DRAINING
+        self._store.registry.report_state(self._registered, state, self._run_id, reason)
 
     def _try_report_state(self) -> None:
         try:
             self._report_state()
-        except PyMongoError:
-            pass  # the register is for people; the presence thread tries again
+        except Exception as error:  # the register is for people; the presence thread tries again
+            log.debug("the state could not be reported: %s", error)
+
+    def _clean_work_folders(self) -> None:
+        for removed in self._environment.work_folders.clean(self._clock.now().timestamp()):
+            log.info("removed the unused work folder %s", removed.name)
 
     # ── shutdown ────────────────────────────────────────────────────────────────────────────────────────
 
     def shutdown(self) -> None:
         if self._watcher:
             self._watcher.stop()
+        for thread in self._threads:  # before the last report, which must stay the last
+            thread.stop(timeout=1.0)
         is_delivered = self._outbox.shipper.flush(self._intervals.flush_seconds)
         self._outbox.shipper.stop()
         if not is_delivered:
@@ -305,8 +340,8 @@ class Daemon:
         self._state = WorkerState.STOPPED
         try:
             self._store.registry.report_state(self._registered, WorkerState.STOPPED)
-        except PyMongoError:
-            pass
+        except Exception as error:
+            log.debug("the state could not be reported: %s", error)
         log.info("worker %s stopped", self._identity.worker_id)
 
 
@@ -323,13 +358,3 @@ def _detail(result: AttemptResult) -> str:
         wait = settlement.retry_in_seconds
         text += f" (queued again{f', next try in {wait:.0f} s' if wait else ''})"
     return text
-
-
-def clean_work_dirs(root: Path, older_than_seconds: float, now: float) -> list[Path]:
-    """Remove the folders of runs that are old; the folder of a failed run is kept until then."""
-    if not root.is_dir():
-        return []
-    stale = [each for each in root.iterdir() if each.is_dir() and now - each.stat().st_mtime > older_than_seconds]
-    for each in stale:
-        shutil.rmtree(each, ignore_errors=True)
-    return stale

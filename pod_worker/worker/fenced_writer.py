@@ -12,20 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pymongo
-from pymongo.errors import DocumentTooLarge, PyMongoError, WriteError
+from pymongo.errors import PyMongoError
 
 from pod_worker.process.supervised_thread import SupervisedThread
+from pod_worker.store.errors import describe_error, is_permanent_error
 
 log = logging.getLogger(__name__)
 TRY_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 PENDING_LIMIT = 8  # with more pending, the thread that reads the child's messages waits; never the supervisor
 POLL_SECONDS = 0.2
-
-
-def is_permanent(error: Exception) -> bool:
-    """Whether MongoDB, or its driver, would refuse the same write again."""
-    return not isinstance(error, PyMongoError) or isinstance(error, WriteError | DocumentTooLarge)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +81,8 @@ class FencedWriter:
                 with pymongo.timeout(TRY_SECONDS):
                     return WriteResult(write.name, write.write())
             except Exception as error:
-                if is_permanent(error):
+                if is_permanent_error(error) or not isinstance(error, PyMongoError):
                     return WriteResult(write.name, error=error, is_permanent=True)
-                log.warning("MongoDB did not answer the write %r (%s); retrying", write.name, type(error).__name__)
+                log.warning("retrying the write %r: %s", write.name, describe_error(error))
                 if not write.may_retry() or self._thread.pause(RETRY_SECONDS):
                     return WriteResult(write.name, error=error)

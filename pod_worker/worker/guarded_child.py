@@ -112,9 +112,12 @@ class GuardedChild:
     # ── what comes back ─────────────────────────────────────────────────────────────────────────────────
 
     def messages(self, on_noise: Callable[[str], None]) -> Iterator[protocol.Message]:
-        """Blocks until the child's end of the pipe is closed. A line that is no message goes to `on_noise`."""
+        """Blocks until the child's end of the pipe is closed. A line that is no message goes to `on_noise`.
+
+        Raises protocol.MessageError for a message that must not be used.
+        """
         with os.fdopen(self._uplink_fd, "rb") as uplink:
-            for received in uplink:
+            for received in _bounded_lines(uplink, protocol.MESSAGE_BYTES):
                 try:
                     yield protocol.decode_message(received)
                 except msgspec.MsgspecError as error:
@@ -148,3 +151,11 @@ class GuardedChild:
                     except BrokenPipeError:
                         pass
         os.close(self._command_fd)
+
+
+def _bounded_lines(file: BufferedReader, limit: int) -> Iterator[bytes]:
+    """The lines of a pipe; of one longer than `limit` only the beginning, and the rest is read and discarded."""
+    while line := file.readline(limit):
+        yield line
+        while not line.endswith(b"\n") and line:
+            line = file.readline(limit)

@@ -26,6 +26,7 @@ class MessageListener:
         writer: FencedWriter,
         may_retry: Callable[[], bool],
         on_outcome: Callable[[Outcome], object],
+        on_invalid: Callable[[str], object],
     ) -> None:
         self._child = child
         self._queue = queue
@@ -33,14 +34,18 @@ class MessageListener:
         self._writer = writer
         self._may_retry = may_retry
         self._on_outcome = on_outcome
+        self._on_invalid = on_invalid
         self._noise_lines = 0
 
     def run(self) -> None:
-        """Blocks until the child's end of the pipe is closed, or the writer was stopped."""
-        for message in self._child.messages(self._record_noise):
-            if not self._writer.wait_for_room():
-                break
-            self._handle(message)
+        """Blocks until the child's end of the pipe is closed, a message is invalid, or the writer was stopped."""
+        try:
+            for message in self._child.messages(self._record_noise):
+                if not self._writer.wait_for_room():
+                    break
+                self._handle(message)
+        except protocol.MessageError as error:
+            self._on_invalid(str(error))
         if self._noise_lines > NOISE_LINES_LOGGED:
             log.warning("the child sent %d lines that are no message", self._noise_lines)
 

@@ -1,39 +1,44 @@
-"""What a run prints, made into bounded logs: a file on the pod for everything, events for people.
+"""The output of a run as bounded logs: a file on the pod for everything, events for people.
 
-The file is two halves that replace each other, so the end is always kept. Events are limited per second; what
-is skipped is counted and reported. Bytes that are no text are replaced, control characters dropped.
+The file is two halves that replace each other, so the end is always kept. Events are limited per second; the
+number of skipped lines is reported. Bytes that are no text are replaced, escape sequences and control characters
+removed. A file that cannot be written never stops the reading: the run would block on its pipe.
 """
 
 from __future__ import annotations
 
-import re
+import os
+import stat
 from collections import deque
 from collections.abc import Callable
-from io import BufferedReader, FileIO
+from io import BufferedReader
 from pathlib import Path
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.payload import RunLog
+from pod_worker.core.terminal_text import terminal_text
 
 FILE_BYTES = 16 * 1024 * 1024
 LINES_PER_SECOND = 50
 BURST_LINES = 500
 LINE_CHARACTERS = 4_000
 TAIL_LINES = 40
-
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+# O_NONBLOCK: a FIFO in the place of the file must not block us. The run may have made either.
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OutputCapture:
     def __init__(self, source: BufferedReader, path: Path, emit: Callable[[RunLog], object], clock: Clock) -> None:
         self._source = source
-        self._path = path
         self._emit = emit
         self._clock = clock
+        self._file = _RotatingFile(path)
+        self._name = path.name
         self._allowance = float(BURST_LINES)
         self._refilled = clock.monotonic()
         self._skipped = 0
         self._rest = b""
+        self._is_in_long_line = False
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
 
     @property
@@ -42,49 +47,40 @@ class OutputCapture:
         return [_text(raw) for raw in self._tail]
 
     def run(self) -> None:
-        """Reads until the end and closes the source.
-
-        It keeps reading even when the disk is full, or the run would block on its pipe.
-        """
+        """Reads until the end and closes the source."""
         with self._source:
-            self._copy()
-        self._report_skipped()
-
-    def _copy(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        chunk = self._read()
-        while chunk:
-            with open(self._path, "wb", buffering=0) as file:
-                written = 0
-                while chunk and written < FILE_BYTES:
-                    written += _write(file, chunk)
-                    self._take(chunk)
-                    chunk = self._read()
-            if chunk:
-                self._path.replace(self._path.with_suffix(".1"))
+            while chunk := self._read():
+                self._file.write(chunk)
+                self._take(chunk)
+        self._file.close()
         self._take(b"\n")
+        self._report_skipped()
 
     def _read(self) -> bytes:
         try:
             return self._source.read1(65536)
         except ValueError:
-            return b""  # closed under us
+            return b""  # closed by another thread
 
     def _take(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
-        if len(self._rest) > LINE_CHARACTERS:
-            lines, self._rest = [*lines, self._rest], b""
-        self._take_lines([raw[:LINE_CHARACTERS] for raw in lines if raw.strip()])
+        if lines and self._is_in_long_line:
+            lines, self._is_in_long_line = lines[1:], False  # its beginning is reported, the rest is cut
+        if self._is_in_long_line:
+            self._rest = b""
+        elif len(self._rest) > LINE_CHARACTERS:
+            lines, self._rest, self._is_in_long_line = [*lines, self._rest], b"", True
+        self._take_lines([raw for raw in lines if raw.strip()])
 
     def _take_lines(self, lines: list[bytes]) -> None:
-        """A flood must cost little here, beside the thread that renews the lease: what is skipped is not read."""
+        """A flood must not starve the thread that renews the lease: skipped lines are not decoded."""
         shown = self._allowed(len(lines))
         if shown:
             self._report_skipped()
         for raw in lines[:shown]:
             self._emit(RunLog(message=_text(raw), source="stdout"))
         self._skipped += len(lines) - shown
-        self._tail.extend(lines[-TAIL_LINES:])
+        self._tail.extend(raw[: LINE_CHARACTERS + 1] for raw in lines[-TAIL_LINES:])
 
     def _allowed(self, wanted: int) -> int:
         now = self._clock.monotonic()
@@ -97,16 +93,49 @@ class OutputCapture:
     def _report_skipped(self) -> None:
         if self._skipped:
             count, self._skipped = self._skipped, 0
-            message = f"{count} lines of output skipped here; the pod keeps the last of them in {self._path.name}"
+            message = f"{count} lines of output skipped here; the pod keeps the last of them in {self._name}"
             self._emit(RunLog(level="warn", message=message, source="stdout"))
 
 
+class _RotatingFile:
+    """At most two files of FILE_BYTES. Every error costs the file, never the caller."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._written = 0
+        self._is_usable = True
+
+    def write(self, chunk: bytes) -> None:
+        if not self._is_usable:
+            return
+        try:
+            if self._fd < 0 or self._written >= FILE_BYTES:
+                self._rotate()
+            self._written += len(chunk)
+            os.write(self._fd, chunk)
+        except BlockingIOError:
+            pass
+        except OSError:
+            # A full disk may have room again; a name that is taken by something else will not be ours.
+            self._is_usable = self._fd >= 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _rotate(self) -> None:
+        if self._fd >= 0:
+            self.close()
+            os.replace(self._path, self._path.with_suffix(".1"))
+        self._fd = os.open(self._path, _FILE_FLAGS, 0o600)
+        self._written = 0
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self.close()
+            raise OSError(f"{self._path} is not a regular file")
+
+
 def _text(raw: bytes) -> str:
-    return _CONTROL.sub("", raw.decode("utf-8", "replace")).rstrip()
-
-
-def _write(file: FileIO, chunk: bytes) -> int:
-    try:
-        return file.write(chunk) or 0
-    except OSError:
-        return len(chunk)  # a full disk costs the file, never the run
+    text = terminal_text(raw[:LINE_CHARACTERS].decode("utf-8", "replace")).rstrip()
+    return f"{text} [line cut after {LINE_CHARACTERS} bytes]" if len(raw) > LINE_CHARACTERS else text

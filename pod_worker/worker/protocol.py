@@ -10,12 +10,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from pod_worker.core.failure import Failure, FailureCode
+from pod_worker.core.failure import Failure, FailureCode, truncate
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
 from pod_worker.core.run import Json, Run
 
 UPLINK_FD_VARIABLE = "POD_WORKER_UPLINK_FD"
+MESSAGE_BYTES = 8 * 1024 * 1024
+STATE_BYTES = 4 * 1024 * 1024  # as JSON; the run's document has room for 16 MiB in all
+DEPTH_LIMIT = 64
+STAGE_NAME_LIMIT = 200
+TEXT_LIMIT = 20_000  # of an outcome's message and traceback
 
 
 class AttemptSpec(msgspec.Struct):
@@ -82,14 +87,26 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
             case "succeeded":
                 return Succeeded(self.summary)
             case "failed":
-                code = FailureCode(self.code or FailureCode.INTERNAL)
-                return Failed(Failure(code, self.message, self.stage, self.traceback))
+                return Failed(self._failure())
             case "canceled":
                 return Canceled(reason=self.message or None)
             case "released":
                 return Released(self.message)
             case _:
                 return None
+
+    def _failure(self) -> Failure:
+        trace = truncate(self.traceback, TEXT_LIMIT, keep_end=True) if self.traceback else None
+        stage = self.stage[:STAGE_NAME_LIMIT] if self.stage else None
+        try:
+            return Failure(FailureCode(self.code or ""), truncate(self.message, TEXT_LIMIT), stage, trace)
+        except ValueError:
+            message = truncate(f"unknown failure code {str(self.code)[:80]!r}: {self.message}", TEXT_LIMIT)
+            return Failure(FailureCode.INTERNAL, message, stage, trace)
+
+
+class MessageError(ValueError):
+    """A message of the child that the supervisor must not use; the text names the fault."""
 
 
 Message: TypeAlias = ChildReady | CheckpointSaved | OutcomeReported
@@ -107,8 +124,46 @@ def encode_line(message: msgspec.Struct) -> bytes:
 
 
 def decode_message(received: bytes) -> Message:
-    """Raises msgspec.MsgspecError on anything else."""
-    return _message_decoder.decode(received)
+    """Raises msgspec.MsgspecError for a line that is no message, MessageError for one that must not be used."""
+    try:
+        message = _message_decoder.decode(received)
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    if isinstance(message, CheckpointSaved):
+        check_checkpoint(message.stage, message.state)
+    return message
+
+
+def check_checkpoint(stage: str, state: Json) -> None:
+    """Raises MessageError for a checkpoint that the run's document cannot hold."""
+    if not 0 < len(stage) <= STAGE_NAME_LIMIT or set(stage) & set(".$\0"):
+        limits = f"1 to {STAGE_NAME_LIMIT} characters without dot, dollar and NUL"
+        raise MessageError(f"the stage name {stage[:80]!r} cannot be used: it must have {limits}")
+    try:
+        fault = _fault(state, 0)
+        size = len(_encoder.encode(state))
+    except (RecursionError, TypeError, ValueError) as error:
+        fault, size = f"holds a value that JSON cannot express ({error})", 0
+    if size > STATE_BYTES:
+        fault = f"has {size} bytes; at most {STATE_BYTES} are stored, so keep data in files or artifacts"
+    if fault:
+        raise MessageError(f"the checkpoint of stage {stage} {fault}")
+
+
+def _fault(value: Json, depth: int) -> str | None:
+    """What MongoDB could not store in this JSON value."""
+    if depth > DEPTH_LIMIT:
+        return f"is nested more than {DEPTH_LIMIT} levels deep"
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str) or "\0" in key:
+                return f"has the key {str(key)[:80]!r}; keys are strings without NUL"
+        return next((fault for each in value.values() if (fault := _fault(each, depth + 1))), None)
+    if isinstance(value, list | tuple):
+        return next((fault for each in value if (fault := _fault(each, depth + 1))), None)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"holds the number {value if abs(value) < 10**30 else 'of more than 30 digits'}, beyond 64 bits"
+    return None
 
 
 def read_spec(received: bytes) -> AttemptSpec:

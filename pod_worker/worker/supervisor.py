@@ -10,6 +10,7 @@ import logging
 import queue as queues
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -19,6 +20,7 @@ from pod_worker.core.failure import Failure, FailureCode, classify, truncate
 from pod_worker.core.outcome import Failed, Lost, Outcome
 from pod_worker.core.payload import Payload, RunStarted
 from pod_worker.core.stage import EventEmitter
+from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker import protocol
@@ -32,6 +34,7 @@ from pod_worker.worker.message_listener import MessageListener
 from pod_worker.worker.oom_kills import OomKillCounter
 from pod_worker.worker.output_capture import OutputCapture
 from pod_worker.worker.renewal import Renewer
+from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
@@ -45,7 +48,7 @@ class AttemptEnvironment:
 
     spool_dir: Path
     spool_max_bytes: int
-    work_root: Path
+    work_folders: WorkFolders
     control_plane_url: str
     control_plane_token: str | None
     variables: Mapping[str, str]  # of the child's process environment
@@ -109,7 +112,6 @@ class Supervisor:
         self._emitter = emitter
         self._identity = identity
         self._environment = environment
-        self._work_dir = environment.work_root / claim.run.id
         self._clock = clock
         self._renew_seconds = renew_seconds
         self._timeouts = timeouts
@@ -136,16 +138,18 @@ class Supervisor:
         began = self._clock.monotonic()
         self._emit(self._started_event())
         self._writer.start()
-        try:
-            attempt = self._start()
-        except Exception as error:
-            log.exception("run %s: the attempt could not be started", self._run.id)
-            result = self._settle(Failed(_internal_failure(error)))
-        else:
+        with ExitStack() as work_folder:
             try:
-                result = self._settle(self._execute(attempt))
-            finally:
-                attempt.renewer.stop()
+                folders = self._environment.work_folders
+                attempt = self._start(work_folder.enter_context(folders.used(self._run.id)))
+            except Exception as error:
+                log.exception("run %s: the attempt could not be started", self._run.id)
+                result = self._settle(Failed(_start_failure(error)))
+            else:
+                try:
+                    result = self._settle(self._execute(attempt))
+                finally:
+                    attempt.renewer.stop()
         self._writer.stop()
         for event in final_events(result.outcome, result.settlement, self._clock.monotonic() - began):
             self._emit(event)
@@ -157,11 +161,13 @@ class Supervisor:
             pod_id=who.pod_id, worker_id=who.worker_id, gpu=who.gpu, region=who.region, image=who.image
         )
 
-    def _start(self) -> _RunningAttempt:
-        tag = AttemptTag(self._run.id, self._fence.attempt, self._environment.work_root)
+    def _start(self, work_dir: Path) -> _RunningAttempt:
+        tag = AttemptTag(self._run.id, self._fence.attempt, self._environment.work_folders.root)
         trusted_seconds = max(self._lease.trusted_until - self._clock.monotonic(), 0.0)
-        child = GuardedChild(child_command(tag, self._environment.variables), trusted_seconds, self._spec())
-        output = OutputCapture(child.output, self._work_dir / "output.log", self._emit, self._clock)
+        child = GuardedChild(
+            child_command(tag, self._environment.variables), trusted_seconds, self._spec(work_dir)
+        )
+        output = OutputCapture(child.output, work_dir / "output.log", self._emit, self._clock)
         renewer = Renewer(
             self._queue,
             self._lease,
@@ -178,6 +184,9 @@ class Supervisor:
             self._writer,
             may_retry=lambda: renewer.lease.is_trusted(self._clock.monotonic()),
             on_outcome=lambda outcome: self._inbox.put(_OutcomeReported(outcome)),
+            on_invalid=lambda fault: self._inbox.put(
+                EndRequest(EndReason.ERROR, fault, Failure(FailureCode.USER_ERROR, fault))
+            ),
         )
         self._thread("guard", lambda: self._inbox.put(_GuardExited(child.wait())))
         renewer.start()
@@ -190,7 +199,7 @@ class Supervisor:
             reader=self._thread("output", output.run),
         )
 
-    def _spec(self) -> protocol.AttemptSpec:
+    def _spec(self, work_dir: Path) -> protocol.AttemptSpec:
         environment = self._environment
         return protocol.AttemptSpec(
             run=self._run,
@@ -199,7 +208,7 @@ class Supervisor:
             worker_id=self._identity.worker_id,
             spool_dir=str(environment.spool_dir),
             spool_max_bytes=environment.spool_max_bytes,
-            work_dir=str(self._work_dir),
+            work_dir=str(work_dir),
             control_plane_url=environment.control_plane_url,
             control_plane_token=environment.control_plane_token,
         )
@@ -327,10 +336,15 @@ def _request_after(result: WriteResult) -> EndRequest | None:
 
 
 def _refused_failure(result: WriteResult) -> Failure:
-    error = result.error
-    message = f"MongoDB refuses the {result.name} for good ({type(error).__name__}: {error})"
-    return Failure(FailureCode.INTERNAL, truncate(message, 1000))
+    assert result.error is not None
+    message = f"the {result.name} cannot be stored: {describe_error(result.error)}"
+    return Failure(FailureCode.BAD_DOCUMENT, truncate(message, 1000))
 
 
 def _internal_failure(error: Exception) -> Failure:
     return replace(classify(error), code=FailureCode.INTERNAL)
+
+
+def _start_failure(error: Exception) -> Failure:
+    failure = classify(error)
+    return failure if failure.code is FailureCode.DISK_FULL else replace(failure, code=FailureCode.INTERNAL)

@@ -28,6 +28,7 @@ from pod_worker.worker.end_sequence import StopTimeouts
 from pod_worker.worker.guarded_child import ChildCommand
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, Supervisor
+from pod_worker.worker.work_folders import WorkFolders
 
 LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4
 TIMEOUTS = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
@@ -48,7 +49,14 @@ def succeed():
 class Attempt:
     """A supervisor in a thread of its own, and the events it emitted."""
 
-    def __init__(self, db: Database[dict[str, Any]], folder: Path, program: str) -> None:
+    def __init__(
+        self,
+        db: Database[dict[str, Any]],
+        folder: Path,
+        program: str,
+        emit: Callable[[Payload], str] = lambda payload: "id",
+    ) -> None:
+        self._emit = emit
         self.events: list[Payload] = []
         self.operations = OperatorActions(db)
         self.folder = folder
@@ -62,7 +70,7 @@ class Attempt:
         self._result: AttemptResult | None = None
         self.work_root = folder / "work"
         environment = AttemptEnvironment(
-            folder / "spool", 1 << 24, self.work_root, "http://127.0.0.1:9", None, dict(os.environ)
+            folder / "spool", 1 << 24, WorkFolders(self.work_root), "http://127.0.0.1:9", None, dict(os.environ)
         )
         self.supervisor = Supervisor(
             self._queue,
@@ -78,7 +86,7 @@ class Attempt:
 
     def emit(self, payload: Payload) -> str:
         self.events.append(payload)
-        return "id"
+        return self._emit(payload)
 
     def command(self, tag: AttemptTag, env: Mapping[str, str]) -> ChildCommand:
         return ChildCommand([sys.executable, "-c", self._program], env, tag)
@@ -132,9 +140,14 @@ class Attempt:
 
 
 @contextmanager
-def supervised(db: Database[dict[str, Any]], folder: Path, program: str) -> Iterator[Attempt]:
+def supervised(
+    db: Database[dict[str, Any]],
+    folder: Path,
+    program: str,
+    emit: Callable[[Payload], str] = lambda payload: "id",
+) -> Iterator[Attempt]:
     """An attempt at `program`, running; nothing of it is left afterwards, or the test fails."""
-    attempt = Attempt(db, folder, program)
+    attempt = Attempt(db, folder, program, emit)
     original = supervisor.__dict__["child_command"]
     supervisor.__dict__["child_command"] = attempt.command
     try:

@@ -17,9 +17,10 @@ from pymongo.database import Database
 
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
+from pod_worker.core.payload import Payload
 from pod_worker.worker import output_capture
 from pod_worker.worker.attempt_tag import AttemptTag, kill_unguarded, processes_with_tag, unguarded_processes
-from tests.worker.hostile import TIMEOUTS, supervised
+from tests.worker.hostile import TIMEOUTS, Attempt, supervised
 
 Db = Database[dict[str, Any]]
 
@@ -69,6 +70,75 @@ def test_a_hostile_child_neither_loses_its_lease_nor_survives_a_cancel(
         attempt.outlive_a_lease()
         assert attempt.cancel() < CANCEL_SECONDS
         assert isinstance(attempt.result().outcome, Canceled)
+
+
+MESSAGES = """
+def send(**message):
+    uplink.write(json.dumps(message).encode() + b"\\n")
+def checkpoint(state, stage="Stage_1"):
+    send(type="checkpoint", stage=stage, done=False, state=state)
+    time.sleep(600)
+"""
+DEEP = 'uplink.write(b\'{"type":"checkpoint","stage":"s","done":false,"state":{"a":\' + b"[" * 100_000 + b"\\n")'
+INVALID = {
+    "a number beyond 64 bits": ("checkpoint({'n': 2**70})", "beyond 64 bits"),
+    "a key with NUL": ("checkpoint({'a\\0': 1})", "without NUL"),
+    "a state beyond the limit": ("checkpoint({'n': 'x' * (5 << 20)})", "at most 4194304"),
+    "too deep for MongoDB": ("checkpoint({'n': eval('[' * 90 + ']' * 90)})", "levels deep"),
+    "an empty stage name": ("checkpoint({}, stage='')", "stage name"),
+    "a stage name that is a path": ("checkpoint({}, stage='a.b')", "stage name"),
+    "an unknown failure code": (
+        "send(type='outcome', kind='failed', code='NO_SUCH_CODE', message='m'); os._exit(1)",
+        "unknown failure code 'NO_SUCH_CODE'",
+    ),
+    "a signal without a name": ("signal.signal(40, signal.SIG_DFL); os.kill(os.getpid(), 40)", "signal 40"),
+}
+
+
+@pytest.mark.parametrize(("program", "message"), INVALID.values(), ids=INVALID.keys())
+def test_a_message_that_cannot_be_used_ends_the_run_with_a_named_failure_and_never_the_worker(
+    db: Db, tmp_path: Path, program: str, message: str
+) -> None:
+    with supervised(db, tmp_path, MESSAGES + program) as attempt:
+        outcome = attempt.result().outcome
+    assert isinstance(outcome, Failed)
+    assert message in outcome.failure.message
+    assert attempt.document["status"] in ("FAILED", "QUEUED")
+    assert "leaseToken" not in attempt.document
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["uplink.write(b'x' * (300 << 20))", DEEP, "uplink.write(b'\\xff\\xfe\\n' * 100_000)"],
+    ids=["300 MB without a newline", "100 000 levels", "invalid UTF-8"],
+)
+def test_a_line_that_is_no_message_is_ignored_in_bounded_memory(db: Db, tmp_path: Path, program: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with supervised(db, tmp_path, f"{program}\nuplink.write(b'\\n')\nsucceed()") as attempt:
+        assert isinstance(attempt.result().outcome, Succeeded)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 64 * 1024, f"the supervisor grew by {grown} KiB"
+
+
+def test_a_run_whose_events_cannot_be_recorded_is_still_settled(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, "print('hello', flush=True)\nsucceed()", emit=refuse) as attempt:
+        assert isinstance(attempt.result().outcome, Succeeded)
+    assert attempt.document["status"] == "COMPLETED"
+
+
+def refuse(payload: Payload) -> str:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_run_that_cannot_be_started_is_settled_with_a_named_failure(db: Db, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "r").write_text("a file in the place of the run's folder")
+    attempt = Attempt(db, tmp_path, "succeed()")
+    attempt.start()
+    outcome = attempt.result().outcome
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.code is FailureCode.INTERNAL
+    assert attempt.document["status"] == "QUEUED"
 
 
 def test_what_a_child_leaves_behind_ends_with_it(db: Db, tmp_path: Path) -> None:
@@ -181,7 +251,7 @@ succeed()
         assert isinstance(attempt.result().outcome, Succeeded)
     assert attempt.logs[-1].message.endswith("last words")
     for log in attempt.logs:
-        assert len(log.message) <= output_capture.LINE_CHARACTERS
+        assert len(log.message) <= output_capture.LINE_CHARACTERS + len(" [line cut after 4000 bytes]")
         assert not set(log.message) & {chr(code) for code in (*range(9), *range(11, 32))}
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.payload import RunLog
@@ -30,9 +35,54 @@ def test_binary_output_is_replaced_not_fatal(tmp_path: Path) -> None:
     assert all(log.message.isprintable() or "\t" in log.message or "�" in log.message for log in logs)
 
 
-def test_a_line_without_end_is_cut_into_bounded_pieces(tmp_path: Path) -> None:
-    logs, _ = capture(b"x" * 1_000_000, tmp_path)
-    assert all(len(log.message) <= output_capture.LINE_CHARACTERS for log in logs)
+def test_a_line_without_end_is_cut_and_the_cut_is_reported(tmp_path: Path) -> None:
+    logs, _ = capture(b"x" * 1_000_000 + b"\nnext\n" + b"y" * 200_000, tmp_path)
+    limit = output_capture.LINE_CHARACTERS
+    cut = f" [line cut after {limit} bytes]"
+    assert [log.message for log in logs] == ["x" * limit + cut, "next", "y" * limit + cut]
+
+
+def test_escape_sequences_of_every_kind_are_removed_whole(tmp_path: Path) -> None:
+    data = "\x1b]0;title\x07a\x1b]52;c;aGk=\x1b\\b\x9b31mc\x1bPq\x1b\\d\x00e\u202ef\n"
+    logs, _ = capture(data.encode(), tmp_path)
+    assert [log.message for log in logs] == ["abcdef"]
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def remove_parent(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("obstacle", [make_folder, make_pipe, make_link, remove_parent])
+def test_an_unusable_file_costs_the_file_and_never_the_reading(
+    tmp_path: Path, obstacle: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    obstacle(folder / "output.log")
+    logs, _ = capture(b"x" * 100_000 + b"\nlast\n", folder)
+    assert logs[-1].message == "last"
+    assert not (folder / "elsewhere").exists()
+
+
+def test_a_file_that_cannot_be_rotated_costs_the_rest_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_capture, "FILE_BYTES", 70_000)
+    (tmp_path / "output.1").mkdir()
+    logs, _ = capture(b"".join(b"line %d\n" % number for number in range(100_000)), tmp_path)
+    assert logs[-1].message.startswith("9")
 
 
 def test_a_flood_is_thinned_counted_and_its_end_kept(tmp_path: Path) -> None:
