@@ -32,14 +32,16 @@ from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
 from pod_worker.fake_runpod.timestamps import DAY, HOUR, SECOND
 
 PODS = 1000
+KEY = "benchmark-only"
 GPU = "NVIDIA GeForce RTX 4090"
-SERVER = """
+SERVER = f"""
 import os, sys
 from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.server import Options, running
 if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-with running(Options(Account(spend_limit_usd_per_hour=1e6, balance_usd=1e9), speed=0, seed=1)) as fake:
+    os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+account = Account(api_keys=[{KEY!r}], spend_limit_usd_per_hour=1e6, balance_usd=1e9)
+with running(Options(account, speed=0, seed=1)) as fake:
     print(fake.url, flush=True)
     sys.stdin.read()
 """
@@ -56,7 +58,7 @@ class Client:
         self.count = 0
 
     def ask(self, method: str, path: str, body: str | None = None) -> Any:
-        headers = {"Authorization": "Bearer rpa_fake", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         self._http.request(method, path, body, headers)
         answer = self._http.getresponse()
         raw = answer.read()

@@ -5,6 +5,7 @@ Its pods are free and can run real workers.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -33,7 +34,10 @@ SCRIPT_VARIABLES = ("CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
     help="0 takes a free one.",
 )
 @click.option(
-    "--api-key", "keys", multiple=True, help="An accepted API key. [default: FAKE_RUNPOD_API_KEY or rpa_fake]"
+    "--api-key",
+    "keys",
+    multiple=True,
+    help="An accepted API key. [default: FAKE_RUNPOD_API_KEY, else a random one, printed at the start]",
 )
 @click.option(
     "--speed",
@@ -67,7 +71,8 @@ def fake_runpod(
 ) -> None:
     """Serve the RunPod APIs (REST v2, REST v1, GraphQL) with a virtual clock and virtual billing.
 
-    Point a client at it: RUNPOD_API_BASE_URL=http://127.0.0.1:9000 RUNPOD_API_KEY=rpa_fake pod-worker pods list.
+    Prints the address, and the API key if none is given, as one JSON line. Set them as RUNPOD_API_BASE_URL and
+    RUNPOD_API_KEY, then run `pod-worker pods list`.
     `--pods process` starts a pod's command as a local process; `--pods runner` emits the events of a scripted
     research run (RUN_ID in the pod's environment). Faults: POST /_fake/faults, or --faults FILE.
     """
@@ -76,7 +81,7 @@ def fake_runpod(
     from pod_worker.fake_runpod.cloud.account import Account
     from pod_worker.fake_runpod.server import Options, serve
 
-    given = keys or tuple(filter(None, [os.environ.get("FAKE_RUNPOD_API_KEY")])) or ("rpa_fake",)
+    given = keys or tuple(filter(None, [os.environ.get("FAKE_RUNPOD_API_KEY")]))
     folder = data or Path(tempfile.mkdtemp(prefix="fake_runpod_"))
     options = Options(
         account=Account(api_keys=list(given)),
@@ -87,9 +92,14 @@ def fake_runpod(
     )
     say(f"pods: {pods_mode}, their files in {folder}")
     try:
-        serve(options, address=host, port=port, on_ready=lambda url: click.echo(f'{{"url": "{url}"}}'))
+        serve(options, address=host, port=port, on_ready=lambda url, key: _announce(url, None if given else key))
     except (ValueError, msgspec.ValidationError) as error:
         raise CommandError(str(error), ExitCode.USAGE) from None
+
+
+def _announce(url: str, key: str | None) -> None:
+    """A key that was given is not printed: it may be used elsewhere too."""
+    click.echo(json.dumps({"url": url} | ({} if key is None else {"api_key": key})))
 
 
 def _make_runner(pods_mode: str, folder: Path, speed: float) -> RunnerFactory | None:

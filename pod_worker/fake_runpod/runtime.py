@@ -32,6 +32,7 @@ class SimulatorRuntime:
         self.requests = RequestLog()
         self.telemetry = TelemetryLog()
         self.base_url = ""
+        self.bind_address = "127.0.0.1"
         self.runner: ContainerRunner = NoRunner()
         self.is_closing = False
         self._state = state

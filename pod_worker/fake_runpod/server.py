@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
 from pod_worker.fake_runpod.api.admin import admin_routes
+from pod_worker.fake_runpod.api.browser_guard import is_loopback
 from pod_worker.fake_runpod.api.gateway import ApiGateway
 from pod_worker.fake_runpod.api.graphql.endpoint import graphql_routes
 from pod_worker.fake_runpod.api.rate_limit import Quotas, RateLimiter
@@ -29,17 +30,19 @@ from pod_worker.fake_runpod.api.telemetry import telemetry_routes
 from pod_worker.fake_runpod.api.v1.pods import v1_routes
 from pod_worker.fake_runpod.api.v2.router import v2_routes
 from pod_worker.fake_runpod.cloud import snapshot
-from pod_worker.fake_runpod.cloud.account import DEFAULT_API_KEY, Account
+from pod_worker.fake_runpod.cloud.account import Account, random_api_key
 from pod_worker.fake_runpod.cloud.catalogue import Catalogue, load_catalogue
 from pod_worker.fake_runpod.cloud.clock import VirtualClock
 from pod_worker.fake_runpod.cloud.faults import read_rules
 from pod_worker.fake_runpod.cloud.settings import SimulationSettings
 from pod_worker.fake_runpod.cloud.simulator import CloudSimulator
-from pod_worker.fake_runpod.containers.runner import ContainerRunner
+from pod_worker.fake_runpod.containers.runner import ContainerRunner, NoRunner
 from pod_worker.fake_runpod.errors import ApiError
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
 DEFAULT_PORT = 9000
+FORMER_DEFAULT_KEY = "rpa_fake"
+"""Public, so a state file that holds it gets a random key."""
 RunnerFactory = Callable[[SimulatorRuntime], ContainerRunner]
 DETAILS = {404: "The requested path was not found.", 405: "The requested method is not allowed for this path."}
 
@@ -84,16 +87,18 @@ def build_runtime(options: Options) -> SimulatorRuntime:
 def _build_simulator(
     options: Options, catalogue: Catalogue, saved: snapshot.Snapshot | None, now_ns: int
 ) -> CloudSimulator:
-    account = options.account
-    if saved is not None:
-        saved.account.api_keys = account.api_keys
-        account = saved.account
+    account = options.account if saved is None else saved.account
+    account.api_keys = options.account.api_keys or _saved_keys(account) or [random_api_key()]
     # With a seed ids repeat between runs. Without one they must differ from the ids in a state file.
     seed = time.time_ns() if options.seed is None else options.seed
     simulator = CloudSimulator(account, catalogue, now_ns, settings=options.settings, seed=seed)
     if saved is not None:
         snapshot.restore(simulator, saved)
     return simulator
+
+
+def _saved_keys(account: Account) -> list[str]:
+    return [key for key in account.api_keys if key != FORMER_DEFAULT_KEY]
 
 
 def build_app(runtime: SimulatorRuntime, quotas: Quotas | None = None) -> FastAPI:
@@ -136,14 +141,20 @@ def build_app(runtime: SimulatorRuntime, quotas: Quotas | None = None) -> FastAP
 def bind(runtime: SimulatorRuntime, address: str, port: int) -> socket:
     """A listening socket (port 0: any free one); sets the runtime's base URL.
 
-    Raises OSError.
+    Raises OSError, and ValueError for an address beyond loopback while pods run commands.
     """
+    if not (is_loopback(address) or isinstance(runtime.runner, NoRunner)):
+        raise ValueError(
+            f"--host {address} is not a loopback address, and pods run commands as this user, so other machines "
+            "could run commands here. Use --host 127.0.0.1, or --pods none"
+        )
     try:
         listener = create_server((address, port), backlog=2048)
     except OSError as error:
         fix = "Give another --port, or stop the process that listens there"
         text = f"cannot listen on {address}:{port}: {error.strerror}. {fix}"
         raise OSError(error.errno, text) from None
+    runtime.bind_address = address
     runtime.base_url = f"http://{address}:{listener.getsockname()[1]}"
     return listener
 
@@ -180,7 +191,7 @@ def serve(
     *,
     address: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
-    on_ready: Callable[[str], None] | None = None,
+    on_ready: Callable[[str, str], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; port 0 picks a free one.
 
@@ -196,9 +207,9 @@ def serve(
             server.run(sockets=[listener])
 
 
-def _notify_ready(server: uvicorn.Server, runtime: SimulatorRuntime, on_ready: Callable[[str], None]) -> None:
+def _notify_ready(server: uvicorn.Server, runtime: SimulatorRuntime, on_ready: Callable[[str, str], None]) -> None:
     if _await_start(server):
-        on_ready(runtime.base_url)
+        on_ready(runtime.base_url, runtime.simulator.account.api_keys[0])
 
 
 def _await_start(server: uvicorn.Server, seconds: float = 30.0) -> bool:
@@ -235,8 +246,7 @@ def running(options: Options | None = None) -> Iterator[FakeServer]:
     try:
         if not _await_start(server):
             raise RuntimeError("the fake RunPod server did not start within 30 seconds")
-        keys = options.account.api_keys
-        yield FakeServer(runtime.base_url, keys[0] if keys else DEFAULT_API_KEY, runtime)
+        yield FakeServer(runtime.base_url, runtime.simulator.account.api_keys[0], runtime)
     finally:
         server.should_exit = True
         thread.join()

@@ -70,10 +70,10 @@ def logs() -> str:
     with server() as mcp:
         pod_id = create(mcp)["id"]
         drive.fake("POST", f"/pods/{pod_id}/logs", {"lines": ["a", "b", "c", "d"]})
-        two = mcp.tool("stream-pod-logs", podId=pod_id, source="container", tail=2, maxWaitMs=700)
+        two = mcp.tool("stream-pod-logs", podId=pod_id, source="container", tail=2, maxWaitMs=3000)
         assert [item["line"] for item in two["items"]] == ["c", "d"]
         since = two["items"][0]["ts"]
-        later = mcp.tool("stream-pod-logs", podId=pod_id, source="container", since=since, maxWaitMs=700)
+        later = mcp.tool("stream-pod-logs", podId=pod_id, source="container", since=since, maxWaitMs=3000)
         assert [item["line"] for item in later["items"]] == ["c", "d"]
     return "tail and since"
 

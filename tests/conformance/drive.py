@@ -41,7 +41,7 @@ def call(method: str, path: str, body: object = None, key: str | None = KEY) -> 
 
 def fake(method: str, path: str, body: object = None) -> Any:
     """The fake's own test API."""
-    status, answer, _ = call(method, f"/_fake{path}", body, key=None)
+    status, answer, _ = call(method, f"/_fake{path}", body)
     assert status < 300, (method, path, status, answer)
     return answer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from pod_worker.fake_runpod.cloud.settings import SimulationSettings
@@ -22,10 +21,9 @@ def server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def fake(server: FakeServer) -> FakeServer:
-    httpx.post(f"{server.url}/_fake/reset").raise_for_status()
-    httpx.patch(
-        f"{server.url}/_fake/settings", json={"billing_lag_seconds": 0, "ssh_host": None}
-    ).raise_for_status()
+    with Api(server) as client:
+        client.post("/_fake/reset").raise_for_status()
+        client.patch("/_fake/settings", json={"billing_lag_seconds": 0, "ssh_host": None}).raise_for_status()
     return server
 
 

@@ -15,7 +15,8 @@ import pytest
 from pod_worker.fake_runpod.api.rate_limit import Quotas
 from pod_worker.fake_runpod.cloud.account import Account
 from pod_worker.fake_runpod.cloud.settings import SimulationSettings
-from pod_worker.fake_runpod.server import Options, build_runtime, running, serve
+from pod_worker.fake_runpod.containers.process_runner import ProcessRunner
+from pod_worker.fake_runpod.server import Options, bind, build_runtime, running, serve
 from tests.fake_runpod.api_client import Api
 from tests.fake_runpod.waiting import until
 
@@ -64,15 +65,19 @@ def test_the_key_in_force_is_the_one_given_now(tmp_path: Path) -> None:
     state = tmp_path / "cloud.json"
     with running(Options(speed=0, state=state)) as fake, Api(fake) as api:
         api.create()
+        first = fake.api_key
+    with running(Options(speed=0, state=state)) as fake:
+        assert fake.api_key == first, "the state file keeps a key that was not given"
     with running(Options(Account(api_keys=["rpa_new"]), speed=0, state=state)) as fake, Api(fake) as api:
         assert len(api.get("/v2/pods").json()["pods"]) == 1
-        assert api.get("/v2/pods", headers={"Authorization": "Bearer rpa_fake"}).status_code == 401
+        assert api.get("/v2/pods", headers={"Authorization": f"Bearer {first}"}).status_code == 401
 
 
 def test_a_state_file_of_format_1_is_read(tmp_path: Path) -> None:
     state = tmp_path / "cloud.json"
     state.write_bytes(Path(__file__).with_name("state_format_1.json").read_bytes())
     with running(Options(speed=0, state=state)) as fake, Api(fake) as api:
+        assert fake.api_key != "rpa_fake", "the former default key is public"
         pods = {pod["name"]: pod for pod in api.get("/v2/pods").json()["pods"]}
         assert {name: pod["status"] for name, pod in pods.items()} == {
             "runs": "RUNNING",
@@ -133,7 +138,7 @@ def test_two_fakes_with_one_seed_give_the_same_ids() -> None:
 
 SERVE = """
 from pod_worker.fake_runpod.server import serve
-serve(port=0, on_ready=lambda url: print(url, flush=True))
+serve(port=0, on_ready=lambda url, key: print(url, key, flush=True))
 """
 
 
@@ -143,10 +148,10 @@ def test_serve_says_when_it_is_ready_and_ends_on_a_signal(sent: signal.Signals) 
         [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().decode().strip()
+        url, key = process.stdout.readline().decode().split()
         assert url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{url}/").json()["server"] == "fake-runpod"
-        headers = {"Authorization": "Bearer rpa_fake"}
+        headers = {"Authorization": f"Bearer {key}"}
         body = {"name": "p", "image": "i", "gpu": {"id": "NVIDIA L4", "count": 1}}
         pod_id = httpx.post(f"{url}/v2/pods", json=body, headers=headers).json()["id"]
         with httpx.stream("GET", f"{url}/v2/pods/{pod_id}/logs", headers=headers) as answer:
@@ -155,6 +160,21 @@ def test_serve_says_when_it_is_ready_and_ends_on_a_signal(sent: signal.Signals) 
             process.wait(20)
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_the_default_key_is_random() -> None:
+    keys = [build_runtime(Options()).simulator.account.api_keys for _ in range(2)]
+    assert keys[0] != keys[1]
+    assert all(len(key) >= 32 for [key] in keys)
+
+
+def test_pods_that_run_commands_are_served_on_loopback_only(tmp_path: Path) -> None:
+    options = Options(make_runner=lambda runtime: ProcessRunner(tmp_path, runtime))
+    for address in ("0.0.0.0", "192.0.2.1", "example.invalid"):
+        with pytest.raises(ValueError, match="--pods none"):
+            serve(options, address=address, port=0)
+    with bind(build_runtime(Options()), "0.0.0.0", 0) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -49,7 +49,7 @@ class Cloud:
         self._post("faults", {"kind": kind, **rule})
 
     def settings(self, **changes: Any) -> None:
-        requests.patch(f"{self.url}/_fake/settings", json=changes, timeout=10).raise_for_status()
+        self._send("PATCH", "/_fake/settings", json=changes)
 
     def inject(self, pod_id: str, kind: str) -> None:
         self._post(f"pods/{pod_id}/{kind}", {})
@@ -59,32 +59,35 @@ class Cloud:
 
     def truth(self) -> list[dict[str, Any]]:
         """Every pod that exists and bills, seen or not."""
-        answer = requests.get(f"{self.url}/_fake/pods", timeout=10)
-        answer.raise_for_status()
-        pods: list[dict[str, Any]] = answer.json()["pods"]
+        pods: list[dict[str, Any]] = self._send("GET", "/_fake/pods").json()["pods"]
         return pods
 
     def living(self) -> list[str]:
         return [pod["id"] for pod in self.truth() if pod["status"] != "TERMINATED"]
 
     def asked(self, method: str) -> list[dict[str, Any]]:
-        answer = requests.get(f"{self.url}/_fake/requests", timeout=10).json()
+        answer = self._send("GET", "/_fake/requests").json()
         entries = answer if isinstance(answer, list) else next(v for v in answer.values() if isinstance(v, list))
         return [each for each in entries if each["method"] == method]
 
     def make_volume(self, name: str, center: str = CENTER) -> str:
-        answer = requests.post(
-            f"{self.url}/v2/network-volumes",
-            json={"name": name, "size": 20, "dataCenter": center},
-            headers={"Authorization": f"Bearer {self.api_key}"},
-            timeout=10,
-        )
-        answer.raise_for_status()
-        return str(answer.json()["id"])
+        body = {"name": name, "size": 20, "dataCenter": center}
+        return str(self._send("POST", "/v2/network-volumes", json=body).json()["id"])
+
+    def reset(self) -> None:
+        self._post("reset", {})
+
+    def account(self, **changes: Any) -> None:
+        self._send("PATCH", "/_fake/account", json=changes)
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
-        answer = requests.post(f"{self.url}/_fake/{path}", json=body, timeout=10)
+        self._send("POST", f"/_fake/{path}", json=body)
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        answer = requests.request(method, self.url + path, headers=headers, timeout=10, **options)
         assert answer.ok, answer.text
+        return answer
 
 
 def until(cloud: Cloud, is_so: Callable[[], bool], seconds: int = 120) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import requests
 
 from pod_worker.core.clock import ManualClock
 from pod_worker.fake_runpod.server import FakeServer, Options
@@ -34,7 +33,7 @@ def fake_server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def cloud(fake_server: FakeServer) -> Cloud:
-    requests.post(f"{fake_server.url}/_fake/reset", timeout=10).raise_for_status()
     cloud = Cloud(fake_server.url, fake_server.api_key, ManualClock())
+    cloud.reset()
     cloud.settings(billing_lag_seconds=0, ssh_host=None)
     return cloud

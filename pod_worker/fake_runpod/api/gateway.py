@@ -8,13 +8,15 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pod_worker.fake_runpod.api.browser_guard import browser_refusal
 from pod_worker.fake_runpod.api.caller import Caller
 from pod_worker.fake_runpod.api.rate_limit import QuotaDecision, RateLimiter
 from pod_worker.fake_runpod.api.responses import error_response, html_error
 from pod_worker.fake_runpod.cloud.faults import FaultContext, FaultKind, FaultRule
 from pod_worker.fake_runpod.runtime import SimulatorRuntime
 
-UNAUTHENTICATED_SURFACES = ("control", "telemetry", "root")
+UNAUTHENTICATED_SURFACES = ("telemetry", "root")
+UNCOUNTED_SURFACES = ("admin", *UNAUTHENTICATED_SURFACES)
 RETIRED = {
     "v1": "REST API v1 has been retired. Use https://api.runpod.io/v2.",
     "graphql": "The GraphQL API has been retired. Use https://api.runpod.io/v2.",
@@ -24,7 +26,7 @@ RETIRED = {
 
 def surface_of(path: str) -> str:
     head = path.split("/", 2)[1] if path.startswith("/") else ""
-    known = {"v2": "v2", "graphql": "graphql", "_fake": "control", "telemetry": "telemetry", "": "root"}
+    known = {"v2": "v2", "graphql": "graphql", "_fake": "admin", "telemetry": "telemetry", "": "root"}
     return known.get(head, "v1")
 
 
@@ -42,8 +44,10 @@ class ApiGateway:
         scope["fake.surface"] = surface
         self._runtime.catch_up()
         try:
-            if surface in UNAUTHENTICATED_SURFACES:
-                await self._app(scope, receive, send)
+            if (reason := browser_refusal(scope, self._runtime.bind_address)) is not None:
+                await error_response(surface, 403, reason)(scope, receive, send)
+            elif surface in UNCOUNTED_SURFACES:
+                await (self._admin_error(surface, scope) or self._app)(scope, receive, send)
             else:
                 await self._handle(surface, scope, receive, self._counting(scope, send))
         finally:
@@ -95,6 +99,13 @@ class ApiGateway:
         if surface == "v2" and which == "for the minute window":
             answer.headers["RateLimit"] = f'"minute";r=0;t={retry_after}'
         return answer
+
+    def _admin_error(self, surface: str, scope: Scope) -> Response | None:
+        """The test API can start commands in pods, so it needs a key of the account; a pod's key is not enough."""
+        key = _key_of(scope)
+        if surface != "admin" or (key is not None and self._runtime.simulator.account.knows_key(key)):
+            return None
+        return error_response(surface, 401, "the test API needs the account's API key as a bearer token")
 
     def _unauthorized(self, surface: str, scope: Scope) -> Response | None:
         key = _key_of(scope)

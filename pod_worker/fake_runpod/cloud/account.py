@@ -6,9 +6,12 @@ Spending is computed by `billing/ledger.py` and enforced by `simulator.py`.
 from __future__ import annotations
 
 import hmac
+import secrets as random_secrets
 from dataclasses import dataclass, field
 
-DEFAULT_API_KEY = "rpa_fake"
+
+def random_api_key() -> str:
+    return f"rpa_fake_{random_secrets.token_urlsafe(24)}"
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class Account:
     must stay under the spend limit.
     """
 
-    api_keys: list[str] = field(default_factory=lambda: [DEFAULT_API_KEY])
+    api_keys: list[str] = field(default_factory=list)
     id: str = "user_2fake0000000000000000000"
     email: str = "renter@example.invalid"
     balance_usd: float = 1_000_000.0

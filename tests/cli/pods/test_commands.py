@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from pod_worker.cli import main
 from pod_worker.cli.exit_codes import ExitCode
@@ -35,7 +34,6 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def cloud(fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    requests.post(f"{fake_server.url}/_fake/reset", timeout=10).raise_for_status()
     for name in [name for name in os.environ if name.startswith(("RUNPOD_", "MONGODB", "CONTROL_PLANE"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RUNPOD_API_KEY", fake_server.api_key)
@@ -43,7 +41,9 @@ def cloud(fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RUNPOD_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("POD_WORKER_DATA", str(tmp_path / "no-stack"))
     monkeypatch.chdir(tmp_path)
-    return Cloud(fake_server.url, fake_server.api_key, ManualClock())
+    cloud = Cloud(fake_server.url, fake_server.api_key, ManualClock())
+    cloud.reset()
+    return cloud
 
 
 @dataclass

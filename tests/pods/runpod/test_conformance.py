@@ -142,14 +142,12 @@ def test_an_unknown_gpu_is_refused_without_a_pod(provider: PodProvider, cloud: C
 
 
 def test_no_credit_stops_everything(provider: PodProvider, cloud: Cloud) -> None:
-    import requests
-
-    requests.patch(f"{cloud.url}/_fake/account", json={"balance_usd": 0.1}, timeout=10).raise_for_status()
+    cloud.account(balance_usd=0.1)
     try:
         with pytest.raises(InsufficientBalanceError):
             provider.create(SPEC)
     finally:
-        requests.patch(f"{cloud.url}/_fake/account", json={"balance_usd": 1e6}, timeout=10).raise_for_status()
+        cloud.account(balance_usd=1e6)
     assert cloud.living() == []
 
 
