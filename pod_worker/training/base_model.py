@@ -1,11 +1,13 @@
 """Loads tokenizer and base model from a local folder, and puts the adapter on it.
 
-The base model's weights are frozen; only the adapter's can be trained. What cannot be loaded is the input's
-fault and is said in one sentence, without a traceback from inside a library.
+The base model's weights are frozen; only the adapter's can be trained. A model that cannot be loaded ends the run
+with one sentence: INVALID_INPUT for the model's files, ENVIRONMENT for this machine's libraries. Code that comes
+with a model is never executed.
 """
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,14 +24,22 @@ from pod_worker.training.hardware import ExecutionPlan
 from pod_worker.training.masks import Tokenizer
 from pod_worker.training.params import TrainingParams
 
+# What the loaders raise for files that are damaged, incomplete or of another kind; RuntimeError for weights whose
+# sizes differ from the configuration.
+LOAD_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, ImportError,
+    SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_tokenizer(folder: Path, name: str) -> Tokenizer:
     try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _invalid(f"the tokenizer of model {name!r} cannot be loaded: {_first_line(error)}") from error
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except LOAD_ERRORS as error:
+        raise load_failure(error, f"the tokenizer of model {name!r}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise _invalid(f"model {name!r} has no fast tokenizer (tokenizer.json), which exact loss masks need")
     return tokenizer
@@ -72,7 +82,11 @@ def exported_adapter(model: torch.nn.Module, base: str) -> tuple[dict[str, torch
 
 
 def _load_base(folder: Path, params: TrainingParams, execution: ExecutionPlan) -> torch.nn.Module:
-    options: dict[str, Json] = {"dtype": DTYPES[execution.precision], "attn_implementation": execution.attention}
+    options: dict[str, Json] = {
+        "dtype": DTYPES[execution.precision],
+        "attn_implementation": execution.attention,
+        "trust_remote_code": False,
+    }
     if params.method != "lora":
         options["quantization_config"] = _quantization(params, execution)
     if params.method != "lora" or execution.device == "cuda":
@@ -81,8 +95,10 @@ def _load_base(folder: Path, params: TrainingParams, execution: ExecutionPlan) -
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise _invalid(f"model {params.model!r} cannot be loaded: {_first_line(error)}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except LOAD_ERRORS as error:
+        raise load_failure(error, f"model {params.model!r}") from error
     if missing := sorted(found["missing_keys"]):
         raise _invalid(
             f"model {params.model!r} lacks {len(missing)} weights ({', '.join(missing[:3])} ...), "
@@ -116,6 +132,8 @@ def _quantization(params: TrainingParams, execution: ExecutionPlan) -> Json:
 
 
 def _adapt(base: torch.nn.Module, params: TrainingParams) -> torch.nn.Module:
+    linear = (name for name, layer in base.named_modules() if isinstance(layer, torch.nn.Linear))
+    names = sorted({name.rpartition(".")[2] for name in linear})
     try:
         with _without_bitsandbytes(params.method == "lora"):
             from peft import LoraConfig, get_peft_model
@@ -129,11 +147,9 @@ def _adapt(base: torch.nn.Module, params: TrainingParams) -> torch.nn.Module:
             )
             return get_peft_model(base, config)
     except ValueError as error:
-        linear = (name for name, layer in base.named_modules() if isinstance(layer, torch.nn.Linear))
-        names = sorted({name.rpartition(".")[2] for name in linear})
         raise _invalid(
-            f"target_modules {params.target_modules!r} fit no layer of {params.model!r}: "
-            f'use "all-linear" or some of {", ".join(names)}'
+            f"target_modules {params.target_modules!r} cannot be used with {params.model!r} "
+            f"({_first_line(error)}): use some of {', '.join(names)}"
         ) from error
 
 
@@ -155,6 +171,26 @@ def _without_bitsandbytes(is_needless: bool) -> Iterator[None]:
 
         is_bnb_available.cache_clear()
         is_bnb_4bit_available.cache_clear()
+
+
+def load_failure(error: Exception, what: str) -> RunError:
+    """The failure with its cause and fix. torch's own errors about the device are no fault of the files."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return RunError(
+            FailureCode.ENVIRONMENT,
+            f"{what} needs a library that this machine lacks or has too old: {_first_line(error)}. "
+            "Install what the message names on the pod (scripts/init_runpod.sh), or use another pod.",
+        )
+    if isinstance(error, RuntimeError) and "CUDA" in text:
+        return RunError(FailureCode.GPU_ERROR, f"{what} could not be moved to the GPU: {_first_line(error)}")
+    if "trust_remote_code" in text:
+        return _invalid(f"{what} needs code of its own, which pod_worker does not execute: use a model without it")
+    if "ignore_mismatched_sizes" in text or "size mismatch" in text:
+        return _invalid(f"{what} cannot be loaded: its weights and its config.json have different sizes")
+    if isinstance(error, pickle.UnpicklingError):
+        return _invalid(f"{what} has pickled weights that may execute code: convert them to safetensors")
+    return _invalid(f"{what} cannot be loaded: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

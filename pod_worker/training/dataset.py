@@ -45,28 +45,44 @@ def read(context: Context, params: TrainingParams) -> RawDataset:
 
 
 def encode_all(raw: RawDataset, tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None]) -> Dataset:
+    """Raises RunError(INVALID_INPUT) when no training row is left; held-out rows may all be left out."""
     training = encode(raw.training, tokenizer, max_length, check_stop)
-    held_out = encode(raw.held_out, tokenizer, max_length, check_stop) if raw.held_out else EncodedDataset([])
-    return Dataset(training, held_out, raw.sha256)
+    if not training.examples:
+        raise RunError(
+            FailureCode.INVALID_INPUT,
+            f"none of the {training.rows} training rows has a loss-bearing token within max_length={max_length}: "
+            "raise max_length",
+        )
+    return Dataset(training, encode(raw.held_out, tokenizer, max_length, check_stop), raw.sha256)
 
 
-def encoding_warnings(encoded: EncodedDataset, max_length: int) -> list[str]:
-    """What happened to the rows that their owner should know."""
-    said = []
+def encoding_warnings(encoded: EncodedDataset, max_length: int, kind: str) -> list[str]:
+    """What the owner of the rows should know. `kind` is "training" or "held-out"."""
+    found = []
     if encoded.truncated:
         share = encoded.lost_tokens / (encoded.lost_tokens + encoded.loss_tokens)
-        said.append(
-            f"{encoded.truncated} rows were cut to max_length={max_length}, "
+        found.append(
+            f"{encoded.truncated} {kind} rows were cut to max_length={max_length}, "
             f"which took {encoded.lost_tokens} loss-bearing tokens ({share:.1%})"
         )
     if encoded.dropped:
-        said.append(f"{encoded.dropped} rows have no loss-bearing token within max_length and are left out")
+        found.append(
+            f"{encoded.dropped} of {encoded.rows} {kind} rows have no loss-bearing token within "
+            f"max_length={max_length} and are left out"
+        )
+    if encoded.rows and not encoded.examples:
+        found.append(f"no {kind} row is left, so there is no {kind} loss: raise max_length")
     if encoded.split:
-        said.append(
-            f"the chat template rewrites earlier turns, so {encoded.split} conversations "
+        found.append(
+            f"the chat template rewrites earlier turns, so {encoded.split} {kind} conversations "
             "were taken as one example per assistant turn"
         )
-    return said
+    if encoded.unended:
+        found.append(
+            f"the chat template ends {encoded.unended} of {encoded.conversations} {kind} conversations without an "
+            "end token, so the model does not learn to stop: use a template that writes the tokenizer's end token"
+        )
+    return found
 
 
 def _local(context: Context, dataset: str) -> Path:

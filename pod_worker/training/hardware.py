@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.training.params import TrainingParams
 
-Attention = Literal["sdpa", "flash_attention_2"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
 
 # Without these units a bf16 product is emulated: 14 times slower than fp32 on a small model.
 BF16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -28,6 +28,18 @@ class Capabilities:
     has_bf16: bool
     has_varlen_kernel: bool  # attention over rows laid end to end, without a mask
     has_bitsandbytes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSupport:
+    """Which attention implementations a model family has; `eager` is always there."""
+
+    family: str
+    has_sdpa: bool = True
+    has_flash_attention: bool = True
+
+
+ANY_MODEL = ModelSupport("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,9 @@ def detect_capabilities() -> Capabilities:
     return Capabilities("cuda", name, is_recent, is_recent and _has_flash_attention(), has_bitsandbytes)
 
 
-def plan_execution(params: TrainingParams, machine: Capabilities) -> ExecutionPlan:
+def plan_execution(
+    params: TrainingParams, machine: Capabilities, model: ModelSupport = ANY_MODEL
+) -> ExecutionPlan:
     """Raises RunError(INVALID_INPUT) for a method that this machine has no software for."""
     if params.method != "lora" and not machine.has_bitsandbytes:
         raise RunError(
@@ -61,9 +75,8 @@ def plan_execution(params: TrainingParams, machine: Capabilities) -> ExecutionPl
             "pip install 'pod_worker[train]' on Linux, or use method 'lora'",
         )
     precision, why_precision = _precision(params, machine)
-    packed, why_packed = _layout(params, machine)
-    attention: Attention = "flash_attention_2" if packed and _kernel_fits(machine, precision) else "sdpa"
-    why_kernel = "rows stay apart without a mask" if attention == "flash_attention_2" else "torch's own kernels"
+    packed, why_packed = _layout(params, machine, model)
+    attention, why_kernel = _attention(packed and _kernel_fits(machine, precision), model)
     base = {
         "lora": (),
         "qlora": ("base model in 4 bits (nf4, double quantisation): a quarter of the memory, not faster",),
@@ -93,16 +106,29 @@ def _precision(params: TrainingParams, machine: Capabilities) -> tuple[Literal["
     return wanted, "as asked"
 
 
-def _layout(params: TrainingParams, machine: Capabilities) -> tuple[bool, str]:
+def _attention(can_use_flash: bool, model: ModelSupport) -> tuple[Attention, str]:
+    if can_use_flash and model.has_flash_attention:
+        return "flash_attention_2", "rows stay apart without a mask"
+    if model.has_sdpa:
+        return "sdpa", "torch's own kernels"
+    return "eager", f"model family {model.family} has no other implementation"
+
+
+def _layout(params: TrainingParams, machine: Capabilities, model: ModelSupport) -> tuple[bool, str]:
     # Attention over a packed row with a dense block mask grows with the square of the whole row.
     if params.packing == "packed":
         slow = "" if machine.has_varlen_kernel else ", though without a variable-length kernel it is slower"
         return True, f"as asked{slow}"
     if params.packing == "group":
         return False, "as asked"
-    if machine.has_varlen_kernel and params.precision != "fp32":
+    if machine.has_varlen_kernel and model.has_flash_attention and params.precision != "fp32":
         return True, "a variable-length attention kernel is there"
     return False, "there is no variable-length attention kernel, so little padding is the fastest"
+
+
+def without_packing(plan: ExecutionPlan, reason: str) -> ExecutionPlan:
+    """The same plan with rows grouped by length, and why."""
+    return replace(plan, packed=False, reasons=(*plan.reasons, f"rows grouped by length instead: {reason}"))
 
 
 def _kernel_fits(machine: Capabilities, precision: str) -> bool:

@@ -1,8 +1,8 @@
 """The training loop: optimizer steps, held-out loss, metrics, checkpoints; exact to resume at any step.
 
 A step's gradient is normalised by the loss-bearing tokens of the whole step, so accumulation changes memory and
-nothing else. What is due after a step is derived from the step alone, so a resumed training owes the same.
-Publishes no results: that is `lora`'s business.
+nothing else. What follows a step depends on the step alone, so a resumed training does the same. `lora` publishes
+the results.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class TrainingLoop:
             random_state.restore(random)
             self._save()
             raise
+        self._check_weights()
         if self._params.checkpoint_every_steps or self._params.checkpoint_every_minutes:
-            self._save()  # what comes after may fail, and must not cost the training
+            self._save()  # publishing may fail, and must not cost the training
         return self.progress
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,6 +189,7 @@ class TrainingLoop:
             return
         self._sync_from_device()
         _finite(self.progress.loss_sum, "loss", step)
+        self._check_weights()
         began = self._clock.monotonic()
         self._saved_step, self._saved_at = step, began  # before the upload: a drain in it must not repeat it
         entry = self._shelf.save(
@@ -201,6 +203,14 @@ class TrainingLoop:
         )
         took = round(self._clock.monotonic() - began, 3)
         self._context.log(f"checkpoint of step {step}", "info", seconds=took, bytes=entry.bytes, key=entry.key)
+
+    def _check_weights(self) -> None:
+        """The loss of a step is computed before its update, so the last update shows only in the weights."""
+        wrong = [name for name, weight in self._weights.items() if not bool(torch.isfinite(weight).all())]
+        if wrong:
+            raise _diverged(
+                f"{len(wrong)} of {len(self._weights)} adapter weights are not finite", self.progress.step
+            )
 
     def _sync_from_device(self) -> None:
         """Bring what was summed on the device into the progress."""
@@ -252,8 +262,13 @@ def _load_optimizer(
 
 def _finite(value: float, what: str, step: int) -> float:
     if not math.isfinite(value):
-        raise RunError(
-            FailureCode.USER_ERROR,
-            f"the {what} at step {step} is {value}: lower lr, raise warmup or set grad_clip, then reset the run",
-        )
+        raise _diverged(f"the {what} is {value}", step)
     return value
+
+
+def _diverged(what: str, step: int) -> RunError:
+    return RunError(
+        FailureCode.USER_ERROR,
+        f"training diverged at step {step}: {what}. Lower lr, raise warmup or set grad_clip: "
+        "pod-worker runs reset ID --from-scratch --param lr=…",
+    )

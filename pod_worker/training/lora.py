@@ -1,7 +1,7 @@
 """Fine-tunes a causal language model with LoRA, from parameters to published adapter: the steps, in order.
 
-Says at the start what it will do and why. Each step is somewhere else; this module knows only their order, and
-that nothing is published before the training is whole.
+Logs at the start what it will do and why. Each step is in a module of its own; this one knows only their order.
+Nothing is published before the training is complete.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from pod_worker.training.batches import BatchPlan
 from pod_worker.training.checkpoint import hash_file
 from pod_worker.training.checkpoint_store import CheckpointStore
 from pod_worker.training.dataset import Dataset, RawDataset
-from pod_worker.training.hardware import Capabilities, detect_capabilities, plan_execution
+from pod_worker.training.hardware import Capabilities, detect_capabilities, plan_execution, without_packing
 from pod_worker.training.hub import locate
 from pod_worker.training.library_logs import redirect_library_logs
 from pod_worker.training.loop import TrainingLoop, TrainingTask
+from pod_worker.training.model_support import packing_problem, read_support
 from pod_worker.training.params import TrainingParams
 from pod_worker.training.results import publish
 from pod_worker.training.schedule import total_steps
@@ -39,8 +40,10 @@ RESUMABLE_CHANGES = frozenset(
 
 
 def finetune(context: Context, params: TrainingParams, clock: Clock | None = None) -> dict[str, Json]:
-    """Train, publish adapter, model card and report, and return the summary. Raises RunError for everything that
-    a person can mend, and Interruption when the run was asked to stop."""
+    """Train, publish adapter, model card and report, and return the summary.
+
+    Raises RunError for everything that a user or operator can fix, and Interruption when the run must stop.
+    """
     with redirect_library_logs(lambda message, level: context.log(message, level)):
         task, data = prepare(context, params)
         progress = TrainingLoop(task, context, CheckpointStore(context), clock or SystemClock()).run()
@@ -52,15 +55,23 @@ def prepare(context: Context, params: TrainingParams) -> tuple[TrainingTask, Dat
     if params.threads:
         torch.set_num_threads(params.threads)
     machine = detect_capabilities()
-    execution = plan_execution(params, machine)
+    plan_execution(params, machine)  # refuses what the machine lacks before anything is downloaded
     raw = dataset.read(context, params)
     folder = locate(params.model, params.revision, context.stop.check)
+    execution = plan_execution(params, machine, read_support(folder, params.model))
     config = read_config(folder, params.model)
     tokenizer = load_tokenizer(folder, params.model)
     max_length = min(params.max_length, position_limit(config) or params.max_length)
     data = dataset.encode_all(raw, tokenizer, max_length, context.stop.check)
     model = load_model(folder, params, execution)
     check_vocabulary(tokenizer, model, params.model)
+    if execution.packed and (problem := packing_problem(model)):
+        if params.packing == "packed":
+            raise RunError(
+                FailureCode.INVALID_INPUT,
+                f"model {params.model!r} cannot be packed: {problem}. Use packing=group.",
+            )
+        execution = without_packing(execution, problem)
     plan = BatchPlan(
         tuple(len(example) for example in data.training.examples),
         params.rows_per_step,
@@ -136,5 +147,6 @@ def _announce(context: Context, task: TrainingTask, data: Dataset, machine: Capa
         context.log(reason)
     if max_length < params.max_length:
         context.log(f"max_length is {max_length}, not {params.max_length}: the model can place no more", "warning")
-    for remark in dataset.encoding_warnings(training, max_length):
-        context.log(remark, "warning")
+    for kind, encoded in (("training", training), ("held-out", data.held_out)):
+        for warning in dataset.encoding_warnings(encoded, max_length, kind):
+            context.log(warning, "warning")

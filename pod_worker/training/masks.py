@@ -30,6 +30,7 @@ class Tokenizer(Protocol):
 
     chat_template: str | None
     eos_token_id: int | None
+    all_special_ids: list[int]
 
     def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool = ...) -> Json: ...
     def decode(self, ids: list[int], **options: bool) -> str: ...
@@ -61,6 +62,8 @@ class EncodedDataset:
     lost_tokens: int = 0  # loss-bearing tokens that the cut took
     dropped: int = 0  # examples with no loss-bearing token left
     split: int = 0  # conversations that became one example per assistant turn
+    conversations: int = 0  # examples that came from a conversation
+    unended: int = 0  # of those, the ones whose answers hold no end token
 
     @property
     def loss_tokens(self) -> int:
@@ -77,26 +80,33 @@ def encode(
     max_length: int,
     check_stop: Callable[[], None] = lambda: None,
 ) -> EncodedDataset:
-    """Raises RunError(INVALID_INPUT) naming the row whose mask cannot be exact, or when nothing is left; and what
-    `check_stop` raises, which is asked now and then: a large data set takes minutes."""
+    """Encode all rows; `check_stop` is called between rows, because a large data set takes minutes.
+
+    Raises RunError(INVALID_INPUT) naming the row whose mask cannot be exact, and what `check_stop` raises.
+    """
     done = EncodedDataset([])
+    ends = _end_tokens(tokenizer)
     for row in rows:
         done.rows += 1
         if done.rows % ROWS_BETWEEN_CHECKS == 0:
             check_stop()
         try:
             examples = list(_examples(row, tokenizer))
-        except LossMaskError as problem:
-            raise RunError(FailureCode.INVALID_INPUT, f"{row.location}: {problem}") from None
+        except LossMaskError as error:
+            raise RunError(FailureCode.INVALID_INPUT, f"{row.location}: {error}") from None
         done.split += len(examples) > 1
         for example in examples:
+            if isinstance(row.content, Conversation):
+                done.conversations += 1
+                done.unended += not ends.intersection(example.tokens[example.loss_mask].tolist())
             _keep(done, example, max_length)
-    if not done.examples:
-        raise RunError(
-            FailureCode.INVALID_INPUT,
-            f"none of {done.rows} rows has a loss-bearing token within max_length={max_length}: raise max_length",
-        )
     return done
+
+
+def _end_tokens(tokenizer: Tokenizer) -> set[int]:
+    """Every special token: templates end a turn with one, and it need not be the tokenizer's own end token."""
+    special = set(tokenizer.all_special_ids)
+    return special if tokenizer.eos_token_id is None else special | {tokenizer.eos_token_id}
 
 
 def _keep(done: EncodedDataset, example: Example, max_length: int) -> None:
@@ -141,11 +151,8 @@ def _from_conversation(conversation: Conversation, tokenizer: Tokenizer) -> Iter
 
 
 def _by_markers(conversation: Conversation, tokenizer: Tokenizer) -> Example:
-    encoded = tokenizer.apply_chat_template(
-        list(conversation.messages),
-        tools=list(conversation.tools) or None,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
+    encoded = _apply_template(
+        tokenizer, conversation, conversation.messages, return_dict=True, return_assistant_tokens_mask=True
     )
     mask = [bool(each) for each in encoded["assistant_masks"]]
     if not any(mask):
@@ -161,8 +168,11 @@ def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list
     for position, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, conversation, position, prompt=True)
         through = _render(tokenizer, conversation, position + 1)
+        if position:
+            before = _render(tokenizer, conversation, position, prompt=True)
+        else:
+            before = _opening(tokenizer, conversation, through)
         if not through.startswith(before) or len(through) == len(before):
             raise LossMaskError(
                 "the chat template has no {% generation %} markers and does not render message "
@@ -174,17 +184,39 @@ def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list
     return rendered, spans, all(rendered[-1].startswith(text) for text in rendered)
 
 
-def _render(tokenizer: Tokenizer, conversation: Conversation, count: int, prompt: bool = False) -> str:
+def _opening(tokenizer: Tokenizer, conversation: Conversation, through: str) -> str:
+    """What precedes the answer of a conversation that the assistant begins; "" where it cannot be found exactly.
+
+    No template renders an empty conversation, so the generation prompt is taken from one with a user's message.
+    """
+    user = ({"role": "user", "content": "text"},)
+    prompt = _render(tokenizer, conversation, 1, prompt=True, messages=user).removeprefix(
+        _render(tokenizer, conversation, 1, messages=user)
+    )
+    head, found, rest = through.partition(prompt) if prompt else ("", "", "")
+    answer = str(conversation.messages[0].get("content") or "").strip()
+    is_exact = bool(found) and prompt not in rest and rest.lstrip().startswith(answer)
+    return head + found if is_exact else through
+
+
+def _render(
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    count: int,
+    *,
+    prompt: bool = False,
+    messages: Sequence[dict[str, Json]] = (),
+) -> str:
+    chosen = messages or conversation.messages[:count]
+    return str(_apply_template(tokenizer, conversation, chosen, tokenize=False, add_generation_prompt=prompt))
+
+
+def _apply_template(
+    tokenizer: Tokenizer, conversation: Conversation, messages: Sequence[dict[str, Json]], **options: Json
+) -> Json:
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(conversation.messages[:count]),
-                tools=list(conversation.tools) or None,
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        )
-    except (TemplateError, ValueError, KeyError, TypeError) as error:
+        return tokenizer.apply_chat_template(list(messages), tools=list(conversation.tools) or None, **options)
+    except (TemplateError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LossMaskError(
             f"the chat template refuses these messages ({error}): check their roles and their order"
         ) from error

@@ -30,7 +30,13 @@ class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Every field may be left out but `model` and `dataset`. Zero is legal wherever zero means something."""
 
     model: Annotated[str, Meta(min_length=1, description="a folder on the pod, or a hub id such as owner/name")]
-    dataset: Annotated[str, Meta(min_length=1, description="a JSONL file on the pod, or an artifact key runs/...")]
+    dataset: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="a JSONL file (also gzip or a JSON array) on the pod, or an artifact key runs/...",
+        ),
+    ]
     revision: Annotated[str | None, Meta(description="branch, tag or commit of a hub model")] = None
     format: Annotated[Format, Meta(description="what a row holds: messages, prompt_completion, text, or auto")] = (
         "auto"
@@ -65,7 +71,7 @@ class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     weight_decay: Annotated[float, Meta(ge=0, description="decoupled weight decay, 0 or more")] = 0.0
     beta1: Annotated[float, Meta(ge=0, lt=1, description="AdamW's first beta, 0 up to but not 1")] = 0.9
     beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW's second beta, 0 up to but not 1")] = 0.999
-    epsilon: Annotated[float, Meta(ge=0, description="AdamW's epsilon, 0 or more")] = 1e-8
+    epsilon: Annotated[float, Meta(gt=0, description="AdamW's epsilon, above 0")] = 1e-8
     grad_clip: Annotated[float, Meta(ge=0, description="largest gradient norm; 0 does not clip")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**53, description="seeds split, order, adapter and dropout")] = 0
 

@@ -85,6 +85,7 @@ def report(task: TrainingTask, data: Dataset, progress: Progress, summary: dict[
             "lost_tokens": data.training.lost_tokens,
             "dropped": data.training.dropped,
             "split": data.training.split,
+            "held_out_dropped": data.held_out.dropped,
         },
         "versions": versions(),
         "curve": msgspec.to_builtins(progress.curve),
@@ -132,19 +133,22 @@ def _curve_table(progress: Progress) -> str:
     if not points:
         return "No step was taken.\n"
     every = max(1, -(-len(points) // CARD_ROWS))
-    shown = [point for place, point in enumerate(points) if place % every == 0 or point is points[-1]]
+    losses = {point.step: point.loss for index, point in enumerate(points) if index % every == 0}
+    losses[points[-1].step] = points[-1].loss
     held = {point.step: point.loss for point in progress.evals}
     lines = [
-        f"| {point.step} | {point.loss:.4f} | {held[point.step]:.4f} |"
-        if point.step in held
-        else f"| {point.step} | {point.loss:.4f} | |"
-        for point in shown
+        f"| {step} | {_cell(losses.get(step))} | {_cell(held.get(step))} |" for step in sorted({*losses, *held})
     ]
     return "| Step | Loss | Held-out loss |\n|---|---|---|\n" + "\n".join(lines) + "\n"
 
 
+def _cell(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.4f}"
+
+
 def _table(values: dict[str, Json] | dict[str, str]) -> str:
-    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in values.items())
+    rows = ((name, f"{value:.6g}" if isinstance(value, float) else value) for name, value in values.items())
+    return "| Name | Value |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 
 def _write_adapter(folder: Path, task: TrainingTask) -> None:

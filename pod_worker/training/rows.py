@@ -1,4 +1,4 @@
-"""Reads a JSONL data set into rows of one format, or says which line of which file is wrong and why.
+"""Reads a data set into rows of one format, or says which line of which file is wrong and why.
 
 A row is `messages` (a conversation), `prompt` + `completion`, or `text`. Nothing is guessed per row: the first
 row fixes the format of the file unless it is given. Knows no tokenizer and no model.
@@ -6,7 +6,6 @@ row fixes the format of the file unless it is given. Knows no tokenizer and no m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +14,7 @@ import msgspec
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
+from pod_worker.training.json_lines import json_lines
 from pod_worker.training.params import Format
 
 SHOWN_PROBLEMS = 5
@@ -44,7 +44,7 @@ Content: TypeAlias = Conversation | Completion | Text
 
 @dataclass(frozen=True, slots=True)
 class DatasetRow:
-    """`place` is `file:line`, for every message about this row."""
+    """`location` is `file:line`, for every message about this row."""
 
     location: str
     content: Content
@@ -58,34 +58,20 @@ def read_rows(path: Path, format: Format = "auto", limit: int = 0) -> list[Datas
     """All rows (or the first `limit`). Raises RunError(INVALID_INPUT) that names the file and the lines."""
     rows: list[DatasetRow] = []
     problems: list[str] = []
-    for number, line in _lines(path):
+    for number, line in json_lines(path):
         if limit and len(rows) == limit:
             break
         try:
             fields = _decode(line)
             format = _format_of(fields) if format == "auto" else format
             rows.append(DatasetRow(f"{path.name}:{number}", _READERS[format](fields)))
-        except RowError as problem:
-            problems.append(f"line {number}: {problem}")
+        except RowError as error:
+            problems.append(f"line {number}: {error}")
     if problems:
         raise _invalid_dataset(path, problems)
     if not rows:
         raise RunError(FailureCode.INVALID_INPUT, f"data set {path} is empty: give one JSON object a line")
     return rows
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist on this machine"
-        raise RunError(FailureCode.INVALID_INPUT, f"data set {path} {what}: give the path of a JSONL file")
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    yield number, line
-    except PermissionError as error:
-        raise RunError(FailureCode.INVALID_INPUT, f"data set {path} may not be read: {error.strerror}") from error
 
 
 def _invalid_dataset(path: Path, problems: list[str]) -> RunError:
@@ -132,8 +118,7 @@ def _conversation(fields: dict[str, Json]) -> Content:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RowError("'messages' is missing" if messages is None else "'messages' is not a list of messages")
-    for position, message in enumerate(messages):
-        _check_message(message, f"message {position} ")
+    messages = [_read_message(message, f"message {position} ") for position, message in enumerate(messages)]
     if not any(message["role"] == "assistant" for message in messages):
         raise RowError("no message has the role 'assistant', so there is nothing to learn")
     tools = fields.get("tools") or []
@@ -142,12 +127,39 @@ def _conversation(fields: dict[str, Json]) -> Content:
     return Conversation(tuple(messages), tuple(tools))
 
 
-def _check_message(message: Json, where: str) -> None:
+def _read_message(message: Json, where: str) -> dict[str, Json]:
+    """The message with the arguments of its tool calls as objects, which is what chat templates expect."""
     if not isinstance(message, dict):
         raise RowError(f"{where}is not an object with 'role' and 'content'")
     _string(message, "role", where)
-    if not message.get("tool_calls"):
+    calls = message.get("tool_calls")
+    if not calls:
         _string(message, "content", where)
+        return message
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise RowError(f"{where}'tool_calls' is not a list of objects")
+    return message | {"tool_calls": [_read_call(call, where) for call in calls]}
+
+
+def _read_call(call: dict[str, Json], where: str) -> dict[str, Json]:
+    function = call.get("function")
+    if isinstance(function, dict):
+        return call | {"function": _with_parsed_arguments(function, where)}
+    return _with_parsed_arguments(call, where)
+
+
+def _with_parsed_arguments(function: dict[str, Json], where: str) -> dict[str, Json]:
+    """OpenAI writes arguments as JSON text; left so, a template with `| tojson` would quote them twice."""
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        return function
+    try:
+        parsed = msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError as error:
+        raise RowError(f"{where}the arguments of a tool call are not valid JSON ({error})") from None
+    if not isinstance(parsed, dict):
+        raise RowError(f"{where}the arguments of a tool call are a {type(parsed).__name__}, not an object")
+    return function | {"arguments": parsed}
 
 
 def _completion(fields: dict[str, Json]) -> Content:

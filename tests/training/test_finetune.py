@@ -229,7 +229,7 @@ def test_a_model_smaller_than_its_tokenizer_is_refused(tmp_path: Path, params: P
 
 
 def test_a_loss_that_is_not_finite_fails_with_advice(tmp_path: Path, params: Params) -> None:
-    with pytest.raises(RunError, match="lower lr") as caught:
+    with pytest.raises(RunError, match="Lower lr") as caught:
         FINETUNE.run(FolderContext(tmp_path, params(lr=1e8, grad_clip=0, warmup=0)))
     assert caught.value.code is FailureCode.USER_ERROR
 
@@ -241,3 +241,39 @@ def test_a_cancel_ends_it_at_once_and_leaves_nothing(tmp_path: Path, params: Par
     assert context.stop.checks == 9
     assert context.artifacts.published == []
     assert context.saved_state == {}
+
+
+def test_an_adapter_with_weights_that_are_not_finite_is_never_published(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the last step is finite; only its update is not."""
+    step = torch.optim.AdamW.step
+
+    def spoil(self: torch.optim.AdamW, *arguments: object) -> object:
+        done = step(self, *arguments)
+        self.param_groups[0]["params"][0].data[0, 0] = math.nan
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    context = FolderContext(tmp_path, params(max_steps=1, eval_fraction=0))
+    with pytest.raises(RunError, match="adapter weights are not finite") as caught:
+        FINETUNE.run(context)
+    assert caught.value.code is FailureCode.USER_ERROR
+    assert context.artifacts.published == []
+
+
+def test_held_out_rows_that_do_not_fit_do_not_end_the_training(tmp_path: Path, params: Params) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps({"prompt": "word " * 500, "completion": "x"}) + "\n")
+    context = FolderContext(tmp_path / "run", params(eval_dataset=str(held_out)))
+    summary = FINETUNE.run(context)
+    assert summary["eval_loss_after"] is None
+    assert any("1 of 1 held-out rows" in line for line in context.logs("warning"))
+
+
+def test_training_rows_that_do_not_fit_end_it(tmp_path: Path, params: Params) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "word " * 500, "completion": "x"}) + "\n")
+    message = refusal(FolderContext(tmp_path / "run", params(dataset=str(rows), eval_fraction=0)))
+    assert "none of the 1 training rows" in message
+    assert "raise max_length" in message

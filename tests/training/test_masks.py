@@ -156,7 +156,7 @@ def test_cutting_is_counted_and_rows_left_with_nothing_are_dropped(tokenizer: To
     assert (encoded.rows, encoded.truncated, encoded.dropped) == (2, 1, 1)
     assert encoded.lost_tokens == 2
     assert len(encoded.examples) == 1
-    assert "raise max_length" in refusal(tokenizer, Completion("word " * 50, "x"), 12)
+    assert one(tokenizer, Completion("word " * 50, "x"), 12).examples == []
 
 
 contents = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), max_size=30)
@@ -198,3 +198,43 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, material: DemoD
     (tmp_path / "config.json").write_bytes((material.model / "config.json").read_bytes())
     with pytest.raises(RunError, match="tokenizer of model 'tiny' cannot be loaded"):
         load_tokenizer(tmp_path, "tiny")
+
+
+ENDLESS = CHAT_TEMPLATE.replace("<|im_end|>", "")
+
+
+def test_a_conversation_that_the_assistant_begins(tokenizer: Tokenizer) -> None:
+    messages = ({"role": "assistant", "content": "Hello! "}, *TURNS.messages[1:3])
+    (example,) = one(tokenizer, Conversation(messages)).examples
+    assert learned(tokenizer, example) == ["Hello! <|im_end|>\n", "Return  x.\n\nTwice, naïvely 🎈<|im_end|>\n"]
+
+
+def test_an_opening_that_cannot_be_found_exactly_is_refused(tokenizer: Tokenizer) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    message = refusal(tokenizer, Conversation(({"role": "assistant", "content": "Hello"},)))
+    assert "cannot be exact" in message
+
+
+@pytest.mark.parametrize("template", [MARKED, CHAT_TEMPLATE])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "user", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+        {"role": "user", "content": "raise"},
+    ],
+)
+def test_an_error_of_the_template_names_the_row(
+    tokenizer: Tokenizer, template: str, turn: dict[str, object]
+) -> None:
+    raising = "{% for m in messages %}{% if m.content.startswith('raise') %}{{ raise_exception('no') }}{% endif %}"
+    tokenizer.chat_template = raising + "{% endfor %}" + template
+    message = refusal(tokenizer, Conversation((turn, {"role": "assistant", "content": "a"})))
+    assert message.startswith("data.jsonl:7: ")
+    assert "chat template refuses" in message
+
+
+@pytest.mark.parametrize(("template", "unended"), [(CHAT_TEMPLATE, 0), (ENDLESS, 1)])
+def test_answers_without_an_end_token_are_counted(tokenizer: Tokenizer, template: str, unended: int) -> None:
+    tokenizer.chat_template = template
+    encoded = one(tokenizer, Conversation(TURNS.messages[:3]))
+    assert (encoded.conversations, encoded.unended) == (1, unended)

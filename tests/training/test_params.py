@@ -33,7 +33,6 @@ def refusal(**params: Json) -> str:
         "weight_decay",
         "beta1",
         "beta2",
-        "epsilon",
         "grad_clip",
         "seed",
         "threads",

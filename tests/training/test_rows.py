@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,28 @@ def test_no_file_a_folder_and_an_empty_file_each_say_so(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.jsonl")
     assert "is a folder" in refusal(tmp_path)
     assert "is empty" in refusal(written(tmp_path, b"", b" "))
+
+
+def with_call(arguments: object, nested: bool = True) -> bytes:
+    call = {"name": "weather", "arguments": arguments}
+    messages = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": call} if nested else call]},
+    ]
+    return json.dumps({"messages": messages}).encode()
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("arguments", ['{"city": "Oslo"}', {"city": "Oslo"}])
+def test_arguments_of_a_tool_call_are_an_object(tmp_path: Path, arguments: object, nested: bool) -> None:
+    (row,) = read_rows(written(tmp_path, with_call(arguments, nested)))
+    assert isinstance(row.content, Conversation)
+    call = row.content.messages[1]["tool_calls"][0]
+    assert (call["function"] if nested else call)["arguments"] == {"city": "Oslo"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"), [("{city: Oslo}", "are not valid JSON"), ('["Oslo"]', "are a list, not an object")]
+)
+def test_arguments_that_are_no_object_are_refused(tmp_path: Path, arguments: str, reason: str) -> None:
+    assert reason in refusal(written(tmp_path, with_call(arguments)))

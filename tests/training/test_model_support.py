@@ -1,0 +1,183 @@
+"""Tiny random models of many families: each is trained exactly or refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.run import Json
+from pod_worker.stages.finetune import FINETUNE
+from pod_worker.training.base_model import load_model, load_tokenizer
+from pod_worker.training.demo_data import DemoData
+from pod_worker.training.hardware import Attention, Capabilities, ExecutionPlan, plan_execution
+from pod_worker.training.library_logs import redirect_library_logs
+from pod_worker.training.loss import collate, loss_sum
+from pod_worker.training.masks import Example, encode
+from pod_worker.training.model_support import packing_problem, read_support
+from pod_worker.training.params import parse
+from pod_worker.training.rows import read_rows
+from tests.training.context import FolderContext
+
+CPU = Capabilities("cpu", "CPU", has_bf16=False, has_varlen_kernel=False, has_bitsandbytes=True)
+LLAMA = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+    "intermediate_size": 64, "max_position_embeddings": 256,
+}  # fmt: skip
+FAMILIES: dict[str, dict[str, Json]] = {
+    "llama": LLAMA,
+    "qwen2": LLAMA,
+    "gemma2": LLAMA | {"sliding_window": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
+    "opt": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
+        "word_embed_proj_dim": 32, "max_position_embeddings": 256,
+    },
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 256},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(family: str, material: DemoData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp(family)
+    vocabulary = json.loads((material.model / "config.json").read_text())["vocab_size"]
+    config = AutoConfig.for_model(family, vocab_size=vocabulary, **FAMILIES[family])
+    torch.manual_seed(0)
+    with quiet():
+        AutoModelForCausalLM.from_config(config).save_pretrained(made)
+    for path in material.model.glob("token*"):
+        (made / path.name).write_bytes(path.read_bytes())
+    return made
+
+
+class quiet(warnings.catch_warnings):
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
+
+
+@pytest.fixture
+def loaded(folder: Path) -> Iterator[torch.nn.Module]:
+    # peft refuses the output projection of Mamba, whose kernels read its weights directly.
+    targets = ["in_proj", "x_proj"] if folder.name.startswith("mamba") else "all-linear"
+    params = parse({"model": str(folder), "dataset": "d", "rank": 4, "target_modules": targets})
+    plan = plan_execution(params, CPU, read_support(folder, folder.name))
+    with quiet(), redirect_library_logs(lambda _message, _level: None):
+        yield load_model(folder, params, plan).eval()
+
+
+def test_each_family_loads_with_an_attention_that_it_has(loaded: torch.nn.Module) -> None:
+    assert next(loaded.parameters()).dtype is torch.float32
+
+
+def test_packed_rows_equal_rows_alone_or_packing_is_refused(
+    family: str, loaded: torch.nn.Module, material: DemoData
+) -> None:
+    with quiet():
+        problem = packing_problem(loaded)
+        examples = encode(read_rows(material.dataset, limit=4), load_tokenizer(material.model, "t"), 64).examples
+        differs = problem is None and _packed_differs(loaded, examples)
+    assert not differs
+    assert (problem is None) == (family in {"llama", "qwen2", "gemma2", "gpt2", "falcon"}), problem
+
+
+def _packed_differs(model: torch.nn.Module, examples: list[Example]) -> bool:
+    alone = sum(loss_sum(model, collate([example], packed=False)).item() for example in examples)
+    return abs(loss_sum(model, collate(examples, packed=True)).item() - alone) > 1e-4 * alone
+
+
+def test_a_family_that_mixes_packed_rows_is_refused_before_the_first_step(
+    tmp_path: Path, material: DemoData, params: Callable[..., dict[str, Json]]
+) -> None:
+    vocabulary = json.loads((material.model / "config.json").read_text())["vocab_size"]
+    config = AutoConfig.for_model("opt", vocab_size=vocabulary, **FAMILIES["opt"])
+    model = tmp_path / "opt"
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    for path in material.model.glob("token*"):
+        (model / path.name).write_bytes(path.read_bytes())
+    context = FolderContext(tmp_path / "run", params(model=str(model), packing="packed"))
+    with pytest.raises(RunError, match="Use packing=group") as caught:
+        FINETUNE.run(context)
+    assert caught.value.code is FailureCode.INVALID_INPUT
+
+
+def test_layers_that_peft_refuses_are_named(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("mamba", vocab_size=64, **FAMILIES["mamba"])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(RunError, match=r"out_proj.*use some of .*in_proj") as caught:
+        load(tmp_path, "eager")
+    assert caught.value.code is FailureCode.INVALID_INPUT
+
+
+def copied(material: DemoData, folder: Path) -> Path:
+    folder.mkdir()
+    for path in material.model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def load(folder: Path, attention: Attention = "sdpa") -> None:
+    plan = ExecutionPlan("cpu", "fp32", False, attention, ())
+    with quiet(), redirect_library_logs(lambda _message, _level: None):
+        load_model(folder, parse({"model": str(folder), "dataset": "d"}), plan)
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_executing_it(tmp_path: Path, material: DemoData) -> None:
+    folder = copied(material, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    mark = tmp_path / "executed"
+    (folder / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    for attempt in (lambda: read_support(folder, "own"), lambda: load(folder)):
+        with pytest.raises(RunError, match="does not execute") as caught:
+            attempt()
+        assert caught.value.code is FailureCode.INVALID_INPUT
+    assert not mark.exists()
+
+
+def test_weights_of_another_size_are_named(tmp_path: Path, material: DemoData) -> None:
+    folder = copied(material, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    with pytest.raises(RunError, match=r"weights and its config.json have different sizes") as caught:
+        load(folder)
+    assert caught.value.code is FailureCode.INVALID_INPUT
+
+
+def test_pickled_weights_that_execute_code_are_refused(tmp_path: Path, material: DemoData) -> None:
+    folder = copied(material, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": print}))
+    with pytest.raises(RunError) as caught:
+        load(folder)
+    assert caught.value.code is FailureCode.INVALID_INPUT
+    assert "pickled" in caught.value.message
+
+
+def test_a_library_that_is_too_old_is_no_fault_of_the_model(
+    material: DemoData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def need_torch(*_: object, **__: object) -> None:
+        raise ImportError("LlamaForCausalLM requires PyTorch >= 2.6")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", need_torch)
+    with pytest.raises(RunError, match=r"PyTorch >= 2\.6") as caught:
+        load(material.model)
+    assert caught.value.code is FailureCode.ENVIRONMENT
