@@ -150,7 +150,7 @@ def _write_tar(path: Path, members: list[Path]) -> None:
 
 
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The same state gives the same bytes, whoever writes it and when."""
+    """The same state gives the same bytes on every machine and at any time."""
     entry.mtime = entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     entry.mode = 0o600

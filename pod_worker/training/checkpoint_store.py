@@ -1,7 +1,7 @@
 """Keeps a training's checkpoints: on this disk, in the artifact store, and by name on the run document.
 
-What the run document names is what counts. A checkpoint that cannot be read is said so and the one before it is
-used, then the start; a file that the document does not name is never trusted.
+The run document decides which checkpoints exist. One that cannot be read is logged and the one before it is used,
+then the start. A file that the document does not name is never read.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class CheckpointStore:
                 snapshot = self._read(entry)
             except (CheckpointError, RunError) as problem:
                 if isinstance(problem, RunError) and problem.code is FailureCode.NETWORK:
-                    raise  # it may well be there: to wait is cheaper than to train it again
+                    raise  # it may be there: waiting is cheaper than training again
                 self._context.log(
                     f"checkpoint of step {entry.step} cannot be used: {problem}", "warning", key=entry.key
                 )

@@ -81,9 +81,11 @@ def _asked(model: str, revision: str | None, ask: Callable[[], T]) -> T:
     except errors.GatedRepoError as error:
         raise _invalid(f"model {at} is gated: accept its licence on the hub and set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
-        raise _invalid(f"model {at}: the hub has no such revision; leave revision out or mend it") from error
+        raise _invalid(f"model {at}: the hub has no such revision; leave revision out or correct it") from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise _invalid(f"model {at} exists neither here nor on the hub: mend the name, or set HF_TOKEN") from error
+        raise _invalid(
+            f"model {at} exists neither here nor on the hub: correct the name, or set HF_TOKEN"
+        ) from error
     except (transport, OSError) as error:
         if constants.HF_HUB_OFFLINE:
             raise _invalid(

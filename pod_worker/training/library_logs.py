@@ -71,7 +71,7 @@ class _Handler(logging.Handler):
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        # What a library will change one day concerns whoever pins its version, not whoever trains.
+        # Deprecation warnings concern the maintainers of this package, not its users.
         if not issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
             self._once(f"{category.__name__}: {message}", "debug")
 

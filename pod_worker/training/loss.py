@@ -1,7 +1,7 @@
 """The loss of a batch, computed only where loss is borne.
 
 The output head is the widest layer; it is given the hidden states of loss-bearing positions and no others, so
-prompts and padding cost nothing there. Sums are over tokens: dividing is left to whoever knows the whole step.
+prompts and padding cost nothing there. Sums are over tokens; the caller, which knows the whole step, divides.
 """
 
 from __future__ import annotations

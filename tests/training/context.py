@@ -22,14 +22,14 @@ class FolderArtifacts:
         self.root, self.attempt = root, attempt
         self.published: list[Artifact] = []
         self.refused: set[ArtifactKind] = set()
-        self.heeds: Stop | None = None  # an upload may be ended by a stop too
+        self.stop: Stop | None = None  # an upload may be ended by a stop too
         self.is_unreachable = False
 
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
     ) -> Artifact:
-        if self.heeds:
-            self.heeds.check()
+        if self.stop:
+            self.stop.check()
         if kind in self.refused:
             raise RunError(FailureCode.STORAGE, "the store is away")
         key = f"runs/test/{self.attempt}/{name or path.name}"

@@ -92,7 +92,7 @@ def test_a_cancel_is_heard_between_files(hub: str) -> None:
 
 
 def test_a_model_that_does_not_exist_is_the_inputs_fault(hub: str) -> None:
-    assert "exists neither here nor on the hub" in refusal("nobody/nothing", FailureCode.INVALID_INPUT)
+    assert "exists neither here nor on the hub" in refusal("unknown/nothing", FailureCode.INVALID_INPUT)
 
 
 def test_a_gated_model_says_what_to_do(hub: str) -> None:
@@ -108,7 +108,7 @@ def test_offline_is_honoured(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HF_HUB_OFFLINE" in refusal("some/model", FailureCode.INVALID_INPUT)
 
 
-@pytest.mark.parametrize("model", ["/no/such/folder", "../x", "a b", "a/b/c", "~nobody/x", "-rf"])
+@pytest.mark.parametrize("model", ["/no/such/folder", "../x", "a b", "a/b/c", "~unknown/x", "-rf"])
 def test_what_is_neither_a_folder_nor_an_id(model: str) -> None:
     assert "not a hub id" in refusal(model, FailureCode.INVALID_INPUT)
 

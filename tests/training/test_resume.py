@@ -86,7 +86,7 @@ def test_a_drain_that_ends_the_upload_too_loses_no_step_on_this_pod(
 ) -> None:
     wanted = params()
     first = FolderContext(tmp_path, wanted, stop=Stop(after=10, reason=DrainRequested))
-    first.artifacts.heeds = first.stop
+    first.artifacts.stop = first.stop
     with pytest.raises(DrainRequested):
         FINETUNE.run(first)
     assert first.saved_state["key"] == ""
