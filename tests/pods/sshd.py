@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -51,6 +52,11 @@ class Sshd:
 
 
 def program(name: str) -> str:
+    """The path of one of OpenSSH's programs. None of them runs for a user without a passwd entry."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        pytest.skip("OpenSSH refuses to run for a user without a passwd entry")
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
     if found is None:
         pytest.fail(f"{name} is missing: apt-get install -y openssh-server", pytrace=False)
