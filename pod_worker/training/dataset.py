@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def encoding_warnings(encoded: EncodedDataset, max_length: int, kind: str) -> li
 
 
 def _local(context: Context, dataset: str) -> Path:
-    path = Path(dataset).expanduser()
+    path = Path(os.path.expanduser(dataset))  # an unknown user is left as it is
     if path.exists() or not dataset.startswith("runs/"):
         return path
     folder = context.work_dir / "data" / hashlib.sha256(dataset.encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ them; code from the hub is never run.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ T = TypeVar("T")
 def locate(model: str, revision: str | None, check_stop: Callable[[], None]) -> Path:
     """The folder that holds the model. Raises RunError: INVALID_INPUT when it does not exist or may not be had,
     NETWORK when the hub cannot be reached. `check_stop` is called between files."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))  # an unknown user is left as it is
     if folder.is_dir():
         return _checked(folder, model)
     if folder.is_file():
