@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 from pymongo.synchronous import monitor
 
-from pod_worker.config import Settings, load
+from pod_worker.config import SettingOrigin, Settings, load_with_origins
 from pod_worker.core.clock import SystemClock
-from pod_worker.local.description import read_description
+from pod_worker.local.description import StackDescription, read_description, read_keys
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
@@ -51,17 +51,35 @@ def local_data_dir(given: Path | None = None) -> Path:
 
 def load_settings() -> Settings:
     """Settings of the environment; without MONGODB_URL, those of the running local stack."""
-    settings = load()
+    return load_settings_with_origins()[0]
+
+
+def load_settings_with_origins() -> tuple[Settings, list[SettingOrigin]]:
+    settings, origins = load_with_origins()
     if settings.mongodb_url:
-        return settings
-    stack = read_description(local_data_dir())
+        return settings, origins
+    folder = local_data_dir()
+    stack = read_description(folder)
     if stack is None:
-        return settings
-    env = dict(os.environ) | {"MONGODB_URL": stack.mongodb_url}
-    for name, value in (("CONTROL_PLANE_URL", stack.control_plane_url), ("CONTROL_PLANE_TOKEN", stack.token)):
-        if value and not env.get(name):
-            env[name] = value
-    return load(env)
+        return settings, origins
+    filled_in = {name: value for name, value in _stack_variables(stack).items() if not os.environ.get(name)}
+    settings, origins = load_with_origins({**os.environ, **filled_in})
+    source = f"local stack {folder}"
+    return settings, [replace(each, source=source) if each.name in filled_in else each for each in origins]
+
+
+def _stack_variables(stack: StackDescription) -> dict[str, str]:
+    """The settings with which commands reach a local stack."""
+    values = {
+        "MONGODB_URL": stack.mongodb_url,
+        "CONTROL_PLANE_URL": stack.control_plane_url,
+        "CONTROL_PLANE_TOKEN": stack.token,
+    }
+    if keys := read_keys(stack.s3_keys_file):
+        access, secret = keys
+        values |= {"MINIO_ENDPOINT": stack.s3_url, "MINIO_BUCKET": stack.s3_bucket}
+        values |= {"MINIO_ACCESS_KEY": access, "MINIO_SECRET_KEY": secret}
+    return {name: value for name, value in values.items() if value}
 
 
 def open_store(

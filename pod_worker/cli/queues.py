@@ -82,7 +82,10 @@ def _warn_of_unknown(store: StoreSession, name: str) -> None:
 @click.command()
 @json_option
 def workers(as_json: bool) -> None:
-    """List workers, the last seen first."""
+    """List workers, the last seen first.
+
+    "gone": the worker has not reported for minutes and did not say that it stops.
+    """
     found = WorkerRegistry(open_store().database).list()
     if as_json:
         print_json(
@@ -95,6 +98,7 @@ def workers(as_json: bool) -> None:
                     "runId": w.run_id,
                     "gpu": w.gpu,
                     "lastSeen": w.last_seen,
+                    "lastState": w.last_state,
                     "reason": w.reason,
                 }
                 for w in found
@@ -105,7 +109,7 @@ def workers(as_json: bool) -> None:
         [w.worker_id, w.mode, w.state, w.run_id or "-", w.gpu or "-", f"{age(w.last_seen)} ago", w.reason or "-"]
         for w in found
     ]
-    styles = {"state": {"busy": "green", "refusing": "red", "stopped": "dim", "draining": "yellow"}}
+    styles = {"state": {"busy": "green", "refusing": "red", "gone": "red", "stopped": "dim", "draining": "yellow"}}
     print_table(["worker", "mode", "state", "run", "gpu", "seen", "reason"], rows, styles)
     if not rows:
         say("no workers yet. Start one: pod-worker worker --mode all")

@@ -52,6 +52,17 @@ def read_description(data_dir: Path) -> StackDescription | None:
         ) from error
 
 
+def read_keys(keys_file: str | None) -> tuple[str, str] | None:
+    """Access key and secret key of the stack's own S3 server; None for a given server."""
+    if keys_file is None:
+        return None
+    try:
+        keys = json.loads(Path(keys_file).read_text())
+        return str(keys["access_key"]), str(keys["secret_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def without_password(url: str) -> str:
     """`url` as it may be shown: the password, where there is one, as `***`; for malformed URLs too."""
     return re.sub(r"(://[^:@]*):.*@", r"\1:***@", url, count=1, flags=re.DOTALL)

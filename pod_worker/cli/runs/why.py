@@ -15,10 +15,9 @@ from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.store.mongo import Document, server_time
 from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.waiting import count_runs_ahead
-from pod_worker.store.worker_registry import WorkerRecord, WorkerRegistry
+from pod_worker.store.worker_registry import WorkerRecord, WorkerRegistry, WorkerState
 from pod_worker.worker.machine import names_of_gpu
 
-GONE_SECONDS = 180.0
 HISTORY_SHOWN = 12
 # The same parameters would fail in the same way.
 _INPUT_CODES = {
@@ -60,20 +59,20 @@ def _queued(
     lines.append(
         f"{ahead} run{'s are' if ahead != 1 else ' is'} ahead of it." if ahead else "No run is ahead of it."
     )
-    return lines + _eligible_workers(run, now, workers)
+    return lines + _eligible_workers(run, workers)
 
 
 # ── which workers could claim it ────────────────────────────────────────────────────────────────────────────
 
 
-def _eligible_workers(run: Run, now: datetime, workers: list[WorkerRecord]) -> list[str]:
+def _eligible_workers(run: Run, workers: list[WorkerRecord]) -> list[str]:
     modes = [mode for mode, queues in MODES.items() if run.queue in queues]
     if not modes:
         return [
             f"No worker serves queue {run.queue!r}: no worker mode includes it. Queue a copy in another queue and "
             f"cancel this run: pod-worker runs clone {run.id} --queue {run.pipeline}"
         ]
-    alive = [worker for worker in workers if _is_alive(worker, now)]
+    alive = [worker for worker in workers if _is_alive(worker)]
     serving = [worker for worker in alive if worker.mode in modes]
     if not serving:
         others = ", ".join(f"{count} in mode {mode}" for mode, count in Counter(w.mode for w in alive).items())
@@ -84,18 +83,17 @@ def _eligible_workers(run: Run, now: datetime, workers: list[WorkerRecord]) -> l
     able = [worker for worker in serving if not _unmet(run.requirements, worker)]
     if not able:
         return [_no_match(run.requirements, serving)]
-    idle = sum(worker.state == "idle" for worker in able)
+    idle = sum(worker.state == WorkerState.IDLE for worker in able)
     lines = [f"{len(able)} worker{'s' if len(able) != 1 else ''} can claim it; {idle} idle."]
     return (
         _needs_line(run)
         + lines
-        + [f"{w.worker_id} refuses to work: {w.reason}" for w in able if w.state == "refusing"]
+        + [f"{w.worker_id} refuses to work: {w.reason}" for w in able if w.state == WorkerState.UNHEALTHY]
     )
 
 
-def _is_alive(worker: WorkerRecord, now: datetime) -> bool:
-    is_recent = worker.last_seen is not None and (now - worker.last_seen).total_seconds() < GONE_SECONDS
-    return is_recent and worker.state != "stopped"
+def _is_alive(worker: WorkerRecord) -> bool:
+    return worker.state not in (WorkerState.GONE, WorkerState.STOPPED)
 
 
 def _needs_line(run: Run) -> list[str]:
