@@ -156,14 +156,14 @@ def measure_month(days: int) -> dict[str, float]:
     for hour in range(1, days * 24 + 1):
         world.advance(start + hour * HOUR + rng.randrange(SECOND))
         _churn(world, rng, book)
-        world.effects.clear()
+        world.commands.clear()
         if hour in (days * 8, days * 24):
             gc.collect()
             resident[hour] = psutil.Process().memory_info().rss / 2**20
     for pod in world.all_pods():
         world.act(pod, "terminate")
         book.note(pod, world.now_ns)
-    charges = world.treasury.pods.charges(start, world.now_ns, "day", world.now_ns + DAY)
+    charges = world.billing.pods.charges(start, world.now_ns, "day", world.now_ns + DAY)
     billed = sum((charge.amounts for charge in charges), ZERO).compute
     early, late = (resident[hour] for hour in sorted(resident))
     return {

@@ -194,7 +194,8 @@ def _request(host: str, events: list[dict[str, Any]]) -> bytes:
 def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
     """Insert the documents that ingest would make of the same events, and do nothing else."""
     from pod_worker.control.events.decoding import read_line
-    from pod_worker.store.events.event_log import EVENTS, INDEXES, arrival_and_expiry, event_document
+    from pod_worker.store.collections import EVENTS
+    from pod_worker.store.events.event_log import INDEXES, arrival_and_expiry, event_document
     from pod_worker.store.mongo import connect, ensure_indexes
 
     database = connect(url)
@@ -215,7 +216,10 @@ def raw(url: str, seconds: float, indexes: bool) -> dict[str, float]:
     ]
 
     def connection(place: int) -> Callable[[int], None]:
-        return lambda number: database[EVENTS].insert_many(batches[place][number], ordered=False) and None
+        def insert(number: int) -> None:
+            database[EVENTS].insert_many(batches[place][number], ordered=False)
+
+        return insert
 
     return _timed([connection(place) for place in range(CONNECTIONS)], wanted, seconds)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,7 +33,8 @@ def ordered(version: tuple[int, int | None, datetime, str]) -> tuple[int, int, d
 def test_versions_sort_as_attempt_then_seq_then_time_then_id(
     first: tuple[int, int | None, datetime, str], second: tuple[int, int | None, datetime, str]
 ) -> None:
-    for form in (version_of, lambda *parts: sortable_version(version_of(*parts))):
+    forms: tuple[Callable[..., Any], ...] = (version_of, lambda *parts: sortable_version(version_of(*parts)))
+    for form in forms:
         assert (form(*first) < form(*second)) == (ordered(first) < ordered(second))
         assert (form(*first) == form(*second)) == (ordered(first) == ordered(second))
 

@@ -19,8 +19,9 @@ from pod_worker.outbox import RunEmitter, Spool, UlidGenerator, adopt_orphans
 from pod_worker.outbox.backlog import Backlog, SpooledLine
 from pod_worker.outbox.cursor import Cursor, Span, load_cursor
 from pod_worker.outbox.ingest_client import IngestClient, Misconfigured, Unavailable
+from pod_worker.outbox.segment_files import FACTS, segment_name
 from pod_worker.outbox.spool import run_stream
-from pod_worker.outbox.stream import FACTS, Stream, segment_name
+from pod_worker.outbox.stream import Stream
 from tests.outbox.ingest_server import SOURCE, IngestServer, Reply
 
 HEAD = b'{"specversion":"1.0","seq":'

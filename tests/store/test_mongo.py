@@ -12,9 +12,9 @@ from pymongo.database import Database
 from pod_worker.store.mongo import AsyncMongo, Mongo, async_database, connect
 
 
-def settings_of(database: Mongo | AsyncMongo) -> tuple[str, str | None, int]:
+def settings_of(database: Mongo | AsyncMongo) -> tuple[str, str | None, float]:
     pool = database.client.options.pool_options
-    return pool._credentials.username, pool.appname, pool.max_pool_size
+    return str(pool._credentials.username), pool.appname, pool.max_pool_size
 
 
 def test_two_clients_of_one_server_keep_their_own_settings(mongodb_url: str) -> None:
@@ -22,7 +22,7 @@ def test_two_clients_of_one_server_keep_their_own_settings(mongodb_url: str) -> 
     ann = connect(mongodb_url.replace("//", "//ann:one@"), app_name="first", pool_size=3)
     bob = connect(mongodb_url.replace("//", "//bob:two@"), app_name="second", pool_size=5)
 
-    async def opened() -> list[tuple[str, str | None, int]]:
+    async def opened() -> list[tuple[str, str | None, float]]:
         databases = [async_database(ann), async_database(bob)]
         for database in databases:
             await database.client.close()

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from pod_worker.core.pod_intent import IntentConflictError, IntentLog, IntentState
+from pod_worker.store.collections import POD_INTENTS
 from pod_worker.store.mongo import Mongo
-from pod_worker.store.pod_intents import POD_INTENTS, PodIntents
+from pod_worker.store.pod_intents import PodIntents
 from tests.pods.intent_log_checks import FIRST, IntentLogChecks
 
 

@@ -63,8 +63,10 @@ def test_a_text_parameter_stays_text_when_it_looks_like_a_number(cli: Cli, db: D
     words = ("-p", "model=m", "-p", "dataset=/d.jsonl", "-p", "revision=1234567", "-p", "lr=1e-5")
     params = run_of(db, submit(cli, *words, pipeline="training"))["params"]
     assert (params["revision"], params["lr"]) == ("1234567", 1e-5)
-    words = (*words, "-p", "revision=12e45678")
-    assert run_of(db, submit(cli, *words, pipeline="training"))["params"]["revision"] == "12e45678"
+    assert (
+        run_of(db, submit(cli, *words, "-p", "revision=12e45678", pipeline="training"))["params"]["revision"]
+        == "12e45678"
+    )
 
 
 def test_a_relative_data_set_is_made_absolute_where_it_exists(cli: Cli, db: Db, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pod_worker.control.events.decoding import DEPTH_LIMIT, InvalidEventError, read_binary, read_line
+from pod_worker.control.events.decoding import DEPTH_LIMIT, read_binary, read_line
+from pod_worker.control.events.incoming import InvalidEventError
 from pod_worker.core import payload as p
 from tests.control.lines import event
 

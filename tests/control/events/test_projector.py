@@ -18,6 +18,7 @@ from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.control.events.markers import ABANDONED_SECONDS
 from pod_worker.control.events.projections import project
 from pod_worker.control.events.projector import ProjectionTicket, Projector
+from pod_worker.control.events.replay import replay_since
 from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.metrics import ControlPlaneMetrics
@@ -205,10 +206,10 @@ def test_the_database_comes_back(make: Make, store: Any, monkeypatch: pytest.Mon
     attempts = itertools.count()
     apply = Views.apply
 
-    def unlucky(self: Views, changes: Any) -> bool:
+    def unlucky(self: Views, changes: Any) -> None:
         if next(attempts) < 3:
             raise AutoReconnect("the connection broke")
-        return apply(self, changes)
+        apply(self, changes)
 
     monkeypatch.setattr(Views, "apply", unlucky)
     projector = make()
@@ -336,7 +337,7 @@ def test_a_debt_that_cannot_be_paid_does_not_hold_up_the_others(
     left_behind(make, store, 0.5)
     age(store, ABANDONED_SECONDS + 1)
     store["pending_projections"].insert_one({"_id": "a:r0", "owner": "a", "runId": "r0", "since": 1, "seenAt": T0})
-    catch_up = module.replay_since
+    catch_up = replay_since
 
     def picky(database: Any, run_id: str, since: int) -> int:
         if run_id == "r0":
