@@ -15,18 +15,18 @@ from pod_worker.store.queue.stats import QueueStats
 
 
 def take(database: Any, *batches: IngestBatch, clock: Clock | None = None) -> list[LineResult]:
-    """One batch after the other into an ingest that is closed afterwards; the fate of all their lines."""
+    """Ingest one batch after the other; the result of all their lines."""
     return asyncio.run(_taken(database, batches, clock or SystemClock()))
 
 
 async def _taken(database: Any, batches: Sequence[IngestBatch], clock: Clock) -> list[LineResult]:
     ingest = Ingest(database, clock, ControlPlaneMetrics(QueueStats))
     try:
-        return [fate for batch in batches for fate in await ingest.ingest_and_wait(batch)]
+        return [result for batch in batches for result in await ingest.ingest_and_wait(batch)]
     finally:
         await ingest.close()
 
 
-def tell(database: Any, *arrivals: IncomingEvent, clock: Clock | None = None) -> list[LineResult]:
+def ingest_events(database: Any, *arrivals: IncomingEvent, clock: Clock | None = None) -> list[LineResult]:
     """The same for one batch of events that were read already."""
     return take(database, batch_from_events(arrivals), clock=clock)

@@ -51,7 +51,7 @@ def test_figures(http: TestClient, store: Any) -> None:
 
 
 def test_foreign_types_do_not_flood_the_labels(http: TestClient) -> None:
-    lines = ndjson(*(event(f"e{n}", f"ai.odd.{n}") for n in range(150)))
+    lines = ndjson(*(event(f"e{n}", f"ai.foreign.{n}") for n in range(150)))
     http.post("/api/ingest/events", content=lines, headers=NDJSON)
     text = http.get("/metrics").text
     assert text.count("pod_worker_events_unknown_type_total{") == 101

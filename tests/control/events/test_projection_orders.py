@@ -28,13 +28,13 @@ from pod_worker.core.event import Event
 from pod_worker.store.queue.stats import QueueStats
 from pod_worker.store.views.metric_series import MetricSeries
 
-Told = tuple[int | None, int, str, dict[str, Any]]  # attempt, number within it, type, data
+SentEvent = tuple[int | None, int, str, dict[str, Any]]  # attempt, number within it, type, data
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = ("stages", "validations", "artifacts")
 
 
-def arrival(run_id: str, told: Told) -> IncomingEvent:
-    attempt, number, kind, data = told
+def arrival(run_id: str, sent: SentEvent) -> IncomingEvent:
+    attempt, number, kind, data = sent
     body = {"run_id": run_id, **data}
     seq = number if attempt is not None else None
     at = T0 + timedelta(hours=attempt or 0, seconds=number)
@@ -43,8 +43,8 @@ def arrival(run_id: str, told: Told) -> IncomingEvent:
     return IncomingEvent(event, payload_of(event.type, body), run_id)
 
 
-class Stage:
-    """A database on which many runs are told at once."""
+class ManyRuns:
+    """A database that takes the events of many runs at once."""
 
     def __init__(self, database: Any) -> None:
         self.database = database
@@ -58,7 +58,7 @@ class Stage:
     def add(self, run_ids: Sequence[str], document: dict[str, Any]) -> None:
         self.database["runs"].insert_many([{"_id": run_id} | document for run_id in run_ids])
 
-    def tell(self, arrivals: Sequence[IncomingEvent]) -> None:
+    def ingest(self, arrivals: Sequence[IncomingEvent]) -> None:
         for start in range(0, len(arrivals), 1000):
             self._loop.run(self._ingest.ingest_and_wait(batch_from_events(arrivals[start : start + 1000])))
 
@@ -78,15 +78,15 @@ class Stage:
 
 
 @pytest.fixture
-def told(store: Any) -> Iterator[Stage]:
-    stage = Stage(store)
+def many_runs(store: Any) -> Iterator[ManyRuns]:
+    stage = ManyRuns(store)
     yield stage
     stage.close()
 
 
 # ── every order of a few events ─────────────────────────────────────────────────────────────────────────────
 
-TWO_ATTEMPTS: list[Told] = [
+TWO_ATTEMPTS: list[SentEvent] = [
     (1, 1, "run.stage_started", {"stage": "Stage_1"}),
     (1, 2, "run.stage_completed", {"stage": "Stage_1", "duration_s": 2.0}),
     (1, 3, "run.lost", {"reason": "no lease"}),
@@ -94,7 +94,7 @@ TWO_ATTEMPTS: list[Told] = [
     (2, 2, "run.stage_metric", {"stage": "Stage_1", "name": "loss", "value": 0.5, "step": 1}),
     (2, 3, "run.stage_progress", {"stage": "Stage_1", "progress": 0.25, "good_nodes": 3}),
 ]
-FOREIGN: list[Told] = [
+FOREIGN: list[SentEvent] = [
     (None, 1, "run.started", {"pod_id": "p"}),
     (None, 2, "run.stage_started", {"stage": "Stage_1"}),
     (None, 3, "run.stage_completed", {"stage": "Stage_1"}),
@@ -113,15 +113,15 @@ FOREIGN: list[Told] = [
     ids=["two attempts", "a foreign emitter"],
 )
 def test_all_orders_of_six_events_end_in_one_view(
-    told: Stage, history: list[Told], document: dict[str, Any], status: str
+    many_runs: ManyRuns, history: list[SentEvent], document: dict[str, Any], status: str
 ) -> None:
     orders = {f"order{number:04d}": order for number, order in enumerate(itertools.permutations(history))}
     assert len(orders) == 720
-    told.add(list(orders), document)
+    many_runs.add(list(orders), document)
     for place in range(len(history)):
-        told.tell([arrival(run_id, order[place]) for run_id, order in orders.items()])
+        many_runs.ingest([arrival(run_id, order[place]) for run_id, order in orders.items()])
 
-    views = told.views()
+    views = many_runs.views()
     expected = views["order0000"]
     assert f'"status": "{status}"' in expected
     different = [order for run_id, order in orders.items() if views[run_id] != expected]
@@ -164,7 +164,7 @@ def _name(rng: random.Random) -> str:
     return rng.choice(["loss", "eval.loss", "$x"])
 
 
-def long_history(rng: random.Random) -> list[Told]:
+def long_history(rng: random.Random) -> list[SentEvent]:
     return [
         (attempt, number, *rng.choice(_KINDS)(rng))
         for attempt in range(1, ATTEMPTS + 1)
@@ -172,13 +172,13 @@ def long_history(rng: random.Random) -> list[Told]:
     ]
 
 
-def late_and_repeated(history: list[Told], rng: random.Random) -> list[list[Told]]:
+def late_and_repeated(history: list[SentEvent], rng: random.Random) -> list[list[SentEvent]]:
     """What is delivered after each claim: never an event of an attempt to come, but any of one that is over."""
-    rounds: list[list[Told]] = [[] for _ in range(ATTEMPTS)]
-    for told in history:
-        begun = (told[0] or 1) - 1
+    rounds: list[list[SentEvent]] = [[] for _ in range(ATTEMPTS)]
+    for sent in history:
+        begun = (sent[0] or 1) - 1
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
-            rounds[rng.randint(begun, ATTEMPTS - 1)].append(told)
+            rounds[rng.randint(begun, ATTEMPTS - 1)].append(sent)
     for each in rounds:
         rng.shuffle(each)
     return rounds
@@ -188,9 +188,9 @@ def claimed(attempt: int) -> dict[str, Any]:
     return {"status": "RUNNING", "attempt": attempt, "leasedAttempt": attempt, "leaseToken": f"t{attempt}"}
 
 
-def live(told: Stage, deliveries: dict[str, list[list[Told]]], rng: random.Random) -> None:
-    """Claim after claim of all runs, a reset of none: what each was told, in batches of random sizes."""
-    runs = told.database["runs"]
+def live(many_runs: ManyRuns, deliveries: dict[str, list[list[SentEvent]]], rng: random.Random) -> None:
+    """Claim after claim of all runs, a reset of none: what was sent for each, in batches of random sizes."""
+    runs = many_runs.database["runs"]
     for place in range(ATTEMPTS):
         runs.update_many({}, {"$set": claimed(place + 1)})
         due = {run_id: list(rounds[place]) for run_id, rounds in deliveries.items()}
@@ -200,14 +200,14 @@ def live(told: Stage, deliveries: dict[str, list[list[Told]]], rng: random.Rando
                 count = rng.randint(1, 12)
                 batch += [arrival(run_id, each) for each in left[:count]]
                 due[run_id] = left[count:]
-            told.tell(batch)
-    # Settled, reset, and told the rest of an old attempt once more.
+            many_runs.ingest(batch)
+    # Settled, reset, and sent the rest of an old attempt once more.
     runs.update_many({}, {"$set": {"status": "QUEUED", "attempt": ATTEMPTS + 1}, "$unset": {"leaseToken": 1}})
-    told.tell([arrival(run_id, each) for run_id, rounds in deliveries.items() for each in rounds[0][:5]])
+    many_runs.ingest([arrival(run_id, each) for run_id, rounds in deliveries.items() for each in rounds[0][:5]])
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_long_histories_in_any_order_end_in_the_view_of_the_right_one(told: Stage, seed: int) -> None:
+def test_long_histories_in_any_order_end_in_the_view_of_the_right_one(many_runs: ManyRuns, seed: int) -> None:
     rng = random.Random(seed)
     histories = {f"run{number:04d}": long_history(rng) for number in range(RUNS)}
     in_order = {
@@ -215,43 +215,43 @@ def test_long_histories_in_any_order_end_in_the_view_of_the_right_one(told: Stag
         for run_id, history in histories.items()
     }
     mixed = {run_id: late_and_repeated(history, rng) for run_id, history in histories.items()}
-    told.add([*in_order, *mixed], {"status": "QUEUED", "attempt": 0})
-    live(told, in_order | mixed, rng)
+    many_runs.add([*in_order, *mixed], {"status": "QUEUED", "attempt": 0})
+    live(many_runs, in_order | mixed, rng)
 
-    views = told.views()
+    views = many_runs.views()
     for run_id in mixed:
         assert views[run_id] == views[f"{run_id}x"], f"{run_id}: {mixed[run_id]}"
         assert '"status": "QUEUED"' in views[run_id], "an event moved a run that the queue had claimed"
-        assert rebuild(told.database, run_id) > 0
-    replayed = told.views()
+        assert rebuild(many_runs.database, run_id) > 0
+    replayed = many_runs.views()
     for run_id in mixed:
         assert replayed[run_id] == views[run_id], f"{run_id}: a replay of the log shows something else"
 
 
-def test_an_attempt_that_has_not_begun_shows_nothing(told: Stage) -> None:
-    """Neither of a run that is at an earlier attempt nor of one that nobody knows."""
-    told.add(["r1"], {"status": "RUNNING", "attempt": 1})
-    before = told.views()
-    told.tell([arrival(run_id, each) for run_id in ("r1", "r9") for each in TWO_ATTEMPTS if each[0] == 2])
-    assert told.views() == before
-    assert told.database["runs"].find_one({"_id": "r9"}) is None
-    assert told.database["events"].count_documents({}) == 6
+def test_an_attempt_that_has_not_begun_shows_nothing(many_runs: ManyRuns) -> None:
+    """Neither of a run that is at an earlier attempt nor of one that does not exist."""
+    many_runs.add(["r1"], {"status": "RUNNING", "attempt": 1})
+    before = many_runs.views()
+    many_runs.ingest([arrival(run_id, each) for run_id in ("r1", "r9") for each in TWO_ATTEMPTS if each[0] == 2])
+    assert many_runs.views() == before
+    assert many_runs.database["runs"].find_one({"_id": "r9"}) is None
+    assert many_runs.database["events"].count_documents({}) == 6
 
 
 # ── what no order may bring about ───────────────────────────────────────────────────────────────────────────
 
 
-def test_a_later_event_under_a_known_id_is_the_first_one(told: Stage) -> None:
+def test_a_later_event_under_a_known_id_is_the_first_one(many_runs: ManyRuns) -> None:
     """Its newer time would win, and the log, which has the first, could not explain what is shown."""
-    told.add(["r1"], {"status": "RUNNING", "attempt": 1})
+    many_runs.add(["r1"], {"status": "RUNNING", "attempt": 1})
     first, second = (
         arrival("r1", (None, number, "run.stage_progress", {"stage": "Stage_1", "progress": number / 10}))
         for number in (1, 2)
     )
     again = IncomingEvent(replace(second.event, id=first.event.id), second.payload, "r1")
-    told.tell([first])
-    told.tell([again])
-    stage = told.database["stages"].find_one()
+    many_runs.ingest([first])
+    many_runs.ingest([again])
+    stage = many_runs.database["stages"].find_one()
     assert stage is not None
     assert stage["progress"] == 0.1
 
@@ -265,12 +265,12 @@ def test_a_later_event_under_a_known_id_is_the_first_one(told: Stage) -> None:
     ],
 )
 def test_late_events_never_move_an_attempt_that_the_queue_has_settled(
-    told: Stage, status: str, late: Told
+    many_runs: ManyRuns, status: str, late: SentEvent
 ) -> None:
     """Also where the step itself would be allowed: else the end would depend on how late they are."""
-    told.add(["r1"], {"status": status, "attempt": 1, "leasedAttempt": 1})
-    told.tell([arrival("r1", late)])
-    run = told.database["runs"].find_one({"_id": "r1"})
+    many_runs.add(["r1"], {"status": status, "attempt": 1, "leasedAttempt": 1})
+    many_runs.ingest([arrival("r1", late)])
+    run = many_runs.database["runs"].find_one({"_id": "r1"})
     assert run is not None
     assert run["status"] == status
     assert "canceledAt" not in run

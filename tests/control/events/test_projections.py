@@ -19,7 +19,7 @@ from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.core.event import Event
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.views.metric_series import MetricSeries
-from tests.control.batches import take, tell
+from tests.control.batches import ingest_events, take
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 VIEWS = ("stages", "validations", "artifacts")
@@ -41,7 +41,7 @@ def attempt_of(
     attempt: int | None, start: int, ending: Sequence[tuple[str, dict[str, Any]]]
 ) -> list[IncomingEvent]:
     """A short attempt: two stages, metrics under one step twice, an artifact, a checkpoint, and its end."""
-    told: list[tuple[str, dict[str, Any]]] = [
+    sent: list[tuple[str, dict[str, Any]]] = [
         ("run.started", {"pod_id": f"pod{attempt}", "gpu": "A"}),
         ("run.stage_started", {"stage": "Stage_1"}),
         ("run.stage_progress", {"stage": "Stage_1", "progress": 0.5, "iteration": start}),
@@ -53,7 +53,7 @@ def attempt_of(
         ("run.stage_progress", {"stage": "Stage_2", "progress": 1.5}),
         *ending,
     ]
-    return [arrival(start + place, kind, attempt, **data) for place, (kind, data) in enumerate(told)]
+    return [arrival(start + place, kind, attempt, **data) for place, (kind, data) in enumerate(sent)]
 
 
 LOST = [("run.lost", {"reason": "no lease"})]
@@ -218,7 +218,7 @@ def test_a_repeat_without_attempt_counts_for_the_attempt_it_came_in_first(bench:
     failure = ended()
     assert moved(bench, {"status": "RUNNING", "attempt": 1}, failure)["status"] == "FAILED"
     store["runs"].update_one({"_id": "r1"}, {"$set": {"status": "QUEUED", "attempt": 2}})
-    tell(store, failure)
+    ingest_events(store, failure)
     assert store["runs"].find_one()["status"] == "QUEUED"
 
 
@@ -227,7 +227,7 @@ def test_a_verified_artifact_outranks_an_events_word(bench: Bench, store: Any) -
     verified = {"_id": "r1:data:k", "runId": "r1", "key": "k", "bytes": 7, "verifiedAt": T0}
     store["artifacts"].insert_one(dict(verified))
     claim = arrival(1, "artifact.registered", None, key="k", bytes=9, content_type="a/b", kind="data")
-    tell(store, claim)
+    ingest_events(store, claim)
     row = store["artifacts"].find_one()
     assert (row["bytes"], "contentType" in row) == (7, False)
 
@@ -235,9 +235,9 @@ def test_a_verified_artifact_outranks_an_events_word(bench: Bench, store: Any) -
 def test_two_runs_in_one_batch_keep_apart(bench: Bench, store: Any) -> None:
     bench.view({"_id": "r1"}, [])
     store["runs"].insert_one({"_id": "r2"})
-    told = [
+    sent = [
         arrival(1, "run.stage_progress", None, run, stage="s", progress=share)
         for run, share in (("r1", 0.1), ("r2", 0.2))
     ]
-    tell(store, *told)
+    ingest_events(store, *sent)
     assert {each["runId"]: each["progress"] for each in store["stages"].find()} == {"r1": 0.1, "r2": 0.2}

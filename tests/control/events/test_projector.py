@@ -72,8 +72,8 @@ numbers = itertools.count(1)
 
 
 def progress(share: float, run: str = "r1") -> IncomingEvent:
-    told = event(f"e{next(numbers)}", "ai.run.stage_progress", run=run, attempt=0, stage="s", progress=share)
-    arrival = read_line(ndjson(told))
+    sent = event(f"e{next(numbers)}", "ai.run.stage_progress", run=run, attempt=0, stage="s", progress=share)
+    arrival = read_line(ndjson(sent))
     assert arrival.payload is not None
     return IncomingEvent(arrival.event, arrival.payload, run, counted_attempt=0, is_projected=True)
 
@@ -196,8 +196,8 @@ def test_an_answer_tells_of_all_that_was_acknowledged(
     store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
     http = plane()
     for number, share in enumerate((0.1, 0.2)):
-        told = event(f"p{number}", "ai.run.stage_progress", stage="s", progress=share)
-        assert http.post("/api/ingest/events", content=ndjson(told), headers=NDJSON).status_code == 202
+        sent = event(f"p{number}", "ai.run.stage_progress", stage="s", progress=share)
+        assert http.post("/api/ingest/events", content=ndjson(sent), headers=NDJSON).status_code == 202
         assert http.get("/api/runs/r1").json()["run"]["currentStage"]["progress"] == share
 
 
@@ -220,12 +220,12 @@ def test_the_database_comes_back(make: Make, store: Any, monkeypatch: pytest.Mon
 
 
 def test_a_change_that_cannot_be_written_fails_alone(make: Make, store: Any) -> None:
-    odd = progress(0.1)
-    odd = IncomingEvent(
-        odd.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", counted_attempt=0
+    unstorable = progress(0.1)
+    unstorable = IncomingEvent(
+        unstorable.event, StageProgress(stage="s", progress=0.1, iteration=2**80), "r1", counted_attempt=0
     )
     projector = make()
-    keep(projector, odd, progress(0.5, run="r2"))
+    keep(projector, unstorable, progress(0.5, run="r2"))
     assert projector.wait_until_projected(seconds=20)
     assert shown(store, "r2") == 0.5
     assert failures == [1, 1], "the stage and the run"

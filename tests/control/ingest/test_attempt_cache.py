@@ -32,30 +32,30 @@ def attempts(runs: Runs, clock: ManualClock) -> AttemptCache:
     return AttemptCache(runs, clock)  # type: ignore[arg-type]
 
 
-def told(attempt: int | None, run: str = "r1") -> tuple[str, int | None]:
+def sent(attempt: int | None, run: str = "r1") -> tuple[str, int | None]:
     return run, attempt
 
 
 def test_a_run_that_goes_on_is_asked_for_once(attempts: AttemptCache, runs: Runs, clock: ManualClock) -> None:
     for _ in range(3):
-        assert attempts.get([told(2), told(2)]) == {"r1": 2}
+        assert attempts.get([sent(2), sent(2)]) == {"r1": 2}
     assert runs.asked == [["r1"]]
     clock.advance(TRUSTED_SECONDS * 1.01)
     runs.known["r1"] = 3
-    assert attempts.get([told(2)]) == {"r1": 3}
+    assert attempts.get([sent(2)]) == {"r1": 3}
 
 
 @pytest.mark.parametrize("attempt", [1, 3, None])
 def test_another_attempt_or_none_always_asks(attempts: AttemptCache, runs: Runs, attempt: int | None) -> None:
-    attempts.get([told(2)])
+    attempts.get([sent(2)])
     runs.known["r1"] = 3
-    assert attempts.get([told(2), told(attempt)]) == {"r1": 3}
+    assert attempts.get([sent(2), sent(attempt)]) == {"r1": 3}
 
 
 def test_an_unknown_run_is_asked_for_again(attempts: AttemptCache, runs: Runs) -> None:
-    assert attempts.get([told(1, "new")]) == {}
+    assert attempts.get([sent(1, "new")]) == {}
     runs.known["new"] = 1
-    assert attempts.get([told(1, "new")]) == {"new": 1}
+    assert attempts.get([sent(1, "new")]) == {"new": 1}
 
 
 def test_events_of_no_run_ask_nothing(attempts: AttemptCache, runs: Runs) -> None:

@@ -96,9 +96,9 @@ def test_binary_mode(http: TestClient, store: Any) -> None:
 def test_a_bad_event_is_refused_with_reasons_and_kept(http: TestClient, store: Any) -> None:
     answer = http.post("/api/ingest/event", json=event("e1", "ai.run.failed"), headers=JSON)
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
-    said = answer.json()
-    assert {"type", "title", "status", "detail", "errors", "instance"} <= said.keys()
-    assert (said["instance"], said["errors"][0]["code"]) == ("/api/ingest/event", "bad_data")
+    problem = answer.json()
+    assert {"type", "title", "status", "detail", "errors", "instance"} <= problem.keys()
+    assert (problem["instance"], problem["errors"][0]["code"]) == ("/api/ingest/event", "bad_data")
     assert store["events"].count_documents({}) == 0
     assert store["events_dead"].find_one()["eventId"] == "e1"
 
@@ -126,8 +126,8 @@ def test_the_same_bad_line_is_one_dead_letter(http: TestClient, store: Any) -> N
 
 
 def test_a_value_the_database_cannot_hold_fails_its_line_only(http: TestClient, store: Any) -> None:
-    odd = event("e1", kv={"n": 2**63}), event("e2", kv={"a\0b": 1})
-    answer = post(http, *odd, event("e3"))
+    unstorable = event("e1", kv={"n": 2**63}), event("e2", kv={"a\0b": 1})
+    answer = post(http, *unstorable, event("e3"))
     assert counts(answer) == (1, 0, 0, 2)
     assert {each["code"] for each in answer.json()["errors"]} == {"unstorable"}
     kept = {each["eventId"]: each["line"] for each in store["events_dead"].find()}
@@ -193,7 +193,7 @@ def test_another_attempt_is_fenced_and_its_history_kept(http: TestClient, store:
     assert counts(post(http, earlier, later, current)) == (1, 0, 2, 0)
     assert store["events"].count_documents({}) == 3, "fenced events are stored"
     rows = {each["name"]: each["status"] for each in store["stages"].find()}
-    assert rows == {"Stage_1": "COMPLETED", "Stage_3": "RUNNING"}, "nobody can know of an attempt to come"
+    assert rows == {"Stage_1": "COMPLETED", "Stage_3": "RUNNING"}, "an attempt that has not begun has no events"
     single = http.post("/api/ingest/event", json=event("e4", attempt=1), headers=JSON)
     assert single.json() == {"event_id": "e4", "status": "fenced"}
 

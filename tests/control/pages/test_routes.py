@@ -1,4 +1,4 @@
-"""The page: a shell that can be framed by nobody, loads nothing from elsewhere and escapes what it is told."""
+"""The page: a shell that no site can frame, that loads nothing from elsewhere and escapes what it shows."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_bad_queries_say_what_is_wrong(http: TestClient, query: str) -> None:
     assert answer.json()["detail"]
 
 
-def test_one_odd_document_never_breaks_a_list(http: TestClient, store: Any) -> None:
+def test_one_invalid_document_never_breaks_a_list(http: TestClient, store: Any) -> None:
     store["runs"].insert_many(
         [
             {"_id": ObjectId(), "status": 7, "createdAt": "yesterday", "metrics": [1], "currentStage": "x"},
@@ -98,16 +98,16 @@ def test_one_odd_document_never_breaks_a_list(http: TestClient, store: Any) -> N
     assert (run["metrics"], run["cost"], run["blob"]) == ({"loss": None}, "1.5", "/w==")
 
 
-def test_odd_bytes_and_dates_are_shown_somehow(http: TestClient, store: Any) -> None:
+def test_unreadable_bytes_and_dates_are_shown(http: TestClient, store: Any) -> None:
     """Documents that other drivers could write: broken UTF-8, a date after the year 9999."""
     from bson import encode
     from bson.datetime_ms import DatetimeMS
     from bson.raw_bson import RawBSONDocument
 
-    odd = encode({"_id": "odd", "status": "QUEUED", "title": "xxxx", "queuedAt": DatetimeMS(10**15)})
-    store["runs"].insert_one(RawBSONDocument(odd.replace(b"xxxx", b"\xff\xfexx")))
-    assert http.get("/api/runs/odd").status_code == 200
-    assert ids(http.get("/api/runs")) == ["odd"]
+    document = encode({"_id": "unreadable", "status": "QUEUED", "title": "xxxx", "queuedAt": DatetimeMS(10**15)})
+    store["runs"].insert_one(RawBSONDocument(document.replace(b"xxxx", b"\xff\xfexx")))
+    assert http.get("/api/runs/unreadable").status_code == 200
+    assert ids(http.get("/api/runs")) == ["unreadable"]
 
 
 def test_detail_has_all_that_belongs_to_a_run(http: TestClient, store: Any) -> None:
@@ -116,13 +116,13 @@ def test_detail_has_all_that_belongs_to_a_run(http: TestClient, store: Any) -> N
         {"_id": "r1", "status": "FAILED", "hypothesisId": "h1", "errorCode": "CUDA_OOM", "leaseToken": "secret",
          "settledToken": "secret", "metrics": {"eval%2Eloss": 1.0}}
     )  # fmt: skip
-    told = [
+    sent = [
         event("e1", "ai.run.stage_started", stage="Stage_2", time="2026-01-01T00:00:02Z"),
         event("e2", "ai.run.stage_started", stage="Stage_1", time="2026-01-01T00:00:01Z"),
         event("e3", "ai.artifact.registered", key="k", bytes=1, content_type="a/b", kind="data"),
         event("e4", "ai.validation.auto_completed", verdict="pass"),
     ]
-    http.post("/api/ingest/events", content=ndjson(*told), headers=NDJSON)
+    http.post("/api/ingest/events", content=ndjson(*sent), headers=NDJSON)
     answer = http.get("/api/runs/r1")
     found = answer.json()
     assert [(each["name"], each["title"]) for each in found["stages"]] == [
@@ -134,7 +134,7 @@ def test_detail_has_all_that_belongs_to_a_run(http: TestClient, store: Any) -> N
     assert found["hypothesis"]["title"] == "Bigger is better"
     assert "batch_size" in found["hint"]
     assert found["run"]["metrics"] == {"eval.loss": 1.0}
-    assert "secret" not in answer.text, "what fences a run is nobody's business"
+    assert "secret" not in answer.text, "lease tokens are not shown"
     assert '"v"' not in answer.text
     assert http.get("/api/runs/none").status_code == 404
 
@@ -143,7 +143,7 @@ def test_detail_has_all_that_belongs_to_a_run(http: TestClient, store: Any) -> N
 
 
 @pytest.fixture
-def told(http: TestClient) -> None:
+def events(http: TestClient) -> None:
     """Ten log lines of rising level among forty metrics, and one start."""
     levels = ("debug", "info", "warning", "error", "info")
     lines = [event(f"l{n}", level=levels[n % 5], message=f"line {n}") for n in range(10)]
@@ -152,7 +152,7 @@ def told(http: TestClient) -> None:
     http.post("/api/ingest/events", content=ndjson(start, *metrics, *lines), headers=NDJSON)
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("events")
 def test_events_are_filtered_before_they_are_paged(http: TestClient) -> None:
     assert ids(http.get("/api/runs/r1/events?type=ai.run.started&limit=1")) == ["s"]
     assert ids(http.get("/api/runs/r1/events?level=error&limit=2")) == ["l8", "l3"]
@@ -160,7 +160,7 @@ def test_events_are_filtered_before_they_are_paged(http: TestClient) -> None:
     assert ids(http.get("/api/runs/r1/events?level=info&order=asc&limit=2")) == ["l1", "l2"]
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("events")
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_cursor_walks_the_whole_log(http: TestClient, order: str) -> None:
     seen: list[str] = []
@@ -175,7 +175,7 @@ def test_a_cursor_walks_the_whole_log(http: TestClient, order: str) -> None:
     assert seen == (expected if order == "asc" else expected[::-1])
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("events")
 def test_logs_are_a_tail_that_can_be_followed(http: TestClient) -> None:
     tail = http.get("/api/runs/r1/logs?tail=3")
     assert ids(tail) == ["l7", "l8", "l9"]
@@ -186,7 +186,7 @@ def test_logs_are_a_tail_that_can_be_followed(http: TestClient) -> None:
     assert ids(http.get(f"/api/runs/r1/logs?cursor={cursor}")) == ["l10"]
 
 
-@pytest.mark.usefixtures("told")
+@pytest.mark.usefixtures("events")
 def test_since_is_a_moment_of_arrival(http: TestClient) -> None:
     assert ids(http.get("/api/runs/r1/events?since=2099-01-01T00:00:00Z")) == []
     assert len(ids(http.get("/api/runs/r1/events?since=2026-01-01T00:00:00Z&limit=1000"))) == 51

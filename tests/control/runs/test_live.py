@@ -33,7 +33,7 @@ class Server:
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line, "the server said nothing"
+        assert line, "the server printed nothing"
         self.url = f"http://127.0.0.1:{json.loads(line)['port']}"
 
     def post(self, *events: Any) -> dict[str, int]:
@@ -66,7 +66,7 @@ def shared(mongod: Mongod) -> Iterator[tuple[Server, Any]]:
 
 @pytest.fixture
 def server(shared: tuple[Server, Any]) -> Server:
-    """The shared process, with a run `r1` that nothing was told about yet."""
+    """The shared process, with a run `r1` that has no events yet."""
     made, database = shared
     for collection in database.list_collection_names():
         database[collection].delete_many({})
@@ -153,7 +153,7 @@ def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, shared
     """Two processes: the later position may be stored first."""
     from pod_worker.control.events.decoding import read_line
     from pod_worker.core.clock import ManualClock, SystemClock
-    from tests.control.batches import tell
+    from tests.control.batches import ingest_events
 
     view = View(server)
     next(view.messages())
@@ -161,7 +161,7 @@ def test_an_event_that_becomes_visible_late_is_not_missed(server: Server, shared
     assert view.until("now") == ["now"]
     clock = ManualClock(SystemClock().now())
     clock.advance(-2)
-    tell(shared[1], read_line(ndjson(event("late"))), clock=clock)
+    ingest_events(shared[1], read_line(ndjson(event("late"))), clock=clock)
     assert view.until("late") == ["late"]
     view.close()
 

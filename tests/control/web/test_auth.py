@@ -1,4 +1,4 @@
-"""Who is let in: a key, a job's own key, or this machine; never somebody else's web page."""
+"""Who is let in: a key, a job's own key, or this machine; never a web page of another site."""
 
 from __future__ import annotations
 
