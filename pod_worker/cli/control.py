@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 
 import click
 from pymongo.errors import PyMongoError
@@ -18,6 +17,8 @@ from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
 from pod_worker.control.server import serve
 from pod_worker.core.secret import revealed
+from pod_worker.process.supervised_thread import SupervisedThread, every
+from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import redacted
 from pod_worker.store.queue.rescue import Rescue
 
@@ -29,30 +30,48 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
-@click.option("--require-key", is_flag=True, help="Ask clients on this machine for the key too.")
+@click.option(
+    "--open-on-loopback/--require-key",
+    default=False,
+    help="Serve clients on this machine without a key; never behind a proxy. [default: --require-key]",
+)
 @click.pass_context
-def control(ctx: click.Context, host: str, port: int, require_key: bool) -> None:
-    """Serve ingest, the API and the page; also send the runs of dead workers back to the queue.
+def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) -> None:
+    """Serve ingest, the API and the web page, and queue the runs of dead workers again.
 
     Needs MONGODB_URL; MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY for artifacts; CONTROL_PLANE_TOKEN
-    as the key that pods present. Prints {"url": …} when it is ready.
+    as the key that pods and people present. Prints {"url": …} when it is ready.
     """
     configure_logging(bool(ctx.obj and ctx.obj.get("debug")))
     settings = load_settings()
-    if settings.control_plane_token is None and host not in LOOPBACK:
-        raise CommandError(
-            f"listening on {host} without a key would let anybody write: set CONTROL_PLANE_TOKEN", ExitCode.USAGE
-        )
+    _check_access(settings, host, open_on_loopback)
     store = open_store(settings, with_indexes=True, app_name="pod_worker control")
+    rescue = rescue_thread(store.rescue())
     app = build_app(
         store.database,
         object_store(settings),
         token=revealed(settings.control_plane_token),
-        open_on_loopback=not require_key,
+        open_on_loopback=open_on_loopback,
         instance=os.environ.get(INSTANCE_VARIABLE),
+        background_problems=lambda: [problem] if (problem := rescue.problem()) else [],
     )
-    start_rescue(store.rescue())
+    rescue.start()
     serve(app, host, port, on_ready=lambda at, on: _say_ready(store, at, on))
+
+
+def _check_access(settings: Settings, host: str, open_on_loopback: bool) -> None:
+    """Raises CommandError when the control plane would be open to other machines, or to no one."""
+    if open_on_loopback and host not in LOOPBACK:
+        raise CommandError(
+            f"--open-on-loopback and --host {host} exclude each other: listen on 127.0.0.1, or drop the flag",
+            ExitCode.USAGE,
+        )
+    if settings.control_plane_token is None and not open_on_loopback:
+        raise CommandError(
+            "CONTROL_PLANE_TOKEN is not set, so no client could use the control plane: set it to a random value "
+            "(for this machine alone, pass --open-on-loopback)",
+            ExitCode.USAGE,
+        )
 
 
 def _say_ready(store: StoreSession, host: str, port: int) -> None:
@@ -84,16 +103,16 @@ def object_store(settings: Settings) -> ObjectStore | None:
     return store
 
 
-def start_rescue(rescue: Rescue) -> None:
-    """Workers rescue too, but only while they are idle; here it never depends on them."""
+def rescue_thread(rescue: Rescue) -> SupervisedThread:
+    """Sweeps for runs of dead workers. Workers sweep too, but only while they are idle."""
 
     def sweep() -> None:
-        while True:
-            try:
-                for each in rescue.sweep():
-                    log.warning("rescued run %s of worker %s: %s", each.run.id, each.worker_id, each.run.status)
-            except PyMongoError as error:
-                log.warning("rescue: MongoDB does not answer (%s)", type(error).__name__)
-            threading.Event().wait(RESCUE_SECONDS)
+        try:
+            for each in rescue.sweep():
+                log.warning("rescued run %s of worker %s: %s", each.run.id, each.worker_id, each.run.status)
+        except PyMongoError as error:
+            if is_permanent_error(error):
+                raise
+            log.warning("rescue is delayed: %s", describe_error(error))
 
-    threading.Thread(target=sweep, name="rescue", daemon=True).start()
+    return SupervisedThread("rescue", every(RESCUE_SECONDS, sweep), backoff_seconds=(RESCUE_SECONDS, 30.0))

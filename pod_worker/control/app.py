@@ -1,12 +1,12 @@
-"""Puts the control plane together: one FastAPI app over the database and the object store it is given.
+"""Builds the control plane: one FastAPI app over a database and an object store.
 
-Holds no rule of its own. Indexes are made by the composition root (`store.indexes`), settings are read there.
+Holds no rule of its own. The composition root creates the indexes (`store.indexes`) and reads the settings.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
@@ -24,6 +24,7 @@ from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.control.pages import routes as page_routes
 from pod_worker.control.runs import api, live
 from pod_worker.control.web import problem
+from pod_worker.control.web.admission import Admission, RequestLimits, require_admission
 from pod_worker.control.web.auth import Authorizer
 from pod_worker.control.web.fast_routes import ControlPlaneApp
 from pod_worker.control.web.rate_limit import ClientRateLimit
@@ -44,43 +45,53 @@ def build_app(
     token: str | None,
     open_on_loopback: bool,
     instance: str | None = None,
+    background_problems: Callable[[], list[str]] = list,
+    limits: RequestLimits | None = None,
     clock: Clock | None = None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
 ) -> ControlPlaneApp:
     """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it.
 
-    `instance` is returned by /readyz: it proves to the process that chose it that this one answers.
+    `background_problems` says what is wrong with threads outside the app; /readyz reports it. /readyz also returns
+    `instance`, which proves to the process that chose it that this one responds.
     """
     clock = clock or SystemClock()
-    app = ControlPlaneApp(title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life)
-    gate = Authorizer(token, open_on_loopback)
+    admission = Admission(Authorizer(token, open_on_loopback), limits)
+    app = ControlPlaneApp(
+        admission, title=TITLE, version=__version__, docs_url=None, redoc_url=None, lifespan=_life
+    )
     rate = ClientRateLimit(requests_per_second, burst, clock.monotonic)
-    telemetry = ControlPlaneMetrics(QueueStatsReader(database).read)
-    ingest = Ingest(database, clock, telemetry)
-    app.state.intake = intake = GroupCommit(ingest)
+    metrics = ControlPlaneMetrics(QueueStatsReader(database).read)
+    ingest = Ingest(database, clock, metrics)
+    app.state.group_commit = group_commit = GroupCommit(ingest)
     app.state.ingest = ingest
     find_run = RunQueue(database, clock).get
     problem.install(app)
-    ingest_routes.install(app, intake, gate.authorize_events, rate)
-    app.include_router(health.router(database, clock, telemetry, gate.authorize, instance))
-    app.include_router(training_metrics.router(ingest, find_run, clock, gate.authorize_job))
-    app.include_router(live.router(database, gate.authorize))
-    reads = api.router(database, gate.authorize)
-    app.include_router(reads, dependencies=[Depends(_up_to_date)])
-    app.include_router(page_routes.router(database.name, gate.authorize))
+    ingest_routes.install(app, group_commit, rate)
+    app.include_router(health.router(database, clock, metrics, _problems(ingest, background_problems), instance))
+    app.include_router(training_metrics.router(ingest, find_run, clock))
+    app.include_router(live.router(database))
+    app.include_router(api.router(database), dependencies=[Depends(_up_to_date)])
+    app.include_router(page_routes.router(database))
     if object_store is not None:
-        app.include_router(
-            artifact_routes.router(database, object_store, gate.authorize_artifacts, gate.authorize)
-        )
+        app.include_router(artifact_routes.router(database, object_store, require_admission, require_admission))
     return app
 
 
 async def _up_to_date(request: Request) -> None:
-    """Whoever was told that an event is stored sees it in the next answer."""
+    """A client whose event was acknowledged sees it in its next read."""
     projector = request.app.state.ingest.projector
     if projector.waiting_events():
         await run_in_threadpool(projector.wait_until_projected)
+
+
+def _problems(ingest: Ingest, background: Callable[[], list[str]]) -> Callable[[], list[str]]:
+    def found() -> list[str]:
+        own = ingest.projector.problem()
+        return [*([own] if own else []), *background()]
+
+    return found
 
 
 @asynccontextmanager
@@ -89,5 +100,5 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     app.state.ingest.projector.start()
     yield
     app.state.stopping.set()
-    await app.state.intake.close()
+    await app.state.group_commit.close()
     await app.state.ingest.close()

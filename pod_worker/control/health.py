@@ -1,15 +1,16 @@
-"""Alive, ready, and the figures for Prometheus. Alive touches nothing; ready asks the database."""
+"""Liveness, readiness and the metrics for Prometheus. Liveness touches nothing; readiness asks the database."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
+from collections.abc import Callable
+
+from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pymongo.errors import PyMongoError
 
 from pod_worker.control.metrics import ControlPlaneMetrics
-from pod_worker.control.web.auth import Authorize
-from pod_worker.control.web.problem import database_away
+from pod_worker.control.web.problem import ProblemError, database_unavailable
 from pod_worker.core.clock import Clock
 from pod_worker.core.run import Json
 from pod_worker.store.mongo import Mongo
@@ -18,38 +19,59 @@ from pod_worker.store.mongo import Mongo
 def router(
     database: Mongo,
     clock: Clock,
-    telemetry: ControlPlaneMetrics,
-    authorize: Authorize,
+    metrics: ControlPlaneMetrics,
+    problems: Callable[[], list[str]],
     instance: str | None = None,
 ) -> APIRouter:
-    made = APIRouter(tags=["health"])
+    """`problems` says which background threads do not work; `instance` is returned by /readyz."""
+    routes = _Routes(database, clock, metrics, problems, instance)
+    api = APIRouter(tags=["health"])
+    api.add_api_route("/healthz", routes.alive, methods=["GET"])
+    api.add_api_route("/readyz", routes.ready, methods=["GET"])
+    api.add_api_route("/api/health", routes.health, methods=["GET"])
+    api.add_api_route("/metrics", routes.read_metrics, methods=["GET"], response_class=Response)
+    return api
 
-    @made.get("/healthz")
-    async def alive() -> dict[str, Json]:
-        """The process answers."""
+
+class _Routes:
+    def __init__(
+        self,
+        database: Mongo,
+        clock: Clock,
+        metrics: ControlPlaneMetrics,
+        problems: Callable[[], list[str]],
+        instance: str | None,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+        self._problems = problems
+        self._instance = instance
+
+    async def alive(self) -> dict[str, Json]:
+        """The process responds."""
         return {"ok": True}
 
-    @made.get("/readyz")
-    def ready() -> dict[str, Json]:
-        """MongoDB answers too. The answer names the database and, for who started this process, the instance."""
-        _ping(database)
-        return {"ok": True, "database": database.name} | ({"instance": instance} if instance else {})
+    def ready(self) -> dict[str, Json]:
+        """MongoDB responds and every background thread works. Names the database and the instance."""
+        self._ping()
+        if found := self._problems():
+            detail = f"{'; '.join(found)[:500]}. See the log; restart the control plane if this stays"
+            raise ProblemError(503, "not_ready", detail)
+        named = {"instance": self._instance} if self._instance else {}
+        return {"ok": True, "database": self._database.name} | named
 
-    @made.get("/api/health")
-    def health() -> dict[str, Json]:
+    def health(self) -> dict[str, Json]:
         """The original's route: alive, the time, and the database."""
-        _ping(database)
-        return {"ok": True, "ts": clock.now().isoformat().replace("+00:00", "Z"), "database": database.name}
+        self._ping()
+        now = self._clock.now().isoformat().replace("+00:00", "Z")
+        return {"ok": True, "ts": now, "database": self._database.name}
 
-    @made.get("/metrics", dependencies=[Depends(authorize)], response_class=Response)
-    def metrics() -> Response:
-        return Response(generate_latest(telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    def read_metrics(self) -> Response:
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return made
-
-
-def _ping(database: Mongo) -> None:
-    try:
-        database.command("ping")
-    except PyMongoError as error:
-        raise database_away(error) from None
+    def _ping(self) -> None:
+        try:
+            self._database.command("ping")
+        except PyMongoError as error:
+            raise database_unavailable(error) from None

@@ -36,6 +36,8 @@ class LocalStack:
         self.token = revealed(settings.control_plane_token) or secrets.token_urlsafe(24)
         self.port = DEFAULT_PORT if port is None else port or free_port()
         self._may_move = not port
+        # Without a key on this machine only while no person chose one: a chosen key may be meant for a proxy.
+        self._access = [] if settings.control_plane_token else ["--open-on-loopback"]
         self._instance = secrets.token_hex(8)
         given = _s3_from_settings(settings)
         self.stack = Stack(data, mongodb_url=revealed(settings.mongodb_url), s3=given, stop=stop)
@@ -51,7 +53,7 @@ class LocalStack:
         self.stack.start()
         self.port = self.stack.start_server(
             "control",
-            lambda port: _argv("control", "--port", str(port)),
+            lambda port: _argv("control", "--port", str(port), *self._access),
             self.env(**{INSTANCE_VARIABLE: self._instance}),
             ready=lambda port: is_ready(_url(port), self._instance),
             port=self.port,

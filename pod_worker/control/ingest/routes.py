@@ -21,7 +21,7 @@ from pod_worker.control.ingest.decode import (
     media_type,
 )
 from pod_worker.control.ingest.group_commit import GroupCommit
-from pod_worker.control.web.auth import Authorize, Caller
+from pod_worker.control.web.admission import CALLER
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.fast_routes import ControlPlaneApp
 from pod_worker.control.web.problem import MEDIA_TYPE, ProblemError
@@ -33,30 +33,25 @@ READ_AT_ONCE_BYTES = 128 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
-def install(app: ControlPlaneApp, group_commit: GroupCommit, authorize: Authorize, rate: ClientRateLimit) -> None:
-    routes = _Routes(group_commit, authorize, rate)
+def install(app: ControlPlaneApp, group_commit: GroupCommit, rate: ClientRateLimit) -> None:
+    routes = _Routes(group_commit, rate)
     app.add_fast_route("/api/ingest/events", routes.events, 202, "ingest")
     app.add_fast_route("/api/ingest/event", routes.event, 201, "ingest")
 
 
 class _Routes:
-    def __init__(self, group_commit: GroupCommit, authorize: Authorize, rate: ClientRateLimit) -> None:
+    def __init__(self, group_commit: GroupCommit, rate: ClientRateLimit) -> None:
         self._group_commit = group_commit
-        self._authorize = authorize
         self._rate = rate
-
-    async def _admit(self, request: Request) -> Caller:
-        await self._rate.check(request)
-        return await self._authorize(request)
 
     async def event(self, request: Request) -> Response:
         """Store one CloudEvent, structured or binary."""
-        caller = await self._admit(request)
+        self._rate.check(request)
         is_binary = "ce-specversion" in request.headers
         media_type(request.headers, BINARY_TYPES if is_binary else EVENT_TYPES)
         body = await read_body(request.stream(), request.headers)
         batch = decode_event(request.headers, body, is_binary=is_binary)
-        batch.restrict_to(caller)
+        batch.restrict_to(request.scope[CALLER])
         await self._group_commit.submit(batch)
         (found,) = batch.line_results()
         if found.result is IngestResult.INVALID:
@@ -69,7 +64,7 @@ class _Routes:
 
     async def events(self, request: Request) -> Response:
         """Store NDJSON or a CloudEvents batch, with a result for each line."""
-        caller = await self._admit(request)
+        self._rate.check(request)
         kind = media_type(request.headers, EVENTS_TYPES)
         body = await read_body(request.stream(), request.headers)
         encoding = request.headers.get("content-encoding", "")
@@ -78,7 +73,7 @@ class _Routes:
             batch = await run_in_threadpool(decode_events, body, encoding, kind)
         else:
             batch = decode_events(body, encoding, kind)
-        batch.restrict_to(caller)
+        batch.restrict_to(request.scope[CALLER])
         await self._group_commit.submit(batch)
         counts = batch.counts()
         body_json: dict[str, Json] = {

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
@@ -20,6 +20,7 @@ from pod_worker.control.events.decoding import payload_of
 from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.control.ingest.service import Ingest
+from pod_worker.control.web.admission import CALLER
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.responses import json_response
@@ -53,10 +54,8 @@ _METRICS = tuple(name for name in _TrainingMetrics.__struct_fields__ if name not
 _decode = msgspec.json.Decoder(_TrainingMetrics).decode
 
 
-def router(
-    ingest: Ingest, find_run: Callable[[str], Run | None], clock: Clock, authorize: Callable[..., object]
-) -> APIRouter:
-    routes = APIRouter(tags=["training"], dependencies=[Depends(authorize)])
+def router(ingest: Ingest, find_run: Callable[[str], Run | None], clock: Clock) -> APIRouter:
+    routes = APIRouter(tags=["training"])
 
     @routes.post("/api/training/jobs/{run_id}/metrics")
     async def post_metrics(run_id: str, request: Request) -> Response:
@@ -65,7 +64,7 @@ def router(
         run = await run_in_threadpool(find_run, run_id)
         if run is None:
             raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
-        attempt: int | None = request.state.caller.attempt
+        attempt: int | None = request.scope[CALLER].attempt
         await ingest.ingest_and_wait(batch_from_events(_events(run_id, attempt, metrics, clock.now())))
         is_superseded = attempt not in (None, run.attempt)
         is_ended = run.status in TERMINAL - {RunStatus.COMPLETED}

@@ -1,4 +1,4 @@
-"""One token bucket per client, so that a runaway emitter slows down itself and nobody else."""
+"""One token bucket per client, so that a runaway emitter slows down no other client."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ CLIENTS = 10_000
 
 
 class ClientRateLimit:
-    """`per_second` requests on average, `burst` at once, for each client address. Not thread-safe: asked from
-    the event loop only."""
+    """`per_second` requests on average, `burst` at once, for each client address. For one event loop."""
 
     def __init__(self, per_second: float, burst: int, monotonic: Callable[[], float]) -> None:
         self._per_second = per_second
@@ -23,8 +22,8 @@ class ClientRateLimit:
         self._monotonic = monotonic
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    async def check(self, request: Request) -> None:
-        """A FastAPI dependency. Raises ProblemError 429."""
+    def check(self, request: Request) -> None:
+        """Raises ProblemError 429."""
         client = request.client.host if request.client else "?"
         wait = self.wait_seconds(client)
         if wait > 0:
@@ -32,7 +31,7 @@ class ClientRateLimit:
             raise ProblemError(429, "rate_limited", detail, headers={"Retry-After": str(math.ceil(wait))})
 
     def wait_seconds(self, client: str) -> float:
-        """0 takes a token; anything else says how long until there is one."""
+        """0 takes a token; any other number is the time until there is one."""
         now = self._monotonic()
         tokens, since = self._buckets.pop(client, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - since) * self._per_second)

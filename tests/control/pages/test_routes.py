@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,14 +12,23 @@ from pod_worker.control.pages.routes import FOLDER
 from tests.control.conftest import Plane
 
 
-def test_the_list_and_a_run(http: TestClient) -> None:
+def test_the_list_and_a_run(http: TestClient, store: Any) -> None:
+    store["runs"].insert_one({"_id": "01K", "status": "QUEUED"})
     for path in ("/", "/runs", "/runs/01K"):
         answer = http.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_a_runs_name_is_text(http: TestClient) -> None:
+def test_a_run_that_does_not_exist_is_404(http: TestClient) -> None:
+    answer = http.get("/runs/nope")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "There is no run" in answer.text
+    assert "run.js" not in answer.text
+
+
+def test_a_runs_name_is_text(http: TestClient, store: Any) -> None:
+    store["runs"].insert_one({"_id": '<script>alert(1)" x=', "status": "QUEUED"})
     page = http.get("/runs/<script>alert(1)%22%20x=").text
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page

@@ -10,7 +10,7 @@ import pytest
 
 from pod_worker.control.events.replay import rebuild
 from pod_worker.control.ingest.decode import read_batch
-from pod_worker.control.runs.live import _LiveView
+from pod_worker.control.runs.live import RunFollower
 from pod_worker.store import artifact_registry
 from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.indexes import all_indexes
@@ -94,7 +94,7 @@ def ask_everything(database: Any) -> None:
     pages.dead_letters(10)
     MetricSeries(database).read("r1", ["loss"], "s")
     MetricSeries(database).read("r1")
-    view = _LiveView("r1", models, pages, None)
+    view = RunFollower("r1", models, pages)
     view.poll()
     view.poll()
     QueueStatsReader(database).read()
