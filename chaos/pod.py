@@ -137,6 +137,7 @@ class Pod:
             "POD_WORKER_SPOOL_DIR": str(self.spool_dir),
             "POD_WORKER_WORK_DIR": str(self.root / "work"),
             "CHAOS_CLOCK_FILE": str(self._clock_file),
+            "POD_WORKER_CHILD_ENV": "CHAOS_CLOCK_FILE,CHAOS_SABOTAGE",
             EVIDENCE_FILE_VARIABLE: str(self.evidence),
         }
 

@@ -24,13 +24,14 @@ from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
-from pod_worker.process.tree import become_subreaper
+from pod_worker.process.tree import become_subreaper, deny_inspection
 from pod_worker.store.mongo import redacted
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.worker_registry import WorkerRegistry
 from pod_worker.worker import machine as machines
 from pod_worker.worker import preflight, signals, uncaught_errors
 from pod_worker.worker.attempt_tag import kill_unguarded
+from pod_worker.worker.child_environment import child_environment
 from pod_worker.worker.child_io import event_source
 from pod_worker.worker.daemon import (
     Daemon,
@@ -82,6 +83,7 @@ def worker(
     shutdown = ShutdownRequest()
     daemon = build(settings, chosen, limits, shutdown)
     uncaught_errors.install(daemon.report, "worker", make_redactor())
+    deny_inspection()  # a run of this user must not read the keys in our environment
     become_subreaper()  # what outlives even a guard that was killed becomes our child
     for pid in kill_unguarded(settings.work_dir):
         log.warning("killed orphaned run process %d (its worker and guard had both been killed)", pid)
@@ -125,7 +127,7 @@ def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownR
             work_folders=WorkFolders(settings.work_dir),
             control_plane_url=settings.control_plane_url,
             control_plane_token=revealed(settings.control_plane_token),
-            variables=machines.child_environment(os.environ),
+            variables=child_environment(os.environ, _names(settings.pod_worker_child_env)),
         ),
         checks=_checks(settings, store, len(identity.gpus), clock),
         machine=machine,
@@ -172,6 +174,10 @@ def _outbox(
         PodEmitter(spool, source, identity.pod_id, clock, new_id),
         lambda run_id, attempt: RunEmitter(spool, source, run_id, attempt, clock, new_id),
     )
+
+
+def _names(text: str) -> set[str]:
+    return {name.strip() for name in text.split(",") if name.strip()}
 
 
 def _intervals(settings: Settings) -> WorkerIntervals:

@@ -94,6 +94,11 @@ def descendants(root: int, spared: Collection[int] = ()) -> list[int]:
     return found
 
 
+def children(root: int) -> list[int]:
+    """Living processes whose parent is `root`."""
+    return [pid for pid in pids() if (stat := _stat(pid)) is not None and stat[1] == root and stat[0] != "Z"]
+
+
 def _stat(pid: int) -> tuple[str, int] | None:
     """(state, parent), or None for a process that is gone."""
     try:

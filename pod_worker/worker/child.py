@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -100,21 +101,29 @@ class AttemptExecutor:
         return classify(error, self._stage)
 
 
-def read_stop_commands(stop: StopFlag) -> None:
+def read_stop_commands(commands: BinaryIO, stop: StopFlag) -> None:
     """Obey the supervisor's commands; exit when it is gone (the guard would kill us too)."""
-    for received in sys.stdin.buffer:
+    for received in commands:
         command = protocol.read_stop(received)
         stop.request(CancelRequested if command.reason == "cancel" else DrainRequested)
     os._exit(3)
 
 
+def open_private(fd: int) -> BinaryIO:
+    """A pipe that the run's own subprocesses do not inherit."""
+    os.set_inheritable(fd, False)
+    return os.fdopen(fd, "rb")
+
+
 def main() -> int:
     uplink = SupervisorPipe(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
-    spec = protocol.read_spec(sys.stdin.buffer.readline())
+    # Not standard input, which is /dev/null: code of the run may read that, or ask questions there.
+    commands = open_private(int(os.environ.pop(protocol.COMMAND_FD_VARIABLE)))
+    spec = protocol.read_spec(commands.readline())
     emitter = child_io.open_run_emitter(spec)
     uncaught_errors.install(emitter.emit, "child")
     stop = StopFlag()
-    threading.Thread(target=read_stop_commands, args=(stop,), name="commands", daemon=True).start()
+    threading.Thread(target=read_stop_commands, args=(commands, stop), name="commands", daemon=True).start()
     uplink.send(protocol.ChildReady())
     outcome = AttemptExecutor(spec, uplink, emitter, stop).execute()
     uplink.send(protocol.OutcomeReported.of(outcome))

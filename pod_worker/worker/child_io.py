@@ -76,7 +76,7 @@ class LazyArtifacts:
             spec = self._spec
             self._opened = Publisher(
                 spec.control_plane_url,
-                spec.control_plane_token,
+                spec.attempt_token,
                 spec.fence,
                 UploadLedger(Path(spec.work_dir) / "artifacts.ledger"),
                 self._emitter,

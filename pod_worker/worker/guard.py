@@ -26,12 +26,15 @@ if __name__ == "__main__":  # run by path with -I -S: the package is not on the 
 from pod_worker.process.tree import (
     ChildExitPipe,
     become_subreaper,
+    deny_inspection,
     descendants,
     die_with_parent,
     kill_tree,
     reap,
     send_signal,
 )
+
+LEASE_LIMIT_SECONDS = 3600.0  # the longest lease that the settings allow
 
 
 def now() -> float:
@@ -40,7 +43,7 @@ def now() -> float:
 
 
 def program(lease_seconds: float, fds: tuple[int, ...]) -> list[str]:
-    """The command line of a guard, to be followed by the child's. The guard takes over `fds` for the child."""
+    """The command line of a guard, to be followed by the child's; the child inherits `fds`."""
     # -I -S: nothing from the environment or site-packages, so that the guard starts in milliseconds.
     argv = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
     return [*argv, f"{lease_seconds:.3f}", ",".join(str(fd) for fd in fds), "--"]
@@ -56,9 +59,9 @@ class Guard:
         self._child_exit = ChildExitPipe()  # before the child exists, so that its end cannot be missed
         self._child = subprocess.Popen(
             argv,
-            stdin=pass_fds[0],
+            stdin=subprocess.DEVNULL,
             stdout=2,
-            pass_fds=pass_fds[1:],
+            pass_fds=pass_fds,
             start_new_session=True,
             preexec_fn=die_with_parent(os.getpid()),
         )
@@ -85,13 +88,21 @@ class Guard:
             self._kill()
         *lines, self._received = (self._received + received).split(b"\n")
         for line in lines:
-            word, _, argument = line.decode().partition(" ")
-            if word == "lease":
-                self._deadline = now() + float(argument)
-            elif word == "term":
+            word, _, argument = line.partition(b" ")
+            if word == b"lease":
+                self._extend_lease(argument)
+            elif word == b"term":
                 self._terminate()
-            elif word == "kill":
+            elif word == b"kill":
                 self._kill()
+
+    def _extend_lease(self, argument: bytes) -> None:
+        try:
+            seconds = float(argument)
+        except ValueError:
+            return
+        if 0 <= seconds <= LEASE_LIMIT_SECONDS and not self._killed:
+            self._deadline = now() + seconds
 
     def _terminate(self) -> None:
         try:
@@ -121,11 +132,12 @@ def _ignore(*_: object) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """guard.py LEASE_SECONDS CHILD_STDIN_FD[,FD…] -- ARGV…"""
+    """guard.py LEASE_SECONDS FD[,FD…] -- ARGV…"""
     lease_seconds, fds, _, *argv = arguments
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only the supervisor's commands count. A handler, not SIG_IGN: the child would inherit the latter.
         signal.signal(number, _ignore)
+    deny_inspection()  # or the run could write commands into our standard input
     become_subreaper()
     guard = Guard(argv, tuple(int(fd) for fd in fds.split(",")), float(lease_seconds))
     report = guard.watch()

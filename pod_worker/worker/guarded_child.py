@@ -6,6 +6,7 @@ All pipes end here. It decides nothing: what a command or an end means is the su
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -45,42 +46,52 @@ def child_command(attempt_tag: AttemptTag, env: Mapping[str, str]) -> ChildComma
 
 class GuardedChild:
     def __init__(self, command: ChildCommand, lease_seconds: float, spec: protocol.AttemptSpec) -> None:
-        child_stdin, self._command_fd = os.pipe()
+        self._spec = protocol.encode_line(spec)
+        child_commands, commands = os.pipe()
         self._uplink_fd, child_uplink = os.pipe()
+        self._commands = _CommandPipe(commands)
         self._attempt_tag = command.attempt_tag
         self._guard_lock = threading.Lock()
+        self._foreign_children = frozenset(tree.children(os.getpid()))  # not of this attempt
         env = {
             **command.env,
             **command.attempt_tag.variables(),
+            protocol.COMMAND_FD_VARIABLE: str(child_commands),
             protocol.UPLINK_FD_VARIABLE: str(child_uplink),
         }
+        fds = (child_commands, child_uplink)
         try:
             self._guard = subprocess.Popen(
-                [
-                    *guard.program(lease_seconds, (child_stdin, child_uplink)),
-                    *command.argv,
-                ],
+                [*guard.program(lease_seconds, fds), *command.argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=env,
-                pass_fds=(child_stdin, child_uplink),
+                pass_fds=fds,
                 start_new_session=True,
             )
+        except BaseException:
+            self._commands.close()
+            os.close(self._uplink_fd)
+            raise
         finally:
-            os.close(child_stdin)
-            os.close(child_uplink)
+            for fd in fds:
+                os.close(fd)
         self.pid = self._guard.pid
-        self._send_to_child(spec)
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────
+
+    def send_spec(self) -> None:
+        """Blocks until the child has read it, or is gone."""
+        self._commands.send(self._spec)
 
     def set_lease_deadline(self, seconds: float) -> None:
         """The lease may be trusted for so long from now; then the guard kills the tree."""
         self._send_to_guard(f"lease {max(seconds, 0.0):.3f}\n")
 
     def ask_to_stop(self, reason: str) -> None:
-        self._send_to_child(protocol.StopCommand(reason))
+        """Never blocks: a child that reads nothing is ended by the signals that follow."""
+        self._commands.try_send(protocol.encode_line(protocol.StopCommand(reason)))
 
     def terminate(self) -> None:
         self._send_to_guard("term\n")
@@ -100,14 +111,6 @@ class GuardedChild:
                 self._guard.stdin.flush()
             except (BrokenPipeError, ValueError):
                 pass  # the guard is gone; its report is on the way
-
-    def _send_to_child(self, message: msgspec.Struct) -> None:
-        try:
-            data = protocol.encode_line(message)
-            while data:
-                data = data[os.write(self._command_fd, data) :]
-        except (BrokenPipeError, OSError):
-            pass
 
     # ── what comes back ─────────────────────────────────────────────────────────────────────────────────
 
@@ -137,10 +140,17 @@ class GuardedChild:
         try:
             return msgspec.json.decode(received.strip() or b"-", type=GuardReport)
         except msgspec.MsgspecError:
-            # The guard was killed. The child died with it; what the child left behind still carries our tag.
-            for pid in processes_with_tag(self._attempt_tag):
-                tree.send_signal(pid, signal.SIGKILL)
-            return GuardReport(signal=abs(self._guard.returncode or 9))
+            return GuardReport(signal=abs(self._guard.returncode or 9), survivors=self._sweep())
+
+    def _sweep(self) -> int:
+        """Kill what the attempt left behind when its guard was killed; returns how many processes survive.
+
+        The child died with the guard. Its other processes still carry our tag, or became our children: the worker
+        is the subreaper of all of them.
+        """
+        for pid in processes_with_tag(self._attempt_tag):
+            tree.send_signal(pid, signal.SIGKILL)
+        return tree.kill_tree(os.getpid(), spared=self._foreign_children)
 
     def _close(self) -> None:
         with self._guard_lock:
@@ -150,7 +160,45 @@ class GuardedChild:
                         file.close()
                     except BrokenPipeError:
                         pass
-        os.close(self._command_fd)
+        self._commands.close()
+
+
+class _CommandPipe:
+    """Our end of the pipe that the child reads commands from."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def send(self, data: bytes) -> None:
+        """Blocks until the data is in the pipe, or the pipe is closed at either end."""
+        with self._lock:
+            while data and not self._is_closed:
+                try:
+                    data = data[os.write(self._fd, data) :]
+                except BlockingIOError:
+                    select.select([], [self._fd], [], 0.2)
+                except OSError:
+                    return  # the child is gone
+
+    def try_send(self, line: bytes) -> None:
+        """A short line, unless the pipe is full or in use."""
+        if self._lock.acquire(blocking=False):
+            try:
+                os.write(self._fd, line)
+            except OSError:
+                pass
+            finally:
+                self._lock.release()
+
+    def close(self) -> None:
+        self._is_closed = True
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = -1
 
 
 def _bounded_lines(file: BufferedReader, limit: int) -> Iterator[bytes]:

@@ -135,19 +135,3 @@ def names_of_gpu(name: str) -> set[str]:
 
 def region(env: Mapping[str, str]) -> str | None:
     return env.get("RUNPOD_DC_ID") or env.get("RUNPOD_DATACENTER") or None
-
-
-def child_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run: everything but secrets. What a run needs of those comes down its pipe."""
-    return {name: value for name, value in env.items() if not is_secret(name)}
-
-
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "MONGODB_URL", "MINIO_", "AWS_")
-# Needed by trusted stages to load gated models; sandboxed code gets an allow-list of its own.
-NOT_WITHHELD = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
-
-
-def is_secret(name: str) -> bool:
-    if name in NOT_WITHHELD or name.startswith("TOKENIZERS_"):
-        return False
-    return any(word in name.upper() for word in SECRET_WORDS)

@@ -15,6 +15,7 @@ from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
 from pod_worker.core.run import Json, Run
 
+COMMAND_FD_VARIABLE = "POD_WORKER_COMMAND_FD"
 UPLINK_FD_VARIABLE = "POD_WORKER_UPLINK_FD"
 MESSAGE_BYTES = 8 * 1024 * 1024
 STATE_BYTES = 4 * 1024 * 1024  # as JSON; the run's document has room for 16 MiB in all
@@ -34,7 +35,7 @@ class AttemptSpec(msgspec.Struct):
     spool_max_bytes: int
     work_dir: str
     control_plane_url: str
-    control_plane_token: str | None = None
+    attempt_token: str | None = None  # speaks for this attempt only (core.attempt_token)
 
 
 class StopCommand(msgspec.Struct, tag="stop"):

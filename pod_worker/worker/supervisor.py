@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
+from pod_worker.core import attempt_token
 from pod_worker.core.clock import Clock
 from pod_worker.core.failure import Failure, FailureCode, classify, truncate
 from pod_worker.core.outcome import Failed, Lost, Outcome
@@ -188,6 +189,7 @@ class Supervisor:
                 EndRequest(EndReason.ERROR, fault, Failure(FailureCode.USER_ERROR, fault))
             ),
         )
+        self._thread("spec", child.send_spec)
         self._thread("guard", lambda: self._inbox.put(_GuardExited(child.wait())))
         renewer.start()
         return _RunningAttempt(
@@ -210,8 +212,13 @@ class Supervisor:
             spool_max_bytes=environment.spool_max_bytes,
             work_dir=str(work_dir),
             control_plane_url=environment.control_plane_url,
-            control_plane_token=environment.control_plane_token,
+            attempt_token=self._attempt_token(),
         )
+
+    def _attempt_token(self) -> str | None:
+        """What the run's process may show to the control plane; never the control plane's own token."""
+        secret = self._environment.control_plane_token
+        return attempt_token.mint(secret, self._run.id, self._fence.attempt) if secret else None
 
     def _thread(self, name: str, work: Callable[[], object]) -> threading.Thread:
         """A thread whose error ends the attempt."""

@@ -31,14 +31,15 @@ from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, Supe
 from pod_worker.worker.work_folders import WorkFolders
 
 LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4
-TIMEOUTS = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4)
+TIMEOUTS = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4, guard_seconds=1.0)
 IDENTITY = WorkerIdentity("pod-0:w", "pod-0", "all", ("synthetic",), ("synthetic",))
 WAIT_SECONDS = 15.0
 
 PRELUDE = """
 import ctypes, json, os, signal, subprocess, sys, threading, time
 uplink = os.fdopen(int(os.environ["POD_WORKER_UPLINK_FD"]), "wb", buffering=0)
-spec = json.loads(sys.stdin.buffer.readline())
+commands = os.fdopen(int(os.environ["POD_WORKER_COMMAND_FD"]), "rb")
+spec = json.loads(commands.readline())
 uplink.write(b'{"type":"ready"}\\n')
 def succeed():
     uplink.write(b'{"type":"outcome","kind":"succeeded"}\\n')
@@ -55,6 +56,7 @@ class Attempt:
         folder: Path,
         program: str,
         emit: Callable[[Payload], str] = lambda payload: "id",
+        control_plane_token: str | None = None,
     ) -> None:
         self._emit = emit
         self.events: list[Payload] = []
@@ -70,7 +72,12 @@ class Attempt:
         self._result: AttemptResult | None = None
         self.work_root = folder / "work"
         environment = AttemptEnvironment(
-            folder / "spool", 1 << 24, WorkFolders(self.work_root), "http://127.0.0.1:9", None, dict(os.environ)
+            folder / "spool",
+            1 << 24,
+            WorkFolders(self.work_root),
+            "http://127.0.0.1:9",
+            control_plane_token,
+            dict(os.environ),
         )
         self.supervisor = Supervisor(
             self._queue,
@@ -145,9 +152,10 @@ def supervised(
     folder: Path,
     program: str,
     emit: Callable[[Payload], str] = lambda payload: "id",
+    control_plane_token: str | None = None,
 ) -> Iterator[Attempt]:
     """An attempt at `program`, running; nothing of it is left afterwards, or the test fails."""
-    attempt = Attempt(db, folder, program, emit)
+    attempt = Attempt(db, folder, program, emit, control_plane_token)
     original = supervisor.__dict__["child_command"]
     supervisor.__dict__["child_command"] = attempt.command
     try:

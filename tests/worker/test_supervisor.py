@@ -26,7 +26,7 @@ time.sleep(600)
 """
 FAILS_WHEN_ASKED = """
 print("ready", flush=True)
-sys.stdin.buffer.readline()
+commands.readline()
 uplink.write(b'{"type":"outcome","kind":"failed","code":"USER_ERROR","message":"stopped in the middle"}\\n')
 os._exit(1)
 """
