@@ -35,7 +35,7 @@ OURS = "pod_worker"
 ROWS = (OURS, "sqlite", "tensorboard", "tensorboard+flush", "wandb")
 P50_TARGET_US, RATE_TARGET = 30.0, 20_000.0
 WARM_UP = 500
-CHUNK = 100  # calls; the median chunk leaves out those in which somebody else had the processor
+CHUNK = 100  # calls; the median chunk leaves out those in which another process had the processor
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def run_wandb(folder: Path, events: int) -> Row:
 
 
 def ignore(_: str) -> None:
-    """A result that nobody needs."""
+    """A result that is not used."""
 
 
 CONTENDERS: dict[str, Callable[[Path, int], Row]] = {

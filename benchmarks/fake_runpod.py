@@ -135,12 +135,12 @@ class BillChecker:
 
     def __init__(self) -> None:
         self._since: dict[str, tuple[int, int]] = {}
-        self.owed = Fraction(0)
+        self.due = Fraction(0)
 
     def note(self, pod: Pod, now_ns: int) -> None:
         if pod.id in self._since:
             since, price = self._since.pop(pod.id)
-            self.owed += Fraction(price * (now_ns - since), HOUR * NANO)
+            self.due += Fraction(price * (now_ns - since), HOUR * NANO)
         if pod.status not in (Status.EXITED, Status.TERMINATED):
             self._since[pod.id] = (now_ns, pod.cost_nano)
 
@@ -172,7 +172,7 @@ def measure_month(days: int) -> dict[str, float]:
         "month_growth_pct": round(100 * (late - early) / early, 1),
         "month_pods": world.created_count,
         "month_usd": amount_usd(billed),
-        "month_error_usd": float(abs(book.owed - Fraction(billed, PICO))),
+        "month_error_usd": float(abs(book.due - Fraction(billed, PICO))),
         "month_seconds": round(time.monotonic() - began, 1),
     }
 

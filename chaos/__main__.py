@@ -56,7 +56,7 @@ def main(
     """Break a real cluster on this machine for some minutes, then check every promise against what is left."""
     if sabotage and not faults:
         faults = ",".join(SABOTAGES[sabotage].faults)
-    kinds = [plan.BY_NAME[name.strip()] for name in faults.split(",")] if faults else list(plan.KINDS)
+    kinds = [plan.find_kind(name.strip()) for name in faults.split(",")] if faults else list(plan.KINDS)
     planned = (
         plan.decode(replay.read_text())
         if replay

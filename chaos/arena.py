@@ -1,7 +1,7 @@
 """The servers of a chaos run: a three-node replica set, S3, control planes and pods, and the links between them.
 
 Every pod reaches each member of the replica set through a proxy of its own, and so does each control plane, so a
-fault can strike one path and spare the others. The harness itself, the replication between members and a control
+fault can hit one path and spare the others. The harness itself, the replication between members and a control
 plane's way to S3 are direct. Starts and stops everything; breaks nothing.
 """
 
@@ -83,8 +83,8 @@ class ControlPlaneProcess:
 class ChaosCluster:
     """Everything that runs. A context manager; `data` must not hold an arena already.
 
-    `given_mongodb` is the URL of a replica set somebody has, spoken to without TLS, with an empty database as its
-    path; nobody kills it. Without one, the arena starts three members of its own.
+    `given_mongodb` is the URL of an existing replica set, spoken to without TLS, with an empty database as its
+    path; it is never killed. Without one, the arena starts three members of its own.
     """
 
     data: Path
@@ -115,7 +115,7 @@ class ChaosCluster:
         return self.given_mongodb or self._own().url_for(DATABASE)
 
     def _own(self) -> Mongod:
-        assert self.mongod is not None, "the replica set is somebody else's"
+        assert self.mongod is not None, "the replica set was not started by this cluster"
         return self.mongod
 
     def __enter__(self) -> ChaosCluster:

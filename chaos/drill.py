@@ -294,7 +294,7 @@ class ChaosRun:
         end = time.monotonic() + VIEWS_SECONDS
         while self._database["pending_projections"].count_documents({}, limit=1) and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
-        self._journal.note("views", owed=self._database["pending_projections"].count_documents({}))
+        self._journal.note("views", pending=self._database["pending_projections"].count_documents({}))
 
     @property
     def database(self) -> Mongo:

@@ -1,7 +1,7 @@
 """What each kind of fault does, and how it is undone. One short function per kind, named as in the plan.
 
-A strike returns what undoes it, or None; the conductor runs that when the fault's time is over. Nothing here
-decides when or whom.
+A fault returns the function that undoes it, or None. The conductor calls it when the fault ends. The plan decides
+when and where.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pod_worker.local.member import MongodMember
 from pod_worker.store.queue.operations import OperatorActions
 
 Undo: TypeAlias = Callable[[], None] | None
-OFFLINE_SECONDS = 3.0  # of work that nobody hears of, before the worker dies
+OFFLINE_SECONDS = 3.0  # of work whose events do not arrive, before the worker dies
 STOP, CONT, KILL, TERM = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL, signal.SIGTERM
 
 
@@ -80,7 +80,7 @@ def unavailable(arena: ChaosCluster) -> dict[str, str]:
     if not all(pod.has_small_disk for pod in arena.pods):
         missing["fill_spool"] = "mounting a small tmpfs needs root"
     if arena.mongod is None:
-        why = "the replica set is somebody else's"
+        why = "the replica set was not started by this cluster"
         missing |= {kind.name: why for kind in KINDS if kind.target is Target.MONGODB}
     return missing
 
@@ -99,7 +99,7 @@ def _kill_pod(given: FaultContext) -> Undo:
     return None
 
 
-def _behead_pod(given: FaultContext) -> Undo:
+def _kill_worker_and_guard(given: FaultContext) -> Undo:
     tree = given.pod.tree()
     for pid in (tree.guard, tree.worker):
         send(pid, KILL)
@@ -190,7 +190,7 @@ def _to_runs(given: FaultContext, verb: Callable[[str], object]) -> Undo:
     return None
 
 
-def _die_offline(given: FaultContext) -> Undo:
+def _kill_while_offline(given: FaultContext) -> Undo:
     """What the worker still emits stays on the pod until long after another worker took the run over."""
     pod = given.pod
     process = pod.processes[-1] if pod.processes else None
@@ -250,7 +250,7 @@ def _step_down(given: FaultContext) -> Undo:
             with primary.client(5) as client:
                 client.admin.command("replSetStepDown", 6, secondaryCatchUpPeriodSecs=2, force=True)
         except PyMongoError:
-            pass  # it closes its connections, or nobody has caught up
+            pass  # it closes its connections, or no secondary has caught up
 
     _later(given, ask)
     return None
@@ -300,7 +300,7 @@ def _later(given: FaultContext, work: Callable[[], None]) -> None:
 _STRIKES: dict[str, Callable[[FaultContext], Undo]] = {
     "kill_worker": _kill_worker,
     "kill_pod": _kill_pod,
-    "behead_pod": _behead_pod,
+    "kill_worker_and_guard": _kill_worker_and_guard,
     "term_worker": _term_worker,
     "pause_worker": _pause_worker,
     "freeze_worker": _pause_worker,  # the plan makes it longer than the lease
@@ -311,7 +311,7 @@ _STRIKES: dict[str, Callable[[FaultContext], Undo]] = {
     "freeze_guard": _freeze_guard,
     "fill_spool": _fill_spool,
     "skew_clock": _skew_clock,
-    "die_offline": _die_offline,
+    "kill_while_offline": _kill_while_offline,
     "cancel_run": _cancel_run,
     "reset_run": _reset_run,
     **{f"db_{kind.value}": _on_pod("db", kind) for kind in LinkState if kind is not LinkState.CLEAR},

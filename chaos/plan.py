@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 
@@ -37,7 +37,11 @@ _POD, _CONTROL, _MONGODB, _S3 = Target.POD, Target.CONTROL, Target.MONGODB, Targ
 KINDS: tuple[Kind, ...] = (
     Kind("kill_worker", _POD, "SIGKILL the worker; a fresh one starts on the pod"),
     Kind("kill_pod", _POD, "SIGKILL worker, guard and run in the same instant"),
-    Kind("behead_pod", _POD, "SIGKILL worker and guard together; what the run left in new sessions has no keeper"),
+    Kind(
+        "kill_worker_and_guard",
+        _POD,
+        "SIGKILL worker and guard together; processes of the run survive",
+    ),
     Kind("term_worker", _POD, "SIGTERM: the worker gives its run back and a fresh one starts"),
     Kind("pause_worker", _POD, "SIGSTOP for less than the trusted time: nothing may happen", 0.5, 2.0),
     Kind("freeze_worker", _POD, "SIGSTOP past the lease, then SIGCONT", 1.0, 4.0, 1.0),
@@ -61,9 +65,9 @@ KINDS: tuple[Kind, ...] = (
     Kind("ingest_half_close", _POD, "connections to ingest lose one direction", 0.5, 1.0),
     Kind("ingest_drop_replies", _POD, "ingest stores and the acknowledgements vanish", 1.0, 5.0),
     Kind(
-        "die_offline",
+        "kill_while_offline",
         _POD,
-        "cut off from ingest, the worker dies: its events arrive after its heir's",
+        "cut off from ingest, the worker dies: its events arrive after those of the next attempt",
         8,
         14,
         1.0,
@@ -82,9 +86,19 @@ KINDS: tuple[Kind, ...] = (
     Kind("freeze_primary", _MONGODB, "SIGSTOP the primary until another is elected", 3.0, 5.0),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
+# Names of earlier plans.
+ALIASES = {"behead_pod": "kill_worker_and_guard", "die_offline": "kill_while_offline"}
 
 # How long one target is left alone after a fault of its own: the set must find a majority again.
 REST_SECONDS = {Target.POD: 0.0, Target.CONTROL: 4.0, Target.S3: 3.0, Target.MONGODB: 8.0}
+
+
+def find_kind(name: str) -> Kind:
+    """Raises ValueError that lists the kinds."""
+    found = BY_NAME.get(ALIASES.get(name, name))
+    if found is None:
+        raise ValueError(f"unknown fault {name!r}; there are {', '.join(BY_NAME)}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,4 @@ def encode(plan: Sequence[Planned]) -> str:
 def decode(text: str) -> list[Planned]:
     """The plan that `encode` wrote. Raises ValueError on a kind that there is not."""
     plan = [Planned(**json.loads(line)) for line in text.splitlines() if line.strip()]
-    for each in plan:
-        if each.kind not in BY_NAME:
-            raise ValueError(f"unknown fault {each.kind!r}; there are {', '.join(BY_NAME)}")
-    return plan
+    return [replace(each, kind=find_kind(each.kind).name) for each in plan]

@@ -1,7 +1,7 @@
 """A pod as the harness plays it: folders of its own, a small disk for the spool, links, and one worker process.
 
-The worker is the real command with a real environment. Whoever kills it, the pod starts a fresh one, as a pod's
-start command would. Nothing here knows why something is done to it.
+The worker is the real command with a real environment. When it dies, the pod starts a fresh one, as a pod's
+start command would. The pod does not know about faults.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class LinkState(StrEnum):
     HANG = "hang"  # connections stay open, not a byte moves
     DELAY = "delay"  # every chunk waits, in both directions
     HALF_CLOSE = "half_close"  # open connections lose one direction; new ones are fine
-    DROP_REPLIES = "drop_replies"  # requests arrive, answers vanish: nobody knows the outcome
+    DROP_REPLIES = "drop_replies"  # requests arrive, answers are dropped: the outcome is unknown
 
 
 class _Connection:
@@ -199,4 +199,4 @@ async def _run_scheduled() -> None:
 
 
 def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Connections break here on purpose; whoever lost one says so by itself."""
+    """Connections break here on purpose; the client reports a lost one."""

@@ -31,7 +31,7 @@ SABOTAGES = {
     each.name: each
     for each in (
         Mutation("token", "writes are filtered by the run's id alone", ("stale writes accepted",), _DEATHS),
-        Mutation("self_fence", "nobody kills a run whose lease is over", ("overlap",), _DEATHS),
+        Mutation("self_fence", "no process kills a run whose lease is over", ("overlap",), _DEATHS),
         Mutation("checkpoints", "no finished stage is skipped", ("doubled effects",), _DEATHS),
         Mutation("append", "one event in 200 never reaches the disk", ("promises broken",), _INGEST),
         Mutation("acknowledge", "a failed request counts as taken", ("events missing",), _INGEST),
@@ -40,7 +40,7 @@ SABOTAGES = {
             "versions",
             "what arrives last wins",
             ("view ≠ replayed view", "view ≠ shuffled view"),
-            ("die_offline", "kill_worker"),
+            ("kill_while_offline", "kill_worker"),
         ),
     )
 }

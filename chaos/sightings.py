@@ -1,6 +1,6 @@
 """Which processes of which attempt were alive when: the process table, looked at twenty times a second.
 
-A run's processes carry its attempt in their environment, whatever they fork into and whoever adopts them. Only
+A run's processes carry its attempt in their environment, through every fork and adoption. Only
 processes that can run count: one that is stopped or a zombie computes nothing. Guards do not count. The harness's
 own pods are told from others by the evidence file that their environment names.
 """

@@ -1,7 +1,7 @@
 """The work: an endless stream of runs from a seed, of many shapes, each with the ends that would be right.
 
 Short and long ones, with artifacts, checkpoints, noise and faults of their own; runs that hang for ever and wait
-for somebody to cancel them; now and then a tiny real training. Nothing here knows what the harness breaks.
+until the harness cancels them; now and then a tiny real training. The workload does not know the faults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FAILED, COMPLETED, CANCELED = "FAILED", "COMPLETED", "CANCELED"
 class PlannedRun:
     """A run to queue. `ends` are the right ends; a cancel by the harness makes CANCELED right as well.
 
-    `hangs`: it will never end by itself, so somebody cancels it `patience_seconds` after its start.
+    `hangs`: it never ends without a cancel, which comes `patience_seconds` after its start.
     """
 
     id: str

@@ -70,7 +70,7 @@ def mongo_client(mongod: Mongod) -> Iterator[MongoClient[dict[str, Any]]]:
 
 @pytest.fixture
 def mongodb_url(mongod: Mongod, mongo_client: MongoClient[dict[str, Any]]) -> Iterator[str]:
-    """The URL of a database nobody else uses; dropped afterwards."""
+    """The URL of a database of this test alone; dropped afterwards."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     yield mongod.url_for(name)
     mongo_client.drop_database(name)

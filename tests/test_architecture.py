@@ -1,6 +1,6 @@
 """The shape of the house, held by looking at the source: who imports whom, what is named where, how large.
 
-Each refusal says why the rule is there, so that whoever meets it can decide whether it still makes sense.
+Each refusal says why the rule is there, so that a reader can decide whether it still makes sense.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ def test_torch_is_reached_only_from_inside_functions() -> None:
     at_top = [each for file in MODULES for each in imports(file) if not each.is_lazy]
     carriers = {"torch"}
     while more := {_module(each.file) for each in at_top if _is_of(each, carriers)} - carriers:
-        carriers |= more  # whoever imports a carrier at its top carries torch as well
+        carriers |= more  # a module that imports a carrier at its top carries torch as well
     assert "pod_worker.training.loop" in carriers, "this test has lost its subject"
     wrong = [str(each) for each in at_top if part_of(each.file) != "training" and _is_of(each, carriers)]
     assert not wrong, "import it inside the function that runs in the child:\n" + "\n".join(wrong)
@@ -383,7 +383,7 @@ def test_only_the_store_spells_the_queues_fields() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         and node.value.removeprefix("$").split(".")[0] in QUEUE_FIELDS
     ]  # fmt: skip
-    assert not wrong, "whoever knows a field's name can write it past the fence:\n" + "\n".join(wrong)
+    assert not wrong, "code that knows a field's name can write it past the fence:\n" + "\n".join(wrong)
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:

@@ -15,14 +15,14 @@ import time
 def main() -> None:
     enqueue = importlib.import_module(f"benchmarks.peer_tasks.{sys.argv[1]}").enqueue
     for line in sys.stdin:
-        wish = json.loads(line)
+        request = json.loads(line)
         began = {}
-        for number in range(wish["count"]):
-            key = f"{wish['name']}-{number}"
+        for number in range(request["count"]):
+            key = f"{request['name']}-{number}"
             began[key] = time.clock_gettime(time.CLOCK_BOOTTIME)
-            enqueue(key, wish["seconds"])
-            if wish["pause"]:
-                time.sleep(wish["pause"] * random.uniform(0.5, 1.5))  # not in step with anybody's poll
+            enqueue(key, request["seconds"])
+            if request["pause"]:
+                time.sleep(request["pause"] * random.uniform(0.5, 1.5))  # not in step with a poll
         print(json.dumps(began), flush=True)
 
 

@@ -35,7 +35,7 @@ def rows(database: Mongo, s3: S3Access) -> Iterator[Row]:
     )
     extra = listed.keys() - keys
     yield info_row(
-        "objects nobody registered", str(len(extra)), "left by attempts that died between upload and registry"
+        "unregistered objects", str(len(extra)), "left by attempts that died between upload and registry"
     )
 
 

@@ -40,7 +40,7 @@ def rows(record: ChaosRecord, history: Sequence[Move]) -> Iterator[Row]:
     yield zero_target_row(
         "attempts executed twice",
         list(twice(record.notes, attempts)),
-        "an attempt that ran in two processes, or that nobody had claimed",
+        "an attempt that ran in two processes, or that no worker had claimed",
     )
     yield zero_target_row(
         "doubled effects",
@@ -111,7 +111,7 @@ def overlaps(record: ChaosRecord, attempts: dict[tuple[str, int], Attempt]) -> I
 
 
 class Thaws:
-    """Nobody can kill what is frozen together with the killer: what it does between the thaw and the kill is told,
+    """A frozen guard cannot kill its frozen tree: what the tree does between resume and kill is reported,
     and no more than told. The database takes none of it."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:

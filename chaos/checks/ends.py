@@ -22,7 +22,7 @@ def rows(record: ChaosRecord, history: Sequence[Move]) -> Iterator[Row]:
         str(len(once)),
         str(len(ends)),
         len(once) == len(ends),
-        "exactly one move to COMPLETED, FAILED or CANCELED in the history (a person's reset starts anew)",
+        "exactly one move to COMPLETED, FAILED or CANCELED in the history (an operator's reset starts over)",
         [f"{run} ended {len(found)} times: {found}" for run, found in ends.items() if len(found) != 1],
     )
     lost = sorted(set(record.unfinished) | {run for run, found in ends.items() if not found})
@@ -64,7 +64,7 @@ def wrong_endings(orders: Mapping[str, PlannedRun], history: Sequence[Move]) -> 
 
 
 def cancels(history: Sequence[Move]) -> Iterator[Row]:
-    """From a person's wish to the confirmed end. A rescue in between is part of the way."""
+    """From the cancel request to the confirmed end. A rescue in between is part of the way."""
     asked: dict[str, float] = {}
     took: list[float] = []
     late: list[str] = []

@@ -1,4 +1,4 @@
-"""Did the database ever take a write from somebody who no longer held the run?
+"""Did the database ever take a write of an attempt that no longer held the run?
 
 Each change is judged by the document as it was just before it, and by the server's clock that the change itself
 carries: a renewal says when it was made by the end it set (end minus the lease's length).
@@ -49,14 +49,14 @@ def _claim(move: Move, _lease: float) -> str | None:
 def _renewal(move: Move, lease: float) -> str | None:
     made = seconds(move.after["leaseExpiresAt"]) - lease
     if move.before.get("leaseToken") != move.after.get("leaseToken") or not move.before.get("leaseToken"):
-        return "nobody held the run"
+        return "no attempt held the run"
     over = seconds(move.before["leaseExpiresAt"])
     return f"the lease had been over for {made - over:.3f} s" if made >= over else None
 
 
 def _checkpoint(move: Move, _lease: float) -> str | None:
     if not move.before.get("leaseToken"):
-        return "nobody held the run"
+        return "no attempt held the run"
     wrong = [stage for stage, each in _changed_checkpoints(move) if each.get("attempt") != move.before["attempt"]]
     return f"{wrong} came from another attempt" if wrong else None
 
@@ -78,7 +78,7 @@ def _rescue(move: Move, _lease: float) -> str | None:
 
 
 def _start(move: Move, _lease: float) -> str | None:
-    return None if move.before.get("leaseToken") else "nobody held the run"
+    return None if move.before.get("leaseToken") else "no attempt held the run"
 
 
 _JUDGES = {

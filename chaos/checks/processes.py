@@ -1,4 +1,4 @@
-"""Did a worker fall by itself, and is anything left running? And what was done to them?"""
+"""Did a worker crash without a fault, is a process left over, and which faults were injected?"""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def rows(record: ChaosRecord) -> Iterator[Row]:
     left = [f"pid {each.pid} of {each.attempt} on {each.pod}" for each in record.left]
     yield zero_target_row("left running", left, "processes of runs after the last worker has stopped")
     struck = Counter(entry.kind for entry in record.journal.entries if entry.what == "strike")
-    told_of = ", ".join(f"{count} {kind}" for kind, count in sorted(struck.items()))
-    yield info_row("faults", str(sum(struck.values())), told_of or "none")
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(struck.items()))
+    yield info_row("faults", str(sum(struck.values())), listed or "none")
     for kind, why in record.skipped.items():
         yield info_row("fault skipped", kind, why)
 

@@ -19,8 +19,8 @@ _ON_POD = frozenset(
     {
         "kill_worker",
         "kill_pod",
-        "behead_pod",
-        "die_offline",
+        "kill_worker_and_guard",
+        "kill_while_offline",
         "term_worker",
         "pause_worker",
         "freeze_worker",
@@ -129,13 +129,17 @@ def lost_seconds(notes: Sequence[StepRecord], history: Sequence[Move]) -> list[f
         by_attempt.setdefault((note.run, note.attempt), []).append(note)
     lost = []
     for (run, number), done in by_attempt.items():
-        heir = next((attempts[run, n] for n in range(number + 1, number + 50) if (run, n) in attempts), None)
-        if heir is not None:
-            began = by_attempt.get((run, heir.number), [done[-1]])[0].boot
-            lost.append(_lost([note for note in done if note.boot <= began], heir))
+        successor = next((attempts[run, n] for n in range(number + 1, number + 50) if (run, n) in attempts), None)
+        if successor is not None:
+            began = by_attempt.get((run, successor.number), [done[-1]])[0].boot
+            lost.append(_lost([note for note in done if note.boot <= began], successor))
     return lost
 
 
-def _lost(done: list[StepRecord], heir: Attempt) -> float:
-    kept = [note.boot for note in done if note.stage in heir.done or note.step < heir.steps.get(note.stage, 0)]
+def _lost(done: list[StepRecord], successor: Attempt) -> float:
+    kept = [
+        note.boot
+        for note in done
+        if note.stage in successor.done or note.step < successor.steps.get(note.stage, 0)
+    ]
     return max(0.0, done[-1].boot - (kept[-1] if kept else done[0].boot)) if done else 0.0

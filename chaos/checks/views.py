@@ -55,7 +55,7 @@ def _row(name: str, database: Mongo, rebuild_replica: Callable[[Mongo], object],
 
 
 def _series(database: Mongo) -> dict[tuple[str, str, str], Series]:
-    """Every series of every run as a reader sees it; how it is cut into documents is nobody's business."""
+    """Every series of every run as a reader sees it; the split into documents does not matter."""
     reader = MetricSeries(database)
     runs = [str(each["_id"]) for each in database["runs"].find({}, {"_id": 1})]
     found = ((run, series) for run in runs for series in reader.read(run))

@@ -33,7 +33,7 @@ def self_fence() -> None:
 
 
 def checkpoints() -> None:
-    """Nobody believes that a stage was done before."""
+    """No attempt skips a finished stage."""
     from pod_worker.core.run import Run
 
     _replace(Run, "is_done", lambda self, stage: False)

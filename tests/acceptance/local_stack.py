@@ -42,7 +42,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
         if value := condition():
             return value
         time.sleep(0.05)
-    raise AssertionError(f"waited {seconds:.0f} s in vain for: {what}")
+    raise AssertionError(f"waited {seconds:.0f} s for: {what}")
 
 
 @dataclass(slots=True)

@@ -38,8 +38,8 @@ def test_a_lawful_history_has_no_stale_write(good: Story) -> None:
         (lambda s: s.saved(2, "Stage_1", 7), "another attempt"),
         (lambda s: s.settled(2, 7), "did not hold it"),
         (lambda s: s.rescued(2), "to go"),
-        (lambda s: s.rescued(9).saved(10, "Stage_1", 1), "nobody held"),
-        (lambda s: s.rescued(9).then(10, leaseExpiresAt=at(16)), "nobody held"),
+        (lambda s: s.rescued(9).saved(10, "Stage_1", 1), "no attempt held"),
+        (lambda s: s.rescued(9).then(10, leaseExpiresAt=at(16)), "no attempt held"),
     ],
 )
 def test_a_write_of_somebody_who_does_not_hold_the_run_is_seen(

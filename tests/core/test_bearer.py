@@ -13,7 +13,7 @@ from pod_worker.core.bearer import BearerAuth, InvalidTokenError
 @pytest.fixture
 def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "netrc"
-    path.write_text("machine localhost login somebody password else\n")
+    path.write_text("machine localhost login other password else\n")
     path.chmod(0o600)
     monkeypatch.setenv("NETRC", str(path))
 

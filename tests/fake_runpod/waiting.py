@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import psutil
 
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 def until(condition: Callable[[], object], what: str) -> None:
     """Poll until `condition` holds. Fails with `what` after a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:g} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_SECONDS:g} s for {what}"
         threading.Event().wait(0.01)
 
 
