@@ -14,12 +14,5 @@ if [ -z "$python" ] || ! "$python" -c 'import pod_worker' 2>/dev/null; then
   echo "start_worker: pod_worker is not installed here. Run: bash scripts/init_runpod.sh" >&2
   exit 2
 fi
-if [ -z "${MONGODB_URL:-}${MONGODB_URL_FILE:-}" ] && ! grep -qs '^[[:space:]]*MONGODB_URL\(_FILE\)\?=' .env; then
-  echo "start_worker: MONGODB_URL is not set. Export it or put it into $here/.env (see README.md)." >&2
-  exit 2
-fi
-if [ -z "${OPENAI_API_KEY:-}${ANTHROPIC_API_KEY:-}" ] && ! grep -qs '^[[:space:]]*\(OPENAI\|ANTHROPIC\)_API_KEY=' .env; then
-  echo "start_worker: no OPENAI_API_KEY or ANTHROPIC_API_KEY: stages that ask a model will fail." >&2
-fi
 # exec: signals of the pod (SIGTERM before it goes away) must reach the worker, not this shell.
 exec "$python" -m pod_worker worker "$@"

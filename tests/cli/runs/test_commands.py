@@ -76,6 +76,104 @@ def test_list_is_tab_separated_in_a_pipe_and_filters(cli: Cli, db: Db) -> None:
     assert [run["_id"] for run in cli("runs", "list", "--json").json] == [other, kept]
 
 
+def test_the_list_is_filtered_by_status_label_queue_and_age(cli: Cli, db: Db) -> None:
+    a = submit(cli, "--label", "team=a", "--label", "x.y=$1")
+    b = submit(cli, "--label", "team=b", "--queue", "nightly")
+    db.runs.update_one({"_id": b}, {"$set": {"status": "FAILED"}})
+    db.runs.update_one({"_id": a}, [{"$set": {"createdAt": {"$subtract": ["$$NOW", 7_200_000]}}}])
+    db.runs.insert_one({"_id": "other", "status": "FAILED", "labels": "team=a", "queue": 7})
+
+    def ids(*words: str) -> set[str]:
+        return {run["id"] for run in cli("runs", "list", *words, "--json").json}
+
+    assert ids("--label", "team=a") == {a}
+    assert ids("--label", "team=a", "--label", "x.y=$1") == {a}
+    assert ids("--label", "team=c") == set()
+    assert ids("--queue", "nightly") == {b}
+    assert ids("--since", "1h") == {b}
+    assert ids("--since", "3h") == {a, b}
+    assert ids("--status", "failed,queued") == {a, b, "other"}
+    assert ids("--status", "failed", "--status", "queued", "--queue", "nightly") == {b}
+    wrong = cli("runs", "list", "--status", "runing")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "RUNNING" in wrong.err
+    assert "no run matches" in cli("runs", "list", "--label", "team=c").err
+
+
+@pytest.mark.parametrize("text", ["yesterday", "10", "-1h", "nan", "1e9d", "٣h", ""])
+def test_a_time_that_is_none_is_refused_with_the_forms(cli: Cli, text: str) -> None:
+    result = cli("runs", "list", "--since", text)
+    assert result.code == 2
+    assert "10m" in result.err
+    assert "2026-01-31T18:00" in result.err
+
+
+def test_json_has_every_key_and_an_id(cli: Cli, db: Db) -> None:
+    submit(cli, "--label", "team=a")
+    failed = submit(cli)
+    db.runs.update_one({"_id": failed}, {"$set": {"status": "FAILED", "errorCode": "X", "loss": float("nan")}})
+    listed = cli("runs", "list", "--json").json
+    assert len({frozenset(run) - {"loss"} for run in listed}) == 1
+    assert all(run["id"] == run["_id"] for run in listed)
+    shown = cli("runs", "show", failed, "--json").json
+    assert shown["run"]["loss"] is None
+    assert {"params", "labels", "requirements", "history", "errorTraceback"} <= shown["run"].keys()
+    assert shown["url"].endswith(f"/runs/{failed}")
+
+
+def test_show_prints_everything_about_a_run(cli: Cli, db: Db) -> None:
+    run_id = submit(cli, "-p", "seconds=2", "--label", "team=a", "--gpu", "H100", "--unique-key", "k")
+    times = {
+        "startedAt": {"$subtract": ["$$NOW", 90_000]},
+        "status": "RUNNING",
+        "currentStage": {"name": "Stage_2", "progress": 0.4, "etaS": 30},
+    }
+    db.runs.update_one({"_id": run_id}, [{"$set": times}])
+    out = cli("runs", "show", run_id).out
+    for text in (
+        "seconds=2",
+        "team=a",
+        "gpu=H100",
+        "1m30s",
+        "baseline tuning, at 40%, about 30s left",
+        f"/runs/{run_id}",
+    ):
+        assert text in out, text
+    assert "unique key" in out
+
+
+def test_reset_dry_run_says_what_the_reset_would_do(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    live = {"status": "RUNNING", "attempt": 3, "leaseExpiresAt": {"$add": ["$$NOW", 60_000]}, "leaseToken": "t"}
+    db.runs.update_one({"_id": run_id}, [{"$set": live}])
+    dry = cli("runs", "reset", run_id, "--dry-run")
+    assert dry.code == cli("runs", "reset", run_id).code == 1
+    assert "--force" in dry.out
+    assert cli("runs", "reset", run_id, "--dry-run", "--force", "--json").json == [
+        {"id": run_id, "result": "done", "status": "RUNNING", "attempt": 4}
+    ]
+
+
+def test_why_says_that_no_worker_meets_the_requirements(cli: Cli, db: Db) -> None:
+    run_id = submit(cli, "--gpu", "H100")
+    worker = {"_id": "w", "mode": "all", "state": "idle", "gpu": None}
+    db.workers.insert_one(worker)
+    db.workers.update_one({"_id": "w"}, {"$currentDate": {"lastSeen": True}})
+    text = cli("runs", "why", run_id).out
+    assert "No running worker meets its requirements. It needs a pod with GPU H100" in text
+    assert "1 with no GPU" in text
+    db.workers.update_one({"_id": "w"}, {"$set": {"gpu": "NVIDIA H100"}})
+    assert "1 worker can claim it; 1 idle." in cli("runs", "why", run_id).out
+
+
+def test_unknown_ids_are_an_error_everywhere(cli: Cli, db: Db) -> None:
+    for words in (("events", "tail", "nope"), ("events", "rebuild", "nope"), ("runs", "watch", "nope")):
+        result = cli(*words)
+        assert result.code == 3, words
+        assert "there is no run 'nope'" in result.err
+    assert "no run and no worker mode uses queue 'nope'" in cli("queues", "pause", "nope").err
+
+
 def test_one_malformed_document_does_not_break_the_list(cli: Cli, db: Db) -> None:
     db.runs.insert_one(
         {"_id": "strange", "status": 7, "currentStage": "x", "createdAt": "yesterday", "attempt": None}
