@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from pod_worker.core.payload import RunLog
+from pod_worker.core.secret import Redactor
 from pod_worker.worker import uncaught_errors
 
 
@@ -38,3 +39,24 @@ def test_the_main_thread_is_reported_and_an_interrupt_is_not(reported: list[RunL
     sys.excepthook(ValueError, ValueError("bad"), None)
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert [entry.message for entry in reported] == ["uncaught in the main thread: ValueError: bad"]
+
+
+def test_secrets_are_masked_in_what_is_reported_and_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    found: list[RunLog] = []
+    uncaught_errors.install(found.append, "here", Redactor(["sentinel-0123456789\n"]))
+
+    def die() -> None:
+        raise ValueError("Invalid header value b'Bearer sentinel-0123456789\\n'")
+
+    thread = threading.Thread(target=die, name="shipper")
+    thread.start()
+    thread.join()
+    sys.excepthook(ValueError, ValueError("sentinel-0123456789"), None)
+    assert len(found) == 2
+    shown = repr(found) + "".join(capsys.readouterr())
+    assert "Bearer ***" in shown
+    assert "sentinel" not in shown
