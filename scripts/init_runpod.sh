@@ -4,8 +4,9 @@
 #   bash scripts/init_runpod.sh [--mode M] [--no-start] [--skip-gpu] [--skip-system] [--extras LIST] [worker options]
 #
 # --extras: what to install beside the core, "train" unless given; "" is enough for synthetic runs.
-# Steps: 1 system packages  2 virtual environment  3 pod_worker, its packages and torch  4 settings
-#        5 GPU check        6 worker
+# Steps: 1 settings and GPU are there  2 system packages  3 virtual environment  4 pod_worker, its packages and torch
+#        5 settings are valid  6 GPU computes  7 a training step  8 worker
+# What costs no download is checked first.
 # Prints what it does and never a secret. State: .venv/.init/<step>.done; delete one to repeat that step.
 set -euo pipefail
 
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
     --skip-gpu) skip_gpu=1 ;;
     --skip-system) skip_system=1 ;;
     --extras) extras=$2; shift ;;
-    -h | --help) sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+    -h | --help) sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
     *) worker_args+=("$1") ;;
   esac
   shift
@@ -61,8 +62,26 @@ install_system_packages() {
   apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 
+check_python() {
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null ||
+    fail "Python 3.11 or later is needed, found $(python3 -V 2>&1). Use another image (RUNPOD_WORKER_IMAGE)"
+}
+
+# The same rule as start_worker.sh; check_settings reads the values once pod_worker is installed.
+require_settings() {
+  [ -n "${MONGODB_URL:-}${MONGODB_URL_FILE:-}" ] && return
+  grep -qs '^[[:space:]]*\(export[[:space:]]\+\)\?MONGODB_URL\(_FILE\)\?[[:space:]]*=' .env && return
+  printf 'init: error: %s\n' "MONGODB_URL is not set. Export it or put it into $here/.env (see README.md)" >&2
+  exit 2
+}
+
+require_gpu() {
+  if [ -n "$skip_gpu" ]; then say "GPU check: skipped on request"; return; fi
+  has_gpu || fail "no GPU found (nvidia-smi). Rent a pod with one, or pass --skip-gpu to work without"
+  nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+}
+
 make_environment() {
-  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or later is needed, found $(python3 -V 2>&1)"
   # The image's own torch is built for its driver: an environment that sees it need not download another.
   if python3 -c 'import torch' 2> /dev/null; then
     python3 -m venv --system-site-packages .venv
@@ -91,24 +110,32 @@ PY
 }
 
 check_gpu() {
-  nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
   .venv/bin/python -c "import torch; x = torch.ones(1024, device='cuda'); assert float((x + x).sum()) == 2048.0; print('init: CUDA computes on', torch.cuda.get_device_name(0))"
 }
 
+# Importing a torch that transformers cannot use succeeds; one training step does not. CPU where the GPU is skipped.
+check_training() {
+  say "training: one step of a tiny model (about 10 s)"
+  .venv/bin/python -W ignore -m pod_worker.training.environment_check ${skip_gpu:+cpu} ||
+    fail "this pod cannot train; see the cause above. --extras '' installs without training"
+}
+
 say "pod ${RUNPOD_POD_ID:-$(hostname)}, folder $here"
+check_python
+if [ "$start" = yes ]; then require_settings; fi
+require_gpu
 mkdir -p .venv
-if [ -n "$skip_system" ]; then say "system packages: skipped as asked"; else install_system_packages; fi
+if [ -n "$skip_system" ]; then say "system packages: skipped on request"; else install_system_packages; fi
 step environment "$(python3 -V 2>&1)" make_environment
 gpu=$(has_gpu && echo yes || echo no)
 step package "$extras gpu=$gpu $(cat pyproject.toml requirements/* | cksum)" install_package
 if [ "$start" = yes ]; then check_settings || exit 2; fi
-if [ -n "$skip_gpu" ]; then
-  say "GPU check: skipped as asked"
-elif has_gpu; then
-  check_gpu || fail "the GPU does not compute; terminate this pod and rent another"
-else
-  fail "no GPU found (nvidia-smi). Rent a pod with one, or pass --skip-gpu to work without"
-fi
+case " ${extras//,/ } " in
+  *" train "*)
+    if [ -z "$skip_gpu" ]; then check_gpu || fail "the GPU does not compute; terminate this pod and rent another"; fi
+    check_training
+    ;;
+esac
 if [ "$start" = no ]; then
   say "ready. Start the worker with: bash scripts/start_worker.sh"
   exit 0

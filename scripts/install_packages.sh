@@ -57,8 +57,16 @@ has_torch() {
   installed=$("$python" -c 'from importlib.metadata import version; print(version("torch"))' 2> /dev/null) || return 1
   case $installed in "$1" | "$1"+*) return ;; esac
   grep -qs '^include-system-site-packages = true' .venv/pyvenv.cfg || return 1
+  if ! is_at_least "$installed" "$(minimal_torch)"; then
+    say "torch: the image's own $installed is older than $(minimal_torch), which transformers needs"
+    return 1
+  fi
   say "torch: the image's own $installed stays, because it is built for the image's driver"
 }
+
+minimal_torch() { sed -n 's/^ *"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml; }
+
+is_at_least() { [ "$(printf '%s\n%s\n' "$2" "${1%%+*}" | sort -V | head -n 1)" = "$2" ]; }
 
 # A wheel in a folder that pip's settings name (find-links); uv unpacks it in a third of pip's time.
 install_local_torch() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pod_worker.cli.composition import load_settings, local_data_dir
 from pod_worker.cli.diagnosis import Diagnosis
+from pod_worker.cli.output import say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.secret import revealed
 from pod_worker.local.description import read_description
@@ -18,6 +20,7 @@ from pod_worker.local.description import read_description
 if TYPE_CHECKING:
     from pod_worker.store.mongo import Mongo
 
+TRAINING_STEP_SECONDS = 180
 TRAINING_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -205,7 +208,21 @@ def _training(_: Settings) -> Diagnosis:
     if unmet := unmet_requirements(found):
         fix = "Install versions that fit, or use an image with a newer torch."
         return Diagnosis("training", "bad", f"{text}: {'; '.join(unmet)}. {fix}")
-    return Diagnosis("training", "ok", text)
+    return training_step()
+
+
+def training_step() -> Diagnosis:
+    """One step of a tiny model, in a process of its own: this process must not import torch."""
+    say("training: one step of a tiny model …")
+    command = [sys.executable, "-W", "ignore", "-m", "pod_worker.training.environment_check"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TRAINING_STEP_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        cause = f"one step of a tiny model did not end within {TRAINING_STEP_SECONDS} s"
+        return Diagnosis("training", "bad", f"{cause}. Replace this pod.")
+    is_ok = done.returncode == 0
+    lines = (done.stdout if is_ok else done.stderr).strip().splitlines()
+    return Diagnosis("training", "ok" if is_ok else "bad", lines[-1] if lines else f"exit code {done.returncode}")
 
 
 def unmet_requirements(found: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ GPU and volume names are resolved here; for an unknown name the error lists the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pod_worker.pods.catalogue import Catalogue, Volume
@@ -14,6 +15,8 @@ from pod_worker.pods.pod import PodSpec
 from pod_worker.pods.provider import Known, PodProvider, Unknown
 from pod_worker.pods.runpod_settings import RunpodSettings
 from pod_worker.pods.ssh.bootstrap_scripts import BootstrapPlan
+
+_CUDA_TAG = re.compile(r"(?:^|-)(?:cuda(?=\d+\.)|cu(?=\d{4}))(?P<major>\d\d)\.?(?P<minor>\d+?)(?:\.\d+|\d)(?:-|$)")
 
 
 class NotAvailableError(Exception):
@@ -46,8 +49,19 @@ def worker_launch_request(
         container_disk_gb=settings.container_disk_gb,
         pod_volume_gb=0 if preferences.volumes else settings.disk_size_gb,
         env=worker_environment(settings, worker_id, worker_env),
+        min_cuda_version=cuda_version_of(settings.worker_image),
     )
     return LaunchRequest(worker_id, spec, rank_candidates(preferences, catalogue), settings.price_ceiling)
+
+
+def cuda_version_of(image: str) -> str | None:
+    """The CUDA version in an image's tag, as `cuda12.8.1` or `cu1281`; None without one.
+
+    A host with an older driver starts the container and then fails every CUDA call.
+    """
+    tag = image.partition("@")[0].rpartition(":")[2]
+    found = _CUDA_TAG.search(tag)
+    return f"{found['major']}.{found['minor']}" if found else None
 
 
 def gpu_id_of(wanted: str, catalogue: Catalogue | None) -> str:

@@ -15,7 +15,8 @@ from pod_worker.pods.runpod.connect import API_ROOTS, DEFAULT_API
 from pod_worker.pods.ssh.login import SshLogin
 
 DEFAULT_GPU = "NVIDIA GeForce RTX 4090"
-DEFAULT_IMAGE = "runpod/pytorch:2.4.0-py3.11-cuda12.4.1-devel-ubuntu22.04"
+DEFAULT_IMAGE = "runpod/pytorch:2.8.0-py3.11-cuda12.8.1-cudnn-devel-ubuntu22.04"
+"""Its torch must be at least what pyproject.toml requires; a test compares them."""
 DEFAULT_STATE_DIR = "~/.pod_worker/pods"
 WORKER_SECRETS = ("MONGODB_URL", "CONTROL_PLANE_URL", "CONTROL_PLANE_TOKEN")
 """Settings with which a worker reaches its queue; every pod gets those that are set here."""

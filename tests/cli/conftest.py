@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pod_worker.cli import main
+from pod_worker.cli import doctor_checks, main
+from pod_worker.cli.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ def cli(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MONGODB_URL", mongodb_url)
     monkeypatch.setenv("POD_WORKER_DATA", str(tmp_path / "no-stack"))
+
+    # The step takes ten seconds; tests/training/test_environment_check.py runs it.
+    monkeypatch.setattr(
+        doctor_checks, "training_step", lambda: Diagnosis("training", "ok", "not run by this test")
+    )
 
     def call(*words: str) -> CommandResult:
         capsys.readouterr()

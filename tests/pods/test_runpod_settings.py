@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from pod_worker.pods.launch_requests import cuda_version_of
 from pod_worker.pods.pod import Cloud
-from pod_worker.pods.runpod_settings import RunpodConfigurationError, from_env
+from pod_worker.pods.runpod_settings import DEFAULT_IMAGE, RunpodConfigurationError, from_env
 
 KEY = {"RUNPOD_API_KEY": "rpa_secret"}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_documented_defaults() -> None:
     settings = from_env(KEY)
     assert settings.gpu_types == ("NVIDIA GeForce RTX 4090",)
-    assert settings.worker_image == "runpod/pytorch:2.4.0-py3.11-cuda12.4.1-devel-ubuntu22.04"
+    assert settings.worker_image == DEFAULT_IMAGE
     assert settings.storage_name is None
     assert settings.volume_mount_path == "/workspace"
     assert (settings.disk_size_gb, settings.container_disk_gb) == (20, 10)
     assert settings.ssh_password == "runpod"
     assert settings.login.private_key_path is None
     assert (settings.api, settings.root, settings.clouds) == ("v2", None, (Cloud.SECURE,))
+
+
+def test_the_default_image_has_the_torch_that_the_training_libraries_need() -> None:
+    found = re.fullmatch(r"runpod/pytorch:([0-9.]+)-py3\.(\d+)-.*", DEFAULT_IMAGE)
+    assert found, DEFAULT_IMAGE
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = [Requirement(line) for line in project["optional-dependencies"]["train"]]
+    needs += [Requirement(line) for line in requires("transformers") or [] if line.startswith("torch>")]
+    needed = [each.specifier for each in needs if each.name == "torch"]
+    assert len(needed) >= 2, "pyproject.toml and transformers both name the torch they need"
+    assert all(specifier.contains(found[1]) for specifier in needed)
+    assert int(found[2]) >= 11
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        (DEFAULT_IMAGE, "12.8"),
+        ("runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404", "12.8"),
+        ("runpod/pytorch:0.7.0-dev-ubuntu2204-cu1241-torch240", "12.4"),
+        ("registry.example/me/worker@sha256:cu1281", None),
+        ("me/worker:latest", None),
+        ("nvidia/cuda:12.11.0-devel", None),
+    ],
+)
+def test_the_cuda_version_of_an_image_is_in_its_tag(image: str, version: str | None) -> None:
+    assert cuda_version_of(image) == version
 
 
 def test_every_name_is_read(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.training.old_torch import make_old_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 INIT = ["bash", "scripts/init_runpod.sh", "--skip-gpu", "--skip-system", "--extras", ""]
@@ -59,10 +62,6 @@ def test_a_blank_pod_becomes_ready_resuming_after_a_failure_and_skipping_what_is
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before, skipped") == 2
 
-    unset = run(project, *INIT)
-    assert unset.returncode == 2
-    assert "MONGODB_URL is not set" in unset.stderr
-
     (project / ".env").write_text(
         "MONGODB_URL=mongodb://ana:sentinel@127.0.0.1:1/x?serverSelectionTimeoutMS=200\n"
     )
@@ -76,6 +75,48 @@ def test_a_blank_pod_becomes_ready_resuming_after_a_failure_and_skipping_what_is
     wrong = run(project, "bash", "scripts/start_worker.sh", "--mode", "nonsense")
     assert wrong.returncode == 2
     assert "nonsense" in wrong.stderr
+
+
+def test_settings_and_gpu_are_checked_before_anything_is_installed(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    unset = run(tmp_path, *INIT)
+    assert unset.returncode == 2
+    assert "MONGODB_URL is not set" in unset.stderr
+    no_gpu = run(tmp_path, *[word for word in INIT if word != "--skip-gpu"], MONGODB_URL="mongodb://host/x")
+    assert no_gpu.returncode == 1
+    assert "no GPU found" in no_gpu.stderr
+    assert not (tmp_path / ".venv").exists(), "nothing was installed"
+
+
+@pytest.mark.parametrize("line", ["MONGODB_URL=x", "export MONGODB_URL = x", "  MONGODB_URL_FILE=x"])
+def test_settings_of_the_env_file_count(tmp_path: Path, line: str) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / ".env").write_text(f"{line}\n")
+    done = run(tmp_path, *[word for word in INIT if word != "--skip-gpu"])
+    assert "no GPU found" in done.stderr, "the settings were found, so the GPU was looked for"
+
+
+def test_a_pod_whose_torch_does_not_fit_is_refused_before_the_worker_starts(tmp_path: Path) -> None:
+    """The steps before are marked as done; the check uses this machine's own libraries under an older version."""
+    for name in ("pyproject.toml", "pod_worker", "requirements", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    old_torch = make_old_torch(tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={old_torch} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    marks = tmp_path / ".venv/.init"
+    marks.mkdir()
+    fingerprints = 'printf %s "$(python3 -V 2>&1)" > .venv/.init/environment.done\n' + (
+        'printf %s "train gpu=no $(cat pyproject.toml requirements/* | cksum)" > .venv/.init/package.done'
+    )
+    run(tmp_path, "bash", "-c", fingerprints)
+    words = ["bash", "scripts/init_runpod.sh", "--skip-gpu", "--skip-system", "--no-start"]
+    done = run(tmp_path, *words)
+    assert done.returncode == 1, done.stdout
+    assert "does not accept torch 2.4.0. Fix: use an image whose torch fits" in done.stderr
+    assert "this pod cannot train" in done.stderr
+    assert "init: ready" not in done.stdout
 
 
 def test_start_worker_names_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""A torch that transformers does not accept is found by one training step, before a run is claimed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pod_worker.cli.doctor_checks import training_step
+from tests.training.old_torch import make_old_torch
+
+COMMAND = [sys.executable, "-W", "ignore", "-m", "pod_worker.training.environment_check", "cpu"]
+
+
+def test_the_installed_libraries_train() -> None:
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("one training step on cpu\n")
+
+
+def test_an_old_torch_is_refused_with_the_versions_and_the_fix(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(make_old_torch(tmp_path))}
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=150, check=False, env=env)
+    assert done.returncode == 1
+    assert "does not accept torch 2.4.0. Fix: use an image whose torch fits" in done.stderr
+
+
+def test_the_doctor_runs_the_training_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(make_old_torch(tmp_path)))
+    found = training_step()
+    assert (found.what, found.status) == ("training", "bad")
+    assert "does not accept torch 2.4.0" in found.text
