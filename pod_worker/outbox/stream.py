@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 
@@ -230,18 +231,15 @@ class Stream:
             if not self._wait_for_lock():
                 return None
             head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
-            if head[0] != _REMOVED_MAGIC and not self._is_unlinked():
+            if head[0] != _REMOVED_MAGIC and (monotonic() < self._check_links_at or self._is_linked()):
                 return head
             fcntl.flock(self._head_fd, fcntl.LOCK_UN)
             self._close()
 
-    def _is_unlinked(self) -> bool:
-        """Whether another program removed the open header; looked at once a second, for it costs a system call."""
-        now = time.monotonic()
-        if now < self._check_links_at:
-            return False
-        self._check_links_at = now + _LINK_CHECK_SECONDS
-        return os.fstat(self._head_fd).st_nlink == 0
+    def _is_linked(self) -> bool:
+        """Whether the open header still has a name; asked once a second, for it costs a system call."""
+        self._check_links_at = monotonic() + _LINK_CHECK_SECONDS
+        return os.fstat(self._head_fd).st_nlink > 0
 
     def _wait_for_lock(self) -> bool:
         try:
@@ -249,9 +247,9 @@ class Stream:
             return True
         except BlockingIOError:
             pass
-        started = time.monotonic()
+        started = monotonic()
         pause = 0.00002
-        while (now := time.monotonic()) < started + LOCK_SECONDS and now >= self._skip_lock_until:
+        while (now := monotonic()) < started + LOCK_SECONDS and now >= self._skip_lock_until:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.002)
             try:
@@ -268,7 +266,7 @@ class Stream:
         self.directory.mkdir(exist_ok=True, mode=0o700)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._head_fd = os.open(self.directory / "head", flags, 0o600)
-        self._check_links_at = time.monotonic() + _LINK_CHECK_SECONDS
+        self._check_links_at = monotonic() + _LINK_CHECK_SECONDS
 
     def _append_overflow(self, line: bytes) -> bool:
         """Into a file that only this process writes, so that it needs neither lock nor recovery."""
