@@ -99,7 +99,7 @@ SHOWING = {"cli"}
 # Reads rows that no reader of store/ returns yet (unverified ones by key).
 QUERYING = {"cli/artifacts.py"}
 COLLECTIONS = {
-    "runs", "queues", "events", "events_dead", "metrics", "stages", "artifacts", "validations", "workers",
+    "runs", "queues", "events", "events_dead", "metrics", "stages", "artifacts", "artifact_keys", "validations", "workers",
     "pods", "pod_intents", "hypotheses", "ideation_requests", "deployments", "budgets", "ledger",
     "provider_secrets", "api_keys", "audit_log",
 }  # fmt: skip

@@ -1,5 +1,5 @@
 """Files that leave the pod: hashed, uploaded by presigned URL, verified in the store, then registered.
 
-The pod's side is `publisher` with its `ledger`; the store's side is `object_store`. No credential of the object
-store is ever needed on a pod.
+The pod's side is `publisher` with its `ledger`; the store's side is `object_store`. A pod never needs a
+credential of the object store.
 """

@@ -29,6 +29,7 @@ from pod_worker.artifacts.wire import (
     ProblemDetails,
     UploadGrant,
 )
+from pod_worker.core.backoff import full_jitter
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.lease import Fence
@@ -46,7 +47,7 @@ class LeaseLostError(Interruption):
 
 
 class ArtifactRequestError(Exception):
-    """The control plane said no, by the problem's `code`; asking the same again will not help."""
+    """The control plane rejected the request, by the problem's `code`; repeating it does not help."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -55,7 +56,7 @@ class ArtifactRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryBudget:
-    """How long one request is tried before a store that is down becomes the run's failure."""
+    """How long a request is retried before an unavailable store becomes the run's failure."""
 
     total_seconds: float = 900.0
     first_seconds: float = 0.5
@@ -63,19 +64,19 @@ class RetryBudget:
 
 
 class RetryingCaller:
-    """Repeats a call while it raises Transient: exponential backoff with full jitter, Retry-After obeyed.
+    """Repeats a call while it raises TransientError: exponential backoff with full jitter, and Retry-After.
 
-    `say` is told the reason after 4, 8, 16 … tries, so that a long wait can be seen by people.
+    Calls `on_slow` with the reason after 4, 8, 16 … tries, so that people can see a long wait.
     """
 
     def __init__(
-        self, patience: RetryBudget, rng: random.Random, stop: StopSignal, on_slow: Callable[[str], None]
+        self, budget: RetryBudget, rng: random.Random, stop: StopSignal, on_slow: Callable[[str], None]
     ) -> None:
-        self._patience = patience
-        self._total_seconds = patience.total_seconds
+        self._budget = budget
+        self._total_seconds = budget.total_seconds
         self._rng = rng
         self._stop = stop
-        self._say = on_slow
+        self._on_slow = on_slow
 
     def __call__(self, call: Callable[[], T]) -> T:
         return tenacity.Retrying(
@@ -88,12 +89,12 @@ class RetryingCaller:
 
     @contextmanager
     def with_timeout(self, seconds: float) -> Iterator[None]:
-        """Within, a request is tried for no longer than this."""
-        self._total_seconds = min(seconds, self._patience.total_seconds)
+        """Limits how long each request in the block is tried."""
+        self._total_seconds = min(seconds, self._budget.total_seconds)
         try:
             yield
         finally:
-            self._total_seconds = self._patience.total_seconds
+            self._total_seconds = self._budget.total_seconds
 
     def sleep(self, seconds: float) -> None:
         """Raises what the stop signal raises, at most _SLICE_SECONDS late."""
@@ -107,9 +108,9 @@ class RetryingCaller:
         asked = error.retry_after if isinstance(error, TransientError) else None
         tries = state.attempt_number
         if tries >= 4 and tries.bit_count() == 1:
-            self._say(f"tried {tries} times: {error}")
-        doubled = self._patience.first_seconds * 2 ** min(tries, 30)
-        return (asked or 0.0) + self._rng.uniform(0, min(self._patience.cap_seconds, doubled))
+            self._on_slow(f"tried {tries} times: {error}")
+        budget = self._budget
+        return (asked or 0.0) + full_jitter(tries, budget.first_seconds, budget.cap_seconds, self._rng)
 
 
 class ArtifactApiClient:
@@ -147,7 +148,8 @@ class ArtifactApiClient:
         )
 
     def _call(self, route: str, request: PresignRequest | FinalizeRequest | AbortRequest) -> bytes:
-        """The body of a good answer; empty for "not yet". Raises Transient, Fenced, Turned, RunError."""
+        """The response's body; empty for "not yet". Raises TransientError, LeaseLostError, ArtifactRequestError,
+        RunError."""
         body = msgspec.json.encode(request)
         return self._retrying(lambda: self._post(f"{self._routes}/{route}", body))
 
@@ -167,16 +169,16 @@ class ArtifactApiClient:
             return b""
         if answer.status_code == 200:
             return answer.content
-        raise self._refusal(answer)
+        raise self._error(answer)
 
-    def _refusal(self, answer: requests.Response) -> BaseException:
+    def _error(self, answer: requests.Response) -> BaseException:
         status, where = answer.status_code, host(self._url)
         problem = _problem(answer)
         if problem is not None and problem.code == "fenced":
             return LeaseLostError(problem.detail)
         if status in (408, 425, 429) or status >= 500:
-            said = problem.detail if problem else f"status {status}"
-            return TransientError(f"control plane at {where}: {said}", retry_after(answer))
+            reason = problem.detail if problem else f"status {status}"
+            return TransientError(f"control plane at {where}: {reason}", retry_after(answer))
         if status in (401, 403):
             return RunError(
                 FailureCode.STORAGE, f"the control plane at {where} refused the token: check CONTROL_PLANE_TOKEN"

@@ -1,7 +1,7 @@
 """An artifact back onto this machine's disk: streamed, resumed by Range, verified, and renamed when whole.
 
-A partial file lies beside its target under a name made from the content's hash, so that a later call (after a
-crash, too) goes on with it; without a known hash every call starts anew.
+A partial file lies beside its target under a name made from the content's hash, so that a later call goes on with
+it, also after a crash. Without a known hash every call starts from nothing.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def fetch(
     partial = target.with_name(f".{target.name}.{(wanted or 'unknown')[:16]}.partial")
     if wanted is None:
         partial.unlink(missing_ok=True)
-    for _ in range(2):  # a partial file left by somebody else may be wrong: once more from nothing
+    for _ in range(2):  # a partial file of another process may be wrong: once more from nothing
         _complete(control, session, retrying, stop, key, partial)
         found = _sha256(partial, stop)
         if wanted in (None, found):
-            return _landed(partial, target)
+            return _moved(partial, target)
         partial.unlink()
     raise RunError(
         FailureCode.STORAGE, f"{key} has sha256 {found}, expected {wanted}: the stored object is not it"
@@ -63,7 +63,7 @@ def _complete(
 
 
 def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal) -> None:
-    """One request for what is missing, appended. Raises Transient with whatever arrived kept."""
+    """One request for what is missing, appended. Raises TransientError; keeps what arrived."""
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -71,7 +71,7 @@ def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal
             if answer.status_code == 416 and have:
                 return  # nothing is missing; the hash decides
             if answer.status_code not in (200, 206):
-                raise _refusal(url, answer)
+                raise _error(url, answer)
             with open(partial, "ab" if _begins_at(answer) == have else "wb") as file:
                 for block in answer.iter_content(_BLOCK_BYTES):
                     stop.check()
@@ -81,15 +81,15 @@ def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal
 
 
 def _begins_at(answer: requests.Response) -> int:
-    """The offset of the answer's first byte. rclone says 200 to a range, so the status does not tell."""
+    """The offset of the answer's first byte. rclone answers 200 to a range, so the status does not show it."""
     unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
     first = rest.partition("-")[0]
     return int(first) if unit == "bytes" and first.isascii() and first.isdigit() else 0
 
 
-def _refusal(url: str, answer: requests.Response) -> Exception:
-    refused = transfer.error_from_response(url, answer)
-    return TransientError(str(refused)) if isinstance(refused, transfer.UrlExpiredError) else refused
+def _error(url: str, answer: requests.Response) -> Exception:
+    error = transfer.error_from_response(url, answer)
+    return TransientError(str(error)) if isinstance(error, transfer.UrlExpiredError) else error
 
 
 def _sha256(path: Path, stop: StopSignal) -> str:
@@ -97,7 +97,7 @@ def _sha256(path: Path, stop: StopSignal) -> str:
         return transfer.fingerprint(file, stop.check).sha256
 
 
-def _landed(partial: Path, target: Path) -> Path:
+def _moved(partial: Path, target: Path) -> Path:
     with open(partial, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, target)

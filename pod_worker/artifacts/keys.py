@@ -1,7 +1,8 @@
-"""Where an artifact lives in the bucket: `runs/<run>/<attempt>/<filename>`, and which names are refused.
+"""The keys of the bucket, and which names are refused.
 
-Keys come from code that models write and from the network, so every part is checked before it is used. Pure
-rules, used by both ends; nothing here touches a file or a store.
+`runs/<run>/<attempt>/<filename>` is a published artifact; `uploads/<ulid>/<published key>` is one upload of it.
+Pods get presigned URLs for uploads only. Keys come from code that models write and from the network, so every
+part is checked before it is used. Pure rules, used by both ends; nothing here touches a file or a store.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ SEGMENT_LIMIT_BYTES = 255  # a file name, for stores that keep objects as files
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+_ATTEMPT = re.compile(r"0|[1-9][0-9]{0,8}")
+UPLOADS = "uploads"
+PUBLISHED = "runs"
 
 
 class InvalidNameError(ValueError):
@@ -36,9 +41,9 @@ class ArtifactKey:
 
     @classmethod
     def read(cls, text: str) -> ArtifactKey:
-        """Raises InvalidNameError for anything that is not a key of ours."""
+        """Raises InvalidNameError for anything else."""
         parts = text.split("/", 3)
-        if len(parts) != 4 or parts[0] != "runs" or not re.fullmatch(r"0|[1-9]\d{0,8}", parts[2]):
+        if len(parts) != 4 or parts[0] != PUBLISHED or not _ATTEMPT.fullmatch(parts[2]):
             raise InvalidNameError(
                 f"{text[:200]!r} is not a key: it must look like runs/<run>/<attempt>/<filename>"
             )
@@ -58,11 +63,42 @@ class ArtifactKey:
         return key
 
     def with_content_suffix(self, sha256: str) -> ArtifactKey:
-        """The key for other bytes under a name that is taken: registered objects are never overwritten."""
+        """The key for other bytes under a name that is taken: published objects are never overwritten."""
         path = PurePosixPath(self.filename)
         return ArtifactKey.of(
             self.run_id, self.attempt, str(path.with_name(f"{path.stem}.{sha256[:12]}{path.suffix}"))
         )
+
+
+@dataclass(frozen=True, slots=True)
+class UploadKey:
+    """A key that is written once, and never read by anyone but the control plane."""
+
+    upload: str  # a ULID
+    target: ArtifactKey
+
+    def __str__(self) -> str:
+        return f"{UPLOADS}/{self.upload}/{self.target}"
+
+    @classmethod
+    def read(cls, text: str) -> UploadKey:
+        """Raises InvalidNameError for anything else."""
+        prefix, _, rest = text.partition("/")
+        upload, _, target = rest.partition("/")
+        if prefix != UPLOADS or not _ULID.fullmatch(upload):
+            raise InvalidNameError(
+                f"{text[:200]!r} is not an upload's key: it must look like uploads/<ulid>/runs/<run>/…"
+            )
+        return cls.of(upload, ArtifactKey.read(target))
+
+    @classmethod
+    def of(cls, upload: str, target: ArtifactKey) -> UploadKey:
+        key = cls(upload, target)
+        if len(str(key).encode()) > KEY_LIMIT_BYTES:
+            raise InvalidNameError(
+                f"the key of {target.filename[:80]!r} is longer than {KEY_LIMIT_BYTES} bytes: shorten the name"
+            )
+        return key
 
 
 def check_filename(name: str) -> None:

@@ -95,8 +95,8 @@ class UploadLedger:
         return grown
 
     def _load(self) -> tuple[int, bool]:
-        """(lines read, whether the last one was torn by a crash). A line that cannot be read is as if it had
-        not been written: at worst something is uploaded again, and the registry knows it by its hash."""
+        """(lines read, whether the last one was torn by a crash). An unreadable line counts as
+        not written: at worst something is uploaded again, and the registry knows it by its hash."""
         if not self._path.exists():
             return 0, False
         content = self._path.read_bytes()

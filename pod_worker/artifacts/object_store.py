@@ -1,7 +1,7 @@
 """The bucket, through the `minio` client: presigned URLs for pods, and reading back what they uploaded.
 
 Works against MinIO, S3 and `rclone serve s3`. minio's multipart calls are private; they are used here and
-nowhere else. Knows nothing of runs or fences, and never puts a key or a signed URL into an error.
+nowhere else. This module knows neither runs nor fences, and puts no key and no signed URL into an error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from urllib.parse import quote, urlsplit
 import certifi
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED, CopySource, Filter
 from minio.datatypes import Part
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, LifecycleConfig, Rule
 
 from pod_worker.artifacts.wire import StoredPart
 
@@ -29,16 +31,21 @@ READ_BYTES = 1024 * 1024
 _LOOPBACK = ("localhost", "127.", "[::1]")
 _CODE = re.compile(r"<Code>([^<]{1,100})</Code>")
 _MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound"}
+_CHANGED = {"PreconditionFailed", "HTTP 412"}
 _BAD_PARTS = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall", "MalformedXML"}
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
 
 
 class ObjectStoreError(Exception):
-    """The store did not do what it was asked to; asking again may help."""
+    """The store did not carry out a request; repeating it may help."""
 
 
 class ObjectMissingError(ObjectStoreError):
     """There is no such object."""
+
+
+class ObjectChangedError(ObjectStoreError):
+    """The object is not the one that was looked at before."""
 
 
 class UploadGoneError(ObjectStoreError):
@@ -141,7 +148,7 @@ class ObjectStore:
         self._asked(lambda: self._client._complete_multipart_upload(self.bucket, key, upload_id, ordered))
 
     def abort(self, key: str, upload_id: str) -> None:
-        """Forget an upload and its parts; one that is already gone is fine."""
+        """Discard an upload and its parts. A missing one is no error."""
         try:
             self._asked(lambda: self._client._abort_multipart_upload(self.bucket, key, upload_id))
         except UploadGoneError:
@@ -170,12 +177,47 @@ class ObjectStore:
             response.release_conn()
         return Digest(size, hasher.hexdigest())
 
+    def copy(self, source: StoredObject, target: str) -> None:
+        """Copy within the store. Raises ObjectMissingError; ObjectChangedError when `source` was written since.
+
+        S3 and MinIO check the etag themselves. `rclone serve s3` ignores the condition, so the copy is compared.
+        """
+        condition = CopySource(self.bucket, source.key, match_etag=source.etag)
+        self._asked(lambda: self._client.copy_object(self.bucket, target, condition))
+        made = self.stat(target)
+        is_same = made is not None and made.bytes == source.bytes
+        # The etag of an object that was uploaded in parts depends on the parts, and the copy has none.
+        if made is not None and "-" not in source.etag + made.etag:
+            is_same = is_same and made.etag == source.etag
+        if not is_same:
+            raise ObjectChangedError("the object was written while it was copied")
+
+    def expire_uploads(self, prefix: str, days: int) -> bool:
+        """Have the store delete objects and unfinished uploads below `prefix` after so many days.
+
+        Leaves a bucket alone that has lifecycle rules already. False where the store has no such rules.
+        """
+        rule = Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=prefix),
+            rule_id="pod-worker-uploads",
+            expiration=Expiration(days=days),
+            abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(days_after_initiation=days),
+        )
+        try:
+            found = self._asked(lambda: self._client.get_bucket_lifecycle(self.bucket))
+            if found is None or not found.rules:
+                self._asked(lambda: self._client.set_bucket_lifecycle(self.bucket, LifecycleConfig([rule])))
+        except (ObjectStoreError, ValueError):
+            return False
+        return True
+
     def put(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         """Upload from this process. Pods cannot: they have no credentials of the store."""
         self._asked(lambda: self._client.fput_object(self.bucket, key, str(path), content_type))
 
     def delete(self, key: str) -> None:
-        """Removing what is not there is fine."""
+        """Delete an object. A missing one is no error."""
         try:
             self._asked(lambda: self._client.remove_object(self.bucket, key))
         except ObjectMissingError:
@@ -204,7 +246,9 @@ class ObjectStore:
     def _translated(self, error: MinioException) -> ObjectStoreError:
         code = _code(error)
         if code == "NoSuchUpload":
-            return UploadGoneError("the store does not know this multipart upload (any more)")
+            return UploadGoneError("the store does not have this multipart upload")
+        if code in _CHANGED:
+            return ObjectChangedError("the object was written since it was looked at")
         if code in _MISSING:
             return ObjectMissingError(f"no such object in bucket {self.bucket}")
         if code in _BAD_PARTS:
@@ -230,7 +274,7 @@ def _client(endpoint: str, access_key: str, secret_key: str, region: str) -> Min
 
 
 def _address(endpoint: str) -> tuple[bool, str]:
-    """(is https, host[:port]). Without a scheme, only a loopback address is spoken to in the clear."""
+    """(is https, host[:port]). Without a scheme, only a loopback address gets plain HTTP."""
     text = endpoint if "://" in endpoint else f"{_default_scheme(endpoint)}://{endpoint}"
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.netloc or url.path.strip("/") or "@" in url.netloc:

@@ -1,8 +1,8 @@
 """`core.stage.Artifacts` on a pod: hash, upload by presigned URL, have it verified and registered, remember it.
 
 Constant memory whatever the size; every step is in the ledger before the next begins, so that a crash resumes.
-It holds no credential of the store, and never reports an artifact registered that the control plane has not
-verified.
+It holds no credential of the store. It reports an artifact as registered only after the control plane verified
+it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ __all__ = ["LeaseLostError", "Publisher", "RetryBudget"]
 _UPLOADS = 2  # whole uploads of one file: the store lost the first, or got other bytes than ours
 # A checkpoint has a successor, and a rented GPU waits meanwhile; a result has none, so it is worth the wait.
 _CHECKPOINT_SECONDS = 60.0
+_NAME_REJECTED = ("bad_key", "name_conflict", "key_taken")  # the run must choose another name
 _START_AGAIN = ("mismatch", "object_missing", "upload_gone", "bad_parts")
 
 
@@ -59,7 +60,7 @@ class Publisher:
         emit: EventEmitter,
         stop: StopSignal,
         rng: random.Random,
-        patience: RetryBudget | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
         self._run_id = fence.run_id
         self._attempt = fence.attempt
@@ -67,7 +68,7 @@ class Publisher:
         self._emit = emit
         self._stop = stop
         self._session = _session()
-        self._retrying = RetryingCaller(patience or RetryBudget(), rng, stop, self._warn)
+        self._retrying = RetryingCaller(budget or RetryBudget(), rng, stop, self._warn)
         self._control = ArtifactApiClient(control_plane_url, token, fence, self._session, self._retrying)
         self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop)
         self._one_at_a_time = threading.Lock()
@@ -77,7 +78,7 @@ class Publisher:
     ) -> Artifact:
         """See `core.stage.Artifacts`. `name` may have folders; the bytes decide what is the same artifact.
 
-        Raises also Fenced, what the stop signal raises, and RunError(USER_ERROR) for a file that cannot be
+        Raises also LeaseLostError, what the stop signal raises, and RunError(USER_ERROR) for a file that cannot be
         read, has no usable name, or changed while it was uploaded.
         """
         filename = name or path.name
@@ -111,13 +112,13 @@ class Publisher:
         self._session.close()
 
     def _is_registered(self, entry: UploadRecord, role: str | None) -> bool:
-        # What an earlier attempt registered is asked for again: a person may have removed it since.
+        # Ask again for what an earlier attempt registered: a person may have removed it since.
         ours = entry.state is UploadState.REGISTERED and entry.attempt == self._attempt
         return ours and entry.artifact is not None and role in (None, entry.artifact.role)
 
     def _register(self, upload: PendingUpload, entry: UploadRecord) -> Artifact:
         made = _artifact(self._upload_and_register(upload, entry), upload)
-        # The event first: a crash between the two repeats the event, and its projection does not mind.
+        # The event first: a crash between the two repeats the event, and its projection is idempotent.
         self._emit.emit(
             ArtifactRegistered(
                 key=made.key,
@@ -147,17 +148,21 @@ class Publisher:
                 return self._control.finalize(upload.finalize_request(entry))
             except ArtifactRequestError as refused:
                 if refused.code not in _START_AGAIN:
-                    raise RunError(FailureCode.STORAGE, f"{upload.filename}: {refused}") from None
-                problem = str(refused)
+                    is_name = refused.code in _NAME_REJECTED
+                    code = FailureCode.USER_ERROR if is_name else FailureCode.STORAGE
+                    raise RunError(code, f"{upload.filename}: {refused}") from None
+                reason = str(refused)
             except UploadNotFoundError as gone:
-                problem = str(gone)
+                reason = str(gone)
             except RunError:
                 self._abort_upload(self._ledger.find(entry.kind, entry.sha256) or entry)
                 raise
             self._abort_upload(self._ledger.find(entry.kind, entry.sha256) or entry)
             upload.check_unchanged(self._stop, by_hash=True)
             entry = self._new_record(entry)
-        raise RunError(FailureCode.STORAGE, f"{upload.filename} was uploaded {_UPLOADS} times in vain: {problem}")
+        raise RunError(
+            FailureCode.STORAGE, f"{upload.filename} was uploaded {_UPLOADS} times without success: {reason}"
+        )
 
     def _with_role(self, upload: PendingUpload, view: ArtifactView) -> ArtifactView:
         if upload.role in (None, view.role):
@@ -176,7 +181,7 @@ class Publisher:
             try:
                 self._control.abort(entry.key, entry.upload_id)
             except (ArtifactRequestError, TransientError, RunError):
-                pass  # the store expires unfinished uploads by itself
+                pass  # the control plane sweeps unfinished uploads
 
     @contextmanager
     def _reported(self, filename: str) -> Iterator[None]:
@@ -184,7 +189,7 @@ class Publisher:
             with _named():
                 yield
         except RunError as error:
-            shown = filename.encode(errors="replace").decode()[:NAME_LIMIT]  # it may be what was wrong
+            shown = filename.encode(errors="replace").decode()[:NAME_LIMIT]  # the name itself may be invalid
             self._emit.emit(ArtifactFailed(key=shown, code=error.code, message=error.message))
             raise
 
@@ -207,7 +212,7 @@ def _session() -> requests.Session:
 
 @contextmanager
 def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
-    """Give everything that can go wrong with the store its failure code; `away` is for one that never answered."""
+    """Give every error of the store its failure code; `away` is the code for a store that never answered."""
     try:
         yield
     except TransientError as error:
@@ -220,7 +225,7 @@ def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A plain file, and nothing else: code that a model wrote could leave a link to a secret, or a pipe."""
+    """A plain file and nothing else: code that a model wrote could leave a link to a secret, or a pipe."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Bytes between a file and a presigned URL: streamed in constant memory, interruptible between blocks.
 
-Answers of the store become named exceptions; a URL, which is a secret while it lives, never gets into one.
-Retrying is the caller's business.
+Responses of the store become named exceptions. A URL is a secret while it is valid, so no exception holds one.
+The caller retries.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import requests
 
+from pod_worker.core.backoff import retry_after_seconds
+
 BLOCK_BYTES = 1024 * 1024
+RETRY_AFTER_CAP_SECONDS = 300.0
 TIMEOUT_SECONDS = (10.0, 120.0)  # connect; silence while reading or writing
 _STALLED = ("RequestTimeout", "IncompleteBody")  # S3 says 400 to a body that came too slowly
 _EXPIRED = ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "Request has expired")
 
 
 class TransientError(Exception):
-    """Asking again may help; after `retry_after` seconds where the other side said so."""
+    """Repeating the request may help, after `retry_after` seconds where the server asks for them."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -30,7 +34,7 @@ class TransientError(Exception):
 
 
 class UrlExpiredError(Exception):
-    """The store no longer honours the URL: presign again."""
+    """The store no longer accepts the URL: presign again."""
 
 
 class UploadNotFoundError(Exception):
@@ -38,12 +42,12 @@ class UploadNotFoundError(Exception):
 
 
 class UploadRejectedError(Exception):
-    """The store will not take this, however often it is asked."""
+    """The store does not accept this upload; repeating it does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A file's content and what the file system says of it, to notice a writer."""
+    """A file's content, and its size and time, to notice a writer."""
 
     sha256: str
     bytes: int
@@ -71,7 +75,8 @@ def is_unmodified(file: BinaryIO, known: Fingerprint) -> bool:
 class FileSlice:
     """A bounded view of a file for `requests` to stream: `length` bytes from `start`.
 
-    A file that shrank under us raises Refusal: a body shorter than its Content-Length would hang the request.
+    A file that shrank meanwhile raises UploadRejectedError: a body shorter than its Content-Length would hang the
+    request.
     """
 
     def __init__(self, file: BinaryIO, start: int, length: int, check: Callable[[], None]) -> None:
@@ -112,7 +117,7 @@ def put(
 ) -> str:
     """Upload `length` bytes from `start`; returns the store's etag.
 
-    Raises Transient, UrlExpiredError, Gone, Refusal, and whatever `check` raises.
+    Raises TransientError, UrlExpiredError, UploadNotFoundError, UploadRejectedError, and what `check` raises.
     """
     # requests would send an empty file-like body as chunked, which S3 refuses.
     body = FileSlice(file, start, length, check) if length else b""
@@ -127,22 +132,22 @@ def put(
 
 
 def error_from_response(url: str, answer: requests.Response) -> Exception:
-    """What an answer of the store means, without the URL in it."""
+    """The error that a response of the store stands for, without the URL in it."""
     status, text = answer.status_code, answer.text[:2000]
-    said = f"the object store at {host(url)} answered {status}"
+    message = f"the object store at {host(url)} answered {status}"
     if status in (408, 425, 429) or status >= 500 or (status == 400 and any(word in text for word in _STALLED)):
-        return TransientError(said, retry_after(answer))
+        return TransientError(message, retry_after(answer))
     # rclone says 400 where S3 says 403.
     if status == 403 or (status == 400 and any(word in text for word in _EXPIRED)):
-        return UrlExpiredError(f"{said}: the presigned URL was not accepted")
+        return UrlExpiredError(f"{message}: the presigned URL was not accepted")
     if status == 404:
-        return UploadNotFoundError(said)
-    return UploadRejectedError(f"{said}: {_code(text)}")
+        return UploadNotFoundError(message)
+    return UploadRejectedError(f"{message}: {_code(text)}")
 
 
 def retry_after(answer: requests.Response) -> float | None:
-    value = answer.headers.get("Retry-After", "")
-    return min(float(value), 300.0) if value.isascii() and value.isdigit() else None
+    seconds = retry_after_seconds(answer.headers.get("Retry-After"), datetime.now(UTC))
+    return None if seconds is None else min(seconds, RETRY_AFTER_CAP_SECONDS)
 
 
 def unreachable(url: str, error: requests.RequestException) -> str:

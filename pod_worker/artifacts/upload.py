@@ -1,7 +1,7 @@
 """One file on its way to the store: whole or in parts, each part in the ledger once the store has it.
 
-A presigned URL is used for one try only, so that an expired one can never be tried for ever. Nothing is
-registered here, and nothing here decides whether the store's copy is right.
+Each try uses a new presigned URL, so that an expired one is never retried. This module registers nothing and does
+not decide whether the store's copy is right.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
 
 _WHOLE = 0  # the number of the only "part" of a file sent in one PUT
-_EXPIRED_LIMIT = 5  # fresh URLs in a row that the store turns away: then it is not their age
+_EXPIRED_LIMIT = 5  # new URLs in a row that the store rejects: then their age is not the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class PendingUpload:
         )
 
     def check_unchanged(self, stop: StopSignal, by_hash: bool = False) -> None:
-        """Raises RunError(USER_ERROR) when somebody wrote to the file since it was hashed."""
+        """Raises RunError(USER_ERROR) when the file was written since it was hashed."""
         same = transfer.is_unmodified(self.file, self.fingerprint)
         if same and by_hash:
             same = transfer.fingerprint(self.file, stop.check).sha256 == self.fingerprint.sha256
@@ -96,8 +96,9 @@ class Uploader:
         self._stop = stop
 
     def send(self, upload: PendingUpload, entry: UploadRecord, grant: UploadGrant, attempt: int) -> UploadRecord:
-        """All bytes to the store; returns the entry as UPLOADED. Raises Gone when the store lost what was begun,
-        Refusal, Transient, Turned, Fenced, RunError and what the stop signal raises."""
+        """All bytes to the store; returns the entry as UPLOADED. Raises UploadNotFoundError when the store lost
+        what was begun, UploadRejectedError, TransientError, ArtifactRequestError, LeaseLostError, RunError, and
+        what the stop signal raises."""
         moved = replace(entry, key=grant.key, attempt=attempt, state=UploadState.UPLOADING)
         if grant.upload_id is None:
             moved = self._ledger.put(replace(moved, upload_id=None, part_bytes=None, parts={}))
@@ -147,7 +148,7 @@ class Uploader:
                     ) from None
                 raise TransientError(str(error)) from None
             except UploadRejectedError:
-                upload.check_unchanged(self._stop)  # then it is the file's writer who is to blame
+                upload.check_unchanged(self._stop)  # if the file changed, that is the reason
                 raise
 
         return self._retrying(once)
@@ -168,7 +169,7 @@ class _Urls:
         if number not in self._urls:
             self._urls = _urls(self._control.presign_put(self.upload.presign_request(self._entry, number or None)))
         if number not in self._urls:
-            raise UploadNotFoundError("the control plane has no more use for this upload")
+            raise UploadNotFoundError("the control plane gave no URL for this part")
         return self._urls.pop(number)
 
 

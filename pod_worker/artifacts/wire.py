@@ -1,7 +1,7 @@
-"""The artifact routes' requests and answers, one dataclass each, read and written by both ends.
+"""The requests and responses of the artifact routes, one dataclass each, used by both ends.
 
-One model from end to end, so that no field can be dropped by a hand-copied mapping. Pydantic (control plane)
-and msgspec (pod) both read plain dataclasses; rules about values live in `keys` and in the routes.
+One model from end to end, so that no hand-written mapping can drop a field. Pydantic (control plane) and msgspec
+(pod) both read plain dataclasses; rules about values are in `keys` and in the routes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactView:
-    """An artifact as everybody sees it. Rows of foreign emitters may lack all but the id and the key."""
+    """An artifact as the API shows it. Rows of other emitters may lack all but the id and the key."""
 
     id: str
     run_id: str
@@ -57,13 +57,16 @@ class ArtifactView:
     sha256: str | None = None
     content_type: str | None = None
     role: str | None = None
-    verified_at: str | None = None  # RFC 3339; absent: nobody has compared the object with its hash
+    verified_at: str | None = None  # RFC 3339; absent: the object was never compared with its hash
     created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadGrant:
-    """Leave to upload: one `url`, or `upload_id` with part URLs; or the news that there is no need to."""
+    """Permission to upload: one `url`, or `upload_id` with part URLs; or `registered`, when the bytes are known.
+
+    `key` is for this one upload. Finalize answers with the key under which the artifact is published.
+    """
 
     key: str
     registered: bool = False
@@ -114,7 +117,7 @@ class AbortRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemDetails:
-    """RFC 9457, with a `code` for programs: fenced, run_not_found, object_missing, upload_gone, mismatch …"""
+    """RFC 9457, with a `code` for programs: fenced, run_not_found, object_missing, upload_gone, mismatch, …"""
 
     title: str
     status: int

@@ -1,13 +1,14 @@
-"""The registry of artifacts: one row per run, kind and content, written only by whoever holds the run's lease.
+"""The registry of artifacts: one row per run, kind and content, written only by the holder of the run's lease.
 
 Registration is one transaction: a write on the run that matches only the holder's fence, and the row. A row
-with `verifiedAt` was compared with the object's bytes; rows without it are what foreign emitters claim.
+with `verifiedAt` was compared with the object's bytes; a row without it is the claim of an event.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.client_session import ClientSession
@@ -16,13 +17,15 @@ from pymongo.write_concern import WriteConcern
 from pod_worker.core.lease import Fence
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact
+from pod_worker.store import artifact_keys
+from pod_worker.store.collections import ARTIFACTS, RUNS
 from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.queue.fence import fence_filter, unleased_filter
 
-COLLECTION = "artifacts"
 LIST_LIMIT = 10_000
 
 INDEXES: dict[str, list[IndexModel]] = {
-    COLLECTION: [
+    ARTIFACTS: [
         IndexModel([("runId", ASCENDING), ("createdAt", ASCENDING), ("_id", ASCENDING)], name="run_created"),
         IndexModel([("key", ASCENDING), ("verifiedAt", DESCENDING)], name="key_verified"),
     ]
@@ -48,41 +51,51 @@ class ArtifactRow:
 
 @dataclass(frozen=True, slots=True)
 class RunOwner:
-    """Who may write for a run right now."""
+    """The attempt that a run has reached, and whether a worker holds it now."""
 
     attempt: int
     is_leased: bool
 
 
+@dataclass(frozen=True, slots=True)
+class UnleasedRun:
+    """Writes for a run that no worker holds, as a person does by hand."""
+
+    run_id: str
+    attempt: int
+
+
+RunWriter: TypeAlias = Fence | UnleasedRun
+
+
 def owner_of(database: Mongo, run_id: str) -> RunOwner | None:
     """None: no such run."""
-    found = database["runs"].find_one({"_id": run_id}, {"attempt": 1, "leaseToken": 1})
+    found = database[RUNS].find_one({"_id": run_id}, {"attempt": 1, "leaseToken": 1})
     if found is None:
         return None
     attempt = found.get("attempt")
     return RunOwner(attempt if isinstance(attempt, int) else 0, bool(found.get("leaseToken")))
 
 
-def is_owned_by(database: Mongo, run_id: str, fence: Fence | None) -> bool:
-    """Whether the fence still stands; without one, whether nobody holds the run."""
-    return database["runs"].find_one(_held_by(run_id, fence), {"_id": 1}) is not None
+def is_owned_by(database: Mongo, writer: RunWriter) -> bool:
+    """Whether the writer's fence still stands; for an unleased run, whether it is still unleased."""
+    return database[RUNS].find_one(_writer_filter(writer), {"_id": 1}) is not None
 
 
-def register(
-    database: Mongo, artifact_id: str, run_id: str, fence: Fence | None, artifact: Artifact
-) -> ArtifactRow | None:
-    """Record a verified artifact. None when the fence has fallen: nothing was written. Idempotent."""
+def register(database: Mongo, artifact_id: str, writer: RunWriter, artifact: Artifact) -> ArtifactRow | None:
+    """Record a verified artifact. None when the writer no longer owns the run: nothing was written. Idempotent."""
 
     def write(session: ClientSession) -> bool:
         # A real write on the run, so that a claim in the same moment conflicts with it instead of passing by.
-        touched = database["runs"].update_one(
-            _held_by(run_id, fence), [{"$set": {"lastArtifactAt": "$$NOW"}}], session=session
+        touched = database[RUNS].update_one(
+            _writer_filter(writer), [{"$set": {"lastArtifactAt": "$$NOW"}}], session=session
         )
         if touched.matched_count == 0:
             return False
-        database[COLLECTION].update_one(
-            {"_id": artifact_id}, _row_update(run_id, fence, artifact), upsert=True, session=session
+        database[ARTIFACTS].update_one(
+            {"_id": artifact_id}, _row_update(writer, artifact), upsert=True, session=session
         )
+        artifact_keys.mark_registered(database, artifact.key, session)
         return True
 
     with database.client.start_session() as session:
@@ -92,20 +105,32 @@ def register(
 
 
 def verified(database: Mongo, artifact_id: str) -> ArtifactRow | None:
-    """The registered artifact with this id; a row nobody verified does not count."""
-    found = database[COLLECTION].find_one({"_id": artifact_id, "verifiedAt": {"$type": "date"}})
+    """The registered artifact with this id; an unverified row does not count."""
+    found = database[ARTIFACTS].find_one({"_id": artifact_id, "verifiedAt": {"$type": "date"}})
     return row_from(found) if found else None
 
 
 def verified_at_key(database: Mongo, key: str) -> ArtifactRow | None:
     """What is registered under a key: such an object must never be overwritten or removed."""
-    found = database[COLLECTION].find_one({"key": key, "verifiedAt": {"$type": "date"}})
+    found = database[ARTIFACTS].find_one({"key": key, "verifiedAt": {"$type": "date"}})
     return row_from(found) if found else None
+
+
+def conflicting_key(database: Mongo, key: str) -> str | None:
+    """A registered key that is a folder of `key`, or that has `key` as a folder: a file cannot be both."""
+    parts = key.split("/")
+    folders = ["/".join(parts[:count]) for count in range(4, len(parts))]  # runs/<run>/<attempt>/<name>, and below
+    below = {"$gte": f"{key}/", "$lt": f"{key}0"}  # "0" comes right after "/"
+    for condition in ({"$in": folders}, below):
+        found = database[ARTIFACTS].find_one({"key": condition, "verifiedAt": {"$type": "date"}}, {"key": 1})
+        if found is not None:
+            return str(found["key"])
+    return None
 
 
 def of_run(database: Mongo, run_id: str, limit: int = LIST_LIMIT) -> list[ArtifactRow]:
     """Oldest first."""
-    found = database[COLLECTION].find({"runId": run_id}).sort([("createdAt", 1), ("_id", 1)]).limit(limit)
+    found = database[ARTIFACTS].find({"runId": run_id}).sort([("createdAt", 1), ("_id", 1)]).limit(limit)
     return [row_from(document) for document in found]
 
 
@@ -129,23 +154,20 @@ def row_from(document: Document) -> ArtifactRow:
     )
 
 
-def _held_by(run_id: str, fence: Fence | None) -> Document:
-    if fence is None:
-        return {"_id": run_id, "leaseToken": None}  # missing or null: a run that no worker holds
-    return {"_id": run_id, "attempt": fence.attempt, "leaseToken": fence.token}
+def _writer_filter(writer: RunWriter) -> Document:
+    return fence_filter(writer) if isinstance(writer, Fence) else unleased_filter(writer.run_id)
 
 
-def _row_update(run_id: str, fence: Fence | None, artifact: Artifact) -> list[Document]:
+def _row_update(writer: RunWriter, artifact: Artifact) -> list[Document]:
     fields: dict[str, Json] = {
-        "runId": run_id,
+        "runId": writer.run_id,
         "key": artifact.key,
         "bytes": artifact.bytes,
         "sha256": artifact.sha256,
         "kind": artifact.kind,
         "contentType": artifact.content_type,
+        "attempt": writer.attempt,
     }
-    if fence is not None:
-        fields["attempt"] = fence.attempt
     if artifact.role is not None:
         fields["role"] = artifact.role
     # $literal: a name may begin with a dollar sign, and this is an aggregation pipeline.

@@ -75,7 +75,7 @@ class Stop:
 
 
 class Line:
-    """A TCP line to a server that breaks when it is told to."""
+    """A TCP connection to a server that breaks on request."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -187,7 +187,7 @@ def _app(plane: Plane, settings: dict[str, Any]) -> FastAPI:
         plane.requests.append((f"{request.method} {request.url.path}", body.decode()))
         return await go_on(request)
 
-    app.include_router(router(plane.database, plane.store, authorize, **settings))
+    app.include_router(router(plane.database, plane.store, authorize, authorize, **settings))
     return app
 
 
@@ -226,7 +226,7 @@ def publisher(plane: Plane, fence: Fence, events: Events, stop: Stop, tmp_path: 
             "emit": events,
             "stop": stop,
             "rng": random.Random(1),
-            "patience": RetryBudget(20, 0.05, 0.2),
+            "budget": RetryBudget(20, 0.05, 0.2),
         }
         return Publisher(**(settings | changes))
 

@@ -108,7 +108,7 @@ def test_a_store_that_restarts_in_the_middle_gets_the_file_in_the_end(
                 threading.Thread(target=own.start).start()
 
         stop.on_check = restart
-        patient = publisher(control_plane_url=plane.url, patience=RetryBudget(60, 0.05, 0.3), rng=random.Random(3))
+        patient = publisher(control_plane_url=plane.url, budget=RetryBudget(60, 0.05, 0.3), rng=random.Random(3))
         made = patient.publish(file(4 * MIB), DATA)
         assert back.is_set()
         assert plane.store.sha256(made.key).sha256 == made.sha256
@@ -126,8 +126,8 @@ def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
         def is_set(self) -> bool:
             return False
 
-    said: list[str] = []
-    retrying = RetryingCaller(RetryBudget(60, 1.0, 4.0), random.Random(0), Never(), said.append)
+    reports: list[str] = []
+    retrying = RetryingCaller(RetryBudget(60, 1.0, 4.0), random.Random(0), Never(), reports.append)
     slept: list[float] = []
     retrying.sleep = slept.append  # type: ignore[method-assign, assignment]
     answers = iter(
@@ -151,4 +151,4 @@ def test_waiting_grows_obeys_the_store_and_has_a_cap() -> None:
     assert len(slept) == 5
     assert all(0 <= seconds <= 4 for seconds in slept[:4])
     assert 7 <= slept[4] <= 11
-    assert said == ["tried 4 times: d"]
+    assert reports == ["tried 4 times: d"]

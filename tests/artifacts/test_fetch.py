@@ -70,7 +70,7 @@ def test_other_bytes_than_promised_never_reach_the_target(made: Artifact, publis
 def test_what_is_registered_is_verified_even_when_nobody_gives_a_hash(
     made: Artifact, publisher: Any, plane: Any, file: Any, tmp_path: Path
 ) -> None:
-    plane.store.put(made.key, file(SIZE, "other.bin", seed=9))  # somebody with the store's keys replaced it
+    plane.store.put(made.key, file(SIZE, "other.bin", seed=9))  # replaced with the store's own keys
     with pytest.raises(RunError, match="the stored object is not it"):
         publisher().fetch(made.key, tmp_path / "back")
 

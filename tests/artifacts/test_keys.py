@@ -78,8 +78,8 @@ def test_what_is_not_a_key_is_refused(text: str) -> None:
 
 
 def test_other_bytes_under_a_taken_name_get_a_key_of_their_own() -> None:
-    told = ArtifactKey.of("r", 1, "plots/loss.tar.gz").with_content_suffix("ab" * 32)
-    assert told.filename == "plots/loss.tar.abababababab.gz"
+    key = ArtifactKey.of("r", 1, "plots/loss.tar.gz").with_content_suffix("ab" * 32)
+    assert key.filename == "plots/loss.tar.abababababab.gz"
 
 
 def test_kinds_hashes_and_ids() -> None:

@@ -1,4 +1,4 @@
-"""In which order an upload becomes fact: on disk, then believed; told, then recorded as told."""
+"""The order of an upload's records: on disk before they count, the event before the ledger's last record."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_every_line_is_synced_before_it_counts(tmp_path: Path, monkeypatch: pyte
     assert synced[-1:] == [(path.stat().st_ino, path.stat().st_size)]
 
 
-def test_an_artifact_is_told_before_the_ledger_calls_it_done(
+def test_the_event_is_emitted_before_the_ledger_says_registered(
     publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between the two repeats the event; the other way round nobody would ever hear of it."""
+    """A crash between the two repeats the event; the other way round the event would be missing."""
     order: list[str] = []
     put = UploadLedger.put
 
@@ -47,12 +47,12 @@ def test_an_artifact_is_told_before_the_ledger_calls_it_done(
 
     def watched_emit(payload: Any) -> str:
         if isinstance(payload, ArtifactRegistered):
-            order.append("told")
+            order.append("emitted")
         return str(emit(payload))
 
     monkeypatch.setattr(UploadLedger, "put", watched_put)
     monkeypatch.setattr(made._emit, "emit", watched_emit)
     made.publish(file(100), ArtifactKind.DATA)
 
-    assert order[-2:] == ["told", UploadState.REGISTERED.value]
+    assert order[-2:] == ["emitted", UploadState.REGISTERED.value]
     assert order.count(UploadState.REGISTERED.value) == 1

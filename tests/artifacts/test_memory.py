@@ -14,13 +14,13 @@ MIB = 1024 * 1024
 WHOLE_TRIP = """
 import json, random, sys
 from pathlib import Path
-from pod_worker.artifacts.ledger import Ledger
+from pod_worker.artifacts.ledger import UploadLedger
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.artifacts.publisher import Publisher
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import ArtifactKind
 
-told = json.loads(sys.argv[1])
+given = json.loads(sys.argv[1])
 
 class Emit:
     def emit(self, payload):
@@ -37,16 +37,16 @@ def peak():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
-publisher = Publisher(told["url"], told["token"], Fence("run1", 2, "token2"), Ledger(Path(told["ledger"])),
+publisher = Publisher(given["url"], given["token"], Fence("run1", 2, "token2"), UploadLedger(Path(given["ledger"])),
                       Emit(), Stop(), random.Random(0))
-small = Path(told["path"] + ".small")
+small = Path(given["path"] + ".small")
 small.write_bytes(b"x")
 publisher.publish(small, ArtifactKind.DATA)  # the libraries' own memory
-store = ObjectStore(*told["store"])
+store = ObjectStore(*given["store"])
 store.list("")
 before = peak()
-made = publisher.publish(Path(told["path"]), ArtifactKind.ADAPTER)
-publisher.fetch(made.key, Path(told["path"] + ".back"), made.sha256)
+made = publisher.publish(Path(given["path"]), ArtifactKind.ADAPTER)
+publisher.fetch(made.key, Path(given["path"] + ".back"), made.sha256)
 digest = store.sha256(made.key)
 print(json.dumps({"grown": peak() - before, "sha256": made.sha256, "read": digest.sha256, "bytes": digest.bytes}))
 """
@@ -61,14 +61,14 @@ def test_a_large_file_takes_no_more_memory_than_a_small_one(
         file.truncate(130 * MIB)  # sparse: what it holds does not matter, how much does
         file.seek(70 * MIB)
         file.write(b"not only zeros")
-    told = {
+    given = {
         "url": plane.url,
         "token": "control-plane-token",
         "ledger": str(tmp_path / "ledger"),
         "path": str(path),
         "store": [s3.endpoint, s3.access_key, s3.secret_key, s3.bucket],
     }
-    done = subprocess.run([sys.executable, "-c", WHOLE_TRIP, json.dumps(told)], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", WHOLE_TRIP, json.dumps(given)], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     found = json.loads(done.stdout)
     assert found["grown"] < 24 * MIB

@@ -73,7 +73,7 @@ def test_a_later_attempt_asks_and_uploads_nothing(
     later = publisher(fence=Fence("run1", 3, "token3"))
     assert later.publish(path, DATA) == first
     assert len(puts) == 1
-    plane.database["artifacts"].delete_many({})  # somebody pruned it: the ledger alone must not be believed
+    plane.database["artifacts"].delete_many({})  # pruned: the ledger alone does not decide
     plane.store.delete(first.key)
     again = publisher(fence=Fence("run1", 4, "token4"))
     plane.database["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 4, "leaseToken": "token4"}})
@@ -243,7 +243,7 @@ def test_a_store_that_keeps_garbling_is_a_storage_failure(
     publisher: Any, plane: Any, file: Any, tmp_path: Path, events: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _tamper(monkeypatch, 99, tmp_path)
-    with pytest.raises(RunError, match="2 times in vain") as raised:
+    with pytest.raises(RunError, match="2 times without success") as raised:
         publisher().publish(file(1000), DATA)
     assert raised.value.code is FailureCode.STORAGE
     assert plane.store.list("") == []  # what was wrong is removed
@@ -274,21 +274,21 @@ def test_a_cancel_ends_an_upload_between_blocks(
 def test_a_cancel_ends_the_waiting_for_a_store_that_is_away(publisher: Any, file: Any, stop: Any) -> None:
     stop.error, stop.after = CancelRequested(), 5
     with pytest.raises(CancelRequested):
-        publisher(control_plane_url="http://127.0.0.1:1", patience=RetryBudget(3600)).publish(file(10), DATA)
+        publisher(control_plane_url="http://127.0.0.1:1", budget=RetryBudget(3600)).publish(file(10), DATA)
 
 
 def test_a_checkpoint_waits_less_long_than_a_result(
     publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pod_worker.artifacts.publisher._CHECKPOINT_SECONDS", 0.2)
-    away = publisher(control_plane_url="http://127.0.0.1:1", patience=RetryBudget(3600, 0.05, 0.1))
+    away = publisher(control_plane_url="http://127.0.0.1:1", budget=RetryBudget(3600, 0.05, 0.1))
     with pytest.raises(RunError, match="gave up waiting"):
         away.publish(file(10), ArtifactKind.CHECKPOINT)
 
 
 def test_a_store_that_stays_away_is_a_storage_failure(publisher: Any, file: Any, events: Any) -> None:
     with pytest.raises(RunError, match=r"gave up waiting: .*127\.0\.0\.1:1") as raised:
-        publisher(control_plane_url="http://127.0.0.1:1", patience=RetryBudget(0.3, 0.05, 0.1)).publish(
+        publisher(control_plane_url="http://127.0.0.1:1", budget=RetryBudget(0.3, 0.05, 0.1)).publish(
             file(10), DATA
         )
     assert raised.value.code is FailureCode.STORAGE

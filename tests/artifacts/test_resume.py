@@ -137,7 +137,7 @@ def _drain_after(parts: int, publisher: Any, path: Path, ledger: Path, stop: Any
 
 
 def _noted_starts(plane: Any) -> Callable[[], list[set[int]]]:
-    """The parts that the store still had, each time somebody asked to go on."""
+    """The parts that the store still had, at each request to resume."""
     real, found = plane.store.list_parts, []
 
     def noted(*arguments: Any, **named: Any) -> Any:
@@ -152,12 +152,12 @@ def _noted_starts(plane: Any) -> Callable[[], list[set[int]]]:
 UPLOADER = """
 import json, os, random, sys, time
 from pathlib import Path
-from pod_worker.artifacts.ledger import Ledger
+from pod_worker.artifacts.ledger import UploadLedger
 from pod_worker.artifacts.publisher import Publisher
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import ArtifactKind
 
-told = json.loads(sys.argv[1])
+given = json.loads(sys.argv[1])
 
 class Emit:
     def emit(self, payload):
@@ -165,16 +165,16 @@ class Emit:
 
 class Stop:
     def check(self):
-        ledger = Path(told["ledger"])
-        if ledger.exists() and ledger.read_text().count('"part":') >= told["hang_after"]:
+        ledger = Path(given["ledger"])
+        if ledger.exists() and ledger.read_text().count('"part":') >= given["hang_after"]:
             print("hanging", flush=True)
             time.sleep(600)
     def is_set(self):
         return False
 
-publisher = Publisher(told["url"], told["token"], Fence("run1", 2, "token2"), Ledger(Path(told["ledger"])),
+publisher = Publisher(given["url"], given["token"], Fence("run1", 2, "token2"), UploadLedger(Path(given["ledger"])),
                       Emit(), Stop(), random.Random(0))
-publisher.publish(Path(told["path"]), ArtifactKind.DATA)
+publisher.publish(Path(given["path"]), ArtifactKind.DATA)
 """
 
 
@@ -183,8 +183,8 @@ def test_a_killed_uploader_s_parts_are_used_again(
 ) -> None:
     path = file(5 * MIB)
     ledger = tmp_path / "work" / "artifacts.jsonl"
-    told = {"url": plane.url, "token": "control-plane-token", "ledger": str(ledger), "path": str(path)}
-    argv = [sys.executable, "-c", UPLOADER, json.dumps(told | {"hang_after": 3})]
+    given = {"url": plane.url, "token": "control-plane-token", "ledger": str(ledger), "path": str(path)}
+    argv = [sys.executable, "-c", UPLOADER, json.dumps(given | {"hang_after": 3})]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:

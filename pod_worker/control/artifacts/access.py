@@ -1,6 +1,6 @@
-"""Who may ask for what on the artifact routes: the caller's attempt, the keys it may name, the values it may send.
+"""Checks of the artifact routes: the caller's attempt, the keys it may name, the values it may send.
 
-Every refusal is a `ProblemError` with its reason. Nothing here writes, and nothing here talks to the object store.
+Every refusal is a `ProblemError` with its reason. This module writes nothing and does not use the object store.
 """
 
 from __future__ import annotations
@@ -8,36 +8,36 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, is_identifier, is_sha256
+from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, is_identifier, is_sha256
 from pod_worker.artifacts.wire import AbortRequest, ArtifactView, FinalizeRequest, PresignRequest
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.lease import Fence
 from pod_worker.store import artifact_registry as registry
+from pod_worker.store.artifact_registry import RunWriter, UnleasedRun
 from pod_worker.store.mongo import Mongo
 
 OBJECT_LIMIT_BYTES = 5 * 1024**4  # S3's limit on one object
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?[\x20-\x7e]{1,100})?", re.ASCII)
 
 
-def authorize_attempt(database: Mongo, run_id: str, body: PresignRequest | FinalizeRequest | AbortRequest) -> int:
-    """The attempt on whose behalf the caller writes. ProblemError 404, or 409 `fenced` when it lost the run."""
+def authorize_writer(
+    database: Mongo, run_id: str, body: PresignRequest | FinalizeRequest | AbortRequest
+) -> RunWriter:
+    """The attempt for which the caller writes. ProblemError 404, or 409 `fenced` when it lost the run."""
     found = registry.owner_of(database, run_id)
     if found is None:
         raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
     if body.lease_token is None:
-        # Hand-made uploads, to a run that no worker holds: the bearer token is enough.
+        # Uploads by hand, to a run that no worker holds: the bearer token is enough.
         if found.is_leased or body.attempt not in (None, found.attempt):
             raise fenced(run_id)
-        return found.attempt
+        return UnleasedRun(run_id, found.attempt)
     if body.attempt is None:
         raise ProblemError(422, "bad_request", "a lease_token needs its attempt")
-    if not registry.is_owned_by(database, run_id, Fence(run_id, body.attempt, body.lease_token)):
+    writer = Fence(run_id, body.attempt, body.lease_token)
+    if not registry.is_owned_by(database, writer):
         raise fenced(run_id)
-    return body.attempt
-
-
-def fence_from_request(run_id: str, body: FinalizeRequest) -> Fence | None:
-    return Fence(run_id, body.attempt or 0, body.lease_token) if body.lease_token else None
+    return writer
 
 
 def fenced(run_id: str) -> ProblemError:
@@ -48,18 +48,43 @@ def fenced(run_id: str) -> ProblemError:
     )
 
 
-def parse_run_key(run_id: str, text: str, attempt: int | None = None) -> ArtifactKey:
-    """A key of this run, and of no later attempt than `attempt`. A later attempt may finish what an earlier one
-    began to upload: its bytes are verified all the same."""
+def parse_run_key(run_id: str, text: str) -> ArtifactKey:
+    """A published key of this run."""
     try:
-        key = ArtifactKey.read(text)
+        return _of_run(run_id, ArtifactKey.read(text))
     except InvalidNameError as error:
         raise ProblemError(422, "bad_key", str(error)) from None
-    if key.run_id != run_id:
-        raise ProblemError(422, "bad_key", f"{text[:200]!r} is not under runs/{run_id[:200]}/")
-    if attempt is not None and key.attempt > attempt:
+
+
+def parse_upload_key(writer: RunWriter, text: str) -> UploadKey:
+    """An upload's key of this run, and of no later attempt than the writer's. A later attempt may finish what an
+    earlier one began to upload: its bytes are verified all the same."""
+    try:
+        key = UploadKey.read(text)
+    except InvalidNameError as error:
+        raise ProblemError(422, "bad_key", str(error)) from None
+    _of_run(writer.run_id, key.target)
+    if key.target.attempt > writer.attempt:
         raise ProblemError(422, "bad_key", f"{text[:200]!r} belongs to an attempt that has not begun")
     return key
+
+
+def _of_run(run_id: str, key: ArtifactKey) -> ArtifactKey:
+    if key.run_id != run_id:
+        raise ProblemError(422, "bad_key", f"{str(key)[:200]!r} is not under runs/{run_id[:200]}/")
+    return key
+
+
+def check_no_conflict(database: Mongo, key: ArtifactKey) -> None:
+    """Refuse a file where a folder is, and the other way round: no disk, and not every store, can hold both."""
+    other = registry.conflicting_key(database, str(key))
+    if other is not None:
+        raise ProblemError(
+            409,
+            "name_conflict",
+            f"{str(key)[:200]!r} and the registered {other[:200]!r} cannot both exist: one is a file where the "
+            "other has a folder. Use another filename",
+        )
 
 
 def key_for(run_id: str, attempt: int, filename: str | None) -> ArtifactKey:

@@ -1,7 +1,7 @@
-"""The artifact routes: leave to upload, verified registration, the list, and links to download.
+"""The artifact routes: permission to upload, verified registration, the list, and links to download.
 
-No byte of an artifact passes through here: pods and browsers get presigned URLs. A registered object is never
-overwritten: other bytes under a name that is taken get a key of their own.
+No byte of an artifact passes through here: pods and browsers get presigned URLs. An upload goes to a key of its
+own, and no URL that can write ever points at a published key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
-from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, artifact_id
+from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, artifact_id
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, UploadGoneError
 from pod_worker.artifacts.wire import (
     PAGE_PARTS,
@@ -30,15 +30,21 @@ from pod_worker.artifacts.wire import (
 )
 from pod_worker.control.artifacts.access import (
     artifact_view,
-    authorize_attempt,
+    authorize_writer,
+    check_no_conflict,
     check_values,
     key_for,
     parse_run_key,
+    parse_upload_key,
 )
 from pod_worker.control.artifacts.finalize import ArtifactFinalizer
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
+from pod_worker.core.clock import SystemClock
+from pod_worker.outbox.ids import UlidGenerator
+from pod_worker.store import artifact_keys
 from pod_worker.store import artifact_registry as registry
+from pod_worker.store.artifact_registry import ArtifactRow, RunWriter
 from pod_worker.store.mongo import Mongo
 
 URL_SECONDS = 3600
@@ -55,13 +61,16 @@ def router(
     part_bytes: int = PART_BYTES,
     url_seconds: int = URL_SECONDS,
     wait_seconds: float = WAIT_SECONDS,
+    new_upload: Callable[[], str] | None = None,
 ) -> APIRouter:
     """All artifact routes, for `app.include_router`, in an app with `problem.install`.
 
     `authorize` and `authorize_download` are FastAPI dependencies that raise when the caller may not; the first
     guards the routes of one run. Files above `part_bytes` are uploaded in parts of (at least) that size.
+    `new_upload` makes the ULID of an upload.
     """
-    routes = _Routes(database, object_store, part_bytes, url_seconds)
+    new_upload = new_upload or UlidGenerator(SystemClock())
+    routes = _Routes(database, object_store, part_bytes, url_seconds, new_upload)
     finalize = ArtifactFinalizer(database, object_store, wait_seconds).finalize
     made = APIRouter(tags=["artifacts"], route_class=_ArtifactRoute)
     guarded = [Depends(authorize)]
@@ -91,20 +100,30 @@ def router(
 
 
 class _Routes:
-    def __init__(self, database: Mongo, store: ObjectStore, part_bytes: int, url_seconds: int) -> None:
+    def __init__(
+        self,
+        database: Mongo,
+        store: ObjectStore,
+        part_bytes: int,
+        url_seconds: int,
+        new_upload: Callable[[], str],
+    ) -> None:
         self._database = database
         self._store = store
         self._part_bytes = part_bytes
         self._url_seconds = url_seconds
+        self._new_upload = new_upload
 
     def presign(self, run_id: str, body: PresignRequest) -> UploadGrant | DownloadUrl:
-        """A URL (or part URLs) to upload to, or one to download from; neither where the bytes are known."""
+        """A URL (or part URLs) to upload to, or one to download from; none when the bytes are registered."""
         return self._get(run_id, body) if body.action == "get" else self._presign_put(run_id, body)
 
     def abort(self, run_id: str, body: AbortRequest) -> None:
-        """Forget a multipart upload that will not be finished."""
-        attempt = authorize_attempt(self._database, run_id, body)
-        self._store.abort(str(parse_run_key(run_id, body.key, attempt)), body.upload_id)
+        """Discard a multipart upload that will not be finished."""
+        writer = authorize_writer(self._database, run_id, body)
+        key = str(parse_upload_key(writer, body.key))
+        self._store.abort(key, body.upload_id)
+        artifact_keys.forget(self._database, key)
 
     def of_run(self, run_id: str) -> list[ArtifactView]:
         """Every artifact of the run, oldest first."""
@@ -132,32 +151,44 @@ class _Routes:
 
     def _newest(self, run_id: str, filename: str) -> str:
         """The key of that name in the latest attempt that has it."""
-        rows = registry.of_run(self._database, run_id)
-        named = [row for row in rows if row.key.split("/", 3) == ["runs", run_id, str(row.attempt), filename]]
+        keys = [_key_of(row) for row in registry.of_run(self._database, run_id)]
+        named = [key for key in keys if key and key.run_id == run_id and key.filename == filename]
         if not named:
             raise ProblemError(
                 404, "object_missing", f"run {run_id[:200]!r} has no artifact named {filename[:200]!r}"
             )
-        return max(named, key=lambda row: row.attempt or 0).key
+        return str(max(named, key=lambda key: key.attempt))
 
     def _presign_put(self, run_id: str, body: PresignRequest) -> UploadGrant:
-        attempt = authorize_attempt(self._database, run_id, body)
+        writer = authorize_writer(self._database, run_id, body)
         check_values(body)
         if body.kind and body.sha256:
             row = registry.verified(self._database, artifact_id(run_id, body.kind, body.sha256))
             if row is not None:
                 return UploadGrant(key=row.key, registered=True, artifact=artifact_view(row))
-        asked = parse_run_key(run_id, body.key, attempt) if body.key else key_for(run_id, attempt, body.filename)
-        key = self._unused_key(asked, body.sha256)
+        upload = self._upload_key(writer, body)
+        check_no_conflict(self._database, upload.target)
         if body.bytes is not None and body.bytes > self._part_bytes:
-            return self._put_parts(key, body, body.bytes)
+            return self._put_parts(upload, body, body.bytes)
+        key = str(upload)
         url = self._store.presign_put(key, self._url_seconds)
         return UploadGrant(key=key, url=url, expires_in_s=self._url_seconds)
 
-    def _put_parts(self, key: str, body: PresignRequest, total_bytes: int) -> UploadGrant:
+    def _upload_key(self, writer: RunWriter, body: PresignRequest) -> UploadKey:
+        """The upload that the caller goes on with, or a new one."""
+        if body.key:
+            return parse_upload_key(writer, body.key)
+        target = key_for(writer.run_id, writer.attempt, body.filename)
+        try:
+            return UploadKey.of(self._new_upload(), target)
+        except InvalidNameError as error:
+            raise ProblemError(422, "bad_key", str(error)) from None
+
+    def _put_parts(self, upload: UploadKey, body: PresignRequest, total_bytes: int) -> UploadGrant:
         size = part_size(total_bytes, self._part_bytes)
         total = -(-total_bytes // size)
-        upload_id, stored = self._upload(key, body)
+        key = str(upload)
+        upload_id, stored = self._multipart_upload(upload, body)
         first = max(body.first_part or 1, 1)
         count = min(max(body.part_count or PAGE_PARTS, 1), _PAGE_LIMIT)
         urls = [
@@ -174,8 +205,9 @@ class _Routes:
             expires_in_s=self._url_seconds,
         )
 
-    def _upload(self, key: str, body: PresignRequest) -> tuple[str, list[StoredPart]]:
-        """The upload asked for and what the store has of it, or a new one in its place."""
+    def _multipart_upload(self, upload: UploadKey, body: PresignRequest) -> tuple[str, list[StoredPart]]:
+        """The upload that the caller names and the parts that the store has of it, or a new one in its place."""
+        key = str(upload)
         try:
             if body.upload_id and body.first_part is None:
                 return body.upload_id, self._store.list_parts(key, body.upload_id)
@@ -185,25 +217,20 @@ class _Routes:
         except UploadGoneError:
             if body.first_part is not None:
                 raise ProblemError(404, "upload_gone", f"the upload of {key} is gone: start it again") from None
-        return self._store.create_multipart(key, body.content_type or "application/octet-stream"), []
+        upload_id = self._store.create_multipart(key, body.content_type or "application/octet-stream")
+        artifact_keys.record_upload(self._database, key, upload.target.run_id, upload_id)
+        return upload_id, []
 
-    def _unused_key(self, key: ArtifactKey, sha256: str | None) -> str:
-        """A key under which nothing else is registered."""
-        taken = registry.verified_at_key(self._database, str(key))
-        if taken is None or (sha256 and taken.sha256 == sha256):
-            return str(key)
-        if not sha256:
-            raise ProblemError(
-                409, "key_taken", f"{key} is registered and is never overwritten: use another filename"
-            )
-        try:
-            return str(key.with_content_suffix(sha256))
-        except InvalidNameError as error:
-            raise ProblemError(422, "bad_key", str(error)) from None
+
+def _key_of(row: ArtifactRow) -> ArtifactKey | None:
+    try:
+        return ArtifactKey.read(row.key)
+    except InvalidNameError:
+        return None
 
 
 class _ArtifactRoute(APIRoute):
-    """Bounds the body, and says in the app's own terms when the object store is away."""
+    """Bounds the body, and turns errors of the object store into problems."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,4 +1,4 @@
-"""The artifact routes, by hand: what they refuse, what they never overwrite, what may be repeated."""
+"""The artifact routes: what they refuse, what they never overwrite, what may be repeated."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -52,8 +53,8 @@ def _presign(client: TestClient, route: str = RUN, **fields: Any) -> Any:
     return client.post(f"{route}/presign", json={"action": "put", "filename": "a.txt"} | fields)
 
 
-def _promise(**fields: Any) -> dict[str, Any]:
-    known = {"key": "runs/run1/2/a.txt", "bytes": len(BODY), "sha256": SHA, "kind": "data"}
+def _announcement(key: str, **fields: Any) -> dict[str, Any]:
+    known = {"key": key, "bytes": len(BODY), "sha256": SHA, "kind": "data"}
     return known | {"content_type": "text/plain"} | LEASED | fields
 
 
@@ -66,24 +67,34 @@ def _uploaded(client: TestClient, body: bytes = BODY, **fields: Any) -> str:
 
 def _refusal(answer: Any) -> tuple[int, str]:
     assert answer.headers["content-type"] == "application/problem+json"
-    said = answer.json()
-    assert said["status"] == answer.status_code
-    assert said["detail"]
-    return answer.status_code, said["code"]
+    problem = answer.json()
+    assert problem["status"] == answer.status_code
+    assert problem["detail"]
+    return answer.status_code, problem["code"]
 
 
-def _finalize(client: TestClient, route: str = RUN, **fields: Any) -> Any:
-    return client.post(f"{route}/finalize", json=_promise(**fields))
+def _finalize(client: TestClient, key: str, route: str = RUN, **fields: Any) -> Any:
+    return client.post(f"{route}/finalize", json=_announcement(key, **fields))
+
+
+def _published(client: TestClient, body: bytes = BODY, filename: str = "a.txt", **fields: Any) -> str:
+    """The key of a registered artifact."""
+    sha = hashlib.sha256(body).hexdigest()
+    answer = _finalize(client, _uploaded(client, body, filename=filename), bytes=len(body), sha256=sha, **fields)
+    assert answer.status_code == 200, answer.text
+    key: str = answer.json()["artifact"]["key"]
+    return key
 
 
 def test_an_upload_is_registered_once_however_often_it_is_finalized(client: TestClient, db: Any) -> None:
-    _uploaded(client)
-    first = _finalize(client)
+    upload = _uploaded(client)
+    first = _finalize(client, upload)
     assert first.status_code == 200, first.text
     made = first.json()["artifact"]
     assert made["id"] == f"run1:data:{SHA}"
+    assert made["key"] == "runs/run1/2/a.txt"
     assert made["verified_at"].endswith("Z")
-    assert _finalize(client).json() == first.json()
+    assert _finalize(client, upload).json() == first.json()
     assert db["artifacts"].count_documents({}) == 1
     assert client.get(RUN).json() == [made]
     again = _presign(client, **LEASED, kind="data", sha256=SHA, bytes=len(BODY)).json()
@@ -93,7 +104,7 @@ def test_an_upload_is_registered_once_however_often_it_is_finalized(client: Test
 def test_finalizing_at_the_same_time_reads_the_object_once(
     client: TestClient, db: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _uploaded(client)
+    upload = _uploaded(client)
     real, readings, both = store.sha256, [], threading.Barrier(2)
 
     def slow(key: str) -> Any:
@@ -103,7 +114,7 @@ def test_finalizing_at_the_same_time_reads_the_object_once(
 
     monkeypatch.setattr(store, "sha256", slow)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(_finalize, client) for _ in range(3)]
+        asked = [pool.submit(_finalize, client, upload) for _ in range(3)]
         both.wait(10)
         answers = [each.result(10) for each in asked]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
@@ -112,12 +123,12 @@ def test_finalizing_at_the_same_time_reads_the_object_once(
 
 
 def test_a_long_reading_is_asked_for_again(client: TestClient, db: Any, store: ObjectStore) -> None:
-    _uploaded(client)
+    upload = _uploaded(client)
     with _client(db, store, wait_seconds=0.0) as hasty:
-        answer = _finalize(hasty)
+        answer = _finalize(hasty, upload)
         assert (answer.status_code, answer.headers["Retry-After"]) == (202, "1")
         while answer.status_code == 202:
-            answer = _finalize(hasty)
+            answer = _finalize(hasty, upload)
         assert answer.status_code == 200
 
 
@@ -125,27 +136,106 @@ def test_a_long_reading_is_asked_for_again(client: TestClient, db: Any, store: O
     "fields",
     [{"sha256": "0" * 64}, {"bytes": 3}, {"bytes": len(BODY), "sha256": hashlib.sha256(b"x").hexdigest()}],
 )
-def test_what_is_not_as_promised_is_removed_and_not_registered(
+def test_a_mismatch_is_removed_and_not_registered(
     fields: dict[str, Any], client: TestClient, db: Any, store: ObjectStore
 ) -> None:
     key = _uploaded(client)
-    assert _refusal(_finalize(client, **fields)) == (422, "mismatch")
-    assert store.stat(key) is None
+    assert _refusal(_finalize(client, key, **fields)) == (422, "mismatch")
+    assert store.list("") == []
     assert db["artifacts"].count_documents({}) == 0
 
 
 def test_an_object_of_the_wrong_size_is_not_even_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    _uploaded(client)
+    upload = _uploaded(client)
     monkeypatch.setattr(ObjectStore, "sha256", None)
-    assert _refusal(_finalize(client, bytes=3)) == (422, "mismatch")
+    assert _refusal(_finalize(client, upload, bytes=3)) == (422, "mismatch")
 
 
-def test_a_lie_about_a_registered_object_does_not_remove_it(client: TestClient, store: ObjectStore) -> None:
-    key = _uploaded(client)
-    _finalize(client)
-    assert _refusal(_finalize(client, sha256="0" * 64)) == (422, "mismatch")
-    assert _refusal(_finalize(client, sha256="0" * 64, bytes=1)) == (422, "mismatch")
+def test_a_mismatch_never_touches_a_published_object(client: TestClient, store: ObjectStore) -> None:
+    key = _published(client)
+    for wrong in ({"sha256": "0" * 64}, {"sha256": "0" * 64, "bytes": 1}):
+        assert _refusal(_finalize(client, _uploaded(client), **wrong)) == (422, "mismatch")
+        assert _refusal(_finalize(client, key, **wrong)) == (422, "bad_key")
     assert store.sha256(key).sha256 == SHA
+
+
+def test_no_presigned_url_ever_points_at_a_published_key(client: TestClient, store: ObjectStore) -> None:
+    grant = _presign(client, **LEASED).json()
+    requests.put(grant["url"], data=BODY, timeout=10)
+    key = _finalize(client, grant["key"]).json()["artifact"]["key"]
+    again = [
+        grant,
+        _presign(client, **LEASED).json(),
+        _presign(client, **LEASED, sha256=SHA).json(),  # without a kind it is not known to be registered
+        _presign(client, **LEASED, sha256=SHA, kind="log").json(),
+        _presign(client, **LEASED, key=grant["key"]).json(),
+    ]
+    for each in again:
+        assert each["key"].startswith("uploads/")
+        assert requests.put(each["url"], data=b"other bytes", timeout=10).status_code == 200
+        assert store.sha256(key).sha256 == SHA
+    assert len({each["key"] for each in again[1:4]}) == 3, "each upload has a key of its own"
+
+
+def test_concurrent_finalizes_never_delete_or_mix_what_is_registered(
+    client: TestClient, db: Any, store: ObjectStore
+) -> None:
+    """Of one upload, and of two uploads of one name; one of them with a wrong hash or with other bytes."""
+    other = b"other bytes entirely"
+    other_sha = hashlib.sha256(other).hexdigest()
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(12):
+            name = f"{number}.txt"
+            upload, second = _uploaded(client, filename=name), _uploaded(client, other, filename=name)
+            asked = [
+                pool.submit(_finalize, client, upload, kind=f"k{number}"),
+                pool.submit(_finalize, client, upload, kind=f"k{number}", sha256="0" * 64),
+                pool.submit(_finalize, client, second, kind=f"k{number}", bytes=len(other), sha256=other_sha),
+                pool.submit(_finalize, client, second, kind=f"k{number}"),
+            ]
+            assert {each.result(20).status_code for each in asked} <= {200, 422, 404}
+    rows = list(db["artifacts"].find())
+    assert rows
+    assert len({row["key"] for row in rows}) == len(rows)
+    for row in rows:
+        assert store.sha256(row["key"]).sha256 == row["sha256"]
+
+
+def test_an_upload_that_changes_after_it_was_read_is_not_published_as_verified(
+    client: TestClient, db: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = _presign(client, **LEASED).json()
+    requests.put(grant["url"], data=BODY, timeout=10)
+    real = store.sha256
+
+    def change(key: str) -> Any:
+        found = real(key)
+        requests.put(grant["url"], data=BODY[::-1], timeout=10)
+        return found
+
+    monkeypatch.setattr(store, "sha256", change)
+    assert _refusal(_finalize(client, grant["key"])) == (422, "mismatch")
+    assert db["artifacts"].count_documents({}) == 0
+
+
+def test_names_that_need_quoting_are_published_and_downloaded(client: TestClient, store: ObjectStore) -> None:
+    for name in ("a # b?.txt", "100%.txt", "résumé/日本 +&=.bin"):
+        key = _published(client, name.encode(), name)
+        assert key == f"runs/run1/2/{name}"
+        answer = client.get(f"/api/artifacts/{quote(key)}")
+        assert requests.get(answer.headers["Location"], timeout=10).content == name.encode()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("model", "model/config.json"), ("model/config.json", "model"), ("a", "a/b/c")]
+)
+def test_a_file_where_a_folder_is_is_refused_at_once(client: TestClient, first: str, second: str) -> None:
+    _published(client, filename=first)
+    assert _refusal(_presign(client, **LEASED, filename=second)) == (409, "name_conflict")
+    begun = f"uploads/01ARZ3NDEKTSV4RRFFQ69G5FAV/runs/run1/2/{second}"
+    assert _refusal(_finalize(client, begun, sha256="0" * 64)) == (409, "name_conflict")
+    for neighbour in (f"{first}.txt", f"{first}0", f"{first}-1/x", "b"):
+        assert "url" in _presign(client, **LEASED, filename=neighbour).json()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +247,7 @@ def test_who_does_not_hold_the_run_is_fenced_everywhere(
     key = _uploaded(client)
     holder = LEASED | wrong
     assert _refusal(_presign(client, **holder)) == (409, "fenced")
-    assert _refusal(_finalize(client, **holder)) == (409, "fenced")
+    assert _refusal(_finalize(client, key, **holder)) == (409, "fenced")
     upload = {"key": key, "upload_id": "u"} | holder
     assert _refusal(client.post(f"{RUN}/abort", json=upload)) == (409, "fenced")
     assert db["artifacts"].count_documents({}) == 0
@@ -167,7 +257,7 @@ def test_who_does_not_hold_the_run_is_fenced_everywhere(
 def test_a_run_lost_while_its_object_is_read_registers_nothing(
     client: TestClient, db: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _uploaded(client)
+    upload = _uploaded(client)
     real = store.sha256
 
     def lose(key: str) -> Any:
@@ -175,18 +265,18 @@ def test_a_run_lost_while_its_object_is_read_registers_nothing(
         return real(key)
 
     monkeypatch.setattr(store, "sha256", lose)
-    assert _refusal(_finalize(client)) == (409, "fenced")
+    assert _refusal(_finalize(client, upload)) == (409, "fenced")
     assert db["artifacts"].count_documents({}) == 0
 
 
-def test_a_run_that_nobody_holds_needs_only_the_bearer_token(client: TestClient, db: Any) -> None:
+def test_a_run_without_a_lease_needs_only_the_bearer_token(client: TestClient, db: Any) -> None:
     route = "/api/runs/free/artifacts"
     grant = _presign(client, route).json()
-    assert grant["key"] == "runs/free/0/a.txt"
     requests.put(grant["url"], data=BODY, timeout=10)
-    made = _finalize(client, route, key=grant["key"], attempt=None, lease_token=None)
+    made = _finalize(client, grant["key"], route, attempt=None, lease_token=None)
     assert made.status_code == 200, made.text
-    assert db["artifacts"].find_one()["runId"] == "free"
+    row = db["artifacts"].find_one()
+    assert (row["runId"], row["attempt"], row["key"]) == ("free", 0, "runs/free/0/a.txt")
     assert _refusal(_presign(client, route, attempt=1)) == (409, "fenced")
     assert _refusal(_presign(client, route, lease_token="x")) == (422, "bad_request")
 
@@ -196,12 +286,30 @@ def test_a_name_that_leaves_its_folder_is_refused(name: str | None, client: Test
     assert _refusal(_presign(client, **LEASED, filename=name)) == (422, "bad_key")
 
 
+ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+
 @pytest.mark.parametrize(
-    "key", ["runs/other/2/x", "runs/run1/3/x", "runs/run1/2/../x", "x", "runs/run1/x", "/runs/run1/2/x", "../x"]
+    "key",
+    [
+        f"uploads/{ULID}/runs/other/2/x",
+        f"uploads/{ULID}/runs/run1/3/x",
+        f"uploads/{ULID}/runs/run1/2/../x",
+        f"uploads/{ULID}/runs/run1/٢/x",
+        f"uploads/../{ULID}/runs/run1/2/x",
+        f"uploads/{ULID.lower()}/runs/run1/2/x",
+        f"/uploads/{ULID}/runs/run1/2/x",
+        f"uploads/{ULID}",
+        "runs/run1/2/x",
+        "x",
+        "../x",
+    ],
 )
-def test_only_keys_of_the_run_and_its_attempts_so_far_are_taken(key: str, client: TestClient) -> None:
+def test_only_upload_keys_of_the_run_and_its_attempts_so_far_are_accepted(key: str, client: TestClient) -> None:
     assert _refusal(_presign(client, **LEASED, key=key)) == (422, "bad_key")
-    assert _refusal(_finalize(client, key=key)) == (422, "bad_key")
+    assert _refusal(_finalize(client, key)) == (422, "bad_key")
+    upload = {"key": key, "upload_id": "u"} | LEASED
+    assert _refusal(client.post(f"{RUN}/abort", json=upload)) == (422, "bad_key")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +332,7 @@ def test_bad_values_are_refused_with_the_reason(fields: dict[str, Any], client: 
 
 
 def test_a_role_is_one_word(client: TestClient) -> None:
-    assert _refusal(_finalize(client, role="final draft")) == (422, "bad_request")
+    assert _refusal(_finalize(client, "x", role="final draft")) == (422, "bad_request")
 
 
 def test_bodies_are_bounded_and_must_be_json(client: TestClient) -> None:
@@ -233,13 +341,14 @@ def test_bodies_are_bounded_and_must_be_json(client: TestClient) -> None:
 
 
 def test_unknown_runs_and_missing_objects_are_named(client: TestClient) -> None:
-    assert _refusal(_presign(client, "/api/runs/nobody/artifacts", **LEASED)) == (404, "run_not_found")
-    assert _refusal(_finalize(client)) == (404, "object_missing")
-    assert _refusal(_finalize(client, upload_id="no-such-upload", parts=[])) == (404, "upload_gone")
-    assert client.get("/api/runs/nobody/artifacts").json() == []
+    assert _refusal(_presign(client, "/api/runs/none/artifacts", **LEASED)) == (404, "run_not_found")
+    key = _presign(client, **LEASED).json()["key"]
+    assert _refusal(_finalize(client, key)) == (404, "object_missing")
+    assert _refusal(_finalize(client, key, upload_id="no-such-upload", parts=[])) == (404, "upload_gone")
+    assert client.get("/api/runs/none/artifacts").json() == []
 
 
-def test_every_route_asks_who_is_there(client: TestClient) -> None:
+def test_every_route_requires_the_key(client: TestClient) -> None:
     stranger = {"Authorization": "Bearer bad"}
     for route in ("presign", "finalize", "abort"):
         assert client.post(f"{RUN}/{route}", json={}, headers=stranger).status_code == 401
@@ -247,14 +356,13 @@ def test_every_route_asks_who_is_there(client: TestClient) -> None:
     assert client.get("/api/artifacts/runs/run1/2/a.txt", headers=stranger).status_code == 401
 
 
-def test_a_name_that_is_taken_is_never_overwritten(client: TestClient) -> None:
-    _uploaded(client)
-    _finalize(client)
-    assert _refusal(_presign(client, **LEASED)) == (409, "key_taken")
+def test_other_bytes_under_a_taken_name_get_a_key_of_their_own(client: TestClient, store: ObjectStore) -> None:
+    first = _published(client)
     other = hashlib.sha256(b"other").hexdigest()
-    assert _presign(client, **LEASED, sha256=other, kind="data").json()["key"] == f"runs/run1/2/a.{other[:12]}.txt"
-    same_bytes = _presign(client, **LEASED, sha256=SHA, kind="log").json()
-    assert same_bytes["key"] == "runs/run1/2/a.txt"
+    assert _published(client, b"other") == f"runs/run1/2/a.{other[:12]}.txt"
+    assert _published(client, kind="log") == first, "the same bytes share an object"
+    assert store.sha256(first).sha256 == SHA
+    assert [item.key for item in store.list("uploads/")] == [], "nothing is left of the uploads"
 
 
 def test_a_row_that_only_an_event_claims_counts_for_nothing(client: TestClient, db: Any) -> None:
@@ -262,7 +370,7 @@ def test_a_row_that_only_an_event_claims_counts_for_nothing(client: TestClient, 
     grant = _presign(client, **LEASED, kind="data", sha256=SHA, bytes=len(BODY)).json()
     assert not grant["registered"]
     requests.put(grant["url"], data=BODY, timeout=10)
-    assert _finalize(client).status_code == 200
+    assert _finalize(client, grant["key"]).status_code == 200
     assert db["artifacts"].find_one()["verifiedAt"] is not None
 
 
@@ -274,7 +382,7 @@ def test_parts_come_in_pages_and_an_upload_can_be_gone_on_with(client: TestClien
     assert (grant["part_bytes"], grant["parts_total"]) == (1000, 3)
     assert [part["number"] for part in grant["parts"]] == [1, 2]
     etag = requests.put(grant["parts"][0]["url"], data=body[:1000], timeout=10).headers["ETag"].strip('"')
-    asked["upload_id"] = grant["upload_id"]
+    asked |= {"upload_id": grant["upload_id"], "key": grant["key"]}
     renewed = _presign(client, **asked).json()
     assert renewed["upload_id"] == grant["upload_id"]
     assert renewed["stored"] == [{"number": 1, "etag": etag, "bytes": 1000}]
@@ -285,10 +393,11 @@ def test_parts_come_in_pages_and_an_upload_can_be_gone_on_with(client: TestClien
     for part, chunk in zip(rest["parts"], (body[1000:2000], body[2000:]), strict=True):
         answer = requests.put(part["url"], data=chunk, timeout=10)
         parts.append({"number": part["number"], "etag": answer.headers["ETag"]})
-    promise = {"bytes": len(body), "sha256": sha, "upload_id": grant["upload_id"], "parts": parts}
-    assert _finalize(client, **promise).status_code == 200
-    db["artifacts"].delete_many({})  # as if the answer, and the registration, had been lost
-    assert _finalize(client, **promise).status_code == 200
+    announced = {"bytes": len(body), "sha256": sha, "upload_id": grant["upload_id"], "parts": parts}
+    assert db["artifact_keys"].find_one({"_id": grant["key"]})["uploadId"] == grant["upload_id"]
+    assert _finalize(client, grant["key"], **announced).status_code == 200
+    assert db["artifact_keys"].find_one({"_id": grant["key"]}) is None
+    assert _finalize(client, grant["key"], **announced).status_code == 200
     asked |= {"filename": "b", "kind": "log"}
     assert _refusal(_presign(client, **asked, first_part=2)) == (404, "upload_gone")
     assert _presign(client, **asked).json()["upload_id"] != grant["upload_id"]
@@ -297,16 +406,16 @@ def test_parts_come_in_pages_and_an_upload_can_be_gone_on_with(client: TestClien
 def test_wrong_parts_are_refused_and_an_upload_can_be_aborted(client: TestClient, store: ObjectStore) -> None:
     grant = _presign(client, **LEASED, bytes=5000).json()
     parts = [{"number": 1, "etag": "0" * 32}]
-    assert _refusal(_finalize(client, upload_id=grant["upload_id"], parts=parts)) == (422, "bad_parts")
+    answer = _finalize(client, grant["key"], upload_id=grant["upload_id"], parts=parts)
+    assert _refusal(answer) == (422, "bad_parts")
     other = _presign(client, **LEASED, bytes=5000).json()
     asked = LEASED | {"key": other["key"], "upload_id": other["upload_id"]}
     for _ in range(2):
         assert client.post(f"{RUN}/abort", json=asked).status_code == 204
-    assert _refusal(client.post(f"{RUN}/abort", json=asked | {"key": "runs/other/1/x"})) == (422, "bad_key")
 
 
 def test_a_download_is_a_redirect_to_an_attachment(client: TestClient) -> None:
-    key = _uploaded(client, filename="plots/loss curve.txt")
+    key = _published(client, filename="plots/loss curve.txt")
     answer = client.get(f"/api/artifacts/{key}")
     assert answer.status_code == 307
     assert answer.headers["Cache-Control"] == "no-store"
@@ -323,10 +432,7 @@ def test_there_is_nothing_to_download_elsewhere(path: str, client: TestClient) -
 
 
 def test_a_pod_gets_a_link_by_key_or_by_name_and_the_hash_with_it(client: TestClient) -> None:
-    key = _uploaded(client)
-    by_key = client.post(f"{RUN}/presign", json={"action": "get", "key": key}).json()
-    assert "sha256" not in by_key
-    _finalize(client)
+    key = _published(client)
     by_key = client.post(f"{RUN}/presign", json={"action": "get", "key": key}).json()
     by_name = client.post(f"{RUN}/presign", json={"action": "get", "filename": "a.txt"}).json()
     assert (by_key["sha256"], by_key["key"]) == (by_name["sha256"], by_name["key"]) == (SHA, key)
