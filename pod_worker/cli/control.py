@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+from datetime import UTC, datetime
 
 import click
 from pymongo.errors import PyMongoError
 
+from pod_worker.artifacts.keys import UPLOADS
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging
 from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
+from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, sweep_uploads
 from pod_worker.control.server import serve
 from pod_worker.core.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
 from pod_worker.store.errors import describe_error, is_permanent_error
-from pod_worker.store.mongo import redacted
+from pod_worker.store.mongo import Mongo, redacted
 from pod_worker.store.queue.rescue import Rescue
 
 log = logging.getLogger("pod_worker.control")
 RESCUE_SECONDS = 3.0
+UPLOAD_SWEEP_SECONDS = 3600.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -46,16 +50,20 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
     settings = load_settings()
     _check_access(settings, host, open_on_loopback)
     store = open_store(settings, with_indexes=True, app_name="pod_worker control")
-    rescue = rescue_thread(store.rescue())
+    objects = object_store(settings)
+    threads = [rescue_thread(store.rescue())]
+    if objects is not None:
+        threads.append(upload_sweep_thread(store.database, objects))
     app = build_app(
         store.database,
-        object_store(settings),
+        objects,
         token=revealed(settings.control_plane_token),
         open_on_loopback=open_on_loopback,
         instance=os.environ.get(INSTANCE_VARIABLE),
-        background_problems=lambda: [problem] if (problem := rescue.problem()) else [],
+        background_problems=lambda: [problem for thread in threads if (problem := thread.problem())],
     )
-    rescue.start()
+    for thread in threads:
+        thread.start()
     serve(app, host, port, on_ready=lambda at, on: _say_ready(store, at, on))
 
 
@@ -101,6 +109,18 @@ def object_store(settings: Settings) -> ObjectStore | None:
     except ObjectStoreError as error:
         log.warning("the object store does not answer yet: %s", error)
     return store
+
+
+def upload_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThread:
+    """Deletes unfinished uploads now and then. A store with lifecycle rules does a part of it."""
+
+    def sweep() -> None:
+        objects.expire_uploads(f"{UPLOADS}/", UPLOAD_DAYS)
+        result = sweep_uploads(database, objects, datetime.now(UTC))
+        if result.objects or result.uploads:
+            log.info("deleted %d unfinished objects, aborted %d uploads", result.objects, result.uploads)
+
+    return SupervisedThread("upload sweep", every(UPLOAD_SWEEP_SECONDS, sweep), stuck_seconds=None)
 
 
 def rescue_thread(rescue: Rescue) -> SupervisedThread:

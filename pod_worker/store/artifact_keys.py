@@ -14,17 +14,14 @@ from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
+from pod_worker.core.run import Json
 from pod_worker.store.collections import ARTIFACT_KEYS
 from pod_worker.store.mongo import Document, Mongo, literal
 
 INDEXES: dict[str, list[IndexModel]] = {
     ARTIFACT_KEYS: [
         IndexModel([("runId", ASCENDING)], name="run"),
-        IndexModel(
-            [("unfinishedSince", ASCENDING)],
-            name="unfinished",
-            partialFilterExpression={"unfinishedSince": {"$type": "date"}},
-        ),
+        IndexModel([("unfinishedSince", ASCENDING)], name="unfinished", sparse=True),
     ]
 }
 
@@ -92,6 +89,6 @@ def unfinished(database: Mongo, before: datetime) -> Iterator[UnfinishedKey]:
             yield UnfinishedKey(str(found["_id"]), upload_id if isinstance(upload_id, str) else None)
 
 
-def of_run(database: Mongo, run_id: str) -> list[str]:
-    """Every key that was published or begun for the run."""
-    return [str(row["_id"]) for row in database[ARTIFACT_KEYS].find({"runId": run_id}, {"_id": 1})]
+def forget_registered(database: Mongo, run_id: Json) -> None:
+    """For a run whose artifacts were deleted. Unfinished keys stay: only the sweep deletes their objects."""
+    database[ARTIFACT_KEYS].delete_many({"runId": run_id, "unfinishedSince": None})

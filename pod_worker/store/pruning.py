@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pod_worker.core.run import TERMINAL, Json
+from pod_worker.store import artifact_keys
 from pod_worker.store.collections import ARTIFACTS, EVENTS, METRICS, PENDING_PROJECTIONS, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.document_fields import text
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
@@ -87,6 +88,7 @@ class RunPruner:
         documents = sum(
             self._database[name].delete_many({"runId": run_id}).deleted_count for name in RUN_COLLECTIONS
         )
+        artifact_keys.forget_registered(self._database, run_id)
         return Pruned(documents=documents, objects=objects)
 
     def _verified_keys(self, run_id: Json) -> Iterator[str]:

@@ -115,6 +115,17 @@ def test_a_name_that_leaves_its_folder_is_refused(name: str, publisher: Any, pla
     assert plane.requests == []
 
 
+def test_a_file_where_a_folder_is_fails_at_once_and_names_the_other(
+    publisher: Any, plane: Any, file: Any, events: Any
+) -> None:
+    publisher().publish(file(10, "model"), DATA, "model")
+    plane.requests.clear()
+    with pytest.raises(RunError, match=r"model/config.json.*'runs/run1/2/model'.*another filename") as raised:
+        publisher().publish(file(10, "config", seed=2), DATA, "model/config.json")
+    assert raised.value.code is FailureCode.USER_ERROR
+    assert len(plane.requests) == 1, "refused before anything is uploaded, and not retried"
+
+
 def test_a_file_that_is_not_there_is_named(publisher: Any, tmp_path: Path, events: Any) -> None:
     with pytest.raises(RunError, match=r"nothing\.bin: No such file"):
         publisher().publish(tmp_path / "nothing.bin", DATA)

@@ -55,8 +55,9 @@ def prune(older_than: str, status: tuple[str, ...], keep_objects: bool, yes: boo
     delete_object = objects.delete if objects else None
     pruned = pruner.delete(ids, statuses, before, delete_object)
     rows = pruner.delete_orphans(orphans, delete_object)
+    swept = _sweep(store, objects) if objects else 0
     documents = pruned.documents + rows.documents
-    deleted = pruned.objects + rows.objects
+    deleted = pruned.objects + rows.objects + swept
     if as_json:
         counts = {"runs": pruned.runs, "documents": documents, "deletedObjects": deleted}
         print_json(counts | {"objects": not keep_objects})
@@ -64,6 +65,18 @@ def prune(older_than: str, status: tuple[str, ...], keep_objects: bool, yes: boo
         kept = "; their artifacts stay in the object store" if keep_objects else ""
         say(f"deleted {pruned.runs} runs, {documents} documents, {deleted} objects{kept}")
     return ExitCode.OK
+
+
+def _sweep(store: StoreSession, objects: ObjectStore) -> int:
+    """Delete uploads that were never finished; returns how many objects are gone."""
+    from pod_worker.artifacts.object_store import ObjectStoreError
+    from pod_worker.control.artifacts.sweep import sweep_uploads
+
+    try:
+        return sweep_uploads(store.database, objects, datetime.now(UTC)).objects
+    except ObjectStoreError as error:
+        say(f"unfinished uploads were not deleted: {error}")
+        return 0
 
 
 def _objects(store: StoreSession, run_ids: Sequence[Json]) -> ObjectStore | None:

@@ -8,6 +8,9 @@ every point. Nothing is registered for an attempt that has lost its run.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from anyio import CapacityLimiter, to_thread
@@ -59,6 +62,7 @@ class ArtifactFinalizer:
         self._store = store
         self._wait_seconds = wait_seconds
         self._digests = ObjectDigests(store)
+        self._publishing = KeyedLocks()
 
     async def finalize(self, run_id: str, body: FinalizeRequest) -> Finalized | JSONResponse:
         """Verify an upload, publish it and register it. 202 means that reading it takes longer: ask again."""
@@ -71,7 +75,8 @@ class ArtifactFinalizer:
             return await run_in_threadpool(self._registered_meanwhile, upload, body)
         if digest is None:
             return JSONResponse({"code": "verifying"}, 202, {"Retry-After": "1"})
-        return await run_in_threadpool(self._publish_and_register, upload, body, digest)
+        async with self._publishing.hold(str(upload.key.target)):
+            return await run_in_threadpool(self._publish_and_register, upload, body, digest)
 
     def _assemble(self, run_id: str, body: FinalizeRequest) -> Finalized | _Upload:
         """Up to the point where the object has to be read."""
@@ -102,6 +107,9 @@ class ArtifactFinalizer:
             raise ProblemError(422, "bad_parts", f"{key}: {error}: start the upload again") from None
 
     def _publish_and_register(self, upload: _Upload, body: FinalizeRequest, digest: Digest) -> Finalized:
+        known = registry.verified(self._database, artifact_id(upload.writer.run_id, body.kind, body.sha256))
+        if known is not None:  # by another finalize, since this one began
+            return self._already_registered(upload.writer, body, known)
         if (digest.bytes, digest.sha256) != (body.bytes, body.sha256):
             raise self._mismatch(upload.key, f"its sha256 is {digest.sha256}, expected {body.sha256}")
         target = str(self._reserve(upload.key.target, body.sha256))
@@ -171,6 +179,26 @@ class ArtifactFinalizer:
             artifact_keys.forget(self._database, str(key))
         except ObjectStoreError:
             pass  # the sweep deletes it
+
+
+class KeyedLocks:
+    """One lock for each key that is in use. `rclone serve s3` shows a copy while it is being written, so two
+    copies to one key must not overlap."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        self._users[key] += 1
+        try:
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
 
 
 class ObjectDigests:

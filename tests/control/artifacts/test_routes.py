@@ -18,6 +18,7 @@ from pymongo import MongoClient
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control.artifacts.routes import router
 from pod_worker.control.web import problem
+from pod_worker.store import artifact_keys
 
 RUN = "/api/runs/run1/artifacts"
 LEASED: dict[str, Any] = {"attempt": 2, "lease_token": "token2"}
@@ -194,8 +195,10 @@ def test_concurrent_finalizes_never_delete_or_mix_what_is_registered(
                 pool.submit(_finalize, client, second, kind=f"k{number}"),
             ]
             assert {each.result(20).status_code for each in asked} <= {200, 422, 404}
+    for number in range(12):
+        _published(client, filename=f"{number}.txt", kind=f"k{number}")
     rows = list(db["artifacts"].find())
-    assert rows
+    assert len(rows) >= 12
     assert len({row["key"] for row in rows}) == len(rows)
     for row in rows:
         assert store.sha256(row["key"]).sha256 == row["sha256"]
@@ -363,6 +366,12 @@ def test_other_bytes_under_a_taken_name_get_a_key_of_their_own(client: TestClien
     assert _published(client, kind="log") == first, "the same bytes share an object"
     assert store.sha256(first).sha256 == SHA
     assert [item.key for item in store.list("uploads/")] == [], "nothing is left of the uploads"
+
+
+def test_a_key_that_another_finalize_has_reserved_is_not_used(client: TestClient, db: Any) -> None:
+    """It has copied its bytes there, or is about to."""
+    artifact_keys.reserve(db, "runs/run1/2/a.txt", "run1", "bb" * 32)
+    assert _published(client) == f"runs/run1/2/a.{SHA[:12]}.txt"
 
 
 def test_a_row_that_only_an_event_claims_counts_for_nothing(client: TestClient, db: Any) -> None:
