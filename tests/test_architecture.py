@@ -73,6 +73,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("collections", "mongo"),
         ("errors", "document_fields"),
         ("queue", "events", "views"),
+        ("artifact_keys",),
         ("artifact_registry", "worker_registry", "pod_intents"),
         ("indexes", "pruning"),
     ),

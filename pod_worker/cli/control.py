@@ -115,8 +115,12 @@ def upload_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThre
     """Deletes unfinished uploads now and then. A store with lifecycle rules does a part of it."""
 
     def sweep() -> None:
-        objects.expire_uploads(f"{UPLOADS}/", UPLOAD_DAYS)
-        result = sweep_uploads(database, objects, datetime.now(UTC))
+        try:
+            objects.expire_uploads(f"{UPLOADS}/", UPLOAD_DAYS)
+            result = sweep_uploads(database, objects, datetime.now(UTC))
+        except ObjectStoreError as error:  # the control plane is ready without it
+            log.warning("unfinished uploads are swept later: %s", error)
+            return
         if result.objects or result.uploads:
             log.info("deleted %d unfinished objects, aborted %d uploads", result.objects, result.uploads)
 
