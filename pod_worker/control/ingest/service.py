@@ -9,7 +9,7 @@ from __future__ import annotations
 from asyncio import to_thread
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pod_worker.control.events.incoming import IncomingEvent, IngestResult, InvalidEventError
 from pod_worker.control.events.projections import project
@@ -33,6 +33,8 @@ from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.writer import Views
 
 RECENT_TRANSIENT = 20_000
+SEQ_JUMP = 10_000_000  # one attempt at 100 events a second takes a day for so many
+FUTURE_TOLERANCE = timedelta(minutes=5)  # how far an emitter's clock may be ahead
 
 
 class Ingest:
@@ -68,6 +70,8 @@ class Ingest:
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         events = [each for batch in batches for each in batch.events]
+        if await self._refuse_seq_jumps(events, batches):
+            events = [each for batch in batches for each in batch.events]
         await self._resolve_attempts(events)
         run_ids = frozenset([each.run_id for each in events if each.is_projected and each.run_id])
         async with self.projector.reserve(run_ids, len(events), received_at) as ticket:
@@ -84,6 +88,21 @@ class Ingest:
         await self._store_dead_letters(batches, received_at)
         self._metrics.batch_seconds.observe(self._clock.monotonic() - begun)
         self._count(batches)
+
+    async def _refuse_seq_jumps(self, events: Sequence[IncomingEvent], batches: Sequence[IngestBatch]) -> bool:
+        """Refuse a `seq` far beyond its run's last one: it would win over every later event of its attempt."""
+        high = [each for each in events if (each.event.seq or 0) > SEQ_JUMP and each.event.attempt is not None]
+        if not high:
+            return False
+        last = await to_thread(self._views.last_seqs, sorted({each.run_id for each in high if each.run_id}))
+        for each in high:
+            limit = last.get(each.run_id or "", 0) + SEQ_JUMP
+            if each.event.seq is not None and each.event.seq > limit:
+                error = f"seq {each.event.seq} is more than {SEQ_JUMP} beyond the last one: seq counts from 1"
+                each.refusal = InvalidEventError("seq_jump", error, each.event.id)
+        for batch in batches:
+            batch.drop_refused_events()
+        return True
 
     async def _resolve_attempts(self, events: Sequence[IncomingEvent]) -> None:
         """Set which attempt each event counts for, and whether the run has moved on to another."""
@@ -142,12 +161,16 @@ def _log_documents(
     stored: list[IncomingEvent] = []
     transient: list[IncomingEvent] = []
     stamps = arrival_and_expiry(received_at)
+    latest = received_at + FUTURE_TOLERANCE
     for position, each in enumerate(events, first_position):
         event, payload = each.event, each.payload
         if payload is not None and payload.transient:
             each.event = _clamp_future_time(event, received_at)
             transient.append(each)
             continue
+        if event.time > latest:
+            # An event without an attempt is ordered by time: a date in the far future would win for good.
+            each.event = event = _clamp_future_time(event, received_at)
         is_sample = payload is not None and payload.sample
         level = _level(payload) if event.type == RunLog.type else None
         is_fenced = each.result is IngestResult.FENCED
@@ -164,7 +187,7 @@ def _level(payload: Payload | None) -> str:
 
 
 def _clamp_future_time(event: Event, now: datetime) -> Event:
-    """The event, dated now at the latest: with a pod's clock ahead, a dead run would look alive."""
+    """The event, dated now at the latest. With a pod's clock ahead, a dead run would look alive."""
     if event.time <= now:
         return event
     rest = (event.seq, event.attempt, event.traceparent)

@@ -21,7 +21,7 @@ from pod_worker.core.failure import truncate
 from pod_worker.core.row_id import row_id
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.collections import ARTIFACTS, RUNS, STAGES, VALIDATIONS
-from pod_worker.store.document_fields import counter
+from pod_worker.store.document_fields import counter, integer
 from pod_worker.store.errors import is_duplicate_only, is_permanent_error
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import (
@@ -59,6 +59,11 @@ class Views:
         """The current attempt of each run that exists."""
         found = tolerant_rows(self._database, RUNS).find({"_id": {"$in": list(run_ids)}}, {"attempt": 1})
         return {str(run["_id"]): counter(run.get("attempt")) or 0 for run in found}
+
+    def last_seqs(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """The largest projected `seq` of each run that has one."""
+        found = tolerant_rows(self._database, RUNS).find({"_id": {"$in": list(run_ids)}}, {"lastEventSeq": 1})
+        return {str(run["_id"]): seq for run in found if (seq := integer(run.get("lastEventSeq"))) is not None}
 
     def apply(self, changes: ViewChanges) -> None:
         """Bring the views up to date. Safe to repeat, in any order, concurrently with other processes.

@@ -27,6 +27,7 @@ from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import StageProgress
 from pod_worker.store.events.event_log import EventLog, arrival_and_expiry, event_document
 from pod_worker.store.queue.stats import QueueStats
+from pod_worker.store.views.changes import ViewChanges
 from pod_worker.store.views.writer import Views
 from tests.control.conftest import Plane
 from tests.control.lines import NDJSON, event, ndjson
@@ -356,3 +357,53 @@ def test_a_note_taken_back_late_does_not_take_the_next_one(make: Make, store: An
     with promised(projector, R1, 1, now()) as promise:
         projector._markers._pending.clear({"r1": promise.position - 1})
     assert notes(store) == {"r1": promise.position}
+
+
+# ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_unexpected_error_does_not_end_the_thread(
+    make: Make, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge, attempts = ViewChanges.merge, itertools.count()
+
+    def unlucky(self: ViewChanges, other: ViewChanges) -> None:
+        if next(attempts) < 2:
+            raise RuntimeError("a mistake of ours")
+        merge(self, other)
+
+    monkeypatch.setattr(ViewChanges, "merge", unlucky)
+    projector = make()
+    keep(projector, progress(0.75))
+    until(lambda: projector.waiting_events() == 0, "the third try")
+    assert shown(store) == 0.75
+    assert projector.problem() is None
+
+
+def test_a_projector_that_fails_again_and_again_turns_ready_red(
+    plane: Plane, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: ViewChanges, other: ViewChanges) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
+    http = plane()
+    assert http.get("/readyz").status_code == 200
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(ViewChanges, "merge", broken)
+    sent = event("p1", "ai.run.stage_progress", stage="s", progress=0.5)
+    assert http.post("/api/ingest/events", content=ndjson(sent), headers=NDJSON).status_code == 202
+    until(lambda: http.get("/readyz").status_code == 503, "the thread has failed three times")
+    assert "projector" in http.get("/readyz").json()["detail"]
+    assert http.get("/healthz").status_code == 200
+    monkeypatch.undo()
+    until(lambda: http.get("/readyz").status_code == 200, "it works again")
+
+
+def test_a_marker_that_cannot_be_read_does_not_stop_the_views(make: Make, store: Any) -> None:
+    for since in ("abc", float("nan"), None):
+        store["pending_projections"].insert_one({"owner": "a", "runId": "r1", "since": since, "seenAt": T0})
+    projector = make()
+    keep(projector, progress(0.75))
+    until(lambda: shown(store) == 0.75, "the view tells of the stored event")
+    assert projector.problem() is None

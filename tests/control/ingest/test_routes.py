@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from fastapi.testclient import TestClient
 from pymongo.errors import AutoReconnect
 
 from pod_worker.control.events.projector import ProjectionTicket
+from pod_worker.control.events.replay import rebuild
 from pod_worker.control.ingest.decode import LINE_LIMIT_BYTES
+from pod_worker.control.ingest.service import SEQ_JUMP
 from pod_worker.control.web.body import BODY_LIMIT_BYTES
 from pod_worker.core.clock import ManualClock
 from pod_worker.store.mongo import connect
@@ -276,6 +279,47 @@ def test_a_heartbeat_from_the_future_is_from_now(http: TestClient, store: Any) -
     store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
     post(http, event("h1", "ai.run.heartbeat", time="2999-01-01T00:00:00Z"))
     assert store["runs"].find_one({"_id": "r1"})["lastHeartbeat"].year < 2999
+
+
+def test_an_event_from_the_far_future_is_from_now(http: TestClient, store: Any) -> None:
+    """Without an attempt, time orders: one event dated 9999 froze the view for the rest of the attempt."""
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
+    post(http, event("e1", "ai.run.stage_progress", time="9999-12-31T23:59:59Z", stage="s", progress=0.1))
+    soon = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
+    post(http, event("e2", "ai.run.stage_progress", time=soon, stage="s", progress=0.9))
+    assert store["stages"].find_one()["progress"] == 0.9
+    assert store["events"].find_one({"_id": "e1"})["time"].year < 9999
+    rebuild(store, "r1")
+    assert store["stages"].find_one()["progress"] == 0.9, "a replay comes to the same"
+
+
+def test_a_seq_far_beyond_the_last_one_is_refused(http: TestClient, store: Any) -> None:
+    """It would win over every later event of its attempt."""
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING", "attempt": 1})
+    far, near = 999_999_999_999, SEQ_JUMP + 1
+    progress = {"type": "ai.run.stage_progress", "stage": "s"}
+    answer = post(http, event("e1", seq=far, attempt=1, progress=0.1, **progress), event("e2", seq=1, attempt=1))
+    assert answer.status_code == 207
+    assert [(each["line"], each["code"]) for each in answer.json()["errors"]] == [(1, "seq_jump")]
+    assert counts(post(http, event("e3", seq=2, attempt=1, progress=0.9, **progress)))[0] == 1
+    assert store["stages"].find_one()["progress"] == 0.9
+    assert counts(post(http, event("e4", seq=near, attempt=1, progress=0.95, **progress)))[0] == 1
+    assert counts(post(http, event("e5", seq=near + SEQ_JUMP, attempt=1)))[0] == 1, "a long attempt goes on"
+    assert counts(post(http, event("e6", seq=far)))[0] == 1, "without an attempt seq orders nothing"
+
+
+def test_a_run_whose_attempt_is_no_number_stops_no_batch(http: TestClient, store: Any) -> None:
+    store["runs"].insert_many(
+        [{"_id": f"r{n}", "status": "RUNNING", "attempt": value}
+         for n, value in enumerate([float("nan"), float("inf"), "three", {}, 2.5, -1])]
+    )  # fmt: skip
+    for attempt in ({}, {"attempt": 1}):
+        lines = [event(f"{n}{len(attempt)}", run=f"r{n}", **attempt) for n in range(6)]
+        answer = post(http, *lines, event(f"good{len(attempt)}", run="r9"))
+        assert answer.status_code == 202, answer.text
+    for verb in ("cancel", "reset"):
+        for n in range(6):
+            assert http.post(f"/api/runs/r{n}/{verb}").status_code < 500, (verb, n)
 
 
 def test_samples_expire_and_lifecycle_is_kept(http: TestClient, store: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,10 +17,13 @@ from typing import Any
 import pytest
 import requests
 
+from pod_worker.control.runs import live
 from pod_worker.control.server import bind
+from pod_worker.control.web.problem import ProblemError
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import connect, ensure_indexes
+from tests.control.conftest import Plane
 from tests.control.lines import JSON, NDJSON, event, ndjson
 
 ROOT = Path(__file__).parents[3]
@@ -237,3 +241,87 @@ def test_keys_hold_over_a_socket_too(server: Server) -> None:
     wrong = JSON | {"Authorization": "Bearer wrong"}
     assert requests.post(url, json=event("e2"), headers=wrong, timeout=20).status_code == 403
     assert requests.post(url, json=event("e3"), headers={"Host": "evil.example"}, timeout=20).status_code == 401
+
+
+def test_a_rush_of_viewers_stays_within_the_limit(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place is taken before the first await: 544 of 600 simultaneous viewers passed a limit of 200."""
+    monkeypatch.setattr(live, "VIEWERS", 5)
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
+    views = live.LiveViews(store, 3600)
+
+    async def scene() -> tuple[list[int], int]:
+        results = await asyncio.gather(*(_enter(views) for _ in range(40)))
+        with pytest.raises(ProblemError):
+            views.reserve()
+        for each in results:
+            if callable(each):
+                each()
+        return [each for each in results if isinstance(each, int)], views._viewers
+
+    refused, left = asyncio.run(scene())
+    assert refused == [503] * 35
+    assert left == 0
+
+
+async def _enter(views: live.LiveViews) -> Any:
+    try:
+        release = views.reserve()
+        await views.check_run("r1")
+    except ProblemError as error:
+        return error.status
+    return release
+
+
+def test_a_place_is_given_back_by_every_kind_of_end(
+    plane: Plane, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "VIEWERS", 1)
+    http = plane()
+    for _ in range(3):
+        assert http.get("/api/runs/none/live").status_code == 404
+
+
+def test_many_viewers_of_one_run_cost_one_poller(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})
+    polls = 0
+    poll = live.RunFollower.poll
+
+    def counted(self: live.RunFollower) -> live.News:
+        nonlocal polls
+        polls += 1
+        return poll(self)
+
+    monkeypatch.setattr(live.RunFollower, "poll", counted)
+    views = live.LiveViews(store, 3600)
+
+    async def scene() -> None:
+        stopping = asyncio.Event()
+        streams = [views.stream("r1", None, stopping) for _ in range(20)]
+        for stream in streams:
+            first = [await anext(stream), await anext(stream)]
+            assert first[1].startswith(b"event: state")
+        assert len(views._feeds) == 1
+        for stream in streams:
+            await stream.aclose()
+        assert views._feeds == {}
+
+    asyncio.run(scene())
+    assert polls == 1
+
+
+def test_a_viewer_that_does_not_read_is_ended(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "QUEUED_BATCHES", 2)
+    viewer = live._Viewer()
+    for _ in range(3):
+        viewer.put(live.News(b"{}"))
+
+    async def scene() -> list[bytes]:
+        return [part async for part in live._follow(viewer, set(), asyncio.Event())]
+
+    assert asyncio.run(scene()) == [live._BYE]
+
+
+@pytest.mark.parametrize("header", ["²", "9" * 5000, "-1", "x", "9" * 19])
+def test_any_last_event_id_is_accepted(header: str) -> None:
+    position = live._position(header)
+    assert position is None or 0 <= position <= live.POSITION_LIMIT
