@@ -56,6 +56,7 @@ _TRANSIENT_CODES = frozenset({
     262,  # ExceededTimeLimit
     279,  # ClientDisconnect
     290,  # TransactionExceededLifetimeLimitSeconds
+    388,  # TransactionTooLargeForCache
     391,  # ReauthenticationRequired
     9001,  # SocketException
     10107,  # NotWritablePrimary

@@ -56,8 +56,16 @@ def quarantine(runs: Rows, condition: Mapping[str, Json], code: FailureCode, mes
         "errorMessage": truncate(message, _MESSAGE_LIMIT),
         "retryable": False,
     }
-    update = {"$set": values, "$currentDate": {"failedAt": True}, "$unset": dict.fromkeys(LEASE_FIELDS, "")}
-    return runs.update_one(condition, update).matched_count == 1
+    removed = dict.fromkeys(LEASE_FIELDS, "")
+    update = {"$set": values, "$currentDate": {"failedAt": True}, "$unset": removed}
+    try:
+        return runs.update_one(condition, update).matched_count == 1
+    except OperationFailure as error:
+        if error.code not in _TOO_LARGE:
+            raise
+    # Without a message: FAILED is no longer than the status that it replaces.
+    bare = {"$set": {"status": RunStatus.FAILED.value}, "$unset": removed | dict.fromkeys(_REBUILT_VIEWS, "")}
+    return runs.update_one(condition, bare).matched_count == 1
 
 
 def quarantine_unreadable_ids(runs: Rows, condition: Document) -> int:

@@ -57,7 +57,7 @@ def run_from_document(document: Document) -> Run:
 
 
 def document_fault(document: Document) -> str | None:
-    """Why the run may not be executed although it could be read: the field and what is wrong with it.
+    """Why a claimed run may not be executed although it could be read: the field and what is wrong with it.
 
     A worker would otherwise run with unintended defaults, or hold a fence that matches no document.
     """
@@ -66,6 +66,8 @@ def document_fault(document: Document) -> str | None:
     for field, value in document.items():
         if value is not None and (fault := _field_fault(field, value)):
             return f"field {field} is {_shown(value)}, not {fault}"
+    if not counter(document.get("attempt")):
+        return f"field attempt is {_shown(document.get('attempt'))}, not the number of an attempt"
     vram = mapping(document, "requirements").get("minVramGb")
     if vram is not None and finite(vram) is None:
         return f"field requirements.minVramGb is {_shown(vram)}, not a number"

@@ -7,9 +7,7 @@ and the versions of fields are never shown. Writes nothing.
 from __future__ import annotations
 
 import base64
-import binascii
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -23,7 +21,7 @@ from pod_worker.core.run_id import run_id_fault
 from pod_worker.core.stage import stage_title
 from pod_worker.store.collections import HYPOTHESES, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.document_fields import counter
-from pod_worker.store.mongo import Document, Mongo, tolerant_rows
+from pod_worker.store.mongo import TOLERANT, Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import unquote_segment
 
 TOTAL_LIMIT = 10_000  # counting further would read the whole collection at each page
@@ -137,6 +135,8 @@ class ReadModels:
 
 def _condition(wanted: RunFilter) -> Document:
     condition: Document = {} if wanted.with_hidden else {"hidden": {"$ne": True}}
+    # An array sorts by one of its elements, so no cursor could continue after such a run.
+    condition["$nor"] = [{"createdAt": {"$type": "array"}}]
     if wanted.statuses:
         words = [*wanted.statuses, *(["STARTING"] if "SCHEDULED" in wanted.statuses else [])]
         condition["status"] = words[0] if len(words) == 1 else {"$in": words}
@@ -185,13 +185,8 @@ def _start_order(stage: Document) -> tuple[datetime, str]:
 
 
 def _cursor(run: Document) -> str:
-    created, run_id = run.get("createdAt"), run["_id"]
-    stamp = created.isoformat() if isinstance(created, datetime) else None
-    return base64.urlsafe_b64encode(json.dumps([stamp, str(run_id), _id_kind(run_id)]).encode()).decode()
-
-
-def _id_kind(run_id: Json) -> str:
-    return "number" if isinstance(run_id, int) else "objectId" if isinstance(run_id, ObjectId) else "string"
+    key = {"createdAt": run.get("createdAt"), "_id": run["_id"]}
+    return base64.urlsafe_b64encode(bson.encode(key)).decode()
 
 
 def _ids_of_other_types(text: str) -> list[Json]:
@@ -204,26 +199,36 @@ def _ids_of_other_types(text: str) -> list[Json]:
 def _after(cursor: str) -> Document:
     """The runs behind the cursor. Raises InvalidCursorError."""
     created, run_id = _read_cursor(cursor)
-    # A comparison matches ids of its own type only. The list has ObjectIds first, then strings, then numbers.
-    rest: list[Document] = [{"createdAt": created, "_id": {"$lt": run_id}}]
-    if isinstance(run_id, ObjectId):
-        rest.append({"createdAt": created, "_id": {"$type": ["string", "number"]}})
-    elif isinstance(run_id, str):
-        rest.append({"createdAt": created, "_id": {"$type": "number"}})
+    if not isinstance(run_id, str) or not isinstance(created, datetime | None):
+        return _after_any_type(created, run_id)
+    # A comparison matches its own type only; the index needs the branches apart.
+    rest: list[Document] = [
+        {"createdAt": created, "_id": {"$lt": run_id}},
+        {"createdAt": created, "_id": {"$type": _BELOW_STRINGS}},
+    ]
     if created is not None:
-        # Documents without a date come last.
-        rest += [{"createdAt": {"$lt": created}}, {"createdAt": None}]
+        rest += [{"createdAt": {"$lt": created}}, {"createdAt": None}, {"createdAt": {"$type": _BELOW_DATES}}]
     return {"$or": rest}
 
 
-def _read_cursor(cursor: str) -> tuple[datetime | None, Json]:
+# In the order in which MongoDB sorts types.
+_BELOW_STRINGS = ["minKey", "null", "number"]
+_BELOW_DATES = ["minKey", "number", "string", "object", "binData", "objectId", "bool"]
+
+
+def _after_any_type(created: Json, run_id: Json) -> Document:
+    """Expressions compare values of all types, without an index."""
+    known, last = {"$ifNull": ["$createdAt", None]}, {"$literal": created}
+    is_before = {"$and": [{"$eq": [known, last]}, {"$lt": ["$_id", {"$literal": run_id}]}]}
+    return {"$expr": {"$or": [{"$lt": [known, last]}, is_before]}}
+
+
+def _read_cursor(cursor: str) -> tuple[Json, Json]:
     try:
-        stamp, text, kind = json.loads(base64.urlsafe_b64decode(cursor))
-        created = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
-        readers: dict[str, Callable[[str], Json]] = {"string": str, "objectId": ObjectId, "number": int}
-        run_id = readers[kind](text)
-        bson.encode({"_id": run_id})
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, BSONError, binascii.Error) as error:
+        raw = base64.urlsafe_b64decode(cursor)
+        key = bson.decode(raw, codec_options=TOLERANT)
+        created, run_id = key["createdAt"], key["_id"]
+    except (ValueError, KeyError, BSONError, RecursionError) as error:
         reason = type(error).__name__
         raise InvalidCursorError(
             f"The cursor {cursor[:60]!r} does not come from this list ({reason}). Start without a cursor."
