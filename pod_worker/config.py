@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_url: Secret | None = None
     control_plane_url: str = "http://127.0.0.1:8787"
     control_plane_token: Secret | None = None
-    worker_mode: str = "experiment"
+    worker_mode: str = "all"
     minio_endpoint: str | None = None
     minio_public_endpoint: str | None = None
     minio_access_key: Secret | None = None

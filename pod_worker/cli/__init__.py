@@ -18,6 +18,7 @@ import click
 from pod_worker import __version__
 from pod_worker.cli.exit_codes import ExitCode, exit_code_for
 from pod_worker.cli.startup import prepare_process
+from pod_worker.core.terminal_text import terminal_text
 
 # name -> (module:attribute, its line in `--help`)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -129,7 +130,8 @@ def _report(error: Exception, debug: bool) -> ExitCode:
     if debug:
         import traceback
 
-        click.echo(_redact("".join(traceback.format_exception(error))), err=True, nl=False)
+        text = terminal_text("".join(traceback.format_exception(error)))
+        click.echo(_redact(text), err=True, nl=False)
     else:
         click.echo(f"error: {_redact(text)}", err=True)
     return exit_code

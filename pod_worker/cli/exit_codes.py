@@ -6,7 +6,6 @@ Errors are listed by their full name, so that nothing is imported only to be com
 from __future__ import annotations
 
 import errno
-import re
 import sys
 from enum import IntEnum
 from typing import IO, Any
@@ -62,8 +61,6 @@ EXIT_CODES: dict[str, ExitCode] = {
     "pod_worker.pods.ssh.login.SshError": ExitCode.FAILED,
 }
 _RUN_ERROR = "pod_worker.core.failure.RunError"
-# pymongo appends its timeouts and a dump of the topology to each of its messages.
-_DRIVER_DETAILS = re.compile(r" \(configured timeouts:[^)]*\)|, Timeout: .*| \(generic driver error\)", re.DOTALL)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_HOME = "Could not determine home directory."  # the RuntimeError of Path.expanduser
 
@@ -89,7 +86,7 @@ def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
     if listed is None:
         return ExitCode.FAILED, f"{type(error).__name__}: {text} (run again with --debug for the traceback)"
     if listed == "pymongo.errors.ConnectionFailure":
-        text = (
-            f"MongoDB does not answer: {_DRIVER_DETAILS.sub('', text)}. Check that it is up, then run this again."
-        )
+        from pod_worker.store.mongo import brief_text
+
+        text = f"MongoDB does not answer: {one_line(brief_text(error))}. Check that it is up, then run this again."
     return EXIT_CODES[listed], text

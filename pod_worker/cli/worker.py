@@ -54,7 +54,7 @@ MIB = 1024 * 1024
 @click.option(
     "--mode",
     type=click.Choice(list(MODES)),
-    help="Which queues to claim from. [default: WORKER_MODE or experiment]",
+    help="Which queues to claim from. [default: WORKER_MODE, else all]",
 )
 @click.option("--run-id", help="Execute this run, then exit.")
 @click.option("--max-runs", type=click.IntRange(1), help="Exit after so many runs.")
@@ -79,6 +79,10 @@ def worker(
     chosen = mode or settings.worker_mode
     if chosen not in MODES:
         raise CommandError(f"WORKER_MODE {chosen!r} is not one of {', '.join(MODES)}", ExitCode.USAGE)
+    if not set(MODES[chosen]) & PIPELINES.keys():
+        log.warning(
+            "mode %s: this version has no pipeline for it, so no run can be claimed; use --mode all", chosen
+        )
     limits = ExitLimits(run_id, max_runs, exit_when_idle)
     shutdown = ShutdownRequest()
     daemon = build(settings, chosen, limits, shutdown)

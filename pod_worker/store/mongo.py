@@ -6,6 +6,7 @@ them and created here. This module holds no query.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -123,8 +124,18 @@ def redacted(url: str) -> str:
     return f"{scheme}://{'***@' if '@' in rest else ''}{host}"
 
 
+# The driver appends its timeouts and a dump of the topology to each message about a connection.
+_DRIVER_DETAILS = re.compile(r" \(configured timeouts:[^)]*\)|, Timeout: .*| \(generic driver error\)", re.DOTALL)
+
+
+def brief_text(error: BaseException) -> str:
+    """The first line of a driver's message, without its dump of the topology."""
+    text = _DRIVER_DETAILS.sub("", str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def redacted_text(error: BaseException, url: str) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = brief_text(error)
     userinfo = url.partition("://")[2].rsplit("@", 1)[0] if "@" in url else ""
     for secret in filter(None, [userinfo, *userinfo.split(":", 1)]):
         text = text.replace(secret, "***")
