@@ -227,6 +227,7 @@ def test_a_disk_without_inodes_is_a_named_failure(tmp_path: Path, monkeypatch: p
     spool.close()
 
 
+@pytest.mark.slow
 def test_descriptors_stay_flat_over_many_runs(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path, "w0")
 
