@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -62,9 +63,7 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
         instance=os.environ.get(INSTANCE_VARIABLE),
         background_problems=lambda: [problem for thread in threads if (problem := thread.problem())],
     )
-    for thread in threads:
-        thread.start()
-    serve(app, host, port, on_ready=lambda at, on: _say_ready(store, at, on))
+    serve(app, host, port, on_ready=lambda at, on: _begin(store, threads, at, on))
 
 
 def _check_access(settings: Settings, host: str, open_on_loopback: bool) -> None:
@@ -82,7 +81,10 @@ def _check_access(settings: Settings, host: str, open_on_loopback: bool) -> None
         )
 
 
-def _say_ready(store: StoreSession, host: str, port: int) -> None:
+def _begin(store: StoreSession, threads: Sequence[SupervisedThread], host: str, port: int) -> None:
+    """What a control plane that cannot listen must not do: start its threads, and say that it is ready."""
+    for thread in threads:
+        thread.start()
     log.info("MongoDB %s, database %s", redacted(store.url), store.database.name)
     shown = f"[{host}]" if ":" in host else host
     click.echo(json.dumps({"url": f"http://{shown}:{port}"}))

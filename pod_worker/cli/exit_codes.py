@@ -62,6 +62,7 @@ EXIT_CODES: dict[str, ExitCode] = {
 }
 _RUN_ERROR = "pod_worker.core.failure.RunError"
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_LISTENING = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 NO_HOME = "Could not determine home directory."  # the RuntimeError of Path.expanduser
 
 
@@ -77,6 +78,8 @@ def exit_code_for(error: Exception) -> tuple[ExitCode, str]:
             f"{one_line(str(error.filename))}: {error.strerror}. Give this user access to it, or set HOME, "
             "POD_WORKER_DATA, POD_WORKER_SPOOL_DIR or POD_WORKER_WORK_DIR to a folder that it may write to."
         )
+    if isinstance(error, OSError) and error.errno in NOT_LISTENING and not error.filename:
+        return ExitCode.FAILED, one_line(str(error.strerror))  # a sentence of ours, with the fix
     listed = next((name for name in names if name in EXIT_CODES), None)
     if listed is None and text == NO_HOME:
         return ExitCode.USAGE, (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pod_worker.cli.stack.up import DEFAULT_PORT, is_ready
+from tests.cli.conftest import Cli
 
 OTHER_STACK = b'{"ok": true, "database": "ai_scientist", "instance": "other"}'
 
@@ -102,3 +104,18 @@ def test_only_the_instance_that_was_started_is_ready(body: bytes) -> None:
     with answering(b'{"ok": true, "instance": "ours"}') as port:
         assert is_ready(f"http://127.0.0.1:{port}", "ours")
     assert not is_ready(f"http://127.0.0.1:{port}", "ours")
+
+
+@pytest.mark.parametrize("server", ["control", "fake-runpod"])
+def test_a_server_on_a_busy_port_ends_with_one_line_and_the_fix(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", "a-key-of-this-test")
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        result = cli(server, "--port", str(port))
+    assert result.code == 1
+    last = result.err.splitlines()[-1]
+    assert last.startswith(f"error: cannot listen on 127.0.0.1:{port}: Address already in use")
+    assert "--port" in last
+    assert "Error:" not in last
