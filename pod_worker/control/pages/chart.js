@@ -1,16 +1,18 @@
 // A line chart in SVG: axes, grid, one line for each series, and the values under the pointer.
 
+import { range, ticks } from "./axis.js";
 import { draw, make } from "./dom.js";
-import { figure } from "./words.js";
+import { clock, figure } from "./words.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 10, 22];
 
-// series: [{name, points: [[x, y], ...]}]
+// series: [{name, points: [[x, y], ...], isTime}]; with isTime, x is in seconds since 1970.
 export function chart(series, { width = 480, height = 190, label = "" } = {}) {
+  const shownX = series.some((each) => each.isTime) ? (x) => clock(x * 1000) : figure;
   const points = series.flatMap((each) => each.points);
   const box = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": label });
-  const [x0, x1] = reach(points.map(([x]) => x), 0);
-  const [y0, y1] = reach(points.map(([, y]) => y), 0.06);
+  const [x0, x1] = range(points.map(([x]) => x), 0);
+  const [y0, y1] = range(points.map(([, y]) => y), 0.06);
   const px = (x) => LEFT + ((x - x0) / (x1 - x0)) * (width - LEFT - RIGHT);
   const py = (y) => height - BOTTOM - ((y - y0) / (y1 - y0)) * (height - TOP - BOTTOM);
   for (const y of ticks(y0, y1, 4)) {
@@ -19,8 +21,8 @@ export function chart(series, { width = 480, height = 190, label = "" } = {}) {
       draw("text", { class: "tick", x: LEFT - 6, y: py(y) + 3.5, "text-anchor": "end" }, figure(y)),
     );
   }
-  for (const x of ticks(x0, x1, 5)) {
-    box.append(draw("text", { class: "tick", x: px(x), y: height - 6, "text-anchor": "middle" }, figure(x)));
+  for (const x of ticks(x0, x1, series.some((each) => each.isTime) ? 3 : 5)) {
+    box.append(draw("text", { class: "tick", x: px(x), y: height - 6, "text-anchor": "middle" }, shownX(x)));
   }
   series.forEach((each, place) => {
     const tone = `line tone${place % 4}`;
@@ -32,7 +34,7 @@ export function chart(series, { width = 480, height = 190, label = "" } = {}) {
     const path = each.points.map(([x, y], n) => `${n ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
     box.append(draw("path", { class: tone, d: path }));
   });
-  box.append(pointer(series, { width, height, px, py }));
+  box.append(pointer(series, { width, height, px, py, shownX }));
   return box;
 }
 
@@ -46,7 +48,7 @@ export function legend(series) {
   );
 }
 
-function pointer(series, { width, height, px, py }) {
+function pointer(series, { width, height, px, py, shownX }) {
   const rule = draw("line", { class: "rule", y1: TOP, y2: height - BOTTOM });
   const text = draw("text", { class: "tip", y: TOP + 8 });
   const marks = series.map((_, place) => draw("circle", { class: `dot tone${place % 4}`, r: 3 }));
@@ -65,7 +67,8 @@ function pointer(series, { width, height, px, py }) {
       marks[place].setAttribute("cx", point ? px(point[0]) : -9);
       marks[place].setAttribute("cy", point ? py(point[1]) : -9);
     });
-    text.textContent = `${figure(x)}:  ${found.filter(Boolean).map(([, y]) => figure(y)).join("  ")}`;
+    const named = (y, place) => (series.length > 1 ? `${series[place].name} ${figure(y)}` : figure(y));
+    text.textContent = `${shownX(x)}:  ${found.map((point, place) => point && named(point[1], place)).filter(Boolean).join("  ")}`;
     const end = px(x) > width * 0.6;
     text.setAttribute("x", px(x) + (end ? -6 : 6));
     text.setAttribute("text-anchor", end ? "end" : "start");
@@ -78,23 +81,4 @@ function nearest(points, at, px) {
   let best;
   for (const point of points) if (!best || Math.abs(px(point[0]) - at) < Math.abs(px(best[0]) - at)) best = point;
   return best;
-}
-
-function reach(values, margin) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
-  if (!Number.isFinite(low)) return [0, 1];
-  if (low === high) return [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
-  const room = (high - low) * margin;
-  return [low - room, high + room];
-}
-
-function ticks(low, high, wanted) {
-  const rough = (high - low) / wanted;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
-  const found = [];
-  for (let n = Math.ceil(low / step); n * step <= high + step * 1e-9; n += 1) found.push(n * step);
-  return found;
 }

@@ -9,6 +9,7 @@ const api = `/api/runs/${encodeURIComponent(id)}`;
 const LEVELS = ["debug", "info", "warn", "error"];
 const SAMPLES = new Set(["ai.run.log", "ai.run.stage_metric", "ai.run.stage_progress"]);
 const [LOG_LINES, POINTS, HISTORY, POLL_MS] = [500, 1500, 60, 3000];
+const SILENT_MS = 12000; // the server sends something at least every 5 s
 const state = { run: null, stages: [], series: new Map(), log: [], seen: new Set(), history: [], position: 0 };
 
 async function read(path) {
@@ -29,7 +30,7 @@ async function load() {
   ]);
   Object.assign(state, { run: detail.run, stages: detail.stages });
   state.series.clear();
-  for (const each of metrics.series) state.series.set(`${each.stage}/${each.name}`, { ...each, points: each.points.map(([step, value, time]) => [step ?? Date.parse(time) / 1000, value]) });
+  for (const each of metrics.series) state.series.set(`${each.stage}/${each.name}`, { ...each, isTime: each.points.some(([step]) => step === null), points: each.points.map(([step, value, time]) => [step ?? Date.parse(time) / 1000, value]) });
   state.log = logs.items.map(logLine);
   state.history = newest(history.items.filter((event) => !SAMPLES.has(event.type)));
   state.seen = new Set([...logs.items, ...history.items].map((event) => event._id));
@@ -40,7 +41,7 @@ async function load() {
 
 const newest = (events) => events.sort((a, b) => Date.parse(b.time) - Date.parse(a.time)).slice(0, HISTORY);
 
-const logLine = (event) => ({ id: event._id, time: event.time, level: event.level ?? "info", message: event.data.message, source: event.data.source });
+const logLine = (event) => ({ id: event._id, time: event.time, level: event.level ?? "info", message: String(event.data?.message ?? ""), source: event.data?.source });
 
 function take(event) {
   state.position = Math.max(state.position, event.position);
@@ -49,12 +50,13 @@ function take(event) {
   if (event.type === "ai.run.log") state.log = [...state.log.slice(1 - LOG_LINES), logLine(event)];
   else if (event.type === "ai.run.stage_metric") addPoint(event);
   if (!SAMPLES.has(event.type)) state.history = newest([event, ...state.history]);
-  if (/^ai\.(artifact|validation|run\.(failed|completed))/.test(event.type)) later(() => read(api).then(aside), 300);
+  if (/^ai\.(artifact|validation|run\.(failed|completed))/.test(String(event.type))) later(() => read(api).then(aside), 300);
 }
 
 function addPoint({ data, time }) {
+  if (!data || typeof data.value !== "number") return;
   const key = `${data.stage}/${data.name}`;
-  const known = state.series.get(key) ?? { stage: data.stage, name: data.name, unit: data.unit, points: [] };
+  const known = state.series.get(key) ?? { stage: data.stage, name: String(data.name), unit: data.unit, isTime: data.step == null, points: [] };
   const x = data.step ?? Date.parse(time) / 1000;
   const points = known.points.filter(([before]) => before !== x);
   points.push([x, data.value]);
@@ -74,24 +76,28 @@ function render() {
   const { run } = state;
   if (!run) return;
   show($("status"), run.status, () => pill(run.status));
-  document.title = `${run.status.toLowerCase()} · ${id} · pod_worker`;
-  now(run);
-  facts(run);
-  stages(run);
-  curves();
-  log();
-  show($("history"), state.history.map((event) => event._id), () => state.history.map(historyLine));
+  document.title = `${String(run.status ?? "?").toLowerCase()} · ${id} · pod_worker`;
+  for (const part of [now, facts, stages, curves, log, history]) safely(part, run);
   const open = ["QUEUED", "SCHEDULED", "RUNNING", "AUTO_VALIDATING", "AWAITING_HUMAN"].includes(run.status);
   $("cancel").hidden = !open || Boolean(run.cancelRequestedAt);
   $("reset").hidden = open;
 }
 
+// One part that fails (on a value that another program wrote) must not stop the others.
+function safely(part, run) {
+  try {
+    part(run);
+  } catch (error) {
+    console.error(part.name, error);
+  }
+}
+
 function now(run) {
-  const stage = run.currentStage ?? {};
+  const stage = Object(run.currentStage);
   const last = state.log.at(-1);
   const parts = [];
   if (run.cancelRequestedAt && !run.canceledAt) parts.push("Cancel requested; waiting for the worker to confirm.");
-  else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} before it is tried again.` : "Waits for a worker.");
+  else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} for its next attempt.` : "Waits for a worker.");
   else if (stage.name && run.status !== "COMPLETED") parts.push(`${stage.title ?? stage.name} ${percent(stage.progress)}${stage.etaS ? `, about ${span(stage.etaS)} left` : ""}`);
   show($("now"), [parts, last?.id, stage.progress, run.status], () => [
     stage.name ? bar(stage.progress, run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "") : null,
@@ -105,7 +111,9 @@ function facts(run) {
   const beat = run.heartbeat ?? {};
   const entries = [
     ["Pipeline", run.pipeline],
-    ["Attempt", `${run.attempt ?? 0}${run.maxAttempts ? ` of ${run.maxAttempts}` : ""}${run.crashCount ? `, ${run.crashCount} crashes` : ""}`],
+    ["Attempt", run.attempt ?? 0],
+    ["Retries", run.maxAttempts && `${run.retryCount ?? 0} of ${run.maxAttempts}`],
+    ["Crashes", run.crashCount || null],
     ["Worker", run.claimedBy ?? run.pod?.workerId],
     ["Pod", [run.pod?.id, run.pod?.gpu, run.pod?.region].filter(Boolean).join(" · ")],
     ["Queued", run.queuedAt && when(run.queuedAt)],
@@ -157,7 +165,7 @@ function named(series, all) {
 function curves() {
   const all = [...state.series.values()].filter((each) => each.points.length && each.stage !== "system");
   const gauges = [...state.series.values()].filter((each) => each.points.length > 1 && each.stage === "system");
-  const losses = all.filter((each) => /(^|_)loss$/.test(each.name)).sort((a, b) => a.name.length - b.name.length);
+  const losses = all.filter((each) => /(^|_)loss$/.test(String(each.name))).sort((a, b) => a.name.length - b.name.length);
   const first = losses.length ? losses : all.slice(0, 1);
   const main = named(first, all);
   const rest = [...named(all.filter((each) => !first.includes(each)), all), ...gauges].slice(0, 12);
@@ -167,7 +175,7 @@ function curves() {
     if (!all.length && !gauges.length) return make("p", { class: "empty" }, "No metric has been reported.");
     return [
       main.length ? make("figure", {}, legend(main), chart(main, { width, height: Math.min(230, width * 0.55), label: main.map((each) => each.name).join(", ") })) : null,
-      make("div", { class: "smalls" }, ...rest.map((each) => make("figure", {}, make("figcaption", {}, make("span", { class: "quiet" }, each.name.replaceAll("_", " ")), make("b", {}, figure(each.points.at(-1)[1]))), chart([each], { width: 240, height: 110, label: each.name })))),
+      make("div", { class: "smalls" }, ...rest.map((each) => make("figure", {}, make("figcaption", {}, make("span", { class: "quiet" }, String(each.name).replaceAll("_", " ")), make("b", {}, figure(each.points.at(-1)[1]))), chart([each], { width: 240, height: 110, label: each.name })))),
     ];
   });
 }
@@ -181,10 +189,20 @@ function log() {
   if ($("follow").checked) $("log").scrollTop = $("log").scrollHeight;
 }
 
+// Events of the log, and what the queue did: claims, rescues, cancels and resets with their authors.
+function history(run) {
+  const actions = Array.isArray(run.history) ? run.history.filter(Boolean).map((entry, place) => ({ _id: `queue ${place} ${entry.at}`, time: entry.at, type: entry.what, data: { ...entry, at: null, what: null } })) : [];
+  const entries = newest([...state.history, ...actions]);
+  show($("history"), entries.map((entry) => entry._id), () => entries.map(historyLine));
+}
+
 function historyLine(event) {
-  const { run_id: _, ...data } = event.data ?? {};
-  const text = Object.entries(data).filter(([, value]) => value !== null && typeof value !== "object").map(([key, value]) => `${key} ${typeof value === "number" ? figure(value) : String(value).slice(0, 80)}`).join(", ");
-  return make("li", {}, make("time", { title: when(event.time) }, clock(event.time)), make("b", {}, event.type.replace(/^ai\./, "")), make("span", { class: "quiet" }, text));
+  const { run_id: _, ...data } = Object(event.data);
+  const fields = Object.entries(data).filter(([, value]) => value !== null && typeof value !== "object");
+  const shown = ([key, value]) => `${key} ${typeof value !== "number" ? value : key === "bytes" ? size(value) : figure(value)}`;
+  const full = fields.map(shown).join(", ");
+  const short = fields.map((field) => shown(field).slice(0, 80)).join(", ");
+  return make("li", {}, make("time", { title: when(event.time) }, clock(event.time)), make("b", {}, String(event.type ?? "?").replace(/^ai\./, "")), make("span", { class: "quiet", title: full }, short));
 }
 
 // What changes rarely: the error box, the artifacts, the parameters.
@@ -194,29 +212,31 @@ function aside(detail) {
   $("error").hidden = !failed;
   if (failed) {
     show($("error"), [run.errorCode, run.errorMessage, detail.hint, run.status], () => [
-      make("h2", {}, run.errorCode, run.status === "QUEUED" ? make("span", { class: "quiet" }, " last attempt; it will be tried again") : null),
+      make("h2", {}, run.errorCode, run.status === "QUEUED" ? make("span", { class: "quiet" }, " last attempt; the run is queued again") : null),
       make("p", { class: "message" }, run.errorMessage ?? ""),
       detail.hint ? make("p", { class: "hint" }, detail.hint) : null,
       run.errorTraceback ? make("details", {}, make("summary", {}, "Traceback"), make("pre", {}, run.errorTraceback)) : null,
     ]);
   }
-  show($("artifacts"), detail.artifacts, () => (detail.artifacts.length ? artifactTable(detail.artifacts) : make("p", { class: "empty" }, "Nothing was uploaded yet.")));
+  show($("artifacts"), detail.artifacts, () => (detail.artifacts.length ? artifactTable(detail.artifacts) : make("p", { class: "empty" }, "No artifact was uploaded.")));
   const shown = { params: run.params, requirements: run.requirements, labels: run.labels, hypothesis: detail.hypothesis?.title };
   show($("params"), shown, () => JSON.stringify(shown, null, 2));
 }
 
 function artifactTable(artifacts) {
+  const hasAttempts = new Set(artifacts.map((each) => each.attempt)).size > 1;
   return make(
     "table",
     { class: "list artifacts" },
     make("tbody", {}, ...artifacts.map((each) => {
-      const name = each.key.split("/").slice(3).join("/") || each.key;
-      const path = each.key.split("/").map(encodeURIComponent).join("/");
+      const key = String(each.key ?? "");
+      const name = key.split("/").slice(3).join("/") || key;
+      const path = key.split("/").map(encodeURIComponent).join("/");
       return make(
         "tr",
         {},
-        make("td", { class: "name" }, make("a", { href: `/api/artifacts/${path}`, title: each.key }, name)),
-        make("td", {}, make("span", { class: "quiet" }, [each.kind, each.role].filter(Boolean).join(", "))),
+        make("td", { class: "name" }, make("a", { href: `/api/artifacts/${path}`, title: key }, name)),
+        make("td", {}, make("span", { class: "quiet" }, [each.kind, each.role, hasAttempts && `attempt ${each.attempt}`].filter(Boolean).join(", "))),
         make("td", { class: "num" }, size(each.bytes)),
         make("td", { class: "mono quiet hash", title: each.sha256 ?? "" }, each.verified_at ? `✓ ${(each.sha256 ?? "").slice(0, 8)}` : "not verified"),
       );
@@ -224,19 +244,30 @@ function artifactTable(artifacts) {
   );
 }
 
-// ── how it stays fresh ─────────────────────────────────────────────────────────────────────────────────────
+// ── updates ─────────────────────────────────────────────────────────────────────────────────────
 
 function connect() {
   const source = new EventSource(`${api}/live?after=${state.position}`);
-  source.onopen = () => link("live", "ok");
+  let heardAt = Date.now();
+  const heard = () => { heardAt = Date.now(); link("live", "ok"); };
+  setInterval(() => {
+    if (source.readyState === EventSource.OPEN && Date.now() - heardAt > SILENT_MS) link(`no answer for ${span((Date.now() - heardAt) / 1000)}`, "bad");
+  }, 1000);
+  source.onopen = heard;
+  source.addEventListener("alive", (message) => {
+    heard();
+    const { age } = JSON.parse(message.data);
+    if (age * 1000 > SILENT_MS) link(`the database has not answered for ${span(age)}`, "bad");
+  });
   source.addEventListener("state", (message) => {
+    heard();
     const before = state.run?.status;
     Object.assign(state, JSON.parse(message.data));
     if (before !== state.run?.status) read(api).then(aside).catch(() => {});
     later(render);
   });
-  source.addEventListener("event", (message) => { take(JSON.parse(message.data)); later(render); });
-  source.addEventListener("bye", () => link("the server restarts", "bad"));
+  source.addEventListener("event", (message) => { heard(); take(JSON.parse(message.data)); later(render); });
+  source.addEventListener("bye", () => link("the server ended the view; reconnecting", "bad"));
   source.onerror = () => {
     link("reconnecting", "bad");
     if (source.readyState === EventSource.CLOSED) poll();

@@ -1,4 +1,4 @@
-// The list: what waits, what runs, what became of the rest. Asks again every two seconds while it is looked at.
+// The list of runs by status. Reads it again every two seconds while the page is visible.
 
 import { $, bar, make, pill, show } from "./dom.js";
 import { percent, since, span } from "./words.js";
@@ -11,30 +11,40 @@ const TILES = [
   ["Failed", ["FAILED", "HUMAN_REJECTED"]],
   ["Canceled", ["CANCELED"]],
 ];
-const REFRESH_MS = 2000;
-const asked = new URLSearchParams(location.search);
-const view = { status: asked.get("status") ?? "", pipeline: asked.get("pipeline") ?? "", cursor: "" };
+const [REFRESH_MS, TIMEOUT_MS] = [2000, 5000];
+const query0 = new URLSearchParams(location.search);
+const view = { status: query0.get("status") ?? "", pipeline: query0.get("pipeline") ?? "", cursor: "" };
 
 async function read(path) {
-  const response = await fetch(path, { headers: { Accept: "application/json" } });
+  const response = await fetch(path, { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(TIMEOUT_MS) });
   const body = await response.json();
   if (!response.ok) throw new Error(body.detail ?? response.statusText);
   return body;
 }
 
+let refreshes = 0;
+
 async function refresh() {
+  refreshes += 1;
+  const mine = refreshes;
   const query = new URLSearchParams(Object.entries({ ...view, pageSize: "50" }).filter(([, value]) => value));
   try {
     const [page, stats] = await Promise.all([read(`/api/runs?${query}`), read("/api/stats")]);
+    if (mine !== refreshes) return; // a newer one is on its way
     $("link").textContent = "live";
     $("link").className = "link ok";
     tiles(stats);
     pipelines(stats);
     list(page);
   } catch (error) {
-    $("link").textContent = error.message;
+    $("link").textContent = problem(error);
     $("link").className = "link bad";
   }
+}
+
+function problem(error) {
+  if (error.name === "TimeoutError") return `no answer within ${TIMEOUT_MS / 1000} s`;
+  return error instanceof TypeError ? "the control plane does not answer" : error.message;
 }
 
 function tiles(stats) {
@@ -110,7 +120,7 @@ function label(run) {
 }
 
 function progress(run, stage) {
-  if (!stage.name) return make("span", { class: "quiet" }, run.status === "QUEUED" && run.attempt > 0 ? `attempt ${run.attempt + 1} waits` : "–");
+  if (!stage.name) return make("span", { class: "quiet" }, run.status === "QUEUED" && run.attempt > 0 ? `waits for attempt ${run.attempt + 1}` : "–");
   const tone = run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "";
   return make("div", { class: "progress" }, bar(stage.progress, tone), make("span", { class: "quiet" }, `${stage.title ?? stage.name} ${percent(stage.progress)}`));
 }
@@ -126,5 +136,10 @@ function go(change) {
 $("newer").onclick = () => go({ cursor: "" });
 $("pipeline").onchange = (event) => go({ pipeline: event.target.value, cursor: "" });
 go({});
-setInterval(() => document.hidden || refresh(), REFRESH_MS);
+(function again() {
+  setTimeout(async () => {
+    if (!document.hidden) await refresh();
+    again();
+  }, REFRESH_MS);
+})();
 document.addEventListener("visibilitychange", () => document.hidden || refresh());

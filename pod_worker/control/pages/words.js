@@ -1,4 +1,4 @@
-// Numbers, moments and sizes as people read them.
+// Numbers, times and sizes as text.
 
 export function since(moment) {
   const seconds = (Date.now() - Date.parse(moment)) / 1000;
@@ -36,7 +36,8 @@ export function figure(value) {
   if (typeof value !== "number") return value === null || value === undefined ? "–" : String(value);
   if (value === 0) return "0";
   const magnitude = Math.abs(value);
-  if (magnitude >= 1e6 || magnitude < 1e-3) return value.toExponential(2);
+  if (magnitude >= 1e9 || magnitude < 1e-3) return value.toExponential(2);
+  if (magnitude >= 1e6) return `${Number((value / 1e6).toPrecision(4))} M`;
   if (magnitude >= 1000) return Math.round(value).toLocaleString("en").replaceAll(",", " ");
   return String(Number(value.toPrecision(4)));
 }

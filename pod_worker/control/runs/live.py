@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -28,7 +29,7 @@ from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.read_models import ReadModels
 
 POLL_SECONDS = 0.7
-KEEP_ALIVE_SECONDS = 15.0
+ALIVE_SECONDS = 5.0  # between two messages, so that a page can tell a silent server from a quiet run
 BATCH = 500
 VIEWERS = 200
 QUEUED_BATCHES = 20  # of one viewer that reads slowly; then its view ends and its client reconnects
@@ -37,7 +38,6 @@ OVERLAP_MICROSECONDS = 3_000_000
 RETRY_MILLISECONDS = 2000
 POSITION_LIMIT = 2**63 - 1
 _RETRY = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
-_KEEP_ALIVE = b": still here\n\n"
 _BYE = b"event: bye\ndata: {}\n\n"
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,10 @@ def router(database: Mongo, *, poll_seconds: float = POLL_SECONDS) -> APIRouter:
         after: Position = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
-        """`event: state` {run, stages} whenever it changes; `event: event` with the position as its id."""
+        """`state` {run, stages} whenever it changes, `event` with the position as its id, `alive` {age} else.
+
+        `age` is the number of seconds since the database last answered.
+        """
         release = views.reserve()
         try:
             await views.check_run(run_id)
@@ -130,7 +133,7 @@ class LiveViews:
                 async for batch in self._past(run_id, position):
                     seen.update(each.id for each in batch if each.position > repeated_after)
                     yield b"".join(each.message for each in batch)
-            async for part in _follow(viewer, seen, stopping):
+            async for part in _follow(feed, viewer, seen, stopping):
                 yield part
         except PyMongoError:
             return  # the client reconnects and goes on where it was
@@ -176,9 +179,10 @@ class _Viewer:
 
 
 class _Feed:
-    """Polls one run for all of its viewers, from the event loop's task."""
+    """Polls one run for all of its viewers."""
 
     def __init__(self, follower: RunFollower, poll_seconds: float) -> None:
+        self._read_at = time.monotonic()
         self.viewers: list[_Viewer] = []
         self.state = b""
         self.started = asyncio.Event()
@@ -191,6 +195,11 @@ class _Feed:
         """Events after it are still to come. Valid once `started` is set."""
         return self._follower.position or 0
 
+    @property
+    def age_seconds(self) -> float:
+        """Since the database last answered."""
+        return time.monotonic() - self._read_at
+
     async def _poll_forever(self) -> None:
         while True:
             try:
@@ -202,6 +211,7 @@ class _Feed:
             await asyncio.sleep(0.01 if self._follower.is_behind else self._poll_seconds)
 
     def _publish(self, news: News) -> None:
+        self._read_at = time.monotonic()
         self.state = news.state or self.state
         if not self.started.is_set():
             news = News(b"", news.events)  # each viewer begins with the state
@@ -220,16 +230,16 @@ async def _first_of(*events: asyncio.Event) -> None:
             task.cancel()
 
 
-async def _follow(viewer: _Viewer, seen: set[str], stopping: asyncio.Event) -> AsyncIterator[bytes]:
+async def _follow(feed: _Feed, viewer: _Viewer, seen: set[str], stopping: asyncio.Event) -> AsyncIterator[bytes]:
     stop = asyncio.create_task(stopping.wait())
     try:
         while not stop.done() and not viewer.is_overrun:
             get = asyncio.create_task(viewer.news.get())
-            await asyncio.wait({get, stop}, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({get, stop}, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not get.done():
                 get.cancel()
                 if not stop.done():
-                    yield _KEEP_ALIVE
+                    yield b'event: alive\ndata: {"age": %.1f}\n\n' % feed.age_seconds
                 continue
             news = get.result()
             parts = [_state_message(news.state)] if news.state else []

@@ -311,12 +311,15 @@ def test_many_viewers_of_one_run_cost_one_poller(store: Any, monkeypatch: pytest
 
 def test_a_viewer_that_does_not_read_is_ended(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "QUEUED_BATCHES", 2)
+    views = live.LiveViews(store, 3600)
     viewer = live._Viewer()
     for _ in range(3):
         viewer.put(live.News(b"{}"))
 
     async def scene() -> list[bytes]:
-        return [part async for part in live._follow(viewer, set(), asyncio.Event())]
+        feed = views._join("r1", live._Viewer())
+        feed.task.cancel()
+        return [part async for part in live._follow(feed, viewer, set(), asyncio.Event())]
 
     assert asyncio.run(scene()) == [live._BYE]
 
