@@ -101,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_required_gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
     pod_worker_region: str | None = None
     pod_worker_image: str | None = None
+    pod_worker_child_user: str = "auto"  # of runs, where the worker is root; `none` keeps the worker's user
     pod_worker_child_env: str = ""  # names of further variables for runs, with commas between them
     pod_worker_rate_limit: Annotated[float, Meta(gt=0, le=1e9)] = 5000
     pod_worker_llm: str | None = None

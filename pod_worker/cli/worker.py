@@ -33,6 +33,15 @@ from pod_worker.worker import preflight, signals, uncaught_errors
 from pod_worker.worker.attempt_tag import kill_unguarded
 from pod_worker.worker.child_environment import child_environment
 from pod_worker.worker.child_io import event_source
+from pod_worker.worker.child_user import (
+    AUTO,
+    DEFAULT_UID,
+    ChildUser,
+    ChildUserError,
+    check_user,
+    find_user,
+    prepare_home,
+)
 from pod_worker.worker.daemon import (
     Daemon,
     ExitLimits,
@@ -89,7 +98,8 @@ def worker(
     uncaught_errors.install(daemon.report, "worker", make_redactor())
     deny_inspection()  # a run of this user must not read the keys in our environment
     become_subreaper()  # what outlives even a guard that was killed becomes our child
-    for pid in kill_unguarded(settings.work_dir):
+    dedicated_uid = DEFAULT_UID if os.geteuid() == 0 else None
+    for pid in kill_unguarded(settings.work_dir, dedicated_uid):
         log.warning("killed orphaned run process %d (its worker and guard had both been killed)", pid)
     signals.listen(
         lambda number: _on_signal(number, shutdown, daemon), signal.SIGTERM, signal.SIGINT, signal.SIGHUP
@@ -125,14 +135,7 @@ def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownR
         identity,
         _worker_store(settings, store),
         _outbox(settings, identity, spool, clock, new_id),
-        AttemptEnvironment(
-            spool_dir=spool.directory,
-            spool_max_bytes=spool.max_bytes,
-            work_folders=WorkFolders(settings.work_dir),
-            control_plane_url=settings.control_plane_url,
-            control_plane_token=revealed(settings.control_plane_token),
-            variables=child_environment(os.environ, _names(settings.pod_worker_child_env)),
-        ),
+        _attempt_environment(settings, spool),
         checks=_checks(settings, store, len(identity.gpus), clock),
         machine=machine,
         clock=clock,
@@ -178,6 +181,40 @@ def _outbox(
         PodEmitter(spool, source, identity.pod_id, clock, new_id),
         lambda run_id, attempt: RunEmitter(spool, source, run_id, attempt, clock, new_id),
     )
+
+
+def _attempt_environment(settings: Settings, spool: Spool) -> AttemptEnvironment:
+    variables = child_environment(os.environ, _names(settings.pod_worker_child_env))
+    user = _child_user(settings)
+    folders = WorkFolders(settings.work_dir, user)
+    if user:
+        spool.share_with_group(user.gid)
+        variables = prepare_home(user, settings.work_dir, variables)
+        log.info("runs work under user %s (%d)", user.name, user.uid)
+    return AttemptEnvironment(
+        spool_dir=spool.directory,
+        spool_max_bytes=spool.max_bytes,
+        work_folders=folders,
+        control_plane_url=settings.control_plane_url,
+        control_plane_token=revealed(settings.control_plane_token),
+        variables=variables,
+        child_user=user,
+    )
+
+
+def _child_user(settings: Settings) -> ChildUser | None:
+    """The user of runs. Where the default one is not possible, runs keep ours, with a warning."""
+    setting = settings.pod_worker_child_user
+    try:
+        user = find_user(setting)
+        if user:
+            check_user(user, [settings.work_dir, settings.spool_dir])
+    except ChildUserError as error:
+        if setting != AUTO:
+            raise CommandError(str(error), ExitCode.USAGE) from None
+        log.warning("runs work under the worker's own user, root, and could reach its keys: %s", error)
+        return None
+    return user
 
 
 def _names(text: str) -> set[str]:

@@ -87,6 +87,10 @@ class Emitter:
             self._report(written.evicted)
         return event_id
 
+    def hand_over(self, uid: int, gid: int) -> None:
+        """Give the stream's files to a user, so that its process can emit too (root only)."""
+        self._stream.hand_over(uid, gid)
+
     def close(self) -> None:
         """Release the stream's descriptors once the run has ended. A later emit opens them again."""
         self._stream.close()

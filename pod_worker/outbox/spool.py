@@ -215,6 +215,8 @@ class Spool:
                 )
         except FileNotFoundError:
             return []
+        except PermissionError:  # a child under a user of its own knows its own streams only
+            return sorted(name for name, stream in self._streams.items() if stream.directory.is_dir())
 
     def stream_folders(self) -> list[Path]:
         return [self.directory / name for name in self.stream_names()]
@@ -288,6 +290,14 @@ class Spool:
         shutil.rmtree(self.directory)
         self.close()
         return True
+
+    def share_with_group(self, gid: int) -> None:
+        """Processes of the group may enter the folder and attach; each reaches only streams handed over to it."""
+        for folder in (self.directory.parent, self.directory):
+            os.chown(folder, -1, gid)
+            folder.chmod(0o710)
+        os.fchown(self._member_fd, -1, gid)
+        os.fchmod(self._member_fd, 0o660)
 
     def close(self) -> None:
         """Give up ownership and open files. What is on disk stays, for `adopt_orphans`."""

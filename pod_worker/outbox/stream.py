@@ -217,6 +217,7 @@ class Stream:
             return
         path = self.directory / segment_name(lane, number)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._give_to_folders_owner(fd)
         if self._lane_fds[lane] >= 0:
             os.close(self._lane_fds[lane])
         self._lane_fds[lane], self._lane_segments[lane] = fd, number
@@ -266,7 +267,20 @@ class Stream:
         self.directory.mkdir(exist_ok=True, mode=0o700)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._head_fd = os.open(self.directory / "head", flags, 0o600)
+        self._give_to_folders_owner(self._head_fd)
         self._check_links_at = monotonic() + _LINK_CHECK_SECONDS
+
+    def hand_over(self, uid: int, gid: int) -> None:
+        """Give the stream to a user (root only); what we create in it later belongs to that user too."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                os.chown(entry.path, uid, gid, follow_symlinks=False)
+        os.chown(self.directory, uid, gid, follow_symlinks=False)
+
+    def _give_to_folders_owner(self, fd: int) -> None:
+        if os.geteuid() == 0 and (owner := os.stat(self.directory)).st_uid != 0:
+            os.fchown(fd, owner.st_uid, owner.st_gid)
 
     def _append_overflow(self, line: bytes) -> bool:
         """Into a file that only this process writes, so that it needs neither lock nor recovery."""

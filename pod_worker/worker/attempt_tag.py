@@ -6,6 +6,7 @@ same work root: two workers with roots of their own on one machine never touch e
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,26 +37,42 @@ def processes_with_tag(tag: AttemptTag) -> list[int]:
     return [pid for pid in tree.pids() if wanted <= set(_words(pid, "environ"))]
 
 
-def unguarded_processes(work_root: Path) -> list[int]:
+def unguarded_processes(work_root: Path, dedicated_uid: int | None = None) -> list[int]:
     """Processes of runs of this work root without a guard above them.
+
+    `dedicated_uid` is a user that only runs have: without a capability, root cannot read the environment of its
+    processes, but an unguarded one is an orphan, whatever its work root was.
 
     A run's process always has its guard above it, whatever it forked into. One without belonged to a worker that
     was killed in the same moment as its guard.
     """
     scope = f"{WORK_ROOT_VARIABLE}={work_root}".encode()
-    tagged = [pid for pid in tree.pids() if scope in _words(pid, "environ")]
+    tagged = [pid for pid in tree.pids() if scope in _words(pid, "environ") or _is_hidden_run(pid, dedicated_uid)]
     # Any guard of the machine: its environment cannot be read, its command line can.
     guards = {pid for pid in tree.pids() if any(word.endswith(GUARD_SCRIPT) for word in _words(pid, "cmdline"))}
     watched = guards | {pid for each in guards for pid in tree.descendants(each)}
     return [pid for pid in tagged if pid not in watched]
 
 
-def kill_unguarded(work_root: Path) -> list[int]:
+def kill_unguarded(work_root: Path, dedicated_uid: int | None = None) -> list[int]:
     """SIGKILL them, so that the GPU is free before anything is claimed; returns their pids."""
-    found = unguarded_processes(work_root) if sys.platform == "linux" else []
+    found = unguarded_processes(work_root, dedicated_uid) if sys.platform == "linux" else []
     for pid in found:
         tree.send_signal(pid, 9)
     return found
+
+
+def _is_hidden_run(pid: int, dedicated_uid: int | None) -> bool:
+    try:
+        if dedicated_uid is None or os.stat(f"/proc/{pid}").st_uid != dedicated_uid:
+            return False
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            file.read(1)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _words(pid: int, name: str) -> list[bytes]:

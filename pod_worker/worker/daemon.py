@@ -7,6 +7,7 @@ dead workers' runs; a change stream wakes it in between. While a run executes, t
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -261,6 +262,9 @@ class Daemon:
         self._run_id = run.id
         self._try_report_state()
         emitter = self._busy_emitter = self._outbox.run_emitter(run.id, run.attempt)
+        user = self._environment.child_user
+        if user:
+            emitter.hand_over(user.uid, user.gid)
         heartbeat = heartbeat_thread(emitter, self._machine, self._intervals.heartbeat_seconds)
         supervisor = self._supervise(claim, emitter)
         self._threads.append(heartbeat)
@@ -272,6 +276,8 @@ class Daemon:
             self._threads.remove(heartbeat)
             self._supervisor = self._busy_emitter = None
             emitter.close()
+            if user:  # the next run works under the same user and must not change what this one emitted
+                emitter.hand_over(os.geteuid(), os.getegid())
         self._finish_attempt(claim, result)
 
     def _supervise(self, claim: Claim, emitter: EventEmitter) -> Supervisor:

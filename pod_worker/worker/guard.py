@@ -42,15 +42,28 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
-def program(lease_seconds: float, fds: tuple[int, ...]) -> list[str]:
-    """The command line of a guard, to be followed by the child's; the child inherits `fds`."""
+Ids = tuple[int, int, tuple[int, ...]]  # user, group, further groups
+
+
+def program(lease_seconds: float, fds: tuple[int, ...], user: Ids | None) -> list[str]:
+    """The command line of a guard, to be followed by the child's; the child inherits `fds`.
+
+    `user` None: the child keeps ours.
+    """
     # -I -S: nothing from the environment or site-packages, so that the guard starts in milliseconds.
     argv = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
-    return [*argv, f"{lease_seconds:.3f}", ",".join(str(fd) for fd in fds), "--"]
+    return [*argv, f"{lease_seconds:.3f}", json.dumps(fds), json.dumps(user), "--"]
 
 
 class Guard:
-    def __init__(self, argv: list[str], pass_fds: tuple[int, ...], lease_seconds: float) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        pass_fds: tuple[int, ...],
+        lease_seconds: float,
+        user: Ids | None,
+    ) -> None:
+        uid, gid, groups = user or (None, None, None)
         self._deadline = now() + lease_seconds
         self._received = b""
         self._killed = False
@@ -63,6 +76,9 @@ class Guard:
             stdout=2,
             pass_fds=pass_fds,
             start_new_session=True,
+            user=uid,
+            group=gid,
+            extra_groups=groups,
             preexec_fn=die_with_parent(os.getpid()),
         )
         for fd in pass_fds:
@@ -132,14 +148,14 @@ def _ignore(*_: object) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """guard.py LEASE_SECONDS FD[,FD…] -- ARGV…"""
-    lease_seconds, fds, _, *argv = arguments
+    """guard.py LEASE_SECONDS FDS USER -- ARGV…"""
+    lease_seconds, fds, user, _, *argv = arguments
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only the supervisor's commands count. A handler, not SIG_IGN: the child would inherit the latter.
         signal.signal(number, _ignore)
     deny_inspection()  # or the run could write commands into our standard input
     become_subreaper()
-    guard = Guard(argv, tuple(int(fd) for fd in fds.split(",")), float(lease_seconds))
+    guard = Guard(argv, tuple(json.loads(fds)), float(lease_seconds), json.loads(user))
     report = guard.watch()
     print(json.dumps(report), flush=True)
 

@@ -21,6 +21,7 @@ import msgspec
 from pod_worker.process import tree
 from pod_worker.worker import guard, protocol
 from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
+from pod_worker.worker.child_user import ChildUser
 
 
 class GuardReport(msgspec.Struct):
@@ -38,10 +39,11 @@ class ChildCommand:
     argv: list[str]
     env: Mapping[str, str]
     attempt_tag: AttemptTag  # every process of the tree carries it in its environment
+    user: ChildUser | None = None
 
 
-def child_command(attempt_tag: AttemptTag, env: Mapping[str, str]) -> ChildCommand:
-    return ChildCommand([sys.executable, "-m", "pod_worker.worker.child"], env, attempt_tag)
+def child_command(attempt_tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None) -> ChildCommand:
+    return ChildCommand([sys.executable, "-m", "pod_worker.worker.child"], env, attempt_tag, user)
 
 
 class GuardedChild:
@@ -62,7 +64,7 @@ class GuardedChild:
         fds = (child_commands, child_uplink)
         try:
             self._guard = subprocess.Popen(
-                [*guard.program(lease_seconds, fds), *command.argv],
+                [*guard.program(lease_seconds, fds, _ids(command.user)), *command.argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -161,6 +163,10 @@ class GuardedChild:
                     except BrokenPipeError:
                         pass
         self._commands.close()
+
+
+def _ids(user: ChildUser | None) -> tuple[int, int, tuple[int, ...]] | None:
+    return (user.uid, user.gid, user.groups) if user else None
 
 
 class _CommandPipe:

@@ -24,7 +24,7 @@ BURST_LINES = 500
 LINE_CHARACTERS = 4_000
 TAIL_LINES = 40
 # O_NONBLOCK: a FIFO in the place of the file must not block us. The run may have made either.
-_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OutputCapture:
@@ -131,9 +131,11 @@ class _RotatingFile:
             os.replace(self._path, self._path.with_suffix(".1"))
         self._fd = os.open(self._path, _FILE_FLAGS, 0o600)
         self._written = 0
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             self.close()
-            raise OSError(f"{self._path} is not a regular file")
+            raise OSError(f"{self._path} is not a regular file with one name")
+        os.ftruncate(self._fd, 0)
 
 
 def _text(raw: bytes) -> str:

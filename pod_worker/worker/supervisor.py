@@ -26,6 +26,7 @@ from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker import protocol
 from pod_worker.worker.attempt_tag import AttemptTag
+from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
 from pod_worker.worker.ending import CrashEvidence, EndReason, EndRequest, decide_outcome, final_events
 from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter, WriteResult
@@ -53,6 +54,7 @@ class AttemptEnvironment:
     control_plane_url: str
     control_plane_token: str | None
     variables: Mapping[str, str]  # of the child's process environment
+    child_user: ChildUser | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,9 @@ class Supervisor:
         tag = AttemptTag(self._run.id, self._fence.attempt, self._environment.work_folders.root)
         trusted_seconds = max(self._lease.trusted_until - self._clock.monotonic(), 0.0)
         child = GuardedChild(
-            child_command(tag, self._environment.variables), trusted_seconds, self._spec(work_dir)
+            child_command(tag, self._environment.variables, self._environment.child_user),
+            trusted_seconds,
+            self._spec(work_dir),
         )
         output = OutputCapture(child.output, work_dir / "output.log", self._emit, self._clock)
         renewer = Renewer(

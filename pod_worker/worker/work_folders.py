@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pod_worker.core.path_segment import path_segment
+from pod_worker.worker.child_user import ChildUser, hand_over
 
 KEPT_SECONDS = 3 * 86_400.0  # the folder of a failed run, for a person to look at
 KEPT_FOLDERS = 20  # without a lock; the oldest go first
@@ -25,10 +26,13 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class WorkFolders:
     """Raises OSError at construction when the root is a link or belongs to another user."""
 
-    def __init__(self, root: Path, mode: int = 0o700) -> None:
+    def __init__(self, root: Path, user: ChildUser | None = None) -> None:
+        """`user` owns the folders of runs; None keeps ours."""
         self.root = root
-        self._mode = mode
-        make_own_folder(root, mode)
+        self._user = user
+        make_own_folder(root, 0o710 if user else 0o700)
+        if user:
+            os.chown(root, -1, user.gid)  # it may enter the root and not list it
 
     def path(self, run_id: str) -> Path:
         return self.root / path_segment(run_id)
@@ -61,12 +65,14 @@ class WorkFolders:
         """(last use, path) of every folder."""
         with os.scandir(self.root) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                     yield entry.stat(follow_symlinks=False).st_mtime, Path(entry.path)
 
     def _lock_shared(self, path: Path) -> int:
         while True:
             path.mkdir(mode=0o700, exist_ok=True)
+            if self._user:
+                hand_over(path, self._user)
             fd = os.open(path, _FOLDER_FLAGS)
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH)

@@ -24,6 +24,7 @@ from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.worker import supervisor
 from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
+from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import StopTimeouts
 from pod_worker.worker.guarded_child import ChildCommand
 from pod_worker.worker.identity import WorkerIdentity
@@ -57,7 +58,10 @@ class Attempt:
         program: str,
         emit: Callable[[Payload], str] = lambda payload: "id",
         control_plane_token: str | None = None,
+        user: ChildUser | None = None,
+        interpreter: str = sys.executable,
     ) -> None:
+        self.interpreter = interpreter
         self._emit = emit
         self.events: list[Payload] = []
         self.operations = OperatorActions(db)
@@ -74,10 +78,11 @@ class Attempt:
         environment = AttemptEnvironment(
             folder / "spool",
             1 << 24,
-            WorkFolders(self.work_root),
+            WorkFolders(self.work_root, user),
             "http://127.0.0.1:9",
             control_plane_token,
             dict(os.environ),
+            user,
         )
         self.supervisor = Supervisor(
             self._queue,
@@ -95,8 +100,8 @@ class Attempt:
         self.events.append(payload)
         return self._emit(payload)
 
-    def command(self, tag: AttemptTag, env: Mapping[str, str]) -> ChildCommand:
-        return ChildCommand([sys.executable, "-c", self._program], env, tag)
+    def command(self, tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None) -> ChildCommand:
+        return ChildCommand([self.interpreter, "-c", self._program], env, tag, user)
 
     def start(self) -> None:
         self._thread.start()
@@ -152,10 +157,10 @@ def supervised(
     folder: Path,
     program: str,
     emit: Callable[[Payload], str] = lambda payload: "id",
-    control_plane_token: str | None = None,
+    **more: Any,
 ) -> Iterator[Attempt]:
     """An attempt at `program`, running; nothing of it is left afterwards, or the test fails."""
-    attempt = Attempt(db, folder, program, emit, control_plane_token)
+    attempt = Attempt(db, folder, program, emit, **more)
     original = supervisor.__dict__["child_command"]
     supervisor.__dict__["child_command"] = attempt.command
     try:

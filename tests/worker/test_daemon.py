@@ -25,6 +25,7 @@ from pod_worker.store.worker_registry import WorkerRegistry, WorkerState
 from pod_worker.worker import daemon as daemons
 from pod_worker.worker import supervisor
 from pod_worker.worker.attempt_tag import AttemptTag
+from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.daemon import (
     Daemon,
     ExitLimits,
@@ -51,7 +52,7 @@ def make_daemon(db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     new_id = UlidGenerator(clock)
 
     def make(program: str = "succeed()", **limits: Any) -> Daemon:
-        def command(tag: AttemptTag, env: Mapping[str, str]) -> ChildCommand:
+        def command(tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None) -> ChildCommand:
             return ChildCommand([sys.executable, "-I", "-S", "-c", PRELUDE + program], env, tag)
 
         monkeypatch.setattr(supervisor, "child_command", command)

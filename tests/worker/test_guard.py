@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import psutil
 
@@ -29,7 +28,7 @@ ORPHANS = (
 def guarded(program: str, lease_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
     """The guard with a Python program as its child; it is entered when the child has printed `up`."""
     read, write = os.pipe()
-    argv = [sys.executable, "-I", "-S", str(Path(guard.__file__)), str(lease_seconds), str(read), "--"]
+    argv = guard.program(lease_seconds, (read,), user=None)
     process = subprocess.Popen(
         [*argv, sys.executable, "-c", program],
         stdin=subprocess.PIPE,

@@ -43,7 +43,7 @@ def test_what_a_child_left_behind_is_gone_when_the_guard_reports(tmp_path: Path)
     noted = tmp_path / "pids"
     child = [sys.executable, "-c", LEAVES_ORPHANS, str(noted)]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(Path(guard.__file__)), "600", str(read), "--", *child],
+        [*guard.program(600, (read,), user=None), *child],
         stdin=orders,  # its other end stays open: the supervisor is there
         stdout=subprocess.PIPE,
         pass_fds=(read,),
