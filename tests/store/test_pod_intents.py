@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pod_worker.core.pod_intent import IntentConflictError, IntentLog, IntentState
+from pod_worker.core.pod_intent import IntentConflictError, IntentLog, IntentState, UnreadableIntentError
 from pod_worker.store.collections import POD_INTENTS
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.pod_intents import PodIntents
@@ -64,3 +64,23 @@ def test_every_query_uses_an_index(intents: PodIntents, db: Mongo, query: dict[s
     plan = str(db[POD_INTENTS].find(query).explain()["queryPlanner"]["winningPlan"])
     assert "IXSCAN" in plan or "IDHACK" in plan
     assert "COLLSCAN" not in plan
+
+
+@pytest.mark.parametrize(
+    "fields", [{"state": "WEIRD"}, {"attempt": float("nan")}, {"recordedAt": "yesterday"}, {"orderId": 7}], ids=str
+)
+def test_an_intent_that_cannot_be_read_is_never_guessed(
+    intents: PodIntents, db: Mongo, fields: dict[str, object]
+) -> None:
+    good = replace(FIRST, name="good", order_id="o2")
+    intents.record(good)
+    intents.record(replace(FIRST, name="bad", order_id="o1"))
+    db[POD_INTENTS].update_one({"_id": "bad"}, {"$set": fields | {"podId": "p1"}})
+    assert set(intents.named({"good", "bad"})) == {"good"}, "the others are read"
+    with pytest.raises(UnreadableIntentError, match="bad"):
+        intents.of_pod("p1")
+
+
+def test_only_intents_whose_pod_may_not_live_expire(intents: PodIntents, db: Mongo) -> None:
+    expiry = db[POD_INTENTS].index_information()["expiry"]
+    assert expiry["partialFilterExpression"] == {"state": {"$in": ["FAILED", "RETIRED"]}}

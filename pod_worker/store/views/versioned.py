@@ -40,7 +40,13 @@ class _Node:
         parts: list[Json] = [f"${path}" if path else "$$ROOT"]
         parts += [{"$cond": [condition, {"$literal": leaves}, {}]} for condition, leaves in self.leaves]
         prefix = f"{path}." if path else ""
-        if self.below:
+        parent = path.removeprefix(f"{VERSIONS}.")
+        if parent in NAME_LIMITS:  # no empty document under a name that has no room
+            parts += [
+                {"$cond": [_has_room(parent, word), {word: node.to_expression(prefix + word)}, {}]}
+                for word, node in self.below.items()
+            ]
+        elif self.below:
             parts.append({word: node.to_expression(prefix + word) for word, node in self.below.items()})
         return {"$mergeObjects": parts}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pymongo.errors import AutoReconnect, BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
 from pod_worker.core.run import Json
+from pod_worker.store.events import event_log
 from pod_worker.store.events.event_log import (
     INDEXES,
     AppendResult,
@@ -25,6 +27,7 @@ from pod_worker.store.events.event_log import (
     stored_event_from_document,
 )
 from pod_worker.store.events.event_writer import EventWriter
+from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.mongo import Document, connect, ensure_indexes
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
@@ -173,3 +176,36 @@ def test_samples_leave_and_lifecycle_stays(db: Any) -> None:
     kept = StoredEvent(entry("a").event, "r1", 1, 1, NOW, is_sample=False)
     assert "expireAt" not in stored(kept)
     assert stored(entry("a"))["expireAt"] == datetime(2026, 1, 31, 13)
+
+
+def test_dead_letters_are_limited_by_their_size(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "DEAD_LETTERS_BYTES", 400_000)
+    log = EventLog(db)
+    for number in range(40):
+        lines = [DeadLetter(b"x" * 10_000 + b"%d/%d" % (number, n), "bad_json", "x", None, NOW) for n in range(10)]
+        log.add_dead_letters([replace(line, received_at=NOW + timedelta(seconds=number)) for line in lines])
+    kept = list(db["events_dead"].find({}, {"receivedAt": 1, "bytes": 1}))
+    assert 150_000 < sum(letter["bytes"] for letter in kept) <= 400_000
+    oldest = min(letter["receivedAt"] for letter in kept)
+    assert oldest > NOW + timedelta(seconds=5), "the newest are kept"
+
+
+def test_an_event_that_no_prune_can_reach_expires() -> None:
+    stamps = arrival_and_expiry(NOW)
+    event = Event("e", "test://x", "ai.run.completed", "run/absent", NOW, {})
+    assert "expireAt" not in event_document(event, "absent", None, 1, stamps, is_sample=False)
+    assert "expireAt" in event_document(event, "absent", None, 1, stamps, is_sample=False, is_expiring=True)
+
+
+@pytest.mark.parametrize("position", ["abc", float("nan"), float("inf"), None, [], {}], ids=repr)
+def test_pages_leave_out_events_without_a_usable_position(log: EventLog, db: Any, position: Any) -> None:
+    keep(log, [entry(f"e{n}", position=n) for n in (1, 2, 3)])
+    db["events"].insert_one(stored(entry("bad")) | {"_id": "bad", "position": position})
+    reader, found, cursor = EventReader(db), [], None
+    while True:
+        page = reader.read_page("r1", EventFilter(), 1, cursor)
+        found += [event["_id"] for event in page.items]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert found == ["e3", "e2", "e1"]
+    assert reader.last_position("r1") == 3

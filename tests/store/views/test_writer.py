@@ -16,12 +16,13 @@ from pod_worker.store.views.changes import (
     Change,
     FieldUpdate,
     MetricPoint,
+    StatusTransition,
     View,
     ViewChanges,
     quote_segment,
     unquote_segment,
 )
-from pod_worker.store.views.versioned import camel_case_path
+from pod_worker.store.views.versioned import NAME_LIMITS, camel_case_path
 from pod_worker.store.views.writer import Views, _allowed_sources, _at_or_after
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -145,3 +146,74 @@ def test_what_comes_after() -> None:
     assert "AWAITING_HUMAN" in _at_or_after(RunStatus.COMPLETED)
     assert "QUEUED" not in _at_or_after(RunStatus.RUNNING)
     assert {status.value for status in TERMINAL} <= set(_at_or_after(RunStatus.RUNNING))
+
+
+# ── names and texts from the wire cannot fill a run's document ──────────────────────────────────────────────
+
+
+def names_of(db: Any, field: str) -> set[str]:
+    return set(db["runs"].find_one().get(field, {}))
+
+
+def test_a_run_shows_so_many_metrics_and_keeps_the_others_in_their_series(views: DirectViews, db: Any) -> None:
+    """A stage that puts the step into the metric's name made the document too large to settle."""
+    for start in range(0, 1000, 50):
+        points = [MetricPoint("s", f"loss-{start + n:04}", 0.5, NOW, step=1) for n in range(50)]
+        views.write([stamped(f"{start:05}{n:05}", point) for n, point in enumerate(points)])
+    assert len(names_of(db, "metrics")) == NAME_LIMITS["metrics"]
+    assert len(names_of(db, "v")) == 1
+    assert len(db["runs"].find_one()["v"]["metrics"]) == NAME_LIMITS["metrics"]
+    assert len(views.series.read("r1")) == 1000
+
+
+def test_one_batch_cannot_add_more_names_than_the_limit(views: DirectViews, db: Any) -> None:
+    points = [MetricPoint("s", f"loss-{n:05}", 0.5, NOW, step=1) for n in range(5000)]
+    views.write([stamped(f"{n:05}", point) for n, point in enumerate(points)])
+    assert len(names_of(db, "metrics")) == NAME_LIMITS["metrics"]
+
+
+def test_a_metric_that_is_shown_goes_on_being_updated(views: DirectViews, db: Any) -> None:
+    views.write([stamped("1", MetricPoint("s", "zz", 1.0, NOW, step=1))])
+    views.write(
+        [stamped(f"2{n}", MetricPoint("s", f"n{n}", 0.5, NOW, step=1)) for n in range(NAME_LIMITS["metrics"])]
+    )
+    views.write([stamped("3", MetricPoint("s", "zz", 2.0, NOW, step=2))])
+    assert db["runs"].find_one()["metrics"]["zz"] == 2.0
+
+
+def test_stage_names_are_limited_alike(views: DirectViews, db: Any) -> None:
+    for n in range(300):
+        timing = f"stage_timing.{quote_segment(f's{n}')}"
+        views.write(
+            [stamped(f"{n:05}", FieldUpdate(View.RUN, "", f"{timing}.started", {f"{timing}.started_at": NOW}))]
+        )
+    assert len(names_of(db, "stageTiming")) == NAME_LIMITS["stageTiming"]
+
+
+def test_a_long_text_in_the_runs_document_is_cut(views: DirectViews, db: Any) -> None:
+    long = "x" * 1_000_000
+    failed = StatusTransition((RunStatus.FAILED,), {"error": {"error_message": long, "error_traceback": long}})
+    db["runs"].update_one({}, {"$set": {"status": "RUNNING"}})
+    views.write([run_facts("1", **{"interruption.reason": long}), stamped("2", failed)])
+    run = db["runs"].find_one()
+    assert run["status"] == "FAILED"
+    for text in (run["errorMessage"], run["errorTraceback"], run["interruption"]["reason"]):
+        assert len(text) < 17_000
+        assert "characters cut" in text
+
+
+# ── ids of rows ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rows_of_different_runs_stay_apart_whatever_their_names(views: DirectViews, db: Any) -> None:
+    for run_id, stage in (("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c")):
+        views.write([stamped("1", FieldUpdate(View.STAGE, stage, "status", {"status": run_id}), run_id)])
+    rows = {(row["runId"], row["name"], row["status"]) for row in db["stages"].find()}
+    assert rows == {("a", "b:c", "a"), ("a:b", "c", "a:b"), ("a%3Ab", "c", "a%3Ab")}
+
+
+@pytest.mark.parametrize("attempt", [float("nan"), float("inf"), "three", None, {}, 2**62, True], ids=repr)
+def test_an_attempt_of_any_type_is_read_as_none_yet(views: DirectViews, db: Any, attempt: Any) -> None:
+    db["runs"].insert_one({"_id": "bad", "attempt": attempt})
+    db["runs"].update_one({"_id": "r1"}, {"$set": {"attempt": 3}})
+    assert views.current_attempts(["bad", "r1"]) == {"bad": 0, "r1": 3}
