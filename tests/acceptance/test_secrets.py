@@ -17,7 +17,7 @@ CANARIES = {
     "MINIO_SECRET_KEY": "canary-minio-0123456789",
 }
 # Where secrets are kept on purpose, for their owner only (0600).
-KEPT = ("stack.json", "keys.json")
+KEPT = ("stack.json", "identity.json", "keys.json")
 
 
 def test_no_secret_is_found_outside_the_processes_that_need_it(running: Running) -> None:

@@ -12,12 +12,16 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
-from pod_worker.cli.stack.up import DEFAULT_PORT, is_ready
+from pod_worker.cli.stack.up import DEFAULT_PORT, RESTART_SECONDS, is_ready
+from tests.acceptance.local_stack import wait_for
 from tests.cli.conftest import Cli
 
 OTHER_STACK = b'{"ok": true, "database": "ai_scientist", "instance": "other"}'
@@ -119,3 +123,32 @@ def test_a_server_on_a_busy_port_ends_with_one_line_and_the_fix(
     assert last.startswith(f"error: cannot listen on 127.0.0.1:{port}: Address already in use")
     assert "--port" in last
     assert "Error:" not in last
+
+
+def test_a_restart_keeps_the_addresses_and_the_token_and_a_dead_worker_is_started_again(tmp_path: Path) -> None:
+    kept = ("mongodb_url", "control_plane_url", "token")
+    with up(tmp_path, "--port", "0") as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 0, messages
+    assert (tmp_path / "identity.json").stat().st_mode & 0o777 == 0o600
+    with up(tmp_path, "--workers", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        second = json.loads(process.stdout.readline())
+        assert [second[name] for name in kept] == [first[name] for name in kept]
+        client: MongoClient[dict[str, Any]] = MongoClient(second["mongodb_url"])
+        database = client.get_default_database()
+        run = {"_id": "r", "pipeline": "synthetic", "queue": "synthetic", "status": "QUEUED", "priority": 0}
+        seconds = RESTART_SECONDS + 1  # a worker that dies sooner after its start is not started again
+        database.runs.insert_one(run | {"params": {"seconds": seconds}, "queuedAt": datetime.now(UTC)})
+        wait_for(lambda: database.runs.find_one({"_id": "r", "status": "COMPLETED"}), "the run to complete")
+        os.kill(second["pids"]["worker-1"], signal.SIGKILL)
+        while "restarting worker-1" not in (line := process.stderr.readline()):
+            assert line, "up ended"
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0

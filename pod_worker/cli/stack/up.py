@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import click
 from pod_worker.cli.composition import local_data_dir
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, say
+from pod_worker.cli.stack.identity import StackIdentity, mongodb_port, read_identity, write_identity
 from pod_worker.config import INSTANCE_VARIABLE, Settings, load
 from pod_worker.core.secret import revealed
 from pod_worker.local.description import without_password
@@ -24,6 +26,7 @@ from pod_worker.local.stack import Stack, stop_on_signals
 from pod_worker.pipelines import MODES
 
 DEFAULT_PORT = 8787
+RESTART_SECONDS = 5.0  # a worker that ends sooner would end again
 
 
 class LocalStack:
@@ -32,15 +35,22 @@ class LocalStack:
     def __init__(self, data: Path, stop: threading.Event, port: int | None = 0) -> None:
         """`port` is the control plane's. 0: a free one; None: DEFAULT_PORT, or a free one when that is busy."""
         settings = load()
+        earlier = read_identity(data)
         self.data = data
-        self.token = revealed(settings.control_plane_token) or secrets.token_urlsafe(24)
-        self.port = DEFAULT_PORT if port is None else port or free_port()
+        self.token = revealed(settings.control_plane_token) or earlier.token
+        self.port = (earlier.control_port or DEFAULT_PORT) if port is None else port or free_port()
         self._may_move = not port
         # Without a key on this machine only while no person chose one: a chosen key may be meant for a proxy.
         self._access = [] if settings.control_plane_token else ["--open-on-loopback"]
         self._instance = secrets.token_hex(8)
         given = _s3_from_settings(settings)
-        self.stack = Stack(data, mongodb_url=revealed(settings.mongodb_url), s3=given, stop=stop)
+        self.stack = Stack(
+            data,
+            mongodb_url=revealed(settings.mongodb_url),
+            s3=given,
+            mongodb_port=earlier.free_mongodb_port(),
+            stop=stop,
+        )
 
     @property
     def url(self) -> str:
@@ -60,6 +70,7 @@ class LocalStack:
             may_move=self._may_move,
         )
         self.stack.publish(control_plane_url=self.url, token=self.token)
+        write_identity(self.data, StackIdentity(self.token, self.port, mongodb_port(self.stack.mongodb_url)))
 
     def start_worker(self, name: str, *words: str, **env: str) -> None:
         self.stack.start_process(
@@ -156,8 +167,9 @@ def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> i
         local.start()
         if local.port != wanted:
             say(f"port {wanted} is busy: the control plane listens on {local.port} instead")
-        for number in range(1, workers + 1):
-            local.start_worker(f"worker-{number}", "--mode", mode)
+        starts = {f"worker-{number}": time.monotonic() for number in range(1, workers + 1)}
+        for name in starts:
+            local.start_worker(name, "--mode", mode)
         if not is_terminal():
             described = local.stack.describe()
             shown = replace(described, mongodb_url=without_password(described.mongodb_url))
@@ -168,9 +180,15 @@ def _run(local: LocalStack, stop: threading.Event, workers: int, mode: str) -> i
             if exited is None:
                 break
             say(f"{exited.name} ended with code {exited.code}:\n{exited.log_tail}")
-            if not exited.name.startswith("worker"):
+            if exited.name not in starts:
                 return ExitCode.FAILED
             local.stack.remove(exited.name)
+            if time.monotonic() - starts[exited.name] < RESTART_SECONDS:
+                say(f"{exited.name} ended too soon after its start and is not restarted; see its log above")
+                continue
+            say(f"restarting {exited.name}")
+            local.start_worker(exited.name, "--mode", mode)
+            starts[exited.name] = time.monotonic()
         return ExitCode.OK
     finally:
         say("stopping …")
