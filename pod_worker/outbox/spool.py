@@ -107,10 +107,6 @@ class Spool:
         return cls(directory, max_bytes, clock)
 
     @property
-    def is_owner(self) -> bool:
-        return self._owner_fd is not None
-
-    @property
     def dead_letter(self) -> Path:
         return self.directory / DEAD_LETTER
 

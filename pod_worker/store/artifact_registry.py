@@ -116,6 +116,12 @@ def verified_at_key(database: Mongo, key: str) -> ArtifactRow | None:
     return row_from(found) if found else None
 
 
+def at_key(database: Mongo, key: str) -> ArtifactRow | None:
+    """The row of a key, the registered one first."""
+    found = database[ARTIFACTS].find_one({"key": key}, sort=[("verifiedAt", DESCENDING)])
+    return row_from(found) if found else None
+
+
 def conflicting_key(database: Mongo, key: str) -> str | None:
     """A registered key that is a folder of `key`, or that has `key` as a folder: a file cannot be both."""
     parts = key.split("/")

@@ -15,7 +15,7 @@ from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_keys, artifact_registry
 
 NOW = datetime.now(UTC)
-LATER = NOW + timedelta(days=UPLOAD_DAYS, minutes=1)
+LATER = NOW + timedelta(days=UPLOAD_DAYS + 1)
 ULID, SHA = "01ARZ3NDEKTSV4RRFFQ69G5FAV", "aa" * 32
 
 

@@ -1,0 +1,163 @@
+"""Artifacts over the real path: command line, control plane, object store."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import uvicorn
+
+from pod_worker.artifacts.object_store import ObjectStore
+from pod_worker.control.app import build_app
+from pod_worker.core.lease import Fence
+from pod_worker.core.stage import Artifact
+from pod_worker.store import artifact_registry
+from pod_worker.store.mongo import connect
+from tests.cli.conftest import Cli
+
+TOKEN = "a-control-plane-token"
+NAMES = ["a # b?.txt", "100%41.txt", "adapter/config.json", "adapter/weights.bin", "résumé +&=.txt", "loss.txt"]
+
+
+@pytest.fixture
+def store(s3: Any) -> ObjectStore:
+    return ObjectStore(s3.endpoint, s3.access_key, s3.secret_key, s3.bucket)
+
+
+@pytest.fixture
+def publish(db: Any, store: ObjectStore, tmp_path: Path) -> Any:
+    db["runs"].insert_one({"_id": "run1", "status": "RUNNING", "attempt": 2, "leaseToken": "t"})
+
+    def put(name: str, body: bytes, attempt: int = 2) -> str:
+        path, sha = tmp_path / "body", hashlib.sha256(body).hexdigest()
+        path.write_bytes(body)
+        key = f"runs/run1/{attempt}/{name}"
+        store.put(key, path)
+        made = Artifact(key, len(body), sha, "data", "text/plain")
+        assert artifact_registry.register(db, f"run1:data:{sha}", Fence("run1", 2, "t"), made)
+        return key
+
+    return put
+
+
+@pytest.fixture(autouse=True)
+def control_plane(
+    cli: Cli, mongodb_url: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """On a real port, with a key; and a ~/.netrc that knows this host, which must not be used."""
+    database = connect(mongodb_url)
+    app = build_app(database, store, token=TOKEN, open_on_loopback=False)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the control plane did not start"
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login other password other\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("CONTROL_PLANE_URL", url)
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", TOKEN)
+    yield url
+    server.should_exit = True
+    thread.join(10)
+    database.client.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_key_of_any_characters_is_downloaded(cli: Cli, publish: Any, tmp_path: Path, name: str) -> None:
+    key = publish(name, name.encode())
+    done = cli("artifacts", "get", key, "-o", str(tmp_path / "back"))
+    assert done.code == 0, done.err
+    assert (tmp_path / "back").read_bytes() == name.encode()
+    assert cli("artifacts", "get", key).code == 0
+    assert (Path.cwd() / name.rsplit("/", 1)[-1]).read_bytes() == name.encode()
+    assert key in cli("artifacts", "list", "run1").out
+    assert [each["key"] for each in cli("artifacts", "list", "run1", "--json").json] == [key]
+
+
+def test_a_dash_writes_to_stdout(cli: Cli, publish: Any) -> None:
+    done = cli("artifacts", "get", publish("a.bin", b"\x00\r\nbytes"), "-o", "-")
+    assert done.code == 0, done.err
+    assert done.out == "\x00\r\nbytes"
+    assert not Path("-").exists()
+
+
+def test_a_run_and_a_name_give_the_latest_attempts_file(cli: Cli, publish: Any, tmp_path: Path) -> None:
+    publish("loss.txt", b"one", attempt=1)
+    publish("loss.txt", b"two", attempt=2)
+    assert cli("artifacts", "get", "run1", "loss.txt", "-o", str(tmp_path / "x")).code == 0
+    assert (tmp_path / "x").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("folder", ["adapter", "adapter/"])
+def test_a_folder_gives_every_file_below_it(cli: Cli, publish: Any, tmp_path: Path, folder: str) -> None:
+    for name in NAMES:
+        publish(name, name.encode())
+    done = cli("artifacts", "get", "run1", folder, "-o", str(tmp_path / "out"))
+    assert done.code == 0, done.err
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"adapter/config.json", "adapter/weights.bin"}
+
+
+def test_a_run_alone_gives_everything(cli: Cli, publish: Any) -> None:
+    for name in NAMES:
+        publish(name, name.encode())
+    assert cli("artifacts", "get", "run1").code == 0
+    assert {name for name in NAMES if Path(name).read_bytes() == name.encode()} == set(NAMES)
+
+
+def test_what_is_missing_is_named(cli: Cli, publish: Any) -> None:
+    publish("a", b"x")
+    publish("b", b"y")
+    for words in (["runs/run1/2/none"], ["run1", "none"], ["none"]):
+        assert cli("artifacts", "get", *words).code == 3
+    done = cli("artifacts", "get", "run1", "-o", "-")
+    assert done.code == 2
+    assert "2 files cannot go to stdout" in done.err
+
+
+def test_other_bytes_than_registered_are_not_kept(
+    cli: Cli, publish: Any, store: ObjectStore, tmp_path: Path
+) -> None:
+    key = publish("a.txt", b"right")
+    (tmp_path / "wrong").write_bytes(b"wrong")
+    store.put(key, tmp_path / "wrong")
+    done = cli("artifacts", "get", key, "-o", str(tmp_path / "back"))
+    assert done.code == 1
+    assert "another hash" in done.err
+    assert not list(tmp_path.glob("*back*"))
+
+
+def test_the_key_goes_to_the_control_plane_only(
+    cli: Cli, publish: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control_plane: str
+) -> None:
+    sent: list[tuple[str, str | None]] = []
+    real = requests.Session.send
+
+    def recorded(self: requests.Session, request: Any, **settings: Any) -> Any:
+        sent.append((request.url, request.headers.get("Authorization")))
+        return real(self, request, **settings)
+
+    monkeypatch.setattr(requests.Session, "send", recorded)
+    assert cli("artifacts", "get", publish("a.txt", b"x"), "-o", str(tmp_path / "back")).code == 0
+    assert [header for _, header in sent] == [f"Bearer {TOKEN}", None]
+    assert [url.startswith(control_plane) for url, _ in sent] == [True, False]
+
+
+def test_a_control_plane_that_is_away_is_a_temporary_failure(
+    cli: Cli, publish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("CONTROL_PLANE_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+        done = cli("artifacts", "get", publish("a.txt", b"x"))
+    assert done.code == 75
+    assert TOKEN not in done.err
