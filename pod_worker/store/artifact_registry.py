@@ -19,7 +19,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_keys
 from pod_worker.store.collections import ARTIFACTS, RUNS
-from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.queue.fence import fence_filter, unleased_filter
 
 LIST_LIMIT = 10_000
@@ -70,7 +70,7 @@ RunWriter: TypeAlias = Fence | UnleasedRun
 
 def owner_of(database: Mongo, run_id: str) -> RunOwner | None:
     """None: no such run."""
-    found = database[RUNS].find_one({"_id": run_id}, {"attempt": 1, "leaseToken": 1})
+    found = tolerant_rows(database, RUNS).find_one({"_id": run_id}, {"attempt": 1, "leaseToken": 1})
     if found is None:
         return None
     attempt = found.get("attempt")
@@ -79,7 +79,7 @@ def owner_of(database: Mongo, run_id: str) -> RunOwner | None:
 
 def is_owned_by(database: Mongo, writer: RunWriter) -> bool:
     """Whether the writer's fence still stands; for an unleased run, whether it is still unleased."""
-    return database[RUNS].find_one(_writer_filter(writer), {"_id": 1}) is not None
+    return tolerant_rows(database, RUNS).find_one(_writer_filter(writer), {"_id": 1}) is not None
 
 
 def register(database: Mongo, artifact_id: str, writer: RunWriter, artifact: Artifact) -> ArtifactRow | None:
@@ -106,13 +106,13 @@ def register(database: Mongo, artifact_id: str, writer: RunWriter, artifact: Art
 
 def verified(database: Mongo, artifact_id: str) -> ArtifactRow | None:
     """The registered artifact with this id; an unverified row does not count."""
-    found = database[ARTIFACTS].find_one({"_id": artifact_id, "verifiedAt": {"$type": "date"}})
+    found = tolerant_rows(database, ARTIFACTS).find_one({"_id": artifact_id, "verifiedAt": {"$type": "date"}})
     return row_from(found) if found else None
 
 
 def verified_at_key(database: Mongo, key: str) -> ArtifactRow | None:
     """What is registered under a key: such an object must never be overwritten or removed."""
-    found = database[ARTIFACTS].find_one({"key": key, "verifiedAt": {"$type": "date"}})
+    found = tolerant_rows(database, ARTIFACTS).find_one({"key": key, "verifiedAt": {"$type": "date"}})
     return row_from(found) if found else None
 
 
@@ -128,7 +128,9 @@ def conflicting_key(database: Mongo, key: str) -> str | None:
     folders = ["/".join(parts[:count]) for count in range(4, len(parts))]  # runs/<run>/<attempt>/<name>, and below
     below = {"$gte": f"{key}/", "$lt": f"{key}0"}  # "0" comes right after "/"
     for condition in ({"$in": folders}, below):
-        found = database[ARTIFACTS].find_one({"key": condition, "verifiedAt": {"$type": "date"}}, {"key": 1})
+        found = tolerant_rows(database, ARTIFACTS).find_one(
+            {"key": condition, "verifiedAt": {"$type": "date"}}, {"key": 1}
+        )
         if found is not None:
             return str(found["key"])
     return None
@@ -136,7 +138,12 @@ def conflicting_key(database: Mongo, key: str) -> str | None:
 
 def of_run(database: Mongo, run_id: str, limit: int = LIST_LIMIT) -> list[ArtifactRow]:
     """Oldest first."""
-    found = database[ARTIFACTS].find({"runId": run_id}).sort([("createdAt", 1), ("_id", 1)]).limit(limit)
+    found = (
+        tolerant_rows(database, ARTIFACTS)
+        .find({"runId": run_id})
+        .sort([("createdAt", 1), ("_id", 1)])
+        .limit(limit)
+    )
     return [row_from(document) for document in found]
 
 
