@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.timeout(420)  # on a busy machine the demo takes minutes
+
 
 def demo(*words: str) -> tuple[int, dict[str, bool], str]:
     clean = {
@@ -18,7 +20,7 @@ def demo(*words: str) -> tuple[int, dict[str, bool], str]:
         [sys.executable, "-m", "pod_worker", *words, "--json"],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=400,
         env={**clean, "OMP_NUM_THREADS": "2"},
         check=False,
     )
@@ -39,4 +41,4 @@ def test_the_demo_trains_a_real_model_and_loses_no_event() -> None:
 def test_a_run_is_executed_by_a_worker_in_a_rented_pod_and_the_pod_is_given_back() -> None:
     code, checks, said = demo("demo-pods")
     assert code == 0, said
-    assert checks == {"run": True, "executed in the pod": True, "events arrived": True, "pod given back": True}
+    assert checks == {"run": True, "executed in the pod": True, "events arrived": True, "pod terminated": True}

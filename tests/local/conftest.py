@@ -16,7 +16,7 @@ def eventually() -> Eventually:
     """Wait up to 20 s until a condition is true."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, "the condition did not become true within 20 s"
             time.sleep(0.02)

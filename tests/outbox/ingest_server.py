@@ -52,7 +52,7 @@ class IngestServer:
         waiting = list(replies)
         self.plan = lambda events: waiting.pop(0) if waiting else None
 
-    def wait_for(self, passed: Callable[[], bool], seconds: float = 20) -> None:
+    def wait_for(self, passed: Callable[[], bool], seconds: float = 60) -> None:
         with self.changed:
             assert self.changed.wait_for(passed, seconds), "the server saw it in time"
 

@@ -27,7 +27,7 @@ from tests.outbox.ingest_server import SOURCE, IngestServer, Reply
 HEAD = b'{"specversion":"1.0","seq":'
 
 
-def until(passed: Callable[[], bool], seconds: float = 10) -> None:
+def until(passed: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not passed():
         assert time.monotonic() < deadline, "the condition did not come true in time"

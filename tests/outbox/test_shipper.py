@@ -73,7 +73,7 @@ def test_a_pods_own_events_go_too(ingest, spool, clock, ship):
     assert list(ingest.stored) == [event_id]
 
 
-def until(passed: Callable[[], bool], seconds: float = 10) -> None:
+def until(passed: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not passed():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -98,6 +98,7 @@ def test_retry_after_may_be_a_date(ingest, emitter, ship):
     ingest.fail_first(Reply(429, b"", {"Retry-After": "Sun, 01 Jan 2040 00:00:00 GMT"}))
     shipper = ship()
     say(emitter, 1)
+    ingest.wait_for(lambda: ingest.requests)
     assert not shipper.flush(1)
     assert len(ingest.requests) == 1
 
@@ -227,6 +228,7 @@ def test_a_wrong_setting_is_logged_and_nothing_is_lost(ingest, spool, emitter, s
     ingest.plan = lambda events: reply
     shipper = ship()
     ids = say(emitter, 2)
+    until(lambda: shipper.logged)
     assert not shipper.flush(0.3)
     (warning,) = shipper.logged
     assert fix in warning
@@ -246,9 +248,9 @@ def test_after_an_outage_it_catches_up_in_large_batches(ingest, spool, emitter, 
     ingest.close()
     shipper = ship()
     ids = say(emitter, 1500)
+    until(lambda: shipper.stats().failures)
     assert not shipper.flush(0.5)
     assert shipper.stats().pending_bytes > 0
-    assert shipper.stats().failures
     ingest.open(ingest.port)
     assert shipper.flush(30)
     assert list(ingest.stored) == ids
@@ -262,7 +264,7 @@ def test_emit_never_waits_for_a_server_that_hangs(ingest, emitter, ship):
     say(emitter, 60)
     started = time.monotonic()
     say(emitter, 500)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10, "it would be 30 s"
     gate.set()
     assert shipper.flush(20)
 

@@ -102,7 +102,7 @@ def running(sshd: Sshd) -> Iterator[Sshd]:
 
 
 def wait_for_port(sshd: Sshd, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break

@@ -34,7 +34,7 @@ from pod_worker.worker.work_folders import WorkFolders
 LEASE_SECONDS, MARGIN_SECONDS, RENEW_SECONDS = 2.0, 0.5, 0.4
 TIMEOUTS = StopTimeouts(cancel_seconds=0.4, drain_seconds=0.4, kill_seconds=0.4, guard_seconds=1.0)
 IDENTITY = WorkerIdentity("pod-0:w", "pod-0", "all", ("synthetic",), ("synthetic",))
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 100.0  # only a failing test waits so long; a gigabyte through a busy machine takes a minute
 
 PRELUDE = """
 import ctypes, json, os, signal, subprocess, sys, threading, time
