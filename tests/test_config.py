@@ -141,3 +141,10 @@ def test_known_secrets_hold_every_form_that_could_be_printed(tmp_path: Path) -> 
     assert known_secrets(env, dotenv) == [
         "from-dotenv-0123456789", "bad ü token", "from-file-0123456789\n", "http://ana:password@host",
     ]  # fmt: skip
+
+
+def test_an_empty_secret_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(" \n")
+    with pytest.raises(ConfigurationError, match=r"CONTROL_PLANE_TOKEN_FILE points to .*, which is empty"):
+        load({"CONTROL_PLANE_TOKEN_FILE": str(file)}, None)

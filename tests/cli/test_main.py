@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from pod_worker.cli.log_output import RedactingFormatter, make_redactor
 from tests.cli.conftest import Cli
 
 Db = Database[dict[str, Any]]
@@ -144,3 +146,17 @@ def test_a_key_with_a_newline_is_used_without_it_and_a_worse_one_is_not_quoted(
         assert result.code in (2, 75)
         assert "sentinel" not in result.err + result.out
         assert "Traceback" not in result.err
+
+
+def test_a_secret_in_a_log_line_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTROL_PLANE_TOKEN", f"{TOKEN}\n")
+    formatter = RedactingFormatter(make_redactor())
+    try:
+        raise ValueError(f"Invalid header value b'Bearer {TOKEN}\\n'")
+    except ValueError:
+        record = logging.LogRecord("name", logging.ERROR, __file__, 1, "sent %s", (TOKEN,), sys.exc_info())
+    shown = formatter.format(record)
+    assert "sent ***" in shown
+    assert "ValueError" in shown
+    assert f"Bearer {TOKEN}" not in shown
+    assert TOKEN not in shown
