@@ -56,7 +56,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("read_results",),
         ("runpod", "launch", "ssh"),
         ("runpod_settings",),
-        ("launch_requests",),
+        ("launch_requests", "preconditions"),
         ("worker_client",),
         ("runpod_client",),
     ),
@@ -68,7 +68,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("app",),
         ("server",),
     ),
-    "cli.pods": (("session",), ("access", "create"), ("commands",)),
+    "cli.pods": (("session", "code_archive"), ("access", "worker_start"), ("create",), ("commands",)),
     "store": (
         ("collections", "mongo"),
         ("errors", "document_fields"),

@@ -93,8 +93,8 @@ def worker_environment(
     settings: RunpodSettings, worker_id: str, worker_env: Mapping[str, str]
 ) -> Mapping[str, str]:
     env = {"WORKER_ID": worker_id, **settings.worker_env, **worker_env}
-    if settings.ssh_public_key:
-        env.setdefault("PUBLIC_KEY", settings.ssh_public_key)
+    if public_key := settings.ssh_public_key or settings.login.public_key():
+        env.setdefault("PUBLIC_KEY", public_key)
         env.setdefault("RUNPOD_POD_USER", "0")  # images that run as another user break root's SSH
     return env
 
@@ -105,5 +105,6 @@ def bootstrap_of(settings: RunpodSettings) -> BootstrapPlan:
         code_dir=settings.code_dir,
         code_url=settings.code_url,
         code_ref=settings.code_ref,
+        code_archive=settings.code_archive,
         gpu_count=settings.gpu_count,
     )

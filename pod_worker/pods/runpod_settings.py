@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from pod_worker.core.secret import InvalidSecretError, read_secret
 from pod_worker.pods.pod import Cloud
 from pod_worker.pods.runpod.connect import API_ROOTS, DEFAULT_API
 from pod_worker.pods.ssh.login import SshLogin
@@ -48,11 +51,13 @@ class RunpodSettings:
     ssh_public_key: str | None = None
     login: SshLogin = field(default_factory=SshLogin, repr=False)
     ssh_password: str = field(default="runpod", repr=False)
-    worker_mode: str = "experiment"
+    worker_mode: str = "all"
     worker_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     code_dir: str = "/opt/pod_worker"
     code_url: str | None = None
     code_ref: str | None = None
+    code_archive: bytes | None = field(default=None, repr=False)
+    """The code as a .tar.gz, copied to the pod where its image has none."""
     require_gpu: bool = True
     state_dir: Path = Path(DEFAULT_STATE_DIR)
     """Pinned host keys and, without a database, the intent log."""
@@ -70,7 +75,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
     return RunpodSettings(
         api_key=_api_key(env),
         api=_one_of(env, "RUNPOD_REST_VERSION", DEFAULT_API, tuple(API_ROOTS)),
-        root=env.get("RUNPOD_API_BASE_URL"),
+        root=_api_root(env),
         gpu_types=_list(env, "RUNPOD_GPU_TYPE") or (DEFAULT_GPU,),
         gpu_count=_whole(env, "RUNPOD_GPU_COUNT_WANTED", 1),
         clouds=tuple(Cloud(word) for word in _clouds(env)),
@@ -84,7 +89,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
         ssh_public_key=_public_key(env),
         login=login,
         ssh_password=env.get("RUNPOD_SSH_PASSWORD", "runpod"),
-        worker_mode=env.get("WORKER_MODE", "experiment"),
+        worker_mode=env.get("WORKER_MODE", "all"),
         worker_env={name: env[name] for name in WORKER_SECRETS if name in env},
         code_dir=env.get("RUNPOD_CODE_DIR", "/opt/pod_worker"),
         code_url=env.get("RUNPOD_CODE_URL"),
@@ -95,14 +100,37 @@ def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
 
 
 def _api_key(env: Mapping[str, str]) -> str:
-    if key := env.get("RUNPOD_API_KEY"):
-        return key
-    if path := _path(env, "RUNPOD_API_KEY_FILE"):
-        return _text_of(path, "RUNPOD_API_KEY_FILE")
-    raise RunpodConfigurationError(
-        "RUNPOD_API_KEY is not set; make one in the RunPod console under Settings, API Keys, and export it "
-        "(or put it into a file and set RUNPOD_API_KEY_FILE)"
-    )
+    key, path = env.get("RUNPOD_API_KEY"), _path(env, "RUNPOD_API_KEY_FILE")
+    if key is None and path is None:
+        raise RunpodConfigurationError(
+            "RUNPOD_API_KEY is not set; make one in the RunPod console under Settings, API Keys, and export it "
+            "(or put it into a file and set RUNPOD_API_KEY_FILE)"
+        )
+    name = "RUNPOD_API_KEY" if path is None or key is not None else "RUNPOD_API_KEY_FILE"
+    text = _text_of(path, name) if key is None and path is not None else str(key)
+    try:
+        return read_secret(text).reveal()
+    except InvalidSecretError as error:
+        raise RunpodConfigurationError(f"{name} {error}; set it to the key alone") from None
+
+
+def _api_root(env: Mapping[str, str]) -> str | None:
+    """Messages show this address, so it may not contain a password; no message shows an invalid one."""
+    name, root = "RUNPOD_API_BASE_URL", env.get("RUNPOD_API_BASE_URL")
+    if root is None:
+        return None
+    try:
+        parts = urlsplit(root.strip())
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or True)
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise RunpodConfigurationError(f"{name} is not an http or https address, such as https://api.example.com")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise RunpodConfigurationError(
+            f"{name} has a user, a password or a query; give scheme, host and port alone (the key: RUNPOD_API_KEY)"
+        )
+    return root.strip()
 
 
 def _public_key(env: Mapping[str, str]) -> str | None:
@@ -157,6 +185,6 @@ def _price(env: Mapping[str, str], name: str) -> float | None:
         price = float(env[name])
     except ValueError:
         price = -1.0
-    if not price > 0:
+    if not 0 < price < math.inf:
         raise RunpodConfigurationError(f"{name}={env[name]!r}: a price in USD per hour is needed, e.g. 0.80")
     return price

@@ -115,3 +115,54 @@ def test_no_secret_is_shown() -> None:
     shown = repr(from_env({**KEY, "MONGODB_URL": "mongodb://u:hunter2@h", "RUNPOD_SSH_PASSWORD": "hunter2"}))
     assert "rpa_secret" not in shown
     assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("rpa_sentinel\nrpa_other", "more than one line"),
+        ("rpa sentinel", "a space inside"),
+        ("rpa_s\u00e9ntinel", "outside ASCII"),
+        ("  \n", "is empty"),
+    ],
+)
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
+    tmp_path: Path, value: str, message: str
+) -> None:
+    (tmp_path / "key").write_text(value)
+    for env in ({"RUNPOD_API_KEY": value}, {"RUNPOD_API_KEY_FILE": str(tmp_path / "key")}):
+        with pytest.raises(RunpodConfigurationError, match=message) as caught:
+            from_env(env)
+        assert "ntinel" not in str(caught.value)
+
+
+def test_white_space_around_the_key_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\ufeffrpa_x\r\n")
+    assert from_env({"RUNPOD_API_KEY": " rpa_x\n"}).api_key == "rpa_x"
+    assert from_env({"RUNPOD_API_KEY_FILE": str(tmp_path / "key")}).api_key == "rpa_x"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://ana:sentinel@host",
+        "http://sentinel@host/",
+        "https://host?key=sentinel",
+        "https://host#sentinel",
+        "ftp://host/sentinel",
+        "sentinel",
+        "http://",
+        "http://[sentinel",
+        "http://host:sentinel",
+    ],
+)
+def test_an_api_address_with_a_secret_or_without_a_host_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(RunpodConfigurationError, match="RUNPOD_API_BASE_URL") as caught:
+        from_env({**KEY, "RUNPOD_API_BASE_URL": url})
+    assert "sentinel" not in str(caught.value)
+
+
+@pytest.mark.parametrize("price", ["0", "-1", "nan", "inf", "x"])
+def test_a_price_ceiling_that_limits_nothing_is_refused(price: str) -> None:
+    with pytest.raises(RunpodConfigurationError, match="RUNPOD_MAX_PRICE_PER_HOUR"):
+        from_env({**KEY, "RUNPOD_MAX_PRICE_PER_HOUR": price})

@@ -153,7 +153,7 @@ def test_a_worker_from_spawn_to_terminate(shop: Shop) -> None:
     try:
         assert shop.client.start_worker_process(pod_id, "gpu-1"), "already running is fine"
         log = (shop.root / "state" / "worker.log").read_text()
-        assert log == "worker --mode experiment token from-the-pod\n"
+        assert log == "worker --mode all token from-the-pod\n"
     finally:
         os.kill(worker, signal.SIGKILL)
     assert shop.client.terminate_worker(pod_id)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.options import Number, json_option
 from pod_worker.cli.output import is_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ Finding = tuple[str, str, str]
 @click.argument("pod_id")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--forget-host-key", is_flag=True, help="Accept a new host key after a stop and start.")
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for COMMAND.")
+@click.option(
+    "--timeout", type=Number(0.1, 604_800), default=600.0, show_default=True, help="Seconds for COMMAND."
+)
 def ssh(pod_id: str, command: tuple[str, ...], forget_host_key: bool, timeout: float) -> int:
     """Run COMMAND on a pod and stream its output; without one, open a shell."""
     from pod_worker.cli.pods.session import open_account
@@ -87,7 +90,7 @@ def _known_hosts(account: PodAccount, pod_id: str) -> Path:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@json_option
 def doctor(as_json: bool) -> int:
     """Check API key, API, GPU stock and prices, volume, SSH keys, worker settings and left-over pods."""
     from pod_worker.cli.pods.session import open_account
@@ -158,41 +161,22 @@ def _volume(account: PodAccount) -> list[Finding]:
 
 
 def _ssh_keys(account: PodAccount) -> list[Finding]:
-    from pod_worker.pods.ssh.login import SshError
+    from pod_worker.pods.preconditions import ssh_problems
 
     settings = account.settings
-    try:
-        key = settings.login.load_key()
-    except SshError as error:
-        return [("ssh key", "bad", str(error))]
-    if key is None:
-        return [("ssh key", "warn", "none (RUNPOD_SSH_PRIVATE_KEY_PATH): pods cannot be set up over SSH")]
-    if settings.ssh_public_key is None:
-        return [
-            (
-                "ssh key",
-                "warn",
-                "RUNPOD_SSH_PUBLIC_KEY_PATH is not set: pods accept only the keys of the RunPod account",
-            )
-        ]
-    if key.get_base64() not in settings.ssh_public_key:
-        return [
-            (
-                "ssh key",
-                "bad",
-                "the public key does not belong to the private key; ssh-keygen -y -f KEY prints the right one",
-            )
-        ]
-    return [("ssh key", "ok", f"{key.get_name()}, both halves match")]
+    if problems := ssh_problems(settings):
+        return [("ssh key", "bad", "; ".join(problems))]
+    key = settings.login.load_key()
+    origin = "both halves match" if settings.ssh_public_key else "its public half goes to the pod"
+    return [("ssh key", "ok", f"{key.get_name() if key else ''}, {origin}")]
 
 
 def _worker(account: PodAccount) -> list[Finding]:
+    from pod_worker.pods.preconditions import address_problems
+
     env = account.settings.worker_env
-    if "MONGODB_URL" not in env:
-        return [("worker", "bad", "MONGODB_URL is not set: a worker on the pod would have no queue")]
-    local = [name for name, value in env.items() if "127.0.0.1" in value or "localhost" in value]
-    if local and account.settings.root is None:
-        return [("worker", "warn", f"{', '.join(local)} point to this machine; a rented pod cannot reach them")]
+    if problems := address_problems(account.settings, env):
+        return [("worker", "bad", "; ".join(problems))]
     return [("worker", "ok", f"passed on: {', '.join(sorted(env))}")]
 
 

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.options import Number, confirm, json_option, yes_option
 from pod_worker.cli.output import age, print_json, print_table, say, span
 from pod_worker.cli.pods.access import doctor, ssh
-from pod_worker.cli.pods.create import confirm, create
+from pod_worker.cli.pods.create import LEAST_PRICE, MOST_PRICE, create
 from pod_worker.core.run import Json
 
 if TYPE_CHECKING:
     from pod_worker.pods.catalogue import GpuOffer
     from pod_worker.pods.pod import Pod
 
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 STYLES = {
     "STATUS": {
         "RUNNING": "bold green",
@@ -143,8 +142,8 @@ def logs(pod_id: str, follow: bool, tail: int, since: str | None, as_json: bool)
 
 
 @pods.command()
-@click.option("--min-vram-gb", type=float, default=0.0, help="At least this much GPU memory.")
-@click.option("--max-price", type=float, help="At most this many USD per hour and GPU.")
+@click.option("--min-vram-gb", type=Number(0, 1e6), default=0.0, help="At least this much GPU memory.")
+@click.option("--max-price", type=Number(LEAST_PRICE, MOST_PRICE), help="At most this many USD per hour and GPU.")
 @click.option("--available", is_flag=True, help="Only GPU types in stock.")
 @json_option
 def gpus(min_vram_gb: float, max_price: float | None, available: bool, as_json: bool) -> None:

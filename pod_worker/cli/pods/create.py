@@ -6,55 +6,82 @@ No money is spent before the plan is confirmed. Environment values are never sho
 from __future__ import annotations
 
 import shlex
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode, exit_code_for
+from pod_worker.cli.options import Number, confirm, json_option, parse_pair, yes_option
 from pod_worker.cli.output import is_terminal, print_json, print_table, say
+from pod_worker.cli.pods.code_archive import code_archive
+from pod_worker.cli.pods.worker_start import start_worker
 from pod_worker.core.run import Json
+from pod_worker.pipelines import MODES
 
 if TYPE_CHECKING:
     from pod_worker.cli.pods.session import PodAccount
-    from pod_worker.pods.launch.launcher import LaunchFailed, LaunchRequest
+    from pod_worker.pods.launch.launcher import Launched, LaunchFailed, LaunchRequest
     from pod_worker.pods.runpod_settings import RunpodSettings
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask unless `yes`.
+LEAST_PRICE, MOST_PRICE = 0.001, 1000.0
 
-    Raises click.Abort on no, and a usage error if stdin is no terminal.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandError(
-            f"{question} stdin is not a terminal, so the question cannot be asked; pass --yes", ExitCode.USAGE
-        )
-    click.confirm(question, abort=True, err=True)
+
+class NonEmpty(click.ParamType[str]):
+    """Text with at least one visible character."""
+
+    name = "text"
+
+    def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("it is empty.", param, ctx)
+        return str(value)
 
 
 @click.command()
-@click.argument("name", default="pod-worker")
+@click.argument("name", default="pod-worker", type=NonEmpty())
 @click.option(
-    "--gpu", "gpus", multiple=True, help="Name or id; repeat it for fallbacks. [default: RUNPOD_GPU_TYPE]"
+    "--gpu",
+    "gpus",
+    multiple=True,
+    type=NonEmpty(),
+    help="Name or id; repeat it for fallbacks. [default: RUNPOD_GPU_TYPE]",
 )
 @click.option("--gpu-count", type=click.IntRange(1), help="GPUs per pod.")
 @click.option("--cloud", type=click.Choice(["SECURE", "COMMUNITY", "ALL"]), help="[default: SECURE]")
-@click.option("--data-center", "centers", multiple=True, help="Preferred places, best first.")
-@click.option("--volume", help="Network volume by name; fixes the place. [default: RUNPOD_STORAGE_NAME]")
-@click.option("--image", help="[default: RUNPOD_WORKER_IMAGE]")
+@click.option("--data-center", "centers", multiple=True, type=NonEmpty(), help="Preferred places, best first.")
+@click.option(
+    "--volume", type=NonEmpty(), help="Network volume by name; fixes the place. [default: RUNPOD_STORAGE_NAME]"
+)
+@click.option("--image", type=NonEmpty(), help="[default: RUNPOD_WORKER_IMAGE]")
 @click.option("--disk-gb", type=click.IntRange(1), help="Container disk.")
 @click.option("--env", "-e", "pairs", multiple=True, metavar="NAME=VALUE", help="One more variable for the pod.")
-@click.option("--command", metavar="WORDS", help="Start this in the container instead of the image's own command.")
-@click.option("--max-price", type=float, metavar="USD", help="Never rent a pod that costs more per hour.")
-@click.option("--mode", help="The worker's mode. [default: WORKER_MODE or experiment]")
-@click.option("--up", "bring_up", is_flag=True, help="Wait for SSH, install pod_worker and start the worker.")
+@click.option(
+    "--command",
+    metavar="WORDS",
+    type=NonEmpty(),
+    help="Start this in the container instead of the image's own command; no worker is set up.",
+)
+@click.option(
+    "--max-price",
+    type=Number(LEAST_PRICE, MOST_PRICE),
+    metavar="USD",
+    help="Never create a pod that costs more per hour.",
+)
+@click.option(
+    "--mode", type=click.Choice(list(MODES)), help="What the worker executes. [default: WORKER_MODE or all]"
+)
+@click.option(
+    "--up/--no-up",
+    "is_worker_wanted",
+    default=None,
+    help="Install pod_worker over SSH and start the worker (default), or create the pod only.",
+)
+@click.option("--keep", is_flag=True, help="Keep the pod if its worker does not start, for a look at it.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and spend nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Rent without asking.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@yes_option
+@json_option
 def create(
     name: str,
     gpus: tuple[str, ...],
@@ -68,98 +95,134 @@ def create(
     command: str | None,
     max_price: float | None,
     mode: str | None,
-    bring_up: bool,
+    is_worker_wanted: bool | None,
+    keep: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Rent one pod for a worker; prints the pod's id.
+    """Create one pod and start a worker on it; prints the pod's id.
 
-    NAME begins the pod's name. Creating the same NAME again while its pod lives gives that pod.
+    NAME begins the pod's name. The same NAME again gives the same pod while it exists. If the worker does not
+    start, the pod is terminated.
     """
     from pod_worker.cli.pods.session import open_account
-    from pod_worker.pods.launch.launcher import LaunchFailed
-    from pod_worker.pods.launch_requests import worker_launch_request
 
+    is_worker_wanted = command is None if is_worker_wanted is None else is_worker_wanted
+    if mode and not is_worker_wanted and command is None:
+        raise CommandError("--mode has no effect with --no-up: no worker is started", ExitCode.USAGE)
     with open_account() as account:
         given: dict[str, Json] = {
-            "gpu_types": gpus,
+            "gpu_types": gpus or None,
             "gpu_count": gpu_count,
             "clouds": _clouds(cloud),
-            "data_centers": centers,
+            "data_centers": centers or None,
             "storage_name": volume,
             "worker_image": image,
             "container_disk_gb": disk_gb,
             "price_ceiling": max_price,
             "worker_mode": mode,
         }
-        account.settings = replace(account.settings, **{key: value for key, value in given.items() if value})
-        request = worker_launch_request(account.settings, account.provider, name, _pairs(pairs))
-        if command:
-            request = replace(request, spec=replace(request.spec, start_command=tuple(shlex.split(command))))
-        _show_plan(account.settings, request, as_json and dry_run)
-        if not request.candidates:
+        changes = {key: value for key, value in given.items() if value is not None}
+        account.settings = _with_code(replace(account.settings, **changes))
+        if account.settings.worker_mode not in MODES:
             raise CommandError(
-                "no GPU fits: none is offered there, or all cost more than --max-price", ExitCode.BUDGET
+                f"WORKER_MODE={account.settings.worker_mode!r} is not one of {', '.join(MODES)}", ExitCode.USAGE
             )
+        plan = _make_plan(account, name, dict(map(parse_pair, pairs)), command, is_worker_wanted)
+        _show_plan(account.settings, plan, as_json and dry_run)
+        _check_plan(plan)
         if dry_run:
             return ExitCode.OK
-        confirm("Rent this pod? It bills until it is terminated.", yes)
-        result = account.launcher().launch(request)
-        if isinstance(result, LaunchFailed):
-            raise CommandError(_describe_failure(result), _exit_of(result))
-        pod = result.pod
+        confirm("Create this pod? It is billed until it is terminated.", yes)
+        launched = _launch(account, plan.request)
+        pod = launched.pod
         if as_json:
             print_json({"id": pod.id, "name": pod.name, "gpu": pod.gpu_id, "usd_per_hour": pod.cost_per_hour})
         else:
             click.echo(pod.id)
-        say(f"rented: {pod.name}; give it back with: pod-worker pods terminate {pod.id}")
-        return _bring_up(account, name, pod.id) if bring_up else ExitCode.OK
+        say(f"created: {pod.name}; terminate it with: pod-worker pods terminate {pod.id}")
+        if is_worker_wanted:
+            return start_worker(account, name, launched, keep=keep)
+        if command is None:
+            say(f"WARNING: no worker runs on {pod.id}. The pod idles and is billed until you terminate it.")
+        return ExitCode.OK
 
 
-def _clouds(word: str | None) -> tuple[Json, ...]:
+def _with_code(settings: RunpodSettings) -> RunpodSettings:
+    """The default image holds no pod_worker.
+
+    Other images are expected to, unless a git URL is set.
+    """
+    from pod_worker.pods.runpod_settings import DEFAULT_IMAGE
+
+    if settings.code_url or settings.worker_image != DEFAULT_IMAGE:
+        return settings
+    return replace(settings, code_archive=code_archive())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    request: LaunchRequest
+    is_worker_wanted: bool
+    problems: tuple[str, ...]
+
+
+def _make_plan(
+    account: PodAccount, name: str, env: dict[str, str], command: str | None, is_worker_wanted: bool
+) -> Plan:
+    from pod_worker.pods.launch_requests import worker_launch_request
+    from pod_worker.pods.preconditions import address_problems, launch_problems
+
+    settings = account.settings
+    request = worker_launch_request(settings, account.provider, name, {"WORKER_MODE": settings.worker_mode, **env})
+    problems: tuple[str, ...] = ()
+    if command is not None:
+        request = replace(request, spec=replace(request.spec, start_command=tuple(shlex.split(command))))
+        # A command may need no queue, but an address that leads nowhere is an error in any case.
+        problems = tuple(each for each in address_problems(settings, request.spec.env) if "unreachable" in each)
+    if is_worker_wanted:
+        problems = launch_problems(settings, request)
+    return Plan(request, is_worker_wanted, problems)
+
+
+def _check_plan(plan: Plan) -> None:
+    """Raises CommandError while nothing is spent yet."""
+    if plan.problems:
+        causes = "".join(f"\n  - {problem}" for problem in plan.problems)
+        hint = "\nWith --no-up the pod is created without a worker." if plan.is_worker_wanted else ""
+        raise CommandError(f"no pod was created, because its worker would not run:{causes}{hint}", ExitCode.USAGE)
+    if not plan.request.candidates:
+        raise CommandError(
+            "no GPU fits: none is offered there, or all cost more than --max-price", ExitCode.BUDGET
+        )
+
+
+def _launch(account: PodAccount, request: LaunchRequest) -> Launched:
+    from pod_worker.pods.launch.launcher import LaunchFailed
+
+    try:
+        result = account.launcher().launch(request)
+    except BaseException:
+        say("WARNING: a pod may have been created and may be billed. Check: pod-worker pods list, pods sweep")
+        raise
+    if isinstance(result, LaunchFailed):
+        raise CommandError(_describe_failure(result), _exit_of(result))
+    return result
+
+
+def _clouds(word: str | None) -> tuple[Json, ...] | None:
     from pod_worker.pods.pod import Cloud
 
     if word is None:
-        return ()
+        return None
     return tuple(Cloud) if word == "ALL" else (Cloud(word),)
 
 
-def _pairs(pairs: tuple[str, ...]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise CommandError(f"--env {pair.split()[0]!r}: write NAME=VALUE", ExitCode.USAGE)
-    return {pair.partition("=")[0]: pair.partition("=")[2] for pair in pairs}
-
-
-def _show_plan(settings: RunpodSettings, request: LaunchRequest, as_json: bool) -> None:
-    spec = request.spec
+def _show_plan(settings: RunpodSettings, plan: Plan, as_json: bool) -> None:
+    request, spec = plan.request, plan.request.spec
     if as_json:
-        print_json(
-            {
-                "order": request.id,
-                "image": spec.image,
-                "container_disk_gb": spec.container_disk_gb,
-                "pod_volume_gb": spec.pod_volume_gb,
-                "mount_path": spec.mount_path,
-                "ports": list(spec.ports),
-                "command": list(spec.start_command),
-                "env_names": sorted(spec.env),
-                "price_ceiling": request.price_ceiling,
-                "api": settings.api,
-                "candidates": [
-                    {
-                        "gpu": each.gpu_id,
-                        "gpu_count": each.gpu_count,
-                        "cloud": each.cloud.value,
-                        "data_center": each.data_center_id,
-                        "volume": each.volume_id,
-                        "usd_per_hour": each.price_per_hour,
-                    }
-                    for each in request.candidates
-                ],
-            }
-        )
+        print_json(_plan_json(settings, plan))
         return
     say(f"plan: one pod for {request.id!r} from {settings.root or 'RunPod'} ({settings.api}), the first of these:")
     if is_terminal():
@@ -171,8 +234,54 @@ def _show_plan(settings: RunpodSettings, request: LaunchRequest, as_json: bool) 
     say(f"  env (values not shown): {', '.join(sorted(spec.env))}")
     if spec.start_command:
         say(f"  command: {shlex.join(spec.start_command)}")
-    if any("127.0.0.1" in value or "localhost" in value for value in spec.env.values()) and not settings.root:
-        say("  warning: an address of this machine (127.0.0.1) is among the values; a rented pod cannot reach it")
+    say(f"  worker: {_worker_text(settings, plan)}")
+
+
+def _worker_text(settings: RunpodSettings, plan: Plan) -> str:
+    if plan.is_worker_wanted:
+        return f"mode {settings.worker_mode}, installed over SSH, code from {_code_source(settings)}"
+    if plan.request.spec.start_command:
+        return f"only if the command starts one (WORKER_MODE={settings.worker_mode})"
+    return "none: the pod idles and is billed (--no-up)"
+
+
+def _code_source(settings: RunpodSettings) -> str:
+    from pod_worker.pods.launch_requests import bootstrap_of
+
+    bootstrap = bootstrap_of(settings)
+    if bootstrap.code_archive is not None:
+        return f"this checkout ({len(bootstrap.code_archive) >> 10} KiB)"
+    return bootstrap.code_url or f"the image ({bootstrap.code_dir})"
+
+
+def _plan_json(settings: RunpodSettings, plan: Plan) -> dict[str, Json]:
+    request, spec = plan.request, plan.request.spec
+    return {
+        "order": request.id,
+        "image": spec.image,
+        "container_disk_gb": spec.container_disk_gb,
+        "pod_volume_gb": spec.pod_volume_gb,
+        "mount_path": spec.mount_path,
+        "ports": list(spec.ports),
+        "command": list(spec.start_command),
+        "env_names": sorted(spec.env),
+        "price_ceiling": request.price_ceiling,
+        "api": settings.api,
+        "mode": settings.worker_mode if plan.is_worker_wanted or spec.start_command else None,
+        "worker": plan.is_worker_wanted,
+        "problems": list(plan.problems),
+        "candidates": [
+            {
+                "gpu": each.gpu_id,
+                "gpu_count": each.gpu_count,
+                "cloud": each.cloud.value,
+                "data_center": each.data_center_id,
+                "volume": each.volume_id,
+                "usd_per_hour": each.price_per_hour,
+            }
+            for each in request.candidates
+        ],
+    }
 
 
 def _describe_failure(result: LaunchFailed) -> str:
@@ -194,31 +303,3 @@ def _exit_of(result: LaunchFailed) -> ExitCode:
         LaunchFailureReason.TAKEN: ExitCode.TEMPORARY,
     }
     return codes[result.reason]
-
-
-def _bring_up(account: PodAccount, worker_id: str, pod_id: str) -> int:
-    import time
-
-    from pod_worker.pods.launch.readiness import BootFailed, wait_until_ready
-
-    say("waiting for the pod to boot (the image may take minutes)")
-    state = wait_until_ready(account.provider, pod_id, clock=account.clock, sleep=time.sleep)
-    if isinstance(state, BootFailed):
-        raise CommandError(
-            f"{state.reason}\nit still bills: pod-worker pods terminate {pod_id}", ExitCode.TEMPORARY
-        )
-    client = account.client()
-    try:
-        report = client.check_and_initialize_worker(worker_id, pod_id)
-        while report["status"] == "spawning":
-            say(f"not yet: {report.get('note', '')}")
-            time.sleep(5)
-            report = client.check_and_initialize_worker(worker_id, pod_id)
-        if report["status"] == "error":
-            raise CommandError(f"{report['error']}\nit still bills: pod-worker pods terminate {pod_id}")
-        if not client.start_worker_process(pod_id, worker_id):
-            raise CommandError(f"the worker did not start; look with: pod-worker pods ssh {pod_id}")
-    finally:
-        client.close()
-    say(f"the worker runs on {pod_id}; follow it with: pod-worker pods logs -f {pod_id}")
-    return ExitCode.OK

@@ -85,6 +85,7 @@ class Transport:
         if not api_key:
             raise ValueError("no RunPod API key; set RUNPOD_API_KEY (console: Settings, API Keys)")
         self.base_url = base_url.rstrip("/")
+        self._shown_url = re.sub(r"//[^/@]*@", "//***@", self.base_url)
         self._key = api_key
         self._clock = clock
         self._sleep = sleep
@@ -175,7 +176,7 @@ class Transport:
                 yield response
         except requests.RequestException as error:
             raise UnreachableError(
-                self._redact(f"{method} {path} at {self.base_url}: {_cause(error)}"),
+                self._redact(f"{method} {path} at {self._shown_url}: {_cause(error)}"),
                 sent=_may_have_been_sent(error),
             ) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import logging
 import select
 import shlex
 import time
@@ -22,6 +23,9 @@ import paramiko
 from pod_worker.pods.pod import SshAddress
 from pod_worker.pods.ssh.host_keys import HostKeyChangedError, HostKeyPins, fingerprint
 from pod_worker.pods.ssh.login import PrivateKeyError, SshError, SshLogin
+
+# paramiko logs tracebacks of failed connections from its threads; each failure is raised as an SshError as well.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 KEPT_BYTES = 1024 * 1024
 """The last MiB of each output stream is kept; all of it is streamed."""

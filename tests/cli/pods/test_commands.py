@@ -3,95 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pod_worker.cli import main
 from pod_worker.cli.exit_codes import ExitCode
-from pod_worker.core.clock import ManualClock
-from pod_worker.fake_runpod.server import FakeServer, Options, running
+from tests.cli.pods.conftest import Pods, rent
 from tests.pods.cloud import GPU, Cloud
-from tests.pods.sshd import Sshd, make_folder
-from tests.pods.sshd import running as running_sshd
-
-
-@pytest.fixture(scope="module")
-def fake_server() -> Iterator[FakeServer]:
-    with running(Options(speed=0, seed=3)) as fake:
-        yield fake
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with running_sshd(make_folder(tmp_path_factory.mktemp("sshd"))) as sshd:
-        yield sshd
-
-
-@pytest.fixture
-def cloud(fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    for name in [name for name in os.environ if name.startswith(("RUNPOD_", "MONGODB", "CONTROL_PLANE"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RUNPOD_API_KEY", fake_server.api_key)
-    monkeypatch.setenv("RUNPOD_API_BASE_URL", fake_server.url)
-    monkeypatch.setenv("RUNPOD_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("POD_WORKER_DATA", str(tmp_path / "no-stack"))
-    monkeypatch.chdir(tmp_path)
-    cloud = Cloud(fake_server.url, fake_server.api_key, ManualClock())
-    cloud.reset()
-    return cloud
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Pods = Callable[..., Result]
-
-
-@pytest.fixture
-def pods(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> Pods:
-    def run(*words: str) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main(["pods", *words])
-        output = capsys.readouterr()
-        return Result(int(ended.value.code or 0), output.out, output.err)
-
-    return run
-
-
-def rent(pods: Pods, name: str = "w") -> str:
-    result = pods("create", name, "--yes")
-    assert result.code == 0, result.err
-    return result.out.strip()
+from tests.pods.sshd import Sshd
 
 
 def test_a_dry_run_shows_the_plan_and_spends_nothing(pods: Pods, cloud: Cloud) -> None:
-    result = pods("create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN=hunter2", "--dry-run")
+    result = pods(
+        "create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN=hunter2", "--no-up", "--dry-run"
+    )
     assert result.code == 0
     assert "$0.69/h" in result.err
     assert "NVIDIA L4" in result.err
     assert "HF_TOKEN" in result.err
     assert "hunter2" not in result.out + result.err
     assert cloud.living() == []
-    plan = pods("create", "w", "--dry-run", "--json", "--max-price", "0.5", "--gpu", "L4").json
+    plan = pods("create", "w", "--no-up", "--dry-run", "--json", "--max-price", "0.5", "--gpu", "L4").json
     assert [each["usd_per_hour"] for each in plan["candidates"]] == [0.44]
     assert cloud.living() == []
 
 
 def test_nothing_is_rented_without_a_yes(pods: Pods, cloud: Cloud) -> None:
-    result = pods("create", "w")
+    result = pods("create", "w", "--no-up")
     assert result.code == ExitCode.USAGE
     assert "--yes" in result.err
     assert cloud.living() == []
@@ -131,21 +70,33 @@ def test_the_worker_gets_the_queues_address_and_an_own_command(
 @pytest.mark.parametrize(
     ("words", "fault", "code"),
     [
-        (("create", "w", "--yes"), {"kind": "no_capacity"}, ExitCode.NO_CAPACITY),
-        (("create", "w", "--yes"), {"kind": "http_error", "status": 402, "method": "POST"}, ExitCode.BUDGET),
-        (("create", "w", "--yes"), {"kind": "http_error", "status": 422, "method": "POST"}, ExitCode.USAGE),
-        (("create", "w", "--yes"), {"kind": "http_error", "status": 401, "method": "POST"}, ExitCode.AUTH),
+        (("create", "w", "--no-up", "--yes"), {"kind": "no_capacity"}, ExitCode.NO_CAPACITY),
+        (
+            ("create", "w", "--no-up", "--yes"),
+            {"kind": "http_error", "status": 402, "method": "POST"},
+            ExitCode.BUDGET,
+        ),
+        (
+            ("create", "w", "--no-up", "--yes"),
+            {"kind": "http_error", "status": 422, "method": "POST"},
+            ExitCode.USAGE,
+        ),
+        (
+            ("create", "w", "--no-up", "--yes"),
+            {"kind": "http_error", "status": 401, "method": "POST"},
+            ExitCode.AUTH,
+        ),
         (("list",), {"kind": "http_error", "status": 401}, ExitCode.AUTH),
         (("list",), {"kind": "http_error", "status": 503}, ExitCode.TEMPORARY),
         (("show", "none"), None, ExitCode.NOT_FOUND),
         (("terminate", "none", "--yes"), None, ExitCode.NOT_FOUND),
         (("logs", "none"), None, ExitCode.NOT_FOUND),
         (("ssh", "none", "true"), None, ExitCode.NOT_FOUND),
-        (("create", "w", "--yes", "--gpu", "RTX 9999"), None, ExitCode.NOT_FOUND),
-        (("create", "w", "--yes", "--volume", "none"), None, ExitCode.NOT_FOUND),
-        (("create", "w", "--yes", "--max-price", "0.01"), None, ExitCode.BUDGET),
-        (("create", "w", "--yes", "-e", "novalue"), None, ExitCode.USAGE),
-        (("create", "w", "--yes", "--cloud", "PRIVATE"), None, ExitCode.USAGE),
+        (("create", "w", "--no-up", "--yes", "--gpu", "RTX 9999"), None, ExitCode.NOT_FOUND),
+        (("create", "w", "--no-up", "--yes", "--volume", "none"), None, ExitCode.NOT_FOUND),
+        (("create", "w", "--no-up", "--yes", "--max-price", "0.01"), None, ExitCode.BUDGET),
+        (("create", "w", "--no-up", "--yes", "-e", "novalue"), None, ExitCode.USAGE),
+        (("create", "w", "--no-up", "--yes", "--cloud", "PRIVATE"), None, ExitCode.USAGE),
     ],
 )
 def test_exit_codes(
@@ -177,7 +128,7 @@ def test_a_key_from_dotenv(pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("RUNPOD_API_KEY")
     Path(".env").write_text(f"RUNPOD_API_KEY={cloud.api_key}\nRUNPOD_GPU_TYPE=L4\n")
     assert pods("list").code == 0
-    assert "NVIDIA L4" in pods("create", "w", "--dry-run").err
+    assert "NVIDIA L4" in pods("create", "w", "--no-up", "--dry-run").err
 
 
 def test_gpus_are_sorted_by_price_and_filtered(pods: Pods, cloud: Cloud) -> None:
@@ -228,7 +179,7 @@ def test_ssh_runs_a_command_and_gives_its_code(
     cloud.settings(ssh_host=None)
 
 
-def test_a_pod_that_nobody_wants_is_swept(pods: Pods, cloud: Cloud) -> None:
+def test_an_unwanted_pod_is_swept(pods: Pods, cloud: Cloud) -> None:
     pod_id = rent(pods)
     cloud.fault("http_error", method="DELETE", status=500, times=4)
     with pytest.MonkeyPatch.context() as patch:

@@ -165,6 +165,15 @@ def test_the_key_is_cut_out_of_replies_errors_and_logs(
     assert "sending again" in caplog.text
 
 
+def test_a_password_in_the_address_is_not_in_errors() -> None:
+    wire = Wire("http://ana:sentinel@127.0.0.1:1", HttpRetryPolicy(attempts=1))
+    with pytest.raises(UnreachableError) as error:
+        wire.transport.call("GET", "/x")
+    wire.transport.close()
+    assert "at http://***@127.0.0.1:1" in str(error.value)
+    assert "sentinel" not in str(error.value)
+
+
 def test_a_reply_that_does_not_end_is_cut_off(
     server: ScriptedServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
