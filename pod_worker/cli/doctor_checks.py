@@ -110,7 +110,7 @@ def _describe_mongodb(database: Mongo, url: str) -> Diagnosis:
 def _control_plane(settings: Settings) -> Diagnosis:
     from pod_worker.worker.preflight import control_plane_check
 
-    failure = control_plane_check(settings.control_plane_url)()
+    failure = control_plane_check(settings.control_plane_url, revealed(settings.control_plane_token))()
     if failure:
         return Diagnosis("control plane", "bad", failure.message)
     return _key(settings)

@@ -65,6 +65,9 @@ MIB = 1024 * 1024
     type=click.Choice(list(MODES)),
     help="Which queues to claim from. [default: WORKER_MODE, else all]",
 )
+@click.option(
+    "--queue", "queues", multiple=True, metavar="NAME", help="Claim from this queue instead; repeatable."
+)
 @click.option("--run-id", help="Execute this run, then exit.")
 @click.option("--max-runs", type=click.IntRange(1), help="Exit after so many runs.")
 @click.option(
@@ -75,7 +78,12 @@ MIB = 1024 * 1024
 )
 @click.pass_context
 def worker(
-    ctx: click.Context, mode: str | None, run_id: str | None, max_runs: int | None, exit_when_idle: float | None
+    ctx: click.Context,
+    mode: str | None,
+    queues: tuple[str, ...],
+    run_id: str | None,
+    max_runs: int | None,
+    exit_when_idle: float | None,
 ) -> None:
     """Claim runs and execute them, one at a time.
 
@@ -88,13 +96,13 @@ def worker(
     chosen = mode or settings.worker_mode
     if chosen not in MODES:
         raise CommandError(f"WORKER_MODE {chosen!r} is not one of {', '.join(MODES)}", ExitCode.USAGE)
-    if not set(MODES[chosen]) & PIPELINES.keys():
+    if not queues and not set(MODES[chosen]) & PIPELINES.keys():
         log.warning(
             "mode %s: this version has no pipeline for it, so no run can be claimed; use --mode all", chosen
         )
     limits = ExitLimits(run_id, max_runs, exit_when_idle)
     shutdown = ShutdownRequest()
-    daemon = build(settings, chosen, limits, shutdown)
+    daemon = build(settings, chosen, queues or MODES[chosen], limits, shutdown)
     uncaught_errors.install(daemon.report, "worker", make_redactor())
     deny_inspection()  # a run of this user must not read the keys in our environment
     become_subreaper()  # what outlives even a guard that was killed becomes our child
@@ -119,13 +127,15 @@ def _on_signal(number: signal.Signals, shutdown: ShutdownRequest, daemon: Daemon
     daemon.request_shutdown()
 
 
-def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownRequest) -> Daemon:
+def build(
+    settings: Settings, mode: str, queues: tuple[str, ...], limits: ExitLimits, shutdown: ShutdownRequest
+) -> Daemon:
     """Everything a worker needs, from settings. Raises ConfigurationError; an unreachable store is preflight's."""
     clock = SystemClock()
     store = connect_store(settings, "pod_worker worker")
     machine = machines.Machine(settings.work_dir)
     new_id = UlidGenerator(clock)
-    identity = _identity(settings, mode, machine, new_id)
+    identity = _identity(settings, mode, queues, machine, new_id)
     spool = Spool.open(settings.spool_dir, identity.worker_id, settings.pod_worker_spool_max_mb * MIB)
     log.info("worker %s: MongoDB %s, database %s", identity.worker_id, redacted(store.url), store.database.name)
     log.info(
@@ -147,13 +157,15 @@ def build(settings: Settings, mode: str, limits: ExitLimits, shutdown: ShutdownR
     )
 
 
-def _identity(settings: Settings, mode: str, machine: machines.Machine, new_id: UlidGenerator) -> WorkerIdentity:
+def _identity(
+    settings: Settings, mode: str, queues: tuple[str, ...], machine: machines.Machine, new_id: UlidGenerator
+) -> WorkerIdentity:
     pod_id = machines.pod_id(os.environ)
     return WorkerIdentity(
         worker_id=f"{pod_id}:{new_id()[-12:].lower()}",
         pod_id=pod_id,
         mode=mode,
-        queues=MODES[mode],
+        queues=queues,
         pipelines=tuple(PIPELINES),
         version=__version__,
         host=os.uname().nodename,
@@ -242,7 +254,7 @@ def _timeouts(settings: Settings) -> StopTimeouts:
 def _shipper(settings: Settings, spool: Spool, clock: Clock) -> Shipper:
     orphans = adopt_orphans(settings.spool_dir, settings.pod_worker_spool_max_mb * MIB)
     for orphan in orphans:
-        log.info("adopted the spool of a dead worker: %s", orphan.directory.name)
+        log.info("adopted the spool of a worker that has ended: %s", orphan.directory.name)
     return Shipper(
         [spool, *orphans],
         settings.control_plane_url,
@@ -262,5 +274,5 @@ def _checks(settings: Settings, store: StoreSession, gpu_count: int, clock: Cloc
         preflight.clock_check(store.database, clock.now),
         preflight.disk_check(Path(settings.work_dir), settings.pod_worker_min_disk_gb),
         preflight.gpu_check(needed, gpu_count, preflight.probe_cuda),
-        preflight.control_plane_check(settings.control_plane_url),
+        preflight.control_plane_check(settings.control_plane_url, revealed(settings.control_plane_token)),
     ]

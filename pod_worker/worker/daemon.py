@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from pod_worker.core.clock import Clock
 from pod_worker.core.outcome import Failed, Lost, Succeeded
 from pod_worker.core.payload import RunLog
-from pod_worker.core.run import RunStatus
+from pod_worker.core.run import TERMINAL, RunStatus
 from pod_worker.core.stage import EventEmitter
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.shipper import Shipper
@@ -37,7 +37,7 @@ from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, Supe
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_TEMPORARY, EXIT_TERMINATED = 0, 1, 75, 143
+EXIT_OK, EXIT_FAILED, EXIT_NOT_FOUND, EXIT_TEMPORARY, EXIT_TERMINATED = 0, 1, 3, 75, 143
 PREFLIGHT_RETRY_SECONDS = (2.0, 30.0)  # the first pause, doubled up to the last: a short outage costs little
 REGISTER_SECONDS = 60.0
 RESCUE_SECONDS = 15.0
@@ -196,6 +196,9 @@ class Daemon:
                 if self._limits.run_id or done == self._limits.max_runs:
                     break
                 continue
+            if self._limits.run_id and (fault := self._fault_of_run(self._limits.run_id)):
+                log.error("%s", fault)
+                return EXIT_NOT_FOUND
             idle_limit = self._limits.exit_when_idle_seconds
             idle = self._clock.monotonic() - idle_since
             if idle_limit is not None and idle >= idle_limit:
@@ -214,6 +217,22 @@ class Daemon:
         except Exception:
             log.exception("nothing can be claimed, trying again")
         self._shutdown.requested.wait(self._rng.uniform(1, 3))
+        return None
+
+    def _fault_of_run(self, run_id: str) -> str | None:
+        """Why this worker will never claim the run that it was started for; None while it may."""
+        try:
+            run = self._store.queue.get(run_id)
+        except PyMongoError:
+            return None
+        if run is None:
+            return f"there is no run {run_id}; `pod-worker runs list` shows the ids"
+        if run.status in TERMINAL:
+            return f"run {run_id} is {run.status}; `pod-worker runs reset {run_id}` queues it again"
+        if run.queue not in self._identity.queues:
+            return (
+                f"run {run_id} is in queue {run.queue}, which this worker does not serve; add --queue {run.queue}"
+            )
         return None
 
     def _sweep(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue as queues
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,7 +47,8 @@ class WriteResult:
 class FencedWriter:
     def __init__(self, on_result: Callable[[WriteResult], object]) -> None:
         self._on_result = on_result
-        self._pending: queues.SimpleQueue[FencedWrite] = queues.SimpleQueue()
+        self._pending: queues.SimpleQueue[tuple[int, FencedWrite]] = queues.SimpleQueue()
+        self._epoch = 0  # of submissions; `abandon` begins a new one
         self._thread = SupervisedThread("fenced writes", self._step)
 
     def start(self) -> None:
@@ -58,7 +60,11 @@ class FencedWriter:
 
     def submit(self, write: FencedWrite) -> None:
         """Apply it after those submitted before. Never blocks."""
-        self._pending.put(write)
+        self._pending.put((self._epoch, write))
+
+    def abandon(self) -> None:
+        """Forget what is pending; the write in progress is not tried again."""
+        self._epoch += 1
 
     def wait_for_room(self) -> bool:
         """Block while many writes are pending; False when the writer was stopped."""
@@ -69,13 +75,14 @@ class FencedWriter:
 
     def _step(self) -> float:
         try:
-            write = self._pending.get(timeout=POLL_SECONDS)
+            epoch, write = self._pending.get(timeout=POLL_SECONDS)
         except queues.Empty:
             return 0.0
-        self._on_result(self._apply(write))
+        if epoch == self._epoch:
+            self._on_result(self._apply(epoch, write))
         return 0.0
 
-    def _apply(self, write: FencedWrite) -> WriteResult:
+    def _apply(self, epoch: int, write: FencedWrite) -> WriteResult:
         while True:
             try:
                 with pymongo.timeout(TRY_SECONDS):
@@ -84,5 +91,13 @@ class FencedWriter:
                 if is_permanent_error(error) or not isinstance(error, PyMongoError):
                     return WriteResult(write.name, error=error, is_permanent=True)
                 log.warning("retrying the write %r: %s", write.name, describe_error(error))
-                if not write.may_retry() or self._thread.pause(RETRY_SECONDS):
+                if not write.may_retry() or self._is_abandoned(epoch, RETRY_SECONDS):
                     return WriteResult(write.name, error=error)
+
+    def _is_abandoned(self, epoch: int, seconds: float) -> bool:
+        """Pause for `seconds`; True as soon as writes of that epoch are abandoned or the writer is stopped."""
+        end = time.monotonic() + seconds
+        while epoch == self._epoch and (left := end - time.monotonic()) > 0:
+            if self._thread.pause(min(left, POLL_SECONDS)):
+                return True
+        return epoch != self._epoch

@@ -16,6 +16,7 @@ from pathlib import Path
 import requests
 from pymongo.errors import PyMongoError
 
+from pod_worker.core.bearer import BearerAuth, InvalidTokenError
 from pod_worker.core.payload import GpuShortage
 from pod_worker.store.mongo import Mongo, StoreUnreachableError, check_reachable, redacted_text
 from pod_worker.worker.machine import GIB, free_bytes
@@ -132,15 +133,28 @@ def probe_cuda() -> str | None:
     return lines[-1] if lines else f"a CUDA operation ended with code {done.returncode}"
 
 
-def control_plane_check(url: str) -> Check:
+def control_plane_check(url: str, token: str | None = None) -> Check:
+    """The control plane is ready and accepts the token: /readyz asks for none, so an API route is asked too."""
+    base = url.rstrip("/")
+
     def check() -> PreflightFailure | None:
         try:
-            answer = requests.get(f"{url.rstrip('/')}/readyz", timeout=10)
+            answer = requests.get(f"{base}/readyz", timeout=10)
+            key = requests.get(f"{base}/api/runs", params={"limit": 1}, auth=BearerAuth(token), timeout=10)
+        except InvalidTokenError as error:
+            return PreflightFailure("control plane", str(error))
         except requests.RequestException as error:
             return PreflightFailure(
                 "control plane",
                 f"{url} does not answer ({type(error).__name__}); check CONTROL_PLANE_URL and that "
                 "`pod-worker control` is running there",
+            )
+        if key.status_code in (401, 403):
+            given = "refuses CONTROL_PLANE_TOKEN" if token else "needs a key, and CONTROL_PLANE_TOKEN is not set"
+            return PreflightFailure(
+                "control plane",
+                f"{url} {given} (HTTP {key.status_code}); set CONTROL_PLANE_TOKEN to the token that the control "
+                "plane was started with",
             )
         if answer.ok:
             return None

@@ -29,7 +29,7 @@ from pod_worker.worker.attempt_tag import AttemptTag
 from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
 from pod_worker.worker.ending import CrashEvidence, EndReason, EndRequest, decide_outcome, final_events
-from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter, WriteResult
+from pod_worker.worker.fenced_writer import TRY_SECONDS, FencedWrite, FencedWriter, WriteResult
 from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.message_listener import MessageListener
@@ -277,20 +277,33 @@ class Supervisor:
                     attempt.end.begin(request)
 
     def _finish_writes(self, attempt: _RunningAttempt) -> None:
-        """Wait for the writes that the child asked for before its end."""
+        """Wait for the writes that the child asked for before its end, unless the attempt is canceled or lost."""
+
+        def handle(item: _Item) -> bool:
+            self._handle(attempt, item)
+            return is_worth_waiting()
+
+        def is_worth_waiting() -> bool:
+            request = attempt.end.request
+            return request is None or request.reason is EndReason.DRAIN
+
         last = FencedWrite("last write", lambda: True, lambda: False)
         self._writer.submit(last)
-        self._wait_for(last.name, self._settle_seconds(), lambda item: self._handle(attempt, item))
+        if not is_worth_waiting() or self._wait_for(last.name, self._settle_seconds(), handle) is None:
+            self._writer.abandon()
 
-    def _wait_for(self, name: str, seconds: float, handle: Callable[[_Item], None]) -> WriteResult | None:
-        """The result of the write `name`; None after `seconds`, or sooner when the worker must stop."""
+    def _wait_for(self, name: str, seconds: float, handle: Callable[[_Item], bool]) -> WriteResult | None:
+        """The result of the write `name`; None after `seconds`, or sooner when the worker must stop.
+
+        `handle` is given every other item and returns whether to go on waiting.
+        """
         began = self._clock.monotonic()
         while (left := began + min(seconds, self._patience_seconds()) - self._clock.monotonic()) > 0:
             item = self._next_item(min(left, TICK_SECONDS))
             if isinstance(item, WriteResult) and item.name == name:
                 return item
-            if item is not None:
-                handle(item)
+            if item is not None and not handle(item):
+                return None
         return None
 
     def _settle_seconds(self) -> float:
@@ -301,7 +314,8 @@ class Supervisor:
         if self._stop_request is None:
             return float("inf")
         is_forced = self._stop_request.reason is EndReason.FORCE
-        return self._timeouts.kill_seconds if is_forced else self._timeouts.drain_seconds
+        # One try that was in progress may have to end first.
+        return TRY_SECONDS + (self._timeouts.kill_seconds if is_forced else self._timeouts.drain_seconds)
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -326,7 +340,7 @@ class Supervisor:
     def _try_to_settle(self, outcome: Outcome) -> WriteResult | None:
         write = FencedWrite("settle", lambda: self._queue.settle(self._fence, outcome), lambda: True)
         self._writer.submit(write)
-        return self._wait_for(write.name, self._settle_seconds(), lambda item: None)
+        return self._wait_for(write.name, self._settle_seconds(), lambda item: True)
 
     def _emit(self, payload: Payload) -> str:
         """An event that cannot be recorded is logged; it never ends the attempt."""

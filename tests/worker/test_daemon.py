@@ -147,6 +147,22 @@ def test_an_error_that_is_not_mongodbs_does_not_end_the_claiming(
     assert daemon.run() == daemons.EXIT_OK
 
 
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (None, "there is no run wanted"),
+        (RunRequest("wanted", "synthetic", {}, queue="nightly"), "add --queue nightly"),
+    ],
+)
+def test_a_worker_for_a_run_that_it_can_never_claim_says_so_and_exits(
+    db: Db, make_daemon: MakeDaemon, caplog: pytest.LogCaptureFixture, run: RunRequest | None, message: str
+) -> None:
+    if run:
+        RunQueue(db, SystemClock()).enqueue(run)
+    assert make_daemon(run_id="wanted").run() == daemons.EXIT_NOT_FOUND
+    assert message in caplog.text
+
+
 def test_a_dead_thread_turns_the_state_of_the_worker_red(db: Db, make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     fails = SupervisedThread("watched", lambda: 1 / 0, backoff_seconds=(0.001, 0.001), log=lambda _: None)
