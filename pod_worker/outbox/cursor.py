@@ -39,7 +39,8 @@ class Cursor(msgspec.Struct):
 
     def save(self, directory: Path) -> None:
         temporary = directory / f"{FILE_NAME}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        temporary.unlink(missing_ok=True)  # it may be a link that code in the run has put there
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(msgspec.json.encode(self))
         os.replace(temporary, directory / FILE_NAME)

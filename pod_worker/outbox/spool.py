@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.outbox.ownership import OWNER, is_linked, join, make_private, try_own
 from pod_worker.outbox.segment_files import FACTS, SAMPLES, segment_entries, whole_lines
 from pod_worker.outbox.spool_eviction import DroppedSamples, evict, segments
 from pod_worker.outbox.stream import Stream, Write
@@ -30,7 +30,7 @@ _SEGMENT_BYTES = 4 * 1024 * 1024
 _RESERVE_BYTES = 1024 * 1024
 _NAME_LIMIT = 150
 _OPEN_STREAMS = 16  # with descriptors of this process; older ones are closed and reopen when they are written
-_OWNER, _MEMBERS, _RESERVE = "owner.lock", "members.lock", "reserve"
+_RESERVE = "reserve"
 DEAD_LETTER = "dead_letter.ndjson"
 DEAD_LETTER_BYTES = 64 * 1024 * 1024
 DEAD_LETTER_SECONDS = 30 * 86_400.0
@@ -72,11 +72,12 @@ class Spool:
         self.is_adopted = False
         self._clock = clock or SystemClock()
         self._owner_fd = owner_fd
+        self._shared_gid: int | None = None
         self._write = write
         self._segment_bytes = max(4096, min(_SEGMENT_BYTES, max_bytes // 16))
         self._mutex = threading.Lock()
         self._streams: dict[str, Stream] = {}
-        self._member_fd = _join(directory)
+        self._member_fd = join(directory)
 
     @classmethod
     def open(cls, root: Path, worker_id: str, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
@@ -85,16 +86,16 @@ class Spool:
         Raises SpoolInUseError if a living process owns it, OSError if the disk refuses or if `root` is a link or
         belongs to another user.
         """
-        _make_private(root)
+        make_private(root)
         final = root / f"worker-{_file_name(worker_id)}"
         if not final.exists():
             # Owned before it has its name: no other worker can adopt it in the moment between.
             fresh = root / f".new-{final.name}-{os.getpid()}"
             fresh.mkdir(mode=0o700)
-            fd = _try_own(fresh)
+            fd = try_own(fresh)
             os.rename(fresh, final)
         else:
-            fd = _try_own(final)
+            fd = try_own(final)
         if fd is None:
             raise SpoolInUseError(f"{final} belongs to a living worker; give each worker an id of its own")
         spool = cls(final, max_bytes, clock, fd)
@@ -240,10 +241,10 @@ class Spool:
         What was in it and not delivered is lost. New events are kept, and no other worker adopts the folder.
         Raises OSError if the disk refuses, SpoolInUseError if another worker has taken the name meanwhile.
         """
-        if self._owner_fd is None or _is_linked(self._owner_fd, self.directory / _OWNER):
+        if self._owner_fd is None or is_linked(self._owner_fd, self.directory / OWNER):
             return False
-        _make_private(self.directory)
-        fd = _try_own(self.directory)
+        make_private(self.directory)
+        fd = try_own(self.directory)
         if fd is None:
             raise SpoolInUseError(f"{self.directory} was removed and belongs to another worker now")
         with self._mutex:
@@ -251,7 +252,9 @@ class Spool:
                 stream.close()
             os.close(self._owner_fd)
             os.close(self._member_fd)
-            self._owner_fd, self._member_fd = fd, _join(self.directory)
+            self._owner_fd, self._member_fd = fd, join(self.directory)
+        if self._shared_gid is not None:
+            self.share_with_group(self._shared_gid)
         self.fill_reserve()
         return True
 
@@ -289,6 +292,7 @@ class Spool:
 
     def share_with_group(self, gid: int) -> None:
         """Processes of the group may enter the folder and attach; each reaches only streams handed over to it."""
+        self._shared_gid = gid
         for folder in (self.directory.parent, self.directory):
             os.chown(folder, -1, gid)
             folder.chmod(0o710)
@@ -311,7 +315,7 @@ def adopt_orphans(root: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | Non
     """Own every spool under `root` whose worker is dead, so that its events are still delivered."""
     found = []
     for directory in sorted(root.glob("worker-*")):
-        fd = None if directory.is_symlink() else _try_own(directory)
+        fd = None if directory.is_symlink() else try_own(directory)
         if fd is not None:
             found.append(Spool(directory, max_bytes, clock, fd))
             found[-1].is_adopted = True
@@ -330,47 +334,3 @@ def _file_name(name: str) -> str:
     """Any id as one path segment."""
     quoted = quote(name, safe="")
     return quoted if len(quoted) <= _NAME_LIMIT else hashlib.sha256(name.encode()).hexdigest()
-
-
-def _try_own(directory: Path) -> int | None:
-    """The descriptor that holds the owner's lock, or None while a living process holds it."""
-    try:
-        fd = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_linked(fd, directory / _OWNER):
-            return fd
-    except BlockingIOError:
-        pass
-    os.close(fd)
-    return None
-
-
-def _join(directory: Path) -> int:
-    """The descriptor that says: a process uses this folder."""
-    fd = os.open(directory / _MEMBERS, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    return fd
-
-
-def _is_linked(fd: int, path: Path) -> bool:
-    """Whether `path` is still the file that is open as `fd`."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _make_private(folder: Path) -> None:
-    """A folder of this user that others can neither read nor write. Raises OSError where that is not possible."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        problem = "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "belongs to another user"
-        raise PermissionError(
-            f"the spool folder {folder} {problem}: set POD_WORKER_SPOOL_DIR to a folder of your own"
-        )
-    if stat.S_IMODE(found.st_mode) & 0o027:  # group may search: a child under another uid reaches its own folder
-        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o027)

@@ -184,6 +184,27 @@ def test_a_spool_removed_under_a_running_worker_is_owned_again(
     spool.close()
 
 
+def test_a_restored_spool_is_shared_with_the_same_group(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path / "root", "w0")
+    spool.share_with_group(os.getgid())
+    shutil.rmtree(spool.directory.rename(tmp_path / "gone"))
+    assert spool.restore()
+    assert stat.S_IMODE(spool.directory.stat().st_mode) == 0o710
+    spool.close()
+
+
+def test_a_link_in_place_of_the_cursor_is_not_written_through(
+    ingest: IngestServer, spool: Spool, emitter: RunEmitter, tmp_path: Path, ship: Callable[..., object]
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    emitter.emit(RunStarted(pod_id="p1"))
+    os.link(victim, facts_file(spool).parent / "acked.json.new")
+    assert ship().flush(10)  # type: ignore[attr-defined]
+    assert victim.read_text() == "kept"
+    assert load_cursor(facts_file(spool).parent).offsets
+
+
 def test_a_stream_notices_within_a_second_that_its_folder_is_gone(tmp_path: Path) -> None:
     """As a child does, which has no shipper to restore the folder."""
     stream = Stream(tmp_path / "worker-w/run-r1-1", 1 << 20)
