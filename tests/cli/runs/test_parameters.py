@@ -132,3 +132,11 @@ def test_why_names_commands_that_can_be_followed(cli: Cli, db: Db) -> None:
     failed = {"status": "FAILED", "errorCode": "INVALID_INPUT", "errorMessage": "lr is too high"}
     db.runs.update_one({"_id": run_id}, {"$set": failed})
     assert f"pod-worker runs reset {run_id} --param NAME=VALUE" in cli("runs", "why", run_id).out
+
+
+@pytest.mark.parametrize("pair", ["max_steps=9223372036854775808", "max_rows=1e999"])
+def test_every_pipeline_is_protected_from_numbers_that_cannot_be_stored(cli: Cli, db: Db, pair: str) -> None:
+    result = cli("runs", "submit", "training", "-p", "model=m", "-p", "dataset=/d.jsonl", "-p", pair)
+    assert result.code == 2
+    assert f"parameter {pair.partition('=')[0]!r}" in result.err
+    assert db.runs.count_documents({}) == 0
