@@ -55,7 +55,6 @@ def prune(pruner: RunPruner, delete_object: Callable[[str], None] | None = None)
         ({"status": "QUEUED"}, False),
         ({"leaseToken": "t"}, False),
     ],
-    ids=str,
 )
 def test_a_run_is_deleted_by_the_time_of_its_end(
     db: Db, pruner: RunPruner, fields: dict[str, Any], is_deleted: bool

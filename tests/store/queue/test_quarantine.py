@@ -138,7 +138,7 @@ def test_ids_that_are_not_valid_utf8_do_not_hold_up_the_queue(queue: RunQueue, d
     assert db["runs"].count_documents({"status": "FAILED", "errorCode": "INVALID_INPUT"}) == 70
 
 
-@pytest.mark.parametrize("run_id", [ObjectId(), 7, 2.5, datetime(2026, 1, 1)], ids=repr)
+@pytest.mark.parametrize("run_id", [ObjectId("6" * 24), 7, 2.5, datetime(2026, 1, 1)], ids=repr)
 def test_a_run_whose_id_is_no_string_is_never_claimed(queue: RunQueue, db: Db, run_id: Any) -> None:
     """It belongs to another program, so it is left as it is."""
     db["runs"].insert_one(queued(run_id))
@@ -148,7 +148,7 @@ def test_a_run_whose_id_is_no_string_is_never_claimed(queue: RunQueue, db: Db, r
 
 
 @pytest.mark.parametrize(
-    "params", [{"when": FAR}, {"n": float("nan")}, {"deep": {"when": [FAR, ObjectId()]}}], ids=str
+    "params", [{"when": FAR}, {"n": float("nan")}, {"deep": {"when": [FAR, ObjectId("6" * 24)]}}], ids=str
 )
 def test_parameters_of_other_types_reach_the_worker_as_plain_json(
     queue: RunQueue, db: Db, params: dict[str, Any]

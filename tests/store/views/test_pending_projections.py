@@ -26,7 +26,9 @@ def test_a_marker_without_a_usable_position_replays_the_whole_run(db: Any, since
     assert markers.abandoned(20) == []
 
 
-@pytest.mark.parametrize("fields", [{"runId": 7}, {"runId": None}, {"_id": ObjectId(), "runId": []}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"runId": 7}, {"runId": None}, {"_id": ObjectId("6" * 24), "runId": []}], ids=str
+)
 def test_a_marker_without_a_run_is_deleted(db: Any, fields: dict[str, Any]) -> None:
     db["pending_projections"].insert_one({"_id": "x", "since": 1, "seenAt": OLD} | fields)
     assert PendingProjections(db, "me").abandoned(20) == []
