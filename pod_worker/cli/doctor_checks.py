@@ -79,7 +79,7 @@ def _workers(database: Mongo) -> Diagnosis:
     alive = [w for w in WorkerRegistry(database).list() if w.state not in (WorkerState.GONE, WorkerState.STOPPED)]
     by_queue = QueueStatsReader(database).read().by_queue
     waiting = {queue: counts["QUEUED"] for queue, counts in by_queue.items() if counts.get("QUEUED")}
-    served = {queue for worker in alive for queue in MODES.get(worker.mode, ())}
+    served = {queue for worker in alive for queue in worker.queues or MODES.get(worker.mode, ())}
     counts = ", ".join(f"{n} in {queue}" for queue, n in sorted(waiting.items())) or "none"
     text = f"{len(alive)} running; waiting runs: {counts}"
     if unserved := sorted(waiting.keys() - served):
@@ -110,31 +110,9 @@ def _describe_mongodb(database: Mongo, url: str) -> Diagnosis:
 def _control_plane(settings: Settings) -> Diagnosis:
     from pod_worker.worker.preflight import control_plane_check
 
-    failure = control_plane_check(settings.control_plane_url, revealed(settings.control_plane_token))()
-    if failure:
-        return Diagnosis("control plane", "bad", failure.message)
-    return _key(settings)
-
-
-def _key(settings: Settings) -> Diagnosis:
-    """Readiness needs no key, so a route that needs one is read."""
-    import requests
-
-    from pod_worker.core.bearer import BearerAuth
-
     url, token = settings.control_plane_url, revealed(settings.control_plane_token)
-    try:
-        reply = requests.get(f"{url.rstrip('/')}/api/stats", auth=BearerAuth(token), timeout=10)
-    except requests.RequestException as error:
-        return Diagnosis("control plane", "bad", f"{url} is ready but does not answer: {type(error).__name__}")
-    if reply.status_code in (401, 403):
-        state = "refuses CONTROL_PLANE_TOKEN" if token else "requires a key and CONTROL_PLANE_TOKEN is not set"
-        fix = "Set CONTROL_PLANE_TOKEN to the value that the control plane was started with."
-        return Diagnosis("control plane", "bad", f"{url} {state} (HTTP {reply.status_code}). {fix}")
-    if not reply.ok:
-        return Diagnosis(
-            "control plane", "warn", f"{url}/api/stats answers {reply.status_code}: {reply.text[:200]}"
-        )
+    if failure := control_plane_check(url, token)():
+        return Diagnosis("control plane", "bad", failure.message)
     key = "accepts the key" if token else "requires no key from this machine (CONTROL_PLANE_TOKEN is not set)"
     return Diagnosis("control plane", "ok", f"{url} is ready and {key}")
 

@@ -46,6 +46,7 @@ class WorkerInfo:
     gpu: str | None = None
     gpu_count: int = 0
     region: str | None = None
+    queues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class WorkerRecord:
     last_seen: datetime | None
     reason: str | None
     last_state: str  # as reported; differs from `state` for a worker that is gone
+    queues: tuple[str, ...] = ()  # that it claims from; empty in records of earlier versions
 
 
 class WorkerRegistry:
@@ -77,6 +79,7 @@ class WorkerRegistry:
             "gpu": worker.gpu,
             "gpuCount": worker.gpu_count,
             "region": worker.region,
+            "queues": list(worker.queues),
             "state": state.value,
             "runId": run_id,
             "reason": reason,
@@ -94,7 +97,7 @@ class WorkerRegistry:
 
 
 def _record(document: Document) -> WorkerRecord:
-    last_state = text(document, "state") or "?"
+    last_state, queues = text(document, "state") or "?", document.get("queues")
     is_gone = document.get("isSilent") is True and last_state != WorkerState.STOPPED.value
     return WorkerRecord(
         worker_id=str(document["_id"]),
@@ -106,4 +109,5 @@ def _record(document: Document) -> WorkerRecord:
         last_seen=moment(document, "lastSeen"),
         reason=text(document, "reason"),
         last_state=last_state,
+        queues=tuple(str(name) for name in queues) if isinstance(queues, list) else (),
     )

@@ -54,4 +54,5 @@ class WorkerIdentity:
             self.gpu,
             len(self.gpus),
             self.region,
+            self.queues,
         )

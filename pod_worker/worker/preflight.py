@@ -150,7 +150,9 @@ def control_plane_check(url: str, token: str | None = None) -> Check:
                 "`pod-worker control` is running there",
             )
         if key.status_code in (401, 403):
-            given = "refuses CONTROL_PLANE_TOKEN" if token else "needs a key, and CONTROL_PLANE_TOKEN is not set"
+            given = (
+                "refuses CONTROL_PLANE_TOKEN" if token else "requires a key, and CONTROL_PLANE_TOKEN is not set"
+            )
             return PreflightFailure(
                 "control plane",
                 f"{url} {given} (HTTP {key.status_code}); set CONTROL_PLANE_TOKEN to the token that the control "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,3 +48,11 @@ def test_a_worker_that_reports_again_is_back(db: Db) -> None:
     assert listed(db).state == "gone"
     registry.report_state(INFO, WorkerState.IDLE)
     assert listed(db).state == "idle"
+
+
+@pytest.mark.parametrize("stored", [None, "synthetic", {"a": 1}, 7])
+def test_queues_are_kept_and_records_without_them_are_read(db: Db, stored: Any) -> None:
+    WorkerRegistry(db).report_state(replace(INFO, queues=("nightly", "synthetic")), WorkerState.IDLE)
+    assert listed(db).queues == ("nightly", "synthetic")
+    db["workers"].update_one({}, {"$set": {"queues": stored}})
+    assert listed(db).queues == ()

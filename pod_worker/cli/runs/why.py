@@ -67,13 +67,14 @@ def _queued(
 
 def _eligible_workers(run: Run, workers: list[WorkerRecord]) -> list[str]:
     modes = [mode for mode, queues in MODES.items() if run.queue in queues]
-    if not modes:
-        return [
-            f"No worker serves queue {run.queue!r}: no worker mode includes it. Queue a copy in another queue and "
-            f"cancel this run: pod-worker runs clone {run.id} --queue {run.pipeline}"
-        ]
     alive = [worker for worker in workers if _is_alive(worker)]
-    serving = [worker for worker in alive if worker.mode in modes]
+    serving = [worker for worker in alive if run.queue in (worker.queues or MODES.get(worker.mode, ()))]
+    if not modes and not serving:
+        return [
+            f"No worker serves queue {run.queue!r}: no worker mode includes it. Start one with `pod-worker worker "
+            f"--queue {run.queue}`. Or queue a copy in another queue and cancel this run: pod-worker runs clone "
+            f"{run.id} --queue {run.pipeline}"
+        ]
     if not serving:
         others = ", ".join(f"{count} in mode {mode}" for mode, count in Counter(w.mode for w in alive).items())
         there = f" ({others})" if others else ""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from pod_worker.store.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from tests.cli.conftest import Cli
 
 Db = Database[dict[str, Any]]
@@ -129,6 +130,10 @@ def test_why_names_commands_that_can_be_followed(cli: Cli, db: Db) -> None:
     text = cli("runs", "why", run_id).out
     assert "no worker mode includes it" in text
     assert f"pod-worker runs clone {run_id} --queue synthetic" in text
+    assert "pod-worker worker --queue nightly" in text
+    serving = WorkerInfo("w", "pod", "all", "0.1", "host", 7, queues=("nightly",))
+    WorkerRegistry(db).report_state(serving, WorkerState.IDLE)
+    assert "1 worker can claim it; 1 idle." in cli("runs", "why", run_id).out
     failed = {"status": "FAILED", "errorCode": "INVALID_INPUT", "errorMessage": "lr is too high"}
     db.runs.update_one({"_id": run_id}, {"$set": failed})
     assert f"pod-worker runs reset {run_id} --param NAME=VALUE" in cli("runs", "why", run_id).out
