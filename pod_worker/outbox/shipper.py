@@ -31,6 +31,7 @@ from pod_worker.outbox.ingest_client import (
 )
 from pod_worker.outbox.retry_backoff import RetryBackoff
 from pod_worker.outbox.spool import Spool, SpoolInUseError
+from pod_worker.process.supervised_thread import SupervisedThread
 
 CATCH_UP_LINES = 500
 _BATCH_BYTES = 4 * 1024 * 1024  # decoded; ingest takes 8 MiB
@@ -84,25 +85,22 @@ class Shipper:
         self._line_limit = CATCH_UP_LINES
         self._housekept_at = 0.0
         self._is_stopping = False
-        self._thread: threading.Thread | None = None
+        self._thread = SupervisedThread("shipper", self._step, log=log)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
         self._thread.start()
+
+    def problem(self) -> str | None:
+        """What is wrong with the thread; None while it works. A server that is away is in `stats`."""
+        return self._thread.problem()
 
     def stop(self, timeout: float = 35.0) -> None:
         """End the thread after the request in flight. Does not flush: undelivered events stay on disk."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self._thread.stop(timeout)
         self._client.close()
-
-    def problem(self) -> str | None:
-        """What is wrong with the thread; None while it works, was not started or was stopped."""
-        thread = self._thread
-        return None if thread is None or self._is_stopping or thread.is_alive() else "thread shipper is dead"
 
     def add(self, spool: Spool) -> None:
         with self._changed:
@@ -116,7 +114,7 @@ class Shipper:
             folders = [folder for spool in self._spools for folder in spool.stream_folders()]
             targets = {str(folder): Backlog(folder).complete_sizes() for folder in folders}
             self._backoff.begin_flush()
-            self._changed.notify_all()
+            self._thread.wake()
             try:
                 while not self._is_reached(targets):
                     left = deadline - time.monotonic()
@@ -135,17 +133,11 @@ class Shipper:
 
     # -- the thread ------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        while True:
-            try:
-                pause = self._ship_once()
-            except Exception as error:  # the thread must outlive any error; the events stay where they are
-                pause = self._record_failure(Unavailable(f"the shipper failed: {_summary(error)}"))
-            with self._changed:
-                if self._is_stopping:
-                    return
-                if pause > 0:
-                    self._changed.wait(pause)
+    def _step(self) -> float:
+        try:
+            return self._ship_once()
+        except Exception as error:  # counted and backed off like any failure; the events stay where they are
+            return self._record_failure(Unavailable(f"the shipper failed: {_summary(error)}"))
 
     def _ship_once(self) -> float:
         """One pass over all streams; seconds to wait before the next."""
