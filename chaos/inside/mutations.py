@@ -17,9 +17,11 @@ def _replace(owner: object, name: str, new: object) -> None:
 
 def token() -> None:
     """Writes of an attempt are filtered by the run's id alone."""
+    from pod_worker.store import artifact_registry
     from pod_worker.store.queue import run_queue
 
-    _replace(run_queue, "fence_filter", lambda fence: {"_id": fence.run_id})
+    for module in (run_queue, artifact_registry):
+        _replace(module, "fence_filter", lambda fence: {"_id": fence.run_id})
 
 
 def self_fence() -> None:

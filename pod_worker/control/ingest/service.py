@@ -175,7 +175,18 @@ def _log_documents(
         level = _level(payload) if event.type == RunLog.type else None
         is_fenced = each.result is IngestResult.FENCED
         documents.append(
-            event_document(event, each.run_id, each.counted_attempt, position, stamps, is_sample, level, is_fenced)
+            event_document(
+                event,
+                each.run_id,
+                each.counted_attempt,
+                position,
+                stamps,
+                is_sample,
+                level,
+                is_fenced,
+                # Of an unknown type or run: no prune will find it.
+                is_expiring=not each.is_projected,
+            )
         )
         stored.append(each)
     return documents, stored, transient

@@ -323,9 +323,17 @@ def test_a_run_whose_attempt_is_no_number_stops_no_batch(http: TestClient, store
 
 
 def test_samples_expire_and_lifecycle_is_kept(http: TestClient, store: Any) -> None:
-    post(http, event("e1"), event("e2", "ai.run.stage_started", stage="s"), event("e3", "ai.new.thing"))
+    """Lifecycle events stay with their run, which a prune deletes. Those that no prune can find expire."""
+    store["runs"].insert_one({"_id": "r1", "status": "RUNNING", "attempt": 1})
+    post(
+        http,
+        event("log"),
+        event("lifecycle", "ai.run.stage_started", stage="s"),
+        event("unknown type", "ai.new.thing"),
+        event("unknown run", "ai.run.stage_started", run="absent", stage="s"),
+    )
     expiring = {each["_id"] for each in store["events"].find({"expireAt": {"$type": "date"}})}
-    assert expiring == {"e1"}
+    assert expiring == {"log", "unknown type", "unknown run"}
 
 
 def test_unknown_types_of_ours_are_stored_and_counted(http: TestClient, store: Any) -> None:
