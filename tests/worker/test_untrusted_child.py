@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.worker.hostile import supervised
 
 Db = Database[dict[str, Any]]
 ORDINARY_USER = 61234
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONTROL_TOKEN = "control-plane-token-of-the-fleet"
 
 
@@ -144,26 +146,59 @@ sys.exit(done.returncode)
 """
 
 
-def inspected(deny: str) -> int:
+@pytest.fixture
+def package() -> Iterator[Path]:
+    """A copy of the modules without dependencies where every user may read it."""
+    root = Path(tempfile.mkdtemp(prefix="open-package-"))
+    root.chmod(0o755)
+    for module in ("__init__", "process/__init__", "process/tree", "worker/__init__", "worker/guard"):
+        target = root / "pod_worker" / f"{module}.py"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / "pod_worker" / f"{module}.py", target)
+    yield root
+    shutil.rmtree(root)
+
+
+def user_without_rights() -> int | None:
+    return ORDINARY_USER if os.geteuid() == 0 else None
+
+
+def inspected(package: Path, deny: str) -> int:
     """Exit code of a process that reads environment and descriptors of another one of its own ordinary user."""
-    program = INSPECT.format(deny=deny)
-    env = {"PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[2]), "KEY": "x"}
-    user = ORDINARY_USER if os.geteuid() == 0 else None
     done = subprocess.run(
-        [interpreter_of_everyone(), "-c", program], env=env, check=False, stdin=subprocess.DEVNULL, user=user
+        [interpreter_of_everyone(), "-c", INSPECT.format(deny=deny)],
+        env={"PATH": os.defpath, "PYTHONPATH": str(package), "KEY": "x"},
+        check=False,
+        stdin=subprocess.DEVNULL,
+        user=user_without_rights(),
     )
     return done.returncode
 
 
-def test_another_process_of_the_same_user_cannot_read_our_environment() -> None:
-    assert inspected("") == 0, "this test has lost its subject"
-    assert inspected("from pod_worker.process.tree import deny_inspection; deny_inspection()") == 1
+def test_another_process_of_the_same_user_cannot_read_our_environment(package: Path) -> None:
+    assert inspected(package, "") == 0, "this test has lost its subject"
+    assert inspected(package, "from pod_worker.process.tree import deny_inspection; deny_inspection()") == 1
 
 
-def test_the_guard_denies_inspection(db: Db, tmp_path: Path) -> None:
-    """Files in /proc of a process that is not dumpable belong to root (proc(5)); where we are root, see above."""
-    with supervised(db, tmp_path, "print(os.getppid(), flush=True)\ntime.sleep(600)") as attempt:
-        attempt.wait_until(lambda: bool(attempt.logs))
-        environment = Path(f"/proc/{attempt.logs[0].message}/environ")
-        assert environment.stat().st_uid == 0
-        attempt.cancel()
+def test_the_guard_denies_inspection_and_the_run_does_not(package: Path) -> None:
+    """The files in /proc of a process that is not dumpable belong to root (proc(5))."""
+    read, write = os.pipe()
+    script = str(package / "pod_worker" / "worker" / "guard.py")
+    argv = [interpreter_of_everyone(), "-I", "-S", script, "600", f"[{read}]", "null", "--"]
+    guard = subprocess.Popen(
+        [*argv, "/bin/sh", "-c", "echo $$ >&2; exec sleep 600"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(read,),
+        user=user_without_rights(),
+    )
+    try:
+        assert guard.stderr is not None
+        run = int(guard.stderr.readline())
+        assert Path(f"/proc/{guard.pid}/environ").stat().st_uid == 0
+        assert Path(f"/proc/{run}/environ").stat().st_uid == (user_without_rights() or os.geteuid())
+    finally:
+        guard.communicate()  # closes its standard input: it kills the run and ends
+        for fd in (read, write):
+            os.close(fd)
