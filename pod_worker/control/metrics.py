@@ -1,6 +1,6 @@
-"""What the control plane counts about itself, for Prometheus. Labels are bounded; no run ids, no free text.
+"""Metrics of the control plane for Prometheus. Labels are bounded: no run ids, no free text.
 
-Each app has a registry of its own, so that two in one process do not meet.
+Each app has a registry of its own, so that two apps in one process do not share counters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ControlPlaneMetrics:
         self.registry = CollectorRegistry()
         self.registry.register(_QueueGauges(depth))
         self._events = Count(
-            "pod_worker_events", "Events by verdict and type", ["verdict", "type"], registry=self.registry
+            "pod_worker_events", "Events by result and type", ["verdict", "type"], registry=self.registry
         )
         self._refused = Count(
             "pod_worker_events_refused", "Refused lines by reason", ["code"], registry=self.registry
@@ -45,7 +45,7 @@ class ControlPlaneMetrics:
         )
         self.projection_failures = Count(
             "pod_worker_projection_failures",
-            "Writes that a view could not take",
+            "Writes that a view refused",
             registry=self.registry,
         )
         self.waiting_events = Gauge(
@@ -53,11 +53,11 @@ class ControlPlaneMetrics:
         )
         self._unknown_seen: set[str] = set()
 
-    def count_events(self, verdict: str, kinds: Iterable[str]) -> None:
-        """Events of these types got that verdict."""
+    def count_events(self, result: str, kinds: Iterable[str]) -> None:
+        """Count events of these types with that result. The label keeps its name `verdict`."""
         for kind, times in Counter(kinds).items():
             is_known = kind in PAYLOADS
-            self._events.labels(verdict, kind if is_known else "other").inc(times)
+            self._events.labels(result, kind if is_known else "other").inc(times)
             if not is_known:
                 self._unknown.labels(self._bounded_type(kind)).inc(times)
 
@@ -73,13 +73,13 @@ class ControlPlaneMetrics:
 
 
 class _QueueGauges(Collector):
-    """Asked at each scrape. While the database is away these are absent, and `up` is 0."""
+    """Read at each scrape. While the database is unreachable these are absent, and `up` is 0."""
 
     def __init__(self, depth: Callable[[], QueueStats]) -> None:
         self._depth = depth
 
     def describe(self) -> list[Metric]:
-        return []  # else registering would ask the database
+        return []  # else registering would read the database
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("pod_worker_database_up", "1 while MongoDB answers")

@@ -43,7 +43,7 @@ def test_the_rescue_thread_survives_every_error() -> None:
 
 
 def test_a_rescue_that_always_fails_is_reported() -> None:
-    failing = Failing(*[ValueError("odd document")] * 10_000)
+    failing = Failing(*[ValueError("cannot convert")] * 10_000)
     thread = rescue_thread(failing)  # type: ignore[arg-type]
     thread.start()
     until(lambda: thread.problem() is not None, "three failures in a row")

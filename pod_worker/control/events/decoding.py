@@ -1,4 +1,4 @@
-"""From one line of JSON to a checked event, or to the reason why not. CONTRACT sections 1 and 2.
+"""Decodes and validates one event. CONTRACT sections 1 and 2.
 
 Reads the top-level form of `seq`, `attempt` and `traceparent` and the nested `extensions` of older emitters.
 Knows nothing of HTTP, batches or the database.

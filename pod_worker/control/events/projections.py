@@ -1,7 +1,7 @@
 """What each event type means: one pure function from an event and its payload to changes of the views.
 
-The table is total over the payloads of the contract; a type that changes nothing on a screen says so. Nothing
-here knows the database, the order in which events arrive, or what was projected before.
+The table is total over the payloads of the contract; a type without a view is listed as such. This module knows
+neither the database, nor the order of arrival, nor earlier projections.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NO_ERROR = {"error": dict.fromkeys(_ERROR)}
 
 
 def project(batch: Iterable[IncomingEvent]) -> ViewChanges:
-    """Every change that the events ask for, stamped with who asks."""
+    """Every change of the events, with the version that wrote it."""
     changes = ViewChanges()
     add = changes.add
     newest: dict[str, tuple[Version, int, int]] = {}  # run id -> version, attempt, seq
@@ -174,7 +174,7 @@ def _stage_failed(event: Event, data: p.StageFailed) -> Iterable[Change]:
 
 
 def _stage_status(status: str) -> dict[str, Any]:
-    """The whole group, so that a stage that runs again forgets how it ended before."""
+    """All fields of the group, so that a stage that runs again drops those of its earlier end."""
     absent = ("completed_at", "duration_s", "summary", "error_code", "error_message")
     return {"status": status} | dict.fromkeys(absent)
 
@@ -195,7 +195,7 @@ def _best_node(event: Event, data: p.NodeSelectedBest) -> Iterable[Change]:
     yield FieldUpdate(View.STAGE, data.stage, "best_node", best)
 
 
-# ── what a run leaves behind ────────────────────────────────────────────────────────────────────────────────
+# ── results of a run ────────────────────────────────────────────────────────────────────────────────
 
 
 @projects(p.ArtifactRegistered)
@@ -233,9 +233,9 @@ def _validation_started(event: Event, data: p.ValidationStarted) -> Iterable[Cha
 
 @projects(p.ValidationCompleted)
 def _validated(event: Event, data: p.ValidationCompleted) -> Iterable[Change]:
-    judged = {"verdict": data.verdict, "rubric": data.scores, "notes": data.notes, "created_at": event.time}
-    yield FieldUpdate(View.VALIDATION, "auto", "verdict", judged)
-    # A verdict implies that the validation began, even when word of that arrives later.
+    scored = {"verdict": data.verdict, "rubric": data.scores, "notes": data.notes, "created_at": event.time}
+    yield FieldUpdate(View.VALIDATION, "auto", "verdict", scored)
+    # A verdict implies that the validation began, even when that event arrives later.
     yield StatusTransition((S.RUNNING, S.AUTO_VALIDATING, S.AWAITING_HUMAN))
 
 
@@ -256,7 +256,7 @@ def _gpu_shortage(event: Event, data: p.GpuShortage) -> Iterable[Change]:
 
 @projects(
     p.RunEnqueued,  # the queue wrote the run itself
-    p.RunStatusChanged,  # tells of a change that somebody else made
+    p.RunStatusChanged,  # the change itself was made by the queue
     p.RunLog,
     p.NodeCreated,
     p.NodeExecuting,

@@ -1,7 +1,7 @@
-"""msgspec structs with the fields of core's dataclasses, for what arrives thousands of times a second.
+"""msgspec structs with the fields of core's dataclasses, for objects that arrive thousands of times a second.
 
-`core` is standard library only, and a struct is read from the wire in a third of the time that a dataclass takes.
-Nothing is written twice: fields, defaults, properties and class variables are the dataclass's own.
+`core` uses the standard library only, and msgspec decodes a struct in a third of the time of a dataclass. Fields,
+defaults, properties and class variables are the dataclass's own, so nothing is declared twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def struct_of(kind: type[T], rename: dict[str, str] | None = None, **limits: Met
         limited = _limited(hints[field.name], limits.get(field.name))
         is_required = field.default is dataclasses.MISSING
         fields.append((field.name, limited) if is_required else (field.name, limited, field.default))
-    made = msgspec.defstruct(
+    struct = msgspec.defstruct(
         kind.__name__,
         sorted(fields, key=len),  # what has a default comes last
         rename=rename,
@@ -35,11 +35,11 @@ def struct_of(kind: type[T], rename: dict[str, str] | None = None, **limits: Met
         module=kind.__module__,
         gc=False,  # read from JSON, so there are no cycles to look for
     )
-    return cast(type[T], made)
+    return cast(type[T], struct)
 
 
 def _limited(hint: Any, limit: Meta | None) -> Any:
-    """The limit is for a value, not for its absence."""
+    """The hint with the limit on its value; None stays allowed."""
     if limit is None:
         return hint
     if NoneType in get_args(hint):
@@ -49,6 +49,6 @@ def _limited(hint: Any, limit: Meta | None) -> Any:
 
 
 def _attributes(kind: type, fields: set[str]) -> dict[str, Any]:
-    """Properties, and the class variables that are no fields."""
+    """Properties and class variables that are no fields."""
     names = {name for each in kind.__mro__[:-1] for name in vars(each) if not name.startswith("_")}
     return {name: getattr(kind, name) for name in names - fields}

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [folder, odd] = [process.argv[1], JSON.parse(process.argv[2])];
+const [folder, values] = [process.argv[1], JSON.parse(process.argv[2])];
 const problems = [];
 console.error = (part, error) => problems.push(`${part}: ${error?.stack ?? error}`);
 
@@ -88,7 +88,7 @@ process.on("unhandledRejection", (error) => problems.push(`rejection: ${error?.s
 await check(good, "good");
 for (const [kind, names] of Object.entries(fields)) {
   for (const name of names) {
-    for (const value of [undefined, ...odd]) {
+    for (const value of [undefined, ...values]) {
       await check({ ...good, [kind]: { ...good[kind], [name]: value } }, `${kind}.${name} = ${JSON.stringify(value)}`);
     }
   }

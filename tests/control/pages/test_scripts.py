@@ -55,11 +55,11 @@ def test_axes_of_any_numbers_are_short_and_inside(values: list[Any]) -> None:
     assert all(low <= tick <= high * (1 + 1e-6) + 1e-300 for tick in ticks)
 
 
-ODD: list[Any] = [None, 7, "x", [], {"a": {"b": [None]}}, True, 1e308]
+VALUES: list[Any] = [None, 7, "x", [], {"a": {"b": [None]}}, True, 1e308]
 
 
 def test_the_run_page_shows_documents_of_any_form() -> None:
     """A document without a status, or an event whose type is no string, stopped the page."""
     script = (HERE / "run_page.mjs").read_text()
-    problems = run_node(script, str(FOLDER), json.dumps(ODD))
+    problems = run_node(script, str(FOLDER), json.dumps(VALUES))
     assert problems == []
