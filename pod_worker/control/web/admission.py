@@ -18,6 +18,7 @@ from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import RETRY_SECONDS, ProblemError, response_to
 
 CALLER = "pod_worker.caller"  # where the ASGI scope keeps the caller
+REQUEST = "pod_worker.request"  # and the request, whose headers are decoded once
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/api/health", "/openapi.json"})
 PUBLIC_FOLDER = "/static/"
 LIVE_SUFFIX = "/live"
@@ -47,7 +48,7 @@ class Admission:
     ) -> None:
         """Call `app` with an admitted request; `reads_body` when the route reads the body with its own limit."""
         try:
-            request = Request(scope, receive)
+            scope[REQUEST] = request = Request(scope, receive)
             if not _is_public(scope["path"]):
                 scope[CALLER] = self._authorizer.authorize(request)
             if scope["path"].endswith(LIVE_SUFFIX):

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from pod_worker.control.web.admission import LIVE_SUFFIX, Admission
+from pod_worker.control.web.admission import LIVE_SUFFIX, REQUEST, Admission
 from pod_worker.control.web.problem import response_for_error
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -43,7 +43,7 @@ class ControlPlaneApp(FastAPI):
 
     async def _call_fast(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await self._fast[scope["path"]](Request(scope, receive))
+            response = await self._fast[scope["path"]](scope[REQUEST])
         except ClientDisconnect:
             return
         except Exception as error:
