@@ -26,6 +26,7 @@ from chaos.pod import Pod
 from chaos.sightings import ObservedProcess, ProcessMonitor
 from chaos.workload import PlannedRun
 from pod_worker.core.clock import SystemClock
+from pod_worker.store.collections import PENDING_PROJECTIONS, RUNS
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
 from pod_worker.store.queue.operations import OperatorActions
@@ -108,7 +109,7 @@ class ChaosRun:
     def run(self) -> ChaosRecord:
         """Blocks for the whole drill; the arena must have its servers up and nothing else."""
         self._database = connect(self._arena.mongodb_url)
-        if self._database["runs"].estimated_document_count():
+        if self._database[RUNS].estimated_document_count():
             raise ValueError(f"the database {self._database.name} has runs; give the chaos harness an empty one")
         history.prepare(self._database)
         ensure_indexes(self._database, all_indexes())
@@ -194,7 +195,7 @@ class ChaosRun:
 
     def _fill_queue(self) -> None:
         """Always some runs waiting, so that no worker is idle for want of work."""
-        waiting = self._database["runs"].count_documents({"status": "QUEUED"})
+        waiting = self._database[RUNS].count_documents({"status": "QUEUED"})
         for order in itertools.islice(self._work, max(0, 2 * len(self._arena.pods) + 2 - waiting)):
             self._orders[order.id] = order
             request = RunRequest(order.id, order.pipeline, order.params, labels=order.labels)
@@ -203,7 +204,7 @@ class ChaosRun:
     def _cancel_hung(self) -> None:
         """What hangs on purpose waits for a person who has had enough."""
         wanted = {"status": "RUNNING", "labels.shape": "hanging", "cancelRequestedAt": None}
-        for document in self._database["runs"].find(wanted, {"claimedAt": 1}):
+        for document in self._database[RUNS].find(wanted, {"claimedAt": 1}):
             order = self._orders[str(document["_id"])]
             if time.time() > history.seconds(document["claimedAt"]) + order.patience_seconds:
                 self._operations.cancel(order.id, by="chaos", reason="it hangs")
@@ -224,7 +225,7 @@ class ChaosRun:
     def _drain(self) -> list[str]:
         """Wait until every run has ended; what has not after the time allowed is returned."""
         self._loop(time.monotonic() + self._drain_seconds, self._is_drained)
-        left = [str(each["_id"]) for each in self._database["runs"].find(_OPEN, {"_id": 1})]
+        left = [str(each["_id"]) for each in self._database[RUNS].find(_OPEN, {"_id": 1})]
         self._journal.note("drained", left=left)
         return left
 
@@ -234,8 +235,8 @@ class ChaosRun:
         self._next_look = time.monotonic() + LOOK_SECONDS
         try:
             # Retries wait for many seconds after a failure; there is nothing to learn from those waits here.
-            self._database["runs"].update_many({"status": "QUEUED"}, {"$unset": {"runAfter": ""}})
-            return self._database["runs"].count_documents(_OPEN, limit=1) == 0
+            self._database[RUNS].update_many({"status": "QUEUED"}, {"$unset": {"runAfter": ""}})
+            return self._database[RUNS].count_documents(_OPEN, limit=1) == 0
         except PyMongoError:
             return False
 
@@ -292,9 +293,9 @@ class ChaosRun:
     def _await_views(self) -> None:
         """The views of what an ingest stored just before it was killed are another one's to write."""
         end = time.monotonic() + VIEWS_SECONDS
-        while self._database["pending_projections"].count_documents({}, limit=1) and time.monotonic() < end:
+        while self._database[PENDING_PROJECTIONS].count_documents({}, limit=1) and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
-        self._journal.note("views", pending=self._database["pending_projections"].count_documents({}))
+        self._journal.note("views", pending=self._database[PENDING_PROJECTIONS].count_documents({}))
 
     @property
     def database(self) -> Mongo:

@@ -16,9 +16,10 @@ from typing import Any
 
 from pymongo.errors import CollectionInvalid, PyMongoError
 
+from pod_worker.store.collections import ARTIFACTS, RUNS
 from pod_worker.store.mongo import Document, Mongo
 
-WATCHED = ("runs", "artifacts")
+WATCHED = (RUNS, ARTIFACTS)
 MARKS = "chaos_marks"
 _REOPEN_SECONDS = 0.2
 
@@ -150,7 +151,7 @@ class Move:
 def moves(changes: Sequence[Change]) -> Iterator[Move]:
     """The runs' changes with names. A renewal that came with nothing else is a renewal, and so on."""
     for change in changes:
-        if change.collection == "runs" and change.after is not None:
+        if change.collection == RUNS and change.after is not None:
             before = change.before or {}
             what = _meaning(before, change.after)
             yield Move(what, change.id, change.place, change.at, before, change.after)

@@ -10,11 +10,12 @@ from minio import Minio
 
 from chaos.report import Row, info_row, zero_target_row
 from pod_worker.local.s3 import S3Access, connect
+from pod_worker.store.collections import ARTIFACTS, RUNS
 from pod_worker.store.mongo import Document, Mongo
 
 
 def rows(database: Mongo, s3: S3Access) -> Iterator[Row]:
-    registered = list(database["artifacts"].find({"verifiedAt": {"$type": "date"}}))
+    registered = list(database[ARTIFACTS].find({"verifiedAt": {"$type": "date"}}))
     with connect(s3, timeout_seconds=60) as client:
         listed = {each.object_name: each.size for each in client.list_objects(s3.bucket, recursive=True)}
         wrong = [text for row in registered for text in _wrong(client, s3.bucket, row, listed)]
@@ -54,7 +55,7 @@ def _wrong(client: Minio, bucket: str, row: Document, listed: dict[str | None, i
 
 
 def _forgotten(database: Mongo, keys: set[str]) -> Iterator[str]:
-    for run in database["runs"].find({"status": "COMPLETED"}, {"checkpoints": 1}):
+    for run in database[RUNS].find({"status": "COMPLETED"}, {"checkpoints": 1}):
         for stage, saved in (run.get("checkpoints") or {}).items():
             key = (saved.get("state") or {}).get("artifact")
             if key and key not in keys:

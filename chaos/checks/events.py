@@ -17,6 +17,7 @@ from chaos.evidence import Emitted, StepRecord
 from chaos.journal import Entry
 from chaos.report import Row, info_row, zero_target_row
 from pod_worker.core.payload import PAYLOADS
+from pod_worker.store.collections import EVENTS
 from pod_worker.store.mongo import Mongo
 
 Attempt = tuple[str, int]
@@ -26,7 +27,7 @@ _OWNED_UP = re.compile(r"^(\d+) log and metric events (were evicted|could not be
 
 
 def rows(record: ChaosRecord, database: Mongo) -> Iterator[Row]:
-    stored = {str(each["_id"]) for each in database["events"].find({}, {"_id": 1})}
+    stored = {str(each["_id"]) for each in database[EVENTS].find({}, {"_id": 1})}
     kept = [each for each in record.emitted if not is_transient(each)]
     yield info_row("events emitted", str(len(kept)), f"lines in the pods' spools; {len(stored)} events are stored")
     missing = [
@@ -64,7 +65,7 @@ def is_transient(emitted: Emitted) -> bool:
 def thinned(database: Mongo) -> Counter[Attempt]:
     """Per attempt, how many samples its own log says are missing."""
     found: Counter[Attempt] = Counter()
-    for each in database["events"].find({"type": "ai.run.log", "data.source": "outbox"}):
+    for each in database[EVENTS].find({"type": "ai.run.log", "data.source": "outbox"}):
         match = _OWNED_UP.match(str(each["data"].get("message")))
         if match:
             found[str(each["runId"]), int(each.get("attempt") or 0)] += int(match[1])
@@ -113,7 +114,7 @@ def full_disks(entries: Sequence[Entry]) -> list[FullDisk]:
 def sequence_numbers(database: Mongo) -> dict[Attempt, list[int]]:
     found: dict[Attempt, list[int]] = defaultdict(list)
     wanted = {"runId": {"$type": "string"}, "seq": {"$type": "number"}}
-    for each in database["events"].find(wanted, {"runId": 1, "attempt": 1, "seq": 1}):
+    for each in database[EVENTS].find(wanted, {"runId": 1, "attempt": 1, "seq": 1}):
         found[str(each["runId"]), int(each.get("attempt") or 0)].append(int(each["seq"]))
     return found
 

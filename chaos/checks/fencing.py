@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from chaos.drill import ChaosRecord
 from chaos.history import Change, Move, What, seconds
 from chaos.report import Row, zero_target_row
+from pod_worker.store.collections import RUNS
 from pod_worker.store.mongo import Document
 
 _LEASED = frozenset({"SCHEDULED", "RUNNING", "AUTO_VALIDATING"})
@@ -95,7 +96,7 @@ def stale_artifacts(changes: Sequence[Change]) -> Iterator[str]:
     """A verified row that appears while its attempt does not hold the run, in the order of the history."""
     holders: dict[str, tuple[int, bool]] = {}
     for change in changes:
-        if change.collection == "runs" and change.after is not None:
+        if change.collection == RUNS and change.after is not None:
             holders[change.id] = int(change.after.get("attempt") or 0), bool(change.after.get("leaseToken"))
         elif change.after and _was_verified_now(change):
             attempt, is_held = holders.get(str(change.after.get("runId")), (0, False))

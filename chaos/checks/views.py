@@ -14,14 +14,15 @@ from itertools import islice
 from chaos.report import Row, zero_target_row
 from pod_worker.control.events.projections import project
 from pod_worker.control.events.replay import events_for_replay, rebuild
+from pod_worker.store.collections import ARTIFACTS, EVENTS, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.metric_series import MetricSeries, Series
 from pod_worker.store.views.writer import Views
 
-VIEWS = ("runs", "stages", "validations", "artifacts")
+VIEWS = (RUNS, STAGES, VALIDATIONS, ARTIFACTS)
 SYSTEM_STAGE = "system"  # gauges of heartbeats, which no log keeps
-_COPIED = (*VIEWS, "events")
+_COPIED = (*VIEWS, EVENTS)
 _ABSENT = "(absent)"
 _BATCH = 50
 _REPEATED = 0.1  # share of events that come twice
@@ -57,7 +58,7 @@ def _row(name: str, database: Mongo, rebuild_replica: Callable[[Mongo], object],
 def _series(database: Mongo) -> dict[tuple[str, str, str], Series]:
     """Every series of every run as a reader sees it; the split into documents does not matter."""
     reader = MetricSeries(database)
-    runs = [str(each["_id"]) for each in database["runs"].find({}, {"_id": 1})]
+    runs = [str(each["_id"]) for each in database[RUNS].find({}, {"_id": 1})]
     found = ((run, series) for run in runs for series in reader.read(run))
     return {(run, each.stage, each.name): each for run, each in found if each.stage != SYSTEM_STAGE}
 
