@@ -35,7 +35,7 @@ class FencedWrite:
 
 
 @dataclass(frozen=True, slots=True)
-class WriteResult:
+class FencedWriteResult:
     """`error` None: answered, with `value`. `is_permanent`: the same write would be refused again."""
 
     name: str
@@ -45,7 +45,7 @@ class WriteResult:
 
 
 class FencedWriter:
-    def __init__(self, on_result: Callable[[WriteResult], object]) -> None:
+    def __init__(self, on_result: Callable[[FencedWriteResult], object]) -> None:
         self._on_result = on_result
         self._pending: queues.SimpleQueue[tuple[int, FencedWrite]] = queues.SimpleQueue()
         self._epoch = 0  # of submissions; `abandon` begins a new one
@@ -82,17 +82,17 @@ class FencedWriter:
             self._on_result(self._apply(epoch, write))
         return 0.0
 
-    def _apply(self, epoch: int, write: FencedWrite) -> WriteResult:
+    def _apply(self, epoch: int, write: FencedWrite) -> FencedWriteResult:
         while True:
             try:
                 with pymongo.timeout(TRY_SECONDS):
-                    return WriteResult(write.name, write.write())
+                    return FencedWriteResult(write.name, write.write())
             except Exception as error:
                 if is_permanent_error(error) or not isinstance(error, PyMongoError):
-                    return WriteResult(write.name, error=error, is_permanent=True)
+                    return FencedWriteResult(write.name, error=error, is_permanent=True)
                 log.warning("retrying the write %r: %s", write.name, describe_error(error))
                 if not write.may_retry() or self._is_abandoned(epoch, RETRY_SECONDS):
-                    return WriteResult(write.name, error=error)
+                    return FencedWriteResult(write.name, error=error)
 
     def _is_abandoned(self, epoch: int, seconds: float) -> bool:
         """Pause for `seconds`; True as soon as writes of that epoch are abandoned or the writer is stopped."""

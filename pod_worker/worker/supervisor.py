@@ -29,7 +29,7 @@ from pod_worker.worker.attempt_tag import AttemptTag
 from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
 from pod_worker.worker.ending import CrashEvidence, EndReason, EndRequest, decide_outcome, final_events
-from pod_worker.worker.fenced_writer import TRY_SECONDS, FencedWrite, FencedWriter, WriteResult
+from pod_worker.worker.fenced_writer import TRY_SECONDS, FencedWrite, FencedWriter, FencedWriteResult
 from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.message_listener import MessageListener
@@ -80,7 +80,7 @@ class _OutcomeReported:
     outcome: Outcome
 
 
-_Item: TypeAlias = _GuardExited | _RenewNow | _OutcomeReported | EndRequest | WriteResult
+_Item: TypeAlias = _GuardExited | _RenewNow | _OutcomeReported | EndRequest | FencedWriteResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ class Supervisor:
                 self._reported = outcome
             case EndRequest():
                 attempt.end.begin(item)
-            case WriteResult():
+            case FencedWriteResult():
                 if request := _request_after(item):
                     attempt.end.begin(request)
 
@@ -292,7 +292,7 @@ class Supervisor:
         if not is_worth_waiting() or self._wait_for(last.name, self._settle_seconds(), handle) is None:
             self._writer.abandon()
 
-    def _wait_for(self, name: str, seconds: float, handle: Callable[[_Item], bool]) -> WriteResult | None:
+    def _wait_for(self, name: str, seconds: float, handle: Callable[[_Item], bool]) -> FencedWriteResult | None:
         """The result of the write `name`; None after `seconds`, or sooner when the worker must stop.
 
         `handle` is given every other item and returns whether to go on waiting.
@@ -300,7 +300,7 @@ class Supervisor:
         began = self._clock.monotonic()
         while (left := began + min(seconds, self._patience_seconds()) - self._clock.monotonic()) > 0:
             item = self._next_item(min(left, TICK_SECONDS))
-            if isinstance(item, WriteResult) and item.name == name:
+            if isinstance(item, FencedWriteResult) and item.name == name:
                 return item
             if item is not None and not handle(item):
                 return None
@@ -337,7 +337,7 @@ class Supervisor:
         settlement = cast("Settlement | None", result.value)
         return AttemptResult(outcome if settlement else Lost("fenced"), settlement)
 
-    def _try_to_settle(self, outcome: Outcome) -> WriteResult | None:
+    def _try_to_settle(self, outcome: Outcome) -> FencedWriteResult | None:
         write = FencedWrite("settle", lambda: self._queue.settle(self._fence, outcome), lambda: True)
         self._writer.submit(write)
         return self._wait_for(write.name, self._settle_seconds(), lambda item: True)
@@ -351,7 +351,7 @@ class Supervisor:
             return ""
 
 
-def _request_after(result: WriteResult) -> EndRequest | None:
+def _request_after(result: FencedWriteResult) -> EndRequest | None:
     """What a finished write means for the attempt; None when it succeeded."""
     if result.is_permanent:
         return EndRequest(EndReason.ERROR, f"MongoDB refuses the {result.name}", _refused_failure(result))
@@ -360,7 +360,7 @@ def _request_after(result: WriteResult) -> EndRequest | None:
     return None if result.value else EndRequest(EndReason.LOST, "the run was taken away")
 
 
-def _refused_failure(result: WriteResult) -> Failure:
+def _refused_failure(result: FencedWriteResult) -> Failure:
     assert result.error is not None
     message = f"the {result.name} cannot be stored: {describe_error(result.error)}"
     return Failure(FailureCode.BAD_DOCUMENT, truncate(message, 1000))

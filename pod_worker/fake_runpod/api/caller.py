@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class ApiCaller:
     """`pod_id` None is the account.
 
     Otherwise the pod whose environment holds the key that was sent.

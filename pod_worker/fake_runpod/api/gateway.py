@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pod_worker.fake_runpod.api.browser_guard import browser_refusal
-from pod_worker.fake_runpod.api.caller import Caller
+from pod_worker.fake_runpod.api.caller import ApiCaller
 from pod_worker.fake_runpod.api.rate_limit import QuotaDecision, RateLimiter
 from pod_worker.fake_runpod.api.responses import error_response, html_error
 from pod_worker.fake_runpod.cloud.faults import FaultContext, FaultKind, FaultRule
@@ -111,15 +111,15 @@ class ApiGateway:
         key = _key_of(scope)
         if key is None:
             # GraphQL serves its public catalogue without a key; private fields are null.
-            scope["fake.caller"] = Caller(is_known=False)
+            scope["fake.caller"] = ApiCaller(is_known=False)
             return None if surface == "graphql" else error_response(surface, 401, "missing bearer token")
         if self._runtime.simulator.account.knows_key(key):
-            scope["fake.caller"] = Caller()
+            scope["fake.caller"] = ApiCaller()
             return None
         pod = next((pod for pod in self._runtime.simulator.all_pods() if pod.api_key == key), None)
         if pod is None:
             return error_response(surface, 401, "invalid bearer token" if surface == "v2" else "Unauthorized")
-        scope["fake.caller"] = Caller(pod.id)
+        scope["fake.caller"] = ApiCaller(pod.id)
         if pod.id in scope["path"].split("/") or surface == "graphql":
             return None
         return error_response(surface, 403, "access denied")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pod_worker.core.run import Json
 from pod_worker.fake_runpod import timestamps
-from pod_worker.fake_runpod.api.caller import Caller
+from pod_worker.fake_runpod.api.caller import ApiCaller
 from pod_worker.fake_runpod.api.graphql.views import data_center_view, gpu_view, pod_view, template_view, user_view
 from pod_worker.fake_runpod.cloud.account import Template
 from pod_worker.fake_runpod.cloud.pod import Pod, PodSpec
@@ -27,7 +27,7 @@ DEFAULT_CPU = "cpu3c-2-4"
 class Resolvers:
     """Root value of one request: the executor calls the methods by their field names."""
 
-    def __init__(self, runtime: SimulatorRuntime, caller: Caller) -> None:
+    def __init__(self, runtime: SimulatorRuntime, caller: ApiCaller) -> None:
         self._runtime = runtime
         self._simulator = runtime.simulator
         self._caller = caller

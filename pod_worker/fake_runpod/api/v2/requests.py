@@ -42,7 +42,7 @@ class TemplateMounts(RequestBody):
     persistent: PersistentMount | None = None
 
 
-class Gpu(RequestBody):
+class GpuRequest(RequestBody):
     id: str
     count: Positive | None = None
     allowedCudaVersions: list[CudaVersion] | None = None
@@ -68,7 +68,7 @@ class Container(RequestBody):
 class CreatePod(Container):
     name: Text
     cloud: Literal["SECURE", "COMMUNITY"] = "SECURE"
-    gpu: Gpu | None = None
+    gpu: GpuRequest | None = None
     cpu: Cpu | None = None
     dataCenterIds: list[str] = []
     mounts: Mounts | None = None
