@@ -67,10 +67,10 @@ check_python() {
     fail "Python 3.11 or later is needed, found $(python3 -V 2>&1). Use another image (RUNPOD_WORKER_IMAGE)"
 }
 
-# The same rule as start_worker.sh; check_settings reads the values once pod_worker is installed.
+# Only whether the name is there: pod_worker.config reads .env by its own rule once it is installed (check_settings).
 require_settings() {
   [ -n "${MONGODB_URL:-}${MONGODB_URL_FILE:-}" ] && return
-  grep -qs '^[[:space:]]*\(export[[:space:]]\+\)\?MONGODB_URL\(_FILE\)\?[[:space:]]*=' .env && return
+  grep -aqs 'M.\?O.\?N.\?G.\?O.\?D.\?B.\?_.\?U.\?R.\?L' .env && return  # in UTF-16 too, which config names
   printf 'init: error: %s\n' "MONGODB_URL is not set. Export it or put it into $here/.env (see README.md)" >&2
   exit 2
 }

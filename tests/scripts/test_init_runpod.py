@@ -88,10 +88,11 @@ def test_settings_and_gpu_are_checked_before_anything_is_installed(tmp_path: Pat
     assert not (tmp_path / ".venv").exists(), "nothing was installed"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("line", ["MONGODB_URL=x", "export MONGODB_URL = x", "  MONGODB_URL_FILE=x"])
-def test_settings_of_the_env_file_count(tmp_path: Path, line: str) -> None:
+def test_settings_of_the_env_file_count(tmp_path: Path, line: str, encoding: str) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    (tmp_path / ".env").write_text(f"{line}\n")
+    (tmp_path / ".env").write_text(f"{line}\n", encoding=encoding)
     done = run(tmp_path, *[word for word in INIT if word != "--skip-gpu"])
     assert "no GPU found" in done.stderr, "the settings were found, so the GPU was looked for"
 

@@ -25,6 +25,7 @@ REAL_SLEEP = time.sleep
 def ready(cloud: Cloud, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BootstrapPlan:
     """Everything a worker needs; a wait of the command is a wait of the cloud."""
     monkeypatch.setenv("RUNPOD_SSH_PRIVATE_KEY_PATH", str(sshd.folder / "user_key"))
+    monkeypatch.setenv("RUNPOD_WORKER_IMAGE", "me/with-pod-worker:1")
     monkeypatch.setenv("POD_WORKER_SKIP_GPU", "1")
     monkeypatch.setattr("pod_worker.cli.pods.session.load_settings", without_database)
     for name, url in {"MONGODB_URL": "mongodb://db.example/x", "CONTROL_PLANE_URL": "https://c.example"}.items():
@@ -143,6 +144,7 @@ def test_ctrl_c_gives_the_pod_back(pods: Pods, cloud: Cloud, monkeypatch: pytest
     monkeypatch.setattr(worker_start, "_start", interrupt)
     result = pods("create", "w", "--yes")
     assert result.code != 0
+    assert "is terminated; it is no longer billed" in result.err
     assert cloud.living() == []
 
 
