@@ -7,7 +7,7 @@ never a reason to discard (CONTRACT section 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from pod_worker.core.run import Json
@@ -15,7 +15,6 @@ from pod_worker.core.run import Json
 Version: TypeAlias = tuple[int, int, int, str]  # attempt, seq, milliseconds since the year 1, event id
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 SPEC_VERSION = "1.0"
 ID_LIMIT = 256
 
@@ -47,7 +46,10 @@ def version_of(attempt: int, seq: int | None, time: datetime, event_id: str) -> 
     `time` is UTC and counts to the millisecond: the event log keeps no more, and an event that is read back from
     it (a replay, a duplicate) must come to the same version.
     """
-    return attempt, seq or 0, (time - _FIRST) // _MILLISECOND, event_id
+    elapsed = time - _FIRST
+    # Faster than dividing by a timedelta; a batch of events calls this for each of them.
+    milliseconds = elapsed.days * 86_400_000 + elapsed.seconds * 1000 + elapsed.microseconds // 1000
+    return attempt, seq or 0, milliseconds, event_id
 
 
 def sortable_version(version: Version) -> str:

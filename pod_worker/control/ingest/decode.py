@@ -72,7 +72,7 @@ def read_batch(lines: Sequence[bytes]) -> IngestBatch:
     batch = IngestBatch(lines=lines)
     add = batch.events.append
     for line_number, line in enumerate(lines, 1):
-        if _is_blank(line):
+        if not line or line.isspace():
             continue
         try:
             add(read_line(line, line_number))
@@ -132,7 +132,7 @@ def split_lines(body: bytes) -> list[bytes]:
         for line_number, line in enumerate(lines, 1):
             _check_line(line_number, line)
     if len(lines) > LINE_LIMIT:
-        found = sum(not _is_blank(line) for line in lines)
+        found = sum(bool(line) and not line.isspace() for line in lines)
         if found > LINE_LIMIT:
             raise _too_large(f"{found} lines, {LINE_LIMIT} are allowed")
     return lines
@@ -149,10 +149,6 @@ def _array_lines(body: bytes) -> list[bytes]:
     for line_number, each in enumerate(found, 1):
         _check_line(line_number, each)
     return found
-
-
-def _is_blank(line: bytes) -> bool:
-    return not line or line.isspace()
 
 
 def _check_line(line_number: int, line: bytes) -> None:

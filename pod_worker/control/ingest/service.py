@@ -70,9 +70,9 @@ class Ingest:
         """
         begun, received_at = self._clock.monotonic(), self._clock.now()
         events = [each for batch in batches for each in batch.events]
-        if await self._refuse_seq_jumps(events, batches):
+        if await self._resolve_attempts(events):
+            await self._refuse_seq_jumps(events, batches)
             events = [each for batch in batches for each in batch.events]
-        await self._resolve_attempts(events)
         run_ids = frozenset([each.run_id for each in events if each.is_projected and each.run_id])
         async with self.projector.reserve(run_ids, len(events), received_at) as ticket:
             documents, stored, transient = _log_documents(events, ticket.position, received_at)
@@ -89,11 +89,9 @@ class Ingest:
         self._metrics.batch_seconds.observe(self._clock.monotonic() - begun)
         self._count(batches)
 
-    async def _refuse_seq_jumps(self, events: Sequence[IncomingEvent], batches: Sequence[IngestBatch]) -> bool:
+    async def _refuse_seq_jumps(self, events: Sequence[IncomingEvent], batches: Sequence[IngestBatch]) -> None:
         """Refuse a `seq` far beyond its run's last one: it would win over every later event of its attempt."""
         high = [each for each in events if (each.event.seq or 0) > SEQ_JUMP and each.event.attempt is not None]
-        if not high:
-            return False
         last = await to_thread(self._views.last_seqs, sorted({each.run_id for each in high if each.run_id}))
         for each in high:
             limit = last.get(each.run_id or "", 0) + SEQ_JUMP
@@ -102,18 +100,22 @@ class Ingest:
                 each.refusal = InvalidEventError("seq_jump", error, each.event.id)
         for batch in batches:
             batch.drop_refused_events()
-        return True
 
-    async def _resolve_attempts(self, events: Sequence[IncomingEvent]) -> None:
-        """Set which attempt each event counts for, and whether the run has moved on to another."""
+    async def _resolve_attempts(self, events: Sequence[IncomingEvent]) -> bool:
+        """Set which attempt each event counts for. Returns whether an event has a `seq` that may be a jump."""
         sent = {(each.run_id, each.event.attempt) for each in events}
         attempts = self._attempts.get_cached(sent)
         if attempts is None:
             attempts = await to_thread(self._attempts.get, sent)
         resolved = {each: _resolve_attempt(each[1], attempts.get(each[0] or "")) for each in sent}
+        may_jump = False
         for each in events:
-            each.counted_attempt, each.result, is_begun = resolved[each.run_id, each.event.attempt]
+            event = each.event
+            each.counted_attempt, each.result, is_begun = resolved[each.run_id, event.attempt]
             each.is_projected = is_begun and each.payload is not None
+            if event.seq is not None and event.seq > SEQ_JUMP:
+                may_jump = True
+        return may_jump
 
     def _project_again(self, repeated: Sequence[IncomingEvent]) -> None:
         """Project duplicates as they were stored first, before they are acknowledged.
