@@ -21,8 +21,8 @@ from pod_worker.cli.output import (
     size,
     span,
 )
+from pod_worker.cli.runs.duration import ended_at, took
 from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, detail_json
-from pod_worker.cli.runs.views import ended_at, took
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Json
 from pod_worker.core.stage import stage_title
 from pod_worker.store import artifact_registry

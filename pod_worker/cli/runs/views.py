@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import click
 
 from pod_worker.cli.composition import open_store
@@ -11,7 +9,8 @@ from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, a
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option, limit_option, parse_pair, parse_time, time_option
 from pod_worker.cli.output import STATUS_STYLE, age, is_wide, print_json, print_line, print_table, say, span
-from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, listed_json, resolve_ids, resolve_run
+from pod_worker.cli.runs.duration import took
+from pod_worker.cli.runs.lookup import listed_json, resolve_ids, resolve_run
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.store.mongo import Document
@@ -88,22 +87,6 @@ def _row(run: Document) -> list[str]:
         took(run),
         " ".join(f"{name}={value}" for name, value in as_mapping(run.get("labels")).items()) or "-",
     ]
-
-
-def took(run: Document) -> str:
-    """From the first start to the end, or to now while it runs."""
-    started = as_datetime(run.get("startedAt"))
-    ended = ended_at(run)
-    if started is None:
-        return "-"
-    if ended is None:
-        return age(started) if run.get("status") not in TERMINAL_STATUSES | {"QUEUED"} else "-"
-    return age(started, ended)
-
-
-def ended_at(run: Document) -> datetime | None:
-    names = ("completedAt", "failedAt", "canceledAt")
-    return next((at for name in names if (at := as_datetime(run.get(name)))), None)
 
 
 @click.command()
