@@ -172,7 +172,7 @@ def test_pods_that_run_commands_are_served_on_loopback_only(tmp_path: Path) -> N
     options = Options(make_runner=lambda runtime: ProcessRunner(tmp_path, runtime))
     for address in ("0.0.0.0", "192.0.2.1", "example.invalid"):
         with pytest.raises(ValueError, match="--pods none"):
-            serve(options, address=address, port=0)
+            bind(build_runtime(options), address, 0).close()
     with bind(build_runtime(Options()), "0.0.0.0", 0) as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
 
