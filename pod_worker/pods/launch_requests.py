@@ -55,7 +55,7 @@ def worker_launch_request(
 
 
 def cuda_version_of(image: str) -> str | None:
-    """The CUDA version in an image's tag, as `cuda12.8.1` or `cu1281`; None without one.
+    """The CUDA version in an image's tag: `cuda12.8.1`, `cu1281`; else None.
 
     A host with an older driver starts the container and then fails every CUDA call.
     """

@@ -1,4 +1,7 @@
-"""What must hold before money is spent on a pod: it reaches its queue, and this machine reaches it."""
+"""What must hold before money is spent on a pod.
+
+The pod must reach its queue, and this machine must reach the pod.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def launch_problems(settings: RunpodSettings, request: LaunchRequest) -> tuple[s
 
 
 def address_problems(settings: RunpodSettings, env: Mapping[str, str]) -> list[str]:
-    """Addresses of the queue that are missing, or that lead to the pod itself instead of this machine."""
+    """Addresses of the queue that are missing or unreachable from a pod."""
     problems = []
     for name, effect in QUEUE_ADDRESSES.items():
         if not env.get(name):
@@ -80,7 +83,7 @@ def hosts_of(url: str) -> list[str]:
 
 
 def is_local(host: str) -> bool:
-    """Whether the host is the machine that resolves it: loopback, unspecified or empty."""
+    """Whether the host is the machine that resolves it: loopback or empty."""
     name = host.lower().rstrip(".")
     if name in ("", "localhost") or name.endswith((".localhost", ".localdomain")):
         return True

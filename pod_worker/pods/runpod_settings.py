@@ -115,7 +115,10 @@ def _api_key(env: Mapping[str, str]) -> str:
 
 
 def _api_root(env: Mapping[str, str]) -> str | None:
-    """Messages show this address, so it may not contain a password; no message shows an invalid one."""
+    """RUNPOD_API_BASE_URL, without a password, because messages show it.
+
+    No message shows an invalid address.
+    """
     name, root = "RUNPOD_API_BASE_URL", env.get("RUNPOD_API_BASE_URL")
     if root is None:
         return None

@@ -1,7 +1,8 @@
-"""Proves that this machine's libraries can train: one step of a tiny LoRA model, nothing downloaded.
+"""Proves that this machine can train: one step of a tiny LoRA model.
 
-`python -m pod_worker.training.environment_check [cpu|cuda]` prints the versions and exits 0, or prints one line
-and exits 1. Versions alone prove nothing: transformers imports with a torch that it cannot use.
+Nothing is downloaded. `python -m pod_worker.training.environment_check [cpu|cuda]` prints the versions and exits
+0, or prints one line and exits 1. Versions alone prove nothing: transformers imports with a torch that it cannot
+use.
 """
 
 from __future__ import annotations

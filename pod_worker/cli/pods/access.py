@@ -92,7 +92,7 @@ def _known_hosts(account: PodAccount, pod_id: str) -> Path:
 @click.command()
 @json_option
 def doctor(as_json: bool) -> int:
-    """Check API key, API, GPU stock and prices, volume, SSH keys, worker settings and left-over pods."""
+    """Check API key, GPUs, volume, SSH key, worker settings and left-over pods."""
     from pod_worker.cli.pods.session import open_account
 
     with open_account() as account:

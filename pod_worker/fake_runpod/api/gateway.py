@@ -101,7 +101,10 @@ class ApiGateway:
         return answer
 
     def _admin_error(self, surface: str, scope: Scope) -> Response | None:
-        """The test API can start commands in pods, so it needs a key of the account; a pod's key is not enough."""
+        """The test API needs a key of the account; a pod's key is not enough.
+
+        The test API can start commands in pods.
+        """
         key = _key_of(scope)
         if surface != "admin" or (key is not None and self._runtime.simulator.account.knows_key(key)):
             return None

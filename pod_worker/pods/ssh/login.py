@@ -60,7 +60,7 @@ class SshLogin:
 
 
 def parse_private_key(text: str) -> paramiko.PKey:
-    """A key in OpenSSH, PEM or PKCS#8 form, also as environments and Windows editors change it.
+    """A key in OpenSSH, PEM or PKCS#8 form, also with changed line ends or quotes.
 
     Raises PrivateKeyError that names the problem and never quotes the text.
     """
@@ -80,7 +80,7 @@ def parse_private_key(text: str) -> paramiko.PKey:
 
 
 def _clean(text: str) -> str:
-    """Without BOM, quotes and CRLF; with real line breaks where they are escaped, and one at the end."""
+    """Without BOM, quotes and CRLF, with real line breaks."""
     text = text.removeprefix("\ufeff").strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1].strip()
