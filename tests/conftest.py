@@ -25,15 +25,21 @@ if TYPE_CHECKING:
     from pod_worker.local.mongod import Mongod
     from pod_worker.local.s3 import ObjectStoreServer, S3Access
 
-# As our programs do first: then tests behave alike under nohup, in background jobs and behind a proxy.
-prepare_process()
-
 _numbers = itertools.count(1)
 
 # HYPOTHESIS_PROFILE=deep looks for minutes instead of seconds. No deadlines: machines are shared.
 settings.register_profile("short", deadline=None, print_blob=True)
 settings.register_profile("deep", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As our programs do first: then tests behave alike under nohup, in background jobs and behind a proxy.
+
+    Not in the process that starts pytest-xdist's workers: they must inherit the signals that nohup ignores.
+    """
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        prepare_process()
 
 
 @pytest.fixture(scope="session")
