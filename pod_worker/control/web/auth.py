@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 
 from pod_worker.control.web.problem import ProblemError
+from pod_worker.control.web.protocol import PEER_UID
 from pod_worker.core.attempt_token import is_attempt_token, verify
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -169,14 +171,17 @@ def _unauthenticated(request: Request, token: str | None) -> ProblemError:
 def _is_local(request: Request) -> bool:
     """Whether a client on this machine addressed it by a loopback name and without a proxy.
 
-    A foreign name that resolves to loopback (DNS rebinding) does not count. Proxies are known by their headers and
-    by HTTP/1.0, which nginx speaks to its upstream by default and no browser speaks.
+    A foreign name that resolves to loopback (DNS rebinding) does not count. Proxies are known by their headers, by
+    HTTP/1.0, which nginx speaks to its upstream by default and no browser speaks, and by the user they run as.
     """
     if request.client is None or request.scope.get("http_version") == "1.0":
         return False
     if any(name in _PROXY_HEADERS or name.startswith("x-forwarded-") for name in request.headers):
         return False
-    return _is_loopback(request.client.host) and _is_loopback(_hostname(request.headers.get("host", "")))
+    if not (_is_loopback(request.client.host) and _is_loopback(_hostname(request.headers.get("host", "")))):
+        return False
+    find_uid = request.scope.get("state", {}).get(PEER_UID)
+    return find_uid is None or find_uid() in (None, os.geteuid())
 
 
 @lru_cache(maxsize=128)

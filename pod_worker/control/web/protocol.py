@@ -12,6 +12,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from pod_worker.control.web.peer import peer_uid
+
+PEER_UID = "pod_worker.peer_uid"  # in the ASGI scope's state: a function
 HEAD_LIMIT_BYTES = 64 * 1024  # request line and all headers
 HEAD_SECONDS = 20.0
 UNREAD_LIMIT_BYTES = 16 * 1024 * 1024  # of a body that arrives after its response
@@ -42,6 +45,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_head_open = False
         self._unread_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._peer_uid: int | None = None
+        self._is_peer_known = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,6 +72,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_head_open, self._head_bytes, self._unread_bytes = True, 0, 0
+        self.scope["state"][PEER_UID] = self._find_peer_uid
         if self._head_timer is None:
             self._start_head_timer()
 
@@ -81,6 +87,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._unread_bytes += len(body)
             if self._unread_bytes > UNREAD_LIMIT_BYTES:
                 self.transport.close()
+
+    def _find_peer_uid(self) -> int | None:
+        """The user of the client's process on this machine. Looked up once, only for requests without a key."""
+        if not self._is_peer_known and self.client is not None and self.server is not None:
+            self._is_peer_known = True
+            self._peer_uid = peer_uid(self.client, (self.server[0], self.server[1] or 0))
+        return self._peer_uid
 
     def _start_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(self.head_seconds, self._abort_slow_head)
