@@ -42,7 +42,9 @@ def test_ignored_signals_stay_ignored_here_and_are_not_passed_on() -> None:
         check=False,
     )
     mask = next(line for line in ended.stdout.splitlines() if line.startswith("SigIgn:"))
-    assert int(mask.split()[1], 16) == 0, "the child starts with the defaults"
+    # The C library's own signals (32, 33) may be ignored too; Python cannot change those.
+    ignored = {number for number in INHERITED if int(mask.split()[1], 16) & 1 << (number - 1)}
+    assert not ignored, "the child starts with the defaults"
     assert ended.returncode == -signal.SIGTERM, "SIGTERM is always heard"
 
 
