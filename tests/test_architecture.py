@@ -22,7 +22,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 
 LEVELS = (
-    ("core", "process"),
+    ("core",),
+    ("process",),
     ("search", "training", "llm", "artifacts", "outbox", "store", "pods", "fake_runpod"),
     ("stages",),
     ("pipelines",),

@@ -1,1 +1,1 @@
-"""Process trees and supervised threads: standard library only, below every package that starts one."""
+"""Process trees and supervised threads: standard library and core only, below every package that starts one."""

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from pod_worker.core.backoff import backoff_bound
+
 log = logging.getLogger(__name__)
 STUCK_SECONDS = 120.0
 FAILURES_TO_REPORT = 3
@@ -118,7 +120,7 @@ class SupervisedThread:
     def _record_failure(self, error: Exception) -> float:
         self._failures += 1
         self._last_error = f"{type(error).__name__}: {error}"[:300]
-        pause = min(self._first_pause * 2.0 ** min(self._failures - 1, 30), self._longest_pause)
+        pause = backoff_bound(self._failures - 1, self._first_pause, self._longest_pause)
         try:
             self._log(f"thread {self.name} failed ({self._last_error}); next try in {pause:.1f} s")
             log.debug("thread %s failed", self.name, exc_info=error)

@@ -168,9 +168,9 @@ def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list
     for position, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        through = _render(tokenizer, conversation, position + 1)
+        through = _render(tokenizer, conversation, messages[: position + 1])
         if position:
-            before = _render(tokenizer, conversation, position, prompt=True)
+            before = _render(tokenizer, conversation, messages[:position], prompt=True)
         else:
             before = _opening(tokenizer, conversation, through)
         if not through.startswith(before) or len(through) == len(before):
@@ -185,14 +185,14 @@ def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list
 
 
 def _opening(tokenizer: Tokenizer, conversation: Conversation, through: str) -> str:
-    """What precedes the answer of a conversation that the assistant begins; "" where it cannot be found exactly.
+    """What precedes the answer of a conversation that the assistant begins.
 
     No template renders an empty conversation, so the generation prompt is taken from one with a user's message.
+    All of `through`, which leaves no answer, where the start of the answer cannot be found exactly.
     """
     user = ({"role": "user", "content": "text"},)
-    prompt = _render(tokenizer, conversation, 1, prompt=True, messages=user).removeprefix(
-        _render(tokenizer, conversation, 1, messages=user)
-    )
+    asked = _render(tokenizer, conversation, user)
+    prompt = _render(tokenizer, conversation, user, prompt=True).removeprefix(asked)
     head, found, rest = through.partition(prompt) if prompt else ("", "", "")
     answer = str(conversation.messages[0].get("content") or "").strip()
     is_exact = bool(found) and prompt not in rest and rest.lstrip().startswith(answer)
@@ -200,15 +200,9 @@ def _opening(tokenizer: Tokenizer, conversation: Conversation, through: str) -> 
 
 
 def _render(
-    tokenizer: Tokenizer,
-    conversation: Conversation,
-    count: int,
-    *,
-    prompt: bool = False,
-    messages: Sequence[dict[str, Json]] = (),
+    tokenizer: Tokenizer, conversation: Conversation, messages: Sequence[dict[str, Json]], *, prompt: bool = False
 ) -> str:
-    chosen = messages or conversation.messages[:count]
-    return str(_apply_template(tokenizer, conversation, chosen, tokenize=False, add_generation_prompt=prompt))
+    return str(_apply_template(tokenizer, conversation, messages, tokenize=False, add_generation_prompt=prompt))
 
 
 def _apply_template(

@@ -40,10 +40,6 @@ class EndSequence:
         self.request: EndRequest | None = None
 
     @property
-    def is_lost(self) -> bool:
-        return self.request is not None and self.request.reason is EndReason.LOST
-
-    @property
     def is_under_way(self) -> bool:
         """Whether `escalate_if_due` has to be called from time to time."""
         return self._deadline is not None

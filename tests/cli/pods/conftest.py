@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pod_worker.cli import main
 from pod_worker.core.clock import ManualClock
 from pod_worker.fake_runpod.server import FakeServer, Options, running
+from tests.cli.conftest import CommandResult
 from tests.pods.cloud import Cloud
 from tests.pods.sshd import Sshd, make_folder
 from tests.pods.sshd import running as running_sshd
@@ -48,27 +46,16 @@ def cloud(fake_server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return cloud
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Pods = Callable[..., Result]
+Pods = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def pods(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> Pods:
-    def run(*words: str) -> Result:
+    def run(*words: str) -> CommandResult:
         with pytest.raises(SystemExit) as ended:
             main(["pods", *words])
         output = capsys.readouterr()
-        return Result(int(ended.value.code or 0), output.out, output.err)
+        return CommandResult(int(ended.value.code or 0), output.out, output.err)
 
     return run
 
