@@ -55,7 +55,8 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     from pod_worker.local.errors import LocalStackError
     from pod_worker.local.mongod import Mongod
 
-    server = Mongod(tmp_path_factory.mktemp("mongod"))
+    # Tests store rows of fixed past dates, which the TTL monitor would delete at its next pass, once a minute.
+    server = Mongod(tmp_path_factory.mktemp("mongod"), parameters={"ttlMonitorEnabled": "false"})
     try:
         server.start()
     except LocalStackError as error:
