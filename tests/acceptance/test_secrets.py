@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tests.acceptance.local_stack import Running, wait_for
+from tests.acceptance.process_tree import command_line, environment, processes_below
 
 CANARIES = {
     "OPENAI_API_KEY": "canary-openai-0123456789",
@@ -28,7 +30,7 @@ def test_no_secret_is_found_outside_the_processes_that_need_it(running: Running)
     with running.worker("canary", CONTROL_PLANE_TOKEN=f"{running.local.token}\n", **CANARIES) as worker:
         running.wait_status(completed, "RUNNING")
         processes = wait_for(lambda: _run_processes(worker.process.pid, completed), "the run's own process")
-        seen = {f"environment of {process.name()}": str(process.environ()) for process in processes}
+        seen = {f"environment of {process.pid}": str(environment(process)) for process in processes}
         seen |= dict(_command_lines(worker.process.pid))
         running.wait_status(completed, "COMPLETED")
         running.wait_status(failed, "FAILED")
@@ -46,13 +48,12 @@ def test_no_secret_is_found_outside_the_processes_that_need_it(running: Running)
 
 def _run_processes(worker: int, run_id: str) -> list[psutil.Process]:
     """Processes below the worker that execute the run's code: those that know its id."""
-    below = psutil.Process(worker).children(recursive=True)
-    return [process for process in below if "POD_WORKER_ATTEMPT" in process.environ()]
+    return [process for process in processes_below(worker) if "POD_WORKER_ATTEMPT" in environment(process)]
 
 
 def _command_lines(worker: int) -> Iterator[tuple[str, str]]:
-    for process in psutil.Process(worker).children(recursive=True) + psutil.Process().children(recursive=True):
-        yield f"command line of {process.pid}", " ".join(process.cmdline())
+    for process in processes_below(worker) + processes_below(os.getpid()):
+        yield f"command line of {process.pid}", command_line(process)
 
 
 def _answers(running: Running, *run_ids: str) -> Iterator[tuple[str, str]]:
