@@ -18,7 +18,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging
 from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
-from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, sweep_uploads
+from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, sweep_checkpoints, sweep_uploads
 from pod_worker.control.server import serve
 from pod_worker.core.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
@@ -29,6 +29,7 @@ from pod_worker.store.queue.rescue import Rescue
 log = logging.getLogger("pod_worker.control")
 RESCUE_SECONDS = 3.0
 UPLOAD_SWEEP_SECONDS = 3600.0
+CHECKPOINT_SWEEP_SECONDS = 300.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -55,6 +56,7 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
     threads = [rescue_thread(store.rescue())]
     if objects is not None:
         threads.append(upload_sweep_thread(store.database, objects))
+        threads.append(checkpoint_sweep_thread(store.database, objects))
     app = build_app(
         store.database,
         objects,
@@ -127,6 +129,19 @@ def upload_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThre
             log.info("deleted %d unfinished objects, aborted %d uploads", result.objects, result.uploads)
 
     return SupervisedThread("upload sweep", every(UPLOAD_SWEEP_SECONDS, sweep), stuck_seconds=None)
+
+
+def checkpoint_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThread:
+    """Deletes checkpoints that newer ones have superseded."""
+
+    def sweep() -> None:
+        try:
+            if deleted := sweep_checkpoints(database, objects):
+                log.info("deleted %d superseded checkpoints", deleted)
+        except ObjectStoreError as error:
+            log.warning("superseded checkpoints are deleted later: %s", error)
+
+    return SupervisedThread("checkpoint sweep", every(CHECKPOINT_SWEEP_SECONDS, sweep), stuck_seconds=None)
 
 
 def rescue_thread(rescue: Rescue) -> SupervisedThread:

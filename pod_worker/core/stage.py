@@ -36,6 +36,11 @@ def stage_title(stage: str) -> str:
     return STAGE_TITLES.get(stage, stage)
 
 
+# The role of an artifact that is kept only while the saved state of its run names it. Once the state names a newer
+# one instead, the control plane deletes it.
+ROTATED_ROLE = "rotated"
+
+
 class EventEmitter(Protocol):
     def emit(self, payload: Payload) -> str:
         """The event's id, once the event is on this machine's disk. Never waits for a network."""

@@ -2,6 +2,7 @@
 
 A published key is reserved for one content before the object is copied there, so two contents can never share a
 key. Rows that never became a registration, and multipart uploads that never ended, are found here by their age.
+A key whose object a sweep deletes is doomed: it is neither given out nor registered again.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ INDEXES: dict[str, list[IndexModel]] = {
     ARTIFACT_KEYS: [
         IndexModel([("runId", ASCENDING)], name="run"),
         IndexModel([("unfinishedSince", ASCENDING)], name="unfinished", sparse=True),
+        IndexModel([("deletionDueSince", ASCENDING)], name="deletion_due", sparse=True),
     ]
 }
+
+
+class KeyDoomedError(Exception):
+    """The object under this key is being deleted: nothing can be registered there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,27 @@ def record_upload(database: Mongo, key: str, run_id: str, upload_id: str) -> Non
 
 
 def mark_registered(database: Mongo, key: str, session: ClientSession) -> None:
-    database[ARTIFACT_KEYS].update_one({"_id": key}, {"$unset": {"unfinishedSince": ""}}, session=session)
+    """Raises KeyDoomedError. A real write, so that `doom` in the same moment conflicts with it."""
+    update: list[Document] = [{"$set": {"registeredAt": "$$NOW"}}, {"$unset": "unfinishedSince"}]
+    marked = database[ARTIFACT_KEYS].update_one({"_id": key, "isDoomed": {"$ne": True}}, update, session=session)
+    if not marked.matched_count and database[ARTIFACT_KEYS].find_one({"_id": key}, session=session):
+        raise KeyDoomedError(key)
+
+
+def doom(database: Mongo, key: str, run_id: str, session: ClientSession | None = None) -> None:
+    """Have a sweep delete the object under this key, which stays doomed for as long as its run exists."""
+    row = {"runId": literal(run_id), "isDoomed": True, "deletionDueSince": "$$NOW"}
+    database[ARTIFACT_KEYS].update_one({"_id": key}, [{"$set": row}], upsert=True, session=session)
+
+
+def deletions_due(database: Mongo) -> Iterator[str]:
+    """The doomed keys whose objects are not known to be deleted."""
+    for row in database[ARTIFACT_KEYS].find({"deletionDueSince": {"$type": "date"}}, {"_id": 1}):
+        yield str(row["_id"])
+
+
+def mark_deleted(database: Mongo, key: str) -> None:
+    database[ARTIFACT_KEYS].update_one({"_id": key}, {"$unset": {"deletionDueSince": ""}})
 
 
 def keep(database: Mongo, key: str) -> None:
@@ -90,5 +116,5 @@ def unfinished(database: Mongo, before: datetime) -> Iterator[UnfinishedKey]:
 
 
 def forget_registered(database: Mongo, run_id: Json) -> None:
-    """For a run whose artifacts were deleted. Unfinished keys stay: only the sweep deletes their objects."""
-    database[ARTIFACT_KEYS].delete_many({"runId": run_id, "unfinishedSince": None})
+    """For a run whose artifacts were deleted. A key whose object only a sweep deletes stays until then."""
+    database[ARTIFACT_KEYS].delete_many({"runId": run_id, "unfinishedSince": None, "deletionDueSince": None})

@@ -1,7 +1,8 @@
 """The registry of artifacts: one row per run, kind and content, written only by the holder of the run's lease.
 
 Registration is one transaction: a write on the run that matches only the holder's fence, and the row. A row
-with `verifiedAt` was compared with the object's bytes; a row without it is the claim of an event.
+with `verifiedAt` was compared with the object's bytes; a row without it is the claim of an event. A row with
+`removedAt` is one that was superseded: it stays, so that a late event does not bring it back, and is never listed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.write_concern import WriteConcern
 
@@ -83,17 +84,18 @@ def is_owned_by(database: Mongo, writer: RunWriter) -> bool:
 
 
 def register(database: Mongo, artifact_id: str, writer: RunWriter, artifact: Artifact) -> ArtifactRow | None:
-    """Record a verified artifact. None when the writer no longer owns the run: nothing was written. Idempotent."""
+    """Record a verified artifact. None when the writer no longer owns the run: nothing was written. Idempotent.
+
+    Raises KeyDoomedError: a sweep deletes the object under this key.
+    """
 
     def write(session: ClientSession) -> bool:
         # A real write on the run, so that a claim in the same moment conflicts with it instead of passing by.
-        touched = database[RUNS].update_one(
-            _writer_filter(writer), [{"$set": {"lastArtifactAt": "$$NOW"}}], session=session
-        )
-        if touched.matched_count == 0:
+        published_at = _stamp_run(database, writer, session)
+        if published_at is None:
             return False
         database[ARTIFACTS].update_one(
-            {"_id": artifact_id}, _row_update(writer, artifact), upsert=True, session=session
+            {"_id": artifact_id}, _row_update(writer, artifact, published_at), upsert=True, session=session
         )
         artifact_keys.mark_registered(database, artifact.key, session)
         return True
@@ -110,6 +112,21 @@ def verified(database: Mongo, artifact_id: str) -> ArtifactRow | None:
     return row_from(found) if found else None
 
 
+def publish_again(database: Mongo, artifact_id: str, writer: RunWriter) -> ArtifactRow | None:
+    """`verified`, and from now the artifact counts as the last published one of its run.
+
+    None also when the writer no longer owns the run.
+    """
+    if verified(database, artifact_id) is None or (published_at := _stamp_run(database, writer)) is None:
+        return None
+    found = tolerant_rows(database, ARTIFACTS).find_one_and_update(
+        {"_id": artifact_id, "verifiedAt": {"$type": "date"}},
+        {"$set": {"publishedAt": published_at}},
+        return_document=ReturnDocument.AFTER,
+    )
+    return row_from(found) if found else None
+
+
 def verified_at_key(database: Mongo, key: str) -> ArtifactRow | None:
     """What is registered under a key: such an object must never be overwritten or removed."""
     found = tolerant_rows(database, ARTIFACTS).find_one({"key": key, "verifiedAt": {"$type": "date"}})
@@ -118,7 +135,7 @@ def verified_at_key(database: Mongo, key: str) -> ArtifactRow | None:
 
 def at_key(database: Mongo, key: str) -> ArtifactRow | None:
     """The row of a key, the registered one first."""
-    found = database[ARTIFACTS].find_one({"key": key}, sort=[("verifiedAt", DESCENDING)])
+    found = database[ARTIFACTS].find_one({"key": key, "removedAt": None}, sort=[("verifiedAt", DESCENDING)])
     return row_from(found) if found else None
 
 
@@ -140,7 +157,7 @@ def of_run(database: Mongo, run_id: str, limit: int = LIST_LIMIT) -> list[Artifa
     """Oldest first."""
     found = (
         tolerant_rows(database, ARTIFACTS)
-        .find({"runId": run_id})
+        .find({"runId": run_id, "removedAt": None})
         .sort([("createdAt", 1), ("_id", 1)])
         .limit(limit)
     )
@@ -171,7 +188,24 @@ def _writer_filter(writer: RunWriter) -> Document:
     return fence_filter(writer) if isinstance(writer, Fence) else unleased_filter(writer.run_id)
 
 
-def _row_update(writer: RunWriter, artifact: Artifact) -> list[Document]:
+def _stamp_run(database: Mongo, writer: RunWriter, session: ClientSession | None = None) -> datetime | None:
+    """The moment of this publication, later than every earlier one of the run, whatever the server's clock does.
+
+    None when the writer no longer owns the run.
+    """
+    last_is_date = {"$eq": [{"$type": "$lastArtifactAt"}, "date"]}
+    after_last = {"$cond": [last_is_date, {"$add": ["$lastArtifactAt", 1]}, None]}
+    stamped = tolerant_rows(database, RUNS).find_one_and_update(
+        _writer_filter(writer),
+        [{"$set": {"lastArtifactAt": {"$max": ["$$NOW", after_last]}}}],
+        projection={"lastArtifactAt": 1},
+        return_document=ReturnDocument.AFTER,
+        session=session,
+    )
+    return stamped["lastArtifactAt"] if stamped else None
+
+
+def _row_update(writer: RunWriter, artifact: Artifact, published_at: datetime) -> list[Document]:
     fields: dict[str, Json] = {
         "runId": writer.run_id,
         "key": artifact.key,
@@ -187,4 +221,6 @@ def _row_update(writer: RunWriter, artifact: Artifact) -> list[Document]:
     update: Document = {name: {"$literal": value} for name, value in fields.items()}
     update["createdAt"] = {"$ifNull": ["$createdAt", "$$NOW"]}
     update["verifiedAt"] = {"$ifNull": ["$verifiedAt", "$$NOW"]}
+    update["publishedAt"] = {"$literal": published_at}
+    update["removedAt"] = "$$REMOVE"
     return [{"$set": update}]

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from pymongo import IndexModel
 
-from pod_worker.store import artifact_keys, artifact_registry, pod_intents, worker_registry
+from pod_worker.store import artifact_keys, artifact_registry, pod_intents, superseded_artifacts, worker_registry
 from pod_worker.store.events import event_log
 from pod_worker.store.queue import run_queue, stats
 from pod_worker.store.views import metric_series, pending_projections, read_models, writer
@@ -21,6 +21,7 @@ MODULES: tuple[ModuleType, ...] = (
     read_models,
     artifact_registry,
     artifact_keys,
+    superseded_artifacts,
     pod_intents,
     pending_projections,
 )

@@ -34,8 +34,8 @@ from pod_worker.training.schedule import total_steps
 
 # What may differ between two attempts without making the first one's numbers wrong.
 RESUMABLE_CHANGES = frozenset(
-    {"log_every", "eval_every", "checkpoint_every_steps", "checkpoint_every_minutes", "threads"}
-    | {"epochs", "max_steps", "dataset", "eval_dataset"}
+    {"log_every", "eval_every", "checkpoint_every_steps", "checkpoint_every_minutes", "keep_checkpoints"}
+    | {"epochs", "max_steps", "dataset", "eval_dataset", "threads"}
 )
 
 
@@ -46,8 +46,9 @@ def finetune(context: Context, params: TrainingParams, clock: Clock | None = Non
     """
     with redirect_library_logs(lambda message, level: context.log(message, level)):
         task, data = prepare(context, params)
-        progress = TrainingLoop(task, context, CheckpointStore(context), clock or SystemClock()).run()
-        return publish(context, task, data, progress)
+        checkpoints = CheckpointStore(context, params.keep_checkpoints)
+        progress = TrainingLoop(task, context, checkpoints, clock or SystemClock()).run()
+        return {**publish(context, task, data, progress), "checkpoints": checkpoints.kept()}
 
 
 def prepare(context: Context, params: TrainingParams) -> tuple[TrainingTask, Dataset]:

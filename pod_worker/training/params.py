@@ -84,6 +84,9 @@ class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     eval_every: Annotated[int, Meta(ge=0, description="steps between evaluations; 0: at start and end only")] = 0
     checkpoint_every_steps: Annotated[int, Meta(ge=0, description="0 for none")] = 0
     checkpoint_every_minutes: Annotated[float, Meta(ge=0, description="0 for none")] = 10.0
+    keep_checkpoints: Annotated[
+        int, Meta(ge=1, le=100, description="newest checkpoints kept, 1 to 100; the best one is kept besides")
+    ] = 3
 
     @property
     def rows_per_step(self) -> int:
@@ -120,6 +123,7 @@ OTHER_NAMES = {
     "logging_steps": "log_every",
     "eval_steps": "eval_every",
     "save_steps": "checkpoint_every_steps",
+    "save_total_limit": "keep_checkpoints",
     "load_in_4bit": "method",
     "load_in_8bit": "method",
     "quantization": "method",
@@ -139,6 +143,7 @@ UNITS = {
     "eval_every": "steps",
     "checkpoint_every_steps": "steps",
     "checkpoint_every_minutes": "minutes",
+    "keep_checkpoints": "checkpoints",
     "threads": "threads",
 }
 # May name a file or folder of the machine that trains.

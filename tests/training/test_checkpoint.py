@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -103,7 +104,7 @@ def test_a_stored_checkpoint_is_announced_and_found_by_another_pod(context: Fold
 
 
 def test_only_what_is_named_is_kept_on_disk_and_trusted(context: FolderContext) -> None:
-    shelf = CheckpointStore(context)
+    shelf = CheckpointStore(context, keep=2)
     for step in (1, 2, 3):
         shelf.save(snapshot(step))
     folder = context.work_dir / "checkpoints"
@@ -115,11 +116,47 @@ def test_only_what_is_named_is_kept_on_disk_and_trusted(context: FolderContext) 
     assert list(folder.iterdir()) == []
 
 
+def test_the_newest_and_the_best_are_kept(context: FolderContext) -> None:
+    """By the held-out loss of the step itself; a loss of an earlier step is no measure of this checkpoint."""
+    shelf = CheckpointStore(context, keep=2)
+    losses = {1: 3.0, 2: 2.0, 3: None, 4: 2.5, 5: 2.0, 6: None}
+    evals: list[EvalPoint] = []
+    for step, loss in losses.items():
+        evals += [EvalPoint(step, loss)] if loss is not None else []
+        shelf.save(replace(snapshot(step), progress=Progress(step=step, evals=list(evals))))
+    folder = context.work_dir / "checkpoints"
+    on_disk = sorted(int(path.stem[5:]) for path in folder.iterdir())
+    state = context.saved_state
+    assert [state["step"], *(each["step"] for each in state["previous"])] == [6, 5, 2]
+    assert on_disk == [2, 5, 6]
+    assert [each["step"] for each in shelf.kept()] == [6, 5, 2]
+    assert {artifact.role for artifact in context.artifacts.published} == {"rotated"}
+
+
+def test_the_best_of_another_training_does_not_count(context: FolderContext) -> None:
+    good = replace(snapshot(9), progress=Progress(step=9, evals=[EvalPoint(9, 0.1)]))
+    CheckpointStore(context).save(good)
+    shelf = CheckpointStore(context, keep=1)
+    assert shelf.load_latest(FINGERPRINT | {"lr": "0.2"}) is None
+    shelf.save(snapshot(3))
+    assert [context.saved_state["step"], context.saved_state["previous"]] == [3, []]
+
+
+def test_a_state_of_an_earlier_version_is_read(context: FolderContext) -> None:
+    CheckpointStore(context).save(snapshot(3))
+    state = context.saved_state
+    del state["eval_loss"]
+    context.checkpoint(state)
+    found = CheckpointStore(context).load_latest(FINGERPRINT)
+    assert found
+    assert found.progress.step == 3
+
+
 @pytest.mark.parametrize(("spoiled", "step"), [((3,), 2), ((3, 2), None)])
 def test_a_bad_checkpoint_gives_way_to_the_one_before_it(
     context: FolderContext, spoiled: tuple[int, ...], step: int | None
 ) -> None:
-    shelf = CheckpointStore(context)
+    shelf = CheckpointStore(context, keep=2)
     for each in (1, 2, 3):
         shelf.save(snapshot(each))
     for each in spoiled:

@@ -68,14 +68,15 @@ def prune(older_than: str, status: tuple[str, ...], keep_objects: bool, yes: boo
 
 
 def _sweep(store: StoreSession, objects: ObjectStore) -> int:
-    """Delete uploads that were never finished; returns how many objects are gone."""
+    """Delete unfinished uploads and superseded checkpoints; returns how many objects are gone."""
     from pod_worker.artifacts.object_store import ObjectStoreError
-    from pod_worker.control.artifacts.sweep import sweep_uploads
+    from pod_worker.control.artifacts.sweep import sweep_checkpoints, sweep_uploads
 
     try:
-        return sweep_uploads(store.database, objects, datetime.now(UTC)).objects
+        uploads = sweep_uploads(store.database, objects, datetime.now(UTC)).objects
+        return uploads + sweep_checkpoints(store.database, objects)
     except ObjectStoreError as error:
-        say(f"unfinished uploads were not deleted: {error}")
+        say(f"unfinished uploads and superseded checkpoints were not all deleted: {error}")
         return 0
 
 

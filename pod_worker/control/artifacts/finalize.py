@@ -41,6 +41,7 @@ from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_keys
 from pod_worker.store import artifact_registry as registry
+from pod_worker.store.artifact_keys import KeyDoomedError
 from pod_worker.store.artifact_registry import RunWriter
 from pod_worker.store.mongo import Mongo
 
@@ -156,7 +157,8 @@ class ArtifactFinalizer:
         self, writer: RunWriter, body: FinalizeRequest, known: registry.ArtifactRow
     ) -> Finalized:
         if body.role is None or body.role == known.role:
-            return Finalized(artifact=artifact_view(known))
+            again = registry.publish_again(self._database, known.id, writer)
+            return Finalized(artifact=artifact_view(again or known))
         content_type = known.content_type or body.content_type
         return self._register(
             writer, Artifact(known.key, body.bytes, body.sha256, body.kind, content_type, body.role)
@@ -164,7 +166,13 @@ class ArtifactFinalizer:
 
     def _register(self, writer: RunWriter, artifact: Artifact) -> Finalized:
         name = artifact_id(writer.run_id, artifact.kind, artifact.sha256)
-        row = registry.register(self._database, name, writer, artifact)
+        try:
+            row = registry.register(self._database, name, writer, artifact)
+        except KeyDoomedError:
+            artifact_keys.doom(self._database, artifact.key, writer.run_id)  # also the copy that was just made
+            raise ProblemError(
+                503, "key_doomed", f"{artifact.key} is being deleted: finalize again", headers={"Retry-After": "1"}
+            ) from None
         if row is None:
             raise fenced(writer.run_id)
         return Finalized(artifact=artifact_view(row))

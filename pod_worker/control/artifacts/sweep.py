@@ -1,7 +1,8 @@
-"""Deletes what uploads leave behind: objects that were never finalized, unfinished uploads, unregistered copies.
+"""Deletes what uploads leave behind, and checkpoints that newer ones have superseded.
 
-Deletes only keys that the control plane made itself: below `uploads/`, and published keys that it reserved and
-never registered. A key that is registered is kept, whatever else is recorded about it.
+Uploads leave objects that were never finalized, unfinished uploads and unregistered copies. Only keys that the
+control plane made itself are deleted: below `uploads/`, and published keys that it reserved. A key that is
+registered is kept, whatever else is recorded about it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import datetime, timedelta
 
 from pod_worker.artifacts.keys import UPLOADS
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.store import artifact_keys
+from pod_worker.store import artifact_keys, superseded_artifacts
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.mongo import Mongo
 
@@ -44,3 +45,19 @@ def sweep_uploads(database: Mongo, store: ObjectStore, now: datetime) -> SweepRe
             objects += 1
         artifact_keys.forget(database, unfinished.key)
     return SweepResult(objects, uploads)
+
+
+def sweep_checkpoints(database: Mongo, store: ObjectStore) -> int:
+    """Delete every superseded checkpoint; returns how many objects. Raises ObjectStoreError; repeatable.
+
+    The registry first: a crash in between leaves a doomed key, whose object the next sweep deletes.
+    """
+    for checkpoint in superseded_artifacts.find_superseded(database):
+        superseded_artifacts.remove(database, checkpoint)
+    objects = 0
+    for key in artifact_keys.deletions_due(database):
+        if registry.verified_at_key(database, key) is None:
+            store.delete(key)
+            objects += 1
+        artifact_keys.mark_deleted(database, key)
+    return objects

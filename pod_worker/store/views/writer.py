@@ -104,11 +104,11 @@ class Views:
         """Delete what replaying the event log restores.
 
         Heartbeats and metric series stay, because their events expire. So does what the queue or a verified
-        upload wrote.
+        upload wrote, and the mark of an artifact that was removed.
         """
         self._database[STAGES].delete_many({"runId": run_id})
         self._database[VALIDATIONS].delete_many({"_id": row_id(run_id, "auto")})
-        self._database[ARTIFACTS].delete_many({"runId": run_id, "verifiedAt": None})
+        self._database[ARTIFACTS].delete_many({"runId": run_id, "verifiedAt": None, "removedAt": None})
         replayed = [*_REPLAYED, VERSIONS]
         self._database[RUNS].update_one(
             {"_id": run_id},
@@ -173,8 +173,8 @@ def _row_upsert(view: View, run_id: str, key: str, row: DocumentChanges) -> _Wri
     if view is View.VALIDATION:
         own |= {"kind": key, "createdBy": {"$ifNull": ["$createdBy", "auto"]}}
     if view is View.ARTIFACT:
-        # A row that was verified against the object store outranks an event.
-        unless = {"$eq": [{"$type": "$verifiedAt"}, "date"]}
+        # A row that was verified against the object store, or removed after that, outranks an event.
+        unless = {"$in": ["date", [{"$type": "$verifiedAt"}, {"$type": "$removedAt"}]]}
     return UpdateOne(
         {"_id": row_id(run_id, key)}, [update_if_newer(_groups(row), unless), {"$set": own}], upsert=True
     )

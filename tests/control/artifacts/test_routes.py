@@ -468,3 +468,36 @@ def test_the_routes_describe_themselves(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     assert {"/api/runs/{run_id}/artifacts/presign", "/api/artifacts/{key}"} <= set(described["paths"])
     assert "lease_token" in described["components"]["schemas"]["FinalizeRequest"]["properties"]
+
+
+def test_a_finalize_that_meets_a_deletion_takes_another_key(
+    client: TestClient, db: Any, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep dooms the key between the copy and the registration."""
+    upload = _uploaded(client)
+    real = store.copy
+
+    def copy(found: Any, target: str) -> None:
+        real(found, target)
+        if target == "runs/run1/2/a.txt":
+            artifact_keys.doom(db, target, "run1")
+            artifact_keys.mark_deleted(db, target)
+
+    monkeypatch.setattr(store, "copy", copy)
+    assert _refusal(_finalize(client, upload)) == (503, "key_doomed")
+    assert db["artifacts"].count_documents({}) == 0
+    assert [*artifact_keys.deletions_due(db)] == ["runs/run1/2/a.txt"], "the copy is deleted too"
+    again = _finalize(client, upload)
+    assert again.json()["artifact"]["key"] == f"runs/run1/2/a.{SHA[:12]}.txt"
+
+
+@pytest.mark.parametrize("route", ["presign", "finalize"])
+def test_an_answer_that_knows_the_bytes_counts_as_a_publication(client: TestClient, db: Any, route: str) -> None:
+    upload = _uploaded(client)
+    assert _finalize(client, upload).status_code == 200
+    before = db["artifacts"].find_one()["publishedAt"]
+    if route == "presign":
+        _presign(client, **LEASED, kind="data", sha256=SHA, bytes=len(BODY))
+    else:
+        _finalize(client, upload)
+    assert db["artifacts"].find_one()["publishedAt"] > before

@@ -1,4 +1,4 @@
-"""What uploads leave behind is deleted after a week; what is registered never is."""
+"""What uploads leave behind is deleted after a week, superseded checkpoints at once; what is needed never is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts.object_store import ObjectStore, UploadGoneError
-from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, SweepResult, sweep_uploads
+from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, SweepResult, sweep_checkpoints, sweep_uploads
 from pod_worker.core.lease import Fence
-from pod_worker.core.stage import Artifact
-from pod_worker.store import artifact_keys, artifact_registry
+from pod_worker.core.stage import ROTATED_ROLE, Artifact
+from pod_worker.store import artifact_keys, artifact_registry, superseded_artifacts
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=UPLOAD_DAYS + 1)
@@ -84,3 +84,44 @@ def test_rows_that_events_claim_delete_nothing(db: Any, store: ObjectStore, put:
 def test_a_store_without_lifecycle_rules_is_left_to_the_sweep(store: ObjectStore) -> None:
     store.ensure_bucket()
     assert store.expire_uploads("uploads/", 7) is False
+
+
+def _checkpoints(db: Any, put: Any, steps: int) -> list[str]:
+    """So many registered checkpoints of one run, whose document names the last one."""
+    db["runs"].insert_one({"_id": "r", "attempt": 1, "leaseToken": "t"})
+    keys = [f"runs/r/1/checkpoints/{step}.tar" for step in range(steps)]
+    for step, key in enumerate(keys):
+        put(key)
+        artifact_keys.reserve(db, key, "r", f"{step:064x}")
+        made = Artifact(key, 5, f"{step:064x}", "checkpoint", "text/plain", ROTATED_ROLE)
+        assert artifact_registry.register(db, f"r:checkpoint:{step}", Fence("r", 1, "t"), made)
+    db["runs"].update_one({"_id": "r"}, {"$set": {"checkpoints.training": {"state": {"key": keys[-1]}}}})
+    return keys
+
+
+def test_superseded_checkpoints_leave_the_store_and_the_registry(db: Any, store: ObjectStore, put: Any) -> None:
+    keys = _checkpoints(db, put, 3)
+    assert sweep_checkpoints(db, store) == 2
+    assert (
+        [item.key for item in store.list("")] == [row.key for row in artifact_registry.of_run(db, "r")] == keys[2:]
+    )
+    assert sweep_checkpoints(db, store) == 0
+
+
+def test_a_sweep_that_dies_before_it_deletes_is_finished_by_the_next(
+    db: Any, store: ObjectStore, put: Any
+) -> None:
+    keys = _checkpoints(db, put, 2)
+    for found in superseded_artifacts.find_superseded(db):
+        superseded_artifacts.remove(db, found)
+    artifact_keys.forget_registered(db, "r")  # a prune in between
+    assert [item.key for item in store.list("")] == keys
+    assert sweep_checkpoints(db, store) == 1
+    assert [item.key for item in store.list("")] == keys[1:]
+
+
+def test_a_key_that_is_registered_after_all_is_not_deleted(db: Any, store: ObjectStore, put: Any) -> None:
+    keys = _checkpoints(db, put, 2)
+    artifact_keys.doom(db, keys[1], "r")
+    assert sweep_checkpoints(db, store) == 1
+    assert [item.key for item in store.list("")] == keys[1:]

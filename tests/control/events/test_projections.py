@@ -19,6 +19,7 @@ from pod_worker.control.ingest.batch import batch_from_events
 from pod_worker.core.event import Event
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.store.views.metric_series import MetricSeries
+from pod_worker.store.views.writer import Views
 from tests.control.batches import ingest_events, take
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -230,6 +231,18 @@ def test_a_verified_artifact_outranks_an_events_word(bench: Bench, store: Any) -
     ingest_events(store, claim)
     row = store["artifacts"].find_one()
     assert (row["bytes"], "contentType" in row) == (7, False)
+
+
+def test_a_late_event_brings_no_removed_artifact_back(bench: Bench, store: Any) -> None:
+    bench.view({"_id": "r1"}, [])
+    removed = {"_id": "r1:data:k", "runId": "r1", "key": "k", "removedAt": T0}
+    store["artifacts"].insert_one(dict(removed))
+    claim = arrival(1, "artifact.registered", None, key="k", bytes=9, content_type="a/b", kind="data")
+    ingest_events(store, claim)
+    assert "bytes" not in store["artifacts"].find_one()
+    Views(store).clear_projected("r1")
+    ingest_events(store, claim)
+    assert "bytes" not in store["artifacts"].find_one(), "a rebuild brings none back either"
 
 
 def test_two_runs_in_one_batch_keep_apart(bench: Bench, store: Any) -> None:
