@@ -75,7 +75,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("errors", "document_fields"),
         ("queue", "events", "views"),
         ("artifact_keys",),
-        ("artifact_registry", "worker_registry", "pod_intents"),
+        ("artifact_registry", "superseded_artifacts", "worker_registry", "pod_intents"),
         ("indexes", "pruning"),
     ),
     "store.queue": (

@@ -43,6 +43,7 @@ class Progress(msgspec.Struct):
 
     step: int = 0
     tokens: int = 0
+    row_tokens: int = 0  # all tokens of the rows, prompts included; no padding
     rows: int = 0
     seconds: float = 0.0  # spent in steps, over all attempts
     loss_sum: float = 0.0  # since the last logged step

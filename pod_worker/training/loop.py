@@ -100,13 +100,13 @@ class TrainingLoop:
         self._update(step)
         self._loss_sum += total
         progress = self.progress
-        progress.step, progress.tokens, progress.rows = (
-            step + 1,
-            progress.tokens + tokens,
-            progress.rows + len(rows),
-        )
+        row_tokens = sum(len(examples[row]) for row in rows)
+        progress.step = step + 1
+        progress.rows += len(rows)
+        progress.row_tokens += row_tokens
+        progress.tokens += tokens
         progress.loss_tokens += tokens
-        progress.seconds += self._meter.record_step(self._clock.monotonic() - began, tokens)
+        progress.seconds += self._meter.record_step(self._clock.monotonic() - began, row_tokens, tokens)
 
     def _update(self, step: int) -> None:
         self._scaler.unscale_(self._optimizer)

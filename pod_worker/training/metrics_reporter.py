@@ -1,7 +1,7 @@
 """Tells the world how a training goes: metrics, progress and the time left. Measures; decides nothing.
 
-Rates count loss-bearing tokens only, over time spent in steps: padding, prompts, evaluation and checkpoints make
-no number larger or smaller than the work that was done.
+Rates are over time spent in steps: padding, evaluation and checkpoints make no number larger or smaller than the
+work that was done. One rate counts all tokens of the rows, as other trainers do; one the loss-bearing ones alone.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ class MetricsReporter:
         self._context, self._params = context, params
         self._total, self._steps_per_epoch = total, steps_per_epoch
         self._steps, self._step_seconds = 0, 0.0  # in this attempt: another machine may have been slower
-        self._tokens, self._seconds = 0, 0.0  # since the last report
+        self._row_tokens, self._loss_tokens, self._seconds = 0, 0, 0.0  # since the last report
 
     def begin(self, progress: Progress) -> None:
         self._emit_progress(progress.step)
 
-    def record_step(self, seconds: float, tokens: int) -> float:
+    def record_step(self, seconds: float, row_tokens: int, loss_tokens: int) -> float:
         self._steps += 1
         self._step_seconds += seconds
-        self._tokens += tokens
+        self._row_tokens += row_tokens
+        self._loss_tokens += loss_tokens
         self._seconds += seconds
         return seconds
 
@@ -38,9 +39,10 @@ class MetricsReporter:
         self._metric("learning_rate", point.lr, point.step)
         self._metric("grad_norm", point.grad_norm, point.step)
         if self._seconds > 0:
-            self._metric("tokens_per_second", self._tokens / self._seconds, point.step, "tokens/s")
+            self._metric("tokens_per_second", self._row_tokens / self._seconds, point.step, "tokens/s")
+            self._metric("loss_tokens_per_second", self._loss_tokens / self._seconds, point.step, "tokens/s")
         self._metric("memory_gb", memory_gb(), point.step, "GB")
-        self._tokens, self._seconds = 0, 0.0
+        self._row_tokens, self._loss_tokens, self._seconds = 0, 0, 0.0
         self._emit_progress(point.step)
 
     def report_eval(self, progress: Progress) -> None:

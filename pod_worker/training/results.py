@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from safetensors.torch import save_file
@@ -15,12 +17,12 @@ from safetensors.torch import save_file
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
 from pod_worker.training.base_model import adapter_weights, exported_adapter
-from pod_worker.training.checkpoint import Progress
+from pod_worker.training.checkpoint import EvalPoint, LossPoint, Progress
 from pod_worker.training.dataset import Dataset
 from pod_worker.training.loop import TrainingTask
 from pod_worker.training.loss_plot import loss_svg
 
-CARD_ROWS = 12
+LOSS_ROWS, HELD_OUT_ROWS = 12, 50  # of the card's table; report.json has every point
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "flash-attn")
 
 
@@ -49,22 +51,36 @@ def publish(context: Context, task: TrainingTask, data: Dataset, progress: Progr
 
 def summarise(task: TrainingTask, data: Dataset, progress: Progress) -> dict[str, Json]:
     curve, evals = progress.curve, progress.evals
+    best = _best(evals)
     return {
         "loss_first": curve[0].loss if curve else None,
         "loss_last": curve[-1].loss if curve else None,
         "eval_loss_before": evals[0].loss if evals else None,
         "eval_loss_after": evals[-1].loss if evals else None,
+        "eval_loss_best": best.loss if best else None,
+        "eval_loss_best_step": best.step if best else None,
         "steps": progress.step,
         "epochs": round(progress.step / task.plan.steps_per_epoch, 4),
         "rows": progress.rows,
-        "tokens": progress.tokens,
+        "tokens": progress.row_tokens,
+        "loss_tokens": progress.tokens,
         "train_seconds": round(progress.seconds, 3),
-        "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+        "tokens_per_second": _rate(progress.row_tokens, progress.seconds),
+        "loss_tokens_per_second": _rate(progress.tokens, progress.seconds),
         "trainable_parameters": sum(weight.numel() for weight in adapter_weights(task.model).values()),
         "data_rows": len(data.training.examples),
         "held_out_rows": len(data.held_out.examples),
         "data_sha256": data.sha256,
     }
+
+
+def _best(evals: Sequence[EvalPoint]) -> EvalPoint | None:
+    """The lowest held-out loss; of equal ones, the earliest."""
+    return min(evals, key=lambda point: point.loss, default=None)
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return round(tokens / seconds, 1) if seconds else None
 
 
 def report(task: TrainingTask, data: Dataset, progress: Progress, summary: dict[str, Json]) -> dict[str, Json]:
@@ -132,14 +148,27 @@ def _curve_table(progress: Progress) -> str:
     points = progress.curve
     if not points:
         return "No step was taken.\n"
-    every = max(1, -(-len(points) // CARD_ROWS))
-    losses = {point.step: point.loss for index, point in enumerate(points) if index % every == 0}
-    losses[points[-1].step] = points[-1].loss
-    held = {point.step: point.loss for point in progress.evals}
+    losses = {point.step: point.loss for point in _spread(points, LOSS_ROWS)}
+    best = _best(progress.evals)
+    held = {
+        point.step: point.loss for point in [*_spread(progress.evals, HELD_OUT_ROWS), *([best] if best else [])]
+    }
     lines = [
         f"| {step} | {_cell(losses.get(step))} | {_cell(held.get(step))} |" for step in sorted({*losses, *held})
     ]
-    return "| Step | Loss | Held-out loss |\n|---|---|---|\n" + "\n".join(lines) + "\n"
+    hidden = len(progress.evals) - len(held)
+    more = f"\n{hidden} more evaluations are in report.json.\n" if hidden else ""
+    return "| Step | Loss | Held-out loss |\n|---|---|---|\n" + "\n".join(lines) + "\n" + more
+
+
+Point = TypeVar("Point", LossPoint, EvalPoint)
+
+
+def _spread(points: Sequence[Point], limit: int) -> list[Point]:
+    """All points, or `limit` of them at even distances, the first and the last among them."""
+    if len(points) <= limit:
+        return list(points)
+    return [points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit)]
 
 
 def _cell(loss: float | None) -> str:

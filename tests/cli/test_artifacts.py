@@ -15,8 +15,9 @@ import uvicorn
 
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control.app import build_app
+from pod_worker.control.artifacts.sweep import sweep_checkpoints
 from pod_worker.core.lease import Fence
-from pod_worker.core.stage import Artifact
+from pod_worker.core.stage import ROTATED_ROLE, Artifact
 from pod_worker.store import artifact_registry
 from pod_worker.store.mongo import connect
 from tests.cli.conftest import Cli
@@ -161,3 +162,20 @@ def test_a_control_plane_that_is_away_is_a_temporary_failure(
         done = cli("artifacts", "get", publish("a.txt", b"x"))
     assert done.code == 75
     assert TOKEN not in done.err
+
+
+def test_a_superseded_checkpoint_is_neither_listed_nor_downloaded(
+    cli: Cli, db: Any, store: ObjectStore, tmp_path: Path
+) -> None:
+    db["runs"].insert_one({"_id": "run1", "status": "RUNNING", "attempt": 2, "leaseToken": "t"})
+    keys = [f"runs/run1/2/checkpoints/{step}.tar" for step in (1, 2)]
+    (tmp_path / "body").write_bytes(b"body")
+    for key in keys:
+        store.put(key, tmp_path / "body")
+        made = Artifact(key, 4, hashlib.sha256(key.encode()).hexdigest(), "checkpoint", "a/b", ROTATED_ROLE)
+        assert artifact_registry.register(db, key, Fence("run1", 2, "t"), made)
+    db["runs"].update_one({"_id": "run1"}, {"$set": {"checkpoints.training": {"state": {"key": keys[1]}}}})
+    assert sweep_checkpoints(db, store) == 1
+    assert [row["key"] for row in cli("artifacts", "list", "run1", "--json").json] == keys[1:]
+    for words in (keys[:1], ["run1", "checkpoints/1.tar"]):
+        assert cli("artifacts", "get", *words).code == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,10 +18,11 @@ from pod_worker.core.payload import RunLog, StageProgress
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.stages.finetune import FINETUNE
-from pod_worker.training.checkpoint import EvalPoint, LossPoint
+from pod_worker.training.checkpoint import EvalPoint, LossPoint, Progress
 from pod_worker.training.demo_data import DemoData
 from pod_worker.training.loss_plot import loss_svg
 from pod_worker.training.masks import encode
+from pod_worker.training.results import _curve_table
 from tests.training.context import FolderContext, Stop
 
 Params = Callable[..., dict[str, Json]]
@@ -59,7 +61,8 @@ def test_the_loss_falls_and_everything_about_it_is_published(tmp_path: Path, par
 def test_every_logged_step_has_its_metrics_and_progress(tmp_path: Path, params: Params) -> None:
     context = FolderContext(tmp_path, params(max_steps=10, eval_every=5))
     FINETUNE.run(context)
-    for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_gb"):
+    names = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "loss_tokens_per_second", "memory_gb")
+    for name in names:
         values = context.metric(name)
         assert len(values) == 4, name  # steps 3, 6, 9 and the last
         assert all(math.isfinite(value) for value in values)
@@ -156,9 +159,13 @@ def test_only_the_adapter_changes(tmp_path: Path, params: Params) -> None:
 
 
 def test_the_card_and_the_report_hold_the_numbers(tmp_path: Path, params: Params) -> None:
-    context = FolderContext(tmp_path, params(eval_every=6))
+    context = FolderContext(tmp_path, params(eval_every=6, checkpoint_every_steps=3, keep_checkpoints=1))
     summary = FINETUNE.run(context)
     results = context.work_dir / "results"
+    assert summary["tokens"] > summary["loss_tokens"] > 0
+    assert summary["tokens_per_second"] > summary["loss_tokens_per_second"] > 0
+    assert [each["step"] for each in summary["checkpoints"]] == [12]
+    assert [path.name for path in (context.work_dir / "checkpoints").iterdir()] == ["step-00000012.tar"]
     report = json.loads((results / "report.json").read_text())
     assert report["summary"]["eval_loss_after"] == summary["eval_loss_after"]
     assert [point["step"] for point in report["evaluations"]] == [0, 6, 12]
@@ -169,6 +176,33 @@ def test_the_card_and_the_report_hold_the_numbers(tmp_path: Path, params: Params
     assert f"| 12 | {summary['loss_last']:.4f} | {summary['eval_loss_after']:.4f} |" in card
     assert summary["data_sha256"] in card
     ElementTree.parse(results / "loss.svg")
+
+
+@pytest.mark.parametrize("evaluations", [3, 50, 51, 5000])
+def test_the_card_holds_every_held_out_loss_as_far_as_it_has_room(evaluations: int) -> None:
+    evals = [EvalPoint(step * 10, 2.0 + 1 / (step + 1)) for step in range(evaluations)]
+    best = evaluations // 2 - 1  # between two evenly spread points
+    evals[best] = EvalPoint(best * 10, 1.2345678901234567)
+    curve = [LossPoint(step, 3.0, 0.1, 1.0) for step in range(1, 10 * evaluations)]
+    lines = _curve_table(Progress(curve=curve, evals=evals)).splitlines()
+    shown = [line.split("|")[3].strip() for line in lines if line.startswith("| ") and "Step" not in line]
+    held = [value for value in shown if value]
+    assert "1.2346" in held
+    assert held[0] == f"{evals[0].loss:.4f}"
+    assert held[-1] == f"{evals[-1].loss:.4f}"
+    assert len(held) == evaluations if evaluations <= 50 else len(held) in (50, 51)
+    assert (f"{evaluations - len(held)} more evaluations are in report.json." in lines) == (
+        evaluations > len(held)
+    )
+    assert len(shown) <= 63
+
+
+def test_a_card_has_no_number_of_sixteen_digits(tmp_path: Path, params: Params) -> None:
+    context = FolderContext(tmp_path, params(lr=1 / 3, max_steps=2))
+    FINETUNE.run(context)
+    card = (context.work_dir / "results" / "README.md").read_text()
+    assert "| lr | 0.333333 |" in card
+    assert not re.search(r"\d\.\d{8,}", card)
 
 
 def test_curves_of_any_length_are_well_formed() -> None:

@@ -26,6 +26,7 @@ SAME = (
     "eval_loss_after",
     "steps",
     "tokens",
+    "loss_tokens",
     "rows",
     "adapter_sha256",
 )
