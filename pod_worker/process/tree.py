@@ -17,6 +17,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 SWEEP_SECONDS = 10.0  # how long to continue killing a tree that keeps growing
+CHASE_SECONDS = 0.02
+REAP_LIMIT = 1000
 
 
 def become_subreaper(enabled: bool = True) -> None:
@@ -110,18 +112,71 @@ def _stat(pid: int) -> tuple[str, int] | None:
 
 
 def kill_tree(root: int, seconds: float = SWEEP_SECONDS, spared: Collection[int] = ()) -> int:
-    """SIGKILL everything below `root` until nothing is left; returns how many survive (0 unless unkillable).
+    """SIGKILL everything below `root`, our own pid, until nothing is left; returns how many survive.
 
-    Each round stops the whole tree before it kills, so that a fork bomb cannot outrun the sweep.
+    Each round stops the whole tree before it kills, so that a fork bomb cannot outrun the sweep. A process that
+    forks and exits at once is in no list by the time it is read: its group is killed as one, or it is chased.
     """
     end = time.monotonic() + seconds
-    while (left := descendants(root, spared)) and time.monotonic() < end:
+    while True:
+        left = descendants(root, spared)
+        known = frozenset(pids())
         for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in left:
-                send_signal(pid, number)
+            for target in [*(-group for group in _groups(left)), *left]:
+                send_signal(target, number)
         reap(left)
-        time.sleep(0.005)
-    return len(left)
+        is_done = not left and (not _chase(root, known) if spared else not _has_child())
+        if is_done or time.monotonic() >= end:
+            return len(left)
+        _chase(root, known)
+
+
+def _chase(root: int, known: Collection[int]) -> int:
+    """Kill what is below `root` and not `known`, for a moment; returns how many there were.
+
+    Looking at new processes only is fast enough to find one before its next fork.
+    """
+    end = time.monotonic() + CHASE_SECONDS
+    count = 0
+    while time.monotonic() < end:
+        found = [pid for pid in pids() if pid not in known and _is_below(root, pid)]
+        for pid in found:
+            send_signal(pid, signal.SIGKILL)
+        reap(found)
+        count += len(found)
+    return count
+
+
+def _is_below(root: int, pid: int) -> bool:
+    while pid > 1:
+        stat = _stat(pid)
+        if stat is None:
+            return False
+        pid = stat[1]
+        if pid == root:
+            return True
+    return False
+
+
+def _has_child() -> bool:
+    """Whether we have any child. While an orphan of our tree lives, we have one: the answer is exact."""
+    try:
+        reap()
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _groups(members: Collection[int]) -> list[int]:
+    """The process groups of these processes without our own. All of them lie below us, as their sessions do."""
+    found: set[int] = set()
+    for pid in members:
+        try:
+            found.add(os.getpgid(pid))
+        except ProcessLookupError:
+            continue
+    return sorted(found - {os.getpgrp()})
 
 
 def send_signal(pid: int, number: int) -> None:
@@ -148,12 +203,14 @@ def reap(wanted: Collection[int] | None = None) -> dict[int, int]:
 
 
 def _reap_all() -> dict[int, int]:
+    """At most REAP_LIMIT: children that end in quick succession must not keep the caller here."""
     found: dict[int, int] = {}
-    while True:
+    while len(found) < REAP_LIMIT:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            break
         if pid == 0:
-            return found
+            break
         found[pid] = status
+    return found
