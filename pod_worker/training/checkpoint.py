@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pod_worker.training.tar_extraction import ArchiveError, extract_members
+
 VERSION = 1
 BLOCK = 1 << 20
 PARTS = ("adapter", "optimizer", "random")
@@ -109,15 +111,13 @@ def unpack(path: Path) -> TrainingSnapshot:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with tarfile.open(path, "r:") as tar:
-            for name in ("manifest", *PARTS):
-                tar.extract(name, folder, filter="data")
+        extract_members(path, ("manifest", *PARTS), folder)
         manifest = msgspec.json.decode((folder / "manifest").read_bytes(), type=_Manifest)
         _verify(manifest, folder)
         return TrainingSnapshot(
             manifest.progress, manifest.fingerprint, **{part: load_file(folder / part) for part in PARTS}
         )
-    except (tarfile.TarError, KeyError, EOFError, msgspec.MsgspecError, SafetensorError) as error:
+    except (ArchiveError, msgspec.MsgspecError, SafetensorError) as error:
         raise CheckpointError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name} is not there") from error
