@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import string
+from urllib.parse import unquote
 
 SEGMENT_LIMIT = 120  # leaves room for a prefix and a suffix within the 255 bytes of a file name
+_HASHED = "%sha256-"  # no percent-encoded name has a letter s after a percent sign
 _PLAIN = frozenset(string.ascii_letters + string.digits + "_-~.")
 
 
@@ -24,8 +26,15 @@ def path_segment(identifier: str) -> str:
         encoded = "%2E" + encoded[1:]
     if len(encoded) > SEGMENT_LIMIT:
         digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
-        return f"%sha256-{digest}"  # no percent-encoded name has a letter s after a percent sign
+        return f"{_HASHED}{digest}"
     return encoded or "%"
+
+
+def identifier_of(segment: str) -> str | None:
+    """The identifier that `path_segment` made the name from; None for a hashed one."""
+    if segment.startswith(_HASHED):
+        return None
+    return "" if segment == "%" else unquote(segment, errors="surrogatepass")
 
 
 def _encoded(character: str) -> str:

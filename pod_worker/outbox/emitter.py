@@ -117,7 +117,7 @@ class Emitter:
     def _report(self, losses: Iterable[DroppedSamples]) -> None:
         """Log how many samples are missing: evicted ones in the log of their run, unwritten ones in this one."""
         for loss in losses:
-            if (emitter := self._sibling(loss.example)) is not None:
+            if (emitter := self._sibling(loss)) is not None:
                 emitter._warn(
                     f"{loss.count} log and metric events were evicted, the oldest first: the spool is full "
                     f"({self._spool.max_bytes} bytes). Restore the connection to ingest or raise "
@@ -133,16 +133,18 @@ class Emitter:
     def _warn(self, message: str) -> None:
         self.emit(RunLog(level="warn", message=message, source="outbox"))
 
-    def _sibling(self, example: bytes) -> Emitter | None:
-        """An emitter for the run that an event belongs to; None if the event names no attempt."""
+    def _sibling(self, loss: DroppedSamples) -> Emitter | None:
+        """An emitter for the stream that lost events; None if its line names another attempt, or none."""
         try:
-            found = msgspec.json.decode(example, type=_Envelope)
+            found = msgspec.json.decode(loss.example, type=_Envelope)
         except msgspec.MsgspecError:  # a damaged line
             return None
         kind, _, name = found.subject.partition("/")
         if kind != "run" or found.attempt is None:
             return None
         stream = run_stream(name, found.attempt)
+        if stream != loss.stream:  # code of the run can write lines: they must not reach another run's stream
+            return None
         return Emitter(self._spool, stream, found.source, found.subject, self._clock, self._new_id, found.attempt)
 
 

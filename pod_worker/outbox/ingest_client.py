@@ -94,22 +94,23 @@ class _IdOnly(msgspec.Struct):
 class IngestClient:
     """POSTs NDJSON batches to `<url>/api/ingest/events` over one kept-alive connection. For one thread."""
 
-    def __init__(self, url: str, token: str | None, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"CONTROL_PLANE_URL must begin with http:// or https://, not {_shown(url)!r}")
         self._url = url.rstrip("/") + "/api/ingest/events"
         self.endpoint = _shown(self._url)
         self._clock = clock
         self._session = requests.Session()
-        self._session.auth = BearerAuth(token)
         self._session.headers.update({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"})
 
-    def send(self, lines: Sequence[bytes]) -> SendResult:
-        """One request. `lines` end in newlines. Never raises for what a setting, a network or a server can do."""
+    def send(self, lines: Sequence[bytes], token: str | None) -> SendResult:
+        """One request under `token`. `lines` end in newlines. No setting, network or server makes it raise."""
         body = gzip.compress(b"".join(lines), compresslevel=1, mtime=0)
         try:
             # A redirect would turn the POST into a GET whose 200 acknowledges nothing.
-            response = self._session.post(self._url, data=body, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
+            response = self._session.post(
+                self._url, data=body, auth=BearerAuth(token), timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            )
         except (ValueError, TypeError) as error:  # a header or URL that cannot be sent; its text may hold secrets
             return Misconfigured(
                 f"no request to {self.endpoint} can be made ({type(error).__name__}); events are kept. "

@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from pod_worker.core import attempt_token
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.outbox.backlog import Backlog, SpooledLine
 from pod_worker.outbox.batch_send import SUSPECT_LINES, BatchResult, SendFailure, send_batch
@@ -30,7 +32,7 @@ from pod_worker.outbox.ingest_client import (
     Unavailable,
 )
 from pod_worker.outbox.retry_backoff import RetryBackoff
-from pod_worker.outbox.spool import Spool, SpoolInUseError
+from pod_worker.outbox.spool import Spool, SpoolInUseError, stream_owner
 from pod_worker.process.supervised_thread import SupervisedThread
 
 CATCH_UP_LINES = 500
@@ -71,7 +73,8 @@ class Shipper:
         keep_seconds: float = KEEP_SECONDS,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._client = IngestClient(url, token, self._clock)
+        self._client = IngestClient(url, self._clock)
+        self._token = token
         self._spools = list(spools)
         self._batch_events, self._batch_seconds = batch_events, batch_seconds
         self._tick_seconds = min(0.25, batch_seconds / 4)
@@ -209,7 +212,7 @@ class Shipper:
         return lines if is_full or is_old or with_deferred or self._backoff.flushing else []
 
     def _send_lines(self, backlog: Backlog, lines: list[SpooledLine]) -> SendFailure | None:
-        result = send_batch(self._send, lines)
+        result = send_batch(partial(self._send, self._token_for(backlog, lines)), lines)
         if result is None:
             self._line_limit = SUSPECT_LINES  # look for the poison line in a small batch, next round
             return None
@@ -217,8 +220,18 @@ class Shipper:
             self._record_result(backlog, lines, result)
         return result.failure
 
-    def _send(self, lines: Sequence[SpooledLine]) -> SendResult:
-        answer = self._client.send([line.data for line in lines])
+    def _token_for(self, backlog: Backlog, lines: Sequence[SpooledLine]) -> str | None:
+        """A run's stream goes under the token of its attempt, so that ingest refuses lines of any other.
+
+        Code of the run can write into its stream, also in the spool of a worker that has ended.
+        """
+        owner = stream_owner(backlog.directory.name, (line.data for line in lines))
+        if owner is None or self._token is None:
+            return self._token
+        return attempt_token.mint(self._token, owner.run_id, owner.attempt)
+
+    def _send(self, token: str | None, lines: Sequence[SpooledLine]) -> SendResult:
+        answer = self._client.send([line.data for line in lines], token)
         with self._changed:
             self._stats = replace(self._stats, requests=self._stats.requests + 1)
             if isinstance(answer, BatchAccepted):

@@ -8,18 +8,18 @@ folder's size and keeps a reserve for facts on a full disk. It knows neither eve
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
+from pod_worker.core.attempt_token import AttemptClaim
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.path_segment import identifier_of, path_segment
 from pod_worker.outbox.ownership import OWNER, is_linked, join, make_private, try_own
 from pod_worker.outbox.segment_files import FACTS, SAMPLES, segment_entries, whole_lines
 from pod_worker.outbox.spool_eviction import DroppedSamples, evict, segments
@@ -28,12 +28,16 @@ from pod_worker.outbox.stream import Stream, Write
 DEFAULT_BYTES = 512 * 1024 * 1024
 _SEGMENT_BYTES = 4 * 1024 * 1024
 _RESERVE_BYTES = 1024 * 1024
-_NAME_LIMIT = 150
 _OPEN_STREAMS = 16  # with descriptors of this process; older ones are closed and reopen when they are written
 _RESERVE = "reserve"
+_RUN = "run-"
 DEAD_LETTER = "dead_letter.ndjson"
 DEAD_LETTER_BYTES = 64 * 1024 * 1024
 DEAD_LETTER_SECONDS = 30 * 86_400.0
+
+
+KEPT_STREAMS = 200  # delivered ones, to look at
+SURPLUS_SECONDS = 600.0
 
 
 class SpoolInUseError(RuntimeError):
@@ -42,6 +46,10 @@ class SpoolInUseError(RuntimeError):
 
 class _Identified(msgspec.Struct):
     id: str
+
+
+class _Addressed(msgspec.Struct):
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class Spool:
         belongs to another user.
         """
         make_private(root)
-        final = root / f"worker-{_file_name(worker_id)}"
+        final = root / f"worker-{path_segment(worker_id)}"
         if not final.exists():
             # Owned before it has its name: no other worker can adopt it in the moment between.
             fresh = root / f".new-{final.name}-{os.getpid()}"
@@ -258,22 +266,33 @@ class Spool:
         self.fill_reserve()
         return True
 
-    def prune(self, older_than: float) -> int:
-        """Remove streams that are wholly delivered and quiet for `older_than` seconds; returns how many."""
-        oldest = self._clock.now().timestamp() - older_than
+    def prune(self, older_than: float, kept: int = KEPT_STREAMS, surplus_after: float = SURPLUS_SECONDS) -> int:
+        """Remove streams that are wholly delivered and quiet for `older_than` seconds; returns how many.
 
-        def is_disposable(folder: Path) -> bool:
+        Beyond the newest `kept` streams, `surplus_after` seconds are enough: every stream costs the shipper a
+        look. A run that lives is never quiet for so long, it has heartbeats.
+        """
+        now = self._clock.now().timestamp()
+        folders = sorted(self.stream_folders(), key=_last_write, reverse=True)
+        return sum(
+            self._remove_delivered(folder, now - (older_than if place < kept else min(surplus_after, older_than)))
+            for place, folder in enumerate(folders)
+        )
+
+    def _remove_delivered(self, folder: Path, oldest: float) -> bool:
+        """Remove the stream unless it has an undelivered line, or a segment written after `oldest`."""
+
+        def is_disposable() -> bool:
             return all(
                 not found.bytes or (found.is_acked and found.written_at <= oldest) for found in segments(folder)
             )
 
-        removed = 0
-        for folder in self.stream_folders():
-            if is_disposable(folder):
-                removed += self.stream(folder.name).remove(lambda folder=folder: is_disposable(folder))  # type: ignore[misc]
-                with self._mutex:
-                    if (stream := self._streams.pop(folder.name, None)) is not None:
-                        stream.close()
+        if not is_disposable():
+            return False
+        removed = self.stream(folder.name).remove(is_disposable)
+        with self._mutex:
+            if (stream := self._streams.pop(folder.name, None)) is not None:
+                stream.close()
         return removed
 
     def remove_if_empty(self) -> bool:
@@ -299,6 +318,12 @@ class Spool:
         os.fchown(self._member_fd, -1, gid)
         os.fchmod(self._member_fd, 0o660)
 
+    def take_back(self) -> None:
+        """Streams that belonged to a run's user are ours again: the next run works under the same user."""
+        for folder in self.stream_folders() if os.geteuid() == 0 else []:
+            if folder.stat().st_uid != os.geteuid():
+                Stream(folder, self._segment_bytes).hand_over(os.geteuid(), os.getegid())
+
     def close(self) -> None:
         """Give up ownership and open files. What is on disk stays, for `adopt_orphans`."""
         with self._mutex:
@@ -319,18 +344,46 @@ def adopt_orphans(root: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | Non
         if fd is not None:
             found.append(Spool(directory, max_bytes, clock, fd))
             found[-1].is_adopted = True
+            found[-1].take_back()
     return found
 
 
 def run_stream(run_id: str, attempt: int) -> str:
-    return f"run-{_file_name(run_id)}-{attempt}"
+    return f"{_RUN}{path_segment(run_id)}-{attempt}"
 
 
 def pod_stream(pod_id: str) -> str:
-    return f"pod-{_file_name(pod_id)}"
+    return f"pod-{path_segment(pod_id)}"
 
 
-def _file_name(name: str) -> str:
-    """Any id as one path segment."""
-    quoted = quote(name, safe="")
-    return quoted if len(quoted) <= _NAME_LIMIT else hashlib.sha256(name.encode()).hexdigest()
+def stream_owner(name: str, lines: Iterable[bytes]) -> AttemptClaim | None:
+    """The attempt whose events a stream holds; None for a stream of the worker itself.
+
+    The name decides, never the lines: code of the run can write those. A long run id is in the name as a hash
+    only, so the lines say which id it is, and the name must agree. A name that no worker gives stands for itself,
+    so that its lines belong to no attempt that exists.
+    """
+    if not name.startswith(_RUN):
+        return None
+    segment, _, attempt = name.removeprefix(_RUN).rpartition("-")
+    if not (segment and attempt.isascii() and attempt.isdigit() and 0 < len(attempt) < 10 and int(attempt)):
+        return AttemptClaim(name, 1)
+    run_id = identifier_of(segment)
+    if run_id is None:
+        run_id = next((found for found in map(_run_of, lines) if path_segment(found) == segment), name)
+    return AttemptClaim(run_id, int(attempt))
+
+
+def _last_write(folder: Path) -> float:
+    """When the stream's header was written last; 0 where it has none."""
+    try:
+        return (folder / "head").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _run_of(line: bytes) -> str:
+    try:
+        return msgspec.json.decode(line, type=_Addressed).subject.removeprefix("run/")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""

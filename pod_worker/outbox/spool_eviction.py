@@ -39,6 +39,7 @@ class Segment:
 class DroppedSamples:
     """`count` events of one stream that were removed undelivered; `example` is one of their lines."""
 
+    stream: str
     example: bytes
     count: int
 
@@ -94,4 +95,6 @@ def _remove(segment: Segment) -> DroppedSamples | None:
             data = file.read()
     doomed.unlink(missing_ok=True)
     deferred = sum(span.file == segment.path.name for span in cursor.deferred)
-    return DroppedSamples(data.partition(b"\n")[0], data.count(b"\n") + (deferred if data else 0))
+    return DroppedSamples(
+        segment.path.parent.name, data.partition(b"\n")[0], data.count(b"\n") + (deferred if data else 0)
+    )

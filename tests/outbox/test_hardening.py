@@ -125,10 +125,10 @@ def test_any_error_leaves_the_thread_alive(
         [RuntimeError("secret-token"), UnicodeEncodeError("latin-1", "s", 0, 1, "no")],
     )
 
-    def failing(self: IngestClient, lines: list[bytes]) -> object:
+    def failing(self: IngestClient, lines: list[bytes], token: str | None) -> object:
         if failures:
             raise failures.pop()
-        return send(self, lines)
+        return send(self, lines, token)
 
     monkeypatch.setattr(IngestClient, "send", failing)
     shipper = ship()
@@ -143,8 +143,8 @@ def test_any_error_leaves_the_thread_alive(
     "url", ["http://[bad", "http://exa mple:80", "http://user:hunter2@localhost:0/x\n", "http://"]
 )
 def test_a_url_that_cannot_be_requested_is_a_setting_to_change(clock: object, url: str) -> None:
-    client = IngestClient(url, "secret-token", clock)  # type: ignore[arg-type]
-    result = client.send([b"{}\n"])
+    client = IngestClient(url, clock)  # type: ignore[arg-type]
+    result = client.send([b"{}\n"], "secret-token")
     client.close()
     assert isinstance(result, Misconfigured | Unavailable)
     assert "hunter2" not in result.reason
@@ -153,11 +153,11 @@ def test_a_url_that_cannot_be_requested_is_a_setting_to_change(clock: object, ur
 
 def test_a_password_in_the_url_is_in_no_message(ingest: IngestServer, clock: object) -> None:
     ingest.plan = lambda events: Reply(403, b"{}")
-    client = IngestClient(f"http://user:hunter2@127.0.0.1:{ingest.port}", "t", clock)  # type: ignore[arg-type]
-    result = client.send([b"{}\n"])
+    client = IngestClient(f"http://user:hunter2@127.0.0.1:{ingest.port}", clock)  # type: ignore[arg-type]
+    result = client.send([b"{}\n"], "t")
     client.close()
     ingest.close()
-    gone = client.send([b"{}\n"])
+    gone = client.send([b"{}\n"], "t")
     client.close()
     ingest.open(0)
     assert isinstance(result, Misconfigured)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pod_worker.core.attempt_token import mint
 from pod_worker.core.payload import GpuShortage, RunLog, RunStarted, StageCompleted
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, UlidGenerator, adopt_orphans
 from pod_worker.outbox.cursor import load_cursor
@@ -44,7 +45,7 @@ def test_everything_arrives_once_in_order_over_one_connection(ingest, emitter, s
     assert ingest.connections == 1
     assert shipper.stats().acknowledged == 122
     assert shipper.stats().pending_bytes == 0
-    assert ingest.headers[0]["Authorization"] == "Bearer secret-token"
+    assert ingest.headers[0]["Authorization"] == f"Bearer {mint('secret-token', 'r1', 1)}"
     assert ingest.headers[0]["Content-Encoding"] == "gzip"
 
 
@@ -241,7 +242,7 @@ def test_a_wrong_setting_is_logged_and_nothing_is_lost(ingest, spool, emitter, s
 
 def test_a_url_that_is_none_is_refused_at_once(clock):
     with pytest.raises(ValueError, match="CONTROL_PLANE_URL must begin with"):
-        IngestClient("localhost:8000", None, clock)
+        IngestClient("localhost:8000", clock)
 
 
 def test_after_an_outage_it_catches_up_in_large_batches(ingest, spool, emitter, ship):

@@ -15,6 +15,7 @@ from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.payload import RunLog, RunStarted, StageCompleted
 from pod_worker.outbox import RunEmitter, Spool, SpoolInUseError, UlidGenerator, adopt_orphans
 from pod_worker.outbox.backlog import Backlog
+from pod_worker.outbox.spool import run_stream
 
 SOURCE = "runpod://pod/p1"
 TEXT = "x" * 400
@@ -165,6 +166,24 @@ def test_prune_takes_only_what_is_delivered_and_old(tmp_path):
     assert [event["subject"] for event in events(spool)] == ["run/waiting"]
     done.emit(StageCompleted(stage="s"))
     assert len(spool.event_ids("done", 1)) == 1, "an emitter that is still open creates the folder again"
+    spool.close()
+
+
+def test_many_delivered_streams_are_pruned_sooner(tmp_path):
+    """A worker of many small runs would otherwise look at thousands of folders, four times a second."""
+    clock = ManualClock()
+    clock._now = SystemClock().now()
+    spool = Spool.open(tmp_path, "w1", clock=clock)
+    for number in (0, 2, 3, 4, 5, 1):
+        make_emitter(spool, f"r{number}").emit(RunStarted(pod_id="p1"))
+        os.utime(spool.directory / run_stream(f"r{number}", 1) / "head", (number, number))
+        if number != 1:
+            deliver(spool)
+    assert spool.prune(older_than=3600, kept=2, surplus_after=60) == 0, "they were written just now"
+    clock.advance(61)
+    assert spool.prune(older_than=3600, kept=2, surplus_after=60) == 3
+    kept = {event["subject"] for event in events(spool)}
+    assert kept == {"run/r1", "run/r4", "run/r5"}, "the newest ones, and what is not delivered"
     spool.close()
 
 

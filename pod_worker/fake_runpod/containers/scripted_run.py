@@ -34,7 +34,7 @@ from pod_worker.fake_runpod.containers.run_script import HEARTBEAT_SECONDS, PAPE
 from pod_worker.outbox.emitter import Emitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
-from pod_worker.outbox.spool import Spool, run_stream
+from pod_worker.outbox.spool import Spool, pod_stream, run_stream
 
 FLUSH_SECONDS = 30.0
 ARTIFACT_TEXT = "fake run output\n"
@@ -65,7 +65,9 @@ def main(env: Environment, folder: Path) -> int:
 
 def _emitter(env: Environment, spool: Spool, clock: SystemClock) -> Emitter:
     run_id, attempt = env["RUN_ID"], int(env["RUN_ATTEMPT"]) if env.get("RUN_ATTEMPT") else None
-    source, stream = f"runpod://pod/{env['RUNPOD_POD_ID']}", run_stream(run_id, attempt or 0)
+    source = f"runpod://pod/{env['RUNPOD_POD_ID']}"
+    # Without an attempt no attempt's token may speak for the events.
+    stream = run_stream(run_id, attempt) if attempt else pod_stream(env["RUNPOD_POD_ID"])
     return Emitter(spool, stream, source, f"run/{run_id}", clock, UlidGenerator(clock), attempt)
 
 
