@@ -70,11 +70,12 @@ class IngestBatch:
         """Refuse the events that the caller may not write: of other runs, of other attempts, of no attempt."""
         if caller is EVERY_RUN:
             return
-        named = {(each.run_id, each.event.attempt) for each in self.events}
-        if named == {(caller.run_id, caller.attempt)}:  # as a shipper's batches are
+        own = (caller.run_id, caller.attempt)
+        others = [each for each in self.events if (each.run_id, each.event.attempt) != own]
+        if not others:  # as a shipper's batches are
             return
         error = f"this token writes events of attempt {caller.attempt} of run {str(caller.run_id)[:100]!r} only"
-        for each in self.events:
+        for each in others:
             if not caller.may_write(each.run_id, each.event.attempt):
                 each.refusal = InvalidEventError(FORBIDDEN, error, each.event.id)
         self.drop_refused_events()
