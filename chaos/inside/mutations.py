@@ -59,8 +59,8 @@ def acknowledge() -> None:
 
     send = ingest_client.IngestClient.send
 
-    def hopeful(self: ingest_client.IngestClient, lines: Any) -> ingest_client.SendResult:
-        answer = send(self, lines)
+    def hopeful(self: ingest_client.IngestClient, lines: Any, token: str | None) -> ingest_client.SendResult:
+        answer = send(self, lines, token)
         return ingest_client.BatchAccepted() if isinstance(answer, ingest_client.Unavailable) else answer
 
     _replace(ingest_client.IngestClient, "send", hopeful)
