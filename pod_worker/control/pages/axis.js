@@ -34,3 +34,30 @@ export function ticks(low, high, wanted) {
   }
   return found;
 }
+
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+
+// Moments at full seconds, minutes, hours or days of local time within [low, high] (in seconds since 1970).
+export function timeTicks(low, high, wanted) {
+  const rough = (high - low) / wanted;
+  const days = Math.ceil(rough / 86400);
+  const step = SECONDS.find((seconds) => seconds >= rough) ?? days * 86400;
+  if (!Number.isFinite(step)) return [];
+  const offset = new Date(low * 1000).getTimezoneOffset() * 60 || 0;
+  const found = [];
+  for (let at = Math.ceil((low - offset) / step) * step + offset; at <= high && found.length < TICKS_LIMIT; at += step) found.push(at);
+  return found;
+}
+
+// A line's parts: points are [x, y, attempt]. Time passes between two attempts without anything being measured,
+// and after a start from scratch the remaining steps are those of an older attempt.
+export function segments(points, isTime) {
+  const parts = [];
+  points.forEach((point, place) => {
+    const [before, now] = [points[place - 1]?.[2], point[2]];
+    const isBreak = before !== undefined && now !== undefined && (isTime ? before !== now : now < before);
+    if (place === 0 || isBreak) parts.push([]);
+    parts.at(-1).push(point);
+  });
+  return parts;
+}

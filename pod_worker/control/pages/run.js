@@ -2,13 +2,14 @@
 
 import { chart, legend } from "./chart.js";
 import { $, bar, make, pill, show } from "./dom.js";
-import { clock, figure, percent, since, size, span, when } from "./words.js";
+import { clock, figure, measure, percent, since, size, span, when } from "./words.js";
 
 const id = document.body.dataset.run;
 const api = `/api/runs/${encodeURIComponent(id)}`;
 const LEVELS = ["debug", "info", "warn", "error"];
 const SAMPLES = new Set(["ai.run.log", "ai.run.stage_metric", "ai.run.stage_progress"]);
 const [LOG_LINES, POINTS, HISTORY, POLL_MS] = [500, 1500, 60, 3000];
+const [SMALL_PX, GAP_PX] = [190, 14]; // a small chart at least, and the space between two: as in page.css
 const SILENT_MS = 12000; // the server sends something at least every 5 s
 const state = { run: null, stages: [], series: new Map(), log: [], seen: new Set(), history: [], position: 0 };
 
@@ -30,7 +31,7 @@ async function load() {
   ]);
   Object.assign(state, { run: detail.run, stages: detail.stages });
   state.series.clear();
-  for (const each of metrics.series) state.series.set(`${each.stage}/${each.name}`, { ...each, isTime: each.points.some(([step]) => step === null), points: each.points.map(([step, value, time]) => [step ?? Date.parse(time) / 1000, value]) });
+  for (const each of metrics.series) state.series.set(`${each.stage}/${each.name}`, { ...each, isTime: each.points.some(([step]) => step === null), points: each.points.map(([step, value, time, attempt]) => [step ?? Date.parse(time) / 1000, value, attempt]) });
   state.log = logs.items.map(logLine);
   state.history = newest(history.items.filter((event) => !SAMPLES.has(event.type)));
   state.seen = new Set([...logs.items, ...history.items].map((event) => event._id));
@@ -53,13 +54,13 @@ function take(event) {
   if (/^ai\.(artifact|validation|run\.(failed|completed))/.test(String(event.type))) later(() => read(api).then(aside), 300);
 }
 
-function addPoint({ data, time }) {
+function addPoint({ data, time, attempt }) {
   if (!data || typeof data.value !== "number") return;
   const key = `${data.stage}/${data.name}`;
   const known = state.series.get(key) ?? { stage: data.stage, name: String(data.name), unit: data.unit, isTime: data.step == null, points: [] };
   const x = data.step ?? Date.parse(time) / 1000;
   const points = known.points.filter(([before]) => before !== x);
-  points.push([x, data.value]);
+  points.push([x, data.value, attempt ?? undefined]);
   points.sort(([a], [b]) => a - b);
   state.series.set(key, { ...known, points: points.length > POINTS ? points.filter((_, place) => place % 2 === 0 || place === points.length - 1) : points });
 }
@@ -98,6 +99,7 @@ function now(run) {
   const parts = [];
   if (run.cancelRequestedAt && !run.canceledAt) parts.push("Cancel requested; waiting for the worker to confirm.");
   else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} for its next attempt.` : "Waits for a worker.");
+  else if (run.status === "CANCELED") parts.push(`Canceled${run.canceledBy ? ` by ${run.canceledBy}` : ""}${run.cancelReason ? `: ${run.cancelReason}` : "."}`);
   else if (stage.name && run.status !== "COMPLETED") parts.push(`${stage.title ?? stage.name} ${percent(stage.progress)}${stage.etaS ? `, about ${span(stage.etaS)} left` : ""}`);
   show($("now"), [parts, last?.id, stage.progress, run.status], () => [
     stage.name ? bar(stage.progress, run.status === "FAILED" ? "bad" : run.status === "COMPLETED" ? "ok" : "") : null,
@@ -112,13 +114,15 @@ function facts(run) {
   const entries = [
     ["Pipeline", run.pipeline],
     ["Attempt", run.attempt ?? 0],
-    ["Retries", run.maxAttempts && `${run.retryCount ?? 0} of ${run.maxAttempts}`],
-    ["Crashes", run.crashCount || null],
+    ["Failed attempts", run.maxAttempts && `${run.failedAttempts ?? 0} of at most ${run.maxAttempts}`],
     ["Worker", run.claimedBy ?? run.pod?.workerId],
     ["Pod", [run.pod?.id, run.pod?.gpu, run.pod?.region].filter(Boolean).join(" · ")],
-    ["Queued", run.queuedAt && when(run.queuedAt)],
+    ["Created", run.createdAt && when(run.createdAt)],
     ["Started", run.startedAt && when(run.startedAt)],
-    [ended ? "Took" : "Running for", run.startedAt && span(((ended ? Date.parse(ended) : Date.now()) - Date.parse(run.startedAt)) / 1000)],
+    ["Ended", ended && when(ended)],
+    ["Canceled by", run.status === "CANCELED" && run.canceledBy],
+    ["Reason", run.status === "CANCELED" && run.cancelReason],
+    [ended ? "Took" : "Running for", active === !ended && run.startedAt && span(((ended ? Date.parse(ended) : Date.now()) - Date.parse(run.startedAt)) / 1000)],
     ["Heartbeat", run.lastHeartbeat && active && `${since(run.lastHeartbeat)} ago`],
     ["Lease ends", run.leaseExpiresAt && active && clock(run.leaseExpiresAt)],
     ["GPU", beat.gpuUtil != null && active && percent(beat.gpuUtil > 1 ? beat.gpuUtil / 100 : beat.gpuUtil)],
@@ -170,12 +174,14 @@ function curves() {
   const main = named(first, all);
   const rest = [...named(all.filter((each) => !first.includes(each)), all), ...gauges].slice(0, 12);
   const width = Math.max(260, $("curves").clientWidth);
+  const columns = Math.max(1, Math.floor((width + GAP_PX) / (SMALL_PX + GAP_PX)));
+  const small = (width - (columns - 1) * GAP_PX) / columns;
   const key = [width, ...[...state.series.values()].map((each) => [each.name, each.points.length, each.points.at(-1)])];
   show($("curves"), key, () => {
     if (!all.length && !gauges.length) return make("p", { class: "empty" }, "No metric has been reported.");
     return [
       main.length ? make("figure", {}, legend(main), chart(main, { width, height: Math.min(230, width * 0.55), label: main.map((each) => each.name).join(", ") })) : null,
-      make("div", { class: "smalls" }, ...rest.map((each) => make("figure", {}, make("figcaption", {}, make("span", { class: "quiet" }, String(each.name).replaceAll("_", " ")), make("b", {}, figure(each.points.at(-1)[1]))), chart([each], { width: 240, height: 110, label: each.name })))),
+      make("div", { class: "smalls" }, ...rest.map((each) => make("figure", {}, make("figcaption", {}, make("span", { class: "quiet" }, measure(each).title), make("b", {}, measure(each).shown(each.points.at(-1)[1]))), chart([each], { width: small, height: 110, label: each.name })))),
     ];
   });
 }
@@ -191,28 +197,40 @@ function log() {
 
 // Events of the log, and what the queue did: claims, rescues, cancels and resets with their authors.
 function history(run) {
-  const actions = Array.isArray(run.history) ? run.history.filter(Boolean).map((entry, place) => ({ _id: `queue ${place} ${entry.at}`, time: entry.at, type: entry.what, data: { ...entry, at: null, what: null } })) : [];
+  const actions = Array.isArray(run.history) ? run.history.filter(Boolean).map((entry, place) => ({ _id: `queue ${place} ${entry.at}`, time: entry.at, action: entry })) : [];
   const entries = newest([...state.history, ...actions]);
   show($("history"), entries.map((entry) => entry._id), () => entries.map(historyLine));
 }
 
-function historyLine(event) {
-  const { run_id: _, ...data } = Object(event.data);
+function historyLine(entry) {
+  const { title, text, traceback } = entry.action ? actionText(entry.action) : eventText(entry);
+  const more = traceback ? make("details", {}, make("summary", {}, "traceback"), make("pre", {}, String(traceback))) : null;
+  return make("li", {}, make("time", { title: when(entry.time) }, clock(entry.time)), make("b", {}, title), make("div", { class: "quiet" }, text, more));
+}
+
+// In the words of `pod-worker runs why`.
+function actionText({ what, by, attempt, detail }) {
+  return { title: `${what ?? "?"}${by ? ` by ${by}` : ""}`, text: `attempt ${attempt ?? "?"}${detail ? `: ${detail}` : ""}` };
+}
+
+function eventText(event) {
+  const { run_id: _, traceback, ...data } = Object(event.data);
   const fields = Object.entries(data).filter(([, value]) => value !== null && typeof value !== "object");
-  const shown = ([key, value]) => `${key} ${typeof value !== "number" ? value : key === "bytes" ? size(value) : figure(value)}`;
-  const full = fields.map(shown).join(", ");
-  const short = fields.map((field) => shown(field).slice(0, 80)).join(", ");
-  return make("li", {}, make("time", { title: when(event.time) }, clock(event.time)), make("b", {}, String(event.type ?? "?").replace(/^ai\./, "")), make("span", { class: "quiet", title: full }, short));
+  const shown = fields.map(([key, value]) => `${key} ${typeof value !== "number" ? value : key === "bytes" ? size(value) : figure(value)}`);
+  const attempt = Number.isInteger(event.attempt) ? [`attempt ${event.attempt}`] : [];
+  return { title: String(event.type ?? "?").replace(/^ai\./, ""), text: [...attempt, ...shown].join(", "), traceback };
 }
 
 // What changes rarely: the error box, the artifacts, the parameters.
 function aside(detail) {
   const { run } = detail;
   const failed = Boolean(run.errorCode) && run.status !== "COMPLETED";
+  const hasEnded = ["FAILED", "CANCELED"].includes(run.status);
   $("error").hidden = !failed;
+  $("error").className = hasEnded ? "card error" : "card";
   if (failed) {
     show($("error"), [run.errorCode, run.errorMessage, detail.hint, run.status], () => [
-      make("h2", {}, run.errorCode, run.status === "QUEUED" ? make("span", { class: "quiet" }, " last attempt; the run is queued again") : null),
+      make("h2", {}, run.errorCode, hasEnded ? null : make("span", { class: "quiet" }, ` ended an earlier attempt; the run ${run.status === "QUEUED" ? "is queued again" : "goes on"}`)),
       make("p", { class: "message" }, run.errorMessage ?? ""),
       detail.hint ? make("p", { class: "hint" }, detail.hint) : null,
       run.errorTraceback ? make("details", {}, make("summary", {}, "Traceback"), make("pre", {}, run.errorTraceback)) : null,
@@ -232,11 +250,11 @@ function artifactTable(artifacts) {
       const key = String(each.key ?? "");
       const name = key.split("/").slice(3).join("/") || key;
       const path = key.split("/").map(encodeURIComponent).join("/");
+      const about = [each.kind, each.role, hasAttempts && `attempt ${each.attempt}`].filter(Boolean).join(", ");
       return make(
         "tr",
         {},
-        make("td", { class: "name" }, make("a", { href: `/api/artifacts/${path}`, title: key }, name)),
-        make("td", {}, make("span", { class: "quiet" }, [each.kind, each.role, hasAttempts && `attempt ${each.attempt}`].filter(Boolean).join(", "))),
+        make("td", { class: "name" }, make("a", { href: `/api/artifacts/${path}`, title: key }, name), make("div", { class: "quiet small" }, about)),
         make("td", { class: "num" }, size(each.bytes)),
         make("td", { class: "mono quiet hash", title: each.sha256 ?? "" }, each.verified_at ? `✓ ${(each.sha256 ?? "").slice(0, 8)}` : "not verified"),
       );
@@ -291,15 +309,39 @@ function link(text, tone) {
   $("link").className = `link ${tone}`;
 }
 
-async function act(verb, question) {
-  if (!confirm(question)) return;
-  const response = await fetch(`${api}/${verb}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ by: "dashboard" }) });
-  if (!response.ok) alert((await response.json()).detail);
-  await load();
+async function act(verb, { question, yes, no, hasReason }) {
+  const reason = await ask(question, yes, no, hasReason);
+  if (reason === null) return;
+  try {
+    const response = await fetch(`${api}/${verb}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ by: "web page", ...(reason ? { reason } : {}) }) });
+    if (!response.ok) link((await response.json()).detail, "bad");
+    await load();
+  } catch (error) {
+    link(error.message, "bad");
+  }
 }
 
-$("cancel").onclick = () => act("cancel", `Cancel ${id}?`);
-$("reset").onclick = () => act("reset", `Queue ${id} again?`);
+// Shows the question; the reason (or "") after `yes`, null after `no`.
+function ask(question, yes, no, hasReason) {
+  $("question").textContent = question;
+  $("reason").hidden = !hasReason;
+  $("reason").value = "";
+  $("yes").textContent = yes;
+  $("no").textContent = no;
+  $("ask").showModal();
+  return new Promise((resolve) => {
+    $("yes").onclick = () => { resolve($("reason").value.trim()); $("ask").close(); };
+    $("no").onclick = () => $("ask").close();
+    $("ask").onclose = () => resolve(null);
+  });
+}
+
+$("cancel").onclick = () => act("cancel", { question: `Cancel run ${id}?`, yes: "Cancel the run", no: "Let it go on", hasReason: true });
+$("reset").onclick = () => act("reset", {
+  question: `Reset run ${id}? ${state.run?.status === "COMPLETED" ? "It is queued again and starts over; it is no longer COMPLETED." : "It is queued again and continues after its last finished stage."}`,
+  yes: "Reset the run",
+  no: "Leave it as it is",
+});
 $("level").onchange = log;
 $("follow").onchange = log;
 setInterval(() => document.hidden || render(), 1000);

@@ -1,16 +1,18 @@
 // The list of runs by status. Reads it again every two seconds while the page is visible.
 
 import { $, bar, make, pill, show } from "./dom.js";
-import { percent, since, span } from "./words.js";
+import { percent, since, span, when } from "./words.js";
 
 const TILES = [
   ["Queued", ["QUEUED"]],
   ["Running", ["SCHEDULED", "RUNNING", "AUTO_VALIDATING"]],
   ["Awaiting review", ["AWAITING_HUMAN"]],
   ["Completed", ["COMPLETED", "HUMAN_VALIDATED"]],
-  ["Failed", ["FAILED", "HUMAN_REJECTED"]],
+  ["Failed", ["FAILED"]],
+  ["Rejected", ["HUMAN_REJECTED"]],
   ["Canceled", ["CANCELED"]],
 ];
+const RARE = new Set(["Awaiting review", "Rejected"]); // shown when there are any
 const [REFRESH_MS, TIMEOUT_MS] = [2000, 5000];
 const query0 = new URLSearchParams(location.search);
 const view = { status: query0.get("status") ?? "", pipeline: query0.get("pipeline") ?? "", cursor: "" };
@@ -52,7 +54,7 @@ function tiles(stats) {
   const entries = [["All", []], ...TILES].map(([title, statuses]) => {
     const count = statuses.length ? statuses.reduce((sum, status) => sum + stats.byStatus[status], 0) : total;
     return { title, key: statuses.join(","), count, note: title === "Queued" ? waiting(stats) : "" };
-  });
+  }).filter(({ title, key, count }) => count > 0 || key === view.status || !RARE.has(title));
   show($("tiles"), [entries, view.status], () =>
     entries.map(({ title, key, count, note }) =>
       make(
@@ -68,7 +70,7 @@ function tiles(stats) {
 
 function waiting(stats) {
   const ages = Object.values(stats.oldestQueuedSeconds);
-  return ages.length ? `oldest ${span(Math.floor(Math.max(...ages) / 5) * 5)}` : "";
+  return ages.length ? `longest wait ${span(Math.floor(Math.max(...ages) / 5) * 5)}` : "";
 }
 
 function pipelines(stats) {
@@ -85,7 +87,7 @@ function list(page) {
     ...page.items.map((run) => {
       const row = known.get(String(run._id)) ?? make("tr", { "data-id": String(run._id) });
       show(row, run, () => cells(run));
-      row.lastChild.textContent = age(run);
+      age(run).forEach((text, place) => { row.children[row.children.length - 2 + place].textContent = text; });
       return row;
     }),
   );
@@ -99,7 +101,13 @@ function list(page) {
 }
 
 const ended = (run) => run.completedAt ?? run.failedAt ?? run.canceledAt;
-const age = (run) => (ended(run) ? `${since(ended(run))} ago` : since(run.createdAt));
+
+// How long ago it was created, and from the first start to the end; as `pod-worker runs list`.
+function age(run) {
+  const isOpen = ["SCHEDULED", "RUNNING", "AUTO_VALIDATING", "AWAITING_HUMAN"].includes(run.status);
+  const end = ended(run) ? Date.parse(ended(run)) : isOpen ? Date.now() : NaN;
+  return [`${since(run.createdAt)} ago`, span((end - Date.parse(run.startedAt)) / 1000)];
+}
 
 function cells(run) {
   const stage = run.currentStage ?? {};
@@ -110,13 +118,15 @@ function cells(run) {
     make("td", { "data-label": "Pipeline" }, String(run.pipeline ?? "–")),
     make("td", { class: stage.name ? "wide" : "wide none" }, progress(run, stage)),
     make("td", { class: worker ? "worker" : "worker none", title: String(run.claimedBy ?? "") }, String(worker ?? "–")),
-    make("td", { class: "num", title: String(run.createdAt ?? "") }),
+    make("td", { class: "num", title: when(run.createdAt) }),
+    make("td", { class: "num took", title: run.startedAt ? `the last attempt, started ${when(run.startedAt)}` : "not started" }),
   ];
 }
 
 function label(run) {
-  const words = run.errorCode ? [run.errorCode] : Object.entries(run.labels ?? {}).map(([key, value]) => `${key}=${value}`);
-  return words.length ? make("small", { class: run.errorCode ? "bad" : "quiet" }, ` ${words.join(" ")}`) : null;
+  const code = run.status === "FAILED" && run.errorCode;
+  const words = code ? [code] : Object.entries(run.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+  return words.length ? make("small", { class: code ? "bad" : "quiet" }, ` ${words.join(" ")}`) : null;
 }
 
 function progress(run, stage) {

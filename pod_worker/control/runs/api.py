@@ -117,7 +117,7 @@ class _Routes:
         stage: str | None = None,
         points: Annotated[int, Query(ge=3, le=10_000)] = 500,
     ) -> Response:
-        """Series of [step, value, time], downsampled to `points` each without changing their shape."""
+        """Series of [step, value, time, attempt], downsampled to `points` each without changing their shape."""
         series = self._series.read(run_id, _words(name), stage)
         return json_response({"series": [_series_view(each, points) for each in series]})
 
@@ -222,5 +222,5 @@ def _series_view(series: Series, points: int) -> Json:
         "name": series.name,
         "unit": series.unit,
         "total": len(samples),
-        "points": [[each.step, each.value, each.time] for each in kept],
+        "points": [[each.step, each.value, each.time, each.attempt] for each in kept],
     }

@@ -42,6 +42,7 @@ class Sample(msgspec.Struct, frozen=True):
     value: float
     time: datetime
     epoch: float | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def _merge(merged: _Merged, column: Document) -> None:
         known = merged.get(key)
         if known is None or known[0] < version:
             epoch = epochs.get(str(index)) if epochs else None
-            merged[key] = (version, Sample(known_step, value, time, finite(epoch)))
+            merged[key] = (version, Sample(known_step, value, time, finite(epoch), attempt))
 
 
 def _ordered(merged: _Merged) -> list[tuple[Version, Sample]]:

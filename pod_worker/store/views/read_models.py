@@ -33,6 +33,8 @@ INDEXES: dict[str, list[IndexModel]] = {
             name="by_hypothesis",
             partialFilterExpression={"hypothesisId": {"$type": "string"}},
         ),
+        IndexModel([("queue", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_queue"),
+        IndexModel([("labels.$**", ASCENDING)], name="by_label"),
     ]
 }
 
@@ -149,10 +151,16 @@ def _condition(wanted: RunFilter) -> Document:
     if wanted.labels:
         # $getField: a label's name may hold dots and dollar signs.
         condition["$expr"] = {"$and": [_has_label(name, value) for name, value in wanted.labels.items()]}
+        # What the index of labels finds; an expression can use none, and a path has no dots within a name.
+        condition |= {f"labels.{name}": value for name, value in wanted.labels.items() if _is_path(name)}
     if wanted.hypothesis_id:
         # With its type, or the server would not use the partial index.
         condition["hypothesisId"] = {"$eq": wanted.hypothesis_id, "$type": "string"}
     return condition
+
+
+def _is_path(name: str) -> bool:
+    return bool(name) and not name.startswith("$") and "." not in name and "\0" not in name
 
 
 def _has_label(name: str, value: str) -> Document:
@@ -166,12 +174,22 @@ def _public_view(run: Document) -> Document:
     run["failedAttempts"] = sum(counter(run.get(name)) or 0 for name in ("retryCount", "crashCount"))
     if run.get("status") == "STARTING":
         run["status"] = "SCHEDULED"
+    if run.get("status") == "CANCELED":
+        run["canceledBy"] = _canceled_by(run)
     for name in _QUOTED:
         if isinstance(run.get(name), Mapping):
             run[name] = {unquote_segment(key): value for key, value in run[name].items()}
     if isinstance(run.get("currentStage"), Mapping):
         run["currentStage"] = _with_title(run["currentStage"])
     return run
+
+
+def _canceled_by(run: Mapping[str, Json]) -> Json:
+    """Who asked for the end. A waiting run ends without a worker's event, so only its history has the author."""
+    history = run.get("history")
+    entries = [each for each in history if isinstance(each, Mapping)] if isinstance(history, list) else []
+    authors = [each.get("by") for each in entries if each.get("what") in ("canceled", "cancel requested")]
+    return next(filter(None, [run.get("cancelRequestedBy"), *reversed(authors), run.get("canceledBy")]), None)
 
 
 def _with_title(stage: Mapping[str, Json]) -> Document:

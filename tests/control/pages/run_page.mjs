@@ -4,27 +4,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [folder, values] = [process.argv[1], JSON.parse(process.argv[2])];
+import { installDocument } from "./fake_document.mjs";
+
+const [folder, values] = [process.argv[2], JSON.parse(process.argv[3])];
 const problems = [];
 console.error = (part, error) => problems.push(`${part}: ${error?.stack ?? error}`);
 
-class Node {
-  constructor(tag) {
-    Object.assign(this, { tag, dataset: {}, children: [], hidden: false, checked: true, value: "debug", clientWidth: 400, className: "", style: { setProperty() {} } });
-  }
-  append(...nodes) { this.children.push(...nodes); }
-  replaceChildren(...nodes) { this.children = nodes; }
-  setAttribute() {}
-  addEventListener() {}
-}
-const elements = {};
-globalThis.document = {
-  hidden: false,
-  body: { dataset: { run: "r1" } },
-  getElementById: (id) => (elements[id] ??= new Node(id)),
-  createElement: (tag) => new Node(tag),
-  createElementNS: (_, tag) => new Node(tag),
-};
+const elements = installDocument("r1");
 const listeners = {};
 globalThis.EventSource = class {
   static OPEN = 1;

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pod_worker.cli.output import span
 from pod_worker.control.pages.routes import FOLDER
 
 NODE = shutil.which("node")
@@ -17,10 +21,13 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
 HERE = Path(__file__).parent
 
 
-def run_node(script: str, *words: str) -> Any:
+def run_node(script: str | Path, *words: str) -> Any:
+    """What a script (its text, or its file) prints, from JSON."""
     assert NODE is not None
-    command = [NODE, "--input-type=module", "--max-old-space-size=200", "-e", script, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=FOLDER)
+    what = [str(script)] if isinstance(script, Path) else ["--input-type=module", "-e", script]
+    command = [NODE, "--no-warnings", "--max-old-space-size=200", *what, *words]
+    env = {**os.environ, "TZ": "UTC"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=FOLDER, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -60,6 +67,129 @@ VALUES: list[Any] = [None, 7, "x", [], {"a": {"b": [None]}}, True, 1e308]
 
 def test_the_run_page_shows_documents_of_any_form() -> None:
     """A document without a status, or an event whose type is no string, stopped the page."""
-    script = (HERE / "run_page.mjs").read_text()
-    problems = run_node(script, str(FOLDER), json.dumps(VALUES))
+    problems = run_node(HERE / "run_page.mjs", str(FOLDER), json.dumps(VALUES))
     assert problems == []
+
+
+START = 1_789_997_600  # 2026-09-21 13:33:20 UTC
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first", "step"),
+    [(60, "13:33:30", 15), (1200, "13:35", 300), (7200, "14:00", 1800), (200_000, "09-22 00:00", 86_400)],
+)
+def test_the_ticks_of_a_time_axis_are_full_moments(seconds: int, first: str, step: int) -> None:
+    shown, found = run_node(
+        "import { timeTicks } from './axis.js'; import { tick } from './words.js';"
+        "const [low, high] = process.argv.slice(1).map(Number); const found = timeTicks(low, high, 4);"
+        "console.log(JSON.stringify([found.map((at) => tick(at * 1000, high - low)), found]));",
+        str(START),
+        str(START + seconds),
+    )
+    assert shown[0] == first
+    assert {later - earlier for earlier, later in itertools.pairwise(found)} <= {step}
+
+
+@pytest.mark.parametrize(
+    ("series", "title", "shown"),
+    [
+        ({"name": "rss_gb"}, "rss", "1.5 GB"),
+        ({"name": "cpu_pct"}, "cpu", "1.5%"),
+        ({"name": "artifact_bytes"}, "artifact bytes", "2 B"),
+        ({"name": "tokens_per_second", "unit": "tokens/s"}, "tokens", "1.5 tokens/s"),
+        ({"name": "eval_loss"}, "eval loss", "1.5"),
+    ],
+)
+def test_a_metric_is_shown_with_its_unit(series: dict[str, str], title: str, shown: str) -> None:
+    found = run_node(
+        "import { measure } from './words.js'; const { title, shown } = measure(JSON.parse(process.argv[1]));"
+        "console.log(JSON.stringify([title, shown(1.5)]));",
+        json.dumps(series),
+    )
+    assert found == [title, shown]
+
+
+def test_the_pointer_names_each_series_and_the_step_of_each_value() -> None:
+    text = run_node(
+        "import { reading } from './chart.js';"
+        "const series = [{ name: 'loss', points: [] }, { name: 'eval_loss', points: [] }];"
+        "console.log(JSON.stringify(reading(series, 140, [[140, 3.378], [150, 3.358]], String)));"
+    )
+    assert text == "140: loss 3.378, eval loss 3.358 (at 150)"
+
+
+def test_lengths_of_time_read_as_on_the_command_line() -> None:
+    seconds = [0, 42, 90, 599, 600, 3540, 7500, 90_000, 400_000]
+    shown = run_node(
+        "import { span } from './words.js';console.log(JSON.stringify(JSON.parse(process.argv[1]).map(span)));",
+        json.dumps(seconds),
+    )
+    assert shown == [span(each) for each in seconds]
+
+
+def shown_page(run: dict[str, Any], **more: Any) -> Any:
+    detail = {"run": {"_id": "r1"} | run, "stages": [], "artifacts": more.get("artifacts", [])}
+    events = {"items": more.get("events", [])}
+    answers = {"run": detail, "metrics": {"series": more.get("series", [])}, "logs": {"items": []}}
+    return run_node(HERE / "shown_run.mjs", str(FOLDER), json.dumps(answers | {"events": events}))
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(START + seconds, UTC).isoformat()
+
+
+def test_the_gauges_of_two_attempts_are_not_joined() -> None:
+    points = [[None, 50, moment(0), 1], [None, 60, moment(15), 1], [None, 5, moment(3600), 3]]
+    series = [{"stage": "system", "name": "cpu_pct", "points": [*points, [None, 9, moment(3615), 3]]}]
+    page = shown_page({"status": "RUNNING"}, series=series)
+    assert len(page["lines"]) == 2
+    assert "e+9" not in page["texts"]["curves"]
+    assert "14:00" in page["texts"]["curves"]
+
+
+def test_a_curve_that_continues_is_one_line_and_one_that_starts_over_is_not() -> None:
+    def lines(attempts: list[int]) -> int:
+        points = [[step, 1.0, moment(step), attempt] for step, attempt in enumerate(attempts)]
+        return len(shown_page({}, series=[{"stage": "s", "name": "loss", "points": points}])["lines"])
+
+    assert lines([1, 1, 3, 3]) == 1
+    assert lines([3, 3, 1, 1]) == 2
+
+
+def test_a_canceled_run_shows_its_end_and_who_ended_it_why() -> None:
+    run = {"status": "CANCELED", "canceledAt": moment(0), "canceledBy": "ana", "cancelReason": "wrong data"}
+    texts = shown_page(run)["texts"]
+    assert "Canceled by ana: wrong data" in texts["now"]
+    assert "Ended 2026-09-21 13:33:20 UTC" in texts["facts"]
+
+
+def test_attempts_are_never_counted_against_the_limit_of_failures() -> None:
+    facts = shown_page({"status": "FAILED", "attempt": 5, "failedAttempts": 3, "maxAttempts": 3})["texts"]["facts"]
+    assert "Attempt 5 " in facts
+    assert "Failed attempts 3 of at most 3" in facts
+    assert "5 of 3" not in facts
+
+
+def test_the_history_shows_the_queues_actions_and_whole_lines() -> None:
+    long = "one odd line " * 30 + "at the end"
+    failed = {"_id": "e", "type": "ai.run.failed", "time": moment(9), "attempt": 1, "position": 1}
+    events = [failed | {"data": {"code": "X", "message": long, "traceback": "Traceback …"}}]
+    what = [("claimed", "w1"), ("rescued", None), ("reset", "ana"), ("cancel requested", "ben")]
+    history = [{"at": moment(n), "what": word, "by": by, "attempt": n} for n, (word, by) in enumerate(what)]
+    text = shown_page({"history": history}, events=events)["texts"]["history"]
+    for words in ("claimed by w1", "rescued", "reset by ana", "cancel requested by ben", "at the end"):
+        assert words in text, words
+
+
+def test_artifacts_of_the_same_name_show_their_attempts() -> None:
+    artifacts = [{"key": f"runs/r1/{n}/report.json", "attempt": n, "kind": "report", "bytes": 5} for n in (1, 3)]
+    text = shown_page({}, artifacts=artifacts)["texts"]["artifacts"]
+    assert "report, attempt 1" in text
+    assert "report, attempt 3" in text
+    assert "attempt" not in shown_page({}, artifacts=artifacts[:1])["texts"]["artifacts"]
+
+
+def test_an_error_of_an_earlier_attempt_does_not_look_like_the_runs_end() -> None:
+    run = {"errorCode": "WORKER_LOST", "errorMessage": "gone"}
+    assert "earlier attempt; the run goes on" in shown_page(run | {"status": "RUNNING"})["texts"]["error"]
+    assert "earlier" not in shown_page(run | {"status": "FAILED"})["texts"]["error"]

@@ -195,14 +195,17 @@ def test_since_is_a_moment_of_arrival(http: TestClient) -> None:
 
 
 def test_series_are_thinned_but_keep_their_ends(http: TestClient, store: Any) -> None:
-    store["runs"].insert_one({"_id": "r1"})
+    store["runs"].insert_one({"_id": "r1", "attempt": 2})
     points = [
-        event(f"m{n}", "ai.run.stage_metric", stage="s", name="loss", value=n * n, step=n) for n in range(300)
+        event(f"m{n}", "ai.run.stage_metric", stage="s", name="loss", value=n * n, step=n) for n in range(299)
     ]
+    last = {"stage": "s", "name": "loss", "value": 89401, "step": 299}
+    points.append(event("m299", "ai.run.stage_metric", seq=9, attempt=2, **last))
     http.post("/api/ingest/events", content=ndjson(*points), headers=NDJSON)
     series = http.get("/api/runs/r1/metrics?points=20").json()["series"]
     assert [(each["name"], each["total"], len(each["points"])) for each in series] == [("loss", 300, 20)]
     assert (series[0]["points"][0][:2], series[0]["points"][-1][:2]) == ([0, 0.0], [299, 89401.0])
+    assert series[0]["points"][-1][3] == 2  # its attempt
     assert http.get("/api/runs/r1/metrics?name=other").json() == {"series": []}
 
 

@@ -15,6 +15,7 @@ from pod_worker.store import artifact_registry
 from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import ensure_indexes
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries
 from pod_worker.store.views.read_models import InvalidCursorError, ReadModels, RunFilter
@@ -50,6 +51,7 @@ def fill(made: Any) -> None:
             "hypothesisId": f"h{n % 10}",
             "createdAt": T0 + timedelta(seconds=n),
             "queuedAt": T0,
+            "labels": {"team": "a", "x.y": "$1"} if n < 9 else {"team": "b"},
         }
         for n in range(300)
     )
@@ -72,6 +74,11 @@ def ask_everything(database: Any) -> None:
         RunFilter(["QUEUED"], "training"),
         RunFilter(hypothesis_id="h1"),
         RunFilter(with_hidden=True),
+        RunFilter(queue="training"),
+        RunFilter(labels={"team": "a"}),
+        RunFilter(["QUEUED"], queue="training", labels={"team": "a", "x.y": "$1"}),
+        RunFilter(labels={"x.y": "$1"}),
+        RunFilter(since=T0),
     ):
         page = models.runs(wanted, 10)
         models.runs(wanted, 10, cursor=page.next_cursor)
@@ -139,6 +146,44 @@ def test_nothing_reads_a_collection_whole(database: Any, seen: Commands) -> None
     assert whole == []
 
 
+@pytest.mark.parametrize(
+    ("wanted", "matching"), [(RunFilter(queue="rare"), 5), (RunFilter(labels={"team": "a"}), 9)], ids=str
+)
+def test_a_list_by_queue_or_label_reads_the_matching_runs_only(
+    database: Any, seen: Commands, wanted: RunFilter, matching: int
+) -> None:
+    database["runs"].update_many({"_id": {"$in": [f"r{n}" for n in range(5)]}}, {"$set": {"queue": "rare"}})
+    seen.clear()
+    assert ReadModels(database).runs(wanted, 20).total == matching
+    dropped = {"lsid", "$clusterTime", "$db", "readConcern", "$readPreference", "txnNumber"}
+    commands = [each for each in seen.seen if next(iter(each)) in QUERIES]
+    assert len(commands) == 2
+    for command in commands:
+        part = {key: value for key, value in command.items() if key not in dropped}
+        explained = database.command("explain", part, verbosity="executionStats")
+        assert examined(explained) <= 2 * matching, command
+
+
+def examined(found: Any) -> int:
+    """The most documents that a part of the winning plan read."""
+    if isinstance(found, dict):
+        own = found.get("totalDocsExamined", 0)
+        return max([own, *(examined(value) for value in found.values())])
+    return max((examined(each) for each in found), default=0) if isinstance(found, list) else 0
+
+
+def test_a_canceled_run_names_its_author(database: Any) -> None:
+    """A waiting run ends without an event of a worker: only its history has the author."""
+    actions, models = OperatorActions(database), ReadModels(database)
+    database["runs"].update_one({"_id": "r0"}, {"$set": {"attempt": 0}})
+    actions.cancel("r0", by="ana", reason="typo")
+    assert (models.run("r0") or {})["canceledBy"] == "ana"
+    database["runs"].update_one({"_id": "r0"}, {"$set": {"history": [7, {"what": "canceled", "by": None}]}})
+    assert (models.run("r0") or {})["canceledBy"] is None
+    database["runs"].update_one({"_id": "r1"}, {"$set": {"status": "CANCELED", "cancelRequestedBy": "ben"}})
+    assert (models.run("r1") or {})["canceledBy"] == "ben"
+
+
 def test_lists_are_not_sorted_in_memory(database: Any, seen: Commands) -> None:
     models = ReadModels(database)
     for wanted in (
@@ -146,6 +191,7 @@ def test_lists_are_not_sorted_in_memory(database: Any, seen: Commands) -> None:
         RunFilter(["QUEUED"]),
         RunFilter(["QUEUED", "RUNNING"]),
         RunFilter(pipeline="training"),
+        RunFilter(queue="training"),
     ):
         models.runs(wanted, 10)
     for command in [each for each in seen.seen if "find" in each]:
