@@ -18,7 +18,7 @@ from pod_worker.store.mongo import Document
 
 T = TypeVar("T")
 
-COUNTER_LIMIT = 1_000_000_000  # attempts and budgets; larger numbers are slips
+COUNTER_LIMIT = 10**8 - 1  # attempts and budgets: the eight digits that an event's version has
 
 
 def typed(document: Mapping[str, Json], field: str, kind: type[T]) -> T | None:

@@ -40,7 +40,9 @@ def test_integers_are_read_from_every_client(value: Any, number: int | None) -> 
     assert integer(value) == number
 
 
-@pytest.mark.parametrize(("value", "number"), [(0, 0), (5.0, 5), (-1, None), (2**40, None), (10**9, 10**9)])
+@pytest.mark.parametrize(
+    ("value", "number"), [(0, 0), (5.0, 5), (-1, None), (2**40, None), (10**8 - 1, 10**8 - 1), (10**8, None)]
+)
 def test_counters_are_bounded(value: Any, number: int | None) -> None:
     assert counter(value) == number
 

@@ -25,6 +25,7 @@ from pod_worker.core.run import Json
 
 SUBJECTS = frozenset({"run", "ideation", "pod", "hypothesis"})
 NAME_LIMIT = 256
+KEY_LIMIT = 1024  # of an object, in S3
 DEPTH_LIMIT = 64
 INTEGER_DIGITS = 15  # more do not fit any integer attribute
 _BRACE, _BRACKET = ord("{"), ord("[")  # counting a byte value is faster than counting a byte string
@@ -65,7 +66,13 @@ _Read = struct_of(_Envelope)
 _read = msgspec.json.Decoder(_Read).decode
 _just_id = msgspec.json.Decoder(_IdOnly).decode
 _NAME = Meta(min_length=1, max_length=NAME_LIMIT)
-_PAYLOADS = {name: struct_of(kind, RENAMED, stage=_NAME, name=_NAME) for name, kind in PAYLOADS.items()}
+_WORD = Meta(max_length=NAME_LIMIT)
+_LIMITS = {
+    **dict.fromkeys(("stage", "name"), _NAME),
+    **dict.fromkeys(("kind", "role", "content_type", "sha256", "unit"), _WORD),
+    "key": Meta(max_length=KEY_LIMIT),
+}
+_PAYLOADS = {name: struct_of(kind, RENAMED, _LIMITS) for name, kind in PAYLOADS.items()}
 
 
 def read_line(line: bytes, line_number: int = 1) -> IncomingEvent:

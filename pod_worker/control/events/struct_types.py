@@ -7,7 +7,8 @@ defaults, properties and class variables are the dataclass's own, so nothing is 
 from __future__ import annotations
 
 import dataclasses
-from types import NoneType
+from collections.abc import Mapping
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 
 import msgspec
@@ -16,7 +17,9 @@ from msgspec import Meta
 T = TypeVar("T")
 
 
-def struct_of(kind: type[T], rename: dict[str, str] | None = None, **limits: Meta) -> type[T]:
+def struct_of(
+    kind: type[T], rename: dict[str, str] | None = None, limits: Mapping[str, Meta] = MappingProxyType({})
+) -> type[T]:
     """A struct that can stand wherever an instance of the dataclass is only read; `isinstance` tells them apart.
 
     `rename` maps fields to their names on the wire, `limits` narrows what a field takes there.

@@ -80,6 +80,8 @@ class Ingest:
             appended = await self._writer.append(documents, json_bytes=json_bytes)
             if appended.duplicates:
                 await to_thread(self._project_again, [stored[index] for index in appended.duplicates])
+                for batch in batches:
+                    batch.drop_refused_events()
             _refuse_unstorable(appended, stored, batches)
             self._recent.mark_repeated(transient)
             kept = [each for batch in batches for each in batch.events if each.is_projected]
@@ -125,8 +127,12 @@ class Ingest:
         known = self._log.stored([each.event.id for each in repeated])
         for each in repeated:
             each.result = IngestResult.DUPLICATE
-            if each.event.id in known:
+            first = known.get(each.event.id)
+            if first is not None:
                 each.is_projected = False  # what was stored is projected, not what was sent
+                if first.event.subject != each.event.subject:  # or one run could make another's events vanish
+                    error = "an event of another subject has this id: ids are unique"
+                    each.refusal = InvalidEventError("id_taken", error, each.event.id)
         run_ids = sorted({run_id for entry in known.values() if (run_id := entry.event.run_id)})
         self.projector.apply_now(project(events_for_replay(known.values(), self._views.current_attempts(run_ids))))
 

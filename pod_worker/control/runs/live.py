@@ -158,12 +158,12 @@ class LiveViews:
         """Events after a position, and those shortly before that may have become visible since."""
         after = position - OVERLAP_MICROSECONDS
         while True:
-            events = await run_in_threadpool(self._reader.read_after, run_id, after, BATCH)
-            if events:
-                yield [_event_message(each) for each in events]
-                after = int(events[-1]["position"])
-            if len(events) < BATCH:
+            page = await run_in_threadpool(self._reader.read_after, run_id, after, BATCH)
+            if page.items:
+                yield [_event_message(each) for each in page.items]
+            if page.next_cursor is None:
                 return
+            after = page.next_cursor
 
 
 @dataclass(eq=False, slots=True)
@@ -281,8 +281,8 @@ class RunFollower:
             self.position = self._reader.last_position(self._run_id)
             self._seen = self._reader.ids_between(self._run_id, *self._window())
         late = self._late_events()
-        fresh = self._reader.read_after(self._run_id, self.position, BATCH)
-        self.is_behind = len(fresh) == BATCH
+        page = self._reader.read_after(self._run_id, self.position, BATCH)
+        fresh, self.is_behind = page.items, page.next_cursor is not None
         self._seen |= {event["_id"]: event["position"] for event in late + fresh}
         self.position = max([self.position, *(event["position"] for event in fresh)])
         self._seen = {name: at for name, at in self._seen.items() if at > self._window()[0]}

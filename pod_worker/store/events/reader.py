@@ -1,17 +1,19 @@
 """Reading the event log in pages: by cursor, by type, by level; for lists, logs and live views.
 
-Filters apply before paging. A page's cursor is the position of its last event. Reads are tolerant: a document
-without a usable position is left out. Nothing here interprets an event.
+Filters apply before paging. A page's cursor is the position of its last event. A page is bounded in events and in
+bytes, because a run may send events of a megabyte each. Reads are tolerant: a document without a usable position
+is left out. Nothing here interprets an event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from operator import itemgetter
 
+import bson
 from pymongo import ASCENDING, DESCENDING
 
 from pod_worker.store.collections import DEAD_LETTERS, EVENTS
@@ -20,6 +22,7 @@ from pod_worker.store.events.event_log import LEVELS
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 
 LOG_TYPE = "ai.run.log"
+PAGE_BYTES = 4 * 1024 * 1024  # of the stored events; a page has one event at least
 # Positions that a cursor can be made of: no text, NaN or infinity that another program wrote.
 _POSITIONS: Document = {"$gte": 0, "$lt": 2**62}
 
@@ -44,7 +47,7 @@ class EventFilter:
 @dataclass(frozen=True, slots=True)
 class EventPage:
     items: list[Document]
-    next_cursor: int | None  # None: no more events
+    next_cursor: int | None  # None: no more events; a page may be shorter than asked for
 
 
 class EventReader:
@@ -59,15 +62,23 @@ class EventReader:
         condition = _condition(run_id, wanted)
         if cursor is not None:
             condition["position"] |= {"$lt" if newest_first else "$gt": cursor}
-        order = DESCENDING if newest_first else ASCENDING
-        found = list(self._events.find(condition).sort("position", order).limit(size + 1))
-        items = [_shown(each) for each in found[:size]]
-        return EventPage(items, items[-1]["position"] if len(found) > size else None)
+        return self._page(condition, DESCENDING if newest_first else ASCENDING, size)
 
-    def read_after(self, run_id: str, position: int, limit: int) -> list[Document]:
+    def read_after(self, run_id: str, position: int, limit: int) -> EventPage:
         """Events after a position, oldest first."""
-        found = self._events.find({"runId": run_id, "position": _POSITIONS | {"$gt": position}})
-        return [_shown(each) for each in found.sort("position", ASCENDING).limit(limit)]
+        wanted = {"runId": run_id, "position": _POSITIONS | {"$gt": position}}
+        return self._page(wanted, ASCENDING, limit)
+
+    def _page(self, condition: Document, order: int, size: int) -> EventPage:
+        items: list[Document] = []
+        total_bytes = 0
+        with closing(self._events.find(condition).sort("position", order).limit(size + 1)) as found:
+            for event in found:
+                total_bytes += len(bson.encode(event))
+                if items and (len(items) == size or total_bytes > PAGE_BYTES):
+                    return EventPage(items, items[-1]["position"])
+                items.append(_shown(event))
+        return EventPage(items, None)
 
     def count_between(self, run_id: str, low: int, high: int) -> int:
         """How many events have low < position <= high."""
@@ -80,9 +91,8 @@ class EventReader:
         return {event["_id"]: event["position"] for event in found}
 
     def by_ids(self, ids: Sequence[str]) -> list[Document]:
-        """The events with these ids, oldest first."""
-        found = [_shown(event) for event in self._events.find({"_id": {"$in": list(ids)}})]
-        return sorted(found, key=itemgetter("position"))
+        """The events with these ids, oldest first; as many as fit a page."""
+        return self._page({"_id": {"$in": list(ids)}}, ASCENDING, len(ids)).items
 
     def last_position(self, run_id: str) -> int:
         """The position of the run's newest event; 0 without events."""

@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Checkpoint, Json, Requirements, Run, RunStatus
 from pod_worker.core.run_id import run_id_fault
-from pod_worker.store.document_fields import counter, finite, integer, mapping, moment, plain_json, text
+from pod_worker.store.document_fields import (
+    COUNTER_LIMIT,
+    counter,
+    finite,
+    integer,
+    mapping,
+    moment,
+    plain_json,
+    text,
+)
 from pod_worker.store.mongo import Document, literal
 
 LEASE_FIELDS = ["leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt"]
@@ -76,7 +85,7 @@ def document_fault(document: Document) -> str | None:
 
 def _field_fault(field: str, value: Json) -> str | None:
     if field in _COUNTERS and counter(value) is None:
-        return "a whole number from 0 to 10^9"
+        return f"a whole number from 0 to {COUNTER_LIMIT}"
     if field == "priority" and finite(value) is None:
         return "a number"
     if field in _MAPPINGS and not isinstance(value, dict):

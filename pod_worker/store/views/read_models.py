@@ -24,6 +24,7 @@ from pod_worker.store.document_fields import counter
 from pod_worker.store.mongo import TOLERANT, Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import unquote_segment
 
+ROWS_LIMIT = 200  # stages of one run; a live view reads them all at each poll
 TOTAL_LIMIT = 10_000  # counting further would read the whole collection at each page
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -132,7 +133,7 @@ class ReadModels:
 
     def _of_run(self, collection: str, run_id: str) -> list[Document]:
         rows = tolerant_rows(self._database, collection)
-        return list(rows.find({"runId": run_id}, {"v": 0}).limit(1000))
+        return list(rows.find({"runId": run_id}, {"v": 0}).limit(ROWS_LIMIT))
 
 
 def _condition(wanted: RunFilter) -> Document:

@@ -13,6 +13,7 @@ from functools import partial
 from operator import attrgetter, itemgetter
 from typing import TypeAlias
 
+import bson
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
@@ -47,6 +48,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 _Write: TypeAlias = UpdateOne
 PARALLEL_WRITES = 8
 RUN_TEXT_LIMIT = 16_000  # characters of one text in the run's own document; the event log keeps the whole
+ROW_TEXT_LIMIT = 4_000  # the same in the rows of its stages, validations and artifacts, which are shown together
 
 
 class Views:
@@ -176,32 +178,39 @@ def _row_upsert(view: View, run_id: str, key: str, row: DocumentChanges) -> _Wri
         # A row that was verified against the object store, or removed after that, outranks an event.
         unless = {"$in": ["date", [{"$type": "$verifiedAt"}, {"$type": "$removedAt"}]]}
     return UpdateOne(
-        {"_id": row_id(run_id, key)}, [update_if_newer(_groups(row), unless), {"$set": own}], upsert=True
+        {"_id": row_id(run_id, key)},
+        [update_if_newer(_groups(row, ROW_TEXT_LIMIT), unless), {"$set": own}],
+        upsert=True,
     )
 
 
-def _groups(row: DocumentChanges) -> Groups:
-    return {group: (sortable_version(version), fields) for group, (version, fields) in row.newest.items()}
+def _groups(row: DocumentChanges, text_limit: int) -> Groups:
+    return {
+        group: (sortable_version(version), _shortened(fields, text_limit))
+        for group, (version, fields) in row.newest.items()
+    }
 
 
 def _run_update(row: DocumentChanges) -> list[Document]:
-    groups = {group: (version, _shortened(fields)) for group, (version, fields) in _groups(row).items()}
+    groups = _groups(row, RUN_TEXT_LIMIT)
     update = [update_if_newer(groups)] if groups else []
     for versioned in sorted(row.moves, key=attrgetter("version")):
         update.append({"$set": _move_values(versioned, versioned.move)})
     return update
 
 
-def _shortened(fields: Mapping[str, Json]) -> Mapping[str, Json]:
-    """With long texts cut, because a full run document could not be settled."""
-    return {path: _shortened_value(value) for path, value in fields.items()}
+def _shortened(fields: Mapping[str, Json], limit: int) -> Mapping[str, Json]:
+    """With long values cut: a full run document could not be settled, and pages show many rows at once."""
+    return {path: _shortened_value(value, limit) for path, value in fields.items()}
 
 
-def _shortened_value(value: Json) -> Json:
+def _shortened_value(value: Json, limit: int) -> Json:
     if isinstance(value, str):
-        return truncate(value, RUN_TEXT_LIMIT)
+        return truncate(value, limit)
     if isinstance(value, CamelCaseKeys):
-        return CamelCaseKeys(_shortened(value))
+        return CamelCaseKeys(_shortened(value, limit))
+    if isinstance(value, dict) and (size := len(bson.encode(value))) > limit:
+        return {"cut": f"{size} bytes; the event log keeps the whole"}
     return value
 
 
@@ -227,7 +236,7 @@ def _move_values(versioned: VersionedTransition, move: StatusTransition) -> Docu
         mark = f"{VERSIONS}.{camel_case_path(group)}"
         holds = {"$and": [*is_free, {"$or": [moves, moved]}, is_newer(mark, version)]}
         values[mark] = {"$cond": [holds, version, f"${mark}"]}
-        for path, value in _shortened(fields).items():
+        for path, value in _shortened(fields, RUN_TEXT_LIMIT).items():
             name = camel_case_path(path)
             values[name] = {"$cond": [holds, "$$REMOVE" if value is None else {"$literal": value}, f"${name}"]}
     return values

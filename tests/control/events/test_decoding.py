@@ -33,6 +33,17 @@ def test_an_event_of_ours() -> None:
     assert arrival.event.data["value"] == 1, "the log keeps what was sent"
 
 
+@pytest.mark.parametrize(
+    ("field", "limit"),
+    [("kind", 256), ("role", 256), ("content_type", 256), ("sha256", 256), ("key", 1024)],
+)
+def test_words_and_keys_of_a_payload_have_a_length(field: str, limit: int) -> None:
+    known = {"key": "runs/r1/1/a", "bytes": 1, "content_type": "text/plain", "kind": "data"}
+    assert read(event("e1", "ai.artifact.registered", **known | {field: "x" * limit})).payload is not None
+    found = refusal(event("e1", "ai.artifact.registered", **known | {field: "x" * (limit + 1)}))
+    assert (found.code, field in found.error) == ("bad_data", True)
+
+
 def test_the_originals_nested_extensions_are_read() -> None:
     arrival = read(event("e1", extensions={"seq": 3, "traceparent": "00-ab-cd-01"}))
     assert (arrival.event.seq, arrival.event.traceparent) == (3, "00-ab-cd-01")

@@ -241,6 +241,18 @@ def test_a_crash_between_storing_and_projecting_heals(
     assert store["stages"].find_one()["status"] == "RUNNING"
 
 
+def test_an_id_of_another_runs_event_is_refused_and_not_taken_for_a_repeat(http: TestClient, store: Any) -> None:
+    store["runs"].insert_many([{"_id": name, "status": "RUNNING", "attempt": 1} for name in ("r1", "r2")])
+    first = http.post("/api/ingest/events", content=ndjson(event("same")), headers=NDJSON)
+    assert first.json()["accepted"] == 1
+    lines = ndjson(event("same", run="r2"), event("other", run="r2"))
+    answer = http.post("/api/ingest/events", content=lines, headers=NDJSON).json()
+    assert (answer["accepted"], answer["duplicates"]) == (1, 0)
+    assert [(each["line"], each["code"]) for each in answer["errors"]] == [(1, "id_taken")]
+    assert store["events"].find_one({"_id": "same"})["runId"] == "r1"
+    assert store["events_dead"].find_one()["code"] == "id_taken"
+
+
 def test_a_repeat_projects_what_was_stored_not_what_was_sent(http: TestClient, store: Any) -> None:
     """An id that comes again with other content is the first event, as the log and a replay see it."""
     store["runs"].insert_one({"_id": "r1", "status": "RUNNING"})

@@ -18,7 +18,7 @@ from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries
-from pod_worker.store.views.read_models import InvalidCursorError, ReadModels, RunFilter
+from pod_worker.store.views.read_models import ROWS_LIMIT, InvalidCursorError, ReadModels, RunFilter
 from tests.control.batches import take
 from tests.control.lines import event, ndjson
 from tests.store.commands import QUERIES, Commands, watched
@@ -213,3 +213,9 @@ def test_a_foreign_cursor_is_refused(database: Any, cursor: str) -> None:
             models.runs(RunFilter(), 10, cursor=cursor)
     else:
         assert models.runs(RunFilter(), 10, cursor=cursor).items
+
+
+def test_a_run_shows_a_bounded_number_of_stages(database: Any) -> None:
+    rows = [{"_id": f"many:{n}", "runId": "many", "name": f"s{n}"} for n in range(ROWS_LIMIT + 5)]
+    database["stages"].insert_many(rows)
+    assert len(ReadModels(database).stages("many")) == ROWS_LIMIT

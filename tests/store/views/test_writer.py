@@ -202,6 +202,16 @@ def test_a_long_text_in_the_runs_document_is_cut(views: DirectViews, db: Any) ->
         assert "characters cut" in text
 
 
+def test_what_is_long_in_a_stages_row_is_cut(views: DirectViews, db: Any) -> None:
+    fields = {"desc": "x" * 1_000_000, "summary": {"a": "x" * 1_000_000}, "duration_s": 1.5}
+    views.write([stamped("1", FieldUpdate(View.STAGE, "s", "status", fields))])
+    row = db["stages"].find_one()
+    assert len(row["desc"]) < 5_000
+    assert "1000013 bytes" in row["summary"]["cut"]
+    views.write([stamped("2", FieldUpdate(View.STAGE, "s", "status", {"summary": {"a": 1, "b": [2]}}))])
+    assert db["stages"].find_one()["summary"] == {"a": 1, "b": [2]}
+
+
 # ── ids of rows ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
