@@ -1,4 +1,4 @@
-"""Training speed on this CPU: pod_worker's loop against Hugging Face's Trainer, same data, seed, batch and steps.
+"""Training speed here: pod_worker's loop against Hugging Face's Trainer, same data, seed, batch and steps.
 
 Counts loss-bearing tokens per second of training (evaluation and checkpoints are off for all), and the held-out
 loss that each reaches, measured by the same function on the same rows. Each run is a process of its own; rounds
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from transformers.trainer import Trainer
 
+    from pod_worker.core.run import Json
     from pod_worker.training.loop import TrainingTask
 
 STARTED = time.perf_counter()
@@ -29,6 +30,7 @@ NAMES = {
     "trainer": "transformers Trainer (pads to the longest of a batch)",
     "trainer_grouped": "transformers Trainer, grouped by length",
 }
+CHILDREN = (*NAMES, "trl")  # TRL only for benchmarks.gpu_check, and only where it is installed
 TARGET = 1.3
 TOLERANCE = 0.02  # of the held-out loss, between trainers; seeds alone move it about as much
 
@@ -61,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--child", choices=list(NAMES), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -146,15 +148,17 @@ def _child(options: argparse.Namespace) -> Figures:
         }
     )
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.training.context import FolderContext
+    from benchmarks.gpu_check.folder_context import FolderRun
 
-    context = FolderContext(Path(tempfile.mkdtemp(dir=folder)), {})
+    context = FolderRun(Path(tempfile.mkdtemp(dir=folder)), {})
     with redirect_library_logs(lambda _message, _level: None):
         task, _ = prepare(context, params)
         judge = TrainingLoop(task, context, CheckpointStore(context), SystemClock())
         before = judge.held_out_loss()
         if options.child == "pod_worker":
             train = TrainingLoop(replace(task, held_out=()), context, CheckpointStore(context), SystemClock()).run
+        elif options.child == "trl":
+            train = _trl(task, options).train
         else:
             train = _trainer(task, options, grouped=options.child == "trainer_grouped").train
         began, cpu = time.perf_counter(), time.process_time()
@@ -179,8 +183,35 @@ def _trainer(task: TrainingTask, options: argparse.Namespace, grouped: bool) -> 
 
     from pod_worker.training.base_model import load_tokenizer
 
-    params = task.params
-    rows = [
+    sampling = "group_by_length" if grouped else "random"
+    arguments = TrainingArguments(**_arguments(task, options), train_sampling_strategy=sampling)
+    tokenizer = load_tokenizer(Path(task.params.model), task.params.model)
+    return Trainer(
+        model=task.model,
+        args=arguments,
+        train_dataset=_rows(task),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )
+
+
+def _trl(task: TrainingTask, options: argparse.Namespace) -> Trainer:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from pod_worker.training.base_model import load_tokenizer
+
+    # The rows have their labels already, so nothing is left to prepare.
+    arguments = SFTConfig(**_arguments(task, options), dataset_kwargs={"skip_prepare_dataset": True})
+    return SFTTrainer(
+        model=task.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(_rows(task)),
+        processing_class=load_tokenizer(Path(task.params.model), task.params.model),
+    )
+
+
+def _rows(task: TrainingTask) -> list[dict[str, list[int]]]:
+    return [
         {
             "input_ids": example.tokens.tolist(),
             "labels": [
@@ -190,24 +221,25 @@ def _trainer(task: TrainingTask, options: argparse.Namespace, grouped: bool) -> 
         }
         for example in task.training
     ]
-    arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(dir=options.folder),
-        per_device_train_batch_size=params.batch_size,
-        num_train_epochs=options.epochs,
-        learning_rate=params.lr,
-        lr_scheduler_type="cosine",
-        seed=params.seed,
-        logging_steps=params.log_every,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        train_sampling_strategy="group_by_length" if grouped else "random",
-    )
-    tokenizer = load_tokenizer(Path(params.model), params.model)
-    return Trainer(
-        model=task.model, args=arguments, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer)
-    )
+
+
+def _arguments(task: TrainingTask, options: argparse.Namespace) -> dict[str, Json]:
+    params, execution = task.params, task.execution
+    return {
+        "output_dir": tempfile.mkdtemp(dir=options.folder),
+        "per_device_train_batch_size": params.batch_size,
+        "num_train_epochs": options.epochs,
+        "learning_rate": params.lr,
+        "lr_scheduler_type": "cosine",
+        "seed": params.seed,
+        "logging_steps": params.log_every,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": execution.device == "cpu",
+        "bf16": execution.precision == "bf16",
+        "fp16": execution.precision == "fp16",
+    }
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from benchmarks.gpu_check.tiny_models import FAMILIES, TARGETS, write_model
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.stages.finetune import FINETUNE
@@ -28,24 +29,6 @@ from pod_worker.training.rows import read_rows
 from tests.training.context import FolderContext
 
 CPU = Capabilities("cpu", "CPU", has_bf16=False, has_varlen_kernel=False, has_bitsandbytes=True)
-LLAMA = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-    "intermediate_size": 64, "max_position_embeddings": 256,
-}  # fmt: skip
-FAMILIES: dict[str, dict[str, Json]] = {
-    "llama": LLAMA,
-    "qwen2": LLAMA,
-    "gemma2": LLAMA | {"sliding_window": 64},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
-    "opt": {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
-        "word_embed_proj_dim": 32, "max_position_embeddings": 256,
-    },
-    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "alibi": True},
-    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
-    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 256},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -55,15 +38,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def folder(family: str, material: DemoData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp(family)
-    vocabulary = json.loads((material.model / "config.json").read_text())["vocab_size"]
-    config = AutoConfig.for_model(family, vocab_size=vocabulary, **FAMILIES[family])
-    torch.manual_seed(0)
-    with quiet():
-        AutoModelForCausalLM.from_config(config).save_pretrained(made)
-    for path in material.model.glob("token*"):
-        (made / path.name).write_bytes(path.read_bytes())
-    return made
+    return write_model(tmp_path_factory.mktemp(family), family, material.model)
 
 
 class quiet(warnings.catch_warnings):
@@ -73,9 +48,8 @@ class quiet(warnings.catch_warnings):
 
 
 @pytest.fixture
-def loaded(folder: Path) -> Iterator[torch.nn.Module]:
-    # peft refuses the output projection of Mamba, whose kernels read its weights directly.
-    targets = ["in_proj", "x_proj"] if folder.name.startswith("mamba") else "all-linear"
+def loaded(family: str, folder: Path) -> Iterator[torch.nn.Module]:
+    targets = TARGETS.get(family, "all-linear")
     params = parse({"model": str(folder), "dataset": "d", "rank": 4, "target_modules": targets})
     plan = plan_execution(params, CPU, read_support(folder, folder.name))
     with quiet(), redirect_library_logs(lambda _message, _level: None):
@@ -94,7 +68,7 @@ def test_packed_rows_equal_rows_alone_or_packing_is_refused(
         examples = encode(read_rows(material.dataset, limit=4), load_tokenizer(material.model, "t"), 64).examples
         differs = problem is None and _packed_differs(loaded, examples)
     assert not differs
-    assert (problem is None) == (family in {"llama", "qwen2", "gemma2", "gpt2", "falcon"}), problem
+    assert (problem is None) == (family in {"llama", "qwen2", "qwen3", "gemma2", "gpt2", "falcon"}), problem
 
 
 def _packed_differs(model: torch.nn.Module, examples: list[Example]) -> bool:
@@ -105,12 +79,7 @@ def _packed_differs(model: torch.nn.Module, examples: list[Example]) -> bool:
 def test_a_family_that_mixes_packed_rows_is_refused_before_the_first_step(
     tmp_path: Path, material: DemoData, params: Callable[..., dict[str, Json]]
 ) -> None:
-    vocabulary = json.loads((material.model / "config.json").read_text())["vocab_size"]
-    config = AutoConfig.for_model("opt", vocab_size=vocabulary, **FAMILIES["opt"])
-    model = tmp_path / "opt"
-    AutoModelForCausalLM.from_config(config).save_pretrained(model)
-    for path in material.model.glob("token*"):
-        (model / path.name).write_bytes(path.read_bytes())
+    model = write_model(tmp_path / "opt", "opt", material.model)
     context = FolderContext(tmp_path / "run", params(model=str(model), packing="packed"))
     with pytest.raises(RunError, match="Use packing=group") as caught:
         FINETUNE.run(context)
