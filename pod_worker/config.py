@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from pod_worker.core.secret import InvalidSecretError, Secret, has_credentials, read_secret
+from pod_worker.core.secret import InvalidSecretError, Secret, has_credentials, read_secret, secret_values
 
 PREFIX = "pod_worker_"
 
@@ -196,9 +196,8 @@ def known_secrets(env: Mapping[str, str] | None = None, env_file: Path | None = 
         elif secret in SECRETS:
             with suppress(ConfigurationError):
                 found.append(_secret_file(name, value))
-        elif has_credentials(value) and "://" in value:
-            found.append(value)
-    return found
+    found += [value for values in sources for value in secret_values(values)]
+    return list(dict.fromkeys(found))
 
 
 def _check_lease(settings: Settings) -> None:

@@ -18,7 +18,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.core.secret import revealed
+from pod_worker.core.secret import Redactor, revealed
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
@@ -141,11 +141,12 @@ def build(
     log.info(
         "worker %s: control plane %s, spool %s", identity.worker_id, settings.control_plane_url, spool.directory
     )
+    redactor = make_redactor()
     return Daemon(
         identity,
         _worker_store(settings, store),
-        _outbox(settings, identity, spool, clock, new_id),
-        _attempt_environment(settings, spool),
+        _outbox(settings, identity, spool, clock, new_id, redactor),
+        _attempt_environment(settings, spool, redactor),
         checks=_checks(settings, store, len(identity.gpus), clock),
         machine=machine,
         clock=clock,
@@ -185,17 +186,22 @@ def _worker_store(settings: Settings, store: StoreSession) -> WorkerStore:
 
 
 def _outbox(
-    settings: Settings, identity: WorkerIdentity, spool: Spool, clock: Clock, new_id: UlidGenerator
+    settings: Settings,
+    identity: WorkerIdentity,
+    spool: Spool,
+    clock: Clock,
+    new_id: UlidGenerator,
+    redactor: Redactor,
 ) -> WorkerOutbox:
     source = event_source(identity.pod_id)
     return WorkerOutbox(
-        _shipper(settings, spool, clock),
-        PodEmitter(spool, source, identity.pod_id, clock, new_id),
-        lambda run_id, attempt: RunEmitter(spool, source, run_id, attempt, clock, new_id),
+        _shipper(settings, spool, clock, redactor),
+        PodEmitter(spool, source, identity.pod_id, clock, new_id, redactor),
+        lambda run_id, attempt: RunEmitter(spool, source, run_id, attempt, clock, new_id, redactor=redactor),
     )
 
 
-def _attempt_environment(settings: Settings, spool: Spool) -> AttemptEnvironment:
+def _attempt_environment(settings: Settings, spool: Spool, redactor: Redactor) -> AttemptEnvironment:
     variables = child_environment(os.environ, _names(settings.pod_worker_child_env))
     user = _child_user(settings)
     folders = WorkFolders(settings.work_dir, user)
@@ -211,6 +217,7 @@ def _attempt_environment(settings: Settings, spool: Spool) -> AttemptEnvironment
         control_plane_token=revealed(settings.control_plane_token),
         variables=variables,
         child_user=user,
+        redactor=redactor,
     )
 
 
@@ -251,7 +258,7 @@ def _timeouts(settings: Settings) -> StopTimeouts:
     )
 
 
-def _shipper(settings: Settings, spool: Spool, clock: Clock) -> Shipper:
+def _shipper(settings: Settings, spool: Spool, clock: Clock, redactor: Redactor) -> Shipper:
     orphans = adopt_orphans(settings.spool_dir, settings.pod_worker_spool_max_mb * MIB)
     for orphan in orphans:
         log.info("adopted the spool of a worker that has ended: %s", orphan.directory.name)
@@ -263,6 +270,7 @@ def _shipper(settings: Settings, spool: Spool, clock: Clock) -> Shipper:
         settings.pod_worker_batch_seconds,
         clock,
         log=log.warning,
+        redactor=redactor,
     )
 
 

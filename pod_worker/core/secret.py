@@ -1,4 +1,4 @@
-"""Secrets: a type that never prints its value, the rule for values, and redaction of text.
+"""Secrets: a type that never prints its value, the rule for values, which variables hold one, and redaction.
 
 A value that a header cannot carry fails deep inside an HTTP library, whose error quotes it. So the rule is
 applied where values enter (RFC 9110 section 5.5: visible ASCII).
@@ -6,12 +6,18 @@ applied where values enter (RFC 9110 section 5.5: visible ASCII).
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 MASK = "***"
 MIN_REDACTED_CHARACTERS = 4  # shorter ones would mask ordinary words
+MIN_GUESSED_CHARACTERS = 8  # of a value that is a secret only by its variable's name, such as `true`
+MIN_LINE_CHARACTERS = 16  # of one line of a secret with several, such as a private key
+_SECRET_WORDS = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS(?:W|_|$)|CREDENTIAL|_PAT$|_AUTH|DSN")
+_PLACES = ("_DIR", "_PATH", "_FILE", "_HOME", "_SOCK")  # of a secret, not the secret
 
 
 class InvalidSecretError(ValueError):
@@ -67,16 +73,70 @@ def read_secret(text: str, *, min_length: int = 1, is_header: bool = True) -> Se
     return Secret(value)
 
 
+def is_secret_name(variable: str) -> bool:
+    """Whether a variable of this name holds a secret, as far as a name can tell."""
+    return bool(_SECRET_WORDS.search(variable.upper()))
+
+
+def secret_values(variables: Mapping[str, str]) -> list[str]:
+    """The values of environment variables that hold a secret: by their name, or because a URL has a password."""
+    return [
+        value
+        for name, value in variables.items()
+        if (is_secret_name(name) and not name.endswith(_PLACES) and len(value.strip()) >= MIN_GUESSED_CHARACTERS)
+        or ("://" in value and has_credentials(value))
+    ]
+
+
 class Redactor:
     """Replaces every known secret in a text by `***`, also where it is quoted or escaped."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for secret in secrets for form in _forms(secret)}
-        longest_first = sorted(filter(_is_redactable, forms), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        forms = {form for secret in secrets for form in _forms(secret) if _is_redactable(form)}
+        texts = sorted(forms, key=len, reverse=True)  # the longest first
+        # In an encoded event, a text that holds JSON itself is escaped once more.
+        escaped = {json.dumps(form, ensure_ascii=False)[1:-1] for form in forms}
+        encoded = sorted({_encoded(form) for form in forms | escaped}, key=len, reverse=True)
+        self._forms = tuple(encoded)
+        self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
+        self._bytes_pattern = re.compile(b"|".join(map(re.escape, encoded))) if encoded else None
+        self.longest_bytes = max(map(len, encoded), default=0)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to redact."""
+        return bool(self._forms)
 
     def __call__(self, text: str) -> str:
         return self._pattern.sub(MASK, text) if self._pattern else text
+
+    def is_in(self, data: bytes) -> bool:
+        """Whether the data holds a secret. Much faster than a search for a pattern."""
+        return any(form in data for form in self._forms)
+
+    def redact_bytes(self, data: bytes) -> bytes:
+        return self._bytes_pattern.sub(MASK.encode(), data) if self._bytes_pattern and self.is_in(data) else data
+
+    def find(self, data: bytes, start: int) -> Iterable[tuple[int, int]]:
+        """(start, end) of every secret in `data` from `start`."""
+        return (found.span() for found in self._bytes_pattern.finditer(data, start)) if self._bytes_pattern else ()
+
+    def redact_json(self, value: Any) -> Any:
+        """A JSON value with its texts and keys redacted. Numbers stay, so that JSON stays JSON."""
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, dict):
+            return {self(name): self.redact_json(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.redact_json(each) for each in value]
+        return value
+
+
+def _encoded(text: str) -> bytes:
+    """As bytes of a file or a pipe. An environment variable that is not UTF-8 holds surrogates."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _is_redactable(form: str) -> bool:
@@ -84,10 +144,14 @@ def _is_redactable(form: str) -> bool:
 
 
 def _forms(secret: str) -> Iterable[str]:
-    for value in {secret, secret.strip(), *_credentials(secret)}:
+    lines = [line.strip() for line in secret.splitlines()] if "\n" in secret.strip() else []
+    lines = [line for line in lines if len(line) >= MIN_LINE_CHARACTERS]
+    for value in {secret, secret.strip(), *lines, *_credentials(secret)}:
         yield value
         yield repr(value)[1:-1]  # as a traceback quotes it
-        yield quote(value, safe="")
+        yield quote(_encoded(value), safe="")
+        yield json.dumps(value)[1:-1]
+        yield json.dumps(value, ensure_ascii=False)[1:-1]
 
 
 def _credentials(text: str) -> Iterable[str]:

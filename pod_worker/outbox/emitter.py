@@ -14,7 +14,9 @@ import msgspec
 from pod_worker.core.clock import Clock
 from pod_worker.core.event import SPEC_VERSION
 from pod_worker.core.payload import Payload, RunLog
+from pod_worker.core.secret import Redactor
 from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES, EncodingError, encode_data, replacement_log
+from pod_worker.outbox.redaction import redact_data
 from pod_worker.outbox.segment_files import FACTS, SAMPLES
 from pod_worker.outbox.spool import Spool, pod_stream, run_stream
 from pod_worker.outbox.spool_eviction import DroppedSamples
@@ -42,10 +44,12 @@ class Emitter:
         new_id: Callable[[], str],
         attempt: int | None = None,
         traceparent: str | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         kind, _, name = subject.partition("/")
         self._spool, self._stream = spool, spool.stream(stream)
         self._clock, self._new_id = clock, new_id
+        self._redactor = redactor or None  # one without secrets costs nothing
         self._has_seq = attempt is not None
         self._reported_drops = 0
         constant: dict[str, object] = {
@@ -72,6 +76,8 @@ class Emitter:
                 raise
             payload = replacement_log(payload, problem)
             data = self._encoded(payload)
+        if self._redactor is not None:
+            data = redact_data(self._redactor, data)
         event_id = self._new_id()
         after = b'"id":"%b","time":%b,"type":"%b",%b,"data":%b}\n' % (
             event_id.encode(),
@@ -160,14 +166,23 @@ class RunEmitter(Emitter):
         clock: Clock,
         new_id: Callable[[], str],
         traceparent: str | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         stream = run_stream(run_id, attempt)
-        super().__init__(spool, stream, source, f"run/{run_id}", clock, new_id, attempt, traceparent)
+        super().__init__(spool, stream, source, f"run/{run_id}", clock, new_id, attempt, traceparent, redactor)
         self._report(spool.enforce_limit())
 
 
 class PodEmitter(Emitter):
     """Events about the pod itself, such as a shortage of GPUs: no attempt, no seq."""
 
-    def __init__(self, spool: Spool, source: str, pod_id: str, clock: Clock, new_id: Callable[[], str]) -> None:
-        super().__init__(spool, pod_stream(pod_id), source, f"pod/{pod_id}", clock, new_id)
+    def __init__(
+        self,
+        spool: Spool,
+        source: str,
+        pod_id: str,
+        clock: Clock,
+        new_id: Callable[[], str],
+        redactor: Redactor | None = None,
+    ) -> None:
+        super().__init__(spool, pod_stream(pod_id), source, f"pod/{pod_id}", clock, new_id, redactor=redactor)

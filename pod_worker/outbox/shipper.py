@@ -21,6 +21,7 @@ import msgspec
 
 from pod_worker.core import attempt_token
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.secret import Redactor
 from pod_worker.outbox.backlog import Backlog, SpooledLine
 from pod_worker.outbox.batch_send import SUSPECT_LINES, BatchResult, SendFailure, send_batch
 from pod_worker.outbox.ingest_client import (
@@ -31,6 +32,7 @@ from pod_worker.outbox.ingest_client import (
     SendResult,
     Unavailable,
 )
+from pod_worker.outbox.redaction import redact_line
 from pod_worker.outbox.retry_backoff import RetryBackoff
 from pod_worker.outbox.spool import Spool, SpoolInUseError, stream_owner
 from pod_worker.process.supervised_thread import SupervisedThread
@@ -71,6 +73,7 @@ class Shipper:
         rng: random.Random | None = None,
         log: Callable[[str], None] = lambda message: None,
         keep_seconds: float = KEEP_SECONDS,
+        redactor: Redactor | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._client = IngestClient(url, self._clock)
@@ -81,6 +84,7 @@ class Shipper:
         self._backoff = RetryBackoff(rng or random.Random())
         self._log = log
         self._keep_seconds = keep_seconds
+        self._redactor = redactor or None
         self._changed = threading.Condition()
         self._backlogs: dict[str, Backlog] = {}
         self._stats = ShipperStats()
@@ -212,6 +216,8 @@ class Shipper:
         return lines if is_full or is_old or with_deferred or self._backoff.flushing else []
 
     def _send_lines(self, backlog: Backlog, lines: list[SpooledLine]) -> SendFailure | None:
+        if self._redactor is not None:  # code of the run may have written lines past its emitter
+            lines = [replace(line, data=redact_line(self._redactor, line.data)) for line in lines]
         result = send_batch(partial(self._send, self._token_for(backlog, lines)), lines)
         if result is None:
             self._line_limit = SUSPECT_LINES  # look for the poison line in a small batch, next round

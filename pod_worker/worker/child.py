@@ -24,6 +24,7 @@ from pod_worker.core.failure import (
 )
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Json
+from pod_worker.core.secret import Redactor, secret_values
 from pod_worker.core.stage import EventEmitter, Stage
 from pod_worker.pipelines import find_pipeline
 from pod_worker.stages.context import StageContext, StopFlag
@@ -120,8 +121,9 @@ def main() -> int:
     # Not standard input, which is /dev/null: code of the run may read that, or ask questions there.
     commands = open_private(int(os.environ.pop(protocol.COMMAND_FD_VARIABLE)))
     spec = protocol.read_spec(commands.readline())
-    emitter = child_io.open_run_emitter(spec)
-    uncaught_errors.install(emitter.emit, "child")
+    redactor = Redactor([*secret_values(os.environ), *filter(None, [spec.attempt_token])])
+    emitter = child_io.open_run_emitter(spec, redactor)
+    uncaught_errors.install(emitter.emit, "child", redactor)
     stop = StopFlag()
     threading.Thread(target=read_stop_commands, args=(commands, stop), name="commands", daemon=True).start()
     uplink.send(protocol.ChildReady())

@@ -7,9 +7,10 @@ like a secret is withheld even where a pattern allows it. `extra` names pass in 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
+
+from pod_worker.core.secret import is_secret_name
 
 _NAMES = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE", "TMPDIR", "HOSTNAME",
@@ -24,7 +25,6 @@ _PREFIXES = (
     "MPLBACKEND", "MPLCONFIGDIR", "MALLOC_",
 )  # fmt: skip
 _PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"})
-_SECRET_WORDS = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASSW|CREDENTIAL|_PAT$|_AUTH|DSN")
 _ALLOWED_SECRETS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 
 
@@ -36,7 +36,7 @@ def child_environment(env: Mapping[str, str], extra: Collection[str] = ()) -> di
 def is_allowed(name: str, value: str) -> bool:
     if name.lower() in _PROXIES:
         return not _has_credentials(value)
-    if name not in _ALLOWED_SECRETS and _SECRET_WORDS.search(name.upper()):
+    if name not in _ALLOWED_SECRETS and is_secret_name(name):
         return False
     return name in _NAMES or name.startswith(_PREFIXES)
 

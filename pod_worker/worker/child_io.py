@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import CancelRequested, DrainRequested
+from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, EventEmitter, StopSignal
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
@@ -21,11 +22,12 @@ def event_source(pod_id: str) -> str:
     return f"runpod://pod/{pod_id}"
 
 
-def open_run_emitter(spec: AttemptSpec) -> RunEmitter:
+def open_run_emitter(spec: AttemptSpec, redactor: Redactor) -> RunEmitter:
     clock = SystemClock()
     spool = Spool.attach(Path(spec.spool_dir), spec.spool_max_bytes)
     source = event_source(spec.pod_id)
-    return RunEmitter(spool, source, spec.fence.run_id, spec.fence.attempt, clock, UlidGenerator(clock))
+    fence, new_id = spec.fence, UlidGenerator(clock)
+    return RunEmitter(spool, source, fence.run_id, fence.attempt, clock, new_id, redactor=redactor)
 
 
 class CancelOnlySignal:

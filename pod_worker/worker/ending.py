@@ -7,7 +7,7 @@ other report of the child, and last what the death of the process says.
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from pod_worker.core.failure import Failure, FailureCode, truncate
@@ -22,6 +22,7 @@ from pod_worker.core.payload import (
     RunStatusChanged,
 )
 from pod_worker.core.run import RunStatus
+from pod_worker.core.secret import Redactor
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker.guarded_child import GuardReport
 
@@ -82,6 +83,22 @@ def crash_failure(report: GuardReport, evidence: CrashEvidence) -> Failure:
         return Failure(FailureCode.HOST_OOM, message, traceback=tail)
     name = signal_name(report.signal)
     return Failure(FailureCode.CRASHED_SIGNAL, f"the run's process died of {name}", traceback=tail)
+
+
+def redacted_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
+    """The outcome without known secrets: it goes into the run's document and its events."""
+    match outcome:
+        case Failed(failure):
+            trace = None if failure.traceback is None else redactor(failure.traceback)
+            return Failed(replace(failure, message=redactor(failure.message), traceback=trace))
+        case Succeeded(summary):
+            return Succeeded(redactor.redact_json(summary))
+        case Released(reason):
+            return Released(redactor(reason))
+        case Canceled(by, reason) if reason:
+            return Canceled(by, redactor(reason))
+        case _:
+            return outcome
 
 
 def signal_name(number: int) -> str:

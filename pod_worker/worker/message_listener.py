@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Outcome
 from pod_worker.core.run import Checkpoint
+from pod_worker.core.secret import Redactor
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.worker import protocol
 from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter
@@ -27,6 +28,7 @@ class MessageListener:
         may_retry: Callable[[], bool],
         on_outcome: Callable[[Outcome], object],
         on_invalid: Callable[[str], object],
+        redactor: Redactor,
     ) -> None:
         self._child = child
         self._queue = queue
@@ -35,6 +37,7 @@ class MessageListener:
         self._may_retry = may_retry
         self._on_outcome = on_outcome
         self._on_invalid = on_invalid
+        self._redactor = redactor
         self._noise_lines = 0
 
     def run(self) -> None:
@@ -54,7 +57,8 @@ class MessageListener:
             case protocol.ChildReady():
                 self._submit("start", lambda: self._queue.start(self._fence))
             case protocol.CheckpointSaved(stage=stage, done=done, state=state):
-                saved = Checkpoint(stage, done, state, self._fence.attempt)
+                # Readers of the run's document see it.
+                saved = Checkpoint(stage, done, self._redactor.redact_json(state), self._fence.attempt)
                 self._submit(f"checkpoint of {stage}", lambda: self._queue.checkpoint(self._fence, saved))
             case protocol.OutcomeReported():
                 if (outcome := message.outcome()) is not None:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.payload import RunLog
+from pod_worker.core.secret import Redactor
 from pod_worker.core.terminal_text import terminal_text
+from pod_worker.worker.output_mask import OutputMask
 
 FILE_BYTES = 16 * 1024 * 1024
 LINES_PER_SECOND = 50
@@ -28,8 +30,16 @@ _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CL
 
 
 class OutputCapture:
-    def __init__(self, source: BufferedReader, path: Path, emit: Callable[[RunLog], object], clock: Clock) -> None:
+    def __init__(
+        self,
+        source: BufferedReader,
+        path: Path,
+        emit: Callable[[RunLog], object],
+        clock: Clock,
+        redactor: Redactor | None = None,
+    ) -> None:
         self._source = source
+        self._mask = OutputMask(redactor or Redactor())
         self._emit = emit
         self._clock = clock
         self._file = _RotatingFile(path)
@@ -50,8 +60,8 @@ class OutputCapture:
         """Reads until the end and closes the source."""
         with self._source:
             while chunk := self._read():
-                self._file.write(chunk)
-                self._take(chunk)
+                self._record(self._mask.feed(chunk))
+        self._record(self._mask.rest())
         self._file.close()
         self._take(b"\n")
         self._report_skipped()
@@ -61,6 +71,11 @@ class OutputCapture:
             return self._source.read1(65536)
         except ValueError:
             return b""  # closed by another thread
+
+    def _record(self, chunk: bytes) -> None:
+        if chunk:
+            self._file.write(chunk)
+            self._take(chunk)
 
     def _take(self, chunk: bytes) -> None:
         *lines, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")

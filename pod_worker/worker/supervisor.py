@@ -11,7 +11,7 @@ import queue as queues
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -20,6 +20,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.failure import Failure, FailureCode, classify, truncate
 from pod_worker.core.outcome import Failed, Lost, Outcome
 from pod_worker.core.payload import Payload, RunStarted
+from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import EventEmitter
 from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.run_queue import Claim, RunQueue
@@ -28,7 +29,14 @@ from pod_worker.worker import protocol
 from pod_worker.worker.attempt_tag import AttemptTag
 from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
-from pod_worker.worker.ending import CrashEvidence, EndReason, EndRequest, decide_outcome, final_events
+from pod_worker.worker.ending import (
+    CrashEvidence,
+    EndReason,
+    EndRequest,
+    decide_outcome,
+    final_events,
+    redacted_outcome,
+)
 from pod_worker.worker.fenced_writer import TRY_SECONDS, FencedWrite, FencedWriter, FencedWriteResult
 from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
 from pod_worker.worker.identity import WorkerIdentity
@@ -55,6 +63,7 @@ class AttemptEnvironment:
     control_plane_token: str | None
     variables: Mapping[str, str]  # of the child's process environment
     child_user: ChildUser | None = None
+    redactor: Redactor = field(default_factory=Redactor)  # of every secret that a run may print
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +181,9 @@ class Supervisor:
             trusted_seconds,
             self._spec(work_dir),
         )
-        output = OutputCapture(child.output, work_dir / "output.log", self._emit, self._clock)
+        output = OutputCapture(
+            child.output, work_dir / "output.log", self._emit, self._clock, self._environment.redactor
+        )
         renewer = Renewer(
             self._queue,
             self._lease,
@@ -192,6 +203,7 @@ class Supervisor:
             on_invalid=lambda fault: self._inbox.put(
                 EndRequest(EndReason.ERROR, fault, Failure(FailureCode.USER_ERROR, fault))
             ),
+            redactor=self._environment.redactor,
         )
         self._thread("spec", child.send_spec)
         self._thread("guard", lambda: self._inbox.put(_GuardExited(child.wait())))
@@ -327,10 +339,11 @@ class Supervisor:
         """
         if isinstance(outcome, Lost):
             return AttemptResult(outcome, None)
+        outcome = redacted_outcome(outcome, self._environment.redactor)
         result = self._try_to_settle(outcome)
         if result and result.is_permanent:
             log.error("run %s: MongoDB refuses its end: %s", self._run.id, result.error)
-            outcome = Failed(_refused_failure(result))
+            outcome = redacted_outcome(Failed(_refused_failure(result)), self._environment.redactor)
             result = self._try_to_settle(outcome)
         if result is None or result.error:
             return AttemptResult(Lost("MongoDB did not accept the end of the run"), None)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pod_worker.core.secret import InvalidSecretError, Redactor, Secret, has_credentials, read_secret
+from pod_worker.core.secret import (
+    MASK,
+    MIN_REDACTED_CHARACTERS,
+    InvalidSecretError,
+    Redactor,
+    Secret,
+    has_credentials,
+    read_secret,
+    secret_values,
+)
 
 VALUE = "sentinel-0123456789"
 
@@ -92,3 +101,45 @@ def test_without_secrets_text_stays_as_it_is() -> None:
 )
 def test_credentials_in_a_url_are_seen(url: str, has: bool) -> None:
     assert has_credentials(url) is has
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["WANDB_API_KEY", "HF_TOKEN", "GITHUB_PAT", "DB_PASS", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "SENTRY_DSN"],
+)
+def test_a_variable_with_the_name_of_a_secret_holds_one(name: str) -> None:
+    assert secret_values({name: "0123456789"}) == ["0123456789"]
+
+
+def test_a_url_with_a_password_is_a_secret_under_any_name() -> None:
+    url = "postgres://ana:hunter22@db/x"
+    assert secret_values({"DATABASE_URL": url, "HOST_URL": "http://db/x"}) == [url]
+    assert Redactor([url])("cannot connect as ana:hunter22") == "cannot connect as ***"
+
+
+def test_ordinary_values_are_no_secrets() -> None:
+    ordinary = {
+        "TOKENIZERS_PARALLELISM": "false-or-true",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "true",
+        "SSH_KEY_DIR": "/workspace/keys",
+        "PATH": "/usr/bin:/bin",
+        "MODEL": "a-rather-long-name",
+    }
+    assert secret_values(ordinary) == []
+
+
+@given(st.text(min_size=MIN_REDACTED_CHARACTERS), st.text(max_size=20), st.text(max_size=20))
+def test_no_encoding_of_a_value_hides_a_secret(secret: str, before: str, after: str) -> None:
+    assume(len(secret.strip()) >= MIN_REDACTED_CHARACTERS)
+    redactor = Redactor([secret])
+    value = {"a": [before + secret + after], secret: 1.5}
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), json.dumps(json.dumps(value))):
+        assert redactor.is_in(text.encode("utf-8", "surrogatepass"))
+    redacted = redactor.redact_json(value)
+    assert secret not in json.dumps(redacted, ensure_ascii=False).replace(MASK, "") or secret in MASK
+    assert 1.5 in redacted.values()
+
+
+def test_a_secret_of_several_lines_is_masked_line_by_line() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcw\nshort\n-----END KEY-----\n"
+    assert Redactor([key])("line MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcw") == "line ***"

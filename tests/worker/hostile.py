@@ -20,6 +20,7 @@ from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.payload import Payload, RunLog
+from pod_worker.core.secret import Redactor
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.worker import supervisor
@@ -60,6 +61,7 @@ class Attempt:
         control_plane_token: str | None = None,
         user: ChildUser | None = None,
         interpreter: str = sys.executable,
+        redactor: Redactor | None = None,
     ) -> None:
         self.interpreter = interpreter
         self._emit = emit
@@ -83,6 +85,7 @@ class Attempt:
             control_plane_token,
             dict(os.environ),
             user,
+            redactor or Redactor(),
         )
         self.supervisor = Supervisor(
             self._queue,
