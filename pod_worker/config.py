@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,7 @@ class SecretRule:
     is_header: bool = True  # sent in an HTTP header
 
 
+# One rule for every setting of the type Secret.
 SECRETS: dict[str, SecretRule] = {
     "mongodb_url": SecretRule(1, is_header=False),
     "control_plane_token": SecretRule(16),
@@ -129,6 +130,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "`pod-worker up`; when it runs in another folder, export POD_WORKER_DATA=DIR."
             )
         return self.mongodb_url.reveal()
+
+
+def secret_settings() -> set[str]:
+    """The names of the settings whose type is Secret."""
+    return {each.name for each in msgspec.structs.fields(Settings) if Secret in get_args(each.type)}
 
 
 @dataclass(frozen=True, slots=True)

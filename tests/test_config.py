@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.config import ConfigurationError, known_secrets, load, load_with_origins
+from pod_worker.config import SECRETS, ConfigurationError, known_secrets, load, load_with_origins, secret_settings
 
 
 def test_the_environment_wins_over_dotenv_and_origins_are_reported(tmp_path: Path) -> None:
@@ -141,6 +141,10 @@ def test_known_secrets_hold_every_form_that_could_be_printed(tmp_path: Path) -> 
     assert known_secrets(env, dotenv) == [
         "from-dotenv-0123456789", "bad ü token", "from-file-0123456789\n", "http://ana:password@host",
     ]  # fmt: skip
+
+
+def test_every_setting_of_the_type_secret_has_a_rule_and_no_other_has() -> None:
+    assert secret_settings() == set(SECRETS)
 
 
 def test_an_empty_secret_file_is_named(tmp_path: Path) -> None:

@@ -1,59 +1,133 @@
-"""No secret leaves the processes that need it: logs, spool, events, API, pages, argv and the run's environment."""
+"""No secret leaves the processes that need it: logs, spool, events, API, documents, argv and the run's environment.
+
+The canaries are every setting of the type Secret, and secrets of other programs. A run prints, logs, saves, returns
+and raises its whole environment. Two of its variables are secrets that the operator passes on purpose.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
+import pytest
 
+from pod_worker.config import secret_settings
+from pod_worker.worker.child_user import DEFAULT_UID
 from tests.acceptance.local_stack import Running, wait_for
-from tests.acceptance.process_tree import command_line, environment, processes_below
 
+LEAKING_RUN = Path(__file__).parent / "leaking_run"
+STACKS_OWN = {"mongodb_url", "control_plane_token"}  # with canaries of their own, because the worker uses them
 CANARIES = {
-    "OPENAI_API_KEY": "canary-openai-0123456789",
-    "ANTHROPIC_API_KEY": "canary-anthropic-0123456789",
-    "RUNPOD_API_KEY": "canary-runpod-0123456789",
-    "MINIO_SECRET_KEY": "canary-minio-0123456789",
+    name.upper(): f"canary-{name.replace('_', '-')}-0123456789" for name in sorted(secret_settings() - STACKS_OWN)
 }
+FOREIGN = {
+    "DATABASE_URL": "postgres://ana:canary-database-0123456789@db.example/x",
+    "MONGO_URI": "mongodb://ana:canary-mongo-0123456789@db.example/x",
+    "REDIS_URL": "redis://:canary-redis-0123456789@cache.example",
+    "GITHUB_PAT": "canary-github-0123456789",
+    "DB_PASS": "canary-db-pass-0123456789",
+    "AWS_SECRET_ACCESS_KEY": "canary-aws/+0123456789",
+    "SENTRY_DSN": "https://canary-sentry-0123456789@sentry.example/1",
+    "HTTPS_PROXY": "http://ana:canary-proxy-0123456789@proxy.example:3128",
+    "KUBECONFIG_TOKEN": "canary-kube-0123456789",
+}
+# What the run is given on purpose, and must still not show.
+PASSED = {
+    "HF_TOKEN": "canary-hf-0123456789",
+    "WANDB_API_KEY": 'canary-"wandb"-\\0123456789',
+    "FEATURE_STORE_URL": "https://ana:canary-features-0123456789@features.example",
+}
+PASSWORD = "canary-mongodb-0123456789"
 # Where secrets are kept on purpose, for their owner only (0600).
 KEPT = ("stack.json", "identity.json", "keys.json")
 
 
-def test_no_secret_is_found_outside_the_processes_that_need_it(running: Running) -> None:
-    secrets = {**CANARIES, "token": running.local.token, "s3": running.local.stack.s3.secret_key}
-    completed = running.submit("synthetic", {"seconds": 3, "events": 30, "artifact_bytes": 1000})
-    failed = running.submit("synthetic", {"seconds": 1, "fail_at": 1.5, "fail_kind": "user_error"})
-    # As a secret often comes from a file or a web form.
-    with running.worker("canary", CONTROL_PLANE_TOKEN=f"{running.local.token}\n", **CANARIES) as worker:
-        running.wait_status(completed, "RUNNING")
-        processes = wait_for(lambda: _run_processes(worker.process.pid, completed), "the run's own process")
-        seen = {f"environment of {process.pid}": str(environment(process)) for process in processes}
-        seen |= dict(_command_lines(worker.process.pid))
+@pytest.fixture
+def mongodb_url(running: Running) -> Iterator[str]:
+    """The stack's MongoDB with a login of its own."""
+    admin = running.db.client.admin
+    admin.command("createUser", "canary", pwd=PASSWORD, roles=["root"])
+    url = running.local.stack.mongodb_url
+    separator = "&" if "?" in url else "?"
+    yield url.replace("mongodb://", f"mongodb://canary:{PASSWORD}@", 1) + f"{separator}authSource=admin"
+    admin.command("dropUser", "canary")
+
+
+def needles(running: Running) -> dict[str, str]:
+    """What must not be found, by name: of a URL with a password, the password."""
+    every = {**CANARIES, **FOREIGN, **PASSED}
+    secrets = {
+        name: value.rpartition("@")[0].rpartition(":")[2].strip("/") or value for name, value in every.items()
+    }
+    stack = {"token": running.local.token, "s3": running.local.stack.s3.secret_key, "mongodb": PASSWORD}
+    return secrets | stack | {"wandb in JSON": json.dumps(PASSED["WANDB_API_KEY"])[1:-1]}
+
+
+def test_no_secret_is_found_outside_the_processes_that_need_it(
+    running: Running, mongodb_url: str, tmp_path: Path
+) -> None:
+    evidence = tmp_path / "evidence.json"
+    env = {
+        **CANARIES,
+        **FOREIGN,
+        **PASSED,
+        "MONGODB_URL": mongodb_url,
+        "CONTROL_PLANE_TOKEN": f"{running.local.token}\n",  # as a secret often comes from a file or a web form
+        "POD_WORKER_CHILD_ENV": "WANDB_API_KEY,FEATURE_STORE_URL,PYTHON_LEAK_EVIDENCE",
+        "PYTHONPATH": str(LEAKING_RUN),
+        "PYTHON_LEAK_EVIDENCE": str(evidence),
+        "NO_PROXY": "*",
+    }
+    completed = running.submit("synthetic", {"stages": 1})
+    failed = running.submit("synthetic", {"stages": 1, "fail_at": 1})
+    working = running.submit("synthetic", {"stages": 1, "seconds": 3})
+    with running.worker("canary", **env) as worker:
         running.wait_status(completed, "COMPLETED")
         running.wait_status(failed, "FAILED")
-        wait_for(
-            lambda: running.db.events.count_documents({"runId": failed, "type": "ai.run.failed"}), "all events"
-        )
+        running.wait_status(working, "RUNNING")
+        given = json.loads(evidence.read_text())
+        seen = {"environment that the operator chose": json.dumps({**given, **dict.fromkeys(PASSED, "")})}
+        seen |= dict(_readable_environments(worker.process.pid))
+        seen |= dict(_command_lines(worker.process.pid))
+        running.wait_status(working, "COMPLETED")
+        for run_id, kind in ((completed, "completed"), (failed, "failed")):
+            wait_for(
+                lambda run_id=run_id, kind=kind: running.db.events.count_documents(
+                    {"runId": run_id, "type": f"ai.run.{kind}"}
+                ),
+                "all events",
+            )
         seen |= dict(_answers(running, completed, failed))
+    assert {name: given.get(name) for name in PASSED} == PASSED, "the run had them"
     seen |= dict(_files(running.folder)) | dict(_files(running.local.data))
     seen |= {f"MongoDB {name}": str(list(running.db[name].find())) for name in running.db.list_collection_names()}
-    seen |= dict(_commands(running, completed, failed))
+    seen |= dict(_commands(running, {**CANARIES, **FOREIGN, **PASSED}, completed, failed))
     assert len(seen) > 25, sorted(seen)
+    assert "***" in seen["MongoDB events"], "the run's environment is there, masked"
+    secrets = needles(running)
     found = {(place, name) for place, text in seen.items() for name, secret in secrets.items() if secret in text}
     assert not found
 
 
-def _run_processes(worker: int, run_id: str) -> list[psutil.Process]:
-    """Processes below the worker that execute the run's code: those that know its id."""
-    return [process for process in processes_below(worker) if "POD_WORKER_ATTEMPT" in environment(process)]
+def _readable_environments(worker: int) -> Iterator[tuple[str, str]]:
+    """The environment of the worker and of each process below it, as far as the user of runs can read it."""
+    user = {"user": DEFAULT_UID, "group": DEFAULT_UID, "extra_groups": []} if os.geteuid() == 0 else {}
+    root = psutil.Process(worker)
+    for process in (root, *root.children(recursive=True)):
+        done = subprocess.run(
+            ["cat", f"/proc/{process.pid}/environ"], capture_output=True, text=True, check=False, **user
+        )
+        yield f"environment of {process.pid}", done.stdout
 
 
 def _command_lines(worker: int) -> Iterator[tuple[str, str]]:
-    for process in processes_below(worker) + processes_below(os.getpid()):
-        yield f"command line of {process.pid}", command_line(process)
+    for process in psutil.Process(worker).children(recursive=True) + psutil.Process().children(recursive=True):
+        yield f"command line of {process.pid}", " ".join(process.cmdline())
 
 
 def _answers(running: Running, *run_ids: str) -> Iterator[tuple[str, str]]:
@@ -71,10 +145,10 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
             yield str(path), path.read_bytes().decode(errors="replace")
 
 
-def _commands(running: Running, *run_ids: str) -> Iterator[tuple[str, str]]:
+def _commands(running: Running, env: Mapping[str, str], *run_ids: str) -> Iterator[tuple[str, str]]:
     lines = [["config", "show", "--origin"], ["doctor"], ["runs", "list", "--json"], ["workers", "--json"]]
     for run_id in run_ids:
-        lines += [["runs", "show", run_id, "--json"], ["runs", "why", run_id]]
+        lines += [["runs", "show", run_id, "--json"], ["runs", "why", run_id], ["runs", "logs", run_id]]
     for words in lines:
-        done = running.cli(*words, check=False, **CANARIES)
+        done = running.cli(*words, check=False, **{**env, "NO_PROXY": "*"})
         yield " ".join(words), done.stdout + done.stderr
