@@ -11,6 +11,7 @@ import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -96,12 +97,8 @@ def test_no_secret_is_found_outside_the_processes_that_need_it(
         seen |= dict(_command_lines(worker.process.pid))
         running.wait_status(working, "COMPLETED")
         for run_id, kind in ((completed, "completed"), (failed, "failed")):
-            wait_for(
-                lambda run_id=run_id, kind=kind: running.db.events.count_documents(
-                    {"runId": run_id, "type": f"ai.run.{kind}"}
-                ),
-                "all events",
-            )
+            ended = {"runId": run_id, "type": f"ai.run.{kind}"}
+            wait_for(partial(running.db.events.count_documents, ended), "all events")
         seen |= dict(_answers(running, completed, failed))
     assert {name: given.get(name) for name in PASSED} == PASSED, "the run had them"
     seen |= dict(_files(running.folder)) | dict(_files(running.local.data))
@@ -116,11 +113,17 @@ def test_no_secret_is_found_outside_the_processes_that_need_it(
 
 def _readable_environments(worker: int) -> Iterator[tuple[str, str]]:
     """The environment of the worker and of each process below it, as far as the user of runs can read it."""
-    user = {"user": DEFAULT_UID, "group": DEFAULT_UID, "extra_groups": []} if os.geteuid() == 0 else {}
+    uid = DEFAULT_UID if os.geteuid() == 0 else None
     root = psutil.Process(worker)
     for process in (root, *root.children(recursive=True)):
         done = subprocess.run(
-            ["cat", f"/proc/{process.pid}/environ"], capture_output=True, text=True, check=False, **user
+            ["cat", f"/proc/{process.pid}/environ"],
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         yield f"environment of {process.pid}", done.stdout
 

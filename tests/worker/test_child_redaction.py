@@ -31,7 +31,7 @@ def test_the_spool_of_a_run_that_logs_its_environment_has_no_secret(tmp_path: Pa
         "POD_WORKER_ATTEMPT": "r1/1",
         protocol.COMMAND_FD_VARIABLE: str(commands),
         protocol.UPLINK_FD_VARIABLE: str(uplink),
-        "PYTHONPATH": str(LEAKING_RUN),
+        "PYTHONPATH": os.pathsep.join([str(LEAKING_RUN), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         "PYTHON_LEAK_EVIDENCE": str(tmp_path / "evidence"),
     }
     program = [sys.executable, "-m", "pod_worker.worker.child"]
