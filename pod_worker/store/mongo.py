@@ -39,6 +39,9 @@ TOLERANT: CodecOptions[Document] = CodecOptions(
 )
 
 
+_INDEX_CONFLICTS = (11000, 85, 86)  # duplicate key; the same keys, or the same name, with other options
+
+
 class ConfiguredClient(MongoClient[Document]):
     """A client that keeps its own settings: pymongo compares clients by address, so no dictionary can."""
 
@@ -47,6 +50,10 @@ class ConfiguredClient(MongoClient[Document]):
 
 class StoreUnreachableError(Exception):
     """MongoDB did not answer; the message names the host and the fix, never a password."""
+
+
+class IndexConflictError(Exception):
+    """A stored document or an index of another program prevents an index of ours."""
 
 
 class MongoUrlError(Exception):
@@ -175,10 +182,18 @@ def tolerant_rows(database: Mongo, name: str) -> Rows:
 
 
 def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None:
-    """Create what is missing; an index that exists is left alone."""
+    """Create what is missing; an index that exists is left alone. Raises IndexConflictError."""
     for collection, indexes in wanted.items():
         if indexes:
-            database[collection].create_indexes(indexes)
+            try:
+                database[collection].create_indexes(indexes)
+            except OperationFailure as error:
+                if error.code not in _INDEX_CONFLICTS:
+                    raise
+                raise IndexConflictError(
+                    f"An index of the collection {collection} cannot be created: {brief_text(error)[:500]}. "
+                    "Change or remove the document or the index that this names, then start again."
+                ) from None
 
 
 def literal(value: Json) -> Document:

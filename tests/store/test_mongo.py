@@ -9,7 +9,15 @@ from contextlib import closing
 import pytest
 from pymongo.database import Database
 
-from pod_worker.store.mongo import AsyncMongo, Mongo, async_database, connect
+from pod_worker.store.indexes import all_indexes
+from pod_worker.store.mongo import (
+    AsyncMongo,
+    IndexConflictError,
+    Mongo,
+    async_database,
+    connect,
+    ensure_indexes,
+)
 
 
 def settings_of(database: Mongo | AsyncMongo) -> tuple[str, str | None, float]:
@@ -53,3 +61,16 @@ def test_a_client_keeps_its_settings_when_an_equal_one_is_collected(mongodb_url:
 def test_a_database_that_connect_did_not_open_is_refused(db: Database[dict[str, object]]) -> None:
     with pytest.raises(TypeError, match=r"not opened by connect\(\)"):
         async_database(db)
+
+
+def test_documents_that_prevent_an_index_are_named_with_the_fix(db: Database[dict[str, object]]) -> None:
+    """Documents of another program that share a unique key: every program of ours refuses to start."""
+    db["runs"].insert_many([{"_id": name, "uniqueKey": "same"} for name in ("a", "b")])
+    with pytest.raises(IndexConflictError, match=r"collection runs.*unique_key.*\"same\".*then start again"):
+        ensure_indexes(db, all_indexes())
+    db["runs"].delete_one({"_id": "b"})
+    db["workers"].create_index("podId", name="foreign")
+    with pytest.raises(IndexConflictError, match=r"collection workers.*foreign"):
+        ensure_indexes(db, all_indexes())
+    db["workers"].drop_index("foreign")
+    ensure_indexes(db, all_indexes())
