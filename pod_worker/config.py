@@ -98,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_spool_dir: str = "~/.pod_worker/spool"
     pod_worker_spool_max_mb: Annotated[int, Meta(ge=8, le=2**30)] = 1024
     pod_worker_work_dir: str = "~/.pod_worker/work"
+    pod_worker_kept_work_gb: Annotated[float, Meta(ge=0, le=1e9)] = 20  # of failed runs' folders, together
     pod_worker_min_disk_gb: Annotated[float, Meta(ge=0, le=1e9)] = 1
     pod_worker_required_gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
     pod_worker_region: str | None = None

@@ -204,7 +204,7 @@ def _outbox(
 def _attempt_environment(settings: Settings, spool: Spool, redactor: Redactor) -> AttemptEnvironment:
     variables = child_environment(os.environ, _names(settings.pod_worker_child_env))
     user = _child_user(settings)
-    folders = WorkFolders(settings.work_dir, user)
+    folders = WorkFolders(settings.work_dir, user, int(settings.pod_worker_kept_work_gb * 10**9))
     if user:
         spool.share_with_group(user.gid)
         variables = prepare_home(user, settings.work_dir, variables)

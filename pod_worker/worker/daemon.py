@@ -127,9 +127,10 @@ class Daemon:
         self._state = WorkerState.IDLE
         self._reason: str | None = None
         self._run_id: str | None = None
+        self._cleaning = SupervisedThread("cleaning", every(CLEAN_SECONDS, self._clean_work_folders))
         self._threads = [
             SupervisedThread("presence", every(REGISTER_SECONDS, self._report_state)),
-            SupervisedThread("cleaning", every(CLEAN_SECONDS, self._clean_work_folders)),
+            self._cleaning,
         ]
         self._next_sweep = 0.0
         self._failures = 0
@@ -322,6 +323,8 @@ class Daemon:
         ended = result.settlement and result.settlement.status is not RunStatus.QUEUED
         if isinstance(outcome, Succeeded) or (ended and not isinstance(outcome, Failed)):
             self._environment.work_folders.remove(run_id)
+        else:
+            self._cleaning.wake()  # one more folder stays: the bounds hold after every run
         self._outbox.shipper.flush(self._intervals.flush_seconds)
 
     # ── presence ────────────────────────────────────────────────────────────────────────────────────────

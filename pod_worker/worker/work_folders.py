@@ -20,16 +20,18 @@ from pod_worker.worker.child_user import ChildUser, hand_over
 
 KEPT_SECONDS = 3 * 86_400.0  # the folder of a failed run, for a person to look at
 KEPT_FOLDERS = 20  # without a lock; the oldest go first
+KEPT_BYTES = 20 * 10**9  # of all these together, on disk
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class WorkFolders:
     """Raises OSError at construction when the root is a link or belongs to another user."""
 
-    def __init__(self, root: Path, user: ChildUser | None = None) -> None:
-        """`user` owns the folders of runs; None keeps ours."""
+    def __init__(self, root: Path, user: ChildUser | None = None, kept_bytes: int = KEPT_BYTES) -> None:
+        """`user` owns the folders of runs; None keeps ours. `kept_bytes`: on disk, of all folders not in use."""
         self.root = root
         self._user = user
+        self._kept_bytes = kept_bytes
         make_own_folder(root, 0o710 if user else 0o700)
         if user:
             os.chown(root, -1, user.gid)  # it may enter the root and not list it
@@ -55,11 +57,21 @@ class WorkFolders:
     def clean(
         self, now: float, kept_seconds: float = KEPT_SECONDS, kept_folders: int = KEPT_FOLDERS
     ) -> list[Path]:
-        """Remove unused folders that are old or too many; returns them. `now` is a POSIX timestamp."""
-        folders = sorted(self._folders(), reverse=True)
-        surplus = [path for used_at, path in folders[kept_folders:]]
-        old = [path for used_at, path in folders[:kept_folders] if now - used_at > kept_seconds]
-        return [path for path in (*surplus, *old) if self._remove(path)]
+        """Remove unused folders that are old, too many or too large together; returns them, the oldest first.
+
+        `now` is a POSIX timestamp.
+        """
+        surplus, kept, kept_bytes = list[Path](), 0, 0
+        for used_at, path in sorted(self._folders(), reverse=True):
+            if self._is_used(path):
+                continue
+            kept += 1
+            if kept <= kept_folders and now - used_at <= kept_seconds and kept_bytes <= self._kept_bytes:
+                kept_bytes += disk_bytes(path)  # of what may stay only: a walk through many files takes long
+                if kept_bytes <= self._kept_bytes:
+                    continue
+            surplus.append(path)
+        return [path for path in reversed(surplus) if self._remove(path)]
 
     def _folders(self) -> Iterator[tuple[float, Path]]:
         """(last use, path) of every folder."""
@@ -83,6 +95,19 @@ class WorkFolders:
                 raise
             os.close(fd)  # removed between the two steps
 
+    def _is_used(self, path: Path) -> bool:
+        try:
+            fd = os.open(path, _FOLDER_FLAGS)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
     def _remove(self, path: Path) -> bool:
         if path.parent != self.root or not path.name or path.name in (".", ".."):
             raise ValueError(f"{path} is not a folder of the work root {self.root}")
@@ -98,6 +123,19 @@ class WorkFolders:
         finally:
             os.close(fd)
         return True
+
+
+def disk_bytes(folder: Path) -> int:
+    """What the folder takes on disk: allocated blocks, a file with several names once. No link is followed."""
+    counted: dict[tuple[int, int], int] = {}
+    for parent, names, files in os.walk(folder):
+        for name in (*names, *files):
+            try:
+                found = os.lstat(os.path.join(parent, name))
+            except FileNotFoundError:
+                continue
+            counted[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(counted.values())
 
 
 def make_own_folder(path: Path, mode: int) -> None:

@@ -111,6 +111,18 @@ def test_descriptors_threads_and_folders_stay_flat_over_many_runs(
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.parametrize(("program", "cleanings"), [("os._exit(1)", 1), ("succeed()", 0)])
+def test_folders_are_cleaned_after_each_run_that_leaves_one(
+    db: Db, make_daemon: MakeDaemon, monkeypatch: pytest.MonkeyPatch, program: str, cleanings: int
+) -> None:
+    """Once an hour would let a thousand failed runs fill the disk."""
+    enqueue(db, 1)
+    daemon, woken = make_daemon(program, max_runs=1), list[bool]()
+    monkeypatch.setattr(daemon._cleaning, "wake", lambda: woken.append(True))
+    daemon.run()
+    assert len(woken) == cleanings
+
+
 def test_an_error_of_the_supervision_does_not_end_the_worker(
     db: Db, make_daemon: MakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.worker.work_folders import KEPT_SECONDS, WorkFolders, make_own_folder
+from pod_worker.worker.work_folders import KEPT_SECONDS, WorkFolders, disk_bytes, make_own_folder
 
 IDS = ["..", ".", "", "/etc", "../../victim", "a/b", "a\\b", "x" * 10_000, "\0", "~", "%2E%2E", "run", "\ud800"]
+MB = 1_000_000
 LATER = 10 * KEPT_SECONDS
 
 
@@ -82,6 +83,47 @@ def test_unused_folders_are_bounded_by_age_and_by_number(folders: WorkFolders) -
     removed = folders.clean(now=1006.0, kept_seconds=3.5, kept_folders=4)
     assert sorted(path.name for path in removed) == ["run-0", "run-1", "run-2"]
     assert sorted(path.name for path in folders.root.iterdir()) == ["run-3", "run-4", "run-5"]
+
+
+def fill(folders: WorkFolders, run_id: str, used_at: float, megabytes: int) -> Path:
+    with folders.used(run_id) as path:
+        (path / "deep").mkdir()
+        (path / "deep" / "file").write_bytes(b"x" * megabytes * MB)
+    os.utime(path, (used_at, used_at))
+    return path
+
+
+def test_unused_folders_are_bounded_by_bytes_and_the_oldest_go_first(tmp_path: Path) -> None:
+    folders = WorkFolders(tmp_path / "work", kept_bytes=5 * MB)
+    for number in range(4):
+        fill(folders, f"run-{number}", 1000.0 + number, 2)
+    assert [path.name for path in folders.clean(now=1004.0)] == ["run-0", "run-1"]
+    assert folders.clean(now=1004.0) == []
+    fill(folders, "huge", 1005.0, 6)
+    assert [path.name for path in folders.clean(now=1006.0)] == ["run-2", "run-3", "huge"]
+
+
+def test_a_living_run_is_neither_removed_nor_counted(tmp_path: Path) -> None:
+    folders = WorkFolders(tmp_path / "work", kept_bytes=3 * MB)
+    fill(folders, "failed", 1000.0, 2)
+    fill(folders, "living", 2000.0, 9)
+    with folders.used("living"):
+        assert folders.clean(now=2001.0) == []
+    assert sorted(path.name for path in folders.root.iterdir()) == ["failed", "living"]
+
+
+def test_bytes_are_those_on_disk(tmp_path: Path) -> None:
+    """A sparse file takes nothing; a file with two names takes its blocks once; a link's target is elsewhere."""
+    (tmp_path / "big").write_bytes(b"x" * 4 * MB)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with open(folder / "sparse", "wb") as file:
+        file.truncate(1 << 40)
+    (folder / "file").write_bytes(b"x" * MB)
+    os.link(folder / "file", folder / "same")
+    (folder / "link").symlink_to(tmp_path / "big")
+    (folder / "up").symlink_to(tmp_path)
+    assert MB <= disk_bytes(folder) < 2 * MB
 
 
 def test_a_folder_counts_as_young_from_its_last_use(folders: WorkFolders) -> None:
