@@ -16,7 +16,6 @@ from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Released
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.worker import fenced_writer
-from tests.worker import hostile
 from tests.worker.hostile import supervised
 
 Db = Database[dict[str, Any]]
@@ -66,7 +65,6 @@ def test_a_checkpoint_that_is_refused_for_good_ends_the_run_with_a_name(
     db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each state is small enough; together they exceed the 16 MiB of a document."""
-    monkeypatch.setattr(hostile, "LEASE_SECONDS", 60.0)  # writes of this size take their time
     program = CHECKPOINTS + "for n in range(6):\n    checkpoint(f's{n}', {'x': 'x' * 4_000_000})\ntime.sleep(600)"
     with supervised(db, tmp_path, program) as attempt:
         outcome = attempt.result().outcome
