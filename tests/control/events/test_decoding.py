@@ -64,6 +64,30 @@ def test_any_offset_becomes_utc(time: str, utc: datetime) -> None:
     assert found.tzinfo is UTC
 
 
+@pytest.mark.parametrize("time", ["2026-01-01T00:00:00.123456789Z", "2026-01-01t00:00:00.123456z"])
+def test_times_of_other_writers_are_read(time: str) -> None:
+    found = read(event("e1", time=time)).event.time
+    assert (found.year, found.microsecond in (123_456, 123_457), found.tzinfo) == (2026, True, UTC)
+
+
+def test_a_leap_second_is_refused_with_its_id() -> None:
+    found = refusal(event("e1", time="2016-12-31T23:59:60Z"))
+    assert (found.code, found.event_id) == ("bad_event", "e1")
+
+
+@pytest.mark.parametrize("step", [0, -1, 2**53 + 1, 10**15, 2**63 - 1])
+def test_a_step_is_kept_exactly(step: int) -> None:
+    found = read(event("e1", "ai.run.stage_metric", stage="s", name="loss", value=1e308, step=step))
+    assert (found.payload.step, found.payload.value, found.event.data["step"]) == (step, 1e308, step)
+
+
+@pytest.mark.parametrize("step", ["5", 1.5, True])
+def test_a_step_that_is_no_integer_is_refused(step: Any) -> None:
+    assert (
+        refusal(event("e1", "ai.run.stage_metric", stage="s", name="loss", value=1, step=step)).code == "bad_data"
+    )
+
+
 @pytest.mark.parametrize("level", ["debug", "info", "warn", "warning", "error"])
 def test_both_words_for_a_warning(level: str) -> None:
     assert read(event("e1", level=level)).payload.level == level

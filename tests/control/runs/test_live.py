@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -328,3 +329,30 @@ def test_a_viewer_that_does_not_read_is_ended(store: Any, monkeypatch: pytest.Mo
 def test_any_last_event_id_is_accepted(header: str) -> None:
     position = live._position(header)
     assert position is None or 0 <= position <= live.POSITION_LIMIT
+
+
+# ── requests as other clients write them ────────────────────────────────────────────────────────────────────
+
+
+def raw_answers(server: Server, request: bytes, count: int) -> list[int]:
+    """The status of each answer to bytes on one connection; 100 (Continue) counts too."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(request.replace(b"HOST", f"{host}:{port}".encode()))
+        received = b""
+        while received.count(b"HTTP/1.1 ") < count:
+            part = connection.recv(65536)
+            assert part, received
+            received += part
+    return [int(each[:3]) for each in received.split(b"HTTP/1.1 ")[1:]]
+
+
+def test_chunked_pipelined_and_expecting_clients_are_answered(server: Server) -> None:
+    head = b"POST /api/ingest/events HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/x-ndjson\r\n"
+    first, second, third = (ndjson(event(name)) for name in ("c1", "c2", "c3"))
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (first[:7], first[7:])) + b"0\r\n\r\n"
+    assert raw_answers(server, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks, 1) == [202]
+    plain = [head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body) for body in (second, first)]
+    assert raw_answers(server, b"".join(plain), 2) == [202, 202]
+    expecting = head + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n%b" % (len(third), third)
+    assert raw_answers(server, expecting, 2) == [100, 202]
