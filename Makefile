@@ -20,7 +20,9 @@ ALL := $(VENV)/.ready
 # Two processes: most tests wait for other processes. Files stay whole, so that their servers are started once.
 # A minute of chaos needs the whole machine, so it runs after the other tests.
 CHAOS_SHORT := tests/chaos/test_short_form.py
-PYTEST_ARGS ?= -n 2 --dist loadfile --ignore=$(CHAOS_SHORT)
+# Long files come first and short ones last, so that both processes end at the same time.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --ignore=$(CHAOS_SHORT) \
+  tests/acceptance tests/training tests/scripts tests
 # Pure tests and tests of the store; none needs torch, S3 or sshd.
 FAST := tests/core tests/store tests/outbox tests/stages tests/contract tests/process tests/mutation \
   tests/pods/launch tests/fake_runpod/cloud tests/fake_runpod/billing tests/test_architecture.py tests/test_config.py \
@@ -78,7 +80,7 @@ test-fast: $(DEV) ## Run the pure tests and those of the store: under a minute, 
 
 coverage: $(ALL) system ## Run the tests with coverage, subprocesses included; report in .coverage_html
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS) $(ARGS) $(FILE)
+	$(BIN)/coverage run -m pytest $(if $(FILE),$(FILE),$(PYTEST_ARGS)) $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report
