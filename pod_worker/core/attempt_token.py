@@ -1,4 +1,4 @@
-"""A bearer token for one attempt of one run, derived from the control plane's token.
+"""A bearer token for one attempt of one run, made from the control plane's.
 
 The token names its run and attempt and carries an HMAC-SHA256 over both, so the control plane verifies it without
 a database. It holds no secret of the fleet: the process of a run may have it. It ends with its attempt, because
@@ -29,7 +29,10 @@ class AttemptClaim:
 
 
 def mint(secret: str, run_id: str, attempt: int) -> str:
-    """The token of that attempt. Raises ValueError when `secret` is empty or `attempt` is not positive."""
+    """The token of that attempt.
+
+    Raises ValueError when `secret` is empty or `attempt` is not positive.
+    """
     if not secret or attempt < 1:
         raise ValueError("an attempt token needs a secret and an attempt of at least 1")
     payload = f"{PREFIX}{attempt}.{_encoded(run_id)}"
@@ -42,7 +45,7 @@ def is_attempt_token(token: str) -> bool:
 
 
 def verify(secret: str, token: str) -> AttemptClaim | None:
-    """What the token speaks for; None when it is not one that `mint` made with this secret."""
+    """What the token speaks for; None when `mint` did not make it with this secret."""
     return _verify(secret, token) if len(token) <= LENGTH_LIMIT else None
 
 

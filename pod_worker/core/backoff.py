@@ -1,4 +1,4 @@
-"""Exponential backoff with full jitter, and the Retry-After header. Pure: it never sleeps.
+"""Exponential backoff with full jitter, and the Retry-After header; never sleeps.
 
 Full jitter: uniform in [0, min(cap, first * 2**retries)] (AWS Architecture Blog, "Exponential Backoff And
 Jitter", 2015). Clients that failed at the same moment then do not come back at the same moment.

@@ -1,4 +1,4 @@
-"""Bearer authentication for HTTP sessions, safe against ~/.netrc and against header injection.
+"""Bearer authentication for HTTP sessions, safe against ~/.netrc and injection.
 
 `requests` replaces an Authorization header by a login from ~/.netrc unless the session has an `auth` of its own.
 `BearerAuth` is that `auth`: a callable, so that this module needs no HTTP library.
@@ -19,11 +19,14 @@ RequestT = TypeVar("RequestT", bound=_HasHeaders)
 
 
 class InvalidTokenError(ValueError):
-    """The token cannot be sent in a header. The message names the setting and never the token."""
+    """The token cannot be sent in a header.
+
+    The message names the setting and never the token.
+    """
 
 
 class BearerAuth:
-    """Sets `Authorization: Bearer <token>`; without a token it sets nothing and still disables ~/.netrc.
+    """Sets `Authorization: Bearer <token>`; without a token it only disables ~/.netrc.
 
     Raises InvalidTokenError for a token that is not one line of printable ASCII (RFC 9110 section 5.5).
     """

@@ -1,4 +1,4 @@
-"""Clocks as arguments, so that every rule about leases and order can be tested without waiting.
+"""Clocks as arguments, so that tests of leases and order need not wait.
 
 `monotonic` measures durations and trust; `now` is for display and for stamping events. Ids are ULIDs, made by
 the caller that owns randomness. This module never sleeps.
@@ -16,7 +16,10 @@ class Clock(Protocol):
         """Wall clock, UTC, aware. It may jump, so no decision about a lease uses it."""
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start; never jumps, and advances while the process is stopped."""
+        """Seconds from an arbitrary start; never jumps.
+
+        It advances while the process is stopped.
+        """
 
 
 class SystemClock:

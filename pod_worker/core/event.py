@@ -1,4 +1,4 @@
-"""The CloudEvents envelope as data. The two ends of the wire encode it to and from JSON.
+"""The CloudEvents envelope as data; the two ends of the wire encode it.
 
 An event is an immutable fact about a subject. `seq` orders the events of one attempt and finds gaps; it is
 never a reason to discard (CONTRACT section 1).

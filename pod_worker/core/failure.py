@@ -49,7 +49,10 @@ class FailureCode(StrEnum):
 
 
 class FailureClass(StrEnum):
-    """Who caused a failure. Failures of USER and MODEL count as retries, those of INFRA as crashes."""
+    """Who caused a failure.
+
+    Failures of USER and MODEL count as retries, those of INFRA as crashes.
+    """
 
     USER = "user"  # the run's input or code
     INFRA = "infra"  # the machine, the network or a service; progress clears the count
@@ -170,7 +173,10 @@ class RunError(Exception):
 
 
 class Interruption(BaseException):
-    """A request to stop, not an error. Not an `Exception`, so that no `except Exception` catches it."""
+    """A request to stop, not an error.
+
+    Not an `Exception`, so that no `except Exception` catches it.
+    """
 
 
 class CancelRequested(Interruption):
@@ -178,17 +184,20 @@ class CancelRequested(Interruption):
 
 
 class DrainRequested(Interruption):
-    """The worker shuts down: stop at the next safe point, and the run returns to the queue."""
+    """The worker shuts down: stop at a safe point; the run returns to the queue."""
 
 
 def backoff_seconds(code: FailureCode, retries: int, rng: random.Random) -> float:
-    """Seconds to wait before retry number `retries`, counted from 0: full jitter within the code's policy."""
+    """Seconds to wait before a retry: full jitter within the code's policy.
+
+    `retries` counts from 0.
+    """
     policy = FAILURE_POLICIES[code]
     return full_jitter(retries, policy.backoff_seconds, policy.backoff_cap_seconds, rng)
 
 
 def classify(error: BaseException, stage: str | None = None) -> Failure:
-    """The failure for any exception. In its chain of causes, the most specific one decides."""
+    """The failure for any exception: the most specific one of its chain decides."""
     code = next((found for link in _chain(error) if (found := _code_of(link))), _fallback(error))
     text = str(error) or type(error).__name__
     if not isinstance(error, RunError):

@@ -14,7 +14,10 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The filter of every write that an attempt causes. Zero rows matched means the attempt is over."""
+    """The filter of every write of an attempt.
+
+    Zero rows matched means that the attempt is over.
+    """
 
     run_id: str
     attempt: int

@@ -1,4 +1,4 @@
-"""How an attempt ended: a closed set of values, each with exactly one way to settle it.
+"""How an attempt ended: a closed set of values, each settled in one way.
 
 An outcome is neither an event nor a status. `RunQueue.settle` derives status and budgets from it.
 """
@@ -37,7 +37,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The lease is gone or can no longer be trusted: nothing may be written to the run."""
+    """The lease is gone or not trusted any more: nothing may be written to the run."""
 
     reason: str
 

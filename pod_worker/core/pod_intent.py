@@ -1,4 +1,6 @@
-"""The intent to rent a pod, recorded before the request, so that no crash can hide a pod that bills.
+"""The intent to rent a pod, recorded before the request.
+
+So no crash can hide a pod that bills.
 
 An intent names one create attempt by a pod name that is never used twice. Its state says whether a pod of that
 name may live. Transitions are compare-and-set, and at most one intent of an order may be CREATED. This module
@@ -38,7 +40,10 @@ INTENT_TRANSITIONS: Mapping[IntentState, frozenset[IntentState]] = {
 
 @dataclass(frozen=True, slots=True)
 class PodIntent:
-    """One attempt of one order. `name` is the pod's name at the provider and the intent's identity."""
+    """One attempt of one order.
+
+    `name` is the pod's name at the provider and the intent's identity.
+    """
 
     name: str
     order_id: str
@@ -72,10 +77,16 @@ class UnreadableIntentError(Exception):
 
 
 class IntentLog(Protocol):
-    """The durable log of intents. Every method raises when the store cannot be reached; none may guess."""
+    """The durable log of intents.
+
+    Every method raises when the store cannot be reached; none may guess.
+    """
 
     def record(self, intent: PodIntent) -> None:
-        """Store a new intent durably before returning. Raises IntentConflictError for a taken (order, attempt)."""
+        """Store a new intent durably before returning.
+
+        Raises IntentConflictError for a taken (order, attempt).
+        """
 
     def advance(
         self,
@@ -86,11 +97,17 @@ class IntentLog(Protocol):
         pod_id: str | None = None,
         note: str = "",
     ) -> bool:
-        """Compare-and-set. False when the state is not one of `expect`, or when `to` is CREATED and another intent
-        of the same order already is."""
+        """Compare-and-set; whether the state was changed.
+
+        False when the state is not one of `expect`, or when `to` is CREATED and another intent of the
+        same order already is.
+        """
 
     def of_order(self, order_id: str) -> Sequence[PodIntent]:
-        """All intents of an order, oldest first. Raises UnreadableIntentError: an unread pod could bill unseen."""
+        """All intents of an order, oldest first.
+
+        Raises UnreadableIntentError: an unread pod could bill unseen.
+        """
 
     def named(self, names: Collection[str]) -> Mapping[str, PodIntent]:
         """The intents among `names` that exist and can be read."""

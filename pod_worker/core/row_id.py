@@ -1,4 +1,7 @@
-"""The deterministic id of a row that belongs to a run: `<run id>:<part>:…`, the same on every repetition."""
+"""The deterministic id of a row of a run: `<run id>:<part>:…`.
+
+It is the same on every repetition.
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def predecessors(to: RunStatus) -> frozenset[RunStatus]:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far an attempt came in a stage. `done` means that the next attempt skips the stage."""
+    """How far an attempt came in a stage; the next attempt skips one that is `done`."""
 
     stage: str
     done: bool
@@ -121,5 +121,8 @@ class Run:
 
     @property
     def failed_attempts(self) -> int:
-        """How many attempts failed since a person queued the run, crashes only since the last checkpoint."""
+        """Failed attempts since an operator queued the run.
+
+        Crashes count since the last checkpoint only.
+        """
         return self.retry_count + self.crash_count

@@ -1,4 +1,6 @@
-"""Secrets: a type that never prints its value, the rule for values, which variables hold one, and redaction.
+"""Secrets: a type that never prints its value, rules for values, and redaction.
+
+Also which variables hold one.
 
 A value that a header cannot carry fails deep inside an HTTP library, whose error quotes it. So the rule is
 applied where values enter (RFC 9110 section 5.5: visible ASCII).
@@ -25,7 +27,10 @@ class InvalidSecretError(ValueError):
 
 
 class Secret:
-    """A value that prints as `***`. `reveal` returns it, for the adapter that sends it."""
+    """A value that prints as `***`.
+
+    `reveal` returns it, for the adapter that sends it.
+    """
 
     __slots__ = ("_value",)
 
@@ -79,7 +84,10 @@ def is_secret_name(variable: str) -> bool:
 
 
 def secret_values(variables: Mapping[str, str]) -> list[str]:
-    """The values of environment variables that hold a secret: by their name, or because a URL has a password."""
+    """The values of environment variables that hold a secret.
+
+    Known by their name, or by a password in a URL.
+    """
     return [
         value
         for name, value in variables.items()
@@ -89,7 +97,7 @@ def secret_values(variables: Mapping[str, str]) -> list[str]:
 
 
 class Redactor:
-    """Replaces every known secret in a text by `***`, also where it is quoted or escaped."""
+    """Replaces every known secret in a text by `***`, also quoted or escaped."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets for form in _forms(secret) if _is_redactable(form)}
@@ -121,7 +129,10 @@ class Redactor:
         return (found.span() for found in self._bytes_pattern.finditer(data, start)) if self._bytes_pattern else ()
 
     def redact_json(self, value: Any) -> Any:
-        """A JSON value with its texts and keys redacted. Numbers stay, so that JSON stays JSON."""
+        """A JSON value with its texts and keys redacted.
+
+        Numbers stay, so that JSON stays JSON.
+        """
         if isinstance(value, str):
             return self(value)
         if isinstance(value, dict):
@@ -132,7 +143,10 @@ class Redactor:
 
 
 def _encoded(text: str) -> bytes:
-    """As bytes of a file or a pipe. An environment variable that is not UTF-8 holds surrogates."""
+    """As bytes of a file or a pipe.
+
+    An environment variable that is not UTF-8 holds surrogates.
+    """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

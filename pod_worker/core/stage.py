@@ -43,7 +43,10 @@ ROTATED_ROLE = "rotated"
 
 class EventEmitter(Protocol):
     def emit(self, payload: Payload) -> str:
-        """The event's id, once the event is on this machine's disk. Never waits for a network."""
+        """The event's id, once it is on this machine's disk.
+
+        Never waits for a network.
+        """
 
 
 class ArtifactKind(StrEnum):
@@ -63,7 +66,10 @@ class ArtifactKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that left the pod. `key` is `runs/<run>/<attempt>/<name>`; `sha256` is lower-case hex."""
+    """A file that left the pod.
+
+    `key` is `runs/<run>/<attempt>/<name>`; `sha256` is lower-case hex.
+    """
 
     key: str
     bytes: int
@@ -84,7 +90,10 @@ class Artifacts(Protocol):
         """
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
-        """Download an artifact of this run to `target` (atomic), verifying the hash where it is given."""
+        """Download an artifact of this run to `target` (atomic).
+
+        Verifies the hash where it is given.
+        """
 
 
 class StopSignal(Protocol):
@@ -117,7 +126,7 @@ class Context(Protocol):
     def log(self, message: str, level: str = "info", **fields: Json) -> None: ...
 
     def checkpoint(self, state: dict[str, Json]) -> None:
-        """Record on the run how far this stage has come; the next attempt finds it in `saved_state`.
+        """Record how far this stage has come, for `saved_state` of the next attempt.
 
         Keys and positions, not data: at most `CHECKPOINT_STATE_LIMIT_BYTES` as JSON.
         """

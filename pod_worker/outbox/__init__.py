@@ -1,4 +1,4 @@
-"""The outbox: events go to this machine's disk first and to ingest when the network allows.
+"""The outbox: events go to this machine's disk first, then to ingest.
 
 A training process needs only what is exported here; `outbox.shipper` (and with it the HTTP client) is
 imported by the supervisor alone.

@@ -31,7 +31,10 @@ class SpooledLine:
 
     @property
     def seq(self) -> int:
-        """Lines without one, or with a damaged one, sort last: ingest decides what becomes of them."""
+        """The sort key of a line; a missing or damaged one sorts last.
+
+        Ingest decides what becomes of such a line.
+        """
         if not self.data.startswith(_SEQ):
             return _NO_SEQ
         digits = self.data[len(_SEQ) : len(_SEQ) + _SEQ_DIGITS + 1].partition(b",")[0]
@@ -50,7 +53,7 @@ class Backlog:
         self.retry_at = 0.0  # monotonic: when a stream that could not be read is tried again, for the shipper
 
     def is_quiet(self, now: float) -> bool:
-        """Whether a look would find nothing, at the price of one stat: most streams never change again.
+        """Whether a look would find nothing; costs one stat.
 
         A crash and a line in the overflow leave the header unchanged, so a look takes place now and then anyway.
         """
@@ -69,7 +72,10 @@ class Backlog:
             self._empty_at = now
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each segment, in sending order: facts, overflow, samples, each oldest first."""
+        """Bytes of each segment, in sending order.
+
+        Facts, overflow, samples, each oldest first.
+        """
         found = {}
         for entry in segment_entries(self.directory):
             try:
@@ -109,7 +115,10 @@ class Backlog:
         self.save()
 
     def save(self) -> None:
-        """Write the cursor if it is not on disk yet. A full disk only means that a crash would send again."""
+        """Write the cursor if it is not on disk yet.
+
+        A full disk only means that a crash would send again.
+        """
         if self._is_saved:
             return
         try:
@@ -119,7 +128,10 @@ class Backlog:
             pass
 
     def complete_sizes(self) -> dict[str, int]:
-        """What `is_acknowledged` may be asked for. A torn last line does not count: it is never delivered."""
+        """What `is_acknowledged` may be asked for.
+
+        A torn last line does not count: it is never delivered.
+        """
         return {name: complete_bytes(self.directory / name) for name in self.sizes()}
 
     def is_acknowledged(self, sizes: dict[str, int]) -> bool:
@@ -139,7 +151,10 @@ class Backlog:
         return bool(self._cursor.deferred)
 
     def _read(self, name: str, start: int, max_lines: int, max_bytes: int, has_some: bool) -> list[SpooledLine]:
-        """Whole lines from `start`. A first line longer than `max_bytes` is read if nothing else is sent."""
+        """Whole lines from `start`.
+
+        A first line longer than `max_bytes` is read if nothing else is sent.
+        """
         data = self._bytes(name, start, max(max_bytes, 0))
         if b"\n" not in data and not has_some:
             data = self._bytes(name, start, _LINE_LIMIT_BYTES)

@@ -1,4 +1,4 @@
-"""Sends one batch until each of its lines has a result of its own, or ingest cannot be used.
+"""Sends one batch until each line has a result, or ingest cannot be used.
 
 Finds lines that ingest cannot accept by bisection. Holds no state, waits for nothing and writes nothing.
 """
@@ -49,7 +49,10 @@ class BatchResult:
 
 
 def send_batch(send: Send, lines: list[SpooledLine]) -> BatchResult | None:
-    """The result, or None when a batch too large to be searched was rejected as a whole: send less of it."""
+    """The result; None when a batch too large to be searched was rejected.
+
+    Then send less of it.
+    """
     if len(lines) <= SUSPECT_LINES:
         return _bisect(send, lines)
     answer = send(lines)

@@ -1,4 +1,6 @@
-"""How far ingest has acknowledged a stream: an offset per segment, and the few lines that are deferred.
+"""How far ingest has acknowledged a stream.
+
+An offset per segment, and the few lines that are deferred.
 
 Kept in one small file per stream, replaced atomically after each response and never before it. A crash can
 therefore only lead to sending again. This module never decides what to send.
@@ -27,7 +29,10 @@ class Span(NamedTuple):
 
 
 class Cursor(msgspec.Struct):
-    """`offsets`: acknowledged bytes by file name. `deferred`: lines before an offset that are to be sent again."""
+    """The acknowledged part of a stream.
+
+    `offsets`: acknowledged bytes by file name. `deferred`: lines before an offset that are to be sent again.
+    """
 
     offsets: dict[str, int] = {}
     deferred: list[Span] = []
@@ -55,7 +60,10 @@ def has_cursor(directory: Path) -> bool:
 
 
 def load_cursor(directory: Path) -> Cursor:
-    """Nothing acknowledged where the file is absent, damaged, or names what is not a segment."""
+    """Read the cursor; a file that is absent or damaged acknowledges nothing.
+
+    So does one that names what is not a segment.
+    """
     try:
         with open_segment(directory / FILE_NAME) as file:
             stored = msgspec.json.decode(file.read(), type=_StoredCursor)

@@ -1,4 +1,6 @@
-"""Emitters turn a payload into the final CloudEvents line, on disk before `emit` returns. No network here.
+"""Emitters turn a payload into the final CloudEvents line, on disk at once.
+
+No network here.
 
 The line goes over the wire byte for byte; the constant part of the envelope is encoded once. A warning in the
 run's log replaces a metric, log or progress event that cannot be encoded, because telemetry must not end a run.
@@ -32,7 +34,10 @@ class _Envelope(msgspec.Struct):
 
 
 class Emitter:
-    """Emits events of one subject into one stream. Threads and processes may each have one of their own."""
+    """Emits events of one subject into one stream.
+
+    Threads and processes may each have one of their own.
+    """
 
     def __init__(
         self,
@@ -64,7 +69,7 @@ class Emitter:
         self._data_start = b'{"run_id":%b' % _json(name) if kind == "run" else b"{"
 
     def emit(self, payload: Payload) -> str:
-        """Record one event and return its id; it survives this process's death from here on.
+        """Record one event and return its id; it survives this process's death.
 
         Raises ValueError naming the field when a fact cannot be encoded, OSError when a fact finds no disk at
         all. Samples (Payload.sample) raise neither.
@@ -98,7 +103,10 @@ class Emitter:
         self._stream.hand_over(uid, gid)
 
     def close(self) -> None:
-        """Release the stream's descriptors once the run has ended. A later emit opens them again."""
+        """Release the stream's descriptors once the run has ended.
+
+        A later emit opens them again.
+        """
         self._stream.close()
 
     def _encoded(self, payload: Payload) -> bytes:
@@ -121,7 +129,10 @@ class Emitter:
         return b'"%b"' % now.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
 
     def _report(self, losses: Iterable[DroppedSamples]) -> None:
-        """Log how many samples are missing: evicted ones in the log of their run, unwritten ones in this one."""
+        """Log how many samples are missing.
+
+        Evicted ones in the log of their run, unwritten ones in this one.
+        """
         for loss in losses:
             if (emitter := self._sibling(loss)) is not None:
                 emitter._warn(
@@ -140,7 +151,10 @@ class Emitter:
         self.emit(RunLog(level="warn", message=message, source="outbox"))
 
     def _sibling(self, loss: DroppedSamples) -> Emitter | None:
-        """An emitter for the stream that lost events; None if its line names another attempt, or none."""
+        """An emitter for the stream that lost events.
+
+        None if its line names another attempt, or none.
+        """
         try:
             found = msgspec.json.decode(loss.example, type=_Envelope)
         except msgspec.MsgspecError:  # a damaged line
@@ -155,7 +169,10 @@ class Emitter:
 
 
 class RunEmitter(Emitter):
-    """`core.stage.EventEmitter` for one attempt of one run. `source` is `runpod://pod/<pod id>`."""
+    """`core.stage.EventEmitter` for one attempt of one run.
+
+    `source` is `runpod://pod/<pod id>`.
+    """
 
     def __init__(
         self,

@@ -37,7 +37,10 @@ _PLANS: dict[type[Payload], _Plan] = {}
 
 
 def _plan(kind: type[Payload]) -> _Plan:
-    """(attribute, name on the wire, required) of each field, worked out once per payload type."""
+    """(attribute, name on the wire, required) of each field.
+
+    Worked out once per payload type.
+    """
     found = tuple(
         (field.name, RENAMED.get(field.name, field.name), field.default is MISSING) for field in fields(kind)
     )
@@ -75,7 +78,7 @@ def encode_data(payload: Payload) -> bytes:
 
 
 def replacement_log(payload: Payload, problem: ValueError) -> RunLog:
-    """The warning that takes the place of a metric, a log or a progress event that cannot be sent."""
+    """The warning that replaces a metric, log or progress event that cannot be sent."""
     if isinstance(payload, RunLog):  # the message matters more than its kv
         return replace(payload, kv={"left_out": str(problem)}, source="outbox")
     shown = {wire: _preview(getattr(payload, name)) for name, wire, _ in _PLANS.get(type(payload)) or ()}
@@ -83,7 +86,10 @@ def replacement_log(payload: Payload, problem: ValueError) -> RunLog:
 
 
 def _to_json(value: Any, path: str, kind: str, depth: int = 0) -> Json:
-    """Exact JSON types only, or EncodingError. Numpy and torch scalars become numbers by their `item()`."""
+    """Exact JSON types only, or EncodingError.
+
+    Numpy and torch scalars become numbers by their `item()`.
+    """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Enum):
@@ -119,7 +125,10 @@ def _key(key: Any, path: str, kind: str) -> str:
 
 
 def _sendable_log(log: RunLog) -> RunLog:
-    """Truncates the message and replaces unknown levels and values that are not JSON, so that the line is kept."""
+    """Make a log line that can be kept.
+
+    Truncates the message and replaces unknown levels and values that are not JSON.
+    """
     if not isinstance(log.message, str):
         log = replace(log, message=str(log.message))
     if len(log.message) > LOG_MESSAGE_BYTES // 4:  # four bytes a character at most

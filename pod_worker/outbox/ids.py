@@ -1,4 +1,6 @@
-"""ULIDs fast enough for the emit path: 48 bits of milliseconds, then 80 random bits that count up within one.
+"""ULIDs fast enough for the emit path.
+
+48 bits of milliseconds, then 80 random bits that count up within one.
 
 Two processes draw different random bits, so ids do not collide; a forked child draws its own. Ids of different
 processes are not ordered: `seq` is for that.
@@ -23,7 +25,10 @@ def _base32(number: int, pairs: int) -> str:
 
 
 class UlidGenerator:
-    """Callable giving a new 26-character ULID; ids of one instance sort in the order they were made."""
+    """Callable giving a new 26-character ULID.
+
+    Ids of one instance sort in the order they were made.
+    """
 
     def __init__(self, clock: Clock, rng: random.Random | None = None) -> None:
         self._clock = clock
@@ -59,7 +64,7 @@ class UlidGenerator:
         self._low = drawn & (_LOW_LIMIT - 1)
 
     def _start_over(self) -> None:
-        """After fork the parent's counter must not go on in the child, or both would make the same ids."""
+        """Start a new counter after a fork, or both processes would make the same ids."""
         self._mutex = threading.Lock()
         self._pid = os.getpid()
         self._rng = random.SystemRandom()

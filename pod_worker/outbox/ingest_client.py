@@ -1,4 +1,6 @@
-"""One request to ingest, and the meaning of its answer for each line. It sends and reads; it never retries.
+"""One request to ingest, and the meaning of its answer for each line.
+
+It sends and reads; it never retries.
 
 Only an answer that has ingest's own form counts as an acknowledgement: a proxy's login page with status 200
 does not. No message contains the token, or a password in the URL.
@@ -39,7 +41,10 @@ class LineRejection:
 
 @dataclass(frozen=True, slots=True)
 class BatchAccepted:
-    """Stored by ingest, except the lines (by position in the request) that it rejected or deferred."""
+    """Stored by ingest, except the lines that it rejected or deferred.
+
+    These are given by their position in the request.
+    """
 
     rejected: dict[int, LineRejection] = field(default_factory=dict)
     deferred: frozenset[int] = frozenset()
@@ -49,7 +54,7 @@ class BatchAccepted:
 
 @dataclass(frozen=True, slots=True)
 class BatchRejected:
-    """Ingest rejected the request as a whole for its content: some line in it is poison."""
+    """Ingest rejected the request for its content: some line in it is poison."""
 
     rejection: LineRejection
 
@@ -92,7 +97,10 @@ class _IdOnly(msgspec.Struct):
 
 
 class IngestClient:
-    """POSTs NDJSON batches to `<url>/api/ingest/events` over one kept-alive connection. For one thread."""
+    """POSTs NDJSON batches to `<url>/api/ingest/events`.
+
+    Over one kept-alive connection, for one thread.
+    """
 
     def __init__(self, url: str, clock: Clock) -> None:
         if not url.startswith(("http://", "https://")):
@@ -104,7 +112,10 @@ class IngestClient:
         self._session.headers.update({"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"})
 
     def send(self, lines: Sequence[bytes], token: str | None) -> SendResult:
-        """One request under `token`. `lines` end in newlines. No setting, network or server makes it raise."""
+        """One request under `token`.
+
+        `lines` end in newlines. No setting, network or server makes it raise.
+        """
         body = gzip.compress(b"".join(lines), compresslevel=1, mtime=0)
         try:
             # A redirect would turn the POST into a GET whose 200 acknowledges nothing.
@@ -154,7 +165,10 @@ class IngestClient:
 
 
 def _by_position(errors: list[_LineError], lines: Sequence[bytes]) -> list[tuple[int, _LineError]]:
-    """Each error with its line's position: by event id where given, else by the 1-based line number."""
+    """Each error with its line's position.
+
+    By event id where given, else by the 1-based line number.
+    """
     if not errors:
         return []
     positions = {_id_of(line): index for index, line in enumerate(lines)}

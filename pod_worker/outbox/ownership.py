@@ -1,4 +1,6 @@
-"""The locks and permissions of a spool's folder: one living owner, any number of attached processes.
+"""The locks and permissions of a spool's folder.
+
+One living owner, any number of attached processes.
 
 An owner holds a flock on `owner.lock`, so that another worker can recognize the spool of a dead one. Every process
 that uses the folder holds a shared flock on `members.lock`.
@@ -15,7 +17,7 @@ OWNER, MEMBERS = "owner.lock", "members.lock"
 
 
 def try_own(directory: Path) -> int | None:
-    """The descriptor that holds the owner's lock, or None while a living process holds it."""
+    """The descriptor of the owner's lock; None while a living process holds it."""
     try:
         fd = os.open(directory / OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except (FileNotFoundError, NotADirectoryError):
@@ -46,7 +48,10 @@ def is_linked(fd: int, path: Path) -> bool:
 
 
 def make_private(folder: Path) -> None:
-    """A folder of this user that others can neither read nor write. Raises OSError where that is not possible."""
+    """A folder of this user that others can neither read nor write.
+
+    Raises OSError where that is not possible.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

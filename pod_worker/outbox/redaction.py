@@ -1,4 +1,4 @@
-"""Known secrets out of events: in the data that is emitted, and in every line that leaves the spool.
+"""Known secrets out of events: in emitted data and in lines that leave the spool.
 
 An event without a secret costs one search of its bytes. One with a secret is decoded, so that only texts change.
 """
@@ -16,12 +16,18 @@ _ATTRIBUTES = frozenset({"specversion", "type", "subject", "time", "seq", "attem
 
 
 def redact_data(redactor: Redactor, data: bytes) -> bytes:
-    """The encoded `data` of an event. The run id stays: it must agree with the subject."""
+    """The encoded `data` of an event.
+
+    The run id stays: it must agree with the subject.
+    """
     return msgspec.json.encode(_redacted(redactor, msgspec.json.decode(data))) if redactor.is_in(data) else data
 
 
 def redact_line(redactor: Redactor, line: bytes) -> bytes:
-    """A line of the spool, whatever wrote it; a line that is not JSON is redacted as bytes."""
+    """A line of the spool, whatever wrote it.
+
+    A line that is not JSON is redacted as bytes.
+    """
     if not redactor.is_in(line):
         return line
     try:

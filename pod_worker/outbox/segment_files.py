@@ -42,7 +42,10 @@ def number_of(name: str) -> int:
 
 
 def segment_entries(directory: Path) -> list[os.DirEntry[str]]:
-    """The regular segment files of one stream, in sending order: facts, overflow, samples, each oldest first."""
+    """The regular segment files of one stream, in sending order.
+
+    Facts, overflow, samples, each oldest first.
+    """
     try:
         with os.scandir(directory) as entries:
             found = [entry for entry in entries if lane_of(entry.name) and entry.is_file(follow_symlinks=False)]
@@ -52,7 +55,10 @@ def segment_entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def open_segment(path: Path) -> BinaryIO:
-    """Open for reading. Raises OSError; FileNotFoundError also for what is not a regular file."""
+    """Open for reading.
+
+    Raises OSError; FileNotFoundError also for what is not a regular file.
+    """
     try:
         fd = os.open(path, READ_FLAGS)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The thread that sends spooled events to ingest and marks them delivered after ingest has acknowledged them.
+"""The thread that sends spooled events and marks what ingest acknowledged.
 
 At least once: an event leaves the backlog only when an answer accepted or rejected that very line. A crash sends
 again, and ingest absorbs the duplicate. The shipper never blocks `emit` and never discards on an error. It keeps
@@ -98,11 +98,17 @@ class Shipper:
         self._thread.start()
 
     def problem(self) -> str | None:
-        """What is wrong with the thread; None while it works. A server that is away is in `stats`."""
+        """What is wrong with the thread; None while it works.
+
+        A server that is away is in `stats`.
+        """
         return self._thread.problem()
 
     def stop(self, timeout: float = 35.0) -> None:
-        """End the thread after the request in flight. Does not flush: undelivered events stay on disk."""
+        """End the thread after the request in flight.
+
+        Does not flush: undelivered events stay on disk.
+        """
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -114,8 +120,11 @@ class Shipper:
             self._spools.append(spool)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all events emitted before the call are acknowledged or rejected; False after `timeout`
-        seconds. Deferred events and a wait that ingest asked for (Retry-After) count as not done."""
+        """Wait until all events emitted before the call are acknowledged or rejected.
+
+        False after `timeout` seconds. Deferred events and a wait that ingest asked for (Retry-After)
+        count as not done.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             folders = [folder for spool in self._spools for folder in spool.stream_folders()]
@@ -227,7 +236,7 @@ class Shipper:
         return result.failure
 
     def _token_for(self, backlog: Backlog, lines: Sequence[SpooledLine]) -> str | None:
-        """A run's stream goes under the token of its attempt, so that ingest refuses lines of any other.
+        """The token of the attempt for a run's stream, so that ingest refuses others.
 
         Code of the run can write into its stream, also in the spool of a worker that has ended.
         """
@@ -273,7 +282,10 @@ class Shipper:
     def _store_dead_letters(
         self, spool: Path, rejected: Collection[tuple[SpooledLine, LineRejection]]
     ) -> list[SpooledLine]:
-        """Store rejected lines whole, with the reason. Returns them if the disk does not take them."""
+        """Store rejected lines whole, with the reason.
+
+        Returns them if the disk does not take them.
+        """
         if not rejected:
             return []
         records = [
@@ -330,7 +342,7 @@ class Shipper:
             self._log(message)
 
     def _housekeep(self, now: float) -> None:
-        """Now and then: the reserve, cursors that a full disk refused, delivered streams that are old."""
+        """Now and then: the reserve, unsaved cursors, delivered streams that are old."""
         self._housekept_at = now
         with self._changed:
             for backlog in self._backlogs.values():

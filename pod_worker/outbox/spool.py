@@ -1,4 +1,4 @@
-"""A worker's folder of undelivered and recently delivered events, and its ownership.
+"""A worker's folder of undelivered and recently delivered events.
 
 One folder per worker incarnation. Its owner holds a flock for as long as it lives, so that a later worker can
 recognize the spool of a dead one and adopt it; a child process attaches without owning. The spool bounds the
@@ -54,7 +54,7 @@ class _Addressed(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """Whether a line is on disk, and the undelivered samples that were removed to make room."""
+    """Whether a line is on disk, and the samples that were removed to make room."""
 
     is_recorded: bool
     evicted: tuple[DroppedSamples, ...] = ()
@@ -64,7 +64,7 @@ _RECORDED, _DROPPED = WriteResult(True), WriteResult(False)
 
 
 class Spool:
-    """Use `Spool.open` (the worker), `Spool.attach` (its child, or a reader) or `adopt_orphans`."""
+    """Use `Spool.open` (the worker), `Spool.attach` or `adopt_orphans`."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Spool:
 
     @classmethod
     def attach(cls, directory: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> Spool:
-        """Share a folder that another process owns, to emit into it (a child) or to read it."""
+        """Share a folder that another process owns, to emit into it or to read it."""
         return cls(directory, max_bytes, clock)
 
     @property
@@ -134,7 +134,7 @@ class Spool:
             return self._streams[name]
 
     def append(self, stream: Stream, lane: int, before: bytes, after: bytes, numbered: bool) -> WriteResult:
-        """One durable line. A sample that the disk refuses is counted in `dropped` and not recorded.
+        """One durable line; a sample that the disk refuses is counted in `dropped`.
 
         A fact makes room for itself: delivered segments go first, then samples, then the reserve; only then is
         OSError raised.
@@ -166,7 +166,7 @@ class Spool:
         return WriteResult(True, evicted)
 
     def enforce_limit(self) -> tuple[DroppedSamples, ...]:
-        """Bring the folder back under `max_bytes`; returns the undelivered samples that were removed for it."""
+        """Bring the folder back under `max_bytes`; returns the samples lost for it."""
         excess = self.size_bytes() - self.max_bytes
         if excess <= 0:
             return ()
@@ -199,7 +199,10 @@ class Spool:
         return True
 
     def append_dead_letter(self, letters: bytes) -> None:
-        """Append to the dead-letter file, of which at most two of DEAD_LETTER_BYTES are kept. Raises OSError."""
+        """Append to the dead-letter file.
+
+        At most two of DEAD_LETTER_BYTES are kept. Raises OSError.
+        """
         path = self.dead_letter
         if path.exists() and path.stat().st_size + len(letters) > DEAD_LETTER_BYTES:
             os.replace(path, path.with_suffix(".old.ndjson"))
@@ -231,20 +234,20 @@ class Spool:
         return sum(found.bytes for folder in self.stream_folders() for found in segments(folder))
 
     def lines(self, name: str | None = None) -> Iterator[bytes]:
-        """Every whole line still on disk, of one stream or of all: facts, overflow, then samples."""
+        """Every whole line on disk, of one stream or of all: facts, overflow, samples."""
         for folder in self.stream_folders() if name is None else [self.directory / name]:
             for entry in segment_entries(folder):
                 yield from whole_lines(Path(entry.path))
 
     def event_ids(self, run_id: str, attempt: int) -> list[str]:
-        """The id of every event of an attempt that is still on disk (all of them until pruned or over bound)."""
+        """The id of every event of an attempt that is still on disk."""
         lines = self.lines(run_stream(run_id, attempt))
         return [msgspec.json.decode(line, type=_Identified).id for line in lines]
 
     # -- keeping and ending ----------------------------------------------------------------------------------
 
     def restore(self) -> bool:
-        """Create and own the folder again where another program removed it; True if that was needed.
+        """Create and own the folder again where another program removed it.
 
         What was in it and not delivered is lost. New events are kept, and no other worker adopts the folder.
         Raises OSError if the disk refuses, SpoolInUseError if another worker has taken the name meanwhile.
@@ -267,7 +270,7 @@ class Spool:
         return True
 
     def prune(self, older_than: float, kept: int = KEPT_STREAMS, surplus_after: float = SURPLUS_SECONDS) -> int:
-        """Remove streams that are wholly delivered and quiet for `older_than` seconds; returns how many.
+        """Remove streams that are delivered and quiet for `older_than` seconds.
 
         Beyond the newest `kept` streams, `surplus_after` seconds are enough: every stream costs the shipper a
         look. A run that lives is never quiet for so long, it has heartbeats.
@@ -280,7 +283,10 @@ class Spool:
         )
 
     def _remove_delivered(self, folder: Path, oldest: float) -> bool:
-        """Remove the stream unless it has an undelivered line, or a segment written after `oldest`."""
+        """Remove the stream unless it has an undelivered line or a recent segment.
+
+        Recent: written after `oldest`.
+        """
 
         def is_disposable() -> bool:
             return all(
@@ -296,7 +302,7 @@ class Spool:
         return removed
 
     def remove_if_empty(self) -> bool:
-        """Remove an adopted folder with no stream, no dead letter of this month and no other process in it."""
+        """Remove an adopted folder without streams, recent dead letters and processes."""
         oldest = self._clock.now().timestamp() - DEAD_LETTER_SECONDS
         letter = self.dead_letter
         if not self.is_adopted or self.stream_folders() or (letter.exists() and letter.stat().st_mtime > oldest):
@@ -310,7 +316,7 @@ class Spool:
         return True
 
     def share_with_group(self, gid: int) -> None:
-        """Processes of the group may enter the folder and attach; each reaches only streams handed over to it."""
+        """Let processes of the group enter; each reaches streams handed over to it."""
         self._shared_gid = gid
         for folder in (self.directory.parent, self.directory):
             os.chown(folder, -1, gid)
@@ -319,7 +325,7 @@ class Spool:
         os.fchmod(self._member_fd, 0o660)
 
     def take_back(self) -> None:
-        """Streams that belonged to a run's user are ours again: the next run works under the same user."""
+        """Take back streams of a run's user; the next run has the same user."""
         for folder in self.stream_folders() if os.geteuid() == 0 else []:
             if folder.stat().st_uid != os.geteuid():
                 Stream(folder, self._segment_bytes).hand_over(os.geteuid(), os.getegid())
@@ -337,7 +343,7 @@ class Spool:
 
 
 def adopt_orphans(root: Path, max_bytes: int = DEFAULT_BYTES, clock: Clock | None = None) -> list[Spool]:
-    """Own every spool under `root` whose worker is dead, so that its events are still delivered."""
+    """Own every spool under `root` whose worker is dead, to deliver its events."""
     found = []
     for directory in sorted(root.glob("worker-*")):
         fd = None if directory.is_symlink() else try_own(directory)

@@ -1,4 +1,6 @@
-"""Keeps a spool within its size limit: delivered segments go first, then the oldest closed samples.
+"""Keeps a spool within its size limit.
+
+Delivered segments go first, then the oldest closed samples.
 
 Facts (a run's life: started, stages, artifacts, outcome) that ingest has not accepted are never removed, nor is
 a segment that is still being written. Evicted samples are counted, so that the run's log can report them.
@@ -37,7 +39,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class DroppedSamples:
-    """`count` events of one stream that were removed undelivered; `example` is one of their lines."""
+    """`count` events of one stream removed undelivered; `example` is one line."""
 
     stream: str
     example: bytes
@@ -62,7 +64,10 @@ def segments(stream: Path) -> Iterator[Segment]:
 def evict(
     streams: Iterable[Path], bytes_to_free: int, may_drop_samples: bool
 ) -> tuple[int, tuple[DroppedSamples, ...]]:
-    """Remove closed segments, delivered ones first, until `bytes_to_free` are free: (bytes freed, losses)."""
+    """Remove closed segments until `bytes_to_free` are free: (bytes freed, losses).
+
+    Delivered ones go first.
+    """
     closed = sorted(
         (segment for stream in streams for segment in segments(stream) if segment.is_closed),
         key=lambda segment: segment.written_at,

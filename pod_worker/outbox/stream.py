@@ -1,4 +1,6 @@
-"""The durable append: one folder per (run, attempt), written by any thread of any process that shares it.
+"""The durable append: one folder per (run, attempt), shared by processes.
+
+Any thread of any process that shares it writes.
 
 Two lanes of append-only segments (`facts`, `samples`) and a small header that holds the last `seq` and the
 committed length of each lane, all moved under one flock. A line is in the kernel before `append` returns, so
@@ -49,7 +51,7 @@ class _Numbered(msgspec.Struct):
 
 
 def read_head(directory: Path) -> _Head:
-    """The header without the lock, for readers that only need to know which segments are closed."""
+    """The header without the lock, for readers that need the closed segments only."""
     try:
         with open_segment(directory / "head") as file:
             return _unpacked(file.read(_HEAD.size))
@@ -71,7 +73,9 @@ class Stream:
         self._reset_descriptors()
 
     def append(self, lane: int, before: bytes, after: bytes, numbered: bool) -> bool:
-        """Write `before`, the next seq (where `numbered`) and `after` as one line; True if a segment closed.
+        """Write `before`, the next seq and `after` as one line; True if a segment closed.
+
+        The seq only where `numbered`.
 
         Raises OSError (ENOSPC and similar) having recorded nothing.
         """
@@ -94,7 +98,7 @@ class Stream:
             self._mutex.release()
 
     def close_segments(self) -> None:
-        """End both current segments, so that the room they take can be given back; skipped if busy."""
+        """End both current segments, so that their room can be freed; skipped if busy."""
         with self._mutex:
             if self._lock() is not None:
                 try:
@@ -163,7 +167,10 @@ class Stream:
         return closed
 
     def _is_consistent(self, head: _Head) -> bool:
-        """Whether no process died between a line and the header, and the open segments are the current ones."""
+        """Whether no process died between a line and the header.
+
+        Then the open segments are the current ones.
+        """
         return (
             head[0] == _MAGIC
             and head[2] == self._lane_segments[FACTS]
@@ -173,7 +180,7 @@ class Stream:
         )
 
     def _recover(self) -> _Head:
-        """Open the current segments and count in what a process wrote there before it died."""
+        """Open the current segments and count in what a dead process wrote there."""
         head = _unpacked(os.pread(self._head_fd, _HEAD.size, 0))
         if head[0] != _MAGIC:
             head = self._rebuild_head(seq=0)
@@ -225,7 +232,10 @@ class Stream:
     # -- the lock ------------------------------------------------------------------------------------------
 
     def _lock(self) -> _Head | None:
-        """Take the flock across processes and read the header. None when another process holds it for too long."""
+        """Take the flock across processes and read the header.
+
+        None when another process holds it for too long.
+        """
         while True:
             if self._head_fd < 0:
                 self._open_head()
@@ -238,7 +248,10 @@ class Stream:
             self._close()
 
     def _is_linked(self) -> bool:
-        """Whether the open header still has a name; asked once a second, for it costs a system call."""
+        """Whether the open header still has a name.
+
+        Asked once a second, because it costs a system call.
+        """
         self._check_links_at = monotonic() + _LINK_CHECK_SECONDS
         return os.fstat(self._head_fd).st_nlink > 0
 
@@ -271,7 +284,10 @@ class Stream:
         self._check_links_at = monotonic() + _LINK_CHECK_SECONDS
 
     def hand_over(self, uid: int, gid: int) -> None:
-        """Give the stream to a user (root only); what we create in it later belongs to that user too."""
+        """Give the stream to a user (root only).
+
+        What we create in it later belongs to that user too.
+        """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with os.scandir(self.directory) as entries:
             for entry in entries:
@@ -283,7 +299,7 @@ class Stream:
             os.fchown(fd, owner.st_uid, owner.st_gid)
 
     def _append_overflow(self, line: bytes) -> bool:
-        """Into a file that only this process writes, so that it needs neither lock nor recovery."""
+        """Write a file that only this process writes: no lock, no recovery."""
         with self._overflow_mutex:
             if self._overflow_fd < 0:
                 name = f"{OVERFLOW}.{os.getpid()}-{time.time_ns()}.ndjson"
@@ -322,7 +338,10 @@ def _unpacked(data: bytes) -> _Head:
 
 
 def _truncate_torn_line(fd: int, start: int) -> tuple[int, int]:
-    """(end, last seq) of the whole lines from `start`; a torn last line, never acknowledged, is cut off."""
+    """(end, last seq) of the whole lines from `start`.
+
+    A torn last line, never acknowledged, is cut off.
+    """
     size = os.lseek(fd, 0, os.SEEK_END)
     if size <= start:
         return size, 0

@@ -1,1 +1,4 @@
-"""Process trees and supervised threads: standard library and core only, below every package that starts one."""
+"""Process trees and supervised threads: standard library and core only.
+
+Below every package that starts one.
+"""

@@ -1,4 +1,4 @@
-"""A thread that repeats one step until it is stopped, survives every exception, and reports its health.
+"""A thread that repeats one step, survives every exception, reports its health.
 
 Every long-lived thread of a worker or a control plane is one of these. An exception is logged, counted and
 followed by a growing pause. `problem` says when the thread is dead, stuck in a step, or fails again and again;
@@ -20,7 +20,7 @@ FAILURES_TO_REPORT = 3
 
 
 class SupervisedThread:
-    """Calls `step` repeatedly. It returns the seconds until the next call, or None to end the thread.
+    """Calls `step` repeatedly; it returns the seconds until the next call, or None.
 
     `wake` ends a pause early. `backoff_seconds` are the first and the longest pause after an exception.
     `stuck_seconds` is how long one step may take before `problem` reports it; None where a step waits for input.
@@ -56,7 +56,7 @@ class SupervisedThread:
         self._woken.set()
 
     def stop(self, timeout: float = 5.0) -> bool:
-        """End after the step in progress; False when that takes longer than `timeout` seconds."""
+        """End after the step in progress; False after `timeout` seconds."""
         self._stopping.set()
         self._woken.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -68,7 +68,7 @@ class SupervisedThread:
         return self._stopping.wait(seconds)
 
     def join(self, timeout: float) -> bool:
-        """Wait for a step to end the thread; False when that takes longer than `timeout` seconds."""
+        """Wait for a step to end the thread; False after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -82,7 +82,7 @@ class SupervisedThread:
         return self._failures
 
     def problem(self) -> str | None:
-        """What is wrong with the thread, in a few words; None while it works or was never started."""
+        """What is wrong with the thread; None while it works or was never started."""
         if self._thread.ident is None or self._has_ended or self._stopping.is_set():
             return None
         if not self._thread.is_alive():

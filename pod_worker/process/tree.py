@@ -1,4 +1,4 @@
-"""Process trees on Linux: adopt orphans, list and kill descendants, die with the parent.
+"""Process trees on Linux: adopt orphans, list and kill, die with the parent.
 
 Programs that are started by path (the guard, process 1 of a fake pod) import this module, so it imports little
 and starts in milliseconds. On other systems `descendants` is empty and the prctl(2) calls do nothing.
@@ -27,7 +27,7 @@ def become_subreaper(enabled: bool = True) -> None:
 
 
 def deny_inspection() -> None:
-    """Other processes of this user can no longer read our memory, environment or file descriptors."""
+    """Deny other processes of this user our memory, environment and descriptors."""
     _prctl(PR_SET_DUMPABLE, 0)
 
 
@@ -37,7 +37,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def die_with_parent(parent: int) -> Callable[[], None] | None:
-    """A function to call between fork and exec: SIGKILL for us when `parent` dies (Linux).
+    """A function to call between fork and exec: SIGKILL for us when `parent` dies.
 
     The kernel sends the signal when the *thread* that forked ends. Call it after every change of the user.
     """
@@ -55,7 +55,10 @@ def die_with_parent(parent: int) -> Callable[[], None] | None:
 
 
 class ChildExitPipe:
-    """A descriptor that becomes readable when a child ends, for select(2). Main thread only."""
+    """A descriptor that becomes readable when a child ends.
+
+    For select(2), in the main thread only.
+    """
 
     def __init__(self) -> None:
         self.reader, writer = os.pipe()
@@ -81,7 +84,10 @@ def pids() -> list[int]:
 
 
 def descendants(root: int, spared: Collection[int] = ()) -> list[int]:
-    """Every living process below `root`, nearest first, without zombies and without the trees of `spared`."""
+    """Every living process below `root`, nearest first.
+
+    Without zombies and without the trees of `spared`.
+    """
     children: dict[int, list[int]] = {}
     for pid in pids():
         stat = _stat(pid)
@@ -112,7 +118,7 @@ def _stat(pid: int) -> tuple[str, int] | None:
 
 
 def kill_tree(root: int, seconds: float = SWEEP_SECONDS, spared: Collection[int] = ()) -> int:
-    """SIGKILL everything below `root`, our own pid, until nothing is left; returns how many survive.
+    """SIGKILL everything below `root`, our own pid; returns how many survive.
 
     Each round stops the whole tree before it kills, so that a fork bomb cannot outrun the sweep. A process that
     forks and exits at once is in no list by the time it is read: its group is killed as one, or it is chased.
@@ -132,7 +138,7 @@ def kill_tree(root: int, seconds: float = SWEEP_SECONDS, spared: Collection[int]
 
 
 def _chase(root: int, known: Collection[int]) -> int:
-    """Kill what is below `root` and not `known`, for a moment; returns how many there were.
+    """Kill what is below `root` and not `known`, for a moment; returns how many.
 
     Looking at new processes only is fast enough to find one before its next fork.
     """
@@ -159,7 +165,10 @@ def _is_below(root: int, pid: int) -> bool:
 
 
 def _has_child() -> bool:
-    """Whether we have any child. While an orphan of our tree lives, we have one: the answer is exact."""
+    """Whether we have any child.
+
+    While an orphan of our tree lives, we have one: the answer is exact.
+    """
     try:
         reap()
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -169,7 +178,10 @@ def _has_child() -> bool:
 
 
 def _groups(members: Collection[int]) -> list[int]:
-    """The process groups of these processes without our own. All of them lie below us, as their sessions do."""
+    """The process groups of these processes without our own.
+
+    All of them lie below us, as their sessions do.
+    """
     found: set[int] = set()
     for pid in members:
         try:
@@ -203,7 +215,10 @@ def reap(wanted: Collection[int] | None = None) -> dict[int, int]:
 
 
 def _reap_all() -> dict[int, int]:
-    """At most REAP_LIMIT: children that end in quick succession must not keep the caller here."""
+    """Collect at most REAP_LIMIT ended children.
+
+    Children that end in quick succession must not keep the caller here.
+    """
     found: dict[int, int] = {}
     while len(found) < REAP_LIMIT:
         try:
