@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from pod_worker.core.secret import InvalidSecretError, Secret, has_credentials, read_secret, secret_values
 
@@ -53,6 +54,9 @@ INTERNAL = {
     INSTANCE_VARIABLE.lower(),
 }
 
+HOME_STATE = "~/.pod_worker"
+ROOT_STATE = "/var/lib/pod-worker"
+
 YEAR_SECONDS = 366 * 86_400
 Seconds = Annotated[float, Meta(gt=0, le=YEAR_SECONDS)]
 NonNegativeSeconds = Annotated[float, Meta(ge=0, le=YEAR_SECONDS)]
@@ -60,6 +64,22 @@ NonNegativeSeconds = Annotated[float, Meta(ge=0, le=YEAR_SECONDS)]
 
 class ConfigurationError(Exception):
     """A setting is missing or wrong; the message names it and the fix."""
+
+
+def default_state_folder() -> str:
+    """Where a worker keeps spool and work folders unless settings say so.
+
+    In the home folder. Root's home is closed in most images, and its runs have a user of their own: then
+    POD_WORKER_DATA, else ROOT_STATE.
+    """
+    if os.geteuid() != 0:
+        return HOME_STATE
+    try:
+        home = Path(HOME_STATE).expanduser().parent
+        is_open = all(folder.stat().st_mode & stat.S_IXOTH for folder in (home, *home.parents))
+    except (OSError, RuntimeError):  # no home: the setting's own error names the fix
+        return HOME_STATE
+    return HOME_STATE if is_open else os.environ.get("POD_WORKER_DATA") or ROOT_STATE
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,9 +115,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_flush_seconds: NonNegativeSeconds = 10
     pod_worker_batch_events: Annotated[int, Meta(ge=1, le=10_000)] = 50
     pod_worker_batch_seconds: Seconds = 1
-    pod_worker_spool_dir: str = "~/.pod_worker/spool"
+    pod_worker_spool_dir: str = field(default_factory=lambda: f"{default_state_folder()}/spool")
     pod_worker_spool_max_mb: Annotated[int, Meta(ge=8, le=2**30)] = 1024
-    pod_worker_work_dir: str = "~/.pod_worker/work"
+    pod_worker_work_dir: str = field(default_factory=lambda: f"{default_state_folder()}/work")
     pod_worker_kept_work_gb: Annotated[float, Meta(ge=0, le=1e9)] = 20  # of failed runs' folders, together
     pod_worker_min_disk_gb: Annotated[float, Meta(ge=0, le=1e9)] = 1
     pod_worker_required_gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None

@@ -109,6 +109,16 @@ for each in origins:
 PY
 }
 
+# A run's user must be able to enter the folders of this program and of its Python (docs/child_user.md).
+check_run_user() {
+  .venv/bin/python - <<'PY'
+from pod_worker.cli.composition import load_settings
+from pod_worker.cli.doctor_checks import run_user
+found = run_user(load_settings())
+print(f"init: user of runs: {'' if found.status == 'ok' else 'warning: '}{found.text}")
+PY
+}
+
 check_gpu() {
   .venv/bin/python -c "import torch; x = torch.ones(1024, device='cuda'); assert float((x + x).sum()) == 2048.0; print('init: CUDA computes on', torch.cuda.get_device_name(0))"
 }
@@ -130,6 +140,7 @@ step environment "$(python3 -V 2>&1)" make_environment
 gpu=$(has_gpu && echo yes || echo no)
 step package "$extras gpu=$gpu $(cat pyproject.toml requirements/* | cksum)" install_package
 if [ "$start" = yes ]; then check_settings || exit 2; fi
+check_run_user || fail "the settings are not valid; see the cause above"
 case " ${extras//,/ } " in
   *" train "*)
     if [ -z "$skip_gpu" ]; then check_gpu || fail "the GPU does not compute; terminate this pod and rent another"; fi

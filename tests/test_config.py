@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,28 @@ def test_an_empty_secret_file_is_named(tmp_path: Path) -> None:
     file.write_text(" \n")
     with pytest.raises(ConfigurationError, match=r"CONTROL_PLANE_TOKEN_FILE points to .*, which is empty"):
         load({"CONTROL_PLANE_TOKEN_FILE": str(file)}, None)
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "data", "wanted"),
+    [
+        (0, 0o700, None, "/var/lib/pod-worker"),
+        (0, 0o700, "/data", "/data"),
+        (0, 0o711, "/data", "~/.pod_worker"),
+        (1000, 0o700, "/data", "~/.pod_worker"),
+    ],
+)
+def test_root_with_a_closed_home_keeps_its_state_where_users_of_runs_can_enter(
+    monkeypatch: pytest.MonkeyPatch, uid: int, mode: int, data: str | None, wanted: str
+) -> None:
+    home = Path(tempfile.mkdtemp(prefix="home-"))  # pytest's folders are closed themselves
+    home.chmod(mode)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    if data:
+        monkeypatch.setenv("POD_WORKER_DATA", data)
+    else:
+        monkeypatch.delenv("POD_WORKER_DATA", raising=False)
+    settings = load({}, None)
+    assert (settings.pod_worker_work_dir, settings.pod_worker_spool_dir) == (f"{wanted}/work", f"{wanted}/spool")
+    home.rmdir()

@@ -34,7 +34,7 @@ def run_checks() -> Iterator[Diagnosis]:
         yield Diagnosis("settings", "bad", str(error))
         return
     yield from _mongodb(settings)
-    for check in (_control_plane, _object_store, _disk, _gpus, _training):
+    for check in (_control_plane, _object_store, _disk, run_user, _gpus, _training):
         yield check(settings)
 
 
@@ -160,6 +160,26 @@ def _is_writable(folder: Path) -> bool:
     """Whether the folder, or what exists of the path to it, can be written."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def run_user(settings: Settings) -> Diagnosis:
+    """Under which user runs would work, and what they could reach."""
+    from pod_worker.worker.child_user import AUTO, NONE, ChildUserError, usable_user
+
+    setting = settings.pod_worker_child_user
+    try:
+        user = usable_user(setting, [settings.work_dir, settings.spool_dir])
+    except ChildUserError as error:
+        cause = "runs would work as root and could reach the worker's keys: "
+        return Diagnosis(
+            "user of runs", *(("warn", f"{cause}{error}") if setting == AUTO else ("bad", str(error)))
+        )
+    if user:
+        return Diagnosis("user of runs", "ok", f"{user.name} ({user.uid}), work folders in {settings.work_dir}")
+    if os.geteuid() == 0 and setting == NONE:
+        fix = "Unset POD_WORKER_CHILD_USER."
+        return Diagnosis("user of runs", "warn", f"runs work as root and can reach the worker's keys. {fix}")
+    return Diagnosis("user of runs", "ok", "the worker's own user")
 
 
 def _gpus(settings: Settings) -> Diagnosis:

@@ -38,9 +38,9 @@ from pod_worker.worker.child_user import (
     DEFAULT_UID,
     ChildUser,
     ChildUserError,
-    check_user,
-    find_user,
+    make_way,
     prepare_home,
+    usable_user,
 )
 from pod_worker.worker.daemon import (
     Daemon,
@@ -136,6 +136,7 @@ def build(
     machine = machines.Machine(settings.work_dir)
     new_id = UlidGenerator(clock)
     identity = _identity(settings, mode, queues, machine, new_id)
+    user = _child_user(settings)  # first: it makes the way to the folders
     spool = Spool.open(settings.spool_dir, identity.worker_id, settings.pod_worker_spool_max_mb * MIB)
     log.info("worker %s: MongoDB %s, database %s", identity.worker_id, redacted(store.url), store.database.name)
     log.info(
@@ -146,7 +147,7 @@ def build(
         identity,
         _worker_store(settings, store),
         _outbox(settings, identity, spool, clock, new_id, redactor),
-        _attempt_environment(settings, spool, redactor),
+        _attempt_environment(settings, spool, redactor, user),
         checks=_checks(settings, store, len(identity.gpus), clock),
         machine=machine,
         clock=clock,
@@ -201,9 +202,10 @@ def _outbox(
     )
 
 
-def _attempt_environment(settings: Settings, spool: Spool, redactor: Redactor) -> AttemptEnvironment:
+def _attempt_environment(
+    settings: Settings, spool: Spool, redactor: Redactor, user: ChildUser | None
+) -> AttemptEnvironment:
     variables = child_environment(os.environ, _names(settings.pod_worker_child_env))
-    user = _child_user(settings)
     folders = WorkFolders(settings.work_dir, user, int(settings.pod_worker_kept_work_gb * 10**9))
     if user:
         spool.share_with_group(user.gid)
@@ -223,16 +225,16 @@ def _attempt_environment(settings: Settings, spool: Spool, redactor: Redactor) -
 
 def _child_user(settings: Settings) -> ChildUser | None:
     """The user of runs. Where the default one is not possible, runs keep ours, with a warning."""
-    setting = settings.pod_worker_child_user
+    setting, folders = settings.pod_worker_child_user, [settings.work_dir, settings.spool_dir]
     try:
-        user = find_user(setting)
-        if user:
-            check_user(user, [settings.work_dir, settings.spool_dir])
+        user = usable_user(setting, folders)
     except ChildUserError as error:
         if setting != AUTO:
             raise CommandError(str(error), ExitCode.USAGE) from None
         log.warning("runs work under the worker's own user, root, and could reach its keys: %s", error)
         return None
+    for folder in folders if user else []:
+        make_way(folder)
     return user
 
 

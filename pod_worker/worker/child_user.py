@@ -65,6 +65,21 @@ def find_user(setting: str) -> ChildUser | None:
     return ChildUser(account.pw_uid, account.pw_gid, _device_groups(), account.pw_name)
 
 
+def usable_user(setting: str, folders: Iterable[Path]) -> ChildUser | None:
+    """`find_user`, checked. Raises ChildUserError."""
+    user = find_user(setting)
+    if user:
+        check_user(user, folders)
+    return user
+
+
+def make_way(folder: Path) -> None:
+    """Create the missing parents of a folder: others may enter and not list them, whatever the umask is."""
+    for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
+        parent.mkdir(exist_ok=True)
+        parent.chmod(0o711)
+
+
 def check_user(user: ChildUser, folders: Iterable[Path], cwd: Path | None = None) -> None:
     """Raises ChildUserError unless the user reaches the folders and can start our child program."""
     for path in (*folders, Path(sys.executable).resolve(), Path(__file__)):

@@ -97,7 +97,12 @@ class Running:
 
     @contextmanager
     def worker(
-        self, name: str, *words: str, ignored: Sequence[signal.Signals] = (), **env: str
+        self,
+        name: str,
+        *words: str,
+        ignored: Sequence[signal.Signals] = (),
+        interpreter: str = sys.executable,
+        **env: str,
     ) -> Iterator[WorkerProcess]:
         """A worker of its own, with its own spool; killed at the end if it is still there.
 
@@ -111,7 +116,7 @@ class Running:
         }
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pod_worker", "worker", "--mode", "all", *words],
+                [interpreter, "-m", "pod_worker", "worker", "--mode", "all", *words],
                 env=self.local.worker_env(**(QUICK | folders | env)),
                 stdout=file,
                 stderr=file,

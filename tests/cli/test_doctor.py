@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.database import Database
 
-from pod_worker.cli.doctor_checks import unmet_requirements
+from pod_worker.cli.doctor_checks import run_user, unmet_requirements
+from pod_worker.config import load
 from pod_worker.local.s3 import S3Access
 from tests.cli.conftest import Cli
 
@@ -112,3 +115,24 @@ def test_versions_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert unmet_requirements({"torch": "2.4.0", "transformers": "5.24.0", "peft": "0.21"}) == [
         "transformers requires torch>=2.6"
     ]
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "words"),
+    [("none", "warn", "Unset POD_WORKER_CHILD_USER"), ("no-such-user", "bad", "there is no such user")],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a worker that is root gives runs a user of their own")
+def test_a_user_of_runs_that_protects_nothing_is_named(user: str, status: str, words: str) -> None:
+    found = run_user(load({"POD_WORKER_CHILD_USER": user}, None))
+    assert found.status == status
+    assert words in found.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a worker that is root gives runs a user of their own")
+def test_a_closed_folder_on_the_way_is_named_with_the_fix(tmp_path: Path) -> None:
+    """pytest's folders are closed, as /root is on a pod."""
+    found = run_user(load({"POD_WORKER_WORK_DIR": str(tmp_path / "work")}, None))
+    assert found.status == "warn"
+    assert "runs would work as root" in found.text
+    assert "or run `chmod o+x /" in found.text
+    assert not (tmp_path / "work").exists()

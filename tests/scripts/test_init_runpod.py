@@ -23,7 +23,7 @@ def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         words,
         cwd=folder,
-        env={**clean, "PIP_NO_COMPILE": "1", **env},
+        env={**clean, "PIP_NO_COMPILE": "1", "POD_WORKER_DATA": str(folder / "state"), **env},
         capture_output=True,
         text=True,
         timeout=170,
@@ -57,6 +57,9 @@ def test_a_blank_pod_becomes_ready_resuming_after_a_failure_and_skipping_what_is
     assert "init: environment: done before, skipped" in first.stdout
     assert "init: package: done" in first.stdout
     assert (project / ".venv/bin/pod-worker").exists()
+    # pytest's folders are closed to other users, as /root is on a pod.
+    wanted = "warning: runs would work as root" if os.geteuid() == 0 else "the worker's own user"
+    assert f"init: user of runs: {wanted}" in first.stdout
 
     again = run(project, *INIT, "--no-start")
     assert again.returncode == 0, again.stderr

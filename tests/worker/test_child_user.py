@@ -29,6 +29,7 @@ from pod_worker.worker.child_user import (
     closed_folder,
     find_user,
     hand_over,
+    make_way,
     prepare_home,
 )
 from tests.worker.hostile import supervised
@@ -89,6 +90,18 @@ def test_a_user_that_cannot_reach_the_work_root_is_refused_with_the_fix(open_fol
     open_folder.chmod(0o700)
     with pytest.raises(ChildUserError, match=f"chmod o.x {open_folder}"):
         check_user(USER, [open_folder / "work"])
+
+
+@only_root
+def test_the_way_to_a_state_folder_is_open_whatever_the_umask_is(open_folder: Path) -> None:
+    """/var/lib/pod-worker does not exist at first, and a pod's umask may be 077."""
+    before = os.umask(0o077)
+    try:
+        make_way(open_folder / "lib" / "pod-worker" / "work")
+    finally:
+        os.umask(before)
+    assert closed_folder(USER, open_folder / "lib" / "pod-worker" / "work") is None
+    assert stat.S_IMODE((open_folder / "lib" / "pod-worker").stat().st_mode) == 0o711
 
 
 # ── what is handed over ─────────────────────────────────────────────────────────────────────────────────────
