@@ -1,4 +1,6 @@
-"""The pod's calls to the artifact routes: one method per route, retried with backoff, answers as values.
+"""The pod's calls to the artifact routes: one method per route, with backoff.
+
+Answers are values.
 
 Retries temporary errors within the caller's retry budget. A lost lease raises `LeaseLostError`. Any other answer
 raises `ArtifactRequestError` with its code. Sleeps end when the run must stop. No message contains the token.
@@ -42,12 +44,17 @@ _SLICE_SECONDS = 0.2  # how soon a sleep notices that the run should stop
 
 
 class LeaseLostError(Interruption):
-    """The attempt no longer holds its run: stop and write nothing more. Outside `Exception`, like the other
-    interruptions, so that no stage's `except Exception` carries on."""
+    """The attempt no longer holds its run: stop and write nothing more.
+
+    Outside `Exception`, like the other interruptions, so that no stage's `except Exception` carries on.
+    """
 
 
 class ArtifactRequestError(Exception):
-    """The control plane rejected the request, by the problem's `code`; repeating it does not help."""
+    """The control plane rejected the request; repeating it does not help.
+
+    `code` is the problem's.
+    """
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -56,7 +63,7 @@ class ArtifactRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryBudget:
-    """How long a request is retried before an unavailable store becomes the run's failure."""
+    """How long a request is retried before an unavailable store is a failure."""
 
     total_seconds: float = 900.0
     first_seconds: float = 0.5
@@ -64,7 +71,9 @@ class RetryBudget:
 
 
 class RetryingCaller:
-    """Repeats a call while it raises TransientError: exponential backoff with full jitter, and Retry-After.
+    """Repeats a call while it raises TransientError.
+
+    Exponential backoff with full jitter, and Retry-After.
 
     Calls `on_slow` with the reason after 4, 8, 16 … tries, so that people can see a long wait.
     """
@@ -135,7 +144,10 @@ class ArtifactApiClient:
         return msgspec.json.decode(asked, type=DownloadUrl)
 
     def finalize(self, request: FinalizeRequest) -> ArtifactView:
-        """Returns when the store's copy is verified and registered, however long the reading takes."""
+        """Returns when the store's copy is verified and registered.
+
+        However long the reading takes.
+        """
         ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
         while not (answer := self._call("finalize", ours)):
             self._retrying.sleep(1.0)
@@ -148,8 +160,10 @@ class ArtifactApiClient:
         )
 
     def _call(self, route: str, request: PresignRequest | FinalizeRequest | AbortRequest) -> bytes:
-        """The response's body; empty for "not yet". Raises TransientError, LeaseLostError, ArtifactRequestError,
-        RunError."""
+        """The response's body; empty for "not yet".
+
+        Raises TransientError, LeaseLostError, ArtifactRequestError, RunError.
+        """
         body = msgspec.json.encode(request)
         return self._retrying(lambda: self._post(f"{self._routes}/{route}", body))
 

@@ -1,4 +1,6 @@
-"""An artifact back onto this machine's disk: streamed, resumed by Range, verified, and renamed when whole.
+"""An artifact back onto this machine's disk: streamed, resumed, verified.
+
+Renamed when it is whole.
 
 A partial file lies beside its target under a name made from the content's hash, so that a later call goes on with
 it, also after a crash. Without a known hash every call starts from nothing.
@@ -30,7 +32,10 @@ def fetch(
     target: Path,
     sha256: str | None,
 ) -> Path:
-    """Raises RunError(STORAGE) when the bytes do not match, and what `transfer` raises."""
+    """Download to `target`.
+
+    Raises RunError(STORAGE) when the bytes do not match, and what `transfer` raises.
+    """
     wanted = sha256 or control.presign_get(key).sha256
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{(wanted or 'unknown')[:16]}.partial")
@@ -63,7 +68,10 @@ def _complete(
 
 
 def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal) -> None:
-    """One request for what is missing, appended. Raises TransientError; keeps what arrived."""
+    """One request for what is missing, appended.
+
+    Raises TransientError; keeps what arrived.
+    """
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -81,7 +89,10 @@ def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal
 
 
 def _begins_at(answer: requests.Response) -> int:
-    """The offset of the answer's first byte. rclone answers 200 to a range, so the status does not show it."""
+    """The offset of the answer's first byte.
+
+    rclone answers 200 to a range, so the status does not show it.
+    """
     unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
     first = rest.partition("-")[0]
     return int(first) if unit == "bytes" and first.isascii() and first.isdigit() else 0

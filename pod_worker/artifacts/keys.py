@@ -63,7 +63,10 @@ class ArtifactKey:
         return key
 
     def with_content_suffix(self, sha256: str) -> ArtifactKey:
-        """The key for other bytes under a name that is taken: published objects are never overwritten."""
+        """The key for other bytes under a name that is taken.
+
+        Published objects are never overwritten.
+        """
         path = PurePosixPath(self.filename)
         return ArtifactKey.of(
             self.run_id, self.attempt, str(path.with_name(f"{path.stem}.{sha256[:12]}{path.suffix}"))
@@ -130,5 +133,8 @@ def is_sha256(text: str) -> bool:
 
 
 def artifact_id(run_id: str, kind: str, sha256: str) -> str:
-    """The registry's deterministic id: the same bytes of the same kind are one artifact of a run."""
+    """The registry's deterministic id.
+
+    The same bytes of the same kind are one artifact of a run.
+    """
     return row_id(run_id, kind, sha256)

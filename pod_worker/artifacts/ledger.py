@@ -1,4 +1,6 @@
-"""What this run has uploaded from this pod, on disk: a crash at any line neither loses nor doubles an upload.
+"""What this run has uploaded from this pod, on disk.
+
+A crash at any line neither loses nor doubles an upload.
 
 JSON lines, appended with fsync and folded when opened. Not SQLite: a pod's folder is often a network volume,
 where SQLite's locks are not to be trusted and an append is. One writer at a time; it holds no file contents.
@@ -95,8 +97,11 @@ class UploadLedger:
         return grown
 
     def _load(self) -> tuple[int, bool]:
-        """(lines read, whether the last one was torn by a crash). An unreadable line counts as
-        not written: at worst something is uploaded again, and the registry knows it by its hash."""
+        """(lines read, whether the last one was torn by a crash).
+
+        An unreadable line counts as not written: at worst something is uploaded again, and the registry
+        knows it by its hash.
+        """
         if not self._path.exists():
             return 0, False
         content = self._path.read_bytes()

@@ -1,4 +1,4 @@
-"""The bucket, through the `minio` client: presigned URLs for pods, and reading back what they uploaded.
+"""The bucket, through the `minio` client: presigned URLs, and reading back.
 
 Works against MinIO, S3 and `rclone serve s3`. minio's multipart calls are private; they are used here and
 nowhere else. This module knows neither runs nor fences, and puts no key and no signed URL into an error.
@@ -71,8 +71,11 @@ class Digest:
 
 
 class ObjectStore:
-    """One bucket. Thread-safe. `public_endpoint` is how pods and browsers reach the store when that differs
-    from how this process does; a presigned URL is bound to its host."""
+    """One bucket. Thread-safe.
+
+    `public_endpoint` is how pods and browsers reach the store when that differs from how this process does; a
+    presigned URL is bound to its host.
+    """
 
     def __init__(
         self,
@@ -125,7 +128,10 @@ class ObjectStore:
         return str(self._asked(lambda: self._client._create_multipart_upload(self.bucket, key, headers)))
 
     def list_parts(self, key: str, upload_id: str, limit: int = 10_000) -> list[StoredPart]:
-        """The first `limit` parts that the store has of an upload, in order. Raises UploadGoneError."""
+        """The first `limit` parts that the store has of an upload, in order.
+
+        Raises UploadGoneError.
+        """
         found: list[StoredPart] = []
         marker: str | None = None
         while True:
@@ -178,7 +184,9 @@ class ObjectStore:
         return Digest(size, hasher.hexdigest())
 
     def copy(self, source: StoredObject, target: str) -> None:
-        """Copy within the store. Raises ObjectMissingError; ObjectChangedError when `source` was written since.
+        """Copy within the store.
+
+        Raises ObjectMissingError; ObjectChangedError when `source` was written since.
 
         S3 and MinIO check the etag themselves. `rclone serve s3` ignores the condition, so the copy is compared.
         """
@@ -193,7 +201,9 @@ class ObjectStore:
             raise ObjectChangedError("the object was written while it was copied")
 
     def expire_uploads(self, prefix: str, days: int) -> bool:
-        """Have the store delete objects and unfinished uploads below `prefix` after so many days.
+        """Have the store delete what lies below `prefix` after so many days.
+
+        Objects and unfinished uploads.
 
         Leaves a bucket alone that has lifecycle rules already. False where the store has no such rules.
         """
@@ -274,7 +284,10 @@ def _client(endpoint: str, access_key: str, secret_key: str, region: str) -> Min
 
 
 def _address(endpoint: str) -> tuple[bool, str]:
-    """(is https, host[:port]). Without a scheme, only a loopback address gets plain HTTP."""
+    """(is https, host[:port]).
+
+    Without a scheme, only a loopback address gets plain HTTP.
+    """
     text = endpoint if "://" in endpoint else f"{_default_scheme(endpoint)}://{endpoint}"
     url = urlsplit(text)
     if url.scheme not in ("http", "https") or not url.netloc or url.path.strip("/") or "@" in url.netloc:

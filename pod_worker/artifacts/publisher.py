@@ -1,4 +1,6 @@
-"""`core.stage.Artifacts` on a pod: hash, upload by presigned URL, have it verified and registered, remember it.
+"""`core.stage.Artifacts` on a pod: hash, upload, have it registered, remember it.
+
+The upload is by presigned URL.
 
 Constant memory whatever the size; every step is in the ledger before the next begins, so that a crash resumes.
 It holds no credential of the store. It reports an artifact as registered only after the control plane verified
@@ -49,7 +51,10 @@ _START_AGAIN = ("mismatch", "object_missing", "upload_gone", "bad_parts")
 
 
 class Publisher:
-    """One attempt's artifacts. Threads may share it; files go one after another, parts in order."""
+    """One attempt's artifacts.
+
+    Threads may share it; files go one after another, parts in order.
+    """
 
     def __init__(
         self,
@@ -76,7 +81,9 @@ class Publisher:
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
     ) -> Artifact:
-        """See `core.stage.Artifacts`. `name` may have folders; the bytes decide what is the same artifact.
+        """See `core.stage.Artifacts`.
+
+        `name` may have folders; the bytes decide what is the same artifact.
 
         Raises also LeaseLostError, what the stop signal raises, and RunError(USER_ERROR) for a file that cannot be
         read, has no usable name, or changed while it was uploaded.
@@ -137,7 +144,10 @@ class Publisher:
         return made
 
     def _upload_and_register(self, upload: PendingUpload, entry: UploadRecord) -> ArtifactView:
-        """Upload what is missing and have it registered; once more from the start if the store lost it."""
+        """Upload what is missing and have it registered.
+
+        Once more from the start if the store lost it.
+        """
         for _ in range(_UPLOADS):
             try:
                 if entry.state is not UploadState.UPLOADED:
@@ -212,7 +222,10 @@ def _session() -> requests.Session:
 
 @contextmanager
 def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
-    """Give every error of the store its failure code; `away` is the code for a store that never answered."""
+    """Give every error of the store its failure code.
+
+    `away` is the code for a store that never answered.
+    """
     try:
         yield
     except TransientError as error:
@@ -225,7 +238,10 @@ def _named(away: FailureCode = FailureCode.STORAGE) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A plain file and nothing else: code that a model wrote could leave a link to a secret, or a pipe."""
+    """A plain file and nothing else.
+
+    Code that a model wrote could leave a link to a secret, or a pipe.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -1,4 +1,6 @@
-"""Bytes between a file and a presigned URL: streamed in constant memory, interruptible between blocks.
+"""Bytes between a file and a presigned URL, in constant memory.
+
+Interruptible between blocks.
 
 Responses of the store become named exceptions. A URL is a secret while it is valid, so no exception holds one.
 The caller retries.
@@ -26,7 +28,10 @@ _EXPIRED = ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "Request has
 
 
 class TransientError(Exception):
-    """Repeating the request may help, after `retry_after` seconds where the server asks for them."""
+    """Repeating the request may help.
+
+    After `retry_after` seconds where the server asks for them.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -56,7 +61,10 @@ class Fingerprint:
 
 
 def fingerprint(file: BinaryIO, check: Callable[[], None]) -> Fingerprint:
-    """Hash an open file from its beginning, in constant memory; `check` may raise to stop."""
+    """Hash an open file from its beginning, in constant memory.
+
+    `check` may raise to stop.
+    """
     before = os.fstat(file.fileno())
     hasher, size = hashlib.sha256(), 0
     file.seek(0)

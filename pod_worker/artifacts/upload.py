@@ -1,4 +1,6 @@
-"""One file on its way to the store: whole or in parts, each part in the ledger once the store has it.
+"""One file on its way to the store: whole or in parts.
+
+Each part is in the ledger once the store has it.
 
 Each try uses a new presigned URL, so that an expired one is never retried. This module registers nothing and does
 not decide whether the store's copy is right.
@@ -96,9 +98,11 @@ class Uploader:
         self._stop = stop
 
     def send(self, upload: PendingUpload, entry: UploadRecord, grant: UploadGrant, attempt: int) -> UploadRecord:
-        """All bytes to the store; returns the entry as UPLOADED. Raises UploadNotFoundError when the store lost
-        what was begun, UploadRejectedError, TransientError, ArtifactRequestError, LeaseLostError, RunError, and
-        what the stop signal raises."""
+        """All bytes to the store; returns the entry as UPLOADED.
+
+        Raises UploadNotFoundError when the store lost what was begun, UploadRejectedError,
+        TransientError, ArtifactRequestError, LeaseLostError, RunError, and what the stop signal raises.
+        """
         moved = replace(entry, key=grant.key, attempt=attempt, state=UploadState.UPLOADING)
         if grant.upload_id is None:
             moved = self._ledger.put(replace(moved, upload_id=None, part_bytes=None, parts={}))

@@ -1,4 +1,6 @@
-"""The requests and responses of the artifact routes, one dataclass each, used by both ends.
+"""The requests and responses of the artifact routes, used by both ends.
+
+One dataclass each.
 
 One model from end to end, so that no hand-written mapping can drop a field. Pydantic (control plane) and msgspec
 (pod) both read plain dataclasses; rules about values are in `keys` and in the routes.
@@ -46,7 +48,10 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactView:
-    """An artifact as the API shows it. Rows of other emitters may lack all but the id and the key."""
+    """An artifact as the API shows it.
+
+    Rows of other emitters may lack all but the id and the key.
+    """
 
     id: str
     run_id: str
@@ -63,7 +68,9 @@ class ArtifactView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadGrant:
-    """Permission to upload: one `url`, or `upload_id` with part URLs; or `registered`, when the bytes are known.
+    """Permission to upload: one `url`, or `upload_id` with part URLs.
+
+    Or `registered`, when the bytes are known.
 
     `key` is for this one upload. Finalize answers with the key under which the artifact is published.
     """
@@ -117,7 +124,10 @@ class AbortRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemDetails:
-    """RFC 9457, with a `code` for programs: fenced, run_not_found, object_missing, upload_gone, mismatch, …"""
+    """RFC 9457, with a `code` for programs.
+
+    Such as fenced, run_not_found, object_missing, upload_gone, mismatch.
+    """
 
     title: str
     status: int
@@ -127,6 +137,9 @@ class ProblemDetails:
 
 
 def part_size(total_bytes: int, part_bytes: int) -> int:
-    """`part_bytes`, or as much larger (in whole MiB) as keeps the upload within PARTS_LIMIT parts."""
+    """The size of a part: `part_bytes`, or more.
+
+    As much larger (in whole MiB) as keeps the upload within PARTS_LIMIT parts.
+    """
     needed = -(-total_bytes // PARTS_LIMIT)
     return part_bytes if needed <= part_bytes else -(-needed // MIB) * MIB

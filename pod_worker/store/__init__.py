@@ -1,1 +1,1 @@
-"""MongoDB: the only package that names a collection or writes a field in camelCase."""
+"""MongoDB: the only package that names collections and camelCase fields."""

@@ -1,4 +1,4 @@
-"""The object keys that the control plane uses: which content a published key holds, which uploads are unfinished.
+"""The object keys of the control plane: content of published ones, open uploads.
 
 A published key is reserved for one content before the object is copied there, so two contents can never share a
 key. Rows that never became a registration, and multipart uploads that never ended, are found here by their age.
@@ -41,7 +41,9 @@ class UnfinishedKey:
 
 
 def reserve(database: Mongo, key: str, run_id: str, sha256: str) -> bool:
-    """Whether the key holds this content, or is now reserved for it. False: it holds another one.
+    """Whether the key holds this content, or is now reserved for it.
+
+    False: it holds another one.
 
     A reservation that is not registered yet counts as fresh again; one that a sweep has begun to delete is not
     given out.
@@ -71,7 +73,10 @@ def record_upload(database: Mongo, key: str, run_id: str, upload_id: str) -> Non
 
 
 def mark_registered(database: Mongo, key: str, session: ClientSession) -> None:
-    """Raises KeyDoomedError. A real write, so that `doom` in the same moment conflicts with it."""
+    """Raises KeyDoomedError.
+
+    A real write, so that `doom` in the same moment conflicts with it.
+    """
     update: list[Document] = [{"$set": {"registeredAt": "$$NOW"}}, {"$unset": "unfinishedSince"}]
     marked = database[ARTIFACT_KEYS].update_one({"_id": key, "isDoomed": {"$ne": True}}, update, session=session)
     if not marked.matched_count and database[ARTIFACT_KEYS].find_one({"_id": key}, session=session):
@@ -79,7 +84,10 @@ def mark_registered(database: Mongo, key: str, session: ClientSession) -> None:
 
 
 def doom(database: Mongo, key: str, run_id: str, session: ClientSession | None = None) -> None:
-    """Have a sweep delete the object under this key, which stays doomed for as long as its run exists."""
+    """Have a sweep delete the object under this key.
+
+    The key stays doomed for as long as its run exists.
+    """
     row = {"runId": literal(run_id), "isDoomed": True, "deletionDueSince": "$$NOW"}
     database[ARTIFACT_KEYS].update_one({"_id": key}, [{"$set": row}], upsert=True, session=session)
 
@@ -104,7 +112,10 @@ def forget(database: Mongo, key: str) -> None:
 
 
 def unfinished(database: Mongo, before: datetime) -> Iterator[UnfinishedKey]:
-    """Every key that has had no registration since before then. Marks it: `reserve` no longer gives it out."""
+    """Every key without a registration since before then.
+
+    Marks it: `reserve` no longer gives it out.
+    """
     condition = {"unfinishedSince": {"$lt": before}}
     for row in database[ARTIFACT_KEYS].find(condition, {"_id": 1}):
         found = database[ARTIFACT_KEYS].find_one_and_update(
@@ -116,5 +127,8 @@ def unfinished(database: Mongo, before: datetime) -> Iterator[UnfinishedKey]:
 
 
 def forget_registered(database: Mongo, run_id: Json) -> None:
-    """For a run whose artifacts were deleted. A key whose object only a sweep deletes stays until then."""
+    """For a run whose artifacts were deleted.
+
+    A key whose object only a sweep deletes stays until then.
+    """
     database[ARTIFACT_KEYS].delete_many({"runId": run_id, "unfinishedSince": None, "deletionDueSince": None})

@@ -1,4 +1,6 @@
-"""The registry of artifacts: one row per run, kind and content, written only by the holder of the run's lease.
+"""The registry of artifacts: one row per run, kind and content.
+
+Only the holder of the run's lease writes it.
 
 Registration is one transaction: a write on the run that matches only the holder's fence, and the row. A row
 with `verifiedAt` was compared with the object's bytes; a row without it is the claim of an event. A row with
@@ -79,12 +81,17 @@ def owner_of(database: Mongo, run_id: str) -> RunOwner | None:
 
 
 def is_owned_by(database: Mongo, writer: RunWriter) -> bool:
-    """Whether the writer's fence still stands; for an unleased run, whether it is still unleased."""
+    """Whether the writer's fence still stands.
+
+    For an unleased run: whether it is still unleased.
+    """
     return tolerant_rows(database, RUNS).find_one(_writer_filter(writer), {"_id": 1}) is not None
 
 
 def register(database: Mongo, artifact_id: str, writer: RunWriter, artifact: Artifact) -> ArtifactRow | None:
-    """Record a verified artifact. None when the writer no longer owns the run: nothing was written. Idempotent.
+    """Record a verified artifact; None when the writer no longer owns the run.
+
+    Nothing was written then. Idempotent.
 
     Raises KeyDoomedError: a sweep deletes the object under this key.
     """
@@ -113,7 +120,7 @@ def verified(database: Mongo, artifact_id: str) -> ArtifactRow | None:
 
 
 def publish_again(database: Mongo, artifact_id: str, writer: RunWriter) -> ArtifactRow | None:
-    """`verified`, and from now the artifact counts as the last published one of its run.
+    """`verified`, and from now the artifact counts as the run's last published one.
 
     None also when the writer no longer owns the run.
     """
@@ -128,7 +135,10 @@ def publish_again(database: Mongo, artifact_id: str, writer: RunWriter) -> Artif
 
 
 def verified_at_key(database: Mongo, key: str) -> ArtifactRow | None:
-    """What is registered under a key: such an object must never be overwritten or removed."""
+    """What is registered under a key.
+
+    Such an object must never be overwritten or removed.
+    """
     found = tolerant_rows(database, ARTIFACTS).find_one({"key": key, "verifiedAt": {"$type": "date"}})
     return row_from(found) if found else None
 
@@ -140,7 +150,10 @@ def at_key(database: Mongo, key: str) -> ArtifactRow | None:
 
 
 def conflicting_key(database: Mongo, key: str) -> str | None:
-    """A registered key that is a folder of `key`, or that has `key` as a folder: a file cannot be both."""
+    """A registered key that is a folder of `key`, or has `key` as a folder.
+
+    A file cannot be both.
+    """
     parts = key.split("/")
     folders = ["/".join(parts[:count]) for count in range(4, len(parts))]  # runs/<run>/<attempt>/<name>, and below
     below = {"$gte": f"{key}/", "$lt": f"{key}0"}  # "0" comes right after "/"
@@ -189,7 +202,9 @@ def _writer_filter(writer: RunWriter) -> Document:
 
 
 def _stamp_run(database: Mongo, writer: RunWriter, session: ClientSession | None = None) -> datetime | None:
-    """The moment of this publication, later than every earlier one of the run, whatever the server's clock does.
+    """The moment of this publication, later than every earlier one of the run.
+
+    Whatever the server's clock does.
 
     None when the writer no longer owns the run.
     """

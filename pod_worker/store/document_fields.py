@@ -1,4 +1,6 @@
-"""Total readers of document fields: a value of another type reads as the default, and none of them raises.
+"""Total readers of document fields: another type reads as the default.
+
+None of them raises.
 
 Other programs write documents too. A number may be NaN, 2**70 or text; a date may lie beyond the year 9999.
 """
@@ -62,7 +64,10 @@ def finite(value: Json) -> float | None:
 
 
 def plain_json(value: Json) -> Json:
-    """The value with every part that JSON cannot hold replaced: dates and ids as text, NaN as null."""
+    """The value with every part that JSON cannot hold replaced.
+
+    Dates and ids become text, NaN becomes null.
+    """
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):

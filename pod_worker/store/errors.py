@@ -1,4 +1,4 @@
-"""Which MongoDB errors are permanent: the same write, sent again, would be refused again.
+"""Which MongoDB errors are permanent: sent again, the write is refused again.
 
 One classification for all callers. A permanent error ends the attempt (or the event, or the row) with a named
 failure. Any other error is retried: the server, the network or the deployment may recover without a change of
@@ -72,7 +72,7 @@ _TRANSIENT_LABELS = ("RetryableWriteError", "TransientTransactionError", "Unknow
 
 
 def is_permanent_error(error: BaseException) -> bool:
-    """Whether repeating the same database call cannot succeed, because of what it reads or writes.
+    """Whether repeating the same database call cannot succeed.
 
     Takes the error of a single call or of a bulk. True for a value that BSON cannot hold, for a document beyond
     16 MiB, and for every refusal by the server that is not about its own state. A bulk is permanent when each
@@ -93,7 +93,10 @@ def is_permanent_error(error: BaseException) -> bool:
 
 
 def is_partial_write(error: BaseException) -> bool:
-    """Whether an unordered bulk did all its writes but those that its `writeErrors` list, with a majority."""
+    """Whether an unordered bulk did all writes but those in its `writeErrors`.
+
+    With a majority.
+    """
     return isinstance(error, BulkWriteError) and not error.details.get("writeConcernErrors")
 
 
@@ -103,7 +106,7 @@ def is_duplicate_only(error: BulkWriteError) -> bool:
 
 
 def describe_error(error: BaseException) -> str:
-    """One line for a log or a message: whether MongoDB refused the call or did not answer, and why."""
+    """One line for a log: whether MongoDB refused or did not answer, and why."""
     if isinstance(error, BulkWriteError):
         return f"MongoDB refused {_bulk_text(error.details)}"
     if isinstance(error, ENCODING_ERRORS):

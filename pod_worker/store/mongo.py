@@ -1,4 +1,4 @@
-"""The MongoDB client: majority writes, server time, UTC dates, tolerant reads, named errors.
+"""The MongoDB client: majority writes, server time, tolerant reads, named errors.
 
 The path of the URL decides the database, else `ai_scientist`. Indexes are declared beside the queries that need
 them and created here. This module holds no query.
@@ -43,13 +43,19 @@ _INDEX_CONFLICTS = (11000, 85, 86)  # duplicate key; the same keys, or the same 
 
 
 class ConfiguredClient(MongoClient[Document]):
-    """A client that keeps its own settings: pymongo compares clients by address, so no dictionary can."""
+    """A client that keeps its own settings.
+
+    pymongo compares clients by address, so no dictionary can.
+    """
 
     settings: dict[str, Json]
 
 
 class StoreUnreachableError(Exception):
-    """MongoDB did not answer; the message names the host and the fix, never a password."""
+    """MongoDB did not answer.
+
+    The message names the host and the fix, never a password.
+    """
 
 
 class IndexConflictError(Exception):
@@ -99,7 +105,9 @@ def connect(
 
 
 def async_database(database: Mongo) -> AsyncMongo:
-    """The same database with the same settings, for one event loop. The caller closes its client.
+    """The same database with the same settings, for one event loop.
+
+    The caller closes its client.
 
     Raises TypeError for a database that `connect` did not open.
     """
@@ -113,7 +121,10 @@ def async_database(database: Mongo) -> AsyncMongo:
 
 
 def database_name(url: str) -> str:
-    """The URL's path, else `ai_scientist`. Raises MongoUrlError for any other kind of URL."""
+    """The URL's path, else `ai_scientist`.
+
+    Raises MongoUrlError for any other kind of URL.
+    """
     if not url.startswith(("mongodb://", "mongodb+srv://")):
         raise MongoUrlError(
             f"MONGODB_URL must begin with mongodb:// or mongodb+srv://, got {redacted(url)!r}; "
@@ -150,7 +161,10 @@ def redacted_text(error: BaseException, url: str) -> str:
 
 
 def check_reachable(database: Mongo, url: str = "") -> None:
-    """Ask the server once whether it can do what the queue needs. Raises StoreUnreachableError."""
+    """Ask the server once whether it can do what the queue needs.
+
+    Raises StoreUnreachableError.
+    """
     host = redacted(url) if url else "MongoDB"
     try:
         hello = database.client.admin.command("hello")
@@ -177,12 +191,18 @@ def server_time(database: Mongo) -> datetime:
 
 
 def tolerant_rows(database: Mongo, name: str) -> Rows:
-    """The collection with the tolerant codec: every read of documents that other programs may write uses it."""
+    """The collection with the tolerant codec.
+
+    Every read of documents that other programs may write uses it.
+    """
     return database.get_collection(name, codec_options=TOLERANT)
 
 
 def ensure_indexes(database: Mongo, wanted: dict[str, list[IndexModel]]) -> None:
-    """Create what is missing; an index that exists is left alone. Raises IndexConflictError."""
+    """Create what is missing; an index that exists is left alone.
+
+    Raises IndexConflictError.
+    """
     for collection, indexes in wanted.items():
         if indexes:
             try:

@@ -1,4 +1,4 @@
-"""The intent log of pod creation in MongoDB (`pod_intents`), shared by every machine that may rent a pod.
+"""The intent log of pod creation in MongoDB, shared by all machines that rent.
 
 Unique indexes, not code, guarantee that a name is used once, that an attempt is recorded once, and that at most
 one intent of an order is CREATED. Intents of pods that may live are never deleted: a pod may appear long after

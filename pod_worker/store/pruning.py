@@ -1,4 +1,4 @@
-"""Deletes old runs with everything that belongs to them, and rows whose run no longer exists.
+"""Deletes old runs with all that belongs to them, and rows without a run.
 
 A run is condemned first: one write checks the whole condition again and marks the run, after which it can be
 neither reset nor claimed. The run itself goes last, so that an interrupted deletion is found by the next prune.
@@ -35,14 +35,20 @@ class Pruned:
 
 
 class RunPruner:
-    """`delete_object` removes the bytes under a key; without it, objects stay in the object store."""
+    """Deletes runs and rows.
+
+    `delete_object` removes the bytes under a key; without it, objects stay in the object store.
+    """
 
     def __init__(self, database: Mongo) -> None:
         self._database = database
         self._runs = tolerant_rows(database, RUNS)
 
     def find(self, statuses: Sequence[str], before: datetime) -> list[Json]:
-        """Ids of the runs in these states that ended before then, and of those that a prune has condemned."""
+        """Ids of the runs in these states that ended before then.
+
+        Also of those that a prune has condemned.
+        """
         wanted = {"$or": [_prunable_filter(statuses, before), {"condemnedAt": {"$type": "date"}}]}
         return [run["_id"] for run in self._runs.find(wanted, {"_id": 1})]
 
@@ -53,7 +59,10 @@ class RunPruner:
         before: datetime,
         delete_object: DeleteObject | None,
     ) -> Pruned:
-        """Delete those of the runs that still match. Repeatable; an error leaves a run condemned."""
+        """Delete those of the runs that still match.
+
+        Repeatable; an error leaves a run condemned.
+        """
         total = Pruned()
         for run_id in run_ids:
             if self._condemn(run_id, statuses, before):
@@ -62,7 +71,7 @@ class RunPruner:
         return total
 
     def orphans(self, before: datetime) -> list[str]:
-        """Run ids that rows name although there is no such run, without an event since then."""
+        """Run ids that rows name although no such run exists, without recent events."""
         found = {run_id for name in RUN_COLLECTIONS for run_id in self._run_ids_without_run(name)}
         return sorted(run_id for run_id in found if not self._has_event_since(run_id, before))
 

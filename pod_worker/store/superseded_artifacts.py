@@ -1,4 +1,4 @@
-"""Which checkpoints of a run nothing needs any more, and their removal from the registry.
+"""Which checkpoints of a run nothing needs any more, and their removal.
 
 The run document decides. A rotated checkpoint is superseded when no saved state of its run names it, and names one
 that was published later. So a checkpoint that is published and not yet named is kept, whatever crashes in between,
@@ -56,7 +56,9 @@ def find_superseded(database: Mongo) -> Iterator[RotatedCheckpoint]:
 
 
 def remove(database: Mongo, checkpoint: RotatedCheckpoint) -> bool:
-    """Take it out of the registry and doom its key, in one transaction. False: it was published again meanwhile.
+    """Take it out of the registry and doom its key, in one transaction.
+
+    False: it was published again meanwhile.
 
     The key is spared where another registered artifact has it: the same bytes of another kind are one object.
     """
@@ -77,7 +79,10 @@ def remove(database: Mongo, checkpoint: RotatedCheckpoint) -> bool:
 
 
 def _runs_with_several(database: Mongo) -> list[str]:
-    """Ids of the runs with more than one rotated checkpoint: a single one is never superseded."""
+    """Ids of the runs with more than one rotated checkpoint.
+
+    A single one is never superseded.
+    """
     steps: list[Document] = [
         {"$match": {**_ROTATED, "runId": {"$type": "string"}}},
         {"$group": {"_id": "$runId", "count": {"$sum": 1}}},

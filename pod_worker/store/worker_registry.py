@@ -88,7 +88,10 @@ class WorkerRegistry:
         self._workers.update_one({"_id": worker.worker_id}, change, upsert=True)
 
     def list(self, limit: int = 200) -> list[WorkerRecord]:
-        """The last ones that reported first. Whether one is gone is judged by the server's clock."""
+        """The last ones that reported first.
+
+        Whether one is gone is judged by the server's clock.
+        """
         is_silent = {"$lt": ["$lastSeen", {"$subtract": ["$$NOW", int(GONE_SECONDS * 1000)]}]}
         found = self._workers.aggregate(
             [{"$sort": {"lastSeen": DESCENDING}}, {"$limit": limit}, {"$addFields": {"isSilent": is_silent}}]

@@ -1,4 +1,6 @@
-"""The event log: every event once, by its id, in the order of arrival. Views are rebuilt from it.
+"""The event log: every event once, by its id, in the order of arrival.
+
+Views are rebuilt from it.
 
 The unique id *is* the deduplication. `position` (microseconds of arrival plus the index in the batch) orders the
 log, pages it and resumes live views; it never decides which event is newer. Refused lines are kept beside it as
@@ -66,7 +68,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """The result of a batch, by index: ids that were stored before, and what the server refused."""
+    """The result of a batch, by index: duplicates, and what the server refused."""
 
     duplicates: frozenset[int]
     refused: dict[int, str]
@@ -126,7 +128,10 @@ class EventLog:
                 yield group["_id"]
 
     def add_dead_letters(self, lines: Iterable[DeadLetter]) -> None:
-        """Keep refused lines, and delete the oldest ones beyond the limit. A repeated line is one row."""
+        """Keep refused lines, and delete the oldest ones beyond the limit.
+
+        A repeated line is one row.
+        """
         documents = [_dead_letter_document(line) for line in lines]
         if not documents:
             return
@@ -222,7 +227,10 @@ def append_result(errors: Sequence[Document], concern: Json) -> AppendResult:
 
 
 def stored_event_from_document(document: Document) -> StoredEvent | None:
-    """None for a document that is no event. Never raises, except for a document without `_id`."""
+    """None for a document that is no event.
+
+    Never raises, except for a document without `_id`.
+    """
     time, kind, data = moment(document, "time"), text(document, "type"), typed(document, "data", dict)
     if time is None or kind is None or data is None:
         return None

@@ -1,4 +1,4 @@
-"""Fast appends to the event log from an event loop: one command for all events that arrived together.
+"""Fast appends to the event log: one command for events that arrived together.
 
 The driver's `insert_many` inspects each document in Python, which takes as long as encoding it. Threads that wait
 for the database compete for the GIL with those that compute. Every exceptional case goes through
@@ -28,7 +28,9 @@ class EventWriter:
         self._log = log
 
     async def append(self, documents: Sequence[Document], *, json_bytes: int = 0) -> AppendResult:
-        """Store the documents that `event_document` made, in one round trip. `json_bytes`: their size as JSON.
+        """Store the documents of `event_document` in one round trip.
+
+        `json_bytes`: their size as JSON.
 
         Raises PyMongoError when the result is unknown.
         """

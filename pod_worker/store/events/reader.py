@@ -1,4 +1,4 @@
-"""Reading the event log in pages: by cursor, by type, by level; for lists, logs and live views.
+"""Reading the event log in pages: by cursor, type and level.
 
 Filters apply before paging. A page's cursor is the position of its last event. A page is bounded in events and in
 bytes, because a run may send events of a megabyte each. Reads are tolerant: a document without a usable position

@@ -1,4 +1,4 @@
-"""Following a run's events: the last ones first, then what is added, each event once.
+"""Following a run's events: the last ones first, then new ones, each once.
 
 Batches get their positions before they are stored, so an event can become visible after others with a later
 position. Each read therefore begins some seconds before the last one and leaves out what was returned already.
@@ -14,7 +14,10 @@ PAGE_EVENTS = 500
 
 
 class EventTail:
-    """`last`: how many of the present events the first read returns. Errors of the driver pass through."""
+    """Follows one run.
+
+    `last`: how many of the present events the first read returns. Errors of the driver pass through.
+    """
 
     def __init__(self, reader: EventReader, run_id: str, wanted: EventFilter, last: int) -> None:
         self._reader = reader
@@ -26,7 +29,10 @@ class EventTail:
         self._returned: dict[str, int] = {}  # id -> position, of those after the cursor
 
     def read(self) -> list[Document]:
-        """New events, oldest first; empty when there are none. A read that raised may be repeated."""
+        """New events, oldest first; empty when there are none.
+
+        A read that raised may be repeated.
+        """
         if self._position is None:
             return self._read_last()
         while True:

@@ -1,4 +1,4 @@
-"""A change stream that wakes an idle worker when a run is queued, and a busy one when its run is canceled.
+"""A change stream that wakes a worker when a run is queued or canceled.
 
 It is a hint only. Its users also poll, so a dead stream costs latency and never a run. The thread reopens the
 stream after a pause; it writes nothing.

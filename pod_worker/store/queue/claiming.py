@@ -1,4 +1,6 @@
-"""Which runs a worker tries to claim, and in which order. It reads only; `run_queue` claims.
+"""Which runs a worker tries to claim, in which order.
+
+It reads only; `run_queue` claims.
 
 A look at the head of the queue takes no lock. Where races are lost, claimers spread out (`contention`), so that
 they touch different documents instead of retrying the same one. SERVER-133243 shows what findAndModify with a
@@ -51,7 +53,9 @@ class ClaimCandidates:
         self._paused_at = float("-inf")
 
     def batches(self, wanted: Document) -> Iterator[list[str]]:
-        """Ids to try in one statement each. It ends when nothing is left, or after MAX_LOOKS lost races.
+        """Ids to try in one statement each.
+
+        It ends when nothing is left, or after MAX_LOOKS lost races.
 
         The caller reports each result with `record_result` before it asks for the next batch.
         """

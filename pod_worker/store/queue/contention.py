@@ -1,4 +1,6 @@
-"""Reduces claim contention: take the queue's head; after a lost race pick randomly among equal priorities.
+"""Reduces claim contention: take the head; after a lost race pick randomly.
+
+Only among runs of equal priority.
 
 Each claimer keeps this for itself, from what it observes. It chooses which runs to try and decides nothing: the
 claim repeats the whole condition.
@@ -60,13 +62,19 @@ class ClaimContention:
         self._cached_until = self._clock.monotonic() + CACHE_SECONDS
 
     def next_batch(self) -> list[str]:
-        """The runs to try next in one statement; empty when none are left or the look is too old."""
+        """The runs to try next in one statement.
+
+        Empty when none are left or the look is too old.
+        """
         if not self._batches or self._clock.monotonic() >= self._cached_until:
             return []
         return self._batches.pop()
 
     def record_result(self, batch: Sequence[str], run_id: str | None) -> None:
-        """Note which run of the batch was claimed. Not the first one means that other claimers were faster."""
+        """Note which run of the batch was claimed.
+
+        Not the first one means that other claimers were faster.
+        """
         gone = len(batch) if run_id is None else batch.index(run_id)
         if not gone and not self.is_contended:
             self._batches = []  # no other claimer: the next claim looks again

@@ -1,4 +1,4 @@
-"""Writes to a run whose document is full, and the quarantine of a run whose document cannot be executed.
+"""Writes to a run whose document is full, and the quarantine of bad documents.
 
 A document holds at most 16 MiB. A write that would exceed that is repeated without the parts that can be rebuilt
 from the event log, so that a full document can still be settled, canceled and rescued.
@@ -32,7 +32,7 @@ _MESSAGE_LIMIT = 500
 
 
 def write_with_room(write: Callable[[list[Document]], T], update: list[Document]) -> T:
-    """`write(update)`; if the document is full, once more after removing what can be rebuilt.
+    """`write(update)`; if the document is full, again without what can be rebuilt.
 
     `update` is a pipeline. Raises what `write` raises for any other error.
     """
@@ -46,7 +46,9 @@ def write_with_room(write: Callable[[list[Document]], T], update: list[Document]
 
 
 def quarantine(runs: Rows, condition: Mapping[str, Json], code: FailureCode, message: str) -> bool:
-    """End the run that matches as FAILED with this code, so that no worker claims it again. False: none matched.
+    """End the run that matches as FAILED with this code; False: none matched.
+
+    No worker claims it again.
 
     Not a pipeline, because no expression is evaluated on a document that may hold anything.
     """

@@ -1,4 +1,4 @@
-"""The filter of every write that an attempt causes. It is built here and nowhere else."""
+"""The filter of every write of an attempt; built here and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,5 +12,8 @@ def fence_filter(fence: Fence) -> Document:
 
 
 def unleased_filter(run_id: str) -> Document:
-    """Matches the run only while no worker holds it: its lease token is missing or null."""
+    """Matches the run only while no worker holds it.
+
+    Its lease token is missing or null.
+    """
     return {"_id": run_id, "leaseToken": None}

@@ -1,4 +1,4 @@
-"""What a person may do to a run or a queue: cancel, reset, retry a stage, hide, pause, resume.
+"""Actions of operators: cancel, reset, retry a stage, hide, pause, resume.
 
 Each action is one conditional write and returns a value that says what happened; none of them contacts a worker.
 A reset raises `attempt`, so a worker that still holds the old attempt can write nothing more.
@@ -47,7 +47,9 @@ class OperatorActions:
         self._queues = tolerant_rows(database, QUEUES)
 
     def cancel(self, run_id: str, by: str | None = None, reason: str | None = None) -> ActionOutcome:
-        """End a waiting run now; request the end of a running one, whose worker sees it at the next renewal.
+        """End a waiting run now; request the end of a running one.
+
+        Its worker sees the request at the next renewal.
 
         One write that decides by what it finds, so that no worker can claim the run between two steps.
         """
@@ -110,7 +112,10 @@ class OperatorActions:
         return ActionOutcome(ActionResult.MISSING)
 
     def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> ActionOutcome:
-        """Forget one stage of an ended run and queue it again; every other finished stage is kept."""
+        """Forget one stage of an ended run and queue it again.
+
+        Every other finished stage is kept.
+        """
         while (document := self._find(run_id)) is not None:
             run = run_from_document(document)
             if run.status not in TERMINAL:
@@ -173,7 +178,9 @@ def _state(document: Document) -> tuple[str, str]:
 
 
 def _unchanged_filter(seen: Document) -> Document:
-    """Still in the attempt and the state of the document; a run of another program may have neither.
+    """Still in the attempt and the state of the document.
+
+    A run of another program may have neither.
 
     Not while a prune deletes the run.
     """
@@ -186,7 +193,10 @@ def _unchanged_filter(seen: Document) -> Document:
 
 
 def _requeue_values(document: Document, history: Document) -> Document:
-    """Fields of a wrong type get their defaults, so that a quarantined run can be executed again."""
+    """Values of a queued run.
+
+    Fields of a wrong type get their defaults, so that a quarantined run can be executed again.
+    """
     run, priority = run_from_document(document), document.get("priority")
     return {
         "status": RunStatus.QUEUED.value,

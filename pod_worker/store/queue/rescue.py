@@ -1,4 +1,4 @@
-"""The rescue of runs whose worker died: an expired lease sends the run back to the queue, or ends it.
+"""The rescue of runs whose worker died: requeue or end those whose lease is over.
 
 Any process may call it at any time. Each rescue is one conditional write that checks again, by the server's
 clock, that the lease is still the same and still expired. A document that the server refuses to update is
@@ -49,7 +49,9 @@ class Rescue:
         self._refused: set[str] = set()  # logged already
 
     def sweep(self) -> list[Rescued]:
-        """Requeue or end up to BATCH runs with an expired lease. Without any, it costs one indexed query.
+        """Requeue or end up to BATCH runs with an expired lease.
+
+        Without any, it costs one indexed query.
 
         Raises PyMongoError when the server does not answer. A document that the server refuses to update costs
         no other run its rescue.

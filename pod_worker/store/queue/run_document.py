@@ -66,7 +66,9 @@ def run_from_document(document: Document) -> Run:
 
 
 def document_fault(document: Document) -> str | None:
-    """Why a claimed run may not be executed although it could be read: the field and what is wrong with it.
+    """Why a claimed run may not be executed although it could be read.
+
+    Names the field and what is wrong with it.
 
     A worker would otherwise run with unintended defaults, or hold a fence that matches no document.
     """
@@ -120,7 +122,10 @@ def requirements_document(requirements: Requirements) -> Document:
 
 
 def incremented(field: str) -> Document:
-    """The counter plus 1; a missing one counts as 0, a value that is no number stays as it is."""
+    """The counter plus 1.
+
+    A missing one counts as 0, a value that is no number stays as it is.
+    """
     current = {"$ifNull": [f"${field}", 0]}
     return {"$cond": [{"$isNumber": current}, {"$add": [current, 1]}, f"${field}"]}
 
@@ -131,7 +136,7 @@ def number_or(field: str, default: int) -> Document:
 
 
 def history_append(what: str | Document, *, raised: int = 0, **details: Json) -> Document:
-    """The run's short history with one more entry: what happened, who did it, the server's time.
+    """The run's short history with one more entry: what, who, the server's time.
 
     `what` may be an expression. `raised`: by how much the same write raises the attempt. A history that is no
     array stays as it is.
@@ -167,7 +172,10 @@ def _requirements(value: Document) -> Requirements:
 
 
 def _cancel_requested_at(document: Document) -> datetime | None:
-    """Any value but null is a request: a program that wrote something else than a date meant to cancel."""
+    """Any value but null is a request.
+
+    A program that wrote something else than a date meant to cancel.
+    """
     value = document.get("cancelRequestedAt")
     if value is None or isinstance(value, datetime):
         return value

@@ -1,4 +1,6 @@
-"""The run queue: enqueue, claim, start, renew, checkpoint, settle. One document is one run; one write moves it.
+"""The run queue: enqueue, claim, start, renew, checkpoint, settle.
+
+One document is one run; one write moves it.
 
 Every write that an attempt causes is filtered by run id, attempt and lease token, and matching nothing means
 that the attempt is over. Leases end by the server's clock (`$$NOW`); no client clock is ever compared. Which runs
@@ -99,7 +101,9 @@ class RunQueue:
     # ── enqueue ─────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue(self, request: RunRequest) -> tuple[Run, bool]:
-        """The queued run, and whether it is new. An existing `unique_key` returns the run that holds it.
+        """The queued run, and whether it is new.
+
+        An existing `unique_key` returns the run that holds it.
 
         Raises InvalidRunError for an id that no run may have and for values that cannot be stored.
         """
@@ -119,7 +123,9 @@ class RunQueue:
         raise RuntimeError(f"enqueue of {request.id} kept colliding on uniqueKey {request.unique_key!r}")
 
     def enqueue_many(self, requests: Sequence[RunRequest]) -> int:
-        """Bulk enqueue; returns how many were new. Runs whose unique key exists are left alone.
+        """Bulk enqueue; returns how many were new.
+
+        Runs whose unique key exists are left alone.
 
         Raises InvalidRunError before anything is written.
         """
@@ -131,7 +137,9 @@ class RunQueue:
     # ── claim ───────────────────────────────────────────────────────────────────────────────────────────
 
     def claim(self, worker: ClaimingWorker, run_id: str | None = None) -> Claim | None:
-        """Claim the first run that this worker can execute, or None. Idle cost: one indexed query.
+        """Claim the first run that this worker can execute, or None.
+
+        Idle cost: one indexed query.
 
         A run whose document cannot be executed is quarantined on the way. None while others are claiming means
         that nothing was left, not that a race was lost.
@@ -191,7 +199,7 @@ class RunQueue:
     def _take_one_by_one(
         self, run_ids: list[str], error: OperationFailure, wanted: Document, worker: ClaimingWorker, token: str
     ) -> Document | None:
-        """After a statement that the server refused: quarantine the run at fault, claim one of the others."""
+        """After a refused statement: quarantine the run at fault, claim another one."""
         if len(run_ids) == 1:
             self._quarantine(wanted | {"_id": run_ids[0]}, {"_id": run_ids[0]}, describe_error(error))
             return None
@@ -232,7 +240,9 @@ class RunQueue:
         return self._runs.update_one(fence_filter(fence), update).matched_count == 1
 
     def renew(self, lease: Lease) -> tuple[RenewalResult, Lease]:
-        """Prolong the lease from now, by the server's clock. An expired lease cannot be renewed.
+        """Prolong the lease from now, by the server's clock.
+
+        An expired lease cannot be renewed.
 
         Raises PyMongoError when the server does not answer; the caller still trusts its lease until then.
         """
@@ -249,7 +259,9 @@ class RunQueue:
         return RenewalResult.CANCEL if is_canceled else RenewalResult.OK, lease.renewed(asked_at)
 
     def checkpoint(self, fence: Fence, checkpoint: Checkpoint) -> bool:
-        """Record how far a stage has come, and clear the crash count. False: the attempt is over.
+        """Record how far a stage has come, and clear the crash count.
+
+        False: the attempt is over.
 
         Progress clears the count, because a run that advances is no crash loop. Raises PyMongoError; an error
         that `is_permanent_error` for a state that the document cannot hold.
@@ -269,7 +281,9 @@ class RunQueue:
     # ── settle ──────────────────────────────────────────────────────────────────────────────────────────
 
     def settle(self, fence: Fence, outcome: Outcome) -> Settlement | None:
-        """End the attempt with one fenced write. None: the attempt was over already, nothing was written.
+        """End the attempt with one fenced write; None: it was over already.
+
+        Nothing was written then.
 
         Safe to repeat after an unknown outcome, also when other workers had the run since: `settledToken` and
         `settledAs` distinguish the success of this attempt from a takeover by another.

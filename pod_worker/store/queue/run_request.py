@@ -69,7 +69,7 @@ def upsert_filter(request: RunRequest) -> Document:
 
 
 def insert_pipeline(request: RunRequest) -> list[Document]:
-    """Insert-only upsert as a pipeline, because only a pipeline can stamp the server's time."""
+    """Insert-only upsert as a pipeline: only that can stamp the server's time."""
     document: Document = {
         "_id": request.id,
         "pipeline": request.pipeline,

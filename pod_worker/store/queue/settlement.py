@@ -1,4 +1,6 @@
-"""The end of an attempt: the state and the budget that follow from its outcome, and the update that records them.
+"""The end of an attempt: the state and budget that follow from its outcome.
+
+And the update that records them.
 
 The decision is pure. The update is a pipeline for `run_queue.settle`, which fences it. Nothing here reads or
 writes.
@@ -27,7 +29,10 @@ class Settlement:
 
 
 def decide_settlement(run: Run, outcome: Outcome, rng: random.Random) -> Settlement:
-    """The state after the attempt. A requested cancel outranks every outcome but success."""
+    """The state after the attempt.
+
+    A requested cancel outranks every outcome but success.
+    """
     if isinstance(outcome, Succeeded):
         return Settlement(RunStatus.COMPLETED)
     if isinstance(outcome, Canceled) or run.cancel_requested_at is not None:

@@ -1,4 +1,4 @@
-"""How many runs wait and run, counted from covered indexes, for the stats route and for Prometheus."""
+"""How many runs wait and run, counted from covered indexes."""
 
 from __future__ import annotations
 

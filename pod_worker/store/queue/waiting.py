@@ -1,4 +1,4 @@
-"""Where a waiting run stands in its queue: for people who ask why it does not start."""
+"""Where a waiting run stands in its queue: why it does not start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COUNT_LIMIT = 1000
 
 
 def count_runs_ahead(database: Mongo, run: Run) -> int:
-    """How many waiting runs of the same queue are claimed before this one; at most COUNT_LIMIT."""
+    """How many runs of its queue are claimed before this one; at most COUNT_LIMIT."""
     if run.queued_at is None:
         return 0
     before: Document = {

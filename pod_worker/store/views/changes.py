@@ -1,4 +1,6 @@
-"""What an event changes in the views, as data: one type for each rule that holds in any order of arrival.
+"""What an event changes in the views, as data.
+
+One type for each rule that holds in any order of arrival.
 
 `control.events.projections` makes changes, `store.views.writer` applies them. They are structs, because there are
 many a second. Field paths are dotted and snake_case; `versioned` translates them to camelCase. `quote_segment`
@@ -32,11 +34,14 @@ class View(StrEnum):
 
 
 class CamelCaseKeys(dict[str, Json]):
-    """A value whose snake_case keys are translated like paths; any other dict is written as it is."""
+    """A value whose snake_case keys are translated like paths.
+
+    Any other dict is written as it is.
+    """
 
 
 class FieldUpdate(msgspec.Struct, frozen=True):
-    """Fields of one document that are written together, and only over an older version of themselves.
+    """Fields of one document written together, only over an older version.
 
     `key` names the row within the run ("" for the run itself). None means absent.
     """
@@ -48,7 +53,10 @@ class FieldUpdate(msgspec.Struct, frozen=True):
 
 
 class MetricPoint(msgspec.Struct, frozen=True, gc=False):
-    """One point of a metric's series; a later one for the same step (or moment) replaces it."""
+    """One point of a metric's series.
+
+    A later one for the same step (or moment) replaces it.
+    """
 
     stage: str
     name: str
@@ -61,7 +69,9 @@ class MetricPoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class StatusTransition(msgspec.Struct, frozen=True):
-    """A step of the run's status. `path` lists the states that the run must pass, the new status last.
+    """A step of the run's status.
+
+    `path` lists the states that the run must pass, the new status last.
 
     `groups` are field groups of that step: written if the run takes the step, or took it before in this attempt.
     """
@@ -84,7 +94,7 @@ class VersionedTransition(msgspec.Struct, frozen=True):
 
 
 class DocumentChanges(msgspec.Struct):
-    """The changes of one document: the newest fields of each group, and the transitions."""
+    """The changes of one document: newest fields of each group, and transitions."""
 
     newest: dict[str, tuple[Version, Mapping[str, Json]]] = {}
     moves: list[VersionedTransition] = []

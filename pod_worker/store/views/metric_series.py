@@ -1,4 +1,4 @@
-"""The metric series: points that arrived together are one document, inserted once and never changed.
+"""The metric series: points that arrived together are one unchanging document.
 
 A reader merges them: the point with the largest version stands for its step (or, without steps, its moment). So
 writing costs one insert per run and batch, in any order and any number of times. `compact` rewrites the documents
@@ -89,7 +89,10 @@ class MetricSeries:
         ]
 
     def compact(self, run_id: str) -> None:
-        """Rewrite the run's documents as few as possible. A crash half-way leaves points twice, never none."""
+        """Rewrite the run's documents as few as possible.
+
+        A crash half-way leaves points twice, never none.
+        """
         old = [row["_id"] for row in self._metrics.find({"runId": run_id}, {"_id": 1})]
         merged, units = self._merged(run_id)
         columns: list[_Column] = []
@@ -119,8 +122,10 @@ class MetricSeries:
 
 
 def _documents(run_id: str, columns: Iterable[_Column]) -> Iterator[Document]:
-    """As few documents as can hold the points. A document's id follows from its content, so that repeated points
-    are one document."""
+    """As few documents as can hold the points.
+
+    A document's id follows from its content, so that repeated points are one document.
+    """
     held: list[_Column] = []
     free = COMPACT_POINTS
     for stage, name, points in columns:

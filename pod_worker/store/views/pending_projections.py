@@ -27,7 +27,10 @@ INDEXES: dict[str, list[IndexModel]] = {PENDING_PROJECTIONS: [IndexModel([("seen
 
 @dataclass(frozen=True, slots=True)
 class PendingProjection:
-    """`since`: the position in the event log of the first event that may be missing from the run's views."""
+    """A marker.
+
+    `since`: the position in the event log of the first event that may be missing from the run's views.
+    """
 
     id: Json
     run_id: str
@@ -36,7 +39,10 @@ class PendingProjection:
 
 
 class PendingProjections:
-    """The markers of one process, named `owner`. Each method is one round trip and raises PyMongoError."""
+    """The markers of one process, named `owner`.
+
+    Each method is one round trip and raises PyMongoError.
+    """
 
     def __init__(self, database: Mongo, owner: str) -> None:
         self._rows = tolerant_rows(database, PENDING_PROJECTIONS)
@@ -48,7 +54,10 @@ class PendingProjections:
             self._rows.bulk_write([self._upsert(run_id, position) for run_id, position in since.items()])
 
     def clear(self, since: Mapping[str, int]) -> None:
-        """Delete the markers with these positions. One that was written meanwhile has a later one and stays."""
+        """Delete the markers with these positions.
+
+        One that was written meanwhile has a later one and stays.
+        """
         if since:
             deletes = [DeleteOne({"_id": self._id(run_id), "since": at}) for run_id, at in since.items()]
             self._rows.bulk_write(deletes, ordered=False)

@@ -1,4 +1,4 @@
-"""Groups of fields that only a newer version overwrites, as one update of one document.
+"""Groups of fields that only a newer version overwrites, as one update.
 
 Each document keeps, under `v`, the version that wrote each group. The update is an aggregation pipeline, so the
 comparison and the write are one atomic step on the server, in any order of arrival. A group is written as a
@@ -22,7 +22,10 @@ Groups: TypeAlias = Mapping[str, tuple[str, Mapping[str, Json]]]  # group -> ver
 
 
 class _Node:
-    """Values to merge into one (sub)document under a condition each, and the documents below it."""
+    """Values to merge into one (sub)document under a condition each.
+
+    And the documents below it.
+    """
 
     __slots__ = ("below", "leaves")
 
@@ -52,7 +55,10 @@ class _Node:
 
 
 def update_if_newer(groups: Groups, unless: Document | None = None) -> Document:
-    """A pipeline stage that writes each group where its version is the newer one (and not `unless`)."""
+    """A pipeline stage that writes each group where its version is the newer one.
+
+    And not `unless`.
+    """
     root = _Node()
     for group, (version, fields) in _within_limits(groups).items():
         segments = camel_case_path(group).split(".")
@@ -114,7 +120,10 @@ _TRANSLATED_LIMIT = 10_000
 
 
 def camel_case_path(path: str) -> str:
-    """`current_stage.max_iterations` → `currentStage.maxIterations`; quoted words stay as they are."""
+    """`current_stage.max_iterations` → `currentStage.maxIterations`.
+
+    Quoted words stay as they are.
+    """
     found = _TRANSLATED.get(path)
     if found is None:
         found = ".".join(_camel_case(word) for word in path.split("."))

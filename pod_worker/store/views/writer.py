@@ -1,4 +1,4 @@
-"""Writes the views that people read, by three rules that hold in any order and with any repetition.
+"""Writes the views, by three rules that hold in any order and repetition.
 
 Fields overwrite only older versions of themselves. Points are kept by step. The status moves only where `core.run`
 allows it, never while a lease is held, and never for an attempt that the queue claimed, because the queue settles
@@ -68,7 +68,9 @@ class Views:
         return {str(run["_id"]): seq for run in found if (seq := integer(run.get("lastEventSeq"))) is not None}
 
     def apply(self, changes: ViewChanges) -> None:
-        """Bring the views up to date. Safe to repeat, in any order, concurrently with other processes.
+        """Bring the views up to date.
+
+        Safe to repeat, in any order, concurrently with other processes.
 
         Raises PyMongoError when everything is to be written again; a BulkWriteError that `is_partial_write` when
         only single documents could not be written.
@@ -80,7 +82,7 @@ class Views:
         self._write_in_parallel(work)
 
     def _write_in_parallel(self, work: Sequence[Callable[[], None]]) -> None:
-        """In parallel, because each write waits for the disk and none needs the result of another."""
+        """In parallel: each write waits for the disk and none needs another's result."""
         if not work:
             return
         others = [self._threads.submit(write) for write in work[1:]]
@@ -140,7 +142,7 @@ _REPLAYED = [
 
 
 def _with_latest_metrics(changes: ViewChanges) -> Mapping[RowKey, DocumentChanges]:
-    """The rows, with the run's latest value of every metric added to the run's own row."""
+    """The rows, with the latest value of every metric added to the run's own row."""
     merged = ViewChanges()
     merged.merge_rows(changes)
     for (run_id, _, name), points in changes.series.items():
@@ -153,7 +155,10 @@ def _with_latest_metrics(changes: ViewChanges) -> Mapping[RowKey, DocumentChange
 
 
 def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
-    """One round trip. Two first upserts of one row can collide; the loser's repetition finds the row."""
+    """One round trip.
+
+    Two first upserts of one row can collide; the loser's repetition finds the row.
+    """
     try:
         database[collection].bulk_write(writes, ordered=False)
     except BulkWriteError as error:
@@ -200,7 +205,10 @@ def _run_update(row: DocumentChanges) -> list[Document]:
 
 
 def _shortened(fields: Mapping[str, Json], limit: int) -> Mapping[str, Json]:
-    """With long values cut: a full run document could not be settled, and pages show many rows at once."""
+    """With long values cut.
+
+    A full run document could not be settled, and pages show many rows at once.
+    """
     return {path: _shortened_value(value, limit) for path, value in fields.items()}
 
 
