@@ -11,6 +11,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 uv=.venv/bin/uv
+# As pip does: a company's own certificates are in the system's store, not in the one that uv brings.
+export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-1}
 extras=$*
 
 say() { printf 'install: %s\n' "$*"; }
