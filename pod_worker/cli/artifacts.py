@@ -16,6 +16,7 @@ import click
 import requests
 
 from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError
+from pod_worker.cli.completion import complete_run_ids, run_id_argument
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
@@ -39,7 +40,7 @@ def artifacts() -> None:
 
 
 @artifacts.command("list")
-@click.argument("run_id")
+@run_id_argument
 @json_option
 def list_artifacts(run_id: str, as_json: bool) -> None:
     """The artifacts of a run."""
@@ -52,7 +53,7 @@ def list_artifacts(run_id: str, as_json: bool) -> None:
 
 
 @artifacts.command()
-@click.argument("source", metavar="KEY|RUN")
+@click.argument("source", metavar="KEY|RUN", shell_complete=complete_run_ids)
 @click.argument("name", required=False, metavar="[NAME]")
 @click.option(
     "--output",

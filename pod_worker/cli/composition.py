@@ -6,6 +6,7 @@ import atexit
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pymongo.synchronous import monitor
@@ -14,9 +15,11 @@ from pod_worker.config import SettingOrigin, Settings, load_with_origins
 from pod_worker.core.clock import SystemClock
 from pod_worker.local.description import StackDescription, read_description, read_keys
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
-from pod_worker.store.queue.operations import OperatorActions
-from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import RunQueue
+
+if TYPE_CHECKING:
+    from pod_worker.store.queue.operations import OperatorActions
+    from pod_worker.store.queue.rescue import Rescue
+    from pod_worker.store.queue.run_queue import RunQueue
 
 LOCAL_DATA = "~/.pod_worker/local"
 
@@ -29,7 +32,11 @@ class StoreSession:
     url: str
     settings: Settings
 
+    # Imported when they are needed: most commands only read.
+
     def queue(self) -> RunQueue:
+        from pod_worker.store.queue.run_queue import RunQueue
+
         return RunQueue(
             self.database,
             SystemClock(),
@@ -38,9 +45,13 @@ class StoreSession:
         )
 
     def operations(self) -> OperatorActions:
+        from pod_worker.store.queue.operations import OperatorActions
+
         return OperatorActions(self.database)
 
     def rescue(self) -> Rescue:
+        from pod_worker.store.queue.rescue import Rescue
+
         return Rescue(self.database)
 
 
@@ -93,10 +104,10 @@ def open_store(
     return store
 
 
-def connect_store(settings: Settings, app_name: str) -> StoreSession:
+def connect_store(settings: Settings, app_name: str, timeout_seconds: float = 5.0) -> StoreSession:
     """Connects lazily; the client is closed when the command ends, also by an error."""
     url = settings.require_mongodb_url()
-    database = connect(url, app_name=app_name)
+    database = connect(url, app_name=app_name, timeout_seconds=timeout_seconds)
     _skip_monitor_shutdown()
     if command := click.get_current_context(silent=True):
         command.find_root().call_on_close(database.client.close)

@@ -6,6 +6,7 @@ import time
 
 import click
 
+from pod_worker.cli.completion import complete_run_ids, run_id_argument
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_datetime
@@ -29,7 +30,7 @@ def events() -> None:
 
 
 @events.command()
-@click.argument("run_id")
+@run_id_argument
 @click.option("--follow", "-f", is_flag=True, help="Wait for more events until Ctrl-C.")
 @click.option("--type", "types", multiple=True, help="Only this event type; repeat it for several.")
 @click.option(
@@ -75,7 +76,7 @@ def _print(event: Document, as_json: bool) -> None:
 
 
 @events.command()
-@click.argument("run_id", required=False)
+@click.argument("run_id", required=False, shell_complete=complete_run_ids)
 @click.option("--all", "every", is_flag=True, help="All runs.")
 def rebuild(run_id: str | None, every: bool) -> None:
     """Build the views of a run again from its events."""

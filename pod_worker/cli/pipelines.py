@@ -11,6 +11,7 @@ import click
 import msgspec
 from msgspec import Meta
 
+from pod_worker.cli.completion import complete_pipelines
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_fields, print_json, print_line, print_table, say
 from pod_worker.core.run import Json
@@ -55,7 +56,7 @@ def list_pipelines(as_json: bool) -> None:
 
 
 @pipelines.command()
-@click.argument("name", metavar="PIPELINE")
+@click.argument("name", metavar="PIPELINE", shell_complete=complete_pipelines)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show every parameter of a pipeline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pod_worker.cli.completion import complete_queues
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import age, print_json, print_table, say, span
@@ -54,7 +55,7 @@ def served_queues() -> set[str]:
 
 
 @queues.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_queues)
 def pause(name: str) -> None:
     """Stop workers from claiming runs of a queue. Running runs continue."""
     store = open_store()
@@ -64,7 +65,7 @@ def pause(name: str) -> None:
 
 
 @queues.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_queues)
 def resume(name: str) -> None:
     """Let workers claim runs of a queue again."""
     store = open_store()

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode, exit_code_for
-from pod_worker.cli.options import Number, confirm, json_option, parse_pair, yes_option
+from pod_worker.cli.options import Number, confirm, json_option, yes_option
 from pod_worker.cli.output import is_terminal, print_json, print_table, say
 from pod_worker.cli.pods.code_archive import code_archive
+from pod_worker.cli.pods.environment import pod_environment
 from pod_worker.cli.pods.worker_start import start_worker
 from pod_worker.core.run import Json
 from pod_worker.pipelines import MODES
@@ -56,7 +58,22 @@ class NonEmpty(click.ParamType[str]):
 )
 @click.option("--image", type=NonEmpty(), help="[default: RUNPOD_WORKER_IMAGE]")
 @click.option("--disk-gb", type=click.IntRange(1), help="Container disk.")
-@click.option("--env", "-e", "pairs", multiple=True, metavar="NAME=VALUE", help="One more variable for the pod.")
+@click.option(
+    "--env",
+    "-e",
+    "variables",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="One more variable for the pod. NAME alone takes its value from here; secrets need that.",
+)
+@click.option(
+    "--env-file",
+    "env_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="More variables from a file of NAME=VALUE lines.",
+)
 @click.option(
     "--command",
     metavar="WORDS",
@@ -91,7 +108,8 @@ def create(
     volume: str | None,
     image: str | None,
     disk_gb: int | None,
-    pairs: tuple[str, ...],
+    variables: tuple[str, ...],
+    env_files: tuple[Path, ...],
     command: str | None,
     max_price: float | None,
     mode: str | None,
@@ -129,7 +147,7 @@ def create(
             raise CommandError(
                 f"WORKER_MODE={account.settings.worker_mode!r} is not one of {', '.join(MODES)}", ExitCode.USAGE
             )
-        plan = _make_plan(account, name, dict(map(parse_pair, pairs)), command, is_worker_wanted)
+        plan = _make_plan(account, name, pod_environment(variables, env_files), command, is_worker_wanted)
         _show_plan(account.settings, plan, as_json and dry_run)
         _check_plan(plan)
         if dry_run:

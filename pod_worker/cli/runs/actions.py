@@ -7,13 +7,21 @@ from collections.abc import Callable
 
 import click
 
+from pod_worker.cli.completion import complete_run_ids, run_id_argument
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import confirm, json_option, yes_option
 from pod_worker.cli.output import print_json, print_line, say
-from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, current_user, resolve_ids, resolve_run
+from pod_worker.cli.runs.lookup import (
+    TERMINAL_STATUSES,
+    current_user,
+    resolve_ids,
+    resolve_run,
+    runs_selection,
+    select_ids,
+)
 from pod_worker.cli.runs.parameters import param_options, read_params
 from pod_worker.core.run import ACTIVE, Json
 from pod_worker.store.mongo import Document, server_time
@@ -22,27 +30,47 @@ from pod_worker.store.views.read_models import ReadModels
 
 CONFIRM_SECONDS = 120.0
 POLL_SECONDS = 0.2
+IDS_NAMED = 5
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True)
+@runs_selection
 @click.option("--reason", help="Kept in the run's history.")
 @yes_option
 @click.option(
     "--wait/--no-wait", default=True, help="Wait until the worker of a running run has confirmed. [default: wait]"
 )
 @json_option
-def cancel(run_ids: tuple[str, ...], reason: str | None, yes: bool, wait: bool, as_json: bool) -> int:
-    """Cancel runs. A waiting run ends at once; the worker of a running one stops it and confirms."""
+def cancel(
+    run_ids: tuple[str, ...],
+    labels: tuple[str, ...],
+    queue: str | None,
+    reason: str | None,
+    yes: bool,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Cancel runs by id, or all open ones with a label or queue.
+
+    A waiting run ends at once; the worker of a running one stops it and confirms.
+    """
     store = open_store()
-    ids = resolve_ids(ReadModels(store.database), run_ids)
-    confirm(f"Cancel {', '.join(ids)}?", yes)
+    ids = select_ids(ReadModels(store.database), run_ids, labels, queue)
+    if ids:
+        confirm(f"Cancel {_named(ids)}?", yes)
+    else:
+        say("no open run matches")
     operations = store.operations()
     outcomes = [operations.cancel(run_id, by=current_user(), reason=reason) for run_id in ids]
     for run_id, outcome in zip(ids, outcomes, strict=True):
         if outcome.verdict is ActionResult.REQUESTED and wait:
             _wait_until_ended(store, run_id)
     return _print_results(store, ids, outcomes, as_json)
+
+
+def _named(ids: list[str]) -> str:
+    rest = len(ids) - IDS_NAMED
+    return ", ".join(ids[:IDS_NAMED]) + (f" and {rest} more ({len(ids)} runs)" if rest > 0 else "")
 
 
 def _wait_until_ended(store: StoreSession, run_id: str) -> None:
@@ -54,7 +82,7 @@ def _wait_until_ended(store: StoreSession, run_id: str) -> None:
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True)
+@click.argument("run_ids", nargs=-1, required=True, shell_complete=complete_run_ids)
 @click.option("--force", is_flag=True, help="Also take a run away from a live worker.")
 @click.option("--from-scratch", is_flag=True, help="Discard finished stages and checkpoints.")
 @param_options
@@ -121,7 +149,7 @@ def _print_plans(store: StoreSession, runs: list[Document], force: bool, as_json
 
 
 @click.command("retry-stage")
-@click.argument("run_id")
+@run_id_argument
 @click.argument("stage")
 @json_option
 def retry_stage(run_id: str, stage: str, as_json: bool) -> int:

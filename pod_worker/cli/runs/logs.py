@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import click
 
+from pod_worker.cli.completion import run_id_argument
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_datetime, as_mapping
@@ -23,7 +24,7 @@ COLORS = {"error": "red", "warn": "yellow", "warning": "yellow"}
 
 
 @click.command()
-@click.argument("run_id")
+@run_id_argument
 @click.option("--follow", "-f", is_flag=True, help="Wait for more lines until the run has ended.")
 @time_option("--since", "Only lines from then on")
 @click.option(

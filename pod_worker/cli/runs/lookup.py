@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import click
+
+from pod_worker.cli.completion import complete_queues, complete_run_ids
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.core.run import TERMINAL, Json
+from pod_worker.cli.options import parse_pair
+from pod_worker.core.run import TERMINAL, Json, RunStatus
 from pod_worker.store.mongo import Document
-from pod_worker.store.views.read_models import ReadModels
+from pod_worker.store.views.read_models import ReadModels, RunFilter
 
 TERMINAL_STATUSES = {status.value for status in TERMINAL}
+OPEN_STATUSES = [status.value for status in RunStatus if status not in TERMINAL]
 # Scripts find each of these keys in every run; what a run does not have yet is null.
 _LISTED_FIELDS = (
     "pipeline", "queue", "status", "priority", "attempt", "maxAttempts", "retryCount", "crashCount", "labels",
     "requirements", "uniqueKey", "createdAt", "queuedAt", "startedAt", "completedAt", "failedAt", "canceledAt",
     "runAfter", "claimedBy", "claimedAt", "leaseExpiresAt", "lastHeartbeat", "pod", "currentStage", "metrics",
-    "cancelRequestedAt", "cancelRequestedBy", "errorCode", "errorMessage", "errorStage", "hypothesisId",
+    "cancelRequestedAt", "cancelRequestedBy", "canceledBy", "cancelReason", "failedAttempts", "errorCode",
+    "errorMessage", "errorStage", "hypothesisId",
 )  # fmt: skip
 _DETAIL_FIELDS = (*_LISTED_FIELDS, "params", "checkpoints", "history", "stageTiming", "errorTraceback")
 
@@ -37,6 +43,32 @@ def resolve_run(models: ReadModels, run_id: str) -> Document:
 def resolve_ids(models: ReadModels, run_ids: tuple[str, ...]) -> list[str]:
     """Full ids in the given order, each once. Raises CommandError."""
     return list(dict.fromkeys(str(resolve_run(models, each)["_id"]) for each in run_ids))
+
+
+def runs_selection(command: Callable[..., object]) -> Callable[..., object]:
+    """Ids of runs, or options that select open runs."""
+    ids = click.argument("run_ids", nargs=-1, shell_complete=complete_run_ids)
+    label = click.option(
+        "--label", "labels", multiple=True, metavar="NAME=VALUE", help="All open runs with this label."
+    )
+    queue = click.option("--queue", shell_complete=complete_queues, help="All open runs of this queue.")
+    return ids(label(queue(command)))
+
+
+def select_ids(
+    models: ReadModels, run_ids: tuple[str, ...], labels: tuple[str, ...], queue: str | None
+) -> list[str]:
+    """The full ids of the named runs, and of all open runs with the labels and in the queue.
+
+    Raises CommandError.
+    """
+    if not run_ids and not labels and queue is None:
+        raise CommandError("Name runs, or select them with --label or --queue.", ExitCode.USAGE)
+    ids = resolve_ids(models, run_ids)
+    if labels or queue is not None:
+        wanted = RunFilter(OPEN_STATUSES, queue=queue, labels=dict(map(parse_pair, labels)))
+        ids += models.ids(wanted)
+    return list(dict.fromkeys(ids))
 
 
 def listed_json(run: Mapping[str, Json]) -> Document:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from pod_worker.cli.completion import complete_params
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import INT64_MAX, parse_pair
 from pod_worker.cli.output import say
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 
 def param_options(command: Callable[..., object]) -> Callable[..., object]:
     pair = click.option(
-        "--param", "-p", "pairs", multiple=True, metavar="NAME=VALUE", help="One parameter; VALUE may be JSON."
+        "--param",
+        "-p",
+        "pairs",
+        multiple=True,
+        metavar="NAME=VALUE",
+        shell_complete=complete_params,
+        help="One parameter; VALUE may be JSON.",
     )
     file = click.option(
         "--params", "params_file", metavar="FILE", help="Parameters as a JSON object in a file; - reads stdin."

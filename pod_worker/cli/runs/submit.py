@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pod_worker.cli.completion import complete_pipelines, complete_queues, run_id_argument
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import Int64, Number, json_option, parse_pair
@@ -19,9 +20,9 @@ ENQUEUE_BATCH = 1000
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=complete_pipelines)
 @param_options
-@click.option("--queue", help="Another queue than the pipeline's own.")
+@click.option("--queue", shell_complete=complete_queues, help="Another queue than the pipeline's own.")
 @click.option(
     "--priority",
     type=Int64(),
@@ -94,7 +95,7 @@ def submit(
 
 
 @click.command()
-@click.argument("run_id")
+@run_id_argument
 @param_options
 @click.option("--queue", help="Another queue than that of the run.")
 @click.option("--priority", type=Int64(), metavar="N", help="Another priority than that of the run.")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from pod_worker.cli.completion import complete_pipelines, complete_queues, run_id_argument
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option, limit_option, parse_pair, parse_time, time_option
 from pod_worker.cli.output import STATUS_STYLE, age, is_wide, print_json, print_line, print_table, say, span
 from pod_worker.cli.runs.duration import took
-from pod_worker.cli.runs.lookup import listed_json, resolve_ids, resolve_run
+from pod_worker.cli.runs.lookup import listed_json, resolve_run, runs_selection, select_ids
 from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.store.mongo import Document
@@ -25,8 +26,8 @@ TOTAL_LIMIT = 10_000
 @click.option(
     "--status", "words", multiple=True, metavar="STATUS", help="Only this status; repeat it or use commas."
 )
-@click.option("--pipeline", help="Only this pipeline.")
-@click.option("--queue", help="Only this queue.")
+@click.option("--pipeline", shell_complete=complete_pipelines, help="Only this pipeline.")
+@click.option("--queue", shell_complete=complete_queues, help="Only this queue.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only runs with this label.")
 @time_option("--since", "Only runs created since then")
 @limit_option("At most N runs.")
@@ -90,7 +91,7 @@ def _row(run: Document) -> list[str]:
 
 
 @click.command()
-@click.argument("run_id")
+@run_id_argument
 @json_option
 def show(run_id: str, as_json: bool) -> None:
     """Show everything about one run.
@@ -108,21 +109,24 @@ def show(run_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run_ids", nargs=-1, required=True)
+@runs_selection
 @json_option
-def watch(run_ids: tuple[str, ...], as_json: bool) -> int:
+def watch(run_ids: tuple[str, ...], labels: tuple[str, ...], queue: str | None, as_json: bool) -> int:
     """Follow runs live until they have ended.
 
-    Exit code 0 when all completed, 1 when one failed or was canceled. Ctrl-C ends the command, not the runs.
+    By id, or all open ones with a label or queue. Exit code 0 when all completed, 1 when one failed or was canceled. Ctrl-C ends the command, not the runs.
     """
     from pod_worker.cli.runs.watch import watch_runs
 
     store = open_store()
-    return watch_runs(store, resolve_ids(ReadModels(store.database), run_ids), as_json=as_json)
+    ids = select_ids(ReadModels(store.database), run_ids, labels, queue)
+    if not ids:
+        say("no open run matches")
+    return watch_runs(store, ids, as_json=as_json)
 
 
 @click.command()
-@click.argument("run_id")
+@run_id_argument
 @json_option
 def why(run_id: str, as_json: bool) -> None:
     """Explain the state of a run and what to do."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,13 +21,14 @@ from pod_worker.cli.output import (
     is_terminal,
     make_table,
     number,
+    percent,
     print_json_line,
     print_line,
     say,
     span,
 )
 from pod_worker.cli.runs.lookup import TERMINAL_STATUSES
-from pod_worker.core.run import Json
+from pod_worker.core.run import ACTIVE, Json
 from pod_worker.core.stage import stage_title
 from pod_worker.core.terminal_text import one_line
 from pod_worker.store.mongo import Document
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 STAGES_SHOWN = 4
+FULL_ROWS = 6  # more runs than this get one line each
+LINES_BESIDE_ROWS = 8
 METRICS_SHOWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 
 
@@ -62,7 +66,9 @@ def _say_unwatched(count: int, again: str) -> None:
 def _fetch_runs(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
     def read() -> list[Document]:
         # A run that was deleted meanwhile has ended.
-        return [models.run(run_id) or {"_id": run_id, "status": "DELETED"} for run_id in run_ids]
+        found = models.runs_by_id(run_ids)
+        gone = {"status": "DELETED"}
+        return [found.get(each) or models.run(each) or {"_id": each, **gone} for each in run_ids]
 
     return until_reconnected(read)
 
@@ -138,6 +144,37 @@ def _watch_live(
 
 
 def _live_table(models: ReadModels, runs: list[Document]) -> Table:
+    return _stage_table(models, runs) if len(runs) <= FULL_ROWS else _short_table(runs)
+
+
+def _short_table(runs: list[Document]) -> Table:
+    """A line for each run, running ones first, as many as the terminal shows; below it the counts of all."""
+    from rich.text import Text
+
+    table = make_table(["run", "status", "stage", "progress", "attempt"])
+    space = max(console().height - LINES_BESIDE_ROWS, 1)
+    for run in sorted(runs, key=_liveliness)[:space]:
+        stage = as_mapping(run.get("currentStage"))
+        status = one_line(str(run.get("status")))
+        table.add_row(
+            cell("run", one_line(str(run["_id"]))),
+            cell("status", status, STATUS_STYLE.get(status, "")),
+            cell("stage", one_line(stage_title(as_text(stage.get("name")) or "-"))),
+            cell("progress", percent(as_number(stage.get("progress")) or 0.0), "green"),
+            cell("attempt", number(run.get("attempt", 0))),
+        )
+    counts = Counter(one_line(str(run.get("status"))) for run in runs)
+    table.caption = Text(f"{len(runs)} runs: " + ", ".join(f"{n} {status}" for status, n in counts.most_common()))
+    table.caption_justify = "left"
+    return table
+
+
+def _liveliness(run: Document) -> int:
+    status = run.get("status")
+    return 0 if status in ACTIVE else 2 if status in TERMINAL_STATUSES else 1
+
+
+def _stage_table(models: ReadModels, runs: list[Document]) -> Table:
     from rich.text import Text
 
     table = make_table(["run", "status", "stage", "progress", "metrics"])

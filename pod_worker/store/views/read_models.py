@@ -117,6 +117,24 @@ class ReadModels:
         found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\U0010ffff"}}, {"_id": 1}).limit(limit)
         return [str(run["_id"]) for run in found] if part else []
 
+    def ids(self, wanted: RunFilter) -> list[str]:
+        """The ids of all runs that match, newest first."""
+        order = [("createdAt", DESCENDING), ("_id", DESCENDING)]
+        return [str(run["_id"]) for run in self._runs.find(_condition(wanted), {"_id": 1}).sort(order)]
+
+    def newest_ids(self, part: str, limit: int) -> list[tuple[str, str, str]]:
+        """Id, pipeline and status of the newest runs whose id begins with `part`."""
+        condition: Document = {"_id": {"$gte": part, "$lt": part + "\U0010ffff"}} if part else {}
+        order = [("_id", DESCENDING)] if part else [("createdAt", DESCENDING), ("_id", DESCENDING)]
+        found = self._runs.find(condition, {"pipeline": 1, "status": 1}).sort(order).limit(limit)
+        return [(str(run["_id"]), str(run.get("pipeline", "-")), str(run.get("status", "-"))) for run in found]
+
+    def runs_by_id(self, run_ids: Sequence[str]) -> dict[str, Document]:
+        """The runs that exist, without their long fields, in one query."""
+        hidden_fields = dict.fromkeys(_SECRET + _LONG, 0)
+        found = self._runs.find({"_id": {"$in": list(run_ids)}}, hidden_fields)
+        return {str(run["_id"]): run for run in map(_public_view, found)}
+
     def stages(self, run_id: str) -> list[Document]:
         """In the order in which they started."""
         found = [_with_title(stage) for stage in self._of_run(STAGES, run_id)]

@@ -14,10 +14,11 @@ from tests.pods.cloud import GPU, Cloud
 from tests.pods.sshd import Sshd
 
 
-def test_a_dry_run_shows_the_plan_and_spends_nothing(pods: Pods, cloud: Cloud) -> None:
-    result = pods(
-        "create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN=hunter2", "--no-up", "--dry-run"
-    )
+def test_a_dry_run_shows_the_plan_and_spends_nothing(
+    pods: Pods, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    result = pods("create", "w", "--gpu", "RTX 4090", "--gpu", "L4", "-e", "HF_TOKEN", "--no-up", "--dry-run")
     assert result.code == 0
     assert "$0.69/h" in result.err
     assert "NVIDIA L4" in result.err
