@@ -114,7 +114,9 @@ def show(run_id: str, as_json: bool) -> None:
 def watch(run_ids: tuple[str, ...], labels: tuple[str, ...], queue: str | None, as_json: bool) -> int:
     """Follow runs live until they have ended.
 
-    By id, or all open ones with a label or queue. Exit code 0 when all completed, 1 when one failed or was canceled. Ctrl-C ends the command, not the runs.
+    By id, or all open ones with a label or queue.
+
+    Exit code 0 when all completed, 1 when one failed or was canceled. Ctrl-C ends the command, not the runs.
     """
     from pod_worker.cli.runs.watch import watch_runs
 
