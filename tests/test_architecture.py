@@ -69,7 +69,12 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("app",),
         ("server",),
     ),
-    "cli.pods": (("session", "code_archive"), ("access", "worker_start"), ("create",), ("commands",)),
+    "cli.pods": (
+        ("session", "code_archive", "environment"),
+        ("access", "worker_start"),
+        ("create",),
+        ("commands",),
+    ),
     "store": (
         ("collections", "mongo"),
         ("errors", "document_fields"),

@@ -12,9 +12,10 @@ from pod_worker.core.secret import revealed
 
 
 @click.group(invoke_without_command=True)
+@click.option("--deep", "is_deep", is_flag=True, help="Also train a tiny model for one step (about 15 s).")
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> int | None:
+def doctor(ctx: click.Context, is_deep: bool, as_json: bool) -> int | None:
     """Check this machine and its connections, and print a fix for each problem.
 
     MongoDB, workers, control plane and key, object store, disk, GPUs, training libraries. Exit code 1 when a check
@@ -24,7 +25,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int | None:
         return None
     from pod_worker.cli.doctor_checks import run_checks
 
-    return print_diagnoses(list(run_checks()), as_json)
+    return print_diagnoses(list(run_checks(is_deep)), as_json)
 
 
 @doctor.command()

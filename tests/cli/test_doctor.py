@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from pod_worker.cli import doctor_checks
+from pod_worker.cli.diagnosis import Diagnosis
 from pod_worker.cli.doctor_checks import run_user, unmet_requirements
 from pod_worker.config import load
 from pod_worker.local.s3 import S3Access
@@ -136,3 +138,19 @@ def test_a_closed_folder_on_the_way_is_named_with_the_fix(tmp_path: Path) -> Non
     assert "runs would work as root" in found.text
     assert "or run `chmod o+x /" in found.text
     assert not (tmp_path / "work").exists()
+
+
+def test_a_training_step_is_made_on_request_only(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 15 s; `init_runpod.sh` makes one before the pod's worker claims a run."""
+    steps: list[str] = []
+
+    def step() -> Diagnosis:
+        steps.append("made")
+        return Diagnosis("training", "bad", "cannot train")
+
+    monkeypatch.setattr(doctor_checks, "training_step", step)
+    assert "doctor --deep" in check(cli, "training")["text"]
+    assert steps == []
+    deep = cli("doctor", "--deep", "--json")
+    assert (deep.code, steps) == (1, ["made"])
+    assert deep.json[-1]["text"] == "cannot train"
