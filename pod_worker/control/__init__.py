@@ -1,1 +1,1 @@
-"""The control plane: ingest, projections, read API and live view, as one FastAPI app over the shared stores."""
+"""The control plane: ingest, projections, read API and live view in one app."""

@@ -51,7 +51,9 @@ def build_app(
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
 ) -> ControlPlaneApp:
-    """`token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it.
+    """The app.
+
+    `token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it.
 
     `background_problems` says what is wrong with threads outside the app; /readyz reports it. /readyz also returns
     `instance`, which proves to the process that chose it that this one responds.

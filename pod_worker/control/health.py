@@ -1,4 +1,7 @@
-"""Liveness, readiness and the metrics for Prometheus. Liveness touches nothing; readiness asks the database."""
+"""Liveness, readiness and the metrics for Prometheus.
+
+Liveness touches nothing; readiness asks the database.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ def router(
     problems: Callable[[], list[str]],
     instance: str | None = None,
 ) -> APIRouter:
-    """`problems` says which background threads do not work; `instance` is returned by /readyz."""
+    """The routes.
+
+    `problems` says which background threads do not work; `instance` is returned by /readyz.
+    """
     routes = _Routes(database, clock, metrics, problems, instance)
     api = APIRouter(tags=["health"])
     api.add_api_route("/healthz", routes.alive, methods=["GET"])
@@ -53,7 +59,10 @@ class _Routes:
         return {"ok": True}
 
     def ready(self) -> dict[str, Json]:
-        """MongoDB responds and every background thread works. Names the database and the instance."""
+        """MongoDB responds and every background thread works.
+
+        Names the database and the instance.
+        """
         self._ping()
         if found := self._problems():
             detail = f"{'; '.join(found)[:500]}. See the log; restart the control plane if this stays"

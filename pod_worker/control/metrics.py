@@ -1,4 +1,6 @@
-"""Metrics of the control plane for Prometheus. Labels are bounded: no run ids, no free text.
+"""Metrics of the control plane for Prometheus.
+
+Labels are bounded: no run ids, no free text.
 
 Each app has a registry of its own, so that two apps in one process do not share counters.
 """
@@ -54,7 +56,10 @@ class ControlPlaneMetrics:
         self._unknown_seen: set[str] = set()
 
     def count_events(self, result: str, kinds: Iterable[str]) -> None:
-        """Count events of these types with that result. The label keeps its name `verdict`."""
+        """Count events of these types with that result.
+
+        The label keeps its name `verdict`.
+        """
         for kind, times in Counter(kinds).items():
             is_known = kind in PAYLOADS
             self._events.labels(result, kind if is_known else "other").inc(times)
@@ -73,7 +78,10 @@ class ControlPlaneMetrics:
 
 
 class _QueueGauges(Collector):
-    """Read at each scrape. While the database is unreachable these are absent, and `up` is 0."""
+    """Read at each scrape.
+
+    While the database is unreachable these are absent, and `up` is 0.
+    """
 
     def __init__(self, depth: Callable[[], QueueStats]) -> None:
         self._depth = depth

@@ -1,4 +1,4 @@
-"""Runs the app: uvicorn with a stop that finishes the requests in progress and ends every live view.
+"""Runs the app: uvicorn with a stop that finishes requests and live views.
 
 `serve` blocks until SIGTERM or SIGINT; a second signal ends it at once. Of the app it knows only
 `app.state.stopping`, an asyncio.Event that ends live views.
@@ -30,7 +30,9 @@ def serve(
     grace_seconds: int = GRACE_SECONDS,
     backlog: int = 512,
 ) -> None:
-    """Serve until a signal. `on_ready(host, port)` gets the real port once requests are accepted.
+    """Serve until a signal.
+
+    `on_ready(host, port)` gets the real port once requests are accepted.
 
     Raises OSError when the address cannot be bound; the message names it.
     """

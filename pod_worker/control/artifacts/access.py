@@ -1,4 +1,4 @@
-"""Checks of the artifact routes: the caller's attempt, the keys it may name, the values it may send.
+"""Checks of the artifact routes: the caller's attempt, keys and values.
 
 Every refusal is a `ProblemError` with its reason. This module writes nothing and does not use the object store.
 """
@@ -23,7 +23,10 @@ _MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?[\x20-\x7e]{1,100})?
 def authorize_writer(
     database: Mongo, run_id: str, body: PresignRequest | FinalizeRequest | AbortRequest
 ) -> RunWriter:
-    """The attempt for which the caller writes. ProblemError 404, or 409 `fenced` when it lost the run."""
+    """The attempt for which the caller writes.
+
+    ProblemError 404, or 409 `fenced` when it lost the run.
+    """
     found = registry.owner_of(database, run_id)
     if found is None:
         raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
@@ -57,8 +60,10 @@ def parse_run_key(run_id: str, text: str) -> ArtifactKey:
 
 
 def parse_upload_key(writer: RunWriter, text: str) -> UploadKey:
-    """An upload's key of this run, and of no later attempt than the writer's. A later attempt may finish what an
-    earlier one began to upload: its bytes are verified all the same."""
+    """An upload's key of this run, and of no later attempt than the writer's.
+
+    A later attempt may finish what an earlier one began to upload: its bytes are verified all the same.
+    """
     try:
         key = UploadKey.read(text)
     except InvalidNameError as error:
@@ -76,7 +81,10 @@ def _of_run(run_id: str, key: ArtifactKey) -> ArtifactKey:
 
 
 def check_no_conflict(database: Mongo, key: ArtifactKey) -> None:
-    """Refuse a file where a folder is, and the other way round: no disk, and not every store, can hold both."""
+    """Refuse a file where a folder is, and the other way round.
+
+    No disk, and not every store, can hold both.
+    """
     other = registry.conflicting_key(database, str(key))
     if other is not None:
         raise ProblemError(

@@ -1,4 +1,4 @@
-"""Finalize: read an upload back, compare it with its hash, publish it, and register it.
+"""Finalize: read an upload back, compare its hash, publish and register it.
 
 An upload has a key of its own. Only after its bytes are verified are they copied to the published key, which is
 reserved for this one content; only the upload's key is ever deleted here. Repeating a finalize is harmless at
@@ -66,7 +66,10 @@ class ArtifactFinalizer:
         self._publishing = KeyedLocks()
 
     async def finalize(self, run_id: str, body: FinalizeRequest) -> Finalized | JSONResponse:
-        """Verify an upload, publish it and register it. 202 means that reading it takes longer: ask again."""
+        """Verify an upload, publish it and register it.
+
+        202 means that reading it takes longer: ask again.
+        """
         upload = await run_in_threadpool(self._assemble, run_id, body)
         if isinstance(upload, Finalized):
             return upload
@@ -126,7 +129,10 @@ class ArtifactFinalizer:
         return finalized
 
     def _reserve(self, target: ArtifactKey, sha256: str) -> ArtifactKey:
-        """The key under which these bytes are published: another one where the name is taken by other bytes."""
+        """The key under which these bytes are published.
+
+        Another one where the name is taken by other bytes.
+        """
         for key in (target, self._suffixed(target, sha256)):
             row = registry.verified_at_key(self._database, str(key))
             if row is not None and row.sha256 != sha256:
@@ -143,7 +149,10 @@ class ArtifactFinalizer:
             raise ProblemError(422, "bad_key", str(error)) from None
 
     def _publish(self, upload: _Upload, target: str) -> None:
-        """Copy the verified bytes. What is registered under the key is these bytes already, and is not written."""
+        """Copy the verified bytes.
+
+        What is registered under the key is these bytes already, and is not written.
+        """
         if registry.verified_at_key(self._database, target) is None:
             self._store.copy(upload.found, target)
 
@@ -190,8 +199,10 @@ class ArtifactFinalizer:
 
 
 class KeyedLocks:
-    """One lock for each key that is in use. `rclone serve s3` shows a copy while it is being written, so two
-    copies to one key must not overlap."""
+    """One lock for each key that is in use.
+
+    `rclone serve s3` shows a copy while it is being written, so two copies to one key must not overlap.
+    """
 
     def __init__(self) -> None:
         self._locks: dict[str, asyncio.Lock] = {}
@@ -210,8 +221,11 @@ class KeyedLocks:
 
 
 class ObjectDigests:
-    """Reads each object once, however often finalize is asked, in threads of its own, so that long readings do
-    not block the other routes. Remembers a digest for a while, by the object's key and etag."""
+    """Reads each object once, however often finalize is asked.
+
+    In threads of its own, so that long readings do not block the other routes. Remembers a digest for a
+    while, by the object's key and etag.
+    """
 
     def __init__(self, store: ObjectStore, threads: int = 4) -> None:
         self._store = store

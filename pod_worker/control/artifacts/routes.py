@@ -1,4 +1,4 @@
-"""The artifact routes: permission to upload, verified registration, the list, and links to download.
+"""The artifact routes: uploads, verified registration, the list, and downloads.
 
 No byte of an artifact passes through here: pods and browsers get presigned URLs. An upload goes to a key of its
 own, and no URL that can write ever points at a published key.
@@ -115,7 +115,10 @@ class _Routes:
         self._new_upload = new_upload
 
     def presign(self, run_id: str, body: PresignRequest) -> UploadGrant | DownloadUrl:
-        """A URL (or part URLs) to upload to, or one to download from; none when the bytes are registered."""
+        """A URL (or part URLs) to upload to, or one to download from.
+
+        None when the bytes are registered.
+        """
         return self._get(run_id, body) if body.action == "get" else self._presign_put(run_id, body)
 
     def abort(self, run_id: str, body: AbortRequest) -> None:
@@ -206,7 +209,7 @@ class _Routes:
         )
 
     def _multipart_upload(self, upload: UploadKey, body: PresignRequest) -> tuple[str, list[StoredPart]]:
-        """The upload that the caller names and the parts that the store has of it, or a new one in its place."""
+        """The upload that the caller names and its stored parts, or a new upload."""
         key = str(upload)
         try:
             if body.upload_id and body.first_part is None:

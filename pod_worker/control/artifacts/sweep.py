@@ -1,4 +1,4 @@
-"""Deletes what uploads leave behind, and checkpoints that newer ones have superseded.
+"""Deletes what uploads leave behind, and superseded checkpoints.
 
 Uploads leave objects that were never finalized, unfinished uploads and unregistered copies. Only keys that the
 control plane made itself are deleted: below `uploads/`, and published keys that it reserved. A key that is
@@ -26,7 +26,10 @@ class SweepResult:
 
 
 def sweep_uploads(database: Mongo, store: ObjectStore, now: datetime) -> SweepResult:
-    """Delete everything unfinished that is older than UPLOAD_DAYS. Raises ObjectStoreError."""
+    """Delete everything unfinished that is older than UPLOAD_DAYS.
+
+    Raises ObjectStoreError.
+    """
     before = now - timedelta(days=UPLOAD_DAYS)
     objects = uploads = 0
     for found in store.list(f"{UPLOADS}/"):
@@ -48,7 +51,9 @@ def sweep_uploads(database: Mongo, store: ObjectStore, now: datetime) -> SweepRe
 
 
 def sweep_checkpoints(database: Mongo, store: ObjectStore) -> int:
-    """Delete every superseded checkpoint; returns how many objects. Raises ObjectStoreError; repeatable.
+    """Delete every superseded checkpoint; returns how many objects.
+
+    Raises ObjectStoreError; repeatable.
 
     The registry first: a crash in between leaves a doomed key, whose object the next sweep deletes.
     """

@@ -119,7 +119,10 @@ def read_binary(headers: Mapping[str, str], body: bytes) -> IncomingEvent:
 
 
 def _header_text(name: str, value: str) -> str:
-    """The attribute that a header value stands for. HTTP libraries decode headers as Latin-1."""
+    """The attribute that a header value stands for.
+
+    HTTP libraries decode headers as Latin-1.
+    """
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = _QUOTED_PAIR.sub(r"\1", value[1:-1])
     try:
@@ -148,7 +151,10 @@ def _validated(read: _Envelope, line_number: int, *, may_be_deep: bool) -> Incom
 
 
 def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) -> Payload | None:
-    """The typed payload; None for a type that is not in the contract. Raises InvalidEventError."""
+    """The typed payload; None for a type that is not in the contract.
+
+    Raises InvalidEventError.
+    """
     found = _PAYLOADS.get(kind)
     if found is None:
         return None
@@ -160,7 +166,7 @@ def payload_of(kind: str, data: dict[str, Json], event_id: str | None = None) ->
 
 
 def _check_subject(read: _Envelope, run_id: str | None) -> None:
-    """Raises InvalidEventError unless the subject is valid and `data.run_id` names the same run."""
+    """Raises InvalidEventError unless subject and `data.run_id` name the same run."""
     if run_id is None and not _is_known(read.subject):
         wanted = "run/<id>, ideation/<id>, pod/<id> or hypothesis/<id>"
         raise InvalidEventError("bad_subject", f"subject {read.subject[:100]!r} must be {wanted}", read.id)
@@ -185,7 +191,10 @@ def _is_known(subject: str) -> bool:
 
 
 def _normalised(read: _Envelope) -> Event:
-    """The event with the attributes that older emitters nest at its top level, and its time in UTC."""
+    """The event with nested attributes at its top level, and its time in UTC.
+
+    Older emitters nest them.
+    """
     nested = read.extensions or _Extensions()
     try:
         time = read.time.astimezone(UTC)
@@ -220,7 +229,7 @@ def _is_json(media_type: str) -> bool:
 
 
 def _depth(value: Json) -> int:
-    """Levels of nesting, counted without recursion: the value may exceed the recursion limit."""
+    """Levels of nesting, without recursion: it may exceed the recursion limit."""
     depth, layer = 0, [value]
     while layer and depth <= DEPTH_LIMIT:
         depth += 1

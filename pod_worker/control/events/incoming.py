@@ -29,7 +29,7 @@ class IngestResult(StrEnum):
 
 
 class IncomingEvent(msgspec.Struct, gc=False):
-    """A valid event. `payload` is None for an `ai.*` type that this version does not know.
+    """A valid event; `payload` is None for an `ai.*` type that is not known here.
 
     `line_number` counts from 1 in its request. `event.attempt` is what the emitter sent. Ingest fills in the
     rest: `counted_attempt`, whose views the event may change; `is_projected`, whether it changes views at all;

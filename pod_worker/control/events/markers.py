@@ -23,7 +23,10 @@ _NEVER = float("-inf")
 
 @dataclass(slots=True)
 class _MarkedRun:
-    """The run's marker says `since` and was last written at `marked_at`; `open` are the positions it covers."""
+    """What a run's marker covers.
+
+    The marker says `since` and was last written at `marked_at`; `open` are the positions.
+    """
 
     since: int = 0
     marked_at: float = _NEVER
@@ -52,7 +55,7 @@ class ProjectionMarkers:
                 self._runs[run_id].open.remove(position)
 
     async def ensure(self, run_ids: frozenset[str]) -> None:
-        """Return once each run has a marker in the database that no other process takes for abandoned."""
+        """Return once each run has a marker that no other process takes for abandoned."""
         if self._stale(run_ids, self._clock.monotonic()):
             await asyncio.to_thread(self._mark_stale, run_ids)
 

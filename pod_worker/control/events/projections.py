@@ -1,4 +1,4 @@
-"""What each event type means: one pure function from an event and its payload to changes of the views.
+"""What each event type means: a pure function from an event to view changes.
 
 The table is total over the payloads of the contract; a type without a view is listed as such. This module knows
 neither the database, nor the order of arrival, nor earlier projections.
@@ -174,7 +174,7 @@ def _stage_failed(event: Event, data: p.StageFailed) -> Iterable[Change]:
 
 
 def _stage_status(status: str) -> dict[str, Any]:
-    """All fields of the group, so that a stage that runs again drops those of its earlier end."""
+    """All fields of the group, so that a stage that runs again drops the former ones."""
     absent = ("completed_at", "duration_s", "summary", "error_code", "error_message")
     return {"status": status} | dict.fromkeys(absent)
 

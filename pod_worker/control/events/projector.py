@@ -1,4 +1,4 @@
-"""Projects stored events into the views in a thread of its own, many batches at once.
+"""Projects stored events into the views in a thread, many batches at once.
 
 Ingest reserves before it stores, so that a crash in between leaves a marker and another process replays the run.
 Views may lag by a fraction of a second; `wait_until_projected` waits for all acknowledged events. `projections`
@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ProjectionTicket:
-    """A group of events on its way through the log into the views. `position` is the first event's."""
+    """A group of events on its way through the log into the views.
+
+    `position` is the first event's.
+    """
 
     run_ids: frozenset[str]
     position: int
@@ -73,7 +76,9 @@ class Projector:
 
     @asynccontextmanager
     async def reserve(self, run_ids: frozenset[str], count: int, now: datetime) -> AsyncIterator[ProjectionTicket]:
-        """Around storing so many events of these runs; set `changes` and their `count` before leaving.
+        """Around storing so many events of these runs.
+
+        Set `changes` and their `count` before leaving.
 
         Positions are microseconds since 1970, never the same twice in this process. Raises PyMongoError when the
         marker cannot be written, ProblemError 503 when too many events wait; then nothing may be acknowledged.
@@ -115,7 +120,7 @@ class Projector:
         return self.waiting_events() < WAITING_EVENTS
 
     def apply_now(self, changes: ViewChanges) -> None:
-        """Write in the caller's thread before returning: for events that no marker may cover any more.
+        """Write in the caller's thread, for events that no marker may cover any more.
 
         Raises PyMongoError; then the events may not be acknowledged.
         """
@@ -128,7 +133,10 @@ class Projector:
         return self._accepted_events - self._projected_events
 
     def wait_until_projected(self, seconds: float = READ_TIMEOUT_SECONDS) -> bool:
-        """Wait until all events stored before are in the views. False after a timeout or without the database."""
+        """Wait until all events stored before are in the views.
+
+        False after a timeout or without the database.
+        """
         with self._changed:
             wanted = self._accepted_events
             self._readers += 1
@@ -154,7 +162,10 @@ class Projector:
                 self._thread.start()
 
     def close(self) -> None:
-        """Project the waiting events, delete the markers and end. Another process repeats what fails now."""
+        """Project the waiting events, delete the markers and end.
+
+        Another process repeats what fails now.
+        """
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -162,7 +173,10 @@ class Projector:
             self._thread.stop(timeout=0)
 
     def _step(self) -> float | None:
-        """Write the waiting events once. Returns the seconds to pause; None when all is done and closed."""
+        """Write the waiting events once; returns the seconds to pause.
+
+        None when all is done and closed.
+        """
         tickets = self._next_tickets()
         try:
             is_done = self._project(tickets)
@@ -222,7 +236,10 @@ class Projector:
         return True
 
     def _apply(self, changes: ViewChanges) -> None:
-        """Write the changes; drop and report those that can never be written. Raises PyMongoError: try again."""
+        """Write the changes; drop and report those that can never be written.
+
+        Raises PyMongoError: try again.
+        """
         try:
             self._views.apply(changes)
         except Exception as error:

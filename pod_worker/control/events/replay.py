@@ -20,7 +20,10 @@ BATCH = 1000
 
 
 def rebuild(database: Mongo, run_id: str) -> int:
-    """Rebuild one run's views. Returns how many events counted; 0 for a run that does not exist."""
+    """Rebuild one run's views; returns how many events counted.
+
+    0 for a run that does not exist.
+    """
     views = Views(database)
     attempts = views.current_attempts([run_id])
     if not attempts:
@@ -32,7 +35,10 @@ def rebuild(database: Mongo, run_id: str) -> int:
 
 
 def replay_since(database: Mongo, run_id: str, since: int) -> int:
-    """Project a run's events from a log position on, over the existing views. Returns how many counted."""
+    """Project a run's events from a log position on; returns how many counted.
+
+    Over the existing views.
+    """
     views = Views(database)
     return _replay(database, views, run_id, views.current_attempts([run_id]), since)
 
@@ -47,7 +53,7 @@ def _replay(database: Mongo, views: Views, run_id: str, attempts: Mapping[str, i
 
 
 def events_for_replay(entries: Iterable[StoredEvent], attempts: Mapping[str, int]) -> list[IncomingEvent]:
-    """Stored events that change views: of runs that exist and of attempts that have begun.
+    """Stored events that change views: of known runs and attempts that have begun.
 
     `attempts` maps run ids to the current attempt.
     """

@@ -1,4 +1,4 @@
-"""msgspec structs with the fields of core's dataclasses, for objects that arrive thousands of times a second.
+"""msgspec structs with the fields of core's dataclasses, for the ingest path.
 
 `core` uses the standard library only, and msgspec decodes a struct in a third of the time of a dataclass. Fields,
 defaults, properties and class variables are the dataclass's own, so nothing is declared twice.
@@ -20,7 +20,9 @@ T = TypeVar("T")
 def struct_of(
     kind: type[T], rename: dict[str, str] | None = None, limits: Mapping[str, Meta] = MappingProxyType({})
 ) -> type[T]:
-    """A struct that can stand wherever an instance of the dataclass is only read; `isinstance` tells them apart.
+    """A struct that can stand wherever an instance of the dataclass is only read.
+
+    `isinstance` distinguishes them.
 
     `rename` maps fields to their names on the wire, `limits` narrows what a field takes there.
     """

@@ -1,4 +1,4 @@
-"""Which attempt a run is in, read from the database at most once a second for busy runs.
+"""Which attempt a run is in, read from the database at most once a second.
 
 A cached attempt is used only for events that name it; an event of another attempt, or of none, always reads the
 database. So a claim is seen at once. A stale entry can at worst accept an event of a superseded attempt for a
@@ -28,7 +28,10 @@ class AttemptCache:
         self._lock = threading.Lock()
 
     def get(self, sent: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
-        """The current attempt of those runs that exist, for (run id, attempt) of events. Raises PyMongoError."""
+        """The current attempt of those runs that exist.
+
+        For (run id, attempt) of events. Raises PyMongoError.
+        """
         now = self._clock.monotonic()
         found, unsure = self._cached(sent, now)
         return found | self._fetch(sorted(unsure), now) if unsure else found

@@ -32,7 +32,10 @@ class RefusedLine(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class IngestBatch:
-    """The lines of one request. Each line that is not blank is in `events` or in `refused`."""
+    """The lines of one request.
+
+    Each line that is not blank is in `events` or in `refused`.
+    """
 
     events: list[IncomingEvent] = field(default_factory=list)
     lines: Sequence[bytes] = ()
@@ -67,7 +70,10 @@ class IngestBatch:
         self.events = [each for each in self.events if each.refusal is None]
 
     def restrict_to(self, caller: Caller) -> None:
-        """Refuse the events that the caller may not write: of other runs, of other attempts, of no attempt."""
+        """Refuse the events that the caller may not write.
+
+        Those of other runs, of other attempts, of no attempt.
+        """
         if caller is EVERY_RUN:
             return
         own = (caller.run_id, caller.attempt)

@@ -1,4 +1,6 @@
-"""From a request's body to an `IngestBatch`: media type, gzip, lines, events. Limits hold before memory is spent.
+"""From a request's body to an `IngestBatch`: media type, gzip, lines, events.
+
+Limits hold before memory is spent.
 
 Knows nothing of routes and the database.
 """
@@ -126,7 +128,10 @@ def _inflate(member: zlib._Decompress, chunk: bytes, limit_bytes: int) -> bytes:
 
 
 def split_lines(body: bytes) -> list[bytes]:
-    """Every line, also the blank ones, so that their places are their numbers. Raises ProblemError 413."""
+    """Every line, also the blank ones, so that their places are their numbers.
+
+    Raises ProblemError 413.
+    """
     lines = body.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if len(body) > LINE_LIMIT_BYTES:
         for line_number, line in enumerate(lines, 1):

@@ -1,4 +1,6 @@
-"""The two ingest routes: from an HTTP request to the result of each line. CONTRACT section 3.
+"""The two ingest routes: from an HTTP request to the result of each line.
+
+CONTRACT section 3.
 
 No route blocks the event loop on the database, so a slow database delays neither the health routes nor reads.
 """

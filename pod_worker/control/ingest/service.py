@@ -1,4 +1,6 @@
-"""Checks and stores incoming events and hands them to the projector. Nothing is acknowledged before it is stored.
+"""Checks and stores incoming events and hands them to the projector.
+
+Nothing is acknowledged before it is stored.
 
 Each line gets its own result; a bad line is refused alone and kept with the reason. Duplicates are projected again
 from what was stored first. Any number of batches costs the same number of round trips. HTTP is not known here.
@@ -92,7 +94,10 @@ class Ingest:
         self._count(batches)
 
     async def _refuse_seq_jumps(self, events: Sequence[IncomingEvent], batches: Sequence[IngestBatch]) -> None:
-        """Refuse a `seq` far beyond its run's last one: it would win over every later event of its attempt."""
+        """Refuse a `seq` far beyond its run's last one.
+
+        It would win over every later event of its attempt.
+        """
         high = [each for each in events if (each.event.seq or 0) > SEQ_JUMP and each.event.attempt is not None]
         last = await to_thread(self._views.last_seqs, sorted({each.run_id for each in high if each.run_id}))
         for each in high:
@@ -104,7 +109,10 @@ class Ingest:
             batch.drop_refused_events()
 
     async def _resolve_attempts(self, events: Sequence[IncomingEvent]) -> bool:
-        """Set which attempt each event counts for. Returns whether an event has a `seq` that may be a jump."""
+        """Set which attempt each event counts for.
+
+        Returns whether an event has a `seq` that may be a jump.
+        """
         sent = {(each.run_id, each.event.attempt) for each in events}
         attempts = self._attempts.get_cached(sent)
         if attempts is None:
@@ -153,7 +161,7 @@ class Ingest:
 
 
 def _resolve_attempt(sent: int | None, current: int | None) -> tuple[int | None, IngestResult, bool]:
-    """The attempt that an event counts for, its result, and whether that attempt has begun."""
+    """The attempt that an event counts for, its result, whether it has begun."""
     counted = sent if sent is not None else current
     if current is None or counted is None:
         return counted, IngestResult.ACCEPTED, False
@@ -164,7 +172,7 @@ def _resolve_attempt(sent: int | None, current: int | None) -> tuple[int | None,
 def _log_documents(
     events: Sequence[IncomingEvent], first_position: int, received_at: datetime
 ) -> tuple[list[Document], list[IncomingEvent], list[IncomingEvent]]:
-    """The log's documents, the events they are of, and the transient events that the log does not keep."""
+    """The log's documents, their events, and the transient events that are not kept."""
     documents: list[Document] = []
     stored: list[IncomingEvent] = []
     transient: list[IncomingEvent] = []
@@ -206,7 +214,10 @@ def _level(payload: Payload | None) -> str:
 
 
 def _clamp_future_time(event: Event, now: datetime) -> Event:
-    """The event, dated now at the latest. With a pod's clock ahead, a dead run would look alive."""
+    """The event, dated now at the latest.
+
+    With a pod's clock ahead, a dead run would look alive.
+    """
     if event.time <= now:
         return event
     rest = (event.seq, event.attempt, event.traceparent)
@@ -226,7 +237,10 @@ def _refuse_unstorable(
 
 
 class _RecentIds:
-    """The ids of the latest transient events. The log does not keep those, and a repeat is still a duplicate."""
+    """The ids of the latest transient events.
+
+    The log does not keep those, and a repeat is still a duplicate.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

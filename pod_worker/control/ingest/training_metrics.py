@@ -59,7 +59,10 @@ def router(ingest: Ingest, find_run: Callable[[str], Run | None], clock: Clock) 
 
     @routes.post("/api/training/jobs/{run_id}/metrics")
     async def post_metrics(run_id: str, request: Request) -> Response:
-        """200 `{status: "ok"}`, with `command: "stop"` once the run is canceled, ended or in another attempt."""
+        """200 `{status: "ok"}`, with `command: "stop"` when the training must end.
+
+        That is once the run is canceled, ended or in another attempt.
+        """
         metrics = _read(await read_body(request.stream(), request.headers))
         run = await run_in_threadpool(find_run, run_id)
         if run is None:

@@ -1,4 +1,6 @@
-"""The web page: a list of runs and one run, live. A shell from a template; the scripts read the API.
+"""The web page: a list of runs and one run, live.
+
+A shell from a template; the scripts read the API.
 
 No build step and nothing from elsewhere: the policy header forbids it. Scripts write text as text only, so
 nothing that a run says can become markup.

@@ -68,7 +68,10 @@ class _Routes:
         cursor: str | None = None,
         hidden: bool = False,
     ) -> Response:
-        """Newest first. `nextCursor` (or `page`) goes on; `total` stops counting at 10 000."""
+        """Newest first.
+
+        `nextCursor` (or `page`) goes on; `total` stops counting at 10 000.
+        """
         wanted = RunFilter(_statuses(status), pipeline, hypothesis_id, hidden)
         try:
             found = self._models.runs(wanted, page_size, page, cursor)
@@ -78,7 +81,10 @@ class _Routes:
         return json_response(body | {"nextCursor": found.next_cursor})
 
     def detail(self, run_id: str) -> Response:
-        """The run with its stages, validations and artifacts; `hint` says how to fix its error."""
+        """The run with its stages, validations and artifacts.
+
+        `hint` says how to fix its error.
+        """
         return json_response(run_detail(self._database, self._models, run_id))
 
     def events(
@@ -104,7 +110,10 @@ class _Routes:
         cursor: Position = None,
         tail: Size = 200,
     ) -> Response:
-        """The last lines, oldest first; with `cursor` (a position), the first ones after it."""
+        """The last lines, oldest first.
+
+        With `cursor` (a position), the first ones after it.
+        """
         wanted = EventFilter((LOG_TYPE,), _level(level), _aware(since))
         page = self._pages.read_page(run_id, wanted, tail, cursor, newest_first=cursor is None)
         items = page.items if cursor is not None else page.items[::-1]
@@ -117,7 +126,10 @@ class _Routes:
         stage: str | None = None,
         points: Annotated[int, Query(ge=3, le=10_000)] = 500,
     ) -> Response:
-        """Series of [step, value, time, attempt], downsampled to `points` each without changing their shape."""
+        """Series of [step, value, time, attempt].
+
+        Downsampled to `points` each without changing their shape.
+        """
         series = self._series.read(run_id, _words(name), stage)
         return json_response({"series": [_series_view(each, points) for each in series]})
 
@@ -153,7 +165,10 @@ class _Routes:
         force: Annotated[bool, Body()] = False,
         from_scratch: Annotated[bool, Body()] = False,
     ) -> Response:
-        """Queue an ended or stale run again. A live lease is refused (409) unless `force`, which fences it."""
+        """Queue an ended or stale run again.
+
+        A live lease is refused (409) unless `force`, which fences it.
+        """
         return _action_response(
             self._actions.reset(run_id, by=by or "api", force=force, from_scratch=from_scratch)
         )

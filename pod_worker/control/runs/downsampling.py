@@ -1,4 +1,4 @@
-"""Downsampling of a curve without changing its shape: largest-triangle-three-buckets.
+"""Downsampling that keeps a curve's shape: largest-triangle-three-buckets.
 
 Sveinn Steinarsson, "Downsampling Time Series for Visual Representation" (University of Iceland, 2013). Keeps
 the first and the last point and never invents one. Pure.

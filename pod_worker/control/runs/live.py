@@ -1,4 +1,4 @@
-"""Live views of a run: server-sent events, read from the event log by one poller per run.
+"""Live views of a run: server-sent events, read by one poller per run.
 
 The log is the source, so a view that reconnects with Last-Event-ID misses nothing, on any process. An event may
 come again after a reconnect (its `_id` tells). A view ends when its client leaves or falls far behind, and when
@@ -70,7 +70,9 @@ def router(database: Mongo, *, poll_seconds: float = POLL_SECONDS) -> APIRouter:
         after: Position = None,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
-        """`state` {run, stages} whenever it changes, `event` with the position as its id, `alive` {age} else.
+        """Server-sent events: `state` {run, stages}, `event` and `alive` {age}.
+
+        `state` comes whenever it changes; an `event` has its position as the id.
 
         `age` is the number of seconds since the database last answered.
         """
@@ -155,7 +157,10 @@ class LiveViews:
             self._feeds.pop(run_id, None)
 
     async def _past(self, run_id: str, position: int) -> AsyncIterator[list[EventMessage]]:
-        """Events after a position, and those shortly before that may have become visible since."""
+        """Events after a position, and late ones shortly before it.
+
+        Late: visible since, with an earlier position.
+        """
         after = position - OVERLAP_MICROSECONDS
         while True:
             page = await run_in_threadpool(self._reader.read_after, run_id, after, BATCH)
@@ -252,7 +257,10 @@ async def _follow(feed: _Feed, viewer: _Viewer, seen: set[str], stopping: asynci
 
 
 class RunFollower:
-    """Finds what is new of one run, poll after poll. Starts at the end of the run's log."""
+    """Finds what is new of one run, poll after poll.
+
+    Starts at the end of the run's log.
+    """
 
     def __init__(self, run_id: str, models: ReadModels, reader: EventReader) -> None:
         self._run_id = run_id
@@ -289,7 +297,10 @@ class RunFollower:
         return [_event_message(event) for event in late + fresh]
 
     def _late_events(self) -> list[Document]:
-        """Events that became visible after others with a later position. Usually none: one count is enough."""
+        """Events that became visible after others with a later position.
+
+        Usually none: one count is enough.
+        """
         window = self._window()
         if self._reader.count_between(self._run_id, *window) == len(self._seen):
             return []

@@ -1,4 +1,6 @@
-"""The layer in front of every route: the key first, then limits on body, time and concurrency.
+"""The layer in front of every route: the key, then limits.
+
+Limits on body, time and concurrency.
 
 A route is protected because it exists; only the public paths below need no key. Bodies of all routes except ingest
 are read here, after the key was checked and up to a limit. Limits of headers and connections hold in `protocol`.
@@ -28,7 +30,10 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """`concurrent` requests at once, live views apart, which have a limit of their own."""
+    """Limits.
+
+    `concurrent` requests at once, live views apart, which have a limit of their own.
+    """
 
     body_bytes: int = 64 * KIB
     artifact_body_bytes: int = 2048 * KIB  # lists up to 10 000 parts of an upload
@@ -46,7 +51,10 @@ class Admission:
     async def __call__(
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, reads_body: bool
     ) -> None:
-        """Call `app` with an admitted request; `reads_body` when the route reads the body with its own limit."""
+        """Call `app` with an admitted request.
+
+        `reads_body` when the route reads the body with its own limit.
+        """
         try:
             scope[REQUEST] = request = Request(scope, receive)
             if not _is_public(scope["path"]):
@@ -76,7 +84,10 @@ class Admission:
             raise ProblemError(503, "busy", "too many requests are in progress: send it again", headers=wait)
 
     async def _bounded(self, request: Request, receive: Receive) -> Receive:
-        """Read the body up to its limit; returns a `receive` that repeats it. Raises ProblemError."""
+        """Read the body up to its limit; returns a `receive` that repeats it.
+
+        Raises ProblemError.
+        """
         is_artifact = request.scope["path"].endswith(ARTIFACT_SUFFIXES)
         limit = self._limits.artifact_body_bytes if is_artifact else self._limits.body_bytes
         body = await read_body(request.stream(), request.headers, limit)
@@ -87,7 +98,10 @@ class Admission:
 
 
 async def require_admission(request: Request) -> Caller:
-    """A FastAPI dependency: the caller of an admitted request. Raises ProblemError 401 outside the layer."""
+    """A FastAPI dependency: the caller of an admitted request.
+
+    Raises ProblemError 401 outside the layer.
+    """
     caller: Caller | None = request.scope.get(CALLER)
     if caller is None:
         raise ProblemError(401, "no_key", "the request was not admitted")
@@ -99,7 +113,10 @@ def _is_public(path: str) -> bool:
 
 
 def _check_attempt(caller: Caller, body: bytes) -> None:
-    """The attempt that an artifact request names must be the caller's; a download needs none."""
+    """The attempt that an artifact request names must be the caller's.
+
+    A download needs none.
+    """
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):

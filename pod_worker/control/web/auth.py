@@ -1,4 +1,6 @@
-"""Who sent a request: the control token, one attempt's token, a run's job token, or a client on this machine.
+"""Who sent a request: an operator, an attempt, a job, or a local client.
+
+An operator has the control token, an attempt and a job tokens of their own; a local client is on this machine.
 
 A wrong key is refused even where none is needed. Without a key only a loopback client of an open stack passes. Its
 Host must be a loopback name, it must not come through a proxy, and a browser must be on the same origin. So no web
@@ -59,13 +61,19 @@ class Caller:
     attempt: int | None = None
 
     def may_write(self, run_id: str | None, attempt: int | None) -> bool:
-        """Whether it may write for that attempt. None is "the current one", which no attempt may write for."""
+        """Whether it may write for that attempt.
+
+        None is "the current one", which no attempt may write for.
+        """
         if self.run_id is None:
             return True
         return self.run_id == run_id and self.attempt in (None, attempt)
 
     def may_call(self, method: str, path: str) -> bool:
-        """Whether the route is open to it. A job may post metrics; an attempt also events and artifacts."""
+        """Whether the route is open to it.
+
+        A job may post metrics; an attempt also events and artifacts.
+        """
         if self.run_id is None:
             return True
         if found := _METRICS.fullmatch(path):
@@ -81,7 +89,10 @@ EVERY_RUN = Caller()
 
 
 class Authorizer:
-    """`token` is CONTROL_PLANE_TOKEN; None means that no key exists. Raises ValueError for an empty one."""
+    """Knows the keys.
+
+    `token` is CONTROL_PLANE_TOKEN; None means that no key exists. Raises ValueError for an empty one.
+    """
 
     def __init__(self, token: str | None, open_on_loopback: bool) -> None:
         if token is not None and not token.strip():
@@ -169,7 +180,7 @@ def _unauthenticated(request: Request, token: str | None) -> ProblemError:
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a client on this machine addressed it by a loopback name and without a proxy.
+    """Whether a client on this machine came by a loopback name, without a proxy.
 
     A foreign name that resolves to loopback (DNS rebinding) does not count. Proxies are known by their headers, by
     HTTP/1.0, which nginx speaks to its upstream by default and no browser speaks, and by the user they run as.

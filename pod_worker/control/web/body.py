@@ -17,7 +17,10 @@ async def read_body(
     limit_bytes: int = BODY_LIMIT_BYTES,
     seconds: float = BODY_SECONDS,
 ) -> bytes:
-    """The body as sent (still compressed). Raises ProblemError 413 (too large) or 408 (too slow)."""
+    """The body as sent (still compressed).
+
+    Raises ProblemError 413 (too large) or 408 (too slow).
+    """
     _check_length(headers.get("content-length", ""), limit_bytes)
     parts: list[bytes] = []
     total = 0

@@ -1,4 +1,4 @@
-"""The app: the admission layer in front, and a direct call of the routes that are requested most often.
+"""The app: the admission layer, and a direct call of the busiest routes.
 
 FastAPI's middlewares, routing and dependencies take as long as decoding a batch of events. A fast route is listed
 in the OpenAPI document like any other.

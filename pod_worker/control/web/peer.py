@@ -1,4 +1,6 @@
-"""Which user owns the other end of a loopback connection, from Linux's socket table.
+"""Which user owns the other end of a loopback connection.
+
+From Linux's socket table.
 
 A proxy on the same machine, and another person's program, usually run as another user. Their requests come from
 loopback too, so the address alone does not say who is asking.
@@ -35,7 +37,7 @@ def _sockets(tables: tuple[Path, ...]) -> Iterator[tuple[str, str, int]]:
 
 
 def _entry(host: str, port: int) -> str:
-    """An address as the table writes it: 32-bit words in the byte order of the machine."""
+    """An address as the table writes it: 32-bit words in the machine's byte order."""
     address = ip_address(host.partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

@@ -1,4 +1,6 @@
-"""Every refusal over HTTP in one shape: problem+json (RFC 9457), with a code for programs and a text for people.
+"""Every refusal over HTTP in one shape: problem+json (RFC 9457).
+
+With a code for programs and a text for people.
 
 Raise `ProblemError` anywhere below a route; the app turns it into the response. It never carries a secret.
 """
@@ -53,12 +55,15 @@ def response_to(problem: ProblemError, instance: str) -> Response:
 
 
 def _encodable(text: str) -> str:
-    """Without lone surrogates, which a query or a JSON body may carry and UTF-8 cannot."""
+    """Without lone surrogates, which JSON may carry and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
 def response_for_error(error: Exception, instance: str) -> Response:
-    """The response to any exception. One that is not expected is logged and becomes a 500."""
+    """The response to any exception.
+
+    One that is not expected is logged and becomes a 500.
+    """
     return response_to(_problem_for(error), instance)
 
 

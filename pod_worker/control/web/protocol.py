@@ -1,4 +1,6 @@
-"""HTTP connections with limits: size and time of the request head, number of connections, unread bodies.
+"""HTTP connections with limits: request head, number, unread bodies.
+
+The head is limited in size and time.
 
 uvicorn bounds none of these for httptools. They hold before a request reaches the app, so before its key is known.
 """
@@ -33,7 +35,10 @@ def connection_limit() -> int:
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. Closes it instead of letting it take memory, time or the last file descriptor."""
+    """One connection.
+
+    Closes it instead of letting it take memory, time or the last file descriptor.
+    """
 
     head_limit_bytes = HEAD_LIMIT_BYTES
     head_seconds = HEAD_SECONDS
@@ -89,7 +94,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def _find_peer_uid(self) -> int | None:
-        """The user of the client's process on this machine. Looked up once, only for requests without a key."""
+        """The user of the client's process on this machine.
+
+        Looked up once, only for requests without a key.
+        """
         if not self._is_peer_known and self.client is not None and self.server is not None:
             self._is_peer_known = True
             self._peer_uid = peer_uid(self.client, (self.server[0], self.server[1] or 0))

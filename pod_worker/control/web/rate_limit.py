@@ -1,4 +1,4 @@
-"""One token bucket per client, so that a runaway emitter slows down no other client."""
+"""One token bucket per client: a runaway emitter slows down no other client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ CLIENTS = 10_000
 
 
 class ClientRateLimit:
-    """`per_second` requests on average, `burst` at once, for each client address. For one event loop."""
+    """Limits each client address.
+
+    `per_second` requests on average, `burst` at once. For one event loop.
+    """
 
     def __init__(self, per_second: float, burst: int, monotonic: Callable[[], float]) -> None:
         self._per_second = per_second

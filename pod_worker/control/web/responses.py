@@ -1,4 +1,4 @@
-"""Documents as JSON responses, whatever is in them: an unknown value becomes text, never an error."""
+"""Documents as JSON responses: an unknown value becomes text, never an error."""
 
 from __future__ import annotations
 
