@@ -39,7 +39,7 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
             folder, local_files_only=True, trust_remote_code=False
         )
     except LOAD_ERRORS as error:
-        raise load_failure(error, f"the tokenizer of model {name!r}") from error
+        raise _tokenizer_failure(error, folder, name) from error
     if not getattr(tokenizer, "is_fast", False):
         raise _invalid(f"model {name!r} has no fast tokenizer (tokenizer.json), which exact loss masks need")
     return tokenizer
@@ -171,6 +171,15 @@ def _without_bitsandbytes(is_needless: bool) -> Iterator[None]:
 
         is_bnb_available.cache_clear()
         is_bnb_4bit_available.cache_clear()
+
+
+def _tokenizer_failure(error: Exception, folder: Path, name: str) -> RunError:
+    """For most damages the library's first line names no file."""
+    what, file = f"the tokenizer of model {name!r}", folder / "tokenizer.json"
+    is_about_files = not isinstance(error, ImportError) and "trust_remote_code" not in str(error)
+    if is_about_files and not file.is_file():
+        return _invalid(f"{what} cannot be loaded: {file} is missing. Copy it from the model's source.")
+    return load_failure(error, f"{what} ({file.name})" if is_about_files else what)
 
 
 def load_failure(error: Exception, what: str) -> RunError:

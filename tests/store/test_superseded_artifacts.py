@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -170,6 +171,53 @@ def test_the_same_bytes_can_be_registered_again_under_another_key(runs: Any) -> 
     publish(runs, checkpoint(1, key="runs/r/1/checkpoints/again.tar"))
     listed = {row.key for row in artifact_registry.of_run(runs, "r")}
     assert listed == {key(2), "runs/r/1/checkpoints/again.tar"}
+
+
+STEPS, WEIGHTS = ("publish", "record", "crash", "start over", "find", "remove"), (6, 6, 2, 1, 2, 4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 5, 7])
+def test_no_order_of_steps_takes_away_what_the_document_names(runs: Any, seed: int) -> None:
+    """Publish, record, crash, resume, start over, look for superseded ones, remove what was found long ago."""
+    draw = random.Random(seed)
+    attempt, step, removed = 1, 0, 0
+    runs["runs"].update_one({"_id": "r"}, {"$set": {"leaseToken": "t1"}})
+    named: list[str] = []
+    unrecorded: list[str] = []
+    found: list[Any] = []
+
+    def check() -> None:
+        doomed = {row["_id"] for row in runs["artifact_keys"].find({"isDoomed": True})}
+        assert not doomed & set(named)
+        assert set(named) <= {row.key for row in artifact_registry.of_run(runs, "r")}
+
+    for _ in range(60):
+        match draw.choices(STEPS, WEIGHTS)[0]:
+            case "publish":
+                step += 1
+                made = checkpoint(step + 100 * draw.randint(0, 1))  # bytes of an earlier attempt, or new ones
+                fence = Fence("r", attempt, f"t{attempt}")
+                row = artifact_registry.publish_again(runs, f"r:checkpoint:{made.sha256}", fence)
+                if row is None:
+                    made = replace(made, key=f"runs/r/{attempt}/{made.sha256[-4:]}.tar")
+                    publish(runs, made, fence=fence)
+                unrecorded.append(row.key if row else made.key)
+            case "record" if unrecorded:
+                named = [unrecorded.pop(0), *named][:3]
+                name(runs, *named)
+            case "crash" | "start over" as end:
+                attempt, step, unrecorded = attempt + 1, draw.randint(0, step), []
+                named = named if end == "crash" else []
+                runs["runs"].update_one({"_id": "r"}, {"$set": {"attempt": attempt, "leaseToken": f"t{attempt}"}})
+                name(runs, *named)
+            case "find":
+                found += superseded_artifacts.find_superseded(runs)
+            case "remove" if found:
+                removed += superseded_artifacts.remove(runs, found.pop(draw.randrange(len(found))))
+        check()
+    removed += remove_all(runs)
+    check()
+    assert removed, "this order removes nothing, so it shows nothing: take another seed"
 
 
 def test_its_queries_have_indexes(runs: Any) -> None:

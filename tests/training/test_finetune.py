@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.gpu_check.tiny_models import write_model
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
 from pod_worker.core.payload import RunLog, StageProgress
 from pod_worker.core.run import Json
@@ -105,7 +107,11 @@ def test_accumulation_is_exactly_a_large_batch(tmp_path: Path, params: Params) -
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-3)
 
 
-def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Params, material: DemoData) -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_published_adapter_is_the_trained_model(
+    tmp_path: Path, params: Params, material: DemoData, family: str
+) -> None:
+    """GPT-2 has Conv1D layers and an output head that is tied to its embedding."""
     import warnings
 
     from peft import PeftModel
@@ -116,12 +122,13 @@ def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Para
     from pod_worker.training.loss import collate, loss_sum
     from pod_worker.training.params import parse
 
-    context = FolderContext(tmp_path, params())
+    source = material.model if family == "llama" else write_model(tmp_path / "base", family, material.model)
+    context = FolderContext(tmp_path, params(model=str(source)))
     summary = FINETUNE.run(context)
     folder = next(context.artifacts.root.rglob("adapter"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = AutoModelForCausalLM.from_pretrained(material.model)
+        base = AutoModelForCausalLM.from_pretrained(source)
         before = {name: weight.clone() for name, weight in base.state_dict().items()}
         model = PeftModel.from_pretrained(base, folder).eval()
     held_out = encode(
@@ -135,8 +142,9 @@ def test_the_published_adapter_is_the_trained_model(tmp_path: Path, params: Para
         summary["eval_loss_after"], rel=1e-6
     )
     torch.testing.assert_close(logits, merged, rtol=1e-3, atol=1e-3)
-    stored = load_file(material.model / "model.safetensors")
-    assert all(torch.equal(stored[name], before[name]) for name in stored)
+    stored = load_file(source / "model.safetensors")
+    prefix = "transformer." if family == "gpt2" else ""
+    assert all(torch.equal(stored[name], before[name if name in before else prefix + name]) for name in stored)
 
 
 def test_only_the_adapter_changes(tmp_path: Path, params: Params) -> None:
@@ -277,8 +285,11 @@ def test_a_cancel_ends_it_at_once_and_leaves_nothing(tmp_path: Path, params: Par
     assert context.saved_state == {}
 
 
+@pytest.mark.parametrize(
+    "changes", [{"max_steps": 1}, {"checkpoint_every_steps": 1}], ids=["result", "checkpoint"]
+)
 def test_an_adapter_with_weights_that_are_not_finite_is_never_published(
-    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Json]
 ) -> None:
     """The loss of the last step is finite; only its update is not."""
     step = torch.optim.AdamW.step
@@ -289,7 +300,7 @@ def test_an_adapter_with_weights_that_are_not_finite_is_never_published(
         return done
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
-    context = FolderContext(tmp_path, params(max_steps=1, eval_fraction=0))
+    context = FolderContext(tmp_path, params(eval_fraction=0, **changes))
     with pytest.raises(RunError, match="adapter weights are not finite") as caught:
         FINETUNE.run(context)
     assert caught.value.code is FailureCode.USER_ERROR
@@ -311,3 +322,20 @@ def test_training_rows_that_do_not_fit_end_it(tmp_path: Path, params: Params) ->
     message = refusal(FolderContext(tmp_path / "run", params(dataset=str(rows), eval_fraction=0)))
     assert "none of the 1 training rows" in message
     assert "raise max_length" in message
+
+
+def test_what_became_of_training_rows_is_logged(tmp_path: Path, params: Params, material: DemoData) -> None:
+    """Some are left out, and the template writes no end token."""
+    model = tmp_path / "model"
+    shutil.copytree(material.model, model)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["chat_template"] = config["chat_template"].replace("<|im_end|>", "")
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    long = {"messages": [{"role": "user", "content": "word " * 500}, {"role": "assistant", "content": "x"}]}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(material.dataset.read_text().splitlines(True)[:6]) + json.dumps(long) + "\n")
+    context = FolderContext(tmp_path, params(model=str(model), dataset=str(rows), eval_fraction=0, max_steps=0))
+    FINETUNE.run(context)
+    warnings = context.logs("warning")
+    assert any("1 of 7 training rows have no loss-bearing token" in line for line in warnings), warnings
+    assert any("7 of 7 training conversations without an end token" in line for line in warnings), warnings

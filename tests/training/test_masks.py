@@ -196,8 +196,18 @@ def test_a_large_data_set_hears_a_stop(tokenizer: Tokenizer) -> None:
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, material: DemoData) -> None:
     (tmp_path / "config.json").write_bytes((material.model / "config.json").read_bytes())
-    with pytest.raises(RunError, match="tokenizer of model 'tiny' cannot be loaded"):
+    with pytest.raises(RunError, match=r"tokenizer of model 'tiny' cannot be loaded: .*tokenizer.json is missing"):
         load_tokenizer(tmp_path, "tiny")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1000])
+def test_a_damaged_tokenizer_is_refused_with_the_file(tmp_path: Path, material: DemoData, kept_bytes: int) -> None:
+    for path in material.model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer.json").write_bytes((material.model / "tokenizer.json").read_bytes()[:kept_bytes])
+    with pytest.raises(RunError, match=r"'tiny' \(tokenizer.json\) cannot be loaded: JSONDecodeError") as caught:
+        load_tokenizer(tmp_path, "tiny")
+    assert caught.value.code is FailureCode.INVALID_INPUT
 
 
 ENDLESS = CHAT_TEMPLATE.replace("<|im_end|>", "")

@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,51 @@ def test_packed_rows_equal_rows_alone_or_packing_is_refused(
 def _packed_differs(model: torch.nn.Module, examples: list[Example]) -> bool:
     alone = sum(loss_sum(model, collate([example], packed=False)).item() for example in examples)
     return abs(loss_sum(model, collate(examples, packed=True)).item() - alone) > 1e-4 * alone
+
+
+class Places(torch.nn.Module):
+    """Each token's logits depend on the token and on its place in the input; no token sees another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(32, 32)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.embedding
+
+    def forward(
+        self, input_ids: torch.Tensor, use_cache: bool, position_ids: torch.Tensor | None = None
+    ) -> object:
+        places = torch.arange(input_ids.shape[1])[None, :, None]
+        return SimpleNamespace(logits=self.embedding(input_ids) + places)
+
+
+class NoPlaces(Places):
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:  # type: ignore[override]
+        return super().forward(input_ids, use_cache)
+
+
+class FaintLeak(Places):
+    """Passes on a hundred-thousandth of all earlier tokens: too little to differ from the row alone."""
+
+    def forward(
+        self, input_ids: torch.Tensor, use_cache: bool, position_ids: torch.Tensor | None = None
+    ) -> object:
+        embedded = self.embedding(input_ids)
+        return SimpleNamespace(logits=embedded + 1e-5 * embedded.cumsum(1))
+
+
+def test_a_faint_leak_between_rows_is_seen() -> None:
+    torch.manual_seed(0)
+    assert packing_problem(FaintLeak()) == "its attention crosses from one row into the next"
+
+
+def test_a_row_that_a_pack_only_shifts_is_refused_too() -> None:
+    assert "other logits than alone" in (packing_problem(Places()) or "")
+
+
+def test_a_model_without_position_ids_is_not_packed() -> None:
+    assert packing_problem(NoPlaces()) == "the model takes no position ids"
 
 
 def test_a_family_that_mixes_packed_rows_is_refused_before_the_first_step(

@@ -45,7 +45,12 @@ def test_zero_is_legal_where_zero_means_something(name: str) -> None:
     assert getattr(parse(GOOD | {name: 0}), name) == 0
 
 
-@pytest.mark.parametrize("name", ["rank", "batch_size", "gradient_accumulation", "max_length", "log_every"])
+NEVER_ZERO = (
+    "rank", "batch_size", "gradient_accumulation", "max_length", "log_every", "keep_checkpoints", "epsilon",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEVER_ZERO)
 def test_zero_is_refused_where_it_means_nothing(name: str) -> None:
     assert f"'{name}' is 0" in refusal(**{name: 0})
 
@@ -76,6 +81,8 @@ def test_zero_is_refused_where_it_means_nothing(name: str) -> None:
         ("max_steps", -1),
         ("gradient_checkpointing", 1),
         ("max_length", 1),
+        ("keep_checkpoints", 101),
+        ("keep_checkpoints", 1.5),
     ],
 )
 def test_a_wrong_value_is_named_with_what_to_write(name: str, value: Json) -> None:

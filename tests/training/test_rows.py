@@ -56,6 +56,7 @@ def test_a_limit_reads_no_further(tmp_path: Path) -> None:
         (b'{"messages": NaN}', "not valid JSON"),
         (b"[1, 2]", "a JSON list, not an object"),
         (b'{"messages": "\xff"}', "not valid UTF-8 at byte 14"),
+        (rb'{"messages": [{"role": "assistant", "content": "\ud83d"}]}', "not valid JSON"),
     ],
 )
 def test_a_bad_line_is_named_by_file_line_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:
