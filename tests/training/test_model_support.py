@@ -77,7 +77,7 @@ def _packed_differs(model: torch.nn.Module, examples: list[Example]) -> bool:
     return abs(loss_sum(model, collate(examples, packed=True)).item() - alone) > 1e-4 * alone
 
 
-class Places(torch.nn.Module):
+class Places(torch.nn.Module):  # type: ignore[misc]
     """Each token's logits depend on the token and on its place in the input; no token sees another one."""
 
     def __init__(self) -> None:
