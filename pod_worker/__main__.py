@@ -1,4 +1,7 @@
-"""`python -m pod_worker --mode …` is `pod-worker worker --mode …`; any other words are the command line's."""
+"""`python -m pod_worker --mode …` is `pod-worker worker --mode …`.
+
+Any other words are the command line's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Settings: read once, by the composition roots, from the environment, `.env`, and `*_FILE` secrets.
+"""Settings: read once, by the composition roots.
+
+From the environment, `.env`, and `*_FILE` secrets.
 
 An unknown `POD_WORKER_*` name is an error that names the nearest known one. The origin of each value can be
 shown; the value of a secret cannot.
@@ -210,7 +212,10 @@ def _shown_source(source: str) -> str:
 
 
 def known_secrets(env: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> list[str]:
-    """Every secret value that is set, valid or not: what must not appear in any output. Never raises."""
+    """Every secret value that is set, valid or not.
+
+    This must not appear in any output. Never raises.
+    """
     try:
         sources = [read_dotenv(env_file), os.environ if env is None else env]
     except ConfigurationError:
@@ -238,7 +243,10 @@ def _check_lease(settings: Settings) -> None:
 
 
 def _gather(env: Mapping[str, str], env_file: Path | None) -> dict[str, tuple[str, str]]:
-    """Lower-case name -> (where from, value). The environment wins over `.env`, a value over its `_FILE`."""
+    """Lower-case name -> (where from, value).
+
+    The environment wins over `.env`, a value over its `_FILE`.
+    """
     gathered: dict[str, tuple[str, str]] = {}
     known = {each.name for each in msgspec.structs.fields(Settings)}
     for source, values in ((".env", read_dotenv(env_file)), ("environment", env)):
@@ -254,7 +262,10 @@ def _gather(env: Mapping[str, str], env_file: Path | None) -> dict[str, tuple[st
 
 
 def read_dotenv(path: Path | None) -> dict[str, str]:
-    """The one rule for `.env`: UTF-8 with or without a BOM, `export`, spaces around `=`, quotes, comments."""
+    """The one rule for `.env`.
+
+    UTF-8 with or without a BOM, `export`, spaces around `=`, quotes, comments.
+    """
     if path is None or not path.is_file():
         return {}
     from dotenv import dotenv_values

@@ -1,4 +1,4 @@
-"""PIPELINES: the name of a pipeline -> how its parameters are checked and which stages it has.
+"""PIPELINES: the name of a pipeline -> its parameter check and its stages.
 
 To add one: a tuple of stages here, and nowhere else. A pipeline that is not in the table is refused when it is
 enqueued and never claimed. Nothing heavy is imported: stages import what they need when they run.

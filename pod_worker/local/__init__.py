@@ -1,4 +1,6 @@
-"""The local stack: a real MongoDB replica set and a real S3 server from installed packages, plus child processes.
+"""The local stack: a real MongoDB and a real S3 server, plus child processes.
+
+The servers come from installed packages.
 
 Everything listens on loopback only and dies with the process that started it. Not meant to serve other machines.
 """

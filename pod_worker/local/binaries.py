@@ -1,4 +1,6 @@
-"""Finds the server executables of the local stack, `mongod` and `rclone`: on PATH, else in installed packages.
+"""Finds the executables of the local stack, `mongod` and `rclone`.
+
+On PATH, else in installed packages.
 
 Takes the first that runs on this machine and is new enough. Never downloads anything, and never imports the
 packages it looks into.
@@ -41,7 +43,10 @@ def find_mongod(path: str | None = None) -> Path:
 
 
 def find_rclone(path: str | None = None) -> Path:
-    """The `rclone` to run, found like `find_mongod`; it must know `serve s3` (Debian 12's own is too old)."""
+    """The `rclone` to run, found like `find_mongod`.
+
+    It must know `serve s3` (Debian 12's own is too old).
+    """
     return _first_usable(
         _candidates("rclone", RCLONE_PACKAGE, path),
         _refusal_of_rclone,
@@ -84,7 +89,10 @@ def _packaged(package: str, name: str) -> Iterator[Path]:
 
 
 def _executable(path: Path) -> Iterator[Path]:
-    """`path` if it is a file, after setting the x bit where an installer dropped it and we may."""
+    """`path` if it is a file.
+
+    Sets the x bit first where an installer dropped it and we may.
+    """
     if not path.is_file():
         return
     if not os.access(path, os.X_OK):
@@ -112,7 +120,10 @@ def _refusal_of_rclone(binary: Path) -> str | None:
 
 
 def _probe(argv: list[str]) -> tuple[int, str]:
-    """Exit code and output, or its last line when it failed: for a library that is missing, that names it."""
+    """Exit code and output, or its last line when it failed.
+
+    For a library that is missing, that line names it.
+    """
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

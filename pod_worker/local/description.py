@@ -1,4 +1,4 @@
-"""`stack.json`: how to reach a running local stack, for other commands and for tests.
+"""`stack.json`: how to reach a running local stack.
 
 Readable by its owner only. Holds the ingest token but no S3 secret: that stays in the file it names.
 """
@@ -38,7 +38,10 @@ class StackDescription:
 
 
 def read_description(data_dir: Path) -> StackDescription | None:
-    """The description of the stack that runs in `data_dir`; None when none does (a leftover file is not one)."""
+    """The description of the stack that runs in `data_dir`; None when none does.
+
+    A leftover file is not one.
+    """
     path = data_dir / STACK_FILE
     if not path.exists() or not FolderLock(data_dir).is_locked():
         return None
@@ -64,5 +67,8 @@ def read_keys(keys_file: str | None) -> tuple[str, str] | None:
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be shown: the password, where there is one, as `***`; for malformed URLs too."""
+    """`url` as it may be shown: with `***` for a password.
+
+    For malformed URLs too.
+    """
     return re.sub(r"(://[^:@]*):.*@", r"\1:***@", url, count=1, flags=re.DOTALL)

@@ -1,11 +1,11 @@
-"""What can go wrong with the local stack, each with a message that names the cause and the fix.
+"""What can go wrong with the local stack; messages name the cause and the fix.
 
 One base class, so a composition root can print any of them without a traceback.
 """
 
 
 class LocalStackError(Exception):
-    """The local stack cannot start or has lost a part; the message says why and what to do."""
+    """The local stack cannot start or has lost a part; the message has the fix."""
 
 
 class BinaryMissingError(LocalStackError):

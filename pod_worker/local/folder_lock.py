@@ -17,7 +17,10 @@ LOCK_NAME = "owner.lock"
 
 
 class FolderLock:
-    """Exclusive ownership of `folder`, from `acquire` to `release` (and the death of every inheritor)."""
+    """Exclusive ownership of `folder`, from `acquire` to `release`.
+
+    Or to the death of every process that inherited it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +33,10 @@ class FolderLock:
         return self._fd
 
     def acquire(self, wait_seconds: float = 1.0) -> None:
-        """Raises FolderInUseError. Waits briefly, because the servers of a killed owner take a moment to end."""
+        """Raises FolderInUseError.
+
+        Waits briefly, because the servers of a killed owner take a moment to end.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + wait_seconds

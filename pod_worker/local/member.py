@@ -1,4 +1,4 @@
-"""One member of a replica set: a `mongod` process, its folder, its log and the port it got.
+"""One member of a replica set: a `mongod` process, its folder, log and port.
 
 Can be stopped, killed and frozen on its own, as failover tests need. Knows nothing of the set it belongs to.
 """
@@ -27,7 +27,10 @@ Client = pymongo.MongoClient[dict[str, Any]]
 
 @contextmanager
 def direct_client(port: int, timeout_seconds: float) -> Iterator[Client]:
-    """A connection to the mongod on `port` itself; it gives up looking for it after `timeout_seconds`."""
+    """A connection to the mongod on `port` itself.
+
+    It gives up after `timeout_seconds`.
+    """
     milliseconds = int(timeout_seconds * 1000)
     client: Client = pymongo.MongoClient(
         LOOPBACK,
@@ -64,7 +67,10 @@ class MongodMember:
         return self._process
 
     def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
-        """Start and wait until it answers. A random port is kept for the life of this object."""
+        """Start and wait until it answers.
+
+        A random port is kept for the life of this object.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._process, self.port = start_listening(self._describe, self._answers, self.port, timeout_seconds, stop)
 
@@ -74,7 +80,10 @@ class MongodMember:
             self._process.stop(grace_seconds)
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut would; what was acknowledged with majority is in the journal."""
+        """SIGKILL, as a power cut would.
+
+        What was acknowledged with majority is in the journal.
+        """
         if self._process is not None:
             self._process.kill()
 
@@ -99,7 +108,7 @@ class MongodMember:
             return {}
 
     def _answers(self, process: ChildProcess, port: int) -> bool:
-        """True when the process listening on the port is ours, not one that took the port first."""
+        """Whether the process that listens on the port is ours."""
         try:
             with direct_client(port, timeout_seconds=0.1) as client:
                 return bool(client.admin.command("serverStatus")["pid"] == process.pid)
@@ -113,5 +122,8 @@ class MongodMember:
 
 
 def _is_complaint(line: str) -> bool:
-    """A warning, error or fatal line; the dozens about an orderly exit after a fatal one only hide it."""
+    """A warning, error or fatal line.
+
+    The dozens about an orderly exit after a fatal one only hide it.
+    """
     return re.search(r'"s":"[WEF]"', line) is not None

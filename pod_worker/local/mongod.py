@@ -1,4 +1,6 @@
-"""A real `mongod` replica set on loopback: one member for the local stack, several for failover tests.
+"""A real `mongod` replica set on loopback: one member, or several.
+
+Several for failover tests.
 
 Starts, initiates and restarts safely on the same folder, also with new ports and after a SIGKILL. No
 authentication: any local user of this machine can read the data, and other machines cannot reach it.
@@ -67,7 +69,7 @@ class Mongod:
         return f"mongodb://{hosts}/{database}?replicaSet={REPLICA_SET}"
 
     def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
-        """Start every member and return when the set has a primary and no member is behind.
+        """Start every member; return when the set has a primary and none is behind.
 
         Raises FolderInUseError, BinaryMissingError, ChildDiedError, NotReadyError, StopRequestedError.
         """
@@ -214,7 +216,7 @@ def _initiate(client: Client, hosts: list[str], election_seconds: float) -> None
 
 
 def _move(client: Client, config: dict[str, Any], hosts: list[str]) -> None:
-    """Forced, because a set whose members all changed address has no primary that could agree."""
+    """Forced: a set whose members all changed address has no primary to agree."""
     for member, host in zip(config["members"], hosts, strict=True):
         member["host"] = host
     config["version"] += 1

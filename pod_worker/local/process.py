@@ -1,4 +1,4 @@
-"""One child process: started in its own group, logged to a file, waited for by condition, stopped for good.
+"""One child process: in its own group, logged to a file, stopped for good.
 
 The kernel kills the child when its parent dies (Linux), so nothing outlives us even after a SIGKILL. It does not
 restart anything: the owner of the child decides what its end means.
@@ -30,7 +30,10 @@ PORT_TAKEN = "ddress already in use"  # as mongod and rclone both log it
 
 
 class ChildProcess:
-    """A named child process and its log file. Not thread-safe, except for `pid` and `exit_code`."""
+    """A named child process and its log file.
+
+    Not thread-safe, except for `pid` and `exit_code`.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,9 @@ class ChildProcess:
         keep_fds: Sequence[int] = (),
         is_notable: Callable[[str], bool] = bool,
     ) -> None:
-        """`env` is the whole environment of the child (None: ours). `keep_fds` stay open in the child.
+        """A child to start.
+
+        `env` is the whole environment of the child (None: ours). `keep_fds` stay open in the child.
 
         Errors quote the last log lines that are `is_notable`, or simply the last ones where none is.
         """
@@ -64,7 +69,9 @@ class ChildProcess:
         return self._popen.pid
 
     def start(self) -> None:
-        """Start the child. The log of the run before is kept beside the new one as `<log>.1`.
+        """Start the child.
+
+        The log of the run before is kept beside the new one as `<log>.1`.
 
         Raises ChildDiedError when there is no such program or it is not made for this machine.
         """
@@ -78,7 +85,10 @@ class ChildProcess:
             raise ChildDiedError(f"{self.name} could not be started: {error}.") from error
 
     def exit_code(self) -> int | None:
-        """None while the child runs; negative for death by signal. The rest of its group goes with it."""
+        """None while the child runs; negative for death by signal.
+
+        The rest of its group goes with it.
+        """
         if self._popen is None:
             return None
         code = self._popen.poll()
@@ -118,12 +128,18 @@ class ChildProcess:
             os.kill(self.pid, number)
 
     def stop(self, grace_seconds: float = 10.0) -> int | None:
-        """TERM, then KILL to the whole group after `grace_seconds`. Safe to call twice; returns the exit code."""
+        """TERM, then KILL to the group after `grace_seconds`; returns the exit code.
+
+        Safe to call twice.
+        """
         self.signal(signal.SIGTERM)
         return self.wait_or_kill(grace_seconds)
 
     def wait_or_kill(self, grace_seconds: float) -> int | None:
-        """Wait for a child that was already asked to stop, then KILL. Asking twice would mean force to some."""
+        """Wait for a child that was already asked to stop, then KILL.
+
+        Asking twice would mean force to some.
+        """
         if self._popen is None:
             return None
         try:
@@ -189,14 +205,17 @@ def describe_exit(code: int) -> str:
 
 
 def free_port() -> int:
-    """A free loopback port. Another process may take it first, so callers must be able to try another."""
+    """A free loopback port.
+
+    Another process may take it first, so callers must be able to try another.
+    """
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def require_free(port: int) -> None:
-    """Raises LocalStackError, with the fix, when this loopback port cannot be listened on now."""
+    """Raises LocalStackError, with the fix, when this loopback port is in use."""
     if (error := _bind_error(port)) is not None:
         raise LocalStackError(
             f"Port {port} cannot be used: {error.strerror}. Fix: choose another port, or stop the program that "

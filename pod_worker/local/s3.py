@@ -1,4 +1,6 @@
-"""A real S3 server on a folder: `rclone serve s3`, loopback only, keys made once and kept beside the data.
+"""A real S3 server on a folder: `rclone serve s3`, loopback only.
+
+Keys are made once and kept beside the data.
 
 The secret travels in the environment of the child, never in its arguments. Not for data that matters beyond this
 machine: uploads in progress and metadata live in the server's memory.
@@ -52,7 +54,10 @@ LEFTOVER_PREFIX = ".rclone_temp_"
 
 @dataclass(frozen=True)
 class S3Access:
-    """Where an S3 server is and how to sign for it. `endpoint` is host:port, as the minio client wants it."""
+    """Where an S3 server is and how to sign for it.
+
+    `endpoint` is host:port, as the minio client wants it.
+    """
 
     endpoint: str
     access_key: str
@@ -66,13 +71,19 @@ class S3Access:
 
 
 def parse_endpoint(endpoint: str) -> tuple[str, bool]:
-    """`host:port` and whether it speaks TLS, from MINIO_ENDPOINT with or without a scheme."""
+    """`host:port` and whether it speaks TLS, from MINIO_ENDPOINT.
+
+    With or without a scheme.
+    """
     scheme, separator, rest = endpoint.partition("://")
     return (rest.rstrip("/"), scheme == "https") if separator else (endpoint.rstrip("/"), False)
 
 
 class ObjectStoreServer:
-    """`rclone serve s3` on `data_dir/objects`, one folder per bucket; a context manager."""
+    """`rclone serve s3` on `data_dir/objects`; a context manager.
+
+    One folder per bucket.
+    """
 
     def __init__(
         self,
@@ -84,7 +95,11 @@ class ObjectStoreServer:
         *,
         binary: Path | None = None,
     ) -> None:
-        """Without keys, those in `data_dir/keys.json` are used, made at the first start. Keys: ≥ 8 characters."""
+        """A server on `data_dir`.
+
+        Without keys, those in `data_dir/keys.json` are used, made at the first start. Keys: ≥ 8
+        characters.
+        """
         if bool(access_key) != bool(secret_key):
             raise LocalStackError("Give both the S3 access key and the secret key, or neither.")
         self.data_dir = data_dir
@@ -114,7 +129,10 @@ class ObjectStoreServer:
         return self._process
 
     def start(self, timeout_seconds: float = START_SECONDS, stop: threading.Event | None = None) -> None:
-        """Raises FolderInUseError, BinaryMissingError, ChildDiedError, NotReadyError, StopRequestedError."""
+        """Start and wait until it answers.
+
+        Raises FolderInUseError, BinaryMissingError, ChildDiedError, NotReadyError, StopRequestedError.
+        """
         binary = self._binary or find_rclone()
         self._lock.acquire()
         try:
@@ -154,7 +172,10 @@ class ObjectStoreServer:
         return ChildProcess("rclone serve s3", argv, self.data_dir / "s3.log", env=env, keep_fds=(self._lock.fd,))
 
     def _answers(self, process: ChildProcess, port: int) -> bool:
-        """True when the server on the port accepts our signature, which a stranger's would not."""
+        """Whether the server on the port accepts our signature.
+
+        A stranger's would not.
+        """
         access = replace(self.access, endpoint=f"{LOOPBACK}:{port}")
         try:
             with connect(access, timeout_seconds=2.0) as client:
@@ -174,7 +195,10 @@ def connect(access: S3Access, timeout_seconds: float = 10.0) -> Iterator[Minio]:
 
 
 def require_bucket(access: S3Access) -> None:
-    """Make sure the bucket of a given server exists. Raises LocalStackError when the server refuses."""
+    """Make sure the bucket of a given server exists.
+
+    Raises LocalStackError when the server refuses.
+    """
     try:
         with connect(access) as client:
             if not _has_bucket(client, access.bucket):
@@ -210,6 +234,9 @@ def _kept_keys(path: Path) -> tuple[str, str]:
 
 
 def _remove_leftovers(objects_dir: Path) -> None:
-    """Halves of uploads that a killed server left: never acknowledged, hidden from listings, safe to delete."""
+    """Halves of uploads that a killed server left: safe to delete.
+
+    They were never acknowledged and are hidden from listings.
+    """
     for leftover in objects_dir.rglob(f"{LEFTOVER_PREFIX}*"):
         leftover.unlink(missing_ok=True)

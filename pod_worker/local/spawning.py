@@ -1,4 +1,4 @@
-"""Start a process from a thread that lasts, so that the kernel can end it together with us.
+"""Start a process from a thread that lasts, so that it can end together with us.
 
 See `process.tree.die_with_parent`. On systems without it the child survives our SIGKILL; then the lock of its
 data folder names it at the next start.

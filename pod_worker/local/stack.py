@@ -1,4 +1,6 @@
-"""The local stack as one object: MongoDB, S3, then any named child processes on top, stopped in reverse order.
+"""The local stack as one object: MongoDB, S3, then any named child processes.
+
+They are stopped in reverse order.
 
 Uses a MongoDB or S3 server it is given, else starts its own. It knows nothing of what the children do; the command
 line decides which to start, and when the death of one ends the stack.
@@ -84,7 +86,10 @@ class Stack:
         return self._s3 if isinstance(self._s3, S3Access) else self._s3.access
 
     def start(self) -> None:
-        """Start what was not given, or check what was. Raises a LocalStackError and leaves nothing running."""
+        """Start what was not given, or check what was.
+
+        Raises a LocalStackError and leaves nothing running.
+        """
         self._lock.acquire()
         try:
             self._start_mongodb()
@@ -152,7 +157,10 @@ class Stack:
         return taken
 
     def remove(self, name: str) -> int | None:
-        """Stop one child and forget it, so that `watch` no longer reports it. Returns its exit code."""
+        """Stop one child and forget it; returns its exit code.
+
+        `watch` no longer reports it.
+        """
         child = self._children.pop(name)
         code = child.process.stop(child.grace_seconds)
         self._write_description()
@@ -165,7 +173,10 @@ class Stack:
         return self._write_description()
 
     def watch(self, timeout_seconds: float | None = None) -> Exited | None:
-        """Block until a child has ended (returned), or `stop_event` is set or the time is over (None)."""
+        """Block until a child has ended (returned), or None.
+
+        None when `stop_event` is set or the time is over.
+        """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not self.stop_event.is_set():
             if (exited := self._first_exited()) is not None:
@@ -190,7 +201,10 @@ class Stack:
         )
 
     def stop(self) -> None:
-        """Stop everything in reverse order of start. Interrupted (a second Ctrl-C), it kills the rest at once."""
+        """Stop everything in reverse order of start.
+
+        Interrupted (a second Ctrl-C), it kills the rest at once.
+        """
         try:
             children = reversed(self._children.values())
             for _, group in groupby(children, key=lambda child: child.role):
@@ -262,7 +276,7 @@ class Stack:
 
 @contextmanager
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """The first SIGTERM, SIGINT or SIGHUP sets `stop`; a second one acts as it would have without us.
+    """The first SIGTERM, SIGINT or SIGHUP sets `stop`; a second one acts as usual.
 
     Takes only signals with their default action: those that were ignored (nohup) stay ignored. Main thread only.
     """

@@ -51,7 +51,10 @@ class StopFlag:
 
 
 class StageContext:
-    """Implements `core.stage.Context`: `with StageContext(...) as context: context.summary = run(context)`."""
+    """Implements `core.stage.Context`.
+
+    `with StageContext(...) as context: context.summary = run(context)`.
+    """
 
     def __init__(
         self,

@@ -16,7 +16,10 @@ LIBRARIES = ("torch", "transformers", "peft")
 
 
 def parse_params(params: dict[str, Json]) -> dict[str, Json]:
-    """The same parameters, checked and complete. Raises RunError(INVALID_INPUT) that lists every problem."""
+    """The same parameters, checked and complete.
+
+    Raises RunError(INVALID_INPUT) that lists every problem.
+    """
     return complete(params)
 
 
@@ -29,7 +32,10 @@ def run_finetune(context: Context) -> dict[str, Json]:
 
 
 def check_libraries() -> None:
-    """Raises RunError(ENVIRONMENT) that names each missing training library and the command that installs it."""
+    """Raises RunError(ENVIRONMENT) that names each missing training library.
+
+    And the command that installs it.
+    """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise RunError(

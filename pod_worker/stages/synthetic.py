@@ -1,4 +1,4 @@
-"""The synthetic stage: work of any size with any fault, for load, chaos, demos and tests.
+"""The synthetic stage: work of any size with any fault, for load and tests.
 
 Parameters are the contract's (section 7): how many stages, how long, how many events, how large an artifact,
 where and how to fail. The faults are real: a segfault, a held GIL, orphans. Where the environment names a file in
@@ -72,7 +72,10 @@ UNITS = {"seconds": "seconds", "artifact_bytes": "bytes", "stdout_bytes": "bytes
 
 
 def parse_params(params: dict[str, Json]) -> dict[str, Json]:
-    """The same parameters, checked and complete. Raises RunError(INVALID_INPUT) that lists every problem."""
+    """The same parameters, checked and complete.
+
+    Raises RunError(INVALID_INPUT) that lists every problem.
+    """
     known = {each.name: each for each in msgspec.structs.fields(SyntheticParams)}
     problems = [f"unknown parameter {name!r}; known: {', '.join(known)}" for name in params if name not in known]
     values: dict[str, Json] = {}
@@ -142,7 +145,10 @@ def _report(context: Context, step: int, steps: int) -> tuple[str, str]:
 
 
 def _record_evidence(context: Context, what: str, step: int, *event_ids: str) -> None:
-    """One short line per step, whole or not at all (O_APPEND): a record that a checker can rely on."""
+    """One short line per step, whole or not at all (O_APPEND).
+
+    A record that a checker can rely on.
+    """
     path = os.environ.get(EVIDENCE_FILE_VARIABLE)
     if not path:
         return

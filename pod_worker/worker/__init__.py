@@ -1,1 +1,1 @@
-"""The daemon on a pod: claims a run, supervises its child, keeps the lease, reports how it ended."""
+"""The daemon on a pod: claims a run, supervises its child, keeps the lease."""

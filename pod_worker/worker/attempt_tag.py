@@ -1,4 +1,6 @@
-"""The tag in the environment of every process of an attempt, and the search for tagged processes (Linux).
+"""The tag in the environment of every process of an attempt (Linux).
+
+And the search for tagged processes.
 
 The tag names the attempt and, as its scope, the work root of the worker. A search finds only processes of the
 same work root: two workers with roots of their own on one machine never touch each other's runs.
@@ -55,7 +57,7 @@ def unguarded_processes(work_root: Path, dedicated_uid: int | None = None) -> li
 
 
 def kill_unguarded(work_root: Path, dedicated_uid: int | None = None) -> list[int]:
-    """SIGKILL them, so that the GPU is free before anything is claimed; returns their pids."""
+    """SIGKILL them, so that the GPU is free before a claim; returns their pids."""
     found = unguarded_processes(work_root, dedicated_uid) if sys.platform == "linux" else []
     for pid in found:
         tree.send_signal(pid, 9)

@@ -1,4 +1,4 @@
-"""The child program: runs the stages of one attempt, one after another, and reports the outcome.
+"""The child program: runs the stages of one attempt and reports the outcome.
 
 It holds no MongoDB credentials and decides nothing about the run's future. It emits events to the spool that it
 shares with the supervisor, and reports checkpoints. The one broad catch is here.
@@ -103,7 +103,10 @@ class AttemptExecutor:
 
 
 def read_stop_commands(commands: BinaryIO, stop: StopFlag) -> None:
-    """Obey the supervisor's commands; exit when it is gone (the guard would kill us too)."""
+    """Obey the supervisor's commands; exit when it is gone.
+
+    The guard would kill us too.
+    """
     for received in commands:
         command = protocol.read_stop(received)
         stop.request(CancelRequested if command.reason == "cancel" else DrainRequested)

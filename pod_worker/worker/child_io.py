@@ -1,4 +1,4 @@
-"""The child's ways out of its process: the spool it shares with its supervisor, and the artifact store.
+"""The child's ways out of its process: the shared spool, and the artifact store.
 
 The publisher is built when a stage first asks for it: importing an HTTP client costs more than starting a child.
 """

@@ -47,7 +47,10 @@ class ChildUser:
 
 
 def find_user(setting: str) -> ChildUser | None:
-    """None: runs keep the worker's user. Raises ChildUserError for a user that cannot be had."""
+    """The user of runs; None: they keep the worker's.
+
+    Raises ChildUserError for a user that cannot be had.
+    """
     if setting == NONE or (setting == AUTO and os.geteuid() != 0):
         return None
     if os.geteuid() != 0:
@@ -74,14 +77,20 @@ def usable_user(setting: str, folders: Iterable[Path]) -> ChildUser | None:
 
 
 def make_way(folder: Path) -> None:
-    """Create the missing parents of a folder: others may enter and not list them, whatever the umask is."""
+    """Create the missing parents of a folder: others may enter and not list them.
+
+    Whatever the umask is.
+    """
     for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
         parent.mkdir(exist_ok=True)
         parent.chmod(0o711)
 
 
 def check_user(user: ChildUser, folders: Iterable[Path], cwd: Path | None = None) -> None:
-    """Raises ChildUserError unless the user reaches the folders and can start our child program."""
+    """Raises ChildUserError unless the user can start our child program.
+
+    It must reach the folders.
+    """
     for path in (*folders, Path(sys.executable).resolve(), Path(__file__)):
         if closed := closed_folder(user, path):
             raise ChildUserError(
@@ -110,7 +119,7 @@ def check_user(user: ChildUser, folders: Iterable[Path], cwd: Path | None = None
 
 
 def closed_folder(user: ChildUser, path: Path) -> Path | None:
-    """The first folder on the way to `path` that the user may not enter; None when it reaches the path."""
+    """The first folder on the way to `path` that the user may not enter, or None."""
     for folder in reversed(path.parents):
         try:
             found = folder.stat()
@@ -128,7 +137,10 @@ def closed_folder(user: ChildUser, path: Path) -> Path | None:
 
 
 def prepare_home(user: ChildUser, work_root: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a run under this user; home and cache folders exist and belong to it."""
+    """The environment of a run under this user.
+
+    Home and cache folders exist and belong to it.
+    """
     home = work_root / HOME_FOLDER
     given = {"HOME": str(home), "USER": user.name, "LOGNAME": user.name}
     prepared = {name: value for name, value in env.items() if name != "XDG_RUNTIME_DIR"} | given
@@ -143,7 +155,7 @@ def prepare_home(user: ChildUser, work_root: Path, env: Mapping[str, str]) -> di
 
 
 def hand_over(folder: Path, user: ChildUser) -> None:
-    """The folder and all in it belong to the user. One that belongs to it already is left as it is.
+    """Give the folder and all in it to the user, unless it belongs to it already.
 
     Nothing in it was writable for a run before, so it has no link that a run could have placed.
     """

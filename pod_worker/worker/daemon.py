@@ -1,4 +1,6 @@
-"""The worker daemon: startup, main loop, shutdown. One run at a time, until a signal or a limit ends it.
+"""The worker daemon: startup, main loop, shutdown.
+
+One run at a time, until a signal or a limit ends it.
 
 Signal handlers only set flags. An idle worker costs MongoDB one query per poll and, now and then, one sweep for
 dead workers' runs; a change stream wakes it in between. While a run executes, the supervisor does the work.
@@ -151,7 +153,10 @@ class Daemon:
     # ── startup ─────────────────────────────────────────────────────────────────────────────────────────
 
     def startup(self) -> bool:
-        """Preflight until it passes. False: stopped, or refused where waiting is not wanted."""
+        """Preflight until it passes.
+
+        False: stopped, or refused where waiting is not wanted.
+        """
         self._outbox.shipper.start()
         reported: list[str] = []
         pause, longest = PREFLIGHT_RETRY_SECONDS
@@ -221,7 +226,7 @@ class Daemon:
         return None
 
     def _fault_of_run(self, run_id: str) -> str | None:
-        """Why this worker will never claim the run that it was started for; None while it may."""
+        """Why this worker will never claim the run that it was started for, or None."""
         try:
             run = self._store.queue.get(run_id)
         except PyMongoError:
@@ -265,7 +270,10 @@ class Daemon:
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _execute(self, claim: Claim) -> None:
-        """One attempt. No error of it ends the worker: the lease ends, and the run is rescued."""
+        """One attempt.
+
+        No error of it ends the worker: the lease ends, and the run is rescued.
+        """
         try:
             self._execute_attempt(claim)
         except Exception:

@@ -1,4 +1,6 @@
-"""The steps by which an attempt is ended: ask the child, SIGTERM its group, SIGKILL the tree, kill the guard.
+"""The steps that end an attempt: ask the child, SIGTERM, SIGKILL, kill the guard.
+
+SIGTERM goes to its group, SIGKILL to the tree.
 
 Each step has a time; a stronger reason replaces a weaker one. The last step needs no cooperation, so an end that
 was requested always comes.

@@ -1,4 +1,6 @@
-"""How an attempt is judged at its end: pure decisions from the evidence to an outcome, and its last events.
+"""How an attempt is judged at its end: pure decisions from the evidence.
+
+To an outcome, and to its last events.
 
 Precedence: a lost lease, an error of the supervision, a success that the child reported, a cancel, a drain, any
 other report of the child, and last what the death of the process says.
@@ -86,7 +88,10 @@ def crash_failure(report: GuardReport, evidence: CrashEvidence) -> Failure:
 
 
 def redacted_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
-    """The outcome without known secrets: it goes into the run's document and its events."""
+    """The outcome without known secrets.
+
+    It goes into the run's document and its events.
+    """
     match outcome:
         case Failed(failure):
             trace = None if failure.traceback is None else redactor(failure.traceback)
@@ -110,7 +115,10 @@ def signal_name(number: int) -> str:
 
 
 def final_events(outcome: Outcome, settlement: Settlement | None, duration_s: float) -> list[Payload]:
-    """The events that report the end of an attempt; `settlement` None: the queue did not accept it."""
+    """The events that report the end of an attempt.
+
+    `settlement` None: the queue did not accept it.
+    """
     events = [_ended_event(outcome, settlement, duration_s)]
     if settlement and settlement.status is RunStatus.QUEUED:
         wait = settlement.retry_in_seconds

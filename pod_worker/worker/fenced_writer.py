@@ -1,4 +1,6 @@
-"""The thread that applies an attempt's fenced writes, in order, while its supervisor stays free to hear a cancel.
+"""The thread that applies an attempt's fenced writes, in order.
+
+Its supervisor stays free to hear a cancel.
 
 A write that MongoDB does not answer is tried again for as long as it may be. One that MongoDB refuses for good is
 reported with its error. The supervisor learns every result from its inbox.
@@ -36,7 +38,10 @@ class FencedWrite:
 
 @dataclass(frozen=True, slots=True)
 class FencedWriteResult:
-    """`error` None: answered, with `value`. `is_permanent`: the same write would be refused again."""
+    """The result of a write.
+
+    `error` None: answered, with `value`. `is_permanent`: the same write would be refused again.
+    """
 
     name: str
     value: object = None
@@ -95,7 +100,10 @@ class FencedWriter:
                     return FencedWriteResult(write.name, error=error)
 
     def _is_abandoned(self, epoch: int, seconds: float) -> bool:
-        """Pause for `seconds`; True as soon as writes of that epoch are abandoned or the writer is stopped."""
+        """Pause for `seconds`; True as soon as writes of that epoch are over.
+
+        Abandoned, or the writer was stopped.
+        """
         end = time.monotonic() + seconds
         while epoch == self._epoch and (left := end - time.monotonic()) > 0:
             if self._thread.pause(min(left, POLL_SECONDS)):

@@ -1,4 +1,4 @@
-"""The guard: a small process between the supervisor and a run's child that frees the GPU in every case.
+"""The guard: a process between supervisor and child that frees the GPU always.
 
 It is the parent of the child and the subreaper of everything the child leaves behind, so a double fork or a new
 session escapes nothing. It kills the whole tree when the trusted time of the lease runs out, when the supervisor
@@ -38,7 +38,10 @@ LEASE_LIMIT_SECONDS = 3600.0  # the longest lease that the settings allow
 
 
 def now() -> float:
-    """Seconds that continue while the machine is suspended (Linux): a lease must not look fresh after a resume."""
+    """Seconds that continue while the machine is suspended (Linux).
+
+    A lease must not look fresh after a resume.
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
@@ -46,7 +49,7 @@ Ids = tuple[int, int, tuple[int, ...]]  # user, group, further groups
 
 
 def program(lease_seconds: float, fds: tuple[int, ...], user: Ids | None) -> list[str]:
-    """The command line of a guard, to be followed by the child's; the child inherits `fds`.
+    """The command line of a guard, to be followed by the child's.
 
     `user` None: the child keeps ours.
     """

@@ -1,4 +1,4 @@
-"""A child program behind its guard: start it, command it, read its messages, and wait until its tree is gone.
+"""A child program behind its guard: start, command, read, wait for its tree.
 
 All pipes end here. It decides nothing: what a command or an end means is the supervisor's part.
 """
@@ -25,7 +25,10 @@ from pod_worker.worker.child_user import ChildUser
 
 
 class GuardReport(msgspec.Struct):
-    """The guard's report when the tree is gone. `signal` is set when the child died of one."""
+    """The guard's report when the tree is gone.
+
+    `signal` is set when the child died of one.
+    """
 
     code: int | None = None
     signal: int | None = None
@@ -102,7 +105,10 @@ class GuardedChild:
         self._send_to_guard("kill\n")
 
     def kill_guard(self) -> None:
-        """For a guard that does not answer (stopped, say): SIGKILL; `wait` then sweeps what it leaves behind."""
+        """SIGKILL for a guard that does not answer (stopped, say).
+
+        `wait` then sweeps what it leaves behind.
+        """
         tree.send_signal(self.pid, signal.SIGKILL)
 
     def _send_to_guard(self, command: str) -> None:
@@ -117,7 +123,9 @@ class GuardedChild:
     # ── what comes back ─────────────────────────────────────────────────────────────────────────────────
 
     def messages(self, on_noise: Callable[[str], None]) -> Iterator[protocol.Message]:
-        """Blocks until the child's end of the pipe is closed. A line that is no message goes to `on_noise`.
+        """Blocks until the child's end of the pipe is closed.
+
+        A line that is no message goes to `on_noise`.
 
         Raises protocol.MessageError for a message that must not be used.
         """
@@ -145,7 +153,7 @@ class GuardedChild:
             return GuardReport(signal=abs(self._guard.returncode or 9), survivors=self._sweep())
 
     def _sweep(self) -> int:
-        """Kill what the attempt left behind when its guard was killed; returns how many processes survive.
+        """Kill what a killed guard left behind; returns how many processes survive.
 
         The child died with the guard. Its other processes still carry our tag, or became our children: the worker
         is the subreaper of all of them.
@@ -208,7 +216,10 @@ class _CommandPipe:
 
 
 def _bounded_lines(file: BufferedReader, limit: int) -> Iterator[bytes]:
-    """The lines of a pipe; of one longer than `limit` only the beginning, and the rest is read and discarded."""
+    """The lines of a pipe; of one longer than `limit` only the beginning.
+
+    The rest is read and discarded.
+    """
     while line := file.readline(limit):
         yield line
         while not line.endswith(b"\n") and line:

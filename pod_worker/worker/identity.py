@@ -1,4 +1,7 @@
-"""Who a worker is: its ids, its hardware, and what it claims. Built once; the store's records derive from it."""
+"""Who a worker is: its ids, its hardware, and what it claims.
+
+Built once; the store's records derive from it.
+"""
 
 from __future__ import annotations
 

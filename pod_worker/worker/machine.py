@@ -117,7 +117,10 @@ def pod_id(env: Mapping[str, str]) -> str:
 
 
 def expected_gpus(env: Mapping[str, str]) -> int:
-    """How many GPUs the pod was rented with (RunPod sets RUNPOD_GPU_COUNT); 0 where it is not set."""
+    """How many GPUs the pod was rented with; 0 where it is not set.
+
+    RunPod sets RUNPOD_GPU_COUNT.
+    """
     count = env.get("RUNPOD_GPU_COUNT", "")
     return int(count) if count.isdigit() else 0
 

@@ -1,4 +1,7 @@
-"""The thread that reads the child's messages: writes go to the fenced writer, the outcome to the supervisor."""
+"""The thread that reads the child's messages.
+
+Writes go to the fenced writer, the outcome to the supervisor.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class MessageListener:
         self._noise_lines = 0
 
     def run(self) -> None:
-        """Blocks until the child's end of the pipe is closed, a message is invalid, or the writer was stopped."""
+        """Blocks until the pipe is closed, a message is invalid, or the writer stopped."""
         try:
             for message in self._child.messages(self._record_noise):
                 if not self._writer.wait_for_room():

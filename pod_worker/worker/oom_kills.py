@@ -1,4 +1,4 @@
-"""Whether the kernel's OOM killer killed a process of our cgroup since the counter was made.
+"""Whether the kernel's OOM killer killed a process of our cgroup.
 
 A child that dies of a SIGKILL that we did not send was probably killed for memory. The cgroup's counter decides
 (cgroup v2 `memory.events`, v1 `memory.oom_control`).

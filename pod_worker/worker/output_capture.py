@@ -1,4 +1,4 @@
-"""The output of a run as bounded logs: a file on the pod for everything, events for people.
+"""The output of a run as bounded logs: a file on the pod, and events.
 
 The file is two halves that replace each other, so the end is always kept. Events are limited per second; the
 number of skipped lines is reported. Bytes that are no text are replaced, escape sequences and control characters
@@ -88,7 +88,10 @@ class OutputCapture:
         self._take_lines([raw for raw in lines if raw.strip()])
 
     def _take_lines(self, lines: list[bytes]) -> None:
-        """A flood must not starve the thread that renews the lease: skipped lines are not decoded."""
+        """Take lines; those beyond the limit are not decoded.
+
+        A flood must not starve the thread that renews the lease.
+        """
         shown = self._allowed(len(lines))
         if shown:
             self._report_skipped()

@@ -1,4 +1,4 @@
-"""Known secrets out of a stream of bytes, also where a read ends in the middle of one."""
+"""Known secrets out of a stream of bytes, also where a read cuts one in two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class OutputMask:
         return self._redactor.redact_bytes(held)
 
     def _safe_end(self, data: bytes) -> int:
-        """No secret begins before it and ends behind it. A secret with several lines is masked line by line."""
+        """Where no secret begins before and ends behind.
+
+        A secret with several lines is masked line by line.
+        """
         line_end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         cut = max(len(data) - self._redactor.longest_bytes + 1, 0)
         if cut <= line_end:

@@ -41,7 +41,10 @@ def run_checks(checks: list[Check]) -> list[PreflightFailure]:
 
 
 def store_check(database: Mongo, url: str, prepare: Callable[[Mongo], None] | None = None) -> Check:
-    """`prepare` makes the indexes; a worker without them would scan the queue at every poll."""
+    """A check that the store can be used.
+
+    `prepare` makes the indexes; a worker without them would scan the queue at every poll.
+    """
 
     def check() -> PreflightFailure | None:
         try:
@@ -93,7 +96,10 @@ def disk_check(path: Path, needed_gb: float) -> Check:
 
 
 def gpu_check(needed: int, available: int, probe: Callable[[], str | None] | None = None) -> Check:
-    """`detect_capabilities` runs a CUDA operation in a process of its own and returns what went wrong."""
+    """A check that the GPUs are there and work.
+
+    `probe` runs a CUDA operation in a process of its own and returns what went wrong.
+    """
 
     def check() -> PreflightFailure | None:
         if available < needed:
@@ -116,7 +122,7 @@ def gpu_check(needed: int, available: int, probe: Callable[[], str | None] | Non
 
 
 def probe_cuda() -> str | None:
-    """Runs in a process of its own: a broken driver may hang or crash the process that uses it."""
+    """Runs in a process of its own, which a broken driver may hang or crash."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", GPU_PROBE],
@@ -134,7 +140,10 @@ def probe_cuda() -> str | None:
 
 
 def control_plane_check(url: str, token: str | None = None) -> Check:
-    """The control plane is ready and accepts the token: /readyz asks for none, so an API route is asked too."""
+    """The control plane is ready and accepts the token.
+
+    /readyz asks for none, so an API route is asked too.
+    """
     base = url.rstrip("/")
 
     def check() -> PreflightFailure | None:

@@ -107,7 +107,7 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
 
 
 class MessageError(ValueError):
-    """A message of the child that the supervisor must not use; the text names the fault."""
+    """A message of the child that must not be used; the text names the fault."""
 
 
 Message: TypeAlias = ChildReady | CheckpointSaved | OutcomeReported
@@ -125,7 +125,10 @@ def encode_line(message: msgspec.Struct) -> bytes:
 
 
 def decode_message(received: bytes) -> Message:
-    """Raises msgspec.MsgspecError for a line that is no message, MessageError for one that must not be used."""
+    """The message of a line.
+
+    Raises msgspec.MsgspecError for a line that is no message, MessageError for one that must not be used.
+    """
     try:
         message = _message_decoder.decode(received)
     except (RecursionError, UnicodeDecodeError) as error:

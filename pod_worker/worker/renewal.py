@@ -1,4 +1,6 @@
-"""The thread that keeps a lease: it renews, tells the guard how long to trust, and reports cancel and loss.
+"""The thread that keeps a lease: it renews and reports cancel and loss.
+
+It tells the guard how long to trust the lease.
 
 It shares nothing with the run, so a run that hangs, floods or holds a GIL cannot starve it. When MongoDB does
 not answer it tries again until the trust is over; by then the guard has killed the run.
@@ -33,7 +35,10 @@ class Renewer:
         on_cancel: Callable[[], None],
         on_lost: Callable[[str], None],
     ) -> None:
-        """`on_renewed` is given the seconds for which the lease may be trusted from now on."""
+        """Keeps one lease.
+
+        `on_renewed` is given the seconds for which the lease may be trusted from now on.
+        """
         self.lease = lease
         self._queue = queue
         self._clock = clock

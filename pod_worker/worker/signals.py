@@ -15,7 +15,9 @@ DEFAULT_ACTIONS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def listen(on_signal: Callable[[signal.Signals], None], *numbers: signal.Signals) -> None:
-    """From now on each of `numbers` calls `on_signal` in a thread. Call once, from the main thread.
+    """From now on each of `numbers` calls `on_signal` in a thread.
+
+    Call once, from the main thread.
 
     A signal without its default action is left alone: one that was ignored (nohup) stays ignored.
     """

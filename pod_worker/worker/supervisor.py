@@ -1,4 +1,4 @@
-"""The supervisor of one attempt: starts the child, keeps the lease, applies its writes, ends it, settles the run.
+"""The supervisor of one attempt: child, lease, writes, end and settlement.
 
 One inbox, one loop that never blocks on MongoDB or on the child: threads only post into the inbox. `end_sequence`
 has the steps of an end, `ending` the decision what the end is called.
@@ -68,7 +68,10 @@ class AttemptEnvironment:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """How the attempt ended and what the queue made of it (None: the attempt was over already)."""
+    """How the attempt ended and what the queue made of it.
+
+    None: the attempt was over already.
+    """
 
     outcome: Outcome
     settlement: Settlement | None
@@ -146,7 +149,10 @@ class Supervisor:
     # ── the attempt ─────────────────────────────────────────────────────────────────────────────────────
 
     def supervise(self) -> AttemptResult:
-        """Blocks until the attempt is over. Every error inside becomes the attempt's failure."""
+        """Blocks until the attempt is over.
+
+        Every error inside becomes the attempt's failure.
+        """
         began = self._clock.monotonic()
         self._emit(self._started_event())
         self._writer.start()
@@ -232,7 +238,10 @@ class Supervisor:
         )
 
     def _attempt_token(self) -> str | None:
-        """What the run's process may show to the control plane; never the control plane's own token."""
+        """What the run's process may show to the control plane.
+
+        Never the control plane's own token.
+        """
         secret = self._environment.control_plane_token
         return attempt_token.mint(secret, self._run.id, self._fence.attempt) if secret else None
 
@@ -289,7 +298,7 @@ class Supervisor:
                     attempt.end.begin(request)
 
     def _finish_writes(self, attempt: _RunningAttempt) -> None:
-        """Wait for the writes that the child asked for before its end, unless the attempt is canceled or lost."""
+        """Wait for the writes that the child asked for, unless canceled or lost."""
 
         def handle(item: _Item) -> bool:
             self._handle(attempt, item)
@@ -305,7 +314,7 @@ class Supervisor:
             self._writer.abandon()
 
     def _wait_for(self, name: str, seconds: float, handle: Callable[[_Item], bool]) -> FencedWriteResult | None:
-        """The result of the write `name`; None after `seconds`, or sooner when the worker must stop.
+        """The result of the write `name`; None after `seconds` or at a stop.
 
         `handle` is given every other item and returns whether to go on waiting.
         """
@@ -332,7 +341,7 @@ class Supervisor:
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _settle(self, outcome: Outcome) -> AttemptResult:
-        """The one write that ends the attempt, tried for as long as the run can still be ours.
+        """The one write that ends the attempt, tried while the run can still be ours.
 
         Work of many hours must not be lost because MongoDB was away for a minute at its end: the GPU is free by
         now, so waiting costs nothing, and the fence keeps a late write harmless.

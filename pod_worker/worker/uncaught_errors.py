@@ -17,7 +17,7 @@ from pod_worker.core.payload import RunLog
 def install(
     report: Callable[[RunLog], object], source: str, redact: Callable[[str], str] = lambda text: text
 ) -> None:
-    """From now on an uncaught error of this process goes to `report` and is printed, both without secrets."""
+    """Report and print uncaught errors of this process, both without secrets."""
 
     def report_error(
         kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str

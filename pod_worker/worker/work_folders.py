@@ -1,4 +1,6 @@
-"""The folders of runs below the work root: one per run, locked while an attempt uses it, removed when unused.
+"""The folders of runs below the work root, one per run.
+
+Locked while an attempt uses it, removed when unused.
 
 A folder's name comes from `path_segment`, so no run id can name a folder outside the root. Liveness is a shared
 flock(2) on the folder itself, held for an attempt; its age only decides among folders without a lock. No link is
@@ -25,10 +27,14 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class WorkFolders:
-    """Raises OSError at construction when the root is a link or belongs to another user."""
+    """Raises OSError when the root is a link or belongs to another user."""
 
     def __init__(self, root: Path, user: ChildUser | None = None, kept_bytes: int = KEPT_BYTES) -> None:
-        """`user` owns the folders of runs; None keeps ours. `kept_bytes`: on disk, of all folders not in use."""
+        """Folders below `root`.
+
+        `user` owns the folders of runs; None keeps ours. `kept_bytes`: on disk, of all folders not in
+        use.
+        """
         self.root = root
         self._user = user
         self._kept_bytes = kept_bytes
@@ -41,7 +47,7 @@ class WorkFolders:
 
     @contextmanager
     def used(self, run_id: str) -> Iterator[Path]:
-        """The run's folder, created where it is missing; no worker removes it until the context ends."""
+        """The run's folder, created where it is missing; locked until the context ends."""
         path = self.path(run_id)
         fd = self._lock_shared(path)
         try:
@@ -57,7 +63,9 @@ class WorkFolders:
     def clean(
         self, now: float, kept_seconds: float = KEPT_SECONDS, kept_folders: int = KEPT_FOLDERS
     ) -> list[Path]:
-        """Remove unused folders that are old, too many or too large together; returns them, the oldest first.
+        """Remove unused folders that are old or too many; returns them, oldest first.
+
+        Also those that are too large together.
 
         `now` is a POSIX timestamp.
         """
@@ -126,7 +134,10 @@ class WorkFolders:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the folder takes on disk: allocated blocks, a file with several names once. No link is followed."""
+    """What the folder takes on disk.
+
+    Allocated blocks, a file with several names once. No link is followed.
+    """
     counted: dict[tuple[int, int], int] = {}
     for parent, names, files in os.walk(folder):
         for name in (*names, *files):
@@ -139,7 +150,10 @@ def disk_bytes(folder: Path) -> int:
 
 
 def make_own_folder(path: Path, mode: int) -> None:
-    """A folder of this user with this mode. Raises OSError where it is a link or belongs to another user."""
+    """A folder of this user with this mode.
+
+    Raises OSError where it is a link or belongs to another user.
+    """
     path.mkdir(parents=True, exist_ok=True, mode=mode)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
