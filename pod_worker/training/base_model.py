@@ -46,7 +46,10 @@ def load_tokenizer(folder: Path, name: str) -> Tokenizer:
 
 
 def load_model(folder: Path, params: TrainingParams, execution: ExecutionPlan) -> torch.nn.Module:
-    """The frozen base model with a fresh adapter, on its device. The adapter's start depends on the seed alone."""
+    """The frozen base model with a fresh adapter, on its device.
+
+    The adapter's start depends on the seed alone.
+    """
     base = _load_base(folder, params, execution)
     torch.manual_seed(params.seed)
     model = _adapt(base, params)
@@ -71,7 +74,10 @@ def adapter_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def exported_adapter(model: torch.nn.Module, base: str) -> tuple[dict[str, torch.Tensor], dict[str, Json]]:
-    """Weights under the names that `peft.PeftModel.from_pretrained` reads, and the adapter's configuration."""
+    """Weights under the names that peft reads, and the adapter's configuration.
+
+    By `peft.PeftModel.from_pretrained`.
+    """
     from peft import get_peft_model_state_dict
 
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -110,7 +116,9 @@ def _load_base(folder: Path, params: TrainingParams, execution: ExecutionPlan) -
 
 
 def _keep_weights_as_loaded(model: torch.nn.Module) -> None:
-    """On some CPUs bitsandbytes repacks a 4-bit layer the first time it is evaluated, for good, and the product
+    """Evaluate 4-bit layers on a CPU without repacking them.
+
+    On some CPUs bitsandbytes repacks a 4-bit layer the first time it is evaluated, for good, and the product
     for repacked weights has no gradient: training after an evaluation would go silently wrong (seen in 0.50).
     """
     for layer in model.modules():
@@ -155,7 +163,9 @@ def _adapt(base: torch.nn.Module, params: TrainingParams) -> torch.nn.Module:
 
 @contextmanager
 def _without_bitsandbytes(is_needless: bool) -> Iterator[None]:
-    """peft imports bitsandbytes whenever it is installed, and that imports torch's compiler: 1.2 s for nothing.
+    """Keep peft from importing bitsandbytes, which imports torch's compiler: 1.2 s.
+
+    It does so whenever bitsandbytes is installed.
 
     A None in sys.modules is Python's own way to say that a module is not to be had.
     """
@@ -183,7 +193,10 @@ def _tokenizer_failure(error: Exception, folder: Path, name: str) -> RunError:
 
 
 def load_failure(error: Exception, what: str) -> RunError:
-    """The failure with its cause and fix. torch's own errors about the device are no fault of the files."""
+    """The failure with its cause and fix.
+
+    torch's own errors about the device are no fault of the files.
+    """
     text = str(error)
     if isinstance(error, ImportError):
         return RunError(

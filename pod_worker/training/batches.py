@@ -1,4 +1,4 @@
-"""Which rows make up which optimizer step: a pure function of lengths, seed and step.
+"""Which rows make up which optimizer step: pure in lengths, seed and step.
 
 Nothing here holds a position, so a training resumes at any step by asking for that step. Rows of similar length
 meet in one step (little padding), and no row is left out or seen twice in an epoch.
@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """`lengths[i]` is the length of row i in tokens; `by_length` False keeps the plain shuffled order."""
+    """The plan of batches.
+
+    `lengths[i]` is the length of row i in tokens; `by_length` False keeps the plain shuffled order.
+    """
 
     lengths: tuple[int, ...]
     rows_per_step: int
@@ -35,7 +38,10 @@ class BatchPlan:
         return math.ceil(len(self.lengths) / self.rows_per_step)
 
     def step_rows(self, step: int) -> Indices:
-        """The rows of the step with this number, from 0; the last step of an epoch may be a short one."""
+        """The rows of the step with this number, from 0.
+
+        The last step of an epoch may be a short one.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         return _epoch(self, epoch)[place]
 

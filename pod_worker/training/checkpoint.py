@@ -1,4 +1,6 @@
-"""One file that holds everything a training needs to go on: adapter, optimizer, random states, position.
+"""One file that holds everything a training needs to go on.
+
+Adapter, optimizer, random states, position.
 
 The file is an uncompressed tar of safetensors and JSON with a manifest of hashes. It appears under its name only
 when it is whole and on disk; reading one back verifies every hash and never unpickles anything.
@@ -41,7 +43,10 @@ class EvalPoint(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct):
-    """How far a training has come. `step` counts finished optimizer steps; tokens are loss-bearing ones."""
+    """How far a training has come.
+
+    `step` counts finished optimizer steps; tokens are loss-bearing ones.
+    """
 
     step: int = 0
     tokens: int = 0

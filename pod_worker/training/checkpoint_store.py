@@ -1,4 +1,4 @@
-"""Keeps a training's checkpoints: on this disk, in the artifact store, and by name on the run document.
+"""Keeps a training's checkpoints: on disk, in the artifact store, on the run.
 
 The run document decides which checkpoints exist: the newest ones and the best one. One that cannot be read is
 logged and the one before it is used, then the start. A file that the document does not name is never read; this
@@ -48,7 +48,9 @@ class CheckpointStore:
         self._entries = self._saved_refs()
 
     def save(self, snapshot: TrainingSnapshot) -> CheckpointRef:
-        """On disk, in the store, on the run document: in this order, so each names only what the last one has.
+        """On disk, in the store, on the run document: in this order.
+
+        So each names only what the last one has.
 
         A store that is away stops no training, and a drain that ends the upload loses no step on this pod: the
         document then names the file on this disk and, beside it, the last one that any pod can fetch.
@@ -85,7 +87,10 @@ class CheckpointStore:
         self._delete_unreferenced()
 
     def kept(self) -> list[dict[str, Json]]:
-        """What any pod can fetch, newest first: for the stage's summary, which replaces its saved state."""
+        """What any pod can fetch, newest first.
+
+        For the stage's summary, which replaces its saved state.
+        """
         return [
             {"step": each.step, "key": each.key, "eval_loss": each.eval_loss} for each in self._entries if each.key
         ]
@@ -102,7 +107,10 @@ class CheckpointStore:
         return None
 
     def _usable(self, entry: CheckpointRef, fingerprint: dict[str, str]) -> TrainingSnapshot | None:
-        """None, with a warning, when this training cannot go on from it. Raises RunError(NETWORK)."""
+        """None, with a warning, when this training cannot go on from it.
+
+        Raises RunError(NETWORK).
+        """
         try:
             snapshot = self._read(entry)
         except (CheckpointError, RunError) as problem:
@@ -145,7 +153,10 @@ class CheckpointStore:
         return self._folder / f"step-{step:08d}.tar"
 
     def _delete_unreferenced(self) -> None:
-        """Leave only what is named: older ones, and the remains of a crash, take disk for nothing."""
+        """Leave only what is named.
+
+        Older ones, and the remains of a crash, take disk for nothing.
+        """
         named = {self._path(entry.step) for entry in self._entries}
         for path in self._folder.glob("step-*.tar"):
             if path not in named:
@@ -155,7 +166,9 @@ class CheckpointStore:
 
 
 def retained(known: list[CheckpointRef], keep: int) -> list[CheckpointRef]:
-    """Of checkpoints in the order newest first: the first `keep`, the first that any pod can fetch, and the best.
+    """The checkpoints to keep: the first `keep`, a fetchable one, the best.
+
+    Of checkpoints in the order newest first.
 
     The best has the lowest held-out loss; of equal ones, the earliest step.
     """
@@ -171,5 +184,8 @@ def _eval_loss(progress: Progress) -> float | None:
 
 
 def _is_named(path: Path, entry: CheckpointRef) -> bool:
-    """Whether the file is the recorded one. The size comes first: hashing a huge sparse file takes hours."""
+    """Whether the file is the recorded one.
+
+    The size comes first: hashing a huge sparse file takes hours.
+    """
     return path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256

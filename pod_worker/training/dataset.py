@@ -1,4 +1,4 @@
-"""The data of one training: found, read, divided and encoded, with a fingerprint of what was read."""
+"""The data of one training: found, read, divided, encoded, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class Dataset:
 
 
 def read(context: Context, params: TrainingParams) -> RawDataset:
-    """Raises RunError(INVALID_INPUT) naming file and line, or what fetching an artifact raises."""
+    """Raises RunError(INVALID_INPUT) naming file and line.
+
+    Or what fetching an artifact raises.
+    """
     path = _local(context, params.dataset)
     rows = read_rows(path, params.format, params.max_rows)
     if params.eval_dataset is None:
@@ -46,7 +49,10 @@ def read(context: Context, params: TrainingParams) -> RawDataset:
 
 
 def encode_all(raw: RawDataset, tokenizer: Tokenizer, max_length: int, check_stop: Callable[[], None]) -> Dataset:
-    """Raises RunError(INVALID_INPUT) when no training row is left; held-out rows may all be left out."""
+    """Raises RunError(INVALID_INPUT) when no training row is left.
+
+    Held-out rows may all be left out.
+    """
     training = encode(raw.training, tokenizer, max_length, check_stop)
     if not training.examples:
         raise RunError(

@@ -1,4 +1,4 @@
-"""A small real data set and a tiny base model from what every machine has: the Python standard library.
+"""A small real data set and a tiny base model from the Python standard library.
 
 Rows are signature → first paragraph of the docstring, as `messages`; the model is a Llama with random weights and
 its own byte-level BPE tokenizer and chat template. Deterministic for one version of Python, and torch-free, so
@@ -50,7 +50,10 @@ class DemoData:
 
 
 def build(folder: Path, rows: int = ROWS, seed: int = 0, shape: ModelShape = ModelShape()) -> DemoData:
-    """Write `folder/docstrings.jsonl` and `folder/tiny-llama`; the same bytes for the same arguments."""
+    """Write `folder/docstrings.jsonl` and `folder/tiny-llama`.
+
+    The same bytes for the same arguments.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list(_pairs(rows))
     dataset = folder / "docstrings.jsonl"
@@ -63,7 +66,7 @@ def build(folder: Path, rows: int = ROWS, seed: int = 0, shape: ModelShape = Mod
 
 
 def demo_params(material: DemoData) -> dict[str, Json]:
-    """Parameters that make the held-out loss fall visibly in about ten seconds of one core."""
+    """Parameters that make the held-out loss fall in ten seconds of one core."""
     return {
         "model": str(material.model),
         "dataset": str(material.dataset),

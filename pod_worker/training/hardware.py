@@ -1,4 +1,6 @@
-"""What this machine can do, and what a training therefore does: device, precision, layout of a batch, kernel.
+"""What this machine can do: device, precision, layout of a batch, kernel.
+
+And what a training therefore does.
 
 Capabilities are probed, never tried and caught. `plan_execution` is a pure function from parameters and
 capabilities to an execution plan. Every choice that the parameters left open comes with the reason that is logged.
@@ -67,7 +69,7 @@ def detect_capabilities() -> Capabilities:
 def plan_execution(
     params: TrainingParams, machine: Capabilities, model: ModelSupport = ANY_MODEL
 ) -> ExecutionPlan:
-    """Raises RunError(INVALID_INPUT) for a method that this machine has no software for."""
+    """Raises RunError(INVALID_INPUT) for a method without software on this machine."""
     if params.method != "lora" and not machine.has_bitsandbytes:
         raise RunError(
             FailureCode.INVALID_INPUT,
@@ -136,7 +138,10 @@ def _kernel_fits(machine: Capabilities, precision: str) -> bool:
 
 
 def _has_flash_attention() -> bool:
-    """The module alone is not enough: FlashAttention 4 uses the same name for another interface."""
+    """Whether FlashAttention 2 can be used.
+
+    The module alone is not enough: FlashAttention 4 uses the same name for another interface.
+    """
     if importlib.util.find_spec("flash_attn") is None:
         return False
     owners = importlib.metadata.packages_distributions().get("flash_attn", [])

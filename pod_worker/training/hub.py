@@ -1,4 +1,4 @@
-"""Finds the base model: a folder on this machine, or a hub id brought here file by file.
+"""Finds the base model: a folder, or a hub id brought here file by file.
 
 Everything after this reads a local folder, so nothing later can reach for the network. `HF_HUB_OFFLINE` is
 honoured: then only what is already in the cache counts. Weights are taken as safetensors where the model has
@@ -24,8 +24,11 @@ T = TypeVar("T")
 
 
 def locate(model: str, revision: str | None, check_stop: Callable[[], None]) -> Path:
-    """The folder that holds the model. Raises RunError: INVALID_INPUT when it does not exist or may not be had,
-    NETWORK when the hub cannot be reached. `check_stop` is called between files."""
+    """The folder that holds the model.
+
+    Raises RunError: INVALID_INPUT when it does not exist or may not be had, NETWORK when the hub cannot be
+    reached. `check_stop` is called between files.
+    """
     folder = Path(os.path.expanduser(model))  # an unknown user is left as it is
     if folder.is_dir():
         return _checked(folder, model)
@@ -61,7 +64,10 @@ def _download(model: str, revision: str | None, check_stop: Callable[[], None]) 
 
 
 def wanted_files(names: list[str]) -> list[str]:
-    """The files to bring, small ones first; pickled weights only where there are no others."""
+    """The files to bring, small ones first.
+
+    Pickled weights only where there are no others.
+    """
     small = [name for name in names if SMALL_FILES.match(name) or OTHER_FILES.match(name)]
     for weights in (r"^model.*\.safetensors$", r"^pytorch_model.*\.bin$"):
         found = [name for name in names if re.match(weights, name)]

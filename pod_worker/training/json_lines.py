@@ -1,4 +1,6 @@
-"""Opens a data set file as lines of JSON: JSONL, the same in gzip or UTF-16, and one JSON array.
+"""Opens a data set file as lines of JSON.
+
+JSONL, the same in gzip or UTF-16, and one JSON array.
 
 A file of another kind is refused by its name (Parquet, a ZIP archive), never line by line.
 """
@@ -23,7 +25,9 @@ REFUSED = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a ZIP archive", b"\x28\xb5
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line number (from 1) and bytes of each line that is not blank; of a JSON array, its elements.
+    """Line number (from 1) and bytes of each line that is not blank.
+
+    Of a JSON array, its elements.
 
     Raises RunError(INVALID_INPUT) that names the file, what is wrong with it, and what to give instead.
     """

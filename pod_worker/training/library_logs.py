@@ -1,4 +1,4 @@
-"""Sends what libraries print to the run's log: their warnings, and none of their progress bars.
+"""Sends what libraries print to the run's log, without their progress bars.
 
 Undone on leaving, so that nothing outside a training hears less than before.
 """
@@ -20,7 +20,10 @@ Log = Callable[[str, str], None]
 
 @contextmanager
 def redirect_library_logs(log: Log) -> Iterator[None]:
-    """`log(message, level)` gets each distinct library message a few times, at level debug or warning."""
+    """`log(message, level)` gets each distinct library message a few times.
+
+    At level debug or warning.
+    """
     # The tokenizer's own threads are wanted; saying so also ends its warning about forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     handler = _Handler(log)

@@ -1,4 +1,6 @@
-"""The training loop: optimizer steps, held-out loss, metrics, checkpoints; exact to resume at any step.
+"""The training loop: steps, held-out loss, metrics, checkpoints.
+
+Exact to resume at any step.
 
 A step's gradient is normalised by the loss-bearing tokens of the whole step, so accumulation changes memory and
 nothing else. What follows a step depends on the step alone, so a resumed training does the same. `lora` publishes
@@ -59,7 +61,10 @@ class TrainingLoop:
         self._saved_step, self._saved_at = 0, clock.monotonic()
 
     def run(self) -> Progress:
-        """From where the last checkpoint left off to the end. Raises RunError when the loss is not finite."""
+        """From where the last checkpoint left off to the end.
+
+        Raises RunError when the loss is not finite.
+        """
         random_state.seed_all(self._params.seed)
         if snapshot := self._shelf.load_latest(self._task.fingerprint):
             self._resume(snapshot)
@@ -164,7 +169,10 @@ class TrainingLoop:
         self._meter.report_eval(self.progress)
 
     def held_out_loss(self) -> float:
-        """Negative log-likelihood per loss-bearing token of the held-out rows; draws no random numbers."""
+        """Negative log-likelihood per loss-bearing token of the held-out rows.
+
+        Draws no random numbers.
+        """
         lengths = [len(example) for example in self._task.held_out]
         total = torch.zeros_like(self._loss_sum)
         self._task.model.eval()
@@ -205,7 +213,10 @@ class TrainingLoop:
         self._context.log(f"checkpoint of step {step}", "info", seconds=took, bytes=entry.bytes, key=entry.key)
 
     def _check_weights(self) -> None:
-        """The loss of a step is computed before its update, so the last update shows only in the weights."""
+        """Check the weights after the last update.
+
+        The loss of a step is computed before its update, so the last update shows only in the weights.
+        """
         wrong = [name for name, weight in self._weights.items() if not bool(torch.isfinite(weight).all())]
         if wrong:
             raise _diverged(

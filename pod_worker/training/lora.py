@@ -1,4 +1,6 @@
-"""Fine-tunes a causal language model with LoRA, from parameters to published adapter: the steps, in order.
+"""Fine-tunes a causal language model with LoRA: the steps, in order.
+
+From parameters to published adapter.
 
 Logs at the start what it will do and why. Each step is in a module of its own; this one knows only their order.
 Nothing is published before the training is complete.
@@ -52,7 +54,10 @@ def finetune(context: Context, params: TrainingParams, clock: Clock | None = Non
 
 
 def prepare(context: Context, params: TrainingParams) -> tuple[TrainingTask, Dataset]:
-    """Everything up to the first step. What is cheap to check comes first: the model is loaded last."""
+    """Everything up to the first step.
+
+    What is cheap to check comes first: the model is loaded last.
+    """
     if params.threads:
         torch.set_num_threads(params.threads)
     machine = detect_capabilities()

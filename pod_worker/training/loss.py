@@ -20,7 +20,10 @@ from pod_worker.training.masks import Example
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """`predicts` are places in the flattened `tokens` whose next token is `targets`; both of shape [N]."""
+    """Tokens and what they predict.
+
+    `predicts` are places in the flattened `tokens` whose next token is `targets`; both of shape [N].
+    """
 
     tokens: Tensor  # [rows, longest], or [1, all] when packed
     positions: Tensor | None  # like `tokens`; only when packed
@@ -59,7 +62,10 @@ def _batch(tokens: numpy.ndarray, bears: numpy.ndarray, positions: Tensor | None
 
 
 def loss_sum(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
-    """Negative log-likelihood of the loss-bearing tokens, summed, in float32; a scalar with a gradient."""
+    """Negative log-likelihood of the loss-bearing tokens, summed, in float32.
+
+    A scalar with a gradient.
+    """
     inputs: dict[str, Json] = {"input_ids": batch.tokens, "use_cache": False}
     if batch.positions is not None:
         inputs["position_ids"] = batch.positions
@@ -70,7 +76,10 @@ def loss_sum(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
 
 @contextmanager
 def _head_sees_only(model: torch.nn.Module, places: Tensor) -> Iterator[None]:
-    """A hook and not a call of the inner model: what a model does to its logits afterwards still happens."""
+    """Keep only these places of the last hidden state.
+
+    A hook and not a call of the inner model: what a model does to its logits afterwards still happens.
+    """
 
     def select(_head: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = inputs[0]

@@ -1,4 +1,7 @@
-"""The loss curve as a small SVG, written by hand: a plotting library is too much for two lines and two axes."""
+"""The loss curve as a small SVG, written by hand.
+
+A plotting library is too much for two lines and two axes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Scale = Callable[[float], float]
 
 
 def loss_svg(curve: Sequence[LossPoint], evals: Sequence[EvalPoint]) -> str:
-    """Step to the right, loss upward; the training loss as a line, held-out losses as a line with dots."""
+    """Step to the right, loss upward; held-out losses as a line with dots."""
     points: list[LossPoint | EvalPoint] = [*curve, *evals]
     losses = [point.loss for point in points]
     if not losses:

@@ -1,4 +1,4 @@
-"""Turns rows into token ids and says of each token whether the model is trained to predict it.
+"""Turns rows into token ids and says which tokens the model is trained on.
 
 In a conversation only what the assistant wrote bears loss, turn by turn. The spans come from the template's own
 `{% generation %}` markers where it has them, else from rendering every prefix of the conversation; a template
@@ -39,7 +39,10 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One sequence for the model. `loss_mask[0]` is always False: nothing comes before the first token."""
+    """One sequence for the model.
+
+    `loss_mask[0]` is always False: nothing comes before the first token.
+    """
 
     tokens: NDArray[numpy.int32]
     loss_mask: NDArray[numpy.bool_]  # as long as `tokens`
@@ -71,7 +74,10 @@ class EncodedDataset:
 
 
 class LossMaskError(Exception):
-    """This row's loss positions cannot be found exactly; the text says why and what to do."""
+    """This row's loss positions cannot be found exactly.
+
+    The text says why and what to do.
+    """
 
 
 def encode(
@@ -80,7 +86,9 @@ def encode(
     max_length: int,
     check_stop: Callable[[], None] = lambda: None,
 ) -> EncodedDataset:
-    """Encode all rows; `check_stop` is called between rows, because a large data set takes minutes.
+    """Encode all rows.
+
+    `check_stop` is called between rows, because a large data set takes minutes.
 
     Raises RunError(INVALID_INPUT) naming the row whose mask cannot be exact, and what `check_stop` raises.
     """
@@ -104,7 +112,10 @@ def encode(
 
 
 def _end_tokens(tokenizer: Tokenizer) -> set[int]:
-    """Every special token: templates end a turn with one, and it need not be the tokenizer's own end token."""
+    """Every special token.
+
+    Templates end a turn with one, and it need not be the tokenizer's own end token.
+    """
     special = set(tokenizer.all_special_ids)
     return special if tokenizer.eos_token_id is None else special | {tokenizer.eos_token_id}
 
@@ -161,7 +172,10 @@ def _by_markers(conversation: Conversation, tokenizer: Tokenizer) -> Example:
 
 
 def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list[str], list[Span], bool]:
-    """The rendering up to each assistant turn, that turn's span in it, and whether the last one holds them all."""
+    """The rendering up to each assistant turn, and that turn's span in it.
+
+    And whether the last rendering holds them all.
+    """
     rendered: list[str] = []
     spans: list[Span] = []
     messages = conversation.messages
@@ -239,7 +253,10 @@ def _reaches(offsets: Iterable[Span]) -> Iterator[Span]:
 def _piecewise(
     tokenizer: Tokenizer, text: str, spans: list[Span], whole: list[int], special: bool
 ) -> tuple[list[int], list[bool]]:
-    """A token straddles a span's edge: encode the pieces apart, as they are when the model writes the answer."""
+    """Encode the pieces apart where a token straddles a span's edge.
+
+    They are apart when the model writes the answer.
+    """
     ids: list[int] = []
     mask: list[bool] = []
     for low, high, is_answer in _pieces(len(text), spans):

@@ -1,4 +1,6 @@
-"""Tells the world how a training goes: metrics, progress and the time left. Measures; decides nothing.
+"""Reports how a training goes: metrics, progress and the time left.
+
+Measures; decides nothing.
 
 Rates are over time spent in steps: padding, evaluation and checkpoints make no number larger or smaller than the
 work that was done. One rate counts all tokens of the rows, as other trainers do; one the loss-bearing ones alone.
@@ -69,7 +71,10 @@ class MetricsReporter:
 
 
 def memory_gb() -> float:
-    """Of the GPU the most that was ever allocated, without a GPU this process's resident set; 10^9 bytes."""
+    """The largest memory so far, in 10^9 bytes.
+
+    Of the GPU what was allocated, without a GPU this process's resident set.
+    """
     if torch.cuda.is_available():
         return float(round(torch.cuda.max_memory_allocated() / 1e9, 3))
     return float(round(psutil.Process().memory_info().rss / 1e9, 3))

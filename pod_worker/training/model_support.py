@@ -1,4 +1,6 @@
-"""What a model family can do: its attention implementations, and whether packed rows stay apart.
+"""What a model family can do: attention implementations, packed rows.
+
+Whether packed rows stay apart.
 
 Both are asked of the model, not of a list of names: the first of its class, the second of a forward pass.
 """
@@ -22,7 +24,10 @@ LEAK_TOLERANCE, EQUAL_TOLERANCE = 4, 1000
 
 
 def read_support(folder: Path, name: str) -> ModelSupport:
-    """Raises RunError(INVALID_INPUT) for what transformers cannot load as a causal language model."""
+    """Raises RunError(INVALID_INPUT) for what is no causal language model.
+
+    That is: what transformers cannot load as one.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

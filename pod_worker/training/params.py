@@ -1,4 +1,6 @@
-"""The one schema of a training's hyper-parameters, read at enqueue and again by the stage that trains.
+"""The one schema of a training's hyper-parameters.
+
+Read at enqueue and again by the stage that trains.
 
 Imports neither torch nor transformers, so that a command line can refuse bad parameters in milliseconds. It does
 not look at files: the data set and the model live on the machine that trains, not on the one that enqueues.
@@ -27,7 +29,10 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every field may be left out but `model` and `dataset`. Zero is legal wherever zero means something."""
+    """Every field may be left out but `model` and `dataset`.
+
+    Zero is legal wherever zero means something.
+    """
 
     model: Annotated[str, Meta(min_length=1, description="a folder on the pod, or a hub id such as owner/name")]
     dataset: Annotated[
@@ -151,7 +156,10 @@ PATHS = ("model", "dataset", "eval_dataset")
 
 
 def parse(params: Mapping[str, Json]) -> TrainingParams:
-    """Read parameters, or raise RunError(INVALID_INPUT) that lists every problem and what to write instead."""
+    """Read parameters.
+
+    Raises RunError(INVALID_INPUT) that lists every problem and what to write instead.
+    """
     problems = [*_unknown(params), *_missing(params), *_wrong(params)]
     if problems:
         raise RunError(FailureCode.INVALID_INPUT, "training parameters: " + "; ".join(problems))
@@ -159,7 +167,7 @@ def parse(params: Mapping[str, Json]) -> TrainingParams:
 
 
 def complete(params: Mapping[str, Json]) -> dict[str, Json]:
-    """The same parameters checked, with every default written out: what a run document keeps."""
+    """The same parameters checked, with defaults: what a run document keeps."""
     return msgspec.structs.asdict(parse(params))
 
 

@@ -1,4 +1,4 @@
-"""The state of every random generator a training can draw from, as tensors, so that no pickle is ever read."""
+"""The state of every random generator as tensors, so that no pickle is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training leaves behind: the adapter, a card that says how it came about, a report with the curve.
+"""What a training leaves behind: the adapter, a card, a report with the curve.
 
 The same training writes the same adapter bytes. Every number on the card is in the report too, as JSON.
 """
@@ -27,7 +27,10 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "flash-attn")
 
 
 def publish(context: Context, task: TrainingTask, data: Dataset, progress: Progress) -> dict[str, Json]:
-    """Write everything below the run's folder, publish it, and return the stage's summary."""
+    """Write everything below the run's folder and publish it; returns the summary.
+
+    That is the stage's summary.
+    """
     folder = context.work_dir / "results"
     (folder / "adapter").mkdir(parents=True, exist_ok=True)
     summary = summarise(task, data, progress)
@@ -165,7 +168,10 @@ Point = TypeVar("Point", LossPoint, EvalPoint)
 
 
 def _spread(points: Sequence[Point], limit: int) -> list[Point]:
-    """All points, or `limit` of them at even distances, the first and the last among them."""
+    """All points, or `limit` of them at even distances.
+
+    The first and the last are among them.
+    """
     if len(points) <= limit:
         return list(points)
     return [points[round(index * (len(points) - 1) / (limit - 1))] for index in range(limit)]

@@ -1,4 +1,4 @@
-"""Reads a data set into rows of one format, or says which line of which file is wrong and why.
+"""Reads a data set into rows of one format, or names the wrong line.
 
 A row is `messages` (a conversation), `prompt` + `completion`, or `text`. Nothing is guessed per row: the first
 row fixes the format of the file unless it is given. Knows no tokenizer and no model.
@@ -55,7 +55,10 @@ class RowError(Exception):
 
 
 def read_rows(path: Path, format: Format = "auto", limit: int = 0) -> list[DatasetRow]:
-    """All rows (or the first `limit`). Raises RunError(INVALID_INPUT) that names the file and the lines."""
+    """All rows (or the first `limit`).
+
+    Raises RunError(INVALID_INPUT) that names the file and the lines.
+    """
     rows: list[DatasetRow] = []
     problems: list[str] = []
     for number, line in json_lines(path):
@@ -128,7 +131,10 @@ def _conversation(fields: dict[str, Json]) -> Content:
 
 
 def _read_message(message: Json, where: str) -> dict[str, Json]:
-    """The message with the arguments of its tool calls as objects, which is what chat templates expect."""
+    """The message with the arguments of its tool calls as objects.
+
+    This is what chat templates expect.
+    """
     if not isinstance(message, dict):
         raise RowError(f"{where}is not an object with 'role' and 'content'")
     _string(message, "role", where)
@@ -149,7 +155,10 @@ def _read_call(call: dict[str, Json], where: str) -> dict[str, Json]:
 
 
 def _with_parsed_arguments(function: dict[str, Json], where: str) -> dict[str, Json]:
-    """OpenAI writes arguments as JSON text; left so, a template with `| tojson` would quote them twice."""
+    """Arguments as an object, also where they are JSON text, as OpenAI writes them.
+
+    Left so, a template with `| tojson` would quote them twice.
+    """
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         return function

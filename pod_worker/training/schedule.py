@@ -1,4 +1,7 @@
-"""The learning rate of every step, as a pure function: nothing to save, nothing to restore."""
+"""The learning rate of every step, as a pure function.
+
+Nothing to save, nothing to restore.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from pod_worker.training.params import TrainingParams
 
 
 def learning_rate(params: TrainingParams, step: int, total: int) -> float:
-    """For the step with this number, from 0. Warmup rises to the peak without wasting a step at zero."""
+    """For the step with this number, from 0.
+
+    Warmup rises to the peak without wasting a step at zero.
+    """
     warmup = params.warmup_steps(total)
     if step < warmup:
         return params.lr * (step + 1) / warmup

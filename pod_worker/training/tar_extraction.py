@@ -1,4 +1,6 @@
-"""Extracts known members of an uncompressed tar. Bounds what is written and kept, whatever the headers claim.
+"""Extracts known members of an uncompressed tar, within bounds.
+
+Bounds what is written and kept, whatever the headers claim.
 
 A header may claim any size, and a sparse member of 10 KiB expands to any number of zeros. An uncompressed archive
 without sparse members cannot hold more bytes than its own size, so that is the bound.
@@ -19,7 +21,10 @@ class ArchiveError(Exception):
 
 
 def extract_members(archive: Path, names: Sequence[str], folder: Path) -> None:
-    """Write exactly the members `names`, in this order, into `folder`. Raises ArchiveError and OSError."""
+    """Write exactly the members `names`, in this order, into `folder`.
+
+    Raises ArchiveError and OSError.
+    """
     budget = archive.stat().st_size
     try:
         with tarfile.open(archive, "r:") as tar:
@@ -32,7 +37,10 @@ def extract_members(archive: Path, names: Sequence[str], folder: Path) -> None:
 
 
 def _extract(tar: tarfile.TarFile, name: str, folder: Path, budget: int) -> int:
-    """Bytes written. Members are read one at a time: a list of all headers would have no bound."""
+    """Bytes written.
+
+    Members are read one at a time: a list of all headers would have no bound.
+    """
     member = tar.next()
     if member is None or member.name != name:
         raise ArchiveError(
@@ -50,7 +58,10 @@ def _extract(tar: tarfile.TarFile, name: str, folder: Path, budget: int) -> int:
 
 
 def copy_bounded(source: IO[bytes], target: Path, budget: int) -> int:
-    """Copy into a new file; returns the number of bytes. Raises ArchiveError before the file exceeds `budget`."""
+    """Copy into a new file; returns the number of bytes.
+
+    Raises ArchiveError before the file exceeds `budget`.
+    """
     copied = 0
     with target.open("xb") as file:
         while block := source.read(_BLOCK_BYTES):
