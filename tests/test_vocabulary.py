@@ -36,6 +36,16 @@ MIRRORS = (
 )
 # They ask a run to stop and are no errors, as KeyboardInterrupt is none.
 CONTROL_FLOW = {"Interruption", "CancelRequested", "DrainRequested", "PodStopped"}
+DOCSTRING_LIMIT = 80
+# Still to be shortened.
+LONG_DOCSTRINGS = {
+    "cli/artifacts.py",
+    "cli/output.py",
+    "cli/runs/parameters.py",
+    "cli/runs/submit.py",
+    "cli/worker.py",
+    "store/views/read_models.py",
+}
 DOCUMENTS = {".md", ".py", ".js", ".html", ".sh", ".yaml", ".toml"}
 # Decisions and experiments are dated records, and the changelog of a release is one too.
 RECORDS = ("docs/decisions/", "docs/experiments.md")
@@ -78,6 +88,19 @@ def test_public_class_names_are_unique() -> None:
                 places[node.name].add(path.relative_to(ROOT).as_posix())
     wrong = {name: sorted(found) for name, found in places.items() if len(found) > 1 and not _mirrors(found)}
     assert not wrong, f"two classes of one name are read as one thing; name what differs: {wrong}"
+
+
+def test_docstrings_begin_with_a_line_of_at_most_80_characters() -> None:
+    """What it says is read in lists and pop-ups; further facts are a second paragraph."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.body[0].lineno}: {len(first)} characters: {first}"
+        for path, tree in sources().items()
+        if path.relative_to(PACKAGE).as_posix() not in LONG_DOCSTRINGS
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and len(first := (ast.get_docstring(node) or "").partition("\n")[0]) > DOCSTRING_LIMIT
+    ]
+    assert not wrong, "shorten the first line of:\n" + "\n".join(wrong)
 
 
 def _mirrors(places: set[str]) -> bool:

@@ -1,4 +1,6 @@
-"""The command line. Commands are imported when they are called, so that help is instant.
+"""The command line; commands are imported when they are called.
+
+So help is instant.
 
 Data goes to stdout, messages to stderr. An expected error is one line with its fix and an exit code of the
 contract; a traceback is shown only with `--debug`.
@@ -102,7 +104,10 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script. Turns every error into one line and the contract's exit code."""
+    """The console script.
+
+    Turns every error into one line and the contract's exit code.
+    """
     prepare_process()
     _replace_what_cannot_be_encoded()
     words = sys.argv[1:] if arguments is None else arguments
@@ -145,7 +150,10 @@ def _redact(text: str) -> str:
 
 
 def _replace_what_cannot_be_encoded() -> None:
-    """In a terminal of another encoding (latin-1, ascii) a character that it lacks is shown as `?`."""
+    """Show characters that the terminal's encoding lacks as `?`.
+
+    Such encodings are latin-1 and ascii.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

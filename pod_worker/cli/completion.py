@@ -22,7 +22,10 @@ def run_id_argument(command: Command) -> Command:
 
 
 def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The newest runs whose id begins so; shells that can show it get pipeline and status."""
+    """The newest runs whose id begins so.
+
+    Shells that can show it get pipeline and status.
+    """
     taken = ctx.params.get(param.name or "") or ()
     try:
         found = _run_ids(incomplete)
@@ -49,7 +52,10 @@ def complete_pipelines(ctx: click.Context, param: click.Parameter, incomplete: s
 
 
 def complete_params(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """`NAME=` of the pipeline's parameters; of all pipelines where the line names a run."""
+    """`NAME=` of the pipeline's parameters.
+
+    Of all pipelines where the line names a run.
+    """
     import msgspec
 
     from pod_worker.pipelines import PIPELINES

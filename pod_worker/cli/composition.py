@@ -56,12 +56,15 @@ class StoreSession:
 
 
 def local_data_dir(given: Path | None = None) -> Path:
-    """The folder of the local stack: given, else POD_WORKER_DATA, else one in the home folder."""
+    """The folder of the local stack: given, POD_WORKER_DATA, or in the home folder."""
     return (given or Path(os.environ.get("POD_WORKER_DATA") or LOCAL_DATA)).expanduser().resolve()
 
 
 def load_settings() -> Settings:
-    """Settings of the environment; without MONGODB_URL, those of the running local stack."""
+    """Settings of the environment.
+
+    Without MONGODB_URL, those of the running local stack.
+    """
     return load_settings_with_origins()[0]
 
 
@@ -96,7 +99,10 @@ def _stack_variables(stack: StackDescription) -> dict[str, str]:
 def open_store(
     settings: Settings | None = None, *, with_indexes: bool = False, app_name: str = "pod_worker cli"
 ) -> StoreSession:
-    """Raises ConfigurationError, MongoUrlError or StoreUnreachableError, each with its fix."""
+    """Raises ConfigurationError, MongoUrlError or StoreUnreachableError.
+
+    Each has its fix.
+    """
     store = connect_store(settings or load_settings(), app_name)
     check_reachable(store.database, store.url)
     if with_indexes:
@@ -115,15 +121,21 @@ def connect_store(settings: Settings, app_name: str, timeout_seconds: float = 5.
 
 
 def _skip_monitor_shutdown() -> None:
-    """At exit pymongo waits for its monitors, which look up twice a second only: that would be most of a short
-    command's time. They are daemon threads and may end with the process."""
+    """End without waiting for pymongo's monitors.
+
+    They look up twice a second only: that would be most of a short command's time. They are daemon threads
+    and may end with the process.
+    """
     wait = getattr(monitor, "_shutdown_resources", None)  # not a public name: without it, commands end later
     if wait is not None:
         atexit.unregister(wait)
 
 
 def create_indexes(database: Mongo) -> None:
-    """Every index of every collection; what is there already costs one round trip each."""
+    """Every index of every collection.
+
+    What is there already costs one round trip each.
+    """
     from pod_worker.store import indexes
 
     ensure_indexes(database, indexes.all_indexes())

@@ -1,4 +1,7 @@
-"""`pod-worker config show`: each setting and its origin. Of a secret only whether it is set."""
+"""`pod-worker config show`: each setting and its origin.
+
+Of a secret only whether it is set.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def show(origin: bool, as_json: bool) -> None:
 
 
 def _runpod_origins() -> list[SettingOrigin]:
-    """The RUNPOD_* variables that are set: the settings of `pod-worker pods` and of pods themselves."""
+    """The RUNPOD_* variables that are set.
+
+    They are the settings of `pod-worker pods` and of pods themselves.
+    """
     sources = {".env": read_dotenv(Path(".env")), "environment": {n: v for n, v in os.environ.items() if v}}
     found = {
         name: SettingOrigin(name, source, MASK if _is_secret(name, value) else value)

@@ -1,4 +1,4 @@
-"""Commands that follow a run for hours: they wait for MongoDB to come back instead of ending."""
+"""Commands that follow a run for hours wait for MongoDB to come back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 def until_reconnected(read: Callable[[], T]) -> T:
-    """The result of `read`, repeated while MongoDB does not answer. Says so once, and when it answers again."""
+    """The result of `read`, repeated while MongoDB does not answer.
+
+    Says so once, and when it answers again.
+    """
     is_down = False
     while True:
         try:

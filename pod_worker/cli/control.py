@@ -1,4 +1,4 @@
-"""`pod-worker control`: ingest, API, page, and the rescue of runs whose worker died."""
+"""`pod-worker control`: ingest, API, page, and the rescue of runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 @click.pass_context
 def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) -> None:
-    """Serve ingest, the API and the web page, and queue the runs of dead workers again.
+    """Serve ingest, the API and the web page, and rescue runs of dead workers.
 
     Needs MONGODB_URL; MINIO_ENDPOINT, MINIO_ACCESS_KEY and MINIO_SECRET_KEY for artifacts; CONTROL_PLANE_TOKEN
     as the key that pods and people present. Prints {"url": …} when it is ready.
@@ -69,7 +69,7 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
 
 
 def _check_access(settings: Settings, host: str, open_on_loopback: bool) -> None:
-    """Raises CommandError when the control plane would be open to other machines, or to no one."""
+    """Raises CommandError when it would be open to other machines, or to no one."""
     if open_on_loopback and host not in LOOPBACK:
         raise CommandError(
             f"--open-on-loopback and --host {host} exclude each other: listen on 127.0.0.1, or drop the flag",
@@ -84,7 +84,10 @@ def _check_access(settings: Settings, host: str, open_on_loopback: bool) -> None
 
 
 def _begin(store: StoreSession, threads: Sequence[SupervisedThread], host: str, port: int) -> None:
-    """What a control plane that cannot listen must not do: start its threads, and say that it is ready."""
+    """What needs the port: start the threads, and say that it is ready.
+
+    A control plane that cannot listen must do neither.
+    """
     for thread in threads:
         thread.start()
     log.info("MongoDB %s, database %s", redacted(store.url), store.database.name)
@@ -93,7 +96,10 @@ def _begin(store: StoreSession, threads: Sequence[SupervisedThread], host: str, 
 
 
 def object_store(settings: Settings) -> ObjectStore | None:
-    """None, with a warning, when no object store is configured: runs without artifacts still work."""
+    """None, with a warning, when no object store is configured.
+
+    Runs without artifacts still work.
+    """
     endpoint, access, secret = settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key
     if not endpoint:
         log.warning("MINIO_ENDPOINT is not set: artifacts cannot be stored")
@@ -116,7 +122,10 @@ def object_store(settings: Settings) -> ObjectStore | None:
 
 
 def upload_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThread:
-    """Deletes unfinished uploads now and then. A store with lifecycle rules does a part of it."""
+    """Deletes unfinished uploads now and then.
+
+    A store with lifecycle rules does a part of it.
+    """
 
     def sweep() -> None:
         try:
@@ -145,7 +154,10 @@ def checkpoint_sweep_thread(database: Mongo, objects: ObjectStore) -> Supervised
 
 
 def rescue_thread(rescue: Rescue) -> SupervisedThread:
-    """Sweeps for runs of dead workers. Workers sweep too, but only while they are idle."""
+    """Sweeps for runs of dead workers.
+
+    Workers sweep too, but only while they are idle.
+    """
 
     def sweep() -> None:
         try:

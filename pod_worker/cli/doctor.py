@@ -1,4 +1,7 @@
-"""`pod-worker doctor`: checks and fixes; `doctor ingest` tests the ingest of any control plane."""
+"""`pod-worker doctor`: checks and fixes; `doctor ingest` tests an ingest.
+
+Of any control plane.
+"""
 
 from __future__ import annotations
 

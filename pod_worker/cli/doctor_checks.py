@@ -1,4 +1,4 @@
-"""The checks of `pod-worker doctor`: each returns what it found, and the fix where something is wrong."""
+"""The checks of `pod-worker doctor`: what each found, and the fix."""
 
 from __future__ import annotations
 
@@ -199,7 +199,10 @@ def _gpus(settings: Settings) -> Diagnosis:
 
 
 def _training(is_deep: bool) -> Diagnosis:
-    """The training libraries, and whether their versions fit together (transformers names the torch it needs)."""
+    """The training libraries, and whether their versions fit together.
+
+    transformers names the torch it needs.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -217,7 +220,10 @@ def _training(is_deep: bool) -> Diagnosis:
 
 
 def training_step() -> Diagnosis:
-    """One step of a tiny model, in a process of its own: this process must not import torch."""
+    """One step of a tiny model, in a process of its own.
+
+    This process must not import torch.
+    """
     say("training: one step of a tiny model, usually within 20 s …")
     command = [sys.executable, "-W", "ignore", "-m", "pod_worker.training.environment_check"]
     try:
@@ -231,7 +237,10 @@ def training_step() -> Diagnosis:
 
 
 def unmet_requirements(found: Mapping[str, str]) -> list[str]:
-    """What the installed libraries require of each other and do not get, as `transformers requires torch>=2.6`."""
+    """What the installed libraries require of each other and do not get.
+
+    As `transformers requires torch>=2.6`.
+    """
     from importlib.metadata import requires
 
     from packaging.requirements import Requirement

@@ -1,4 +1,7 @@
-"""Typed reads from documents that may hold anything: the value when it has the type, else None or empty."""
+"""Typed reads from documents that may hold anything.
+
+The value when it has the type, else None or empty.
+"""
 
 from __future__ import annotations
 

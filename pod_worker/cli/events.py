@@ -1,4 +1,4 @@
-"""`pod-worker events …`: follow the event log, rebuild views from it, list rejected lines."""
+"""`pod-worker events …`: follow the log, rebuild views, list rejected lines."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ def fake_runpod(
     state: Path | None,
     faults: Path | None,
 ) -> None:
-    """Serve the RunPod APIs (REST v2, REST v1, GraphQL) with a virtual clock and virtual billing.
+    """Serve the RunPod APIs with a virtual clock and virtual billing.
+
+    REST v2, REST v1, GraphQL.
 
     Prints the address, and the API key if none is given, as one JSON line. Set them as RUNPOD_API_BASE_URL and
     RUNPOD_API_KEY, then run `pod-worker pods list`.

@@ -1,4 +1,4 @@
-"""Tests of a control plane's ingest: a single event, a batch, a duplicate, an invalid event."""
+"""Tests of an ingest: a single event, a batch, a duplicate, an invalid event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from pod_worker.core.run import Json
 
 
 class IngestCheck:
-    """The four checks of the original's test program (single, batch, duplicate, invalid)."""
+    """The four checks of the original's test program.
+
+    Single, batch, duplicate, invalid.
+    """
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url = url.rstrip("/")

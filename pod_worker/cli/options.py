@@ -22,7 +22,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 class Int64(click.ParamType[int]):
-    """A whole number within bounds; without bounds, what MongoDB can store (BSON int64)."""
+    """A whole number within bounds.
+
+    Without bounds, what MongoDB can store (BSON int64).
+    """
 
     name = "integer"
 
@@ -77,7 +80,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """A duration before now, or an ISO 8601 time; local time where it has no zone. Raises CommandError."""
+    """A duration before now, or an ISO 8601 time.
+
+    Local time where it has no zone. Raises CommandError.
+    """
     if text is None:
         return None
     try:
@@ -108,7 +114,10 @@ yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for conf
 
 
 def confirm(question: str, is_confirmed: bool) -> None:
-    """Ask on a terminal; elsewhere `--yes` is required. Raises CommandError and click.Abort."""
+    """Ask on a terminal; elsewhere `--yes` is required.
+
+    Raises CommandError and click.Abort.
+    """
     if is_confirmed:
         return
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""`pod-worker pipelines list|show`: which pipelines there are, and every parameter with its meaning."""
+"""`pod-worker pipelines list|show`: pipelines, and every parameter's meaning."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def describe_params(pipeline: Pipeline) -> Iterator[ParamDescription]:
 
 
 def type_name(kind: object) -> str:
-    """`integer`, `number or null`, `one of lora, qlora, 8bit`: what a parameter accepts."""
+    """`integer`, `number or null`, `one of lora, qlora`: what a parameter accepts."""
     if get_origin(kind) is Annotated:
         return type_name(get_args(kind)[0])
     if get_origin(kind) is Literal:

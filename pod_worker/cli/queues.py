@@ -1,4 +1,7 @@
-"""`pod-worker queues` and `pod-worker workers`: what waits where, which workers exist, pause and resume."""
+"""`pod-worker queues` and `workers`: what waits where, which workers exist.
+
+Also pause and resume.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a program inherits from the shell that started it, made the same everywhere. Called first by every program.
+"""What a program inherits from its shell, made the same everywhere.
+
+Called first by every program.
 
 Covers ignored signals (`nohup`, background jobs of a script) and proxy settings. Changes this process and, through
 the environment and exec(2), every process below it.
@@ -40,7 +42,7 @@ def bypass_proxy_on_loopback(env: MutableMapping[str, str]) -> None:
 
 
 def contain_ignored_signals() -> None:
-    """Keep signals ignored that were ignored when we started, but give our children the defaults.
+    """Keep ignored signals ignored, but give our children the defaults.
 
     exec(2) passes SIG_IGN on, so a run's code, mongod or a worker would be deaf to signals that we send. A handler
     is reset to the default by exec(2).

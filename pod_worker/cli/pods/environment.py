@@ -1,4 +1,6 @@
-"""The variables that `pods create` gives to the pod: from this environment, from a file, or from the command line.
+"""The variables that `pods create` gives to the pod.
+
+From this environment, from a file, or from the command line.
 
 Other users of this machine read a command line in `ps`, and shells keep it in their history. So a secret is never
 taken from there.
@@ -19,7 +21,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 def pod_environment(given: tuple[str, ...], files: tuple[Path, ...]) -> dict[str, str]:
-    """The files' variables in order, then `NAME` and `NAME=VALUE`. Raises CommandError."""
+    """The files' variables in order, then `NAME` and `NAME=VALUE`.
+
+    Raises CommandError.
+    """
     found: dict[str, str] = {}
     for path in files:
         found |= _of_file(path)

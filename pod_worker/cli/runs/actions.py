@@ -126,7 +126,10 @@ def _changed_params(run: Document, pairs: tuple[str, ...], file: str | None) -> 
 
 
 def _print_plans(store: StoreSession, runs: list[Document], force: bool, as_json: bool) -> int:
-    """What a reset would do to each run. 1 when it would refuse one, as the reset itself."""
+    """What a reset would do to each run.
+
+    1 when it would refuse one, as the reset itself.
+    """
     now = server_time(store.database)
     plans = []
     for run in runs:
@@ -153,7 +156,10 @@ def _print_plans(store: StoreSession, runs: list[Document], force: bool, as_json
 @click.argument("stage")
 @json_option
 def retry_stage(run_id: str, stage: str, as_json: bool) -> int:
-    """Execute one finished STAGE of an ended run again. Other finished stages are kept."""
+    """Execute one finished STAGE of an ended run again.
+
+    Other finished stages are kept.
+    """
     store = open_store()
     run = resolve_run(ReadModels(store.database), run_id)
     finished = [name for name, each in as_mapping(run.get("checkpoints")).items() if as_mapping(each).get("done")]

@@ -1,4 +1,4 @@
-"""`pod-worker runs logs`: a run's log lines, followed on request until the run has ended."""
+"""`pod-worker runs logs`: a run's log lines, on request followed to its end."""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ _DETAIL_FIELDS = (*_LISTED_FIELDS, "params", "checkpoints", "history", "stageTim
 
 
 def resolve_run(models: ReadModels, run_id: str) -> Document:
-    """The run with this id, or the only run whose id begins with it. Raises CommandError."""
+    """The run with this id, or the only one whose id begins with it.
+
+    Raises CommandError.
+    """
     run = models.run(run_id)
     if run is not None:
         return run
@@ -58,7 +61,7 @@ def runs_selection(command: Callable[..., object]) -> Callable[..., object]:
 def select_ids(
     models: ReadModels, run_ids: tuple[str, ...], labels: tuple[str, ...], queue: str | None
 ) -> list[str]:
-    """The full ids of the named runs, and of all open runs with the labels and in the queue.
+    """The full ids of the named runs, and of open runs by label and queue.
 
     Raises CommandError.
     """

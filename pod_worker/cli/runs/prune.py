@@ -1,4 +1,4 @@
-"""`pod-worker runs prune`: delete old ended runs with everything that belongs to them."""
+"""`pod-worker runs prune`: delete old ended runs with all that is theirs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def prune(older_than: str, status: tuple[str, ...], keep_objects: bool, yes: boo
 
 
 def _sweep(store: StoreSession, objects: ObjectStore) -> int:
-    """Delete unfinished uploads and superseded checkpoints; returns how many objects are gone."""
+    """Delete unfinished uploads and superseded checkpoints; returns how many objects."""
     from pod_worker.artifacts.object_store import ObjectStoreError
     from pod_worker.control.artifacts.sweep import sweep_checkpoints, sweep_uploads
 
@@ -81,7 +81,10 @@ def _sweep(store: StoreSession, objects: ObjectStore) -> int:
 
 
 def _objects(store: StoreSession, run_ids: Sequence[Json]) -> ObjectStore | None:
-    """The object store; None when none is configured and the runs have no artifacts. Raises CommandError."""
+    """The object store; None when none is configured and the runs have no artifacts.
+
+    Raises CommandError.
+    """
     from pod_worker.cli.control import object_store
     from pod_worker.store import artifact_registry
 

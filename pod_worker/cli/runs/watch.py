@@ -1,4 +1,7 @@
-"""Following runs to their end: a live table on a terminal, a line per change in a pipe, JSON lines on request."""
+"""Following runs to their end: a live table, a line per change, or JSON lines.
+
+The table on a terminal, lines in a pipe, JSON on request.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ METRICS_SHOWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
 def watch_runs(
     store: StoreSession, run_ids: Sequence[str], seconds: float | None = None, *, as_json: bool = False
 ) -> int:
-    """Blocks until all have ended (or the time is over). 0 when all completed, 1 when not, 130 after Ctrl-C."""
+    """Blocks until all have ended; 0 when all completed, 1 when not.
+
+    Or until the time is over. 130 after Ctrl-C.
+    """
     models = ReadModels(store.database)
     follow = _watch_live if is_terminal() and not as_json else _watch_lines
     try:
@@ -148,7 +154,10 @@ def _live_table(models: ReadModels, runs: list[Document]) -> Table:
 
 
 def _short_table(runs: list[Document]) -> Table:
-    """A line for each run, running ones first, as many as the terminal shows; below it the counts of all."""
+    """A line for each run, running ones first; below it the counts of all.
+
+    As many as the terminal shows.
+    """
     from rich.text import Text
 
     table = make_table(["run", "status", "stage", "progress", "attempt"])
@@ -196,7 +205,7 @@ def _stage_table(models: ReadModels, runs: list[Document]) -> Table:
 
 
 def _rows(models: ReadModels, run: Document) -> list[tuple[str, str, str, str]]:
-    """A run's lines in the table: id and pipeline, its last stages, its most telling metrics."""
+    """A run's lines in the table: id, pipeline, last stages, telling metrics."""
     labels = [one_line(str(run["_id"])), one_line(str(run.get("pipeline", "")))]
     stages = models.stages(run["_id"])[-STAGES_SHOWN:]
     bars = [_stage_bar(stage, run) for stage in stages]

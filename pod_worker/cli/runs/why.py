@@ -1,4 +1,4 @@
-"""`runs why`: why a run waits, which worker has it, why it ended, and what to do about it."""
+"""`runs why`: why a run waits, who has it, why it ended, and what to do."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def _needs(needs: Requirements) -> str:
 
 
 def _unmet(needs: Requirements, worker: WorkerRecord) -> bool:
-    """Only what a worker's record shows: a pod without a GPU has neither the model nor the memory."""
+    """Only what a worker's record shows.
+
+    A pod without a GPU has neither the model nor the memory.
+    """
     if worker.gpu is None:
         return bool(needs.gpu or needs.min_vram_gb)
     return needs.gpu is not None and needs.gpu not in names_of_gpu(worker.gpu)

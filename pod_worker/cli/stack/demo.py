@@ -1,4 +1,4 @@
-"""`pod-worker demo`: the local stack, a real training and a synthetic run, followed by checks of the results.
+"""`pod-worker demo`: a local stack, a training and a synthetic run, and checks.
 
 The input exists on every machine: signatures and docstrings of the Python standard library, and a tiny
 Llama-style model that is built first. `--model` and `--dataset` replace them.
@@ -60,7 +60,7 @@ class DemoCheck:
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 @click.option("--keep", is_flag=True, help="Keep the stack running afterwards until Ctrl-C.")
 def demo(data: Path | None, model: str | None, dataset: str | None, steps: int, as_json: bool, keep: bool) -> int:
-    """Start a local stack, run a real LoRA training and a synthetic run, and check the results.
+    """Start a local stack, run a training and a synthetic run, check the results.
 
     Exit code 0 only if both runs completed, the loss fell, the store has every artifact with its hash, and every
     emitted event is stored.
@@ -197,7 +197,7 @@ def _artifacts(store: StoreSession, local: LocalStack, run_ids: list[str]) -> li
 
 
 def _events(store: StoreSession, local: LocalStack, run_ids: list[str]) -> DemoCheck:
-    """Compare the ids in the worker's spool with the event log, after the last delivery."""
+    """Compare the ids in the worker's spool with the log, after the last delivery."""
     emitted: set[str] = set()
     for directory in sorted((local.data / "spool").glob("worker-*")):
         spool = Spool.attach(directory)
@@ -216,7 +216,10 @@ def _events(store: StoreSession, local: LocalStack, run_ids: list[str]) -> DemoC
 
 
 def _kept_id(line: bytes, run_ids: list[str]) -> str | None:
-    """The id of an event of these runs that belongs in the log; heartbeats do not (CONTRACT section 2)."""
+    """The id of an event of these runs that belongs in the log.
+
+    Heartbeats do not (CONTRACT section 2).
+    """
     event = msgspec.json.decode(line)
     kind = PAYLOADS.get(event["type"])
     is_ours = event["subject"].removeprefix("run/") in run_ids

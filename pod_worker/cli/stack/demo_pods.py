@@ -1,4 +1,6 @@
-"""`pod-worker demo-pods`: queue a run, rent a pod from the fake RunPod, execute the run there, terminate the pod.
+"""`pod-worker demo-pods`: execute a run in a pod of the fake RunPod.
+
+Queue the run, rent the pod, terminate it.
 
 Every step is a command that a user would type, so this tests the documentation's example.
 """
@@ -37,7 +39,9 @@ SPEED = 60  # virtual seconds per second: a pod's minute of pulling its image ta
 @click.command("demo-pods")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 def demo_pods(as_json: bool) -> int:
-    """Rent a pod from a fake RunPod, execute a queued run in it with a real worker, and terminate the pod.
+    """Rent a pod from a fake RunPod and execute a queued run in it.
+
+    With a real worker; then the pod is terminated.
 
     Exit code 0 only if a worker in that pod completed the run, its events arrived, and the pod is gone.
     """
@@ -59,7 +63,7 @@ def demo_pods(as_json: bool) -> int:
 
 
 def _start_fake_runpod(local: LocalStack, folder: Path) -> dict[str, str]:
-    """The fake RunPod as a child of the stack; returns the environment in which `pod-worker pods` uses it."""
+    """The fake RunPod as a child of the stack; returns the environment for `pods`."""
     key = f"rpa_{secrets.token_hex(8)}"
     words = ["fake-runpod", "--speed", str(SPEED), "--data", str(folder / "pods")]
     port = local.stack.start_server(

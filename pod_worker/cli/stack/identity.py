@@ -1,4 +1,7 @@
-"""What a local stack keeps between starts: token and ports, so that workers outside it find it again."""
+"""What a local stack keeps between starts: token and ports.
+
+So workers outside it find it again.
+"""
 
 from __future__ import annotations
 

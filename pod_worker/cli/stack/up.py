@@ -1,4 +1,7 @@
-"""`pod-worker up` and `pod-worker demo`: the whole product on one machine, with nothing but installed packages."""
+"""`pod-worker up` and `demo`: the whole product on one machine.
+
+With nothing but installed packages.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class LocalStack:
     """MongoDB, S3, the control plane and N workers, as children of this process."""
 
     def __init__(self, data: Path, stop: threading.Event, port: int | None = 0) -> None:
-        """`port` is the control plane's. 0: a free one; None: DEFAULT_PORT, or a free one when that is busy."""
+        """A stack.
+
+        `port` is the control plane's. 0: a free one; None: DEFAULT_PORT, or a free one when that is busy.
+        """
         settings = load()
         earlier = read_identity(data)
         self.data = data
@@ -57,7 +63,10 @@ class LocalStack:
         return _url(self.port)
 
     def start(self) -> None:
-        """Raises LocalStackError, before anything starts when the port that was asked for is busy."""
+        """Raises LocalStackError before anything starts when the port is busy.
+
+        The port that was asked for.
+        """
         if not self._may_move:
             require_free(self.port)
         self.stack.start()
@@ -92,7 +101,10 @@ class LocalStack:
         }
 
     def worker_env(self, **more: str) -> dict[str, str]:
-        """The environment of a worker: without the keys of the object store, which pods never hold."""
+        """The environment of a worker, without the keys of the object store.
+
+        Pods never hold those.
+        """
         kept = {name: value for name, value in self.env().items() if not name.startswith("MINIO_")}
         folders = {
             "POD_WORKER_SPOOL_DIR": str(self.data / "spool"),
@@ -102,7 +114,7 @@ class LocalStack:
 
 
 def is_ready(url: str, instance: str) -> bool:
-    """Whether the control plane at `url` is ready and is the process that was given this instance id."""
+    """Whether the control plane at `url` is ready and has this instance id."""
     import http.client
     import urllib.request
 
