@@ -223,6 +223,8 @@ def known_secrets(env: Mapping[str, str] | None = None, env_file: Path | None = 
     found = []
     for name, value in ((name, value) for values in sources for name, value in values.items() if value.strip()):
         secret = name.lower().removesuffix("_file")
+        if name.lower() == "mongodb_url" and not has_credentials(value):
+            continue  # an address alone: messages that hide it cannot say where nothing answers
         if secret in SECRETS and name.lower() == secret:
             found.append(value)
         elif secret in SECRETS:

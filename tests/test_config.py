@@ -178,3 +178,9 @@ def test_root_with_a_closed_home_keeps_its_state_where_users_of_runs_can_enter(
     settings = load({}, None)
     assert (settings.pod_worker_work_dir, settings.pod_worker_spool_dir) == (f"{wanted}/work", f"{wanted}/spool")
     home.rmdir()
+
+
+def test_an_address_without_a_password_is_no_secret() -> None:
+    """A message that hides it cannot say where nothing answers."""
+    assert known_secrets({"MONGODB_URL": "mongodb://db.example:27017/x"}, None) == []
+    assert known_secrets({"MONGODB_URL": "mongodb://u:sentinel@db/x"}, None) == ["mongodb://u:sentinel@db/x"]

@@ -20,8 +20,8 @@ from pod_worker.cli.completion import complete_run_ids, run_id_argument
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
-from pod_worker.cli.output import print_json, print_table, say, size
-from pod_worker.cli.runs.detail import artifact_json
+from pod_worker.cli.output import print_json, say, size
+from pod_worker.cli.runs.detail import artifact_json, print_artifacts
 from pod_worker.cli.runs.lookup import resolve_run
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.secret import revealed
@@ -44,12 +44,16 @@ def artifacts() -> None:
 @json_option
 def list_artifacts(run_id: str, as_json: bool) -> None:
     """The artifacts of a run."""
-    found = artifact_registry.of_run(open_store().database, run_id)
+    database = open_store().database
+    found = artifact_registry.of_run(database, run_id)
+    if not found:
+        run_id = str(resolve_run(ReadModels(database), run_id)["_id"])
+        found = artifact_registry.of_run(database, run_id)
     if as_json:
         print_json([artifact_json(row) for row in found])
         return
-    rows = [[row.key, row.kind, size(row.bytes or 0), row.role or "-", row.sha256 or "-"] for row in found]
-    print_table(["key", "kind", "size", "role", "sha256"], rows)
+    print_artifacts(found)
+    say(f"download: pod-worker artifacts get {run_id} NAME" if found else "no artifacts")
 
 
 @artifacts.command()

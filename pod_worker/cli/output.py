@@ -171,6 +171,16 @@ def print_fields(fields: Iterable[tuple[str, str]], styles: Mapping[str, str] | 
     out, known = console(), styles or {}
     pairs = [(one_line(name), terminal_text(value)) for name, value in fields]
     width = max((len(name) for name, _ in pairs), default=0)
+    if is_terminal():
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column(overflow="fold")
+        for name, value in pairs:
+            table.add_row(Text(name), Text(value, style=known.get(name, "")))
+        out.print(table)
+        return
     for name, value in pairs:
         text = value.replace("\n", "\n" + " " * (width + 2))
         out.print(Text.assemble((f"{name:<{width}}  ", "dim"), (text, known.get(name, ""))))

@@ -19,6 +19,7 @@ from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.secret import Redactor, revealed
+from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
@@ -263,7 +264,8 @@ def _timeouts(settings: Settings) -> StopTimeouts:
 def _shipper(settings: Settings, spool: Spool, clock: Clock, redactor: Redactor) -> Shipper:
     orphans = adopt_orphans(settings.spool_dir, settings.pod_worker_spool_max_mb * MIB)
     for orphan in orphans:
-        log.info("adopted the spool of a worker that has ended: %s", orphan.directory.name)
+        if any(Backlog(folder).pending_bytes() for folder in orphan.stream_folders()):
+            log.info("delivering what a worker that has ended left behind: %s", orphan.directory.name)
     return Shipper(
         [spool, *orphans],
         settings.control_plane_url,

@@ -111,7 +111,11 @@ FAILURE_POLICIES: dict[FailureCode, FailurePolicy] = {
         _INFRA, "The GPU failed. The run is retried automatically, if possible on another pod.", backoff_seconds=30
     ),
     _C.GPU_UNAVAILABLE: _retried(_INFRA, "The pod has no usable GPU. Replace the pod.", backoff_seconds=60),
-    _C.STAGE_TIMEOUT: _retried(_USER, "Raise the stage's time limit or shorten the work.", backoff_seconds=30),
+    _C.STAGE_TIMEOUT: _retried(
+        _USER,
+        "The stage waited too long for something. Its log says for what; remove the cause or shorten the work.",
+        backoff_seconds=30,
+    ),
     _C.NETWORK: _retried(
         _INFRA, "A network connection failed. The run is retried automatically.", backoff_seconds=10
     ),

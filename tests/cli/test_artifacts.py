@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 import uvicorn
+from pymongo.database import Database
 
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control.app import build_app
@@ -179,3 +180,10 @@ def test_a_superseded_checkpoint_is_neither_listed_nor_downloaded(
     assert [row["key"] for row in cli("artifacts", "list", "run1", "--json").json] == keys[1:]
     for words in (keys[:1], ["run1", "checkpoints/1.tar"]):
         assert cli("artifacts", "get", *words).code == 3
+
+
+def test_unknown_runs_and_runs_without_artifacts_are_told_apart(cli: Cli, db: Database[dict[str, Any]]) -> None:
+    assert (cli("artifacts", "list", "nope").code, cli("artifacts", "list", "nope", "--json").out) == (3, "")
+    db.runs.insert_one({"_id": "r1", "status": "QUEUED"})
+    result = cli("artifacts", "list", "r1")
+    assert (result.code, "no artifacts" in result.err) == (0, True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError
 from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.output import (
     STATUS_STYLE,
     age,
     clock_time,
+    is_terminal,
     number,
     percent,
     print_fields,
@@ -23,7 +25,8 @@ from pod_worker.cli.output import (
 )
 from pod_worker.cli.runs.duration import ended_at, took
 from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, detail_json
-from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Json
+from pod_worker.core.payload import PAYLOADS
+from pod_worker.core.run import ACTIVE, DEFAULT_MAX_ATTEMPTS, Json
 from pod_worker.core.stage import stage_title
 from pod_worker.store import artifact_registry
 from pod_worker.store.artifact_registry import ArtifactRow
@@ -57,19 +60,37 @@ def artifact_json(row: ArtifactRow) -> Document:
     return {"_id": fields["id"], **fields}
 
 
+def print_artifacts(rows: list[ArtifactRow]) -> None:
+    """On a terminal with short names, which `artifacts get RUN NAME` takes; keys and hashes in full in a pipe."""
+    if not is_terminal():
+        cells = [[row.key, row.kind, size(row.bytes or 0), row.role or "-", row.sha256 or "-"] for row in rows]
+        print_table(["key", "kind", "size", "role", "sha256"], cells)
+    elif rows:
+        print_table(["name", "attempt", "kind", "size", "role", "sha256"], [_artifact_cells(row) for row in rows])
+
+
+def _artifact_cells(row: ArtifactRow) -> list[str]:
+    try:
+        key = ArtifactKey.read(row.key)
+        name, attempt = key.filename, str(key.attempt)
+    except InvalidNameError:
+        name, attempt = row.key, "-"
+    return [name, attempt, row.kind, size(row.bytes or 0), row.role or "-", (row.sha256 or "-")[:12]]
+
+
 def print_run(store: StoreSession, run: Document) -> None:
     run_id = str(run["_id"])
     status = str(run.get("status"))
     print_fields(_header(store, run), {"status": STATUS_STYLE.get(status, ""), "error": "red"})
     stages = ReadModels(store.database).stages(run_id)
     if stages:
-        rows = [_stage_row(stage) for stage in stages]
+        rows = [_stage_row(stage, is_active=status in ACTIVE) for stage in stages]
         print_table(["stage", "name", "status", "progress", "took"], rows, {"status": STATUS_STYLE})
     found = artifact_registry.of_run(store.database, run_id)
     if found:
-        rows = [[row.key, row.kind, size(row.bytes or 0), (row.sha256 or "-")[:12]] for row in found]
-        print_table(["artifact", "kind", "size", "sha256"], rows)
-    events = _last_events(store, run_id)
+        print_artifacts(found)
+    # Without metrics, progress and log lines, of which a run has thousands.
+    events = _last_events(store, run_id, [name for name, kind in PAYLOADS.items() if not kind.sample])
     if events:
         rows = [[clock_time(as_datetime(e.get("time"))), str(e.get("type")), event_summary(e)] for e in events]
         print_table(["time", "event", "content"], rows)
@@ -77,8 +98,8 @@ def print_run(store: StoreSession, run: Document) -> None:
         say(f"what to do: pod-worker runs why {run_id}")
 
 
-def _last_events(store: StoreSession, run_id: str) -> list[Document]:
-    return EventReader(store.database).read_page(run_id, EventFilter(), EVENTS_SHOWN).items[::-1]
+def _last_events(store: StoreSession, run_id: str, types: Sequence[str] = ()) -> list[Document]:
+    return EventReader(store.database).read_page(run_id, EventFilter(types), EVENTS_SHOWN).items[::-1]
 
 
 def _page_url(store: StoreSession, run_id: str) -> str:
@@ -99,7 +120,7 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
         ("created", _moment(run.get("createdAt"))),
         ("started", _moment(run.get("startedAt"))),
         ("ended", _moment(ended_at(run))),
-        ("took", took(run)),
+        ("took", took(run) + _of_attempt(run)),
         ("stage", _current_stage(stage, run)),
         ("requirements", _pairs(run.get("requirements"))),
         ("labels", _pairs(run.get("labels"))),
@@ -115,6 +136,11 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
     if run.get("errorCode"):
         fields.append(("error", f"{run['errorCode']}: {run.get('errorMessage')}"))
     return [*fields, ("page", _page_url(store, str(run["_id"])))]
+
+
+def _of_attempt(run: Document) -> str:
+    attempt = as_number(run.get("attempt")) or 0
+    return f" (attempt {attempt:.0f} alone)" if attempt > 1 and run.get("startedAt") else ""
 
 
 def _attempt(run: Document) -> str:
@@ -152,15 +178,18 @@ def _compact(value: Json) -> str:
     return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else number(value)
 
 
-def _stage_row(stage: Document) -> list[str]:
+def _stage_row(stage: Document, is_active: bool) -> list[str]:
+    """A stage whose process died stays RUNNING in the view, because no event says that it ended."""
+    status = str(stage.get("status", "-"))
+    is_running = status == "RUNNING" and is_active
     progress, took_seconds = as_number(stage.get("progress")), as_number(stage.get("durationS"))
     started = as_datetime(stage.get("startedAt"))
-    if took_seconds is None and started and stage.get("status") == "RUNNING":
+    if took_seconds is None and started and is_running:
         took_seconds = (datetime.now(UTC) - started).total_seconds()
     return [
         str(stage.get("title") or stage.get("name")),
         str(stage.get("name")),
-        str(stage.get("status", "-")),
+        "INTERRUPTED" if status == "RUNNING" and not is_running else status,
         "-" if progress is None else percent(progress),
         "-" if took_seconds is None else span(took_seconds),
     ]

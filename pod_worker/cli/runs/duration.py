@@ -11,7 +11,7 @@ from pod_worker.store.mongo import Document
 
 
 def took(run: Document) -> str:
-    """From the first start to the end, or to now while it runs."""
+    """From the start of the last attempt to the end, or to now while it runs."""
     started = as_datetime(run.get("startedAt"))
     ended = ended_at(run)
     if started is None:

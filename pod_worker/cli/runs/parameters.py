@@ -56,11 +56,18 @@ def read_params(
 def _absolute(name: str, value: str) -> str:
     """A relative path of an existing file or folder as an absolute one: a worker has another current folder."""
     path = Path(value)
+    if value and not path.exists() and _is_file_name(value):
+        say(f"note: {name}: there is no {value} on this machine; the worker needs it at this path")
     if not value or path.is_absolute() or not path.exists():
         return value
     absolute = str(path.resolve())
     say(f"{name}: {absolute} (the worker needs it at this path)")
     return absolute
+
+
+def _is_file_name(value: str) -> bool:
+    """Whether a text can only mean a file or folder, and not a model of a hub."""
+    return value.startswith(("/", "./", "../", "~")) or bool(Path(value).suffix)
 
 
 def _read_file(name: str) -> dict[str, Json]:

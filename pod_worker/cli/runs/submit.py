@@ -140,7 +140,10 @@ def warn_of_unserved_queue(queue: str | None) -> None:
 
     served = {name for queues in MODES.values() for name in queues}
     if queue is not None and queue not in served:
-        say(f"warning: no worker mode serves queue {queue!r}; there are: {', '.join(sorted(served))}")
+        say(
+            f"warning: no worker mode serves queue {queue!r}; there are: {', '.join(sorted(served))}. "
+            f"Start a worker for it: pod-worker worker --queue {queue}"
+        )
 
 
 def enqueue(store: StoreSession, requests: list[RunRequest], *, then_watch: bool, as_json: bool) -> int:

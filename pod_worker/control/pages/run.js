@@ -7,6 +7,7 @@ import { clock, figure, measure, percent, since, size, span, when } from "./word
 const id = document.body.dataset.run;
 const api = `/api/runs/${encodeURIComponent(id)}`;
 const LEVELS = ["debug", "info", "warn", "error"];
+const ACTIVE = ["SCHEDULED", "RUNNING", "AUTO_VALIDATING"];
 const SAMPLES = new Set(["ai.run.log", "ai.run.stage_metric", "ai.run.stage_progress"]);
 const [LOG_LINES, POINTS, HISTORY, POLL_MS] = [500, 1500, 60, 3000];
 const [SMALL_PX, GAP_PX] = [190, 14]; // a small chart at least, and the space between two: as in page.css
@@ -98,7 +99,7 @@ function now(run) {
   const last = state.log.at(-1);
   const parts = [];
   if (run.cancelRequestedAt && !run.canceledAt) parts.push("Cancel requested; waiting for the worker to confirm.");
-  else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} for its next attempt.` : "Waits for a worker.");
+  else if (run.status === "QUEUED") parts.push(run.runAfter && Date.parse(run.runAfter) > Date.now() ? `Waits until ${clock(run.runAfter)} for its next attempt.` : `Waits for a worker. To know why: pod-worker runs why ${id}`);
   else if (run.status === "CANCELED") parts.push(`Canceled${run.canceledBy ? ` by ${run.canceledBy}` : ""}${run.cancelReason ? `: ${run.cancelReason}` : "."}`);
   else if (stage.name && run.status !== "COMPLETED") parts.push(`${stage.title ?? stage.name} ${percent(stage.progress)}${stage.etaS ? `, about ${span(stage.etaS)} left` : ""}`);
   show($("now"), [parts, last?.id, stage.progress, run.status], () => [
@@ -109,7 +110,7 @@ function now(run) {
 
 function facts(run) {
   const ended = run.completedAt ?? run.failedAt ?? run.canceledAt;
-  const active = ["SCHEDULED", "RUNNING", "AUTO_VALIDATING"].includes(run.status);
+  const active = ACTIVE.includes(run.status);
   const beat = run.heartbeat ?? {};
   const entries = [
     ["Pipeline", run.pipeline],
@@ -135,22 +136,24 @@ function facts(run) {
 
 function stages(run) {
   const key = [state.stages, run.status, Math.floor(Date.now() / 5000)];
-  show($("stages"), key, () => (state.stages.length ? state.stages.map(stageRow) : make("p", { class: "empty" }, "No stage has started.")));
+  show($("stages"), key, () => (state.stages.length ? state.stages.map((stage) => stageRow(stage, ACTIVE.includes(run.status))) : make("p", { class: "empty" }, "No stage has started.")));
 }
 
-function stageRow(stage) {
-  const tone = { FAILED: "bad", COMPLETED: "ok" }[stage.status] ?? "";
+// A stage whose process died stays RUNNING in the view, because no event says that it ended.
+function stageRow(stage, isActive) {
+  const status = stage.status === "RUNNING" && !isActive ? "INTERRUPTED" : stage.status;
+  const tone = { FAILED: "bad", COMPLETED: "ok" }[status] ?? "";
   const counts = [
     stage.iteration != null && `iteration ${stage.iteration}${stage.maxIterations ? `/${stage.maxIterations}` : ""}`,
     stage.totalNodes != null && `${stage.goodNodes ?? 0} good, ${stage.buggyNodes ?? 0} buggy of ${stage.totalNodes} nodes`,
-    stage.status === "RUNNING" && stage.etaS != null && `${span(stage.etaS)} left`,
+    status === "RUNNING" && stage.etaS != null && `${span(stage.etaS)} left`,
     stage.bestMetric != null && `best ${figure(stage.bestMetric)}`,
   ].filter(Boolean);
-  const took = stage.durationS ?? (stage.startedAt ? ((stage.completedAt ? Date.parse(stage.completedAt) : Date.now()) - Date.parse(stage.startedAt)) / 1000 : NaN);
+  const took = stage.durationS ?? (stage.startedAt ? ((stage.completedAt ? Date.parse(stage.completedAt) : status === "RUNNING" ? Date.now() : NaN) - Date.parse(stage.startedAt)) / 1000 : NaN);
   return make(
     "div",
     { class: "stage" },
-    make("div", { class: "row" }, make("b", {}, stage.title ?? stage.name), stage.title !== stage.name ? make("span", { class: "quiet mono" }, stage.name) : null, make("span", { class: "grow" }), make("span", { class: "quiet" }, span(took)), pill(stage.status)),
+    make("div", { class: "row" }, make("b", {}, stage.title ?? stage.name), stage.title !== stage.name ? make("span", { class: "quiet mono" }, stage.name) : null, make("span", { class: "grow" }), make("span", { class: "quiet" }, span(took)), pill(status)),
     bar(stage.status === "COMPLETED" ? 1 : stage.progress, tone),
     make("div", { class: "quiet small" }, [percent(stage.status === "COMPLETED" ? 1 : stage.progress), ...counts].join(" · ")),
     stage.errorMessage ? make("div", { class: "bad small" }, `${stage.errorCode}: ${stage.errorMessage}`) : null,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pymongo.database import Database
 from tests.cli.conftest import Cli
 
 Db = Database[dict[str, Any]]
+NOW = datetime.now(UTC)
 
 
 def submit(cli: Cli, *words: str) -> str:
@@ -305,3 +307,38 @@ def test_an_unexpected_error_shows_a_traceback_only_with_debug(cli: Cli, monkeyp
     assert "KeyError" in result.err
     assert "--debug" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_stage_of_a_dead_process_does_not_go_on(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    db.runs.update_one(
+        {"_id": run_id}, {"$set": {"status": "FAILED", "attempt": 5, "startedAt": NOW, "failedAt": NOW}}
+    )
+    db.stages.insert_one({"_id": "s", "runId": run_id, "name": "Stage_1", "status": "RUNNING", "startedAt": NOW})
+    out = cli("runs", "show", run_id).out
+    assert "INTERRUPTED\t-\t-" in out
+    assert "0s (attempt 5 alone)" in out
+    db.runs.update_one({"_id": run_id}, {"$set": {"status": "RUNNING"}})
+    assert "RUNNING\t-\t" in cli("runs", "show", run_id).out
+
+
+def test_show_leaves_samples_out_of_the_last_events(cli: Cli, db: Db) -> None:
+    run_id = submit(cli)
+    kinds = ["ai.run.started", *["ai.run.stage_metric"] * 20]
+    db.events.insert_many(
+        {"_id": f"e{n}", "runId": run_id, "type": kind, "position": n, "data": {}, "notable": n == 0}
+        for n, kind in enumerate(kinds)
+    )
+    out = cli("runs", "show", run_id).out
+    assert "ai.run.started" in out
+    assert "stage_metric" not in out
+
+
+def test_submit_says_what_a_worker_may_not_find(cli: Cli) -> None:
+    result = cli(
+        "runs", "submit", "training", "-p", "model=gpt2", "-p", "dataset=none.jsonl", "--queue", "nightly"
+    )
+    assert result.code == 0
+    assert "there is no none.jsonl on this machine" in result.err
+    assert "gpt2 on this" not in result.err
+    assert "pod-worker worker --queue nightly" in result.err

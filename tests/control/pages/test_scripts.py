@@ -128,7 +128,7 @@ def test_lengths_of_time_read_as_on_the_command_line() -> None:
 
 
 def shown_page(run: dict[str, Any], **more: Any) -> Any:
-    detail = {"run": {"_id": "r1"} | run, "stages": [], "artifacts": more.get("artifacts", [])}
+    detail = {"run": {"_id": "r1"} | run, "stages": more.get("stages", []), "artifacts": more.get("artifacts", [])}
     events = {"items": more.get("events", [])}
     answers = {"run": detail, "metrics": {"series": more.get("series", [])}, "logs": {"items": []}}
     return run_node(HERE / "shown_run.mjs", str(FOLDER), json.dumps(answers | {"events": events}))
@@ -193,3 +193,13 @@ def test_an_error_of_an_earlier_attempt_does_not_look_like_the_runs_end() -> Non
     run = {"errorCode": "WORKER_LOST", "errorMessage": "gone"}
     assert "earlier attempt; the run goes on" in shown_page(run | {"status": "RUNNING"})["texts"]["error"]
     assert "earlier" not in shown_page(run | {"status": "FAILED"})["texts"]["error"]
+
+
+def test_a_stage_of_a_dead_process_does_not_go_on() -> None:
+    stage = {"name": "s", "status": "RUNNING", "progress": 0.5, "startedAt": moment(0)}
+    assert "interrupted" in shown_page({"status": "FAILED"}, stages=[stage])["texts"]["stages"]
+    assert "running" in shown_page({"status": "RUNNING"}, stages=[stage])["texts"]["stages"]
+
+
+def test_a_waiting_run_names_the_command_that_says_why() -> None:
+    assert "pod-worker runs why r1" in shown_page({"status": "QUEUED"})["texts"]["now"]
