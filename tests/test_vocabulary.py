@@ -44,7 +44,6 @@ LONG_DOCSTRINGS = {
     "cli/runs/parameters.py",
     "cli/runs/submit.py",
     "cli/worker.py",
-    "store/views/read_models.py",
 }
 DOCUMENTS = {".md", ".py", ".js", ".html", ".sh", ".yaml", ".toml"}
 # Decisions and experiments are dated records, and the changelog of a release is one too.

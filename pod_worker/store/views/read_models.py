@@ -1,4 +1,4 @@
-"""Lists and details for people, read from the views as plain documents, ready for JSON.
+"""Lists and details for people, read from the views as plain JSON documents.
 
 Tolerant: a document with values of a wrong type is shown as far as possible and never breaks a list. Lease tokens
 and the versions of fields are never shown. Writes nothing.
@@ -72,7 +72,9 @@ class ReadModels:
         self._runs = tolerant_rows(database, RUNS)
 
     def runs(self, wanted: RunFilter, size: int, page: int = 1, cursor: str | None = None) -> RunPage:
-        """Newest first. A cursor continues after the last item of an earlier page; else `page` counts from 1.
+        """Newest first.
+
+        A cursor continues after the last item of an earlier page; else `page` counts from 1.
 
         Raises InvalidCursorError.
         """
@@ -204,7 +206,10 @@ def _public_view(run: Document) -> Document:
 
 
 def _canceled_by(run: Mapping[str, Json]) -> Json:
-    """Who asked for the end. A waiting run ends without a worker's event, so only its history has the author."""
+    """Who asked for the end.
+
+    A waiting run ends without a worker's event, so only its history has the author.
+    """
     history = run.get("history")
     entries = [each for each in history if isinstance(each, Mapping)] if isinstance(history, list) else []
     authors = [each.get("by") for each in entries if each.get("what") in ("canceled", "cancel requested")]
