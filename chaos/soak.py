@@ -26,6 +26,7 @@ from pod_worker.store.worker_registry import WorkerState
 
 ENDED = ("COMPLETED", "FAILED")
 RSS_GROWTH = 0.10
+POOLED = 2  # the driver opens and closes pooled connections as it needs them, whatever the number of runs
 WAIT_SECONDS = 1800.0
 WORKER = "worker"
 
@@ -113,7 +114,7 @@ def verdict(samples: list[Sample], kept_folders: int) -> list[str]:
     warm, last = samples[1], samples[-1]
     grown = []
     for name in ("fds", "threads"):
-        if getattr(last, name) > getattr(warm, name):
+        if getattr(last, name) > getattr(warm, name) + POOLED:
             grown.append(f"{name}: {getattr(warm, name)} -> {getattr(last, name)}")
     if last.rss_mb > warm.rss_mb * (1 + RSS_GROWTH):
         grown.append(f"rss: {warm.rss_mb} -> {last.rss_mb} MB")
