@@ -140,7 +140,7 @@ class Foreign:
     def document(self) -> Document:
         made = copy.deepcopy(TEMPLATES[self.template][1])
         for path, value in self.changes:
-            _put(made, path.split("."), value)
+            _put(made, path.split("."), copy.deepcopy(value))  # a value may become its own parent
         return made
 
 
