@@ -9,6 +9,7 @@ export class Node {
   setAttribute(name, value) { this.attributes[name] = String(value); }
   addEventListener() {}
   set textContent(text) { this.children = [text]; }
+  get lastChild() { return this.children.at(-1); }
   get textContent() { return this.children.map((child) => (child instanceof Node ? child.textContent : String(child))).join(" "); }
 }
 

@@ -15,6 +15,7 @@ import pytest
 
 from pod_worker.cli.output import span
 from pod_worker.control.pages.routes import FOLDER
+from pod_worker.core.run import RunStatus
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
@@ -130,8 +131,9 @@ def test_lengths_of_time_read_as_on_the_command_line() -> None:
 def shown_page(run: dict[str, Any], **more: Any) -> Any:
     detail = {"run": {"_id": "r1"} | run, "stages": more.get("stages", []), "artifacts": more.get("artifacts", [])}
     events = {"items": more.get("events", [])}
-    answers = {"run": detail, "metrics": {"series": more.get("series", [])}, "logs": {"items": []}}
-    return run_node(HERE / "shown_run.mjs", str(FOLDER), json.dumps(answers | {"events": events}))
+    answers: dict[str, Any] = {"run": detail, "metrics": {"series": more.get("series", [])}, "logs": {"items": []}}
+    answers |= {"events": events, "later": more.get("later")}
+    return run_node(HERE / "shown_run.mjs", str(FOLDER), json.dumps(answers))
 
 
 def moment(seconds: float) -> str:
@@ -203,3 +205,51 @@ def test_a_stage_of_a_dead_process_does_not_go_on() -> None:
 
 def test_a_waiting_run_names_the_command_that_says_why() -> None:
     assert "pod-worker runs why r1" in shown_page({"status": "QUEUED"})["texts"]["now"]
+
+
+@pytest.mark.parametrize(
+    ("later", "link", "text"),
+    [
+        ({"seconds": 6}, "link ok", "live"),
+        ({"seconds": 13}, "link bad", "no answer for 13s"),
+        ({"seconds": 1, "age": 4}, "link ok", "live"),
+        ({"seconds": 1, "age": 20}, "link bad", "the database has not answered for 20s"),
+    ],
+)
+def test_a_silent_server_or_database_is_not_live(later: dict[str, float], link: str, text: str) -> None:
+    page = shown_page({"status": "RUNNING"}, later=later)
+    assert (page["link"], page["texts"]["link"]) == (link, text)
+
+
+def shown_list(runs: list[dict[str, Any]], by_status: dict[str, int] | None = None, **more: Any) -> Any:
+    counts = {status.value: (by_status or {}).get(status.value, 0) for status in RunStatus}
+    stats = {"byStatus": counts, "byQueue": {}, "oldestQueuedSeconds": {}}
+    answers = {"stats": stats, "page": {"items": runs, "total": len(runs), "nextCursor": None}}
+    return run_node(HERE / "shown_runs.mjs", str(FOLDER), json.dumps(answers | more))
+
+
+def test_the_list_says_how_long_a_run_took_and_not_how_long_ago_it_ended() -> None:
+    run = {"_id": "r1", "createdAt": moment(0), "startedAt": moment(10), "completedAt": moment(100)}
+    assert shown_list([run | {"status": "COMPLETED"}])["rows"][0].endswith(" ago 1m30s")
+    assert shown_list([{"_id": "r2", "status": "QUEUED", "createdAt": moment(0)}])["rows"][0].endswith(" ago –")
+
+
+def test_the_list_shows_an_error_where_it_is_the_runs_end() -> None:
+    run = {"_id": "r1", "errorCode": "WORKER_LOST", "labels": {"team": "a"}}
+    assert "team=a" in shown_list([run | {"status": "RUNNING"}])["rows"][0]
+    assert "WORKER_LOST" in shown_list([run | {"status": "FAILED"}])["rows"][0]
+
+
+def test_rejected_runs_are_not_counted_as_failed() -> None:
+    tiles = shown_list([], {"FAILED": 2, "HUMAN_REJECTED": 5})["texts"]["tiles"]
+    assert "2 Failed" in tiles
+    assert "5 Rejected" in tiles
+    assert "Awaiting review" not in tiles
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [("TimeoutError", "no answer within 5 s"), ("TypeError", "gone"), ("Error", "gone")]
+)
+def test_a_list_without_an_answer_is_not_live(error: str, text: str) -> None:
+    page = shown_list([], error=error)
+    assert (page["link"], page["texts"]["link"]) == ("link bad", text)
