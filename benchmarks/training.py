@@ -239,6 +239,7 @@ def _arguments(task: TrainingTask, options: argparse.Namespace) -> dict[str, Jso
         "use_cpu": execution.device == "cpu",
         "bf16": execution.precision == "bf16",
         "fp16": execution.precision == "fp16",
+        "gradient_checkpointing": params.gradient_checkpointing,
     }
 
 

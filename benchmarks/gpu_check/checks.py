@@ -26,6 +26,14 @@ class CheckContext:
     def need_gpu(self) -> None:
         if self.device != "cuda":
             raise SkippedCheckError("needs a GPU")
+        self.confirm_device()
+
+    def confirm_device(self) -> None:
+        """Without this, training would use the CPU and every row would be ok."""
+        import torch
+
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise WrongFigureError("torch cannot use the GPU: torch and the driver do not fit together")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}  # of the loss, between 
 
 def family(context: CheckContext, name: str) -> str:
     """Figure: the implementations and how far they differ; packed against alone, or why it is not packed."""
+    context.confirm_device()
     material = build(context.folder / "material", rows=8)
     folder = write_model(context.folder / name, name, material.model)
     params = parse(

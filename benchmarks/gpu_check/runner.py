@@ -128,8 +128,9 @@ def _started(names: Sequence[str], is_cpu: bool, output: IO[bytes], folder: str)
     reading, writing = os.pipe()
     device = "cpu" if is_cpu else "cuda"
     command = [sys.executable, "-m", "benchmarks.gpu_check.child", folder, str(writing), device, *names]
-    env = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if is_cpu else {})
-    env |= {"HF_HUB_OFFLINE": "1", "TMPDIR": folder}
+    # One GPU: Trainer would spread its batches over several.
+    visible = "" if is_cpu else os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": visible, "HF_HUB_OFFLINE": "1", "TMPDIR": folder}
     process = subprocess.Popen(
         command,
         cwd=ROOT,

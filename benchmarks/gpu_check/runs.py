@@ -23,6 +23,7 @@ NEARLY = 1e-3  # of the loss: kernels of a GPU may add in another order
 def four_bits(context: CheckContext) -> str:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SkippedCheckError("bitsandbytes is not installed")
+    context.confirm_device()
     summary = FINETUNE.run(FolderRun(context.folder / "run", _params(_material(context), method="qlora")))
     first, last = summary["loss_first"], summary["loss_last"]
     if not (math.isfinite(last) and last < first):
@@ -52,6 +53,7 @@ def out_of_memory(context: CheckContext) -> str:
 
 def resume(context: CheckContext) -> str:
     """A training that is drained and continued on another pod ends as the one that was not."""
+    context.confirm_device()
     params = _params(_material(context), eval_every=4, dropout=0.1)
     whole = FINETUNE.run(FolderRun(context.folder / "whole", params))
     parted = context.folder / "parted"

@@ -26,6 +26,7 @@ def speed(context: CheckContext, trainer: str) -> str:
     for library in LIBRARIES.get(trainer, ()):
         if importlib.util.find_spec(library) is None:
             raise SkippedCheckError(f"{library} is not installed")
+    context.confirm_device()
     folder = _material(context.device, context.folder.parent / "speed")
     tokens, loss = _measured(folder, trainer)
     figure = f"{tokens:,.0f} loss-bearing tokens/s, held-out loss {loss:.3f}"

@@ -38,7 +38,8 @@ def read_support(folder: Path, name: str) -> ModelSupport:
     return ModelSupport(
         str(getattr(config, "model_type", "")),
         bool(getattr(model_class, "_supports_sdpa", False)),
-        bool(getattr(model_class, "_supports_flash_attn", False)),
+        # The class speaks for its family; with ALiBi its attention refuses FlashAttention at the first step.
+        bool(getattr(model_class, "_supports_flash_attn", False)) and not getattr(config, "alibi", False),
     )
 
 

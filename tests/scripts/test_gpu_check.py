@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.gpu_check import __main__ as program
 from benchmarks.gpu_check import runner
-from benchmarks.gpu_check.checks import CHECKS, MachineCheck
+from benchmarks.gpu_check.checks import CHECKS, CheckContext, MachineCheck, SkippedCheckError, WrongFigureError
 from benchmarks.gpu_check.runner import CheckResult, Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +70,16 @@ def test_a_row_that_finds_something_wrong_fails(
     assert "NVML figures" in (shown := capsys.readouterr().out)
     assert "failed" in shown
     assert "check nvidia-smi" in shown
+
+
+@pytest.mark.skipif(program.has_gpu(Path("/dev")), reason="this machine has a GPU")
+def test_no_row_is_ok_on_the_cpu_when_a_gpu_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(WrongFigureError, match="torch cannot use the GPU"):
+        CheckContext("cuda", tmp_path).confirm_device()
+    for check in CHECKS:
+        if check.group != "machine":
+            with pytest.raises((WrongFigureError, SkippedCheckError)):
+                check.run(CheckContext("cuda", tmp_path))
 
 
 def test_a_row_that_ends_its_process_costs_only_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,13 @@ def test_each_family_loads_with_an_attention_that_it_has(loaded: torch.nn.Module
     assert next(loaded.parameters()).dtype is torch.float32
 
 
+@pytest.mark.parametrize(("alibi", "has_flash"), [(True, False), (False, True)])
+def test_flash_attention_is_not_promised_for_alibi(tmp_path: Path, alibi: bool, has_flash: bool) -> None:
+    """transformers' Falcon raises for the two together, and only at the first forward pass on a GPU."""
+    AutoConfig.for_model("falcon", **FAMILIES["falcon"] | {"alibi": alibi}).save_pretrained(tmp_path)
+    assert read_support(tmp_path, "falcon").has_flash_attention is has_flash
+
+
 def test_packed_rows_equal_rows_alone_or_packing_is_refused(
     family: str, loaded: torch.nn.Module, material: DemoData
 ) -> None:
