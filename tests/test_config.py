@@ -104,6 +104,14 @@ def test_the_usual_forms_of_dotenv_are_read(tmp_path: Path, raw: bytes) -> None:
     assert load({}, file).require_mongodb_url() == "mongodb://h/d"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"\xef\xbb\xbfsentinel-0123456789\r\n")
+    token = load({"CONTROL_PLANE_TOKEN_FILE": str(file)}).control_plane_token
+    assert token is not None
+    assert token.reveal() == "sentinel-0123456789"
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
