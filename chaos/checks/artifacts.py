@@ -12,6 +12,7 @@ from chaos.report import Row, info_row, zero_target_row
 from pod_worker.local.s3 import S3Access, connect
 from pod_worker.store.collections import ARTIFACTS, RUNS
 from pod_worker.store.mongo import Document, Mongo
+from pod_worker.store.superseded_artifacts import texts_in
 
 
 def rows(database: Mongo, s3: S3Access) -> Iterator[Row]:
@@ -32,7 +33,7 @@ def rows(database: Mongo, s3: S3Access) -> Iterator[Row]:
     yield zero_target_row(
         "artifacts forgotten",
         list(_forgotten(database, keys)),
-        "a completed stage names an artifact that is not registered",
+        "a saved state or a finished stage names an artifact that is not registered",
     )
     extra = listed.keys() - keys
     yield info_row(
@@ -55,8 +56,9 @@ def _wrong(client: Minio, bucket: str, row: Document, listed: dict[str | None, i
 
 
 def _forgotten(database: Mongo, keys: set[str]) -> Iterator[str]:
-    for run in database[RUNS].find({"status": "COMPLETED"}, {"checkpoints": 1}):
+    """Also checkpoints of trainings: a resume needs them, and the control plane deletes superseded ones."""
+    for run in database[RUNS].find({}, {"checkpoints": 1}):
         for stage, saved in (run.get("checkpoints") or {}).items():
-            key = (saved.get("state") or {}).get("artifact")
-            if key and key not in keys:
-                yield f"{run['_id']} {stage}: {key}"
+            for text in texts_in(saved.get("state")):
+                if text.startswith(f"runs/{run['_id']}/") and text not in keys:
+                    yield f"{run['_id']} {stage}: {text}"

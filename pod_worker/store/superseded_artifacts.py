@@ -97,7 +97,7 @@ def _superseded_of_run(database: Mongo, run_id: str) -> list[RotatedCheckpoint]:
     rows = tolerant_rows(database, ARTIFACTS).find({**_ROTATED, "runId": run_id})
     found = [_checkpoint(row) for row in rows if isinstance(row["publishedAt"], datetime)]
     run = tolerant_rows(database, RUNS).find_one({"_id": run_id}, {"checkpoints": 1}) or {}
-    named = set(_texts(run.get("checkpoints")))
+    named = set(texts_in(run.get("checkpoints")))
     newest = max((each.published_at for each in found if each.key in named), default=None)
     if newest is None:
         return []
@@ -110,13 +110,13 @@ def _checkpoint(row: Document) -> RotatedCheckpoint:
     return RotatedCheckpoint(str(row["_id"]), str(row["runId"]), str(row.get("key", "")), row["publishedAt"])
 
 
-def _texts(value: Json) -> Iterator[str]:
-    """Every text in the saved states, at any depth."""
+def texts_in(value: Json) -> Iterator[str]:
+    """Every text in a saved state, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _texts(each)
+            yield from texts_in(each)
     elif isinstance(value, list):
         for each in value:
-            yield from _texts(each)
+            yield from texts_in(each)
