@@ -62,6 +62,12 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Completion"):
+            formatter.write_text(
+                'eval "$(_POD_WORKER_COMPLETE=bash_source pod-worker)"   (also zsh_source, fish_source)'
+            )
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

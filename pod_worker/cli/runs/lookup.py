@@ -52,7 +52,11 @@ def runs_selection(command: Callable[..., object]) -> Callable[..., object]:
     """Ids of runs, or options that select open runs."""
     ids = click.argument("run_ids", nargs=-1, shell_complete=complete_run_ids)
     label = click.option(
-        "--label", "labels", multiple=True, metavar="NAME=VALUE", help="All open runs with this label."
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="All open runs with this label (with all that are given).",
     )
     queue = click.option("--queue", shell_complete=complete_queues, help="All open runs of this queue.")
     return ids(label(queue(command)))

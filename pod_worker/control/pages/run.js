@@ -123,7 +123,7 @@ function facts(run) {
     ["Ended", ended && when(ended)],
     ["Canceled by", run.status === "CANCELED" && run.canceledBy],
     ["Reason", run.status === "CANCELED" && run.cancelReason],
-    [ended ? "Took" : "Running for", active === !ended && run.startedAt && span(((ended ? Date.parse(ended) : Date.now()) - Date.parse(run.startedAt)) / 1000)],
+    [`${ended ? "Took" : "Running for"}${run.attempt > 1 ? ` (attempt ${run.attempt})` : ""}`, active === !ended && run.startedAt && span(((ended ? Date.parse(ended) : Date.now()) - Date.parse(run.startedAt)) / 1000)],
     ["Heartbeat", run.lastHeartbeat && active && `${since(run.lastHeartbeat)} ago`],
     ["Lease ends", run.leaseExpiresAt && active && clock(run.leaseExpiresAt)],
     ["GPU", beat.gpuUtil != null && active && percent(beat.gpuUtil > 1 ? beat.gpuUtil / 100 : beat.gpuUtil)],
