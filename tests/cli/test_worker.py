@@ -1,0 +1,44 @@
+"""What a worker says at its start."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from pod_worker.cli.worker import _shipper
+from pod_worker.config import load
+from pod_worker.core import payload
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.secret import Redactor
+from pod_worker.outbox.backlog import Backlog
+from pod_worker.outbox.emitter import RunEmitter
+from pod_worker.outbox.ids import UlidGenerator
+from pod_worker.outbox.spool import Spool
+
+
+def test_only_undelivered_events_of_an_earlier_worker_are_worth_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each start named each worker that had ever stopped on this disk."""
+    clock = SystemClock()
+    spool = Spool.open(tmp_path, "earlier", 16 * 1024 * 1024)
+    RunEmitter(spool, "source", "r1", 1, clock, UlidGenerator(clock)).emit(payload.RunStarted(pod_id="p"))
+    [folder] = spool.stream_folders()
+    spool.close()
+    settings = load({"POD_WORKER_SPOOL_DIR": str(tmp_path), "POD_WORKER_SPOOL_MAX_MB": "16"}, None)
+
+    def said() -> str:
+        caplog.clear()
+        now = Spool.open(tmp_path, "now", 16 * 1024 * 1024)
+        for each in _shipper(settings, now, clock, Redactor())._spools:
+            each.close()
+        return caplog.text
+
+    caplog.set_level(logging.INFO)
+    assert "left behind: worker-earlier" in said()
+    backlog = Backlog(folder)
+    backlog.acknowledge(backlog.next_lines(10, 10_000, with_deferred=True), [])
+    backlog.save()
+    assert "left behind" not in said()
