@@ -61,7 +61,10 @@ def artifact_json(row: ArtifactRow) -> Document:
 
 
 def print_artifacts(rows: list[ArtifactRow]) -> None:
-    """On a terminal with short names, which `artifacts get RUN NAME` takes; keys and hashes in full in a pipe."""
+    """Names on a terminal, keys and whole hashes in a pipe.
+
+    `artifacts get RUN NAME` takes the names.
+    """
     if not is_terminal():
         cells = [[row.key, row.kind, size(row.bytes or 0), row.role or "-", row.sha256 or "-"] for row in rows]
         print_table(["key", "kind", "size", "role", "sha256"], cells)
@@ -179,7 +182,10 @@ def _compact(value: Json) -> str:
 
 
 def _stage_row(stage: Document, is_active: bool) -> list[str]:
-    """A stage whose process died stays RUNNING in the view, because no event says that it ended."""
+    """The cells of a stage, which runs only while its run does.
+
+    A stage whose process died stays RUNNING in the view, because no event says that it ended.
+    """
     status = str(stage.get("status", "-"))
     is_running = status == "RUNNING" and is_active
     progress, took_seconds = as_number(stage.get("progress")), as_number(stage.get("durationS"))
