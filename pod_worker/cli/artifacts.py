@@ -1,4 +1,7 @@
-"""`pod-worker artifacts …`: what runs have produced, and downloads with their hash checked."""
+"""`pod-worker artifacts …`: what runs have produced, and downloads.
+
+A download's hash is checked.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +163,10 @@ class _Downloader:
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[requests.Response]:
-        """The object's bytes. The control plane's key goes to the control plane only, not to the object store."""
+        """The object's bytes.
+
+        The control plane's key goes to the control plane only, not to the object store.
+        """
         try:
             link = self._session.get(
                 f"{self._url}/api/artifacts/{quote(key)}",

@@ -1,4 +1,6 @@
-"""How commands print: tables on a terminal, tab-separated lines in a pipe, JSON when asked.
+"""How commands print: tables on a terminal, lines in a pipe, JSON when asked.
+
+Lines in a pipe are tab-separated.
 
 Every line goes through `terminal_text`, because documents and events hold text that others wrote. JSON is strict
 (RFC 8259): no NaN, and characters that the output's encoding lacks are escaped.
@@ -127,7 +129,10 @@ def _encodable(value: Json) -> Json:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], styles: dict[str, dict[str, str]] | None = None
 ) -> None:
-    """A table on a terminal; tab-separated lines with a header in a pipe. `styles`: column -> value -> style."""
+    """A table on a terminal; tab-separated lines with a header in a pipe.
+
+    `styles`: column -> value -> style.
+    """
     cleaned = [[one_line(cell) for cell in row] for row in rows]
     if not is_terminal():
         click.echo("\t".join(columns))
@@ -146,7 +151,10 @@ def print_table(
 
 
 def make_table(columns: Sequence[str]) -> Table:
-    """An empty table for a terminal; where space is short, the columns of CUT_COLUMNS shrink first."""
+    """An empty table for a terminal.
+
+    Where space is short, the columns of CUT_COLUMNS shrink first.
+    """
     from rich import box
     from rich.table import Table
 
@@ -165,7 +173,10 @@ def cell(column: str, value: str, style: str = "") -> Text:
 
 
 def print_fields(fields: Iterable[tuple[str, str]], styles: Mapping[str, str] | None = None) -> None:
-    """Names and values below each other, values in one column. `styles`: name -> style of its value."""
+    """Names and values below each other, values in one column.
+
+    `styles`: name -> style of its value.
+    """
     from rich.text import Text
 
     out, known = console(), styles or {}

@@ -1,4 +1,7 @@
-"""`pod-worker worker`: builds the daemon from settings and runs it until a signal or a limit ends it."""
+"""`pod-worker worker`: builds the daemon from settings and runs it.
+
+Until a signal or a limit ends it.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,10 @@ def _on_signal(number: signal.Signals, shutdown: ShutdownRequest, daemon: Daemon
 def build(
     settings: Settings, mode: str, queues: tuple[str, ...], limits: ExitLimits, shutdown: ShutdownRequest
 ) -> Daemon:
-    """Everything a worker needs, from settings. Raises ConfigurationError; an unreachable store is preflight's."""
+    """Everything a worker needs, from settings.
+
+    Raises ConfigurationError; an unreachable store is preflight's.
+    """
     clock = SystemClock()
     store = connect_store(settings, "pod_worker worker")
     machine = machines.Machine(settings.work_dir)
@@ -225,7 +231,10 @@ def _attempt_environment(
 
 
 def _child_user(settings: Settings) -> ChildUser | None:
-    """The user of runs. Where the default one is not possible, runs keep ours, with a warning."""
+    """The user of runs.
+
+    Where the default one is not possible, runs keep ours, with a warning.
+    """
     setting, folders = settings.pod_worker_child_user, [settings.work_dir, settings.spool_dir]
     try:
         user = usable_user(setting, folders)

@@ -1,4 +1,7 @@
-"""Parameters of a run from the command line: `-p NAME=VALUE`, a JSON file, and another run's parameters."""
+"""Parameters of a run from the command line: pairs, a file, another run.
+
+`-p NAME=VALUE`, a JSON file, and another run's parameters.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def param_options(command: Callable[..., object]) -> Callable[..., object]:
 def read_params(
     pipeline: str, base: Mapping[str, Json], pairs: tuple[str, ...], file: str | None
 ) -> dict[str, Json]:
-    """`base`, overridden by the file, overridden by the pairs; checked and complete. Raises CommandError."""
+    """`base`, overridden by the file, overridden by the pairs; checked and complete.
+
+    Raises CommandError.
+    """
     from pod_worker.pipelines import find_pipeline
 
     found = find_pipeline(pipeline)
@@ -54,7 +60,10 @@ def read_params(
 
 
 def _absolute(name: str, value: str) -> str:
-    """A relative path of an existing file or folder as an absolute one: a worker has another current folder."""
+    """A relative path of an existing file or folder as an absolute one.
+
+    A worker has another current folder.
+    """
     path = Path(value)
     if value and not path.exists() and _is_file_name(value):
         say(f"note: {name}: there is no {value} on this machine; the worker needs it at this path")
@@ -89,7 +98,10 @@ def _read_pairs(pairs: tuple[str, ...], pipeline: Pipeline) -> dict[str, Json]:
 
 
 def _value(text: str, kind: object) -> Json:
-    """JSON where it is JSON, else text; also text where the parameter takes text only (`revision=1234567`)."""
+    """JSON where it is JSON, else text.
+
+    Also text where the parameter takes text only (`revision=1234567`).
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -108,7 +120,10 @@ def _accepts(kind: object, value: Json) -> bool:
 
 
 def _check_numbers(params: Mapping[str, Json]) -> None:
-    """MongoDB stores integers of 64 bits (BSON int64); JSON has neither NaN nor infinity."""
+    """Raises CommandError for numbers that cannot be stored.
+
+    MongoDB stores integers of 64 bits (BSON int64); JSON has neither NaN nor infinity.
+    """
     for name, value in params.items():
         for number in _numbers(value):
             if isinstance(number, int) and not -INT64_MAX - 1 <= number <= INT64_MAX:

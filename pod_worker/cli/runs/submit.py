@@ -1,4 +1,7 @@
-"""`pod-worker runs submit`: queue runs. Parameters are checked here, before anything is written."""
+"""`pod-worker runs submit`: queue runs.
+
+Parameters are checked here, before anything is written.
+"""
 
 from __future__ import annotations
 
