@@ -92,7 +92,7 @@ class OutputCapture:
 
         A flood must not starve the thread that renews the lease.
         """
-        shown = self._allowed(len(lines))
+        shown = self._allowed(len(lines), reports=int(self._skipped > 0))
         if shown:
             self._report_skipped()
         for raw in lines[:shown]:
@@ -100,12 +100,13 @@ class OutputCapture:
         self._skipped += len(lines) - shown
         self._tail.extend(raw[: LINE_CHARACTERS + 1] for raw in lines[-TAIL_LINES:])
 
-    def _allowed(self, wanted: int) -> int:
+    def _allowed(self, wanted: int, reports: int) -> int:
+        """How many lines may be shown now; the report of skipped ones before them counts like a line."""
         now = self._clock.monotonic()
         self._allowance = min(self._allowance + (now - self._refilled) * LINES_PER_SECOND, BURST_LINES)
         self._refilled = now
-        shown = min(wanted, int(self._allowance))
-        self._allowance -= shown
+        shown = min(wanted, max(int(self._allowance) - reports, 0))
+        self._allowance -= shown + reports if shown else 0
         return shown
 
     def _report_skipped(self) -> None:

@@ -42,6 +42,19 @@ def test_a_line_without_end_is_cut_and_the_cut_is_reported(tmp_path: Path) -> No
     assert [log.message for log in logs] == ["x" * limit + cut, "next", "y" * limit + cut]
 
 
+def test_a_long_flood_is_limited_per_second_with_its_reports(tmp_path: Path) -> None:
+    """A report of skipped lines before each shown one would double the events."""
+    logs: list[RunLog] = []
+    clock = ManualClock()
+    made = OutputCapture(io.BufferedReader(io.BytesIO()), tmp_path / "output.log", logs.append, clock)
+    seconds, reads = 60, 100
+    for _ in range(seconds * reads):
+        clock.advance(1 / reads)
+        made._record(b"line\n" * 20)
+    assert len(logs) <= output_capture.BURST_LINES + seconds * output_capture.LINES_PER_SECOND + 1
+    assert sum(log.message == "line" for log in logs) > seconds * output_capture.LINES_PER_SECOND / 3
+
+
 def test_escape_sequences_of_every_kind_are_removed_whole(tmp_path: Path) -> None:
     data = "\x1b]0;title\x07a\x1b]52;c;aGk=\x1b\\b\x9b31mc\x1bPq\x1b\\d\x00e\u202ef\n"
     logs, _ = capture(data.encode(), tmp_path)
