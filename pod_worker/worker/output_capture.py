@@ -101,7 +101,7 @@ class OutputCapture:
         self._tail.extend(raw[: LINE_CHARACTERS + 1] for raw in lines[-TAIL_LINES:])
 
     def _allowed(self, wanted: int, reports: int) -> int:
-        """How many lines may be shown now; the report of skipped ones before them counts like a line."""
+        """How many lines may be shown now; a report before them counts like a line."""
         now = self._clock.monotonic()
         self._allowance = min(self._allowance + (now - self._refilled) * LINES_PER_SECOND, BURST_LINES)
         self._refilled = now
