@@ -153,10 +153,14 @@ def brief_text(error: BaseException) -> str:
 
 
 def redacted_text(error: BaseException, url: str) -> str:
+    """The error with the password of `url` masked.
+
+    A user's name alone stays: a short one is a part of other words.
+    """
     text = brief_text(error)
-    userinfo = url.partition("://")[2].rsplit("@", 1)[0] if "@" in url else ""
-    for secret in filter(None, [userinfo, *userinfo.split(":", 1)]):
-        text = text.replace(secret, "***")
+    user_info = url.partition("://")[2].rpartition("@")[0]
+    if password := user_info.partition(":")[2]:
+        text = text.replace(user_info, "***").replace(password, "***")
     return text
 
 

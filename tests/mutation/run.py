@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARDS = ROOT / "tests" / "mutation"
-MARK = "POD_WORKER_MUTANT"
+MARK = "MUTANT_TREE"  # no name of a setting: unknown settings are refused
 TEST_SECONDS = 60  # a mutant may hang: so long for one test, and so long for all of a guard's
 RUN_SECONDS = 300
 PYTEST = [

@@ -1,7 +1,7 @@
 """No document of another program harms its neighbours: all other runs are claimed, rescued, read and pruned.
 
 A property over every collection, field and BSON type. HYPOTHESIS_PROFILE chooses how many examples are tried, or
-POD_WORKER_FOREIGN_EXAMPLES=10000 (about an hour).
+FOREIGN_EXAMPLES=10000 (about an hour).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tests.store.foreign_documents import FOREIGN, OLD, TEMPLATES, Foreign, inse
 
 Db = Database[dict[str, Any]]
 
-EXAMPLES = int(os.environ.get("POD_WORKER_FOREIGN_EXAMPLES", "0"))
+EXAMPLES = int(os.environ.get("FOREIGN_EXAMPLES", "0"))
 WORKER = ClaimingWorker("w1", "pod", ("synthetic", "paused"), ("synthetic",), vram_gb=24.0)
 ENDED = [RunStatus.COMPLETED.value, RunStatus.FAILED.value]
 PARTS = [collection for collection, _ in TEMPLATES.values()]
