@@ -69,19 +69,27 @@ def list_artifacts(run_id: str, as_json: bool) -> None:
     metavar="PATH",
     help="File to write, `-` for stdout; a folder where there are several files. [default: the current folder]",
 )
-def get(source: str, name: str | None, output: Path | None) -> None:
+@click.option("--force", is_flag=True, help="Overwrite files that have other contents.")
+def get(source: str, name: str | None, output: Path | None, force: bool) -> None:
     """Download artifacts and check their hashes.
 
     KEY names one artifact. RUN and NAME name a file of the run's latest attempt that has it, or every file below
-    the folder NAME; RUN alone names every file of the run.
+    the folder NAME; RUN alone names every file of the run. A file that is here already is not downloaded again.
     """
     store = open_store(load_settings())
     files = _find(store, source, name)
     if output == STDOUT and len(files) > 1:
         raise CommandError(f"{len(files)} files cannot go to stdout. Name one of them.", ExitCode.USAGE)
+    is_alone = len(files) == 1 and not files[0].is_in_folder
+    wanted = [(file, _target(file, output, is_alone)) for file in files]
+    missing = [each for each in wanted if not _is_here(*each)]
+    if not force:
+        _refuse_to_overwrite([target for _, target in missing if target not in (output, STDOUT)])
     with _Downloader(store) as downloader:
-        for file in files:
-            downloader.download(file, _target(file, output, is_alone=len(files) == 1 and not file.is_in_folder))
+        for file, target in missing:
+            downloader.download(file, target)
+    if len(missing) < len(wanted):
+        say(f"{len(wanted) - len(missing)} of {len(wanted)} files were here already")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,25 @@ def _target(file: _File, output: Path | None, is_alone: bool) -> Path:
     if output == STDOUT or (output is not None and is_alone and not output.is_dir()):
         return output
     return (output or Path()) / file.path
+
+
+def _is_here(file: _File, target: Path) -> bool:
+    """Whether the target has the artifact's bytes."""
+    if target == STDOUT or not target.is_file() or target.stat().st_size != file.row.bytes:
+        return False
+    with target.open("rb") as existing:
+        return hashlib.file_digest(existing, "sha256").hexdigest() == file.row.sha256
+
+
+def _refuse_to_overwrite(targets: list[Path]) -> None:
+    """A run chooses the names of its artifacts, and may have chosen that of another file of this folder."""
+    if taken := [str(target) for target in targets if os.path.lexists(target)]:
+        more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
+        raise CommandError(
+            f"{', '.join(taken[:3])}{more}: already here, with other contents. Nothing was downloaded. Name "
+            "another place with -o, or pass --force to overwrite.",
+            ExitCode.USAGE,
+        )
 
 
 class _Downloader:

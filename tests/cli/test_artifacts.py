@@ -116,6 +116,20 @@ def test_a_run_alone_gives_everything(cli: Cli, publish: Any) -> None:
     assert {name for name in NAMES if Path(name).read_bytes() == name.encode()} == set(NAMES)
 
 
+def test_a_file_of_the_user_is_not_overwritten_and_a_second_download_goes_on(cli: Cli, publish: Any) -> None:
+    publish(".bashrc", b"of the run")
+    publish("loss.txt", b"0.5")
+    Path(".bashrc").write_text("of the user")
+    refused = cli("artifacts", "get", "run1")
+    assert (refused.code, Path(".bashrc").read_text()) == (2, "of the user")
+    assert "--force" in refused.err
+    assert not Path("loss.txt").exists()
+    assert cli("artifacts", "get", "run1", "loss.txt").code == 0
+    again = cli("artifacts", "get", "run1", "--force")
+    assert (again.code, Path(".bashrc").read_text()) == (0, "of the run")
+    assert "1 of 2 files were here already" in again.err
+
+
 def test_what_is_missing_is_named(cli: Cli, publish: Any) -> None:
     publish("a", b"x")
     publish("b", b"y")
