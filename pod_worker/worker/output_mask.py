@@ -35,7 +35,8 @@ class OutputMask:
         cut = max(len(data) - self._redactor.longest_bytes + 1, 0)
         if cut <= line_end:
             return line_end
-        for start, end in self._redactor.find(data, max(cut - self._redactor.longest_bytes, line_end)):
+        # From the line's beginning, as one read would: secrets that overlap are found from the left.
+        for start, end in self._redactor.find(data, line_end):
             if start < cut < end:
                 return start
         return cut

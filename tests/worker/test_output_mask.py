@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pod_worker.core.clock import ManualClock
@@ -19,6 +19,7 @@ SECRETS = ["s3cr3t-s3cr3t", "s3cr3t-value", "another one"]
 PIECES = st.sampled_from([*SECRETS, "s3cr", "s3cr3t-", "\n", "\r", "text ", "***", "x" * 40])
 
 
+@example(["s3cr3t-", "s3cr3t-s3cr3t", "s3cr3t-s3cr3t"], [26])
 @given(st.lists(PIECES, max_size=30), st.lists(st.integers(1, 40), max_size=60))
 def test_any_reads_give_what_one_read_gives(pieces: list[str], sizes: list[int]) -> None:
     data = "".join(pieces).encode()
