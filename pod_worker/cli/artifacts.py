@@ -150,7 +150,7 @@ def _is_here(file: _File, target: Path) -> bool:
 
 
 def _refuse_to_overwrite(targets: list[Path]) -> None:
-    """A run chooses the names of its artifacts, and may have chosen that of another file of this folder."""
+    """A run chooses the names of its artifacts, maybe one that a file here has."""
     if taken := [str(target) for target in targets if os.path.lexists(target)]:
         more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
         raise CommandError(
