@@ -118,8 +118,8 @@ def test_a_failing_server_is_tried_again(ingest, emitter, ship, status):
 
 def test_a_connection_reset_after_storing_only_makes_duplicates(ingest, emitter, ship):
     ingest.fail_first(*[Reply(202, is_reset=True)] * 2)
-    shipper = ship()
     ids = say(emitter, 20)
+    shipper = ship()
     assert shipper.flush(20)
     assert sorted(ingest.stored) == sorted(ids)
     assert set(ingest.stored.values()) == {3}
@@ -127,8 +127,8 @@ def test_a_connection_reset_after_storing_only_makes_duplicates(ingest, emitter,
 
 def test_refused_lines_are_kept_apart_and_the_rest_goes_through(ingest, spool, emitter, ship):
     ingest.fail_first(refuse(2, 4))
+    ids = say(emitter, 5)  # before the shipper looks, so that all are in the first batch
     shipper = ship(batch_seconds=0.3)
-    ids = say(emitter, 5)
     assert shipper.flush(10)
     assert list(ingest.stored) == [ids[0], ids[2], ids[4]]
     assert dead_ids(spool) == [ids[1], ids[3]]
@@ -142,8 +142,8 @@ def test_refused_lines_are_kept_apart_and_the_rest_goes_through(ingest, spool, e
 
 def test_deferred_lines_are_sent_again_without_the_rest(ingest, spool, emitter, ship):
     ingest.fail_first(refuse(1, code="unavailable"), refuse(1, code="unavailable"))
+    ids = say(emitter, 4)  # before the shipper looks, so that all are in the first batch
     shipper = ship(batch_seconds=0.3)
-    ids = say(emitter, 4)
     assert shipper.flush(20)
     assert sorted(ingest.stored) == sorted(ids)
     assert set(ingest.stored.values()) == {1}
