@@ -85,7 +85,7 @@ class Neighbours:
 
     def __init__(self, db: Db) -> None:
         self.db = db
-        self.queue = RunQueue(db, SystemClock(), rng=random.Random(1))
+        self.queue = RunQueue(db, SystemClock(), lease_seconds=3600, rng=random.Random(1))
         self.operations = OperatorActions(db)
 
     def are_claimed_and_executed(self) -> None:
