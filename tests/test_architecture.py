@@ -448,3 +448,15 @@ def test_no_path_of_one_machine_is_written_down() -> None:
         if places.search(line) and "absolute-path: ok" not in line
     ]
     assert not wrong, "it does not exist on the next machine:\n" + "\n".join(wrong)
+
+
+def test_no_test_replaces_a_function_of_the_time_module() -> None:
+    """Threads of drivers and servers sleep too: without sleep they spin for the rest of the test."""
+    replaced = re.compile(r'setattr\((?:"time\.|time, ")')
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if replaced.search(line)
+    ]
+    assert not wrong, "replace the name in the module that sleeps:\n" + "\n".join(wrong)

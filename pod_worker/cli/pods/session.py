@@ -7,11 +7,11 @@ Settings, provider, intent log and client are created on demand. Commands import
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import sleep
 
 from pod_worker.cli.composition import load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
@@ -33,6 +33,7 @@ class PodAccount:
     settings: RunpodSettings
     provider: PodProvider
     clock: Clock = field(default_factory=SystemClock)
+    sleep: Callable[[float], None] = sleep
     _log: IntentLog | None = None
 
     @property
@@ -47,7 +48,7 @@ class PodAccount:
         return PinFolder(self.settings.state_dir / "host_keys")
 
     def launcher(self) -> Launcher:
-        return make_launcher(self.provider, self.log, self.clock, time.sleep)
+        return make_launcher(self.provider, self.log, self.clock, self.sleep)
 
     def client(self) -> RunpodClient:
         return make_client(self.settings, log=self.log, clock=self.clock)
@@ -73,7 +74,7 @@ class PodAccount:
 @contextmanager
 def open_account() -> Iterator[PodAccount]:
     settings = from_env(_environment())
-    account = PodAccount(settings, open_provider(settings, SystemClock(), time.sleep))
+    account = PodAccount(settings, open_provider(settings, SystemClock(), sleep), sleep=sleep)
     try:
         yield account
     finally:

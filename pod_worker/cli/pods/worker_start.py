@@ -37,12 +37,10 @@ def start_worker(account: PodAccount, worker_id: str, launched: Launched, *, kee
 
 
 def _start(account: PodAccount, worker_id: str, pod_id: str) -> None:
-    import time
-
     from pod_worker.pods.launch.readiness import BootFailed, wait_until_ready
 
     say("waiting for the pod to boot (the image may take minutes)")
-    state = wait_until_ready(account.provider, pod_id, clock=account.clock, sleep=time.sleep)
+    state = wait_until_ready(account.provider, pod_id, clock=account.clock, sleep=account.sleep)
     if isinstance(state, BootFailed):
         raise CommandError(state.reason, ExitCode.TEMPORARY)
     client = account.client()
@@ -50,7 +48,7 @@ def _start(account: PodAccount, worker_id: str, pod_id: str) -> None:
         report = client.check_and_initialize_worker(worker_id, pod_id)
         while report["status"] == "spawning":
             say(f"not yet: {report.get('note', '')}")
-            time.sleep(POLL_SECONDS)
+            account.sleep(POLL_SECONDS)
             report = client.check_and_initialize_worker(worker_id, pod_id)
         if report["status"] == "error":
             raise CommandError(report["error"])

@@ -108,7 +108,7 @@ def test_exit_codes(
     fault: dict[str, Any] | None,
     code: ExitCode,
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("pod_worker.cli.pods.session.sleep", lambda seconds: None)
     if fault:
         cloud.fault(**fault)
     result = pods(*words)
@@ -184,7 +184,7 @@ def test_an_unwanted_pod_is_swept(pods: Pods, cloud: Cloud) -> None:
     pod_id = rent(pods)
     cloud.fault("http_error", method="DELETE", status=500, times=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("time.sleep", lambda seconds: None)
+        patch.setattr("pod_worker.cli.pods.session.sleep", lambda seconds: None)
         assert pods("terminate", pod_id, "--yes").code == ExitCode.TEMPORARY
     assert cloud.living() == [pod_id]
     assert pods("sweep").code == ExitCode.USAGE, "asks first"

@@ -18,8 +18,6 @@ from tests.pods.cloud import Cloud
 from tests.pods.sshd import Sshd, free_port
 from tests.pods.test_worker_client import make_pod_folder
 
-REAL_SLEEP = time.sleep
-
 
 @pytest.fixture
 def ready(cloud: Cloud, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BootstrapPlan:
@@ -34,9 +32,9 @@ def ready(cloud: Cloud, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def sleep(seconds: float) -> None:
         cloud.step(max(1.0, seconds))
-        REAL_SLEEP(0.01)
+        time.sleep(0.01)
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("pod_worker.cli.pods.session.sleep", sleep)
     plan = make_pod_folder(tmp_path / "pod")
     monkeypatch.setattr("pod_worker.pods.worker_client.bootstrap_of", lambda settings: plan)
     return plan
