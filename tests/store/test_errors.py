@@ -89,7 +89,7 @@ def test_what_a_repetition_may_help_is_transient(error: Exception) -> None:
 
 
 def test_an_absent_server_is_transient() -> None:
-    absent = connect("mongodb://127.0.0.1:9/x?serverSelectionTimeoutMS=50")
+    absent = connect("mongodb://127.0.0.1:9/x", timeout_seconds=0.05)
     error = caught(lambda: absent["rows"].insert_one({}))
     assert not is_permanent_error(error)
     assert "does not answer" in describe_error(error)
