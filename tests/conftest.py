@@ -56,7 +56,8 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     from pod_worker.local.mongod import Mongod
 
     # Tests store rows of fixed past dates, which the TTL monitor would delete at its next pass, once a minute.
-    server = Mongod(tmp_path_factory.mktemp("mongod"), parameters={"ttlMonitorEnabled": "false"})
+    # A small cache refuses large writes (code 388) while the disk is slow.
+    server = Mongod(tmp_path_factory.mktemp("mongod"), cache_gb=1.0, parameters={"ttlMonitorEnabled": "false"})
     try:
         server.start()
     except LocalStackError as error:
