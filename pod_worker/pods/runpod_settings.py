@@ -95,7 +95,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> RunpodSettings:
         code_url=env.get("RUNPOD_CODE_URL"),
         code_ref=env.get("RUNPOD_CODE_REF"),
         require_gpu=env.get("POD_WORKER_SKIP_GPU") is None,
-        state_dir=Path(env.get("RUNPOD_STATE_DIR", DEFAULT_STATE_DIR)).expanduser(),
+        state_dir=_expanded(env.get("RUNPOD_STATE_DIR", DEFAULT_STATE_DIR)),
     )
 
 
@@ -149,7 +149,15 @@ def _text_of(path: Path, name: str) -> str:
 
 
 def _path(env: Mapping[str, str], name: str) -> Path | None:
-    return Path(env[name]).expanduser() if name in env else None
+    return _expanded(env[name]) if name in env else None
+
+
+def _expanded(path: str) -> Path:
+    """Without a home folder the tilde stays: only what needs the path fails."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a process tree shows of itself; a process that ends meanwhile shows nothing."""
+"""What a process tree shows of itself: nothing where a process has ended, or protects itself from its user."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def processes_below(pid: int) -> list[psutil.Process]:
 
 
 def command_line(process: psutil.Process) -> str:
-    return " ".join(_unless_ended(process.cmdline, []))
+    return " ".join(_unless_hidden(process.cmdline, []))
 
 
 def environment(process: psutil.Process) -> dict[str, str]:
-    return _unless_ended(process.environ, {})
+    return _unless_hidden(process.environ, {})
 
 
-def _unless_ended(read: Callable[[], T], nothing: T) -> T:
+def _unless_hidden(read: Callable[[], T], nothing: T) -> T:
     try:
         return read()
-    except psutil.NoSuchProcess:  # ZombieProcess too
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # ZombieProcess too
         return nothing

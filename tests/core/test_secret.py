@@ -131,12 +131,14 @@ def test_ordinary_values_are_no_secrets() -> None:
 @given(st.text(min_size=MIN_REDACTED_CHARACTERS), st.text(max_size=20), st.text(max_size=20))
 def test_no_encoding_of_a_value_hides_a_secret(secret: str, before: str, after: str) -> None:
     assume(len(secret.strip()) >= MIN_REDACTED_CHARACTERS)
+    masked = json.dumps({"a": [before + MASK + after], MASK: 1.5}, ensure_ascii=False).split(MASK)
+    assume(not any(secret in part for part in masked))  # as 0000 is in \u0000
     redactor = Redactor([secret])
     value = {"a": [before + secret + after], secret: 1.5}
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), json.dumps(json.dumps(value))):
         assert redactor.is_in(text.encode("utf-8", "surrogatepass"))
     redacted = redactor.redact_json(value)
-    assert secret not in json.dumps(redacted, ensure_ascii=False).replace(MASK, "") or secret in MASK
+    assert not any(secret in part for part in json.dumps(redacted, ensure_ascii=False).split(MASK))
     assert 1.5 in redacted.values()
 
 

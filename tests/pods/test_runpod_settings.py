@@ -57,7 +57,16 @@ def test_the_cuda_version_of_an_image_is_in_its_tag(image: str, version: str | N
     assert cuda_version_of(image) == version
 
 
-def test_every_name_is_read(tmp_path: Path) -> None:
+def test_without_a_home_folder_only_what_needs_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    settings = from_env({**KEY, "RUNPOD_SSH_PRIVATE_KEY_PATH": "~/key"})
+    assert settings.login.private_key_path == Path("~/key")
+    with pytest.raises(RuntimeError):
+        settings.state_dir.expanduser()
+
+
+def test_every_name_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA me\n")
     settings = from_env(
         {
@@ -81,7 +90,7 @@ def test_every_name_is_read(tmp_path: Path) -> None:
     )
     assert settings.gpu_types == ("RTX 4090", "NVIDIA  RTX A4500"), "the two spaces are part of the id"
     assert settings.ssh_public_key == "ssh-ed25519 AAAA me"
-    assert settings.login.private_key_path == Path.home() / "key"
+    assert settings.login.private_key_path == tmp_path / "key"
     assert (settings.api, settings.root) == ("graphql", "http://127.0.0.1:9000")
     assert settings.clouds == (Cloud.SECURE, Cloud.COMMUNITY)
     assert settings.price_ceiling == 0.8

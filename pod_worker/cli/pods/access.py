@@ -86,7 +86,7 @@ def _shell(account: PodAccount, pod_id: str, address: SshAddress) -> int:
 def _known_hosts(account: PodAccount, pod_id: str) -> Path:
     from pod_worker.pods.runpod.transport import path_segment
 
-    return account.settings.state_dir / "known_hosts" / path_segment(pod_id)
+    return account.settings.state_dir.expanduser() / "known_hosts" / path_segment(pod_id)
 
 
 @click.command()

@@ -45,7 +45,7 @@ class PodAccount:
 
     @property
     def pins(self) -> PinFolder:
-        return PinFolder(self.settings.state_dir / "host_keys")
+        return PinFolder(self.settings.state_dir.expanduser() / "host_keys")
 
     def launcher(self) -> Launcher:
         return make_launcher(self.provider, self.log, self.clock, self.sleep)
@@ -99,7 +99,7 @@ def _environment() -> dict[str, str]:
 
 def _open_log(settings: RunpodSettings) -> IntentLog:
     if load_settings().mongodb_url is None:
-        return IntentFile(settings.state_dir / "intents.db")
+        return IntentFile(settings.state_dir.expanduser() / "intents.db")
     from pod_worker.store.pod_intents import PodIntents
 
     intents = PodIntents(open_store().database)
