@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         prepare_process()
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME and no passwd entry: our commands ask for a HOME, and so do libraries
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="home-")
 
 
 @pytest.fixture(scope="session")

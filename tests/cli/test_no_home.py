@@ -12,7 +12,7 @@ from pod_worker.cli.exit_codes import ExitCode, exit_code_for
 from tests.cli.conftest import Cli
 
 
-@pytest.mark.parametrize("words", [("up",), ("worker",), ("doctor",), ("pods", "list")])
+@pytest.mark.parametrize("words", [("up",), ("worker",), ("doctor",)])
 def test_a_default_folder_that_cannot_be_found_is_one_line_with_the_fix(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
@@ -21,7 +21,6 @@ def test_a_default_folder_that_cannot_be_found_is_one_line_with_the_fix(
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("POD_WORKER_DATA")
-    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_unused")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     result = cli(*words)
     assert result.code == 2
