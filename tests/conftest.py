@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pod_worker.local.mongod import Mongod
     from pod_worker.local.s3 import ObjectStoreServer, S3Access
 
+MONGOD_CACHE_GB = 1.0
 _numbers = itertools.count(1)
 
 # HYPOTHESIS_PROFILE=deep looks for minutes instead of seconds. No deadlines: machines are shared.
@@ -63,7 +64,9 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
 
     # Tests store rows of fixed past dates, which the TTL monitor would delete at its next pass, once a minute.
     # A small cache refuses large writes (code 388) while the disk is slow.
-    server = Mongod(tmp_path_factory.mktemp("mongod"), cache_gb=1.0, parameters={"ttlMonitorEnabled": "false"})
+    server = Mongod(
+        tmp_path_factory.mktemp("mongod"), cache_gb=MONGOD_CACHE_GB, parameters={"ttlMonitorEnabled": "false"}
+    )
     try:
         server.start()
     except LocalStackError as error:

@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 from pod_worker.local.errors import ChildDiedError, FolderInUseError, LocalStackError, NotReadyError
 from pod_worker.local.folder_lock import FolderLock
 from pod_worker.local.mongod import Mongod, require_mongodb
+from tests.conftest import MONGOD_CACHE_GB
 
 
 def write(server: Mongod, value: int) -> None:
@@ -42,7 +43,7 @@ def test_listens_on_loopback_only_with_a_bounded_cache(mongod: Mongod) -> None:
     assert [(c.laddr.ip, c.laddr.port) for c in listening] == [("127.0.0.1", member.port)]
     with member.client() as client:
         cache = client.admin.command("serverStatus")["wiredTiger"]["cache"]
-        assert cache["maximum bytes configured"] == 256 * 1024 * 1024
+        assert cache["maximum bytes configured"] == MONGOD_CACHE_GB * 1024**3
 
 
 def test_data_survives_restart_on_another_port_and_sigkill(tmp_path: Path) -> None:
