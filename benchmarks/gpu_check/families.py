@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def implementations(machine: Capabilities, support: ModelSupport, plan: Executio
 
 
 def _load(folder: Path, params: TrainingParams, plan: ExecutionPlan, attention: Attention) -> torch.nn.Module:
-    chosen = ExecutionPlan(plan.device, plan.precision, False, attention, ())
+    chosen = replace(plan, packed=False, attention=attention)
     return load_model(folder, params, chosen).eval()
 
 

@@ -1,4 +1,7 @@
-"""A run on this machine alone: artifacts are files, the saved state is a file, events are dropped."""
+"""A run on this machine alone: artifacts are files, the saved state is a file, events are dropped.
+
+Everything that a later attempt needs is on disk, so another process can go on where a killed one stopped.
+"""
 
 from __future__ import annotations
 
@@ -12,65 +15,73 @@ from pod_worker.core.payload import Payload
 from pod_worker.core.run import Json, Run, RunStatus
 from pod_worker.core.stage import Artifact, ArtifactKind
 
+RUN_ID = "test"
+
 
 class FolderArtifactStore:
-    def __init__(self, folder: Path, attempt: int) -> None:
-        self._folder, self._attempt = folder, attempt
+    def __init__(self, root: Path, attempt: int) -> None:
+        self.root, self.attempt = root, attempt
 
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
     ) -> Artifact:
-        key = f"runs/check/{self._attempt}/{name or path.name}"
-        target = self._folder / key
+        key = f"runs/{RUN_ID}/{self.attempt}/{name or path.name}"
+        target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         data = target.read_bytes()
-        return Artifact(key, len(data), hashlib.sha256(data).hexdigest(), kind.value, "application/x", role)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Artifact(key, len(data), sha256, kind.value, "application/octet-stream", role)
 
     def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
-        """The loop compares the hash itself."""
+        """The training compares the hash itself."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copyfile(self._folder / key, target))
+        return Path(shutil.copyfile(self.root / key, target))
 
 
 class CountedStop:
-    """Asks for a drain at the given number of checks."""
+    """Raises `reason` from the given number of checks on; None never does."""
 
-    def __init__(self, after: int | None) -> None:
-        self._left = after
+    def __init__(self, after: int | None = None, reason: type[BaseException] | None = DrainRequested) -> None:
+        self.left, self.reason = after, reason
+        self.checks = 0
 
     def check(self) -> None:
-        if self._left is None:
-            return
-        self._left -= 1
-        if self._left < 0:
-            raise DrainRequested
+        self.checks += 1
+        if self.reason and self.left is not None and self.checks > self.left:
+            raise self.reason
 
     def is_set(self) -> bool:
-        return self._left is not None and self._left <= 0
+        return self.left is not None and self.checks >= self.left
 
 
 class FolderRun:
-    """Implements `core.stage.Context`. Each attempt has a work folder of its own, as on another pod."""
+    """Implements `core.stage.Context`; `pod` names the attempt's work folder."""
 
     stage = "training"
 
     def __init__(
-        self, folder: Path, params: dict[str, Json], attempt: int = 1, stop_after: int | None = None
+        self,
+        root: Path,
+        params: dict[str, Json],
+        *,
+        attempt: int = 1,
+        pod: str = "pod",
+        stop: CountedStop | None = None,
     ) -> None:
-        self.work_dir = folder / f"attempt-{attempt}"
-        self.work_dir.mkdir(parents=True)
+        self.root = root
+        self.work_dir = root / pod
+        self.work_dir.mkdir(parents=True, exist_ok=True)
         self.run = Run(
-            id="check",
+            id=RUN_ID,
             pipeline="training",
             queue="training",
             status=RunStatus.RUNNING,
             params=params,
             attempt=attempt,
         )
-        self.artifacts = FolderArtifactStore(folder, attempt)
-        self.stop = CountedStop(stop_after)
-        self._state = folder / "state.json"
+        self.artifacts = FolderArtifactStore(root / "store", attempt)
+        self.stop = stop or CountedStop()
 
     def emit(self, payload: Payload) -> str:
         return ""
@@ -79,8 +90,11 @@ class FolderRun:
         pass
 
     def checkpoint(self, state: dict[str, Json]) -> None:
-        self._state.write_text(json.dumps(state))
+        partial = self.root / "state.tmp"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.root / "state.json")
 
     @property
     def saved_state(self) -> dict[str, Json]:
-        return json.loads(self._state.read_text()) if self._state.is_file() else {}
+        path = self.root / "state.json"
+        return json.loads(path.read_text()) if path.is_file() else {}

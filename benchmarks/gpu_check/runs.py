@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_check.checks import CheckContext, SkippedCheckError, WrongFigureError
-from benchmarks.gpu_check.folder_context import FolderRun
+from benchmarks.gpu_check.folder_context import CountedStop, FolderRun
 from pod_worker.core.failure import DrainRequested, FailureCode, classify
 from pod_worker.core.run import Json
 from pod_worker.stages.finetune import FINETUNE
@@ -57,7 +57,7 @@ def resume(context: CheckContext) -> str:
     params = _params(_material(context), eval_every=4, dropout=0.1)
     whole = FINETUNE.run(FolderRun(context.folder / "whole", params))
     parted = context.folder / "parted"
-    first = FolderRun(parted, params, stop_after=STEPS)
+    first = FolderRun(parted, params, stop=CountedStop(STEPS))
     try:
         FINETUNE.run(first)
     except DrainRequested:
@@ -67,7 +67,7 @@ def resume(context: CheckContext) -> str:
     step = first.saved_state.get("step", 0)
     if not 0 < step < STEPS:
         raise WrongFigureError(f"it stopped after step {step} of {STEPS}: nothing to resume")
-    again = FINETUNE.run(FolderRun(parted, params, attempt=2))
+    again = FINETUNE.run(FolderRun(parted, params, attempt=2, pod="another pod"))
     return _compared(whole, again, step)
 
 

@@ -117,8 +117,7 @@ def test_no_secret_is_found_outside_the_processes_that_need_it(
 def _readable_environments(worker: int) -> Iterator[tuple[str, str]]:
     """The environment of the worker and of each process below it, as far as the user of runs can read it."""
     uid = DEFAULT_UID if os.geteuid() == 0 else None
-    root = psutil.Process(worker)
-    for process in (root, *root.children(recursive=True)):
+    for process in (psutil.Process(worker), *processes_below(worker)):
         done = subprocess.run(
             ["cat", f"/proc/{process.pid}/environ"],
             user=uid,
