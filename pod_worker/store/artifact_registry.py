@@ -120,11 +120,12 @@ def verified(database: Mongo, artifact_id: str) -> ArtifactRow | None:
 
 
 def publish_again(database: Mongo, artifact_id: str, writer: RunWriter) -> ArtifactRow | None:
-    """`verified`, and from now the artifact counts as the run's last published one.
+    """Count a registered artifact as the run's last published one from now on.
 
-    None also when the writer no longer owns the run.
+    None when the writer no longer owns the run, or the artifact was removed meanwhile.
     """
-    if verified(database, artifact_id) is None or (published_at := _stamp_run(database, writer)) is None:
+    published_at = _stamp_run(database, writer)
+    if published_at is None:
         return None
     found = tolerant_rows(database, ARTIFACTS).find_one_and_update(
         {"_id": artifact_id, "verifiedAt": {"$type": "date"}},

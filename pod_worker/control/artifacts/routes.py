@@ -166,7 +166,8 @@ class _Routes:
         writer = authorize_writer(self._database, run_id, body)
         check_values(body)
         if body.kind and body.sha256:
-            row = registry.publish_again(self._database, artifact_id(run_id, body.kind, body.sha256), writer)
+            known = registry.verified(self._database, artifact_id(run_id, body.kind, body.sha256))
+            row = registry.publish_again(self._database, known.id, writer) if known else None
             if row is not None:
                 return UploadGrant(key=row.key, registered=True, artifact=artifact_view(row))
         upload = self._upload_key(writer, body)
