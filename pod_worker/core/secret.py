@@ -92,7 +92,7 @@ def secret_values(variables: Mapping[str, str]) -> list[str]:
         value
         for name, value in variables.items()
         if (is_secret_name(name) and not name.endswith(_PLACES) and len(value.strip()) >= MIN_GUESSED_CHARACTERS)
-        or ("://" in value and has_credentials(value))
+        or is_url_with_credentials(value)
     ]
 
 
@@ -176,6 +176,11 @@ def _credentials(text: str) -> Iterable[str]:
     user_info = rest.partition("/")[0].rpartition("@")[0] or rest.rpartition("@")[0]
     password = user_info.partition(":")[2]
     yield from filter(None, (user_info, password, unquote(password)))
+
+
+def is_url_with_credentials(value: str) -> bool:
+    """Whether any text is a URL that carries a user or a password."""
+    return "://" in value and has_credentials(value)
 
 
 def has_credentials(url: str) -> bool:

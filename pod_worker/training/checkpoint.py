@@ -24,7 +24,6 @@ from torch import Tensor
 from pod_worker.training.tar_extraction import ArchiveError, extract_members
 
 VERSION = 1
-BLOCK = 1 << 20
 PARTS = ("adapter", "optimizer", "random")
 
 
@@ -139,11 +138,8 @@ def _verify(manifest: _Manifest, folder: Path) -> None:
 
 
 def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_tar(path: Path, members: list[Path]) -> None:

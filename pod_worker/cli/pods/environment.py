@@ -15,7 +15,7 @@ from pathlib import Path
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
 from pod_worker.config import read_dotenv
-from pod_worker.core.secret import has_credentials, is_secret_name
+from pod_worker.core.secret import is_secret_name, is_url_with_credentials
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -55,7 +55,7 @@ def _of_this_environment(name: str) -> str:
 
 
 def _checked(name: str, value: str) -> str:
-    if is_secret_name(name) or ("://" in value and has_credentials(value)):
+    if is_secret_name(name) or is_url_with_credentials(value):
         raise CommandError(
             f"-e {name}=…: `ps` and the shell's history would show the value of a secret. Export {name} "
             f"and pass -e {name}, or write it into a file for --env-file.",

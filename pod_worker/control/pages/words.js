@@ -18,13 +18,14 @@ export function span(seconds) {
   return `${s}s`;
 }
 
+const timeOfDay = (date) => [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
 const day = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
 
 // Local time of day, with the date where it is not today's.
 export function clock(moment) {
   const date = new Date(moment);
   if (Number.isNaN(date.getTime())) return "–";
-  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+  const time = timeOfDay(date);
   return day(date) === day(new Date()) ? time : `${day(date)} ${time}`;
 }
 
@@ -42,7 +43,7 @@ export function when(moment) {
   const date = new Date(moment);
   if (Number.isNaN(date.getTime())) return "–";
   const zone = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(date).find((part) => part.type === "timeZoneName");
-  return `${day(date)} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":")} ${zone?.value ?? ""}`.trim();
+  return `${day(date)} ${timeOfDay(date)} ${zone?.value ?? ""}`.trim();
 }
 
 export function size(bytes) {
