@@ -17,11 +17,13 @@ TRAIN := $(VENV)/.ready-train
 DEV := $(VENV)/.ready-dev
 ALL := $(VENV)/.ready
 
-# Two processes: most tests wait for other processes. Files stay whole, so that their servers are started once.
+# One process more than the usual two cores: most tests wait for other processes. Files stay whole, so that their
+# servers are started once.
+TEST_PROCESSES ?= 3
 # A minute of chaos needs the whole machine, so it runs after the other tests.
 CHAOS_SHORT := tests/chaos/test_short_form.py
-# Long files come first and short ones last, so that both processes end at the same time.
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --ignore=$(CHAOS_SHORT) \
+# Long files come first and short ones last, so that all processes end at the same time.
+PYTEST_ARGS ?= -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=$(CHAOS_SHORT) \
   tests/acceptance tests/training tests/scripts tests
 # Pure tests and tests of the store; none needs torch, S3 or sshd.
 FAST := tests/core tests/store tests/outbox tests/stages tests/contract tests/process tests/mutation \
@@ -40,7 +42,7 @@ help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: PORT (up); FILE, ARGS (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX.\n'
+	@printf '\nVariables: PORT (up); FILE, ARGS, TEST_PROCESSES (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX.\n'
 
 ##@ Try it
 up: $(LOCAL) ## Run the local stack until Ctrl-C; PORT=8787 requires that port (no torch needed)
@@ -76,7 +78,7 @@ test: $(ALL) system
 endif
 
 test-fast: $(DEV) ## Run the pure tests and those of the store: under a minute, no torch needed
-	$(PYTEST) -n 2 --dist loadfile -m 'not slow' $(ARGS) $(FAST)
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile -m 'not slow' $(ARGS) $(FAST)
 
 coverage: $(ALL) system ## Run the tests with coverage, subprocesses included; report in .coverage_html
 	$(BIN)/coverage erase
