@@ -11,7 +11,8 @@ WORKERS ?= 8
 TORCH_CPU_INDEX ?=
 export TORCH_CPU_INDEX
 
-# What a target needs: LOCAL runs the stack and the command line, TRAIN adds torch, DEV adds the tools, ALL is both.
+# What a target needs: LOCAL runs the stack and the command line, TRAIN adds torch, DEV adds the tools, ALL has
+# these and what research runs need.
 LOCAL := $(VENV)/.ready-local
 TRAIN := $(VENV)/.ready-train
 DEV := $(VENV)/.ready-dev
@@ -113,8 +114,9 @@ hooks: $(DEV) ## Install the git hooks: ruff and mypy before each commit
 lock: $(DEV) ## Write requirements/*.lock from pyproject.toml (ARGS=--upgrade: new versions)
 	bash scripts/lock_requirements.sh $(ARGS)
 
-system: ## Install sshd for the SSH tests (needs root, or an installed openssh-server)
+system: ## Install sshd for the SSH tests and LaTeX for papers (needs root, or both installed)
 	@bash scripts/install_sshd.sh
+	@bash scripts/install_latex.sh
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* .coverage_html
@@ -140,6 +142,6 @@ $(DEV): $(INPUTS) requirements/local.lock requirements/dev.lock | $(BIN)/python
 	@$(INSTALL) local dev
 	@touch $@ $(LOCAL)
 
-$(ALL): $(INPUTS) requirements/local.lock requirements/train.lock requirements/dev.lock requirements/torch.txt | $(BIN)/python
-	@$(INSTALL) local train dev
+$(ALL): $(INPUTS) requirements/local.lock requirements/train.lock requirements/research.lock requirements/dev.lock requirements/torch.txt | $(BIN)/python
+	@$(INSTALL) local train research dev
 	@touch $@ $(LOCAL) $(TRAIN) $(DEV)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs pod_worker and the named extras into .venv, from the hashed locks in requirements/.
 #
-#   bash scripts/install_packages.sh [local] [train] [dev]
+#   bash scripts/install_packages.sh [local] [train] [research] [dev]
 #
 # uv installs the locks in seconds, but ignores pip.conf: where uv fails, pip installs them. pip installs torch,
 # because only pip reads the machine's package indexes. Environment variables:
@@ -33,6 +33,7 @@ lock_note() {
   case $1 in
     local) printf ', among them a MongoDB server and rclone (70 MB)' ;;
     train) printf ', without torch (90 MB)' ;;
+    research) printf ' (75 MB)' ;;
   esac
 }
 

@@ -28,7 +28,7 @@ for name in $(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements/core.lock); do
 done
 lock installer requirements/installer.in ${upgrade[@]+"${upgrade[@]}"}
 constraints=(--constraint requirements/core.lock --constraint requirements/installer.lock)
-for extra in local train dev; do
+for extra in local train research dev; do
   lock "$extra" pyproject.toml --extra "$extra" "${constraints[@]}" "${in_core[@]}" ${upgrade[@]+"${upgrade[@]}"}
   constraints+=(--constraint "requirements/$extra.lock")
 done

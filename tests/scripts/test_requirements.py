@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ["core", "local", "train", "dev", "installer"]
+LOCKS = ["core", "local", "train", "research", "dev", "installer"]
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
@@ -61,7 +61,7 @@ def test_no_lock_holds_torch_or_the_libraries_of_its_cuda_build() -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("extra", ["core", "local", "train", "dev"])
+@pytest.mark.parametrize("extra", ["core", "local", "train", "research", "dev"])
 def test_the_locks_fit_pyproject(extra: str, python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] if extra == "core" else project["optional-dependencies"][extra]
