@@ -1,0 +1,1 @@
+"""Language models: adapters of the completion port, prices, ledger and cache."""
