@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, field
@@ -42,7 +42,13 @@ SECRETS: dict[str, SecretRule] = {
     "openai_api_key": SecretRule(8),
     "anthropic_api_key": SecretRule(8),
 }
-URLS = ("control_plane_url", "minio_endpoint", "minio_public_endpoint")
+URLS = (
+    "control_plane_url",
+    "minio_endpoint",
+    "minio_public_endpoint",
+    "openai_base_url",
+    "anthropic_base_url",
+)
 # Set for our own child processes and scripts; not settings.
 INSTANCE_VARIABLE = "POD_WORKER_INSTANCE"
 INTERNAL = {
@@ -102,7 +108,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     minio_region: str = "us-east-1"
     runpod_api_key: Secret | None = None
     openai_api_key: Secret | None = None
+    openai_base_url: str | None = None  # of any server that speaks the protocol: vLLM, llama.cpp, OpenRouter …
     anthropic_api_key: Secret | None = None
+    anthropic_base_url: str | None = None
 
     pod_worker_lease_seconds: Annotated[float, Meta(ge=3, le=3600)] = 60
     pod_worker_lease_margin_seconds: Seconds | None = None
@@ -128,7 +136,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_child_user: str = "auto"  # of runs, where the worker is root; `none` keeps the worker's user
     pod_worker_child_env: str = ""  # names of further variables for runs, with commas between them
     pod_worker_rate_limit: Annotated[float, Meta(gt=0, le=1e9)] = 5000
-    pod_worker_llm: str | None = None
+    pod_worker_llm: Literal["openai", "anthropic", "scripted", "replay"] | None = None  # by the model's name
+    pod_worker_llm_prices: str | None = None  # a JSON file that replaces the prices of the package
 
     @property
     def margin_seconds(self) -> float:

@@ -27,6 +27,8 @@ class Pipeline:
     params: type[msgspec.Struct]  # the fields with types, defaults and descriptions
     units: Mapping[str, str] = field(default_factory=dict)  # parameter -> unit
     paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
+    asks_models: bool = False  # its child receives the keys of language models
+    ends_in_review: bool = False  # a finished run waits for a person's verdict
 
 
 PIPELINES: dict[str, Pipeline] = {

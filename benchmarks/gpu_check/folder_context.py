@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from pod_worker.core.failure import DrainRequested
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import Payload
 from pod_worker.core.run import Json, Run, RunStatus
 from pod_worker.core.stage import Artifact, ArtifactKind
@@ -59,6 +60,7 @@ class FolderRun:
     """Implements `core.stage.Context`; `pod` names the attempt's work folder."""
 
     stage = "training"
+    model_access: ModelAccess | None = None
 
     def __init__(
         self,

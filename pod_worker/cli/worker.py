@@ -21,6 +21,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.secret import Redactor, revealed
 from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
@@ -34,6 +35,7 @@ from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.worker_registry import WorkerRegistry
 from pod_worker.worker import machine as machines
 from pod_worker.worker import preflight, signals, uncaught_errors
+from pod_worker.worker.attempt_environment import AttemptEnvironment
 from pod_worker.worker.attempt_tag import kill_unguarded
 from pod_worker.worker.child_environment import child_environment
 from pod_worker.worker.child_io import event_source
@@ -56,7 +58,6 @@ from pod_worker.worker.daemon import (
 )
 from pod_worker.worker.end_sequence import StopTimeouts
 from pod_worker.worker.identity import WorkerIdentity
-from pod_worker.worker.supervisor import AttemptEnvironment
 from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger("pod_worker.worker")
@@ -226,7 +227,19 @@ def _attempt_environment(
         control_plane_token=revealed(settings.control_plane_token),
         variables=variables,
         child_user=user,
+        model_access=_model_access(settings),
         redactor=redactor,
+    )
+
+
+def _model_access(settings: Settings) -> ModelAccess:
+    return ModelAccess(
+        provider=settings.pod_worker_llm,
+        openai_api_key=revealed(settings.openai_api_key),
+        openai_base_url=settings.openai_base_url,
+        anthropic_api_key=revealed(settings.anthropic_api_key),
+        anthropic_base_url=settings.anthropic_base_url,
+        prices_file=settings.pod_worker_llm_prices,
     )
 
 

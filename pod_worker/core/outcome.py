@@ -15,6 +15,7 @@ from pod_worker.core.run import Json
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     summary: dict[str, Json] = field(default_factory=dict)
+    awaits_review: bool = False  # a person decides what the result is worth
 
 
 @dataclass(frozen=True, slots=True)

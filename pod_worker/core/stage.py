@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Json, Run
 
 if TYPE_CHECKING:  # commands that only read have no use for every payload's class
@@ -120,6 +121,9 @@ class Context(Protocol):
     def artifacts(self) -> Artifacts: ...
     @property
     def stop(self) -> StopSignal: ...
+    @property
+    def model_access(self) -> ModelAccess | None:
+        """How to reach language models; None for a pipeline that does not need them."""
 
     def emit(self, payload: Payload) -> str: ...
 

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.failure import CancelRequested, Interruption, classify
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import LogLevel, Payload, RunLog, StageCompleted, StageFailed, StageStarted
 from pod_worker.core.run import Json, Run
 from pod_worker.core.stage import Artifacts, EventEmitter, stage_title
@@ -67,12 +68,14 @@ class StageContext:
         stop: StopFlag,
         save: Callable[[str, dict[str, Json]], None],
         clock: Clock,
+        model_access: ModelAccess | None = None,
     ) -> None:
         self.run = run
         self.stage = stage
         self.work_dir = work_dir
         self.artifacts = artifacts
         self.stop = stop
+        self.model_access = model_access
         self.summary: dict[str, Json] = {}
         self._emitter = emitter
         self._save = save

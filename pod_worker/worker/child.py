@@ -27,6 +27,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.secret import Redactor, secret_values
 from pod_worker.core.stage import EventEmitter, Stage
 from pod_worker.pipelines import find_pipeline
+from pod_worker.process.tree import deny_inspection
 from pod_worker.stages.context import StageContext, StopFlag
 from pod_worker.worker import child_io, protocol, uncaught_errors
 
@@ -65,7 +66,7 @@ class AttemptExecutor:
             for stage in find_pipeline(self._run.pipeline).stages(self._run.params):
                 if not self._run.is_done(stage.name):
                     summary[stage.name] = self._execute_stage(stage)
-            return Succeeded(summary)
+            return Succeeded(summary, find_pipeline(self._run.pipeline).ends_in_review)
         except CancelRequested:
             return Canceled()
         except DrainRequested:
@@ -89,6 +90,7 @@ class AttemptExecutor:
             stop=self._stop,
             save=lambda name, state: self._save(name, state, done=False),
             clock=self._clock,
+            model_access=self._spec.model_access,
         ) as context:
             context.summary = stage.run(context)
         self._save(stage.name, context.summary, done=True)
@@ -124,7 +126,9 @@ def main() -> int:
     # Not standard input, which is /dev/null: code of the run may read that, or ask questions there.
     commands = open_private(int(os.environ.pop(protocol.COMMAND_FD_VARIABLE)))
     spec = protocol.read_spec(commands.readline())
-    redactor = Redactor([*secret_values(os.environ), *filter(None, [spec.attempt_token])])
+    if spec.model_access:
+        deny_inspection()  # programs of the run must not read the keys of language models in our memory
+    redactor = Redactor([*secret_values(os.environ), *spec.secrets()])
     emitter = child_io.open_run_emitter(spec, redactor)
     uncaught_errors.install(emitter.emit, "child", redactor)
     stop = StopFlag()

@@ -96,8 +96,8 @@ def redacted_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
         case Failed(failure):
             trace = None if failure.traceback is None else redactor(failure.traceback)
             return Failed(replace(failure, message=redactor(failure.message), traceback=trace))
-        case Succeeded(summary):
-            return Succeeded(redactor.redact_json(summary))
+        case Succeeded(summary, awaits_review):
+            return Succeeded(redactor.redact_json(summary), awaits_review)
         case Released(reason):
             return Released(redactor(reason))
         case Canceled(by, reason) if reason:

@@ -12,6 +12,7 @@ import msgspec
 
 from pod_worker.core.failure import Failure, FailureCode, truncate
 from pod_worker.core.lease import Fence
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
 from pod_worker.core.run import Json, Run
 
@@ -36,6 +37,12 @@ class AttemptSpec(msgspec.Struct):
     work_dir: str
     control_plane_url: str
     attempt_token: str | None = None  # speaks for this attempt only (core.attempt_token)
+    model_access: ModelAccess | None = None  # only for a pipeline that asks language models
+
+    def secrets(self) -> list[str]:
+        """What must not appear in any output of the child."""
+        keys = self.model_access.secrets() if self.model_access else []
+        return [*keys, self.attempt_token] if self.attempt_token else keys
 
 
 class StopCommand(msgspec.Struct, tag="stop"):
@@ -61,12 +68,13 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
     message: str = ""
     stage: str | None = None
     traceback: str | None = None
+    awaits_review: bool = False
 
     @classmethod
     def of(cls, outcome: Outcome) -> OutcomeReported:
         match outcome:
-            case Succeeded(summary):
-                return cls("succeeded", summary=summary)
+            case Succeeded(summary, awaits_review):
+                return cls("succeeded", summary=summary, awaits_review=awaits_review)
             case Failed(failure):
                 return cls(
                     "failed",
@@ -86,7 +94,7 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
         """None for `lost`: the supervisor learns that from the lease."""
         match self.kind:
             case "succeeded":
-                return Succeeded(self.summary)
+                return Succeeded(self.summary, self.awaits_review)
             case "failed":
                 return Failed(self._failure())
             case "canceled":

@@ -9,25 +9,22 @@ from __future__ import annotations
 import logging
 import queue as queues
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from pod_worker.core import attempt_token
 from pod_worker.core.clock import Clock
 from pod_worker.core.failure import Failure, FailureCode, classify, truncate
 from pod_worker.core.outcome import Failed, Lost, Outcome
 from pod_worker.core.payload import Payload, RunStarted
-from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import EventEmitter
 from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
-from pod_worker.worker import protocol
+from pod_worker.worker.attempt_environment import AttemptEnvironment
 from pod_worker.worker.attempt_tag import AttemptTag
-from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
 from pod_worker.worker.ending import (
     CrashEvidence,
@@ -44,26 +41,11 @@ from pod_worker.worker.message_listener import MessageListener
 from pod_worker.worker.oom_kills import OomKillCounter
 from pod_worker.worker.output_capture import OutputCapture
 from pod_worker.worker.renewal import Renewer
-from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 FINAL_OUTPUT_SECONDS = 10.0
 SETTLE_SECONDS = 60.0  # at least; longer leases give longer
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptEnvironment:
-    """Where attempts run and what their processes are given."""
-
-    spool_dir: Path
-    spool_max_bytes: int
-    work_folders: WorkFolders
-    control_plane_url: str
-    control_plane_token: str | None
-    variables: Mapping[str, str]  # of the child's process environment
-    child_user: ChildUser | None = None
-    redactor: Redactor = field(default_factory=Redactor)  # of every secret that a run may print
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +167,7 @@ class Supervisor:
         child = GuardedChild(
             child_command(tag, self._environment.variables, self._environment.child_user),
             trusted_seconds,
-            self._spec(work_dir),
+            self._environment.spec(self._run, self._fence, self._identity, work_dir),
         )
         output = OutputCapture(
             child.output, work_dir / "output.log", self._emit, self._clock, self._environment.redactor
@@ -222,28 +204,6 @@ class Supervisor:
             listener=self._thread("messages", listener.run),
             reader=self._thread("output", output.run),
         )
-
-    def _spec(self, work_dir: Path) -> protocol.AttemptSpec:
-        environment = self._environment
-        return protocol.AttemptSpec(
-            run=self._run,
-            fence=self._fence,
-            pod_id=self._identity.pod_id,
-            worker_id=self._identity.worker_id,
-            spool_dir=str(environment.spool_dir),
-            spool_max_bytes=environment.spool_max_bytes,
-            work_dir=str(work_dir),
-            control_plane_url=environment.control_plane_url,
-            attempt_token=self._attempt_token(),
-        )
-
-    def _attempt_token(self) -> str | None:
-        """What the run's process may show to the control plane.
-
-        Never the control plane's own token.
-        """
-        secret = self._environment.control_plane_token
-        return attempt_token.mint(secret, self._run.id, self._fence.attempt) if secret else None
 
     def _thread(self, name: str, work: Callable[[], object]) -> threading.Thread:
         """A thread whose error ends the attempt."""

@@ -18,17 +18,19 @@ from typing import Any
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import Payload, RunLog
 from pod_worker.core.secret import Redactor
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.worker import supervisor
+from pod_worker.worker.attempt_environment import AttemptEnvironment
 from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
 from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.end_sequence import StopTimeouts
 from pod_worker.worker.guarded_child import ChildCommand
 from pod_worker.worker.identity import WorkerIdentity
-from pod_worker.worker.supervisor import AttemptEnvironment, AttemptResult, Supervisor
+from pod_worker.worker.supervisor import AttemptResult, Supervisor
 from pod_worker.worker.work_folders import WorkFolders
 
 # A lease that no busy machine outlives: what is shown is that the renewals go on.
@@ -63,6 +65,7 @@ class Attempt:
         user: ChildUser | None = None,
         interpreter: str = sys.executable,
         redactor: Redactor | None = None,
+        model_access: ModelAccess | None = None,
     ) -> None:
         self.interpreter = interpreter
         self._emit = emit
@@ -87,6 +90,7 @@ class Attempt:
             dict(os.environ),
             user,
             redactor or Redactor(),
+            model_access,
         )
         self.supervisor = Supervisor(
             self._queue,

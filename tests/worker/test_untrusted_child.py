@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from pymongo.database import Database
 
 from pod_worker.core import attempt_token
 from pod_worker.core.failure import FailureCode
+from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
+from pod_worker.pipelines import PIPELINES
 from pod_worker.process.tree import become_subreaper
 from tests.worker.hostile import supervised
 
@@ -77,6 +80,23 @@ def test_the_run_gets_a_token_for_its_own_attempt_and_never_the_control_planes(d
     claim = attempt_token.verify(CONTROL_TOKEN, token)
     assert claim == attempt_token.AttemptClaim("r", 1)
     assert has_control_token == "False"
+
+
+@pytest.mark.parametrize("asks_models", [True, False])
+def test_only_a_pipeline_that_asks_models_gets_their_keys(
+    db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks_models: bool
+) -> None:
+    monkeypatch.setitem(PIPELINES, "synthetic", replace(PIPELINES["synthetic"], asks_models=asks_models))
+    program = "access = spec['model_access'] or {}\nprint(len(access.get('openai_api_key') or ''), flush=True)\nsucceed()"
+    with supervised(db, tmp_path, program, model_access=ModelAccess(openai_api_key="k" * 20)) as attempt:
+        attempt.result()
+    assert attempt.logs[-1].message == ("20" if asks_models else "0")
+
+
+def test_no_text_of_the_access_shows_its_keys() -> None:
+    access = ModelAccess(openai_api_key="key-of-openai", anthropic_api_key="key-of-anthropic")
+    assert "key-of" not in repr(access)
+    assert access.secrets() == ["key-of-openai", "key-of-anthropic"]
 
 
 # ── the guard ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,7 @@ def decide_settlement(run: Run, outcome: Outcome, rng: random.Random) -> Settlem
     A requested cancel outranks every outcome but success.
     """
     if isinstance(outcome, Succeeded):
-        return Settlement(RunStatus.COMPLETED)
+        return Settlement(RunStatus.AWAITING_HUMAN if outcome.awaits_review else RunStatus.COMPLETED)
     if isinstance(outcome, Canceled) or run.cancel_requested_at is not None:
         return Settlement(RunStatus.CANCELED, code=FailureCode.CANCELED)
     if isinstance(outcome, Failed):
@@ -66,7 +66,7 @@ def settlement_update(fence: Fence, outcome: Outcome, settlement: Settlement) ->
     } | _budgets(outcome, settlement)
     values |= _ended_at_field(settlement.status) | _error_fields(outcome, settlement)
     removed = list(LEASE_FIELDS)
-    if settlement.status is RunStatus.COMPLETED:
+    if isinstance(outcome, Succeeded):
         removed += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
     return [{"$set": values}, {"$unset": removed}]
 
@@ -87,6 +87,7 @@ def _budgets(outcome: Outcome, settlement: Settlement) -> Document:
 def _ended_at_field(status: RunStatus) -> Document:
     field_of = {
         RunStatus.COMPLETED: "completedAt",
+        RunStatus.AWAITING_HUMAN: "completedAt",
         RunStatus.FAILED: "failedAt",
         RunStatus.CANCELED: "canceledAt",
     }

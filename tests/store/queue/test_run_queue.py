@@ -349,6 +349,20 @@ def test_settling_again_answers_the_same_even_when_somebody_else_has_had_the_run
     assert queue.settle(fence, Released("drain")) is None  # two attempts later it is forgotten
 
 
+def test_a_result_for_review_waits_for_a_person(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a"))
+    fence = claimed(queue).lease.fence
+    queue.start(fence)
+    settlement = queue.settle(fence, Succeeded(awaits_review=True))
+    assert settlement is not None
+    assert settlement.status is RunStatus.AWAITING_HUMAN
+    document = db.runs.find_one({"_id": "a"})
+    assert document is not None
+    assert document["status"] == "AWAITING_HUMAN"
+    assert document["completedAt"]
+    assert "leaseToken" not in document
+
+
 def test_a_cancel_between_the_settles_look_and_its_write_is_not_forgotten(
     db: Db, queue: RunQueue, operations: OperatorActions
 ) -> None:
