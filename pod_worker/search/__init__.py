@@ -1,0 +1,1 @@
+"""Tree search over programs that a language model writes and the sandbox executes."""
