@@ -1,0 +1,1 @@
+"""Searches of published works: HTTP adapters, a recorded set, none."""

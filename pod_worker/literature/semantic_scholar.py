@@ -1,0 +1,59 @@
+"""The Semantic Scholar Academic Graph API, paper relevance search.
+
+https://api.semanticscholar.org/api-docs/graph: `GET /graph/v1/paper/search`. Works without a key at a shared rate.
+"""
+
+from __future__ import annotations
+
+from pod_worker.core.literature import Work, read_work
+from pod_worker.core.run import Json
+from pod_worker.core.stage import StopSignal
+from pod_worker.literature.http_index import (
+    RESULT_LIMIT,
+    HttpIndex,
+    IndexLimits,
+    as_list,
+    as_object,
+    shorten_query,
+)
+
+DEFAULT_URL = "https://api.semanticscholar.org"
+_FIELDS = "title,authors,year,venue,abstract,url"
+
+
+class SemanticScholarSearch:
+    """Implements `core.literature.LiteratureSearch`."""
+
+    name = "semantic_scholar"
+
+    def __init__(
+        self,
+        stop: StopSignal,
+        *,
+        api_key: str | None = None,
+        base_url: str = DEFAULT_URL,
+        limits: IndexLimits | None = None,
+    ) -> None:
+        headers = {"x-api-key": api_key} if api_key else {}
+        self._url = f"{base_url.rstrip('/')}/graph/v1/paper/search"
+        self._index = HttpIndex("Semantic Scholar", limits=limits or IndexLimits(), stop=stop, headers=headers)
+
+    def search(self, query: str, limit: int) -> tuple[Work, ...]:
+        count = min(limit, RESULT_LIMIT)
+        if count < 1 or not query.strip():
+            return ()
+        parameters = {"query": shorten_query(query), "limit": str(count), "fields": _FIELDS}
+        answer = as_object(self._index.get(self._url, parameters))
+        works = (_work(as_object(entry)) for entry in as_list(answer.get("data")))
+        return tuple(work for work in works if work is not None)[:count]
+
+
+def _work(entry: dict[str, Json]) -> Work | None:
+    return read_work(
+        {
+            "id": f"s2:{entry['paperId']}" if entry.get("paperId") else "",
+            "title": entry.get("title"),
+            "authors": [as_object(author).get("name") or "" for author in as_list(entry.get("authors"))],
+            **{name: entry.get(name) for name in ("year", "venue", "abstract", "url")},
+        }
+    )
