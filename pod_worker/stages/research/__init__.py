@@ -1,0 +1,1 @@
+"""The stages of a research run: search, plots, paper, validation."""

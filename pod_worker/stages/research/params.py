@@ -1,0 +1,141 @@
+"""The parameters of an experiment run, checked at enqueue and again at claim."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, get_args
+
+import msgspec
+from msgspec import Meta
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.idea import read_idea
+from pod_worker.core.run import Json
+
+
+def _iterations(what: str) -> Any:
+    return Annotated[int, Meta(ge=1, le=1_000, description=f"nodes that a model may write in {what}")]
+
+
+class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    idea: Annotated[
+        dict[str, Any],
+        Meta(description="the idea: Title, Short Hypothesis, Abstract, Experiments, Risk Factors and Limitations"),
+    ]
+    task: Annotated[
+        str,
+        Meta(min_length=1, max_length=4096, description="name of a shipped task, or a folder with task.yaml"),
+    ] = "digits"
+    model: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200,
+            description="the language model; `scripted` answers without one, `default` is the worker's",
+        ),
+    ] = "default"
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="of splits, search and node programs")] = 0
+    max_usd: Annotated[float, Meta(ge=0, le=1e6, description="spent on language models, over all attempts")] = 20.0
+    max_tokens: Annotated[int, Meta(ge=0, le=10**12, description="read and written by language models")] = (
+        20_000_000
+    )
+    max_calls: Annotated[int, Meta(ge=0, le=10**9, description="calls of language models")] = 2_000
+    max_hours: Annotated[float, Meta(gt=0, le=8784, description="wall time of all attempts together")] = 48.0
+    slots: Annotated[
+        int, Meta(ge=0, le=64, description="programs that run at once; 0 for one per GPU, or one without a GPU")
+    ] = 0
+    stage_1_iterations: _iterations("stage 1, preliminary investigation") = 20  # type: ignore[valid-type]
+    stage_2_iterations: _iterations("stage 2, baseline tuning") = 12  # type: ignore[valid-type]
+    stage_3_iterations: _iterations("stage 3, research agenda") = 12  # type: ignore[valid-type]
+    stage_4_iterations: _iterations("stage 4, ablation studies") = 18  # type: ignore[valid-type]
+    drafts: Annotated[int, Meta(ge=1, le=50, description="independent first programs")] = 3
+    debug_probability: Annotated[
+        float, Meta(ge=0, le=1, description="of repairing a failed program before improving the best one")
+    ] = 0.5
+    debug_depth: Annotated[int, Meta(ge=0, le=20, description="repairs of one program in a row")] = 3
+    replicas: Annotated[
+        int, Meta(ge=2, le=20, description="runs of the best program with further seeds, for intervals")
+    ] = 3
+    node_seconds: Annotated[float, Meta(ge=1, le=7 * 86_400, description="time limit of one program")] = 3600.0
+    node_memory_gb: Annotated[
+        float, Meta(ge=0, le=4096, description="memory limit of one program; 0 for none")
+    ] = 0.0
+    node_disk_gb: Annotated[float, Meta(gt=0, le=4096, description="disk limit of one program")] = 10.0
+    page_limit: Annotated[int, Meta(ge=1, le=40, description="pages of the paper, without references")] = 4
+    reviews: Annotated[int, Meta(ge=1, le=9, description="independent reviews of the paper")] = 3
+
+
+UNITS = {
+    "max_usd": "US dollars",
+    "max_tokens": "tokens",
+    "max_hours": "hours",
+    "node_seconds": "seconds",
+    "node_memory_gb": "GB",
+    "node_disk_gb": "GB",
+    "page_limit": "pages",
+}
+PATHS = ("task",)
+FIELDS = {each.name: each for each in msgspec.structs.fields(ExperimentParams)}
+# The names that AI-Scientist-v2 uses for the same settings.
+OTHER_NAMES = {
+    "num_drafts": "drafts",
+    "debug_prob": "debug_probability",
+    "max_debug_depth": "debug_depth",
+    "num_workers": "slots",
+    "num_seeds": "replicas",
+    "ideaJson": "idea",
+    "timeout": "node_seconds",
+}
+
+
+def parse(params: Mapping[str, Json]) -> ExperimentParams:
+    """Raises RunError(INVALID_INPUT) that lists every problem."""
+    if problems := [*_unknown(params), *_wrong(params), *_idea(params.get("idea"))]:
+        raise RunError(FailureCode.INVALID_INPUT, "experiment: " + "; ".join(problems))
+    return msgspec.convert(dict(params), ExperimentParams)
+
+
+def complete(params: Mapping[str, Json]) -> dict[str, Json]:
+    """The same parameters checked, with defaults: what a run document keeps."""
+    return msgspec.structs.asdict(parse(params))
+
+
+def _unknown(params: Mapping[str, Json]) -> Iterator[str]:
+    for name in params:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.6)
+            meant = OTHER_NAMES.get(str(name)) or (near[0] if near else None)
+            yield f"{name!r} is unknown, " + (
+                f"did you mean {meant!r}?" if meant else f"known are {', '.join(FIELDS)}"
+            )
+
+
+def _wrong(params: Mapping[str, Json]) -> Iterator[str]:
+    for name, field in FIELDS.items():
+        if name not in params:
+            continue
+        value = params[name]
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{name!r} is {value}: give {_description(field)}"
+            continue
+        try:
+            msgspec.convert(value, field.type)
+        except msgspec.ValidationError as error:
+            yield f"{name!r} is {value!r:.80} ({str(error).lower()}): give {_description(field)}"
+
+
+def _idea(value: Json) -> Iterator[str]:
+    if value is None:
+        yield "'idea' is missing: create a hypothesis and let ideation write ideas, or give one as a JSON object"
+        return
+    try:
+        read_idea(value)
+    except RunError as error:
+        yield error.message
+
+
+def _description(field: Any) -> str:
+    metas = (part for part in get_args(field.type)[1:] if isinstance(part, Meta))
+    return next((meta.description for meta in metas if meta.description), "another value")
