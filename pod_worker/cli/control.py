@@ -23,13 +23,16 @@ from pod_worker.control.server import serve
 from pod_worker.core.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
 from pod_worker.store.errors import describe_error, is_permanent_error
+from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.mongo import Mongo, redacted
 from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.views.metric_series import MetricSeries
 
 log = logging.getLogger("pod_worker.control")
 RESCUE_SECONDS = 3.0
 UPLOAD_SWEEP_SECONDS = 3600.0
 CHECKPOINT_SWEEP_SECONDS = 300.0
+RETENTION_SECONDS = 600.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -53,7 +56,7 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
     _check_access(settings, host, open_on_loopback)
     store = open_store(settings, with_indexes=True, app_name="pod_worker control")
     objects = object_store(settings)
-    threads = [rescue_thread(store.rescue())]
+    threads = [rescue_thread(store.rescue()), retention_thread(store.database)]
     if objects is not None:
         threads.append(upload_sweep_thread(store.database, objects))
         threads.append(checkpoint_sweep_thread(store.database, objects))
@@ -151,6 +154,22 @@ def checkpoint_sweep_thread(database: Mongo, objects: ObjectStore) -> Supervised
             log.warning("superseded checkpoints are deleted later: %s", error)
 
     return SupervisedThread("checkpoint sweep", every(CHECKPOINT_SWEEP_SECONDS, sweep), stuck_seconds=None)
+
+
+def retention_thread(database: Mongo) -> SupervisedThread:
+    """Bounds the events and the metric points of each run."""
+
+    def sweep() -> None:
+        try:
+            if deleted := EventLog(database).limit_events():
+                log.warning("deleted %d events of runs that have too many", deleted)
+            MetricSeries(database).limit_documents()
+        except PyMongoError as error:
+            if is_permanent_error(error):
+                raise
+            log.warning("retention is delayed: %s", describe_error(error))
+
+    return SupervisedThread("retention", every(RETENTION_SECONDS, sweep), stuck_seconds=None)
 
 
 def rescue_thread(rescue: Rescue) -> SupervisedThread:

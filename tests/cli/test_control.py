@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from pod_worker.cli.control import _check_access, rescue_thread
+from pod_worker.cli.control import _check_access, rescue_thread, retention_thread
 from pod_worker.cli.exit_codes import CommandError
 from pod_worker.config import Settings
+from pod_worker.store.events import event_log
+from pod_worker.store.views import metric_series
 from tests.fake_runpod.waiting import until
 
 
@@ -38,6 +40,18 @@ def test_the_rescue_thread_survives_every_error() -> None:
     thread = rescue_thread(failing)  # type: ignore[arg-type]
     thread.start()
     until(lambda: failing.sweeps >= 5, "it goes on after three errors")
+    assert thread.problem() is None
+    thread.stop()
+
+
+def test_the_retention_thread_bounds_what_a_run_stores(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "EVENTS_LIMIT", 3)
+    monkeypatch.setattr(metric_series, "DOCUMENTS_LIMIT", 3)
+    db["events"].insert_many([{"runId": "r1", "position": position} for position in range(5)])
+    db["metrics"].insert_many([{"runId": "r1", "columns": []} for _ in range(5)])
+    thread = retention_thread(db)
+    thread.start()
+    until(lambda: db["events"].count_documents({}) == 3 and db["metrics"].count_documents({}) == 0, "both bounded")
     assert thread.problem() is None
     thread.stop()
 

@@ -3,8 +3,8 @@
 Views are rebuilt from it.
 
 The unique id *is* the deduplication. `position` (microseconds of arrival plus the index in the batch) orders the
-log, pages it and resumes live views; it never decides which event is newer. Refused lines are kept beside it as
-dead letters: for thirty days, and at most DEAD_LETTERS_BYTES of them.
+log, pages it and resumes live views; it never decides which event is newer. `limit_events` bounds the events of a
+run. Refused lines are kept beside it as dead letters: for thirty days, and at most DEAD_LETTERS_BYTES of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import bson
 import msgspec
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import BulkWriteError, WriteConcernError
 
 from pod_worker.core.event import Event
@@ -31,6 +31,8 @@ from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 KEPT_DAYS = 30
 DEAD_LETTER_TEXT_LIMIT = 64 * 1024
 DEAD_LETTERS_BYTES = 64 * 1024 * 1024
+SAMPLES_LIMIT = 1_000_000  # newest events of one run, beyond which its samples (logs and metrics) are deleted
+EVENTS_LIMIT = 2_000_000  # newest events of one run, beyond which every event is deleted
 REPLAY_BATCH = 1000
 SEQ_LIMIT = 10**12
 ATTEMPT_LIMIT = 10**8
@@ -126,6 +128,22 @@ class EventLog:
         for group in self._events.aggregate([{"$group": {"_id": "$runId"}}]):
             if isinstance(group["_id"], str):
                 yield group["_id"]
+
+    def limit_events(self) -> int:
+        """Delete the oldest events of every run beyond the limits; returns how many."""
+        samples: Document = {"expireAt": {"$exists": True}}
+        return sum(
+            self._delete_before_newest(run_id, limit, condition)
+            for run_id in self.run_ids()
+            for limit, condition in ((SAMPLES_LIMIT, samples), (EVENTS_LIMIT, {}))
+        )
+
+    def _delete_before_newest(self, run_id: str, kept: int, condition: Document) -> int:
+        newest_first = self._events.find({"runId": run_id}, {"position": 1, "_id": 0}).sort("position", DESCENDING)
+        for beyond in newest_first.skip(kept).limit(1):
+            old = {"runId": run_id, "position": {"$lte": beyond.get("position")}}
+            return self._events.delete_many(old | condition).deleted_count
+        return 0
 
     def add_dead_letters(self, lines: Iterable[DeadLetter]) -> None:
         """Keep refused lines, and delete the oldest ones beyond the limit.

@@ -2,15 +2,17 @@
 
 A reader merges them: the point with the largest version stands for its step (or, without steps, its moment). So
 writing costs one insert per run and batch, in any order and any number of times. `compact` rewrites the documents
-of a run as a few large ones. Why not a time-series collection, or one document per point:
-docs/decisions/003-metrics-collection.md.
+of a run as a few large ones. Reading and compacting hold at most POINTS_LIMIT points of a run: the longest series
+become even samples of their steps, with their first and last point.
+
+Why not a time-series collection, or one document per point: docs/decisions/003-metrics-collection.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -29,6 +31,9 @@ from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import MetricPoint, SeriesKey
 
 COMPACT_POINTS = 5_000  # at most in one document, about half a megabyte
+POINTS_LIMIT = 100_000  # of one run, in memory and after `compact`
+SERIES_LIMIT = 1_000  # of one run; names beyond it are left out
+DOCUMENTS_LIMIT = 500  # of one run, before `limit_documents` compacts them
 
 INDEXES: dict[str, list[IndexModel]] = {METRICS: [IndexModel([("runId", ASCENDING)], name="run")]}
 
@@ -55,7 +60,7 @@ class Series:
 
 Versioned: TypeAlias = tuple[Version, MetricPoint]
 _Column: TypeAlias = tuple[str, str, Sequence[Versioned]]  # stage, name, points
-_Merged: TypeAlias = dict[int | datetime, tuple[Version, Sample]]
+_Wanted: TypeAlias = Callable[[str, str], bool]  # of stage and name
 
 
 class MetricSeries:
@@ -81,12 +86,26 @@ class MetricSeries:
 
     def read(self, run_id: str, names: Sequence[str] = (), stage: str | None = None) -> list[Series]:
         """The series of a run, all or the named ones, in order of stage and name."""
-        merged, units = self._merged(run_id)
+        merged = self._merged(
+            run_id, lambda its_stage, name: (not names or name in names) and stage in (None, its_stage)
+        )
         return [
-            Series(key[0], key[1], units.get(key), [sample for _, sample in _ordered(found)])
+            Series(key[0], key[1], found.unit, [sample for _, sample in found.ordered()])
             for key, found in sorted(merged.items())
-            if (not names or key[1] in names) and (stage is None or key[0] == stage)
         ]
+
+    def limit_documents(self) -> int:
+        """Compact every run with more than DOCUMENTS_LIMIT documents; returns how many runs."""
+        compacted = 0
+        for group in self._metrics.aggregate([{"$group": {"_id": "$runId"}}]):
+            run_id = group["_id"]
+            if isinstance(run_id, str) and self._has_many_documents(run_id):
+                self.compact(run_id)
+                compacted += 1
+        return compacted
+
+    def _has_many_documents(self, run_id: str) -> bool:
+        return self._metrics.count_documents({"runId": run_id}, limit=DOCUMENTS_LIMIT + 1) > DOCUMENTS_LIMIT
 
     def compact(self, run_id: str) -> None:
         """Rewrite the run's documents as few as possible.
@@ -94,13 +113,11 @@ class MetricSeries:
         A crash half-way leaves points twice, never none.
         """
         old = [row["_id"] for row in self._metrics.find({"runId": run_id}, {"_id": 1})]
-        merged, units = self._merged(run_id)
         columns: list[_Column] = []
-        for (stage, name), found in sorted(merged.items()):
-            unit = units.get((stage, name))
+        for (stage, name), found in sorted(self._merged(run_id, lambda *_: True).items()):
             points = [
-                (version, MetricPoint(stage, name, each.value, each.time, each.step, each.epoch, unit))
-                for version, each in _ordered(found)
+                (version, MetricPoint(stage, name, each.value, each.time, each.step, each.epoch, found.unit))
+                for version, each in found.ordered()
             ]
             columns.append((stage, name, points))
         new = list(_documents(run_id, columns))
@@ -109,16 +126,18 @@ class MetricSeries:
         replaced = [name for name in old if not isinstance(name, str) or name not in kept]
         self._metrics.delete_many({"_id": {"$in": replaced}})
 
-    def _merged(self, run_id: str) -> tuple[dict[tuple[str, str], _Merged], dict[tuple[str, str], str]]:
-        merged: dict[tuple[str, str], _Merged] = {}
-        units: dict[tuple[str, str], str] = {}
+    def _merged(self, run_id: str, wanted: _Wanted) -> dict[tuple[str, str], _MergedSeries]:
+        """The series by stage and name; at most POINTS_LIMIT points and SERIES_LIMIT series."""
+        merged: dict[tuple[str, str], _MergedSeries] = {}
+        points = 0
         for document in self._metrics.find({"runId": run_id}):
             for column in _columns(document):
                 key = (str(column.get("s", "")), str(column.get("n", "")))
-                if isinstance(column.get("u"), str):
-                    units[key] = column["u"]
-                _merge(merged.setdefault(key, {}), column)
-        return merged, units
+                if wanted(*key) and (key in merged or len(merged) < SERIES_LIMIT):
+                    points += merged.setdefault(key, _MergedSeries()).merge(column)
+            while points > POINTS_LIMIT:
+                points -= max(merged.values(), key=len).thin()
+        return merged
 
 
 def _documents(run_id: str, columns: Iterable[_Column]) -> Iterator[Document]:
@@ -172,7 +191,75 @@ def _columns(document: Document) -> list[Document]:
     return [column for column in columns if isinstance(column, dict)] if isinstance(columns, list) else []
 
 
-def _merge(merged: _Merged, column: Document) -> None:
+class _MergedSeries:
+    """The newest point of each step, or of an even sample of the steps.
+
+    Whether a step belongs to the sample depends on the step alone, so that the order of the documents and the
+    versions of a point do not matter. The first and the last point always belong to it.
+    """
+
+    def __init__(self) -> None:
+        self.unit: str | None = None
+        self._points: dict[int | datetime, tuple[Version, Sample]] = {}
+        self._halvings = 0
+        self._first: Sample | None = None  # since the first halving
+        self._last: Sample | None = None
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def ordered(self) -> list[tuple[Version, Sample]]:
+        return sorted(self._points.values(), key=lambda each: _order(each[1]))
+
+    def merge(self, column: Document) -> int:
+        """Returns by how many points the series grew."""
+        before = len(self._points)
+        if isinstance(column.get("u"), str):
+            self.unit = column["u"]
+        for version, sample in _samples(column):
+            key = _key(sample)
+            known = self._points.get(key)
+            if known is None and not self._takes(key, sample):
+                continue
+            if known is None or known[0] < version:
+                self._points[key] = (version, sample)
+        return len(self._points) - before
+
+    def thin(self) -> int:
+        """Keep about half of the points; returns how many are gone."""
+        before = len(self._points)
+        if not self._halvings:
+            ordered = self.ordered()
+            self._first, self._last = ordered[0][1], ordered[-1][1]
+        self._halvings += 1
+        self._points = {key: found for key, found in self._points.items() if self._is_sampled(key)}
+        return before - len(self._points)
+
+    def _takes(self, key: int | datetime, sample: Sample) -> bool:
+        """Whether a new step belongs to the sample. One beyond an end takes the place of that end."""
+        if self._first is None or self._last is None:
+            return True
+        if _order(sample) < _order(self._first):
+            replaced, self._first = self._first, sample
+        elif _order(sample) > _order(self._last):
+            replaced, self._last = self._last, sample
+        else:
+            return self._is_sampled(key)
+        if not self._is_sampled(_key(replaced)):
+            self._points.pop(_key(replaced), None)
+        return True
+
+    def _is_sampled(self, key: int | datetime) -> bool:
+        if self._first is not None and self._last is not None and key in (_key(self._first), _key(self._last)):
+            return True
+        number = key if isinstance(key, int) else int(key.timestamp() * 1_000_000)
+        return (number * _SPREAD % 2**64) << self._halvings < 2**64
+
+
+_SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: successive multiples are evenly spread (Knuth, TAOCP 3, 6.4)
+
+
+def _samples(column: Document) -> Iterator[tuple[Version, Sample]]:
     lists = [column.get(name) for name in _LISTS]
     if not all(isinstance(each, list) for each in lists):
         return
@@ -183,16 +270,15 @@ def _merge(merged: _Merged, column: Document) -> None:
         # NaN and the infinities can be neither drawn nor sent as JSON.
         if not isinstance(value, int | float) or not math.isfinite(value):
             continue
-        version = version_of(attempt, seq, time, str(event_id))
+        epoch = epochs.get(str(index)) if epochs else None
         known_step = step if isinstance(step, int) else None
-        key: int | datetime = time if known_step is None else known_step
-        known = merged.get(key)
-        if known is None or known[0] < version:
-            epoch = epochs.get(str(index)) if epochs else None
-            merged[key] = (version, Sample(known_step, value, time, finite(epoch), attempt))
+        version = version_of(attempt, seq, time, str(event_id))
+        yield version, Sample(known_step, value, time, finite(epoch), attempt)
 
 
-def _ordered(merged: _Merged) -> list[tuple[Version, Sample]]:
-    return sorted(
-        merged.values(), key=lambda each: (each[1].step if each[1].step is not None else -1, each[1].time)
-    )
+def _key(sample: Sample) -> int | datetime:
+    return sample.time if sample.step is None else sample.step
+
+
+def _order(sample: Sample) -> tuple[int, datetime]:
+    return (sample.step if sample.step is not None else -1, sample.time)

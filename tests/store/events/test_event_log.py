@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.collection import Collection
@@ -209,3 +210,21 @@ def test_pages_leave_out_events_without_a_usable_position(log: EventLog, db: Any
             break
     assert found == ["e3", "e2", "e1"]
     assert reader.last_position("r1") == 3
+
+
+def test_the_events_of_a_run_are_limited(log: EventLog, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "SAMPLES_LIMIT", 4)
+    monkeypatch.setattr(event_log, "EVENTS_LIMIT", 6)
+    lines = [entry(f"log{n}", n) for n in range(4)]
+    facts = [msgspec.structs.replace(entry(f"fact{n}", n), is_sample=False) for n in range(4, 12)]
+    keep(log, [*lines, *facts, *[entry(f"other{n}", n, run_id="r2") for n in range(4)]])
+    keep(log, [entry(f"mixed{n}", n, run_id="r3") for n in range(3)])
+    keep(log, [msgspec.structs.replace(entry(f"mixed{n}", n, run_id="r3"), is_sample=n != 3) for n in range(3, 6)])
+    assert log.limit_events() == 6 + 2
+    left = {str(each["_id"]) for each in db["events"].find({}, {"_id": 1})}
+    assert left == {
+        *(f"fact{n}" for n in range(6, 12)),  # facts beyond the larger limit are deleted, oldest first
+        *(f"other{n}" for n in range(4)),  # at the limit
+        *(f"mixed{n}" for n in range(2, 6)),
+    }
+    assert log.limit_events() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -149,3 +150,59 @@ def test_a_bad_document_is_passed_over(series: DirectSeries, db: Any) -> None:
     assert len(series.read("r2")[0].samples) == 1, "the good one is read"
     assert [(each.step, each.epoch) for each in found.samples] == [(1, 0.5)]
     assert found.unit == "nats"
+
+
+def test_a_run_is_read_within_a_limit_of_points(series: DirectSeries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_series, "POINTS_LIMIT", 200)
+    steps = list(range(2_000))
+    random.Random(2).shuffle(steps)
+    for start in range(0, 2_000, 400):
+        series.write([("r1", of(f"v1-{step}"), point(step, float(step))) for step in steps[start : start + 400]])
+        series.write([("r1", of(f"v0-{step}"), point(step, -1.0)) for step in steps[start : start + 400]])
+    series.write([("r1", of("v"), point(step, 1.0, name="rare")) for step in range(50)])
+    long, rare = series.read("r1")
+    assert len(long.samples) + len(rare.samples) <= 200
+    assert [each.step for each in rare.samples] == list(range(50)), "a short series stays whole"
+    kept = [each.step for each in long.samples if each.step is not None]
+    assert (kept[0], kept[-1]) == (0, 1_999)
+    assert max(after - before for before, after in pairwise(kept)) < 200, "evenly spread"
+    assert all(each.value == each.step for each in long.samples), "the newest version of each"
+
+
+def test_the_sample_does_not_depend_on_the_order(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_series, "POINTS_LIMIT", 100)
+    found = []
+    for run_id in ("r1", "r2", "r3"):
+        series = DirectSeries(db)
+        points = [(run_id, of(f"v{n}"), point(n % 600, float(n))) for n in range(1_200)]
+        random.Random(run_id).shuffle(points)
+        for start in range(0, 1_200, 30):
+            series.write(points[start : start + 30])
+        found.append([(each.step, each.value) for each in series.read(run_id)[0].samples])
+    assert found[0] == found[1] == found[2]
+
+
+def test_only_the_wanted_series_count(series: DirectSeries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metric_series, "POINTS_LIMIT", 100)
+    monkeypatch.setattr(metric_series, "SERIES_LIMIT", 3)
+    for name in "abcde":
+        series.write([("r1", of("v"), point(step, 1.0, name=name)) for step in range(60)])
+    assert [len(each.samples) for each in series.read("r1", ["e"])] == [60]
+    assert len(series.read("r1")) == 3
+
+
+def test_runs_with_many_documents_are_compacted(
+    series: DirectSeries, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_series, "DOCUMENTS_LIMIT", 5)
+    monkeypatch.setattr(metric_series, "POINTS_LIMIT", 100)
+    for n in range(6):
+        series.write([("r1", of(f"v{step}"), point(step, 1.0)) for step in range(n * 100, n * 100 + 100)])
+    for n in range(5):
+        series.write([("r2", of(f"v{n}"), point(n, 1.0))])
+    before = series.read("r1")
+    assert series.limit_documents() == 1
+    counts = {run_id: db["metrics"].count_documents({"runId": run_id}) for run_id in ("r1", "r2")}
+    assert counts == {"r1": 1, "r2": 5}
+    assert series.read("r1") == before
+    assert sum(len(column["k"]) for column in db["metrics"].find_one({"runId": "r1"})["columns"]) <= 100
