@@ -3,7 +3,8 @@
 Renamed when it is whole.
 
 A partial file lies beside its target under a name made from the content's hash, so that a later call goes on with
-it, also after a crash. Without a known hash every call starts from nothing.
+it, also after a crash. Without a known hash every call starts from nothing. No more bytes are written than the
+control plane names: a store that sends more is cut off.
 """
 
 from __future__ import annotations
@@ -62,15 +63,17 @@ def _complete(
 ) -> None:
     def go_on() -> None:
         # A URL per try: it may have expired since the last one.
-        _append(session, control.presign_get(key).url, partial, stop)
+        granted = control.presign_get(key)
+        _append(session, granted.url, partial, stop, granted.bytes)
 
     retrying(go_on)
 
 
-def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal) -> None:
+def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal, size_limit: int | None) -> None:
     """One request for what is missing, appended.
 
-    Raises TransientError; keeps what arrived.
+    Raises TransientError and keeps what arrived. Raises RunError(STORAGE), and removes the partial file, when the
+    object is longer than `size_limit` bytes.
     """
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -83,6 +86,9 @@ def _append(session: requests.Session, url: str, partial: Path, stop: StopSignal
             with open(partial, "ab" if _begins_at(answer) == have else "wb") as file:
                 for block in answer.iter_content(_BLOCK_BYTES):
                     stop.check()
+                    if size_limit is not None and file.tell() + len(block) > size_limit:
+                        partial.unlink()
+                        raise _too_long(url, size_limit)
                     file.write(block)
     except requests.RequestException as error:
         raise TransientError(transfer.unreachable(url, error)) from None
@@ -96,6 +102,14 @@ def _begins_at(answer: requests.Response) -> int:
     unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
     first = rest.partition("-")[0]
     return int(first) if unit == "bytes" and first.isascii() and first.isdigit() else 0
+
+
+def _too_long(url: str, size_limit: int) -> RunError:
+    return RunError(
+        FailureCode.STORAGE,
+        f"the object store at {transfer.host(url)} sends more than the {size_limit} bytes of the artifact: "
+        "the stored object is not it",
+    )
 
 
 def _error(url: str, answer: requests.Response) -> Exception:

@@ -93,6 +93,7 @@ class DownloadUrl:
     url: str
     expires_in_s: int
     sha256: str | None = None  # where the object is registered
+    bytes: int | None = None  # as registered, else as stored; a download ends there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

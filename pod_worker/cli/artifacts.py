@@ -175,9 +175,15 @@ class _Downloader:
 
     def download(self, file: _File, target: Path) -> None:
         """Raises CommandError; writes nothing under the target's name then."""
-        digest = hashlib.sha256()
+        digest, received = hashlib.sha256(), 0
         with self._opened(file.row.key) as response, _written(target) as out:
             for block in response.iter_content(_BLOCK_BYTES):
+                received += len(block)
+                if file.row.bytes is not None and received > file.row.bytes:
+                    raise CommandError(
+                        f"{file.row.key} is longer than the {file.row.bytes} bytes that were registered. The "
+                        "stored object is damaged: publish it again."
+                    )
                 digest.update(block)
                 out.write(block)
             if file.row.sha256 and digest.hexdigest() != file.row.sha256:

@@ -75,6 +75,22 @@ def test_what_is_registered_is_verified_even_when_nobody_gives_a_hash(
         publisher().fetch(made.key, tmp_path / "back")
 
 
+@pytest.mark.parametrize("with_hash", [True, False])
+def test_a_store_that_sends_more_than_was_registered_is_cut_off(
+    with_hash: bool, made: Artifact, publisher: Any, plane: Any, file: Any, line: Any, s3: Any, tmp_path: Path
+) -> None:
+    """A hostile or damaged store could fill the disk of the pod."""
+    plane.store._signer = ObjectStore(
+        s3.endpoint, s3.access_key, s3.secret_key, s3.bucket, public_endpoint=f"http://{line.endpoint}"
+    )._signer
+    plane.store.put(made.key, file(8 * SIZE, "longer.bin"))
+    with pytest.raises(RunError, match=f"more than the {SIZE} bytes") as raised:
+        publisher().fetch(made.key, tmp_path / "back", made.sha256 if with_hash else None)
+    assert raised.value.code is FailureCode.STORAGE
+    assert line.bytes["down"] < 7 * SIZE
+    assert not list(tmp_path.glob("*back*"))
+
+
 def test_a_crashed_download_goes_on_where_it_stopped(
     made: Artifact, publisher: Any, file: Any, tmp_path: Path, ranges: list[str | None]
 ) -> None:

@@ -152,6 +152,20 @@ def test_other_bytes_than_registered_are_not_kept(
     assert not list(tmp_path.glob("*back*"))
 
 
+def test_an_object_longer_than_registered_is_cut_off(
+    cli: Cli, publish: Any, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged store could fill the disk of the user before the hash was compared."""
+    monkeypatch.setattr("pod_worker.cli.artifacts._BLOCK_BYTES", 4)
+    key = publish("a.txt", b"right")
+    (tmp_path / "longer").write_bytes(b"rightlonger")
+    store.put(key, tmp_path / "longer")
+    written = cli("artifacts", "get", key, "-o", "-")
+    assert written.code == 1
+    assert "longer than the 5 bytes" in written.err
+    assert written.out == "righ", "what was sent beyond is not passed on"
+
+
 def test_the_key_goes_to_the_control_plane_only(
     cli: Cli, publish: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control_plane: str
 ) -> None:

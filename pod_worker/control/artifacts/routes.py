@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, artifact_id
-from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, UploadGoneError
+from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, StoredObject, UploadGoneError
 from pod_worker.artifacts.wire import (
     PAGE_PARTS,
     PART_BYTES,
@@ -138,18 +138,29 @@ class _Routes:
             ArtifactKey.read(key)
         except InvalidNameError as error:
             raise ProblemError(404, "object_missing", str(error)) from None
+        self._stored(key)
         return RedirectResponse(self._link(key), 307, headers={"Cache-Control": "no-store"})
 
     def _get(self, run_id: str, body: PresignRequest) -> DownloadUrl:
         key = str(parse_run_key(run_id, body.key)) if body.key else self._newest(run_id, body.filename or "")
         row = registry.verified_at_key(self._database, key)
+        stored = self._stored(key)
         return DownloadUrl(
-            key=key, url=self._link(key), expires_in_s=self._url_seconds, sha256=row.sha256 if row else None
+            key=key,
+            url=self._link(key),
+            expires_in_s=self._url_seconds,
+            sha256=row.sha256 if row else None,
+            bytes=row.bytes if row and row.bytes is not None else stored.bytes,
         )
 
-    def _link(self, key: str) -> str:
-        if self._store.stat(key) is None:
+    def _stored(self, key: str) -> StoredObject:
+        """Raises ProblemError 404."""
+        stored = self._store.stat(key)
+        if stored is None:
             raise ProblemError(404, "object_missing", f"there is no object {key}")
+        return stored
+
+    def _link(self, key: str) -> str:
         return self._store.presign_get(key, self._url_seconds, attachment=key.rsplit("/", 1)[-1])
 
     def _newest(self, run_id: str, filename: str) -> str:

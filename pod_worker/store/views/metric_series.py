@@ -95,7 +95,10 @@ class MetricSeries:
         ]
 
     def limit_documents(self) -> int:
-        """Compact every run with more than DOCUMENTS_LIMIT documents; returns how many runs."""
+        """Compact every run with more than DOCUMENTS_LIMIT documents.
+
+        Returns how many runs it compacted.
+        """
         compacted = 0
         for group in self._metrics.aggregate([{"$group": {"_id": "$runId"}}]):
             run_id = group["_id"]
@@ -127,7 +130,7 @@ class MetricSeries:
         self._metrics.delete_many({"_id": {"$in": replaced}})
 
     def _merged(self, run_id: str, wanted: _Wanted) -> dict[tuple[str, str], _MergedSeries]:
-        """The series by stage and name; at most POINTS_LIMIT points and SERIES_LIMIT series."""
+        """The series by stage and name, within POINTS_LIMIT and SERIES_LIMIT."""
         merged: dict[tuple[str, str], _MergedSeries] = {}
         points = 0
         for document in self._metrics.find({"runId": run_id}):
@@ -236,7 +239,10 @@ class _MergedSeries:
         return before - len(self._points)
 
     def _takes(self, key: int | datetime, sample: Sample) -> bool:
-        """Whether a new step belongs to the sample. One beyond an end takes the place of that end."""
+        """Whether a new step belongs to the sample.
+
+        A step beyond an end takes the place of that end.
+        """
         if self._first is None or self._last is None:
             return True
         if _order(sample) < _order(self._first):
