@@ -63,6 +63,7 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
 }
 
 ACTIVE = frozenset({_S.SCHEDULED, _S.RUNNING, _S.AUTO_VALIDATING})  # a worker holds a lease
+UNATTENDED = ACTIVE | {_S.QUEUED}  # goes on without a person
 TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _REVIEW_RESULTS
 
 

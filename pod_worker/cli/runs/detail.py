@@ -24,7 +24,7 @@ from pod_worker.cli.output import (
     span,
 )
 from pod_worker.cli.runs.duration import ended_at, took
-from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, detail_json
+from pod_worker.cli.runs.lookup import ENDED_STATUSES, detail_json
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.core.run import ACTIVE, DEFAULT_MAX_ATTEMPTS, Json
 from pod_worker.core.stage import stage_title
@@ -161,7 +161,7 @@ def _moment(value: Json) -> str:
 
 def _current_stage(stage: Mapping[str, Json], run: Document) -> str:
     name = as_text(stage.get("name"))
-    if name is None or run.get("status") in TERMINAL_STATUSES:
+    if name is None or run.get("status") in ENDED_STATUSES:
         return "-"
     progress, left = as_number(stage.get("progress")), as_number(stage.get("etaS"))
     parts = [

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pod_worker.cli.document_values import as_datetime
 from pod_worker.cli.output import age
-from pod_worker.cli.runs.lookup import TERMINAL_STATUSES
+from pod_worker.cli.runs.lookup import ENDED_STATUSES
 from pod_worker.store.mongo import Document
 
 
@@ -17,7 +17,7 @@ def took(run: Document) -> str:
     if started is None:
         return "-"
     if ended is None:
-        return age(started) if run.get("status") not in TERMINAL_STATUSES | {"QUEUED"} else "-"
+        return age(started) if run.get("status") not in ENDED_STATUSES | {"QUEUED"} else "-"
     return age(started, ended)
 
 

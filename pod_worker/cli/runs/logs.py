@@ -13,7 +13,7 @@ from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_datetime, as_mapping
 from pod_worker.cli.options import json_option, parse_time, time_option
 from pod_worker.cli.output import clock_time, print_json_line, print_line, say
-from pod_worker.cli.runs.lookup import TERMINAL_STATUSES, resolve_run
+from pod_worker.cli.runs.lookup import ENDED_STATUSES, resolve_run
 from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.events.tail import EventTail
 from pod_worker.store.mongo import Document
@@ -61,7 +61,7 @@ def _follow(models: ReadModels, lines: EventTail, run_id: str) -> Iterator[list[
     """Pages of new lines until the run has ended and no more come."""
     while True:
         # Asked before the lines are read, so that those written before the end are still shown.
-        has_ended = until_reconnected(lambda: models.status(run_id)) in (*TERMINAL_STATUSES, None)
+        has_ended = until_reconnected(lambda: models.status(run_id)) in (*ENDED_STATUSES, None)
         found = until_reconnected(lines.read)
         yield found
         if has_ended and not found:

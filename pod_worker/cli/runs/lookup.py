@@ -10,11 +10,14 @@ import click
 from pod_worker.cli.completion import complete_queues, complete_run_ids
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import parse_pair
-from pod_worker.core.run import TERMINAL, Json, RunStatus
+from pod_worker.core.run import TERMINAL, UNATTENDED, Json, RunStatus
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels, RunFilter
 
 TERMINAL_STATUSES = {status.value for status in TERMINAL}
+ENDED_STATUSES = {
+    status.value for status in RunStatus if status not in UNATTENDED
+}  # also those that wait for a person
 OPEN_STATUSES = [status.value for status in RunStatus if status not in TERMINAL]
 # Scripts find each of these keys in every run; what a run does not have yet is null.
 _LISTED_FIELDS = (

@@ -30,8 +30,8 @@ from pod_worker.cli.output import (
     say,
     span,
 )
-from pod_worker.cli.runs.lookup import TERMINAL_STATUSES
-from pod_worker.core.run import ACTIVE, Json
+from pod_worker.cli.runs.lookup import ENDED_STATUSES
+from pod_worker.core.run import ACTIVE, Json, RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.core.terminal_text import one_line
 from pod_worker.store.mongo import Document
@@ -45,6 +45,7 @@ STAGES_SHOWN = 4
 FULL_ROWS = 6  # more runs than this get one line each
 LINES_BESIDE_ROWS = 8
 METRICS_SHOWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
+SUCCEEDED = {RunStatus.COMPLETED.value, RunStatus.AWAITING_HUMAN.value, RunStatus.HUMAN_VALIDATED.value}
 
 
 def watch_runs(
@@ -62,7 +63,7 @@ def watch_runs(
         again = f"pod-worker runs watch {' '.join(run_ids)}" if len(run_ids) < 4 else "pod-worker runs list"
         _say_unwatched(len(run_ids), again)
         return ExitCode.INTERRUPTED
-    return ExitCode.OK if all(run.get("status") == "COMPLETED" for run in found) else ExitCode.FAILED
+    return ExitCode.OK if all(run.get("status") in SUCCEEDED for run in found) else ExitCode.FAILED
 
 
 def _say_unwatched(count: int, again: str) -> None:
@@ -80,8 +81,9 @@ def _fetch_runs(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
 
 
 def _is_over(runs: list[Document], end: float | None) -> bool:
-    ended = {*TERMINAL_STATUSES, "DELETED"}
-    return all(run.get("status") in ended for run in runs) or (end is not None and time.monotonic() > end)
+    return all(run.get("status") in {*ENDED_STATUSES, "DELETED"} for run in runs) or (
+        end is not None and time.monotonic() > end
+    )
 
 
 def _watch_lines(
@@ -131,7 +133,9 @@ def _line(run: Document) -> str:
     title = stage_title(as_text(stage.get("name")) or "-")
     share = "-" if progress is None else f"{progress:.0%}"
     error = f"  {run['errorCode']}: {run.get('errorMessage')}" if run.get("errorCode") else ""
-    return one_line(f"{run['_id']}  {run.get('pipeline', '-')}  {run.get('status')}  {title}  {share}{error}")
+    search = "".join(f"  {line}" for line in search_lines(run))
+    text = f"{run['_id']}  {run.get('pipeline', '-')}  {run.get('status')}  {title}  {share}{search}{error}"
+    return one_line(text)
 
 
 def _watch_live(
@@ -180,7 +184,7 @@ def _short_table(runs: list[Document]) -> Table:
 
 def _liveliness(run: Document) -> int:
     status = run.get("status")
-    return 0 if status in ACTIVE else 2 if status in TERMINAL_STATUSES else 1
+    return 0 if status in ACTIVE else 2 if status in ENDED_STATUSES else 1
 
 
 def _stage_table(models: ReadModels, runs: list[Document]) -> Table:
@@ -227,11 +231,32 @@ def _stage_bar(stage: Document, run: Document) -> str:
         return f"{shown} {span(took)}"
     current = as_mapping(run.get("currentStage"))
     left = as_number(current.get("etaS")) if current.get("name") == stage.get("name") else None
-    is_live = left is not None and run.get("status") not in TERMINAL_STATUSES
+    is_live = left is not None and run.get("status") not in ENDED_STATUSES
     return f"{shown} {span(left)} left" if is_live and left is not None else shown
 
 
+def search_lines(run: Document) -> list[str]:
+    """Progress of a tree search: iterations, nodes, best value, spending, slots."""
+    stage, metrics = as_mapping(run.get("currentStage")), as_mapping(run.get("metrics"))
+    lines = []
+    if (total := as_number(stage.get("totalNodes"))) is not None:
+        good, buggy = (as_number(stage.get(name)) or 0 for name in ("goodNodes", "buggyNodes"))
+        lines.append(f"{total:.0f} nodes: {good:.0f} good, {buggy:.0f} buggy")
+        if iteration := as_number(stage.get("iteration")):
+            lines.append(f"iteration {iteration:.0f} of {as_number(stage.get('maxIterations')) or 0:.0f}")
+        if stage.get("bestMetric") is not None:
+            lines.append(one_line(f"best {stage['bestMetric']}"))
+    if (calls := as_number(metrics.get("llm_calls"))) is not None:
+        tokens, dollars = (as_number(metrics.get(name)) or 0.0 for name in ("llm_tokens", "llm_usd"))
+        lines.append(f"{calls:.0f} calls, {tokens:,.0f} tokens, ${dollars:.2f}")
+    if (busy := as_number(metrics.get("slots_busy"))) is not None and run.get("status") in ACTIVE:
+        lines.append(f"{busy:.0f} slots busy")
+    return lines
+
+
 def _metrics(run: Document) -> list[str]:
+    if search := search_lines(run):
+        return search
     metrics = as_mapping(run.get("metrics"))
     names = [name for name in METRICS_SHOWN if name in metrics] or sorted(metrics)[:STAGES_SHOWN]
     return [one_line(f"{name} {number(metrics[name])}") for name in names if as_number(metrics[name]) is not None]
