@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -204,14 +205,25 @@ def describe_exit(code: int) -> str:
         return f"signal {-code}"
 
 
-def free_port() -> int:
-    """A free loopback port.
+_reserved_ports: list[socket.socket] = []
 
-    Another process may take it first, so callers must be able to try another.
+
+def free_port() -> int:
+    """A free loopback port, which no other program gets while this process lives.
+
+    A socket that is bound and never listens holds it. A server with SO_REUSEADDR (asyncio, mongod, Go) can listen
+    there, end and listen again; in between, a neighbour could take the port and be mistaken for that server. Only
+    Linux shares a port so; elsewhere another process may take it first, and callers must be able to try another.
     """
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((LOOPBACK, 0))
+    port = int(holder.getsockname()[1])
+    if sys.platform == "linux":
+        _reserved_ports.append(holder)
+    else:
+        holder.close()
+    return port
 
 
 def require_free(port: int) -> None:

@@ -175,6 +175,16 @@ def test_log_of_the_run_before_is_kept_once(tmp_path: Path, eventually) -> None:
     }
 
 
+def test_free_port_stays_reserved_while_its_server_is_down() -> None:
+    """A chaos run's control plane was killed and started again; its workers could meet another stack meanwhile."""
+    port = free_port()
+    for _ in range(2):
+        with socket.create_server((LOOPBACK, port)):
+            pass
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((LOOPBACK, port))
+
+
 def test_random_port_that_was_taken_meanwhile_is_chosen_again(tmp_path: Path) -> None:
     ports: list[int] = []
 
