@@ -135,3 +135,35 @@ def test_json_lines_follow_several_runs_to_their_end(cli: Cli, db: Db) -> None:
         ("b", "FAILED", None, "X"),
     ]
     assert len({frozenset(line) for line in lines}) == 1
+
+
+def test_a_result_that_waits_for_a_person_ends_the_watch_well(cli: Cli, db: Db) -> None:
+    db.runs.insert_one({"_id": "a", "pipeline": "experiment", "status": "AWAITING_HUMAN"})
+    assert cli("runs", "watch", "a").code == 0
+
+
+def test_the_line_of_a_search_has_its_nodes_best_value_and_cost(cli: Cli, db: Db) -> None:
+    stage = {
+        "name": "Stage_2",
+        "totalNodes": 7,
+        "goodNodes": 5,
+        "buggyNodes": 2,
+        "iteration": 3,
+        "maxIterations": 12,
+    }
+    metrics = {"llm_calls": 12, "llm_tokens": 34567, "llm_usd": 0.125, "slots_busy": 2}
+    db.runs.insert_one(
+        {
+            "_id": "a",
+            "pipeline": "experiment",
+            "status": "FAILED",
+            "currentStage": stage | {"bestMetric": 0.94},
+            "metrics": metrics,
+        }
+    )
+    out = " ".join(cli("runs", "watch", "a").out.split())
+    assert "7 nodes: 5 good, 2 buggy" in out
+    assert "iteration 3 of 12" in out
+    assert "best 0.94" in out
+    assert "12 calls, 34,567 tokens, $0.12" in out
+    assert "slots busy" not in out, "no slot is busy once the run has ended"
