@@ -20,6 +20,7 @@ class ExecutionLimits:
     memory_bytes: int | None = None  # of the whole process tree; None: no limit
     disk_bytes: int = 10 * 2**30  # of the folder, together
     file_bytes: int = 4 * 2**30  # of one file
+    address_space_bytes: int | None = None  # of one process; not for GPU programs, which reserve much more
     processes: int = 256
     output_bytes: int = 256 * 1024  # kept of standard output and error: the beginning and the end
 
@@ -41,6 +42,7 @@ class ExecutionRequest:
     seed: int = 0  # random, numpy and torch are seeded with it before the program starts
     gpus: tuple[int, ...] = ()
     hosts: tuple[str, ...] = ()  # names that may be reached; empty: no network
+    loopback: bool = False  # sockets between its own processes, for data loaders and torchrun (docs/sandbox.md)
 
 
 class ExecutionEnd(StrEnum):

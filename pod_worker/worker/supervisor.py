@@ -20,6 +20,7 @@ from pod_worker.core.failure import Failure, FailureCode, classify, truncate
 from pod_worker.core.outcome import Failed, Lost, Outcome
 from pod_worker.core.payload import Payload, RunStarted
 from pod_worker.core.stage import EventEmitter
+from pod_worker.process.oom_kills import OomKillCounter
 from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
@@ -38,7 +39,6 @@ from pod_worker.worker.fenced_writer import TRY_SECONDS, FencedWrite, FencedWrit
 from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.message_listener import MessageListener
-from pod_worker.worker.oom_kills import OomKillCounter
 from pod_worker.worker.output_capture import OutputCapture
 from pod_worker.worker.renewal import Renewer
 

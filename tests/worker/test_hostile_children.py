@@ -19,7 +19,8 @@ from pymongo.database import Database
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
 from pod_worker.core.payload import Payload
-from pod_worker.worker import oom_kills, output_capture
+from pod_worker.process import oom_kills
+from pod_worker.worker import output_capture
 from pod_worker.worker.attempt_tag import AttemptTag, kill_unguarded, processes_with_tag, unguarded_processes
 from tests.worker.hostile import TIMEOUTS, Attempt, supervised
 

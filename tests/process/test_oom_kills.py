@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.worker.oom_kills import OomKillCounter, counter_file
+from pod_worker.process.oom_kills import OomKillCounter, counter_file
 
 
 def write(file: Path, kills: int) -> Path:
