@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.acceptance.local_stack import Running, ignored_signals, wait_for
+from tests.acceptance.local_stack import Running, WorkerProcess, ignored_signals, wait_for
 from tests.acceptance.process_tree import command_line, environment, processes_below
 
 if TYPE_CHECKING:
@@ -98,6 +98,54 @@ def test_sigterm_gives_the_run_back_uncounted_and_exits_143(running: Running) ->
     assert run["status"] == "QUEUED"
     assert (run["retryCount"], run["crashCount"]) == (0, 0)
     assert "leaseToken" not in run
+
+
+def test_sigterm_while_the_run_imports_torch_costs_it_nothing(running: Running, material: DemoData) -> None:
+    run_id = running.submit("training", training(material))
+    with running.worker("w") as worker:
+
+        def imports_torch() -> bool:
+            try:
+                maps = [map.path for each in processes_below(worker.process.pid) for map in each.memory_maps()]
+            except psutil.Error:  # ended, or not yet executing its program
+                return False
+            return any("libtorch" in path for path in maps)
+
+        wait_for(imports_torch, "the run to load torch")
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 143
+    run = running.run(run_id)
+    assert (run["status"], run["retryCount"], run["crashCount"]) == ("QUEUED", 0, 0)
+    assert "leaseToken" not in run
+    running.db.runs.delete_one({"_id": run_id})
+
+
+def test_two_workers_of_one_pod_take_each_run_once_also_when_one_is_killed(running: Running) -> None:
+    params = {"stages": 1, "seconds": 1, "events": 4}
+    runs = [running.submit("synthetic", params) for _ in range(8)]
+    pod = {"RUNPOD_POD_ID": "one", "POD_WORKER_SPOOL_DIR": str(running.folder / "spool-one")}
+    pod |= {"POD_WORKER_WORK_DIR": str(running.folder / "work-one")}
+    with running.worker("a", **pod) as killed, running.worker("b", **pod) as other:
+
+        def held_by_killed() -> bool:
+            held = running.db.runs.find_one(
+                {"_id": {"$in": runs}, "status": "RUNNING", "pod.workerId": card(killed)}
+            )
+            return held is not None
+
+        def card(worker: WorkerProcess) -> str | None:
+            found = running.db.workers.find_one({"pid": worker.process.pid})
+            return str(found["_id"]) if found else None
+
+        wait_for(held_by_killed, "the worker to hold a run")
+        killed.send(signal.SIGKILL)
+        for run_id in runs:
+            running.wait_status(run_id, "COMPLETED", "FAILED")
+        other.send(signal.SIGTERM)
+        other.wait()
+    ended = list(running.db.runs.find({"_id": {"$in": runs}}))
+    assert {run["status"] for run in ended} == {"COMPLETED"}
+    assert sum(run["attempt"] for run in ended) <= 9, "only the killed worker's run began twice"
 
 
 def test_a_worker_of_nohup_in_the_background_stops_at_sigterm_and_its_run_inherits_nothing(

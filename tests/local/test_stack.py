@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -24,8 +25,8 @@ from pod_worker.local.errors import (
     NotReadyError,
     StopRequestedError,
 )
-from pod_worker.local.mongod import Mongod
-from pod_worker.local.s3 import ObjectStoreServer
+from pod_worker.local.mongod import Mongod, require_mongodb
+from pod_worker.local.s3 import ObjectStoreServer, connect
 from pod_worker.local.stack import Stack, stop_on_signals
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -286,3 +287,14 @@ def test_damaged_description_names_the_fix(given: Stack, tmp_path: Path) -> None
 
     with pytest.raises(LocalStackError, match="Fix: stop that stack"):
         read_description(tmp_path)
+
+
+def test_a_data_folder_of_any_name_works(tmp_path: Path) -> None:
+    folder = tmp_path / ("données à 100% $HOME;x" + "y" * 100) / "C:é'\"&"
+    with Stack(folder) as stack:
+        with connect(stack.s3) as client:
+            client.put_object(stack.s3.bucket, "a b", io.BytesIO(b"x"), 1)
+            assert client.get_object(stack.s3.bucket, "a b").data == b"x"
+        require_mongodb(stack.mongodb_url)
+        assert read_description(folder) == stack.describe()
+    assert {path.name for path in tmp_path.iterdir()} == {folder.parent.name}
