@@ -1,0 +1,1 @@
+"""From recorded results to a paper in which every number traces."""
