@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("events:events", "Follow events, rebuild views, list rejected events."),
     "pods": ("pods.commands:pods", "Rent, inspect and terminate GPU pods."),
     "fake-runpod": ("fake_runpod:fake_runpod", "Serve a free imitation of the RunPod API for tests."),
+    "llm": ("llm:llm", "Serve recorded answers of language models; record them."),
     "doctor": ("doctor:doctor", "Check this machine and its connections."),
     "config": ("config:config", "Show the settings and the origin of each."),
 }
