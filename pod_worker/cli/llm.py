@@ -1,4 +1,7 @@
-"""`pod-worker llm replay`: recorded answers of a language model over HTTP, for tests and demos without a key."""
+"""`pod-worker llm replay`: recorded answers of a language model over HTTP.
+
+For tests and demos without a key.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def llm() -> None:
     help="Ask this provider for what has no cassette, and write one (costs money).",
 )
 def replay(folder: Path, port: int, latency: float, fault_texts: tuple[str, ...], record_url: str | None) -> None:
-    """Serve the cassettes in DIR as an OpenAI-compatible and Anthropic-compatible server.
+    """Serve the cassettes in DIR in the forms of OpenAI and Anthropic.
 
     Prints its address as one JSON line: set `openai_base_url` as OPENAI_BASE_URL or `anthropic_base_url` as
     ANTHROPIC_BASE_URL. GET /counts shows what was asked. It listens on this machine only, until Ctrl-C.

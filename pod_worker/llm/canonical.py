@@ -1,4 +1,4 @@
-"""A conversation without what differs between two equal runs: the key of a cassette.
+"""A conversation without what differs between equal runs: a cassette's key.
 
 Ids, absolute paths, dates and durations become marks. The schema in words is cut, so that one cassette serves a
 model under every output profile. Questions that ask for a better answer are counted and cut: they quote an answer.
@@ -33,7 +33,10 @@ def canonical_text(text: str) -> str:
 
 
 def canonical_messages(messages: Iterable[ChatMessage]) -> list[dict[str, Json]]:
-    """Role, text and the hashes of pictures. System messages come first and are one, as on Anthropic's wire."""
+    """Role, text and the hashes of pictures.
+
+    System messages come first and are one, as on Anthropic's wire.
+    """
     found = list(messages)
     system = "\n\n".join(each.text for each in found if each.role == "system")
     ordered = [ChatMessage("system", system)] if system else []

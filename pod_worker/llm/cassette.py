@@ -1,4 +1,6 @@
-"""Recorded answers of a model: one JSON file each, found by operation, model and canonical messages.
+"""Recorded answers of a model, one JSON file each.
+
+They are found by operation, model and canonical messages.
 
 A request without a recording is an error that names its key and the nearest recording; no answer is invented.
 """
@@ -27,7 +29,10 @@ _DIFFERENCE_LIMIT = 160
 
 
 class Cassette(msgspec.Struct, frozen=True, kw_only=True):
-    """One recorded answer. `messages` are canonical; they are kept to be read and compared."""
+    """One recorded answer.
+
+    `messages` are canonical; they are kept to be read and compared.
+    """
 
     operation: str
     model: str

@@ -1,4 +1,4 @@
-"""The client that a run uses: cache, caps, retries, checked JSON, and a ledger row for each call.
+"""The client of a run: cache, caps, retries, checked JSON, ledger rows.
 
     complete ─► cache? ─► reserve ─► wire (retried) ─► cache ─► settle ─► check ─► ask again, at most twice
 
@@ -112,7 +112,10 @@ class MeteredClient:
         self._ledger.close()
 
     def complete(self, request: CompletionRequest) -> ChatCompletion:
-        """See `CompletionClient`. The call is made in a thread, so that a request to stop ends the wait."""
+        """See `CompletionClient`.
+
+        The call is made in a thread, so that a request to stop ends the wait.
+        """
         self._stop.check()
         question = self._wire_request(request)
         key = self._key(question)
@@ -237,7 +240,10 @@ class MeteredClient:
         )
 
     def _settle_answer(self, row: ReserveRow, model: str, answer: WireAnswer, seconds: float) -> int:
-        """The cost: of the usage, or the reserved one where the server does not report usage."""
+        """Record the cost of an answer, and return it.
+
+        It is the reserved one where the server does not report usage.
+        """
         usage, micro_usd = answer.usage, row.micro_usd
         if usage is None:
             usage = TokenUsage(row.input_tokens, row.output_tokens)

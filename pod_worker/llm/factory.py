@@ -1,4 +1,4 @@
-"""Builds the client of a run from plain values: which provider, which key, which caps.
+"""Builds the client of a run from plain values: provider, key, caps.
 
 The settings are read by composition roots; nothing here looks at the environment.
 """
@@ -82,7 +82,9 @@ def open_client(
 
 
 def check_config(config: LlmConfig) -> None:
-    """What can be known before the first call: provider, key, model, price, caps. Raises RunError.
+    """Check provider, key, model, price and caps before the first call.
+
+    Raises RunError.
 
     Sends nothing and writes nothing, so it also serves at enqueue.
     """

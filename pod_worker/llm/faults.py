@@ -50,12 +50,15 @@ class ModelFault:
     value: float | None = None
 
     def strikes(self, number: int) -> bool:
-        """Whether it strikes the `number`-th request, counted from 1, of those it looks at."""
+        """Whether it strikes request `number`, counted from 1 in its operation."""
         return number >= self.first and (self.count == 0 or number < self.first + self.count)
 
 
 def read_fault(text: str) -> ModelFault:
-    """KIND[:OPERATION][@FIRST[xCOUNT]][=VALUE]. Without @, every request. Raises ModelFaultError."""
+    """Read KIND[:OPERATION][@FIRST[xCOUNT]][=VALUE].
+
+    Without @, every request. Raises ModelFaultError.
+    """
     found = _RULE.fullmatch(text.strip())
     kinds = ", ".join(ModelFaultKind)
     if found is None or found["kind"] not in tuple(ModelFaultKind):

@@ -1,4 +1,4 @@
-"""One POST of JSON to a provider, and the class of everything that can go wrong with it.
+"""One POST of JSON to a provider, and the failure code of every error.
 
 No message contains the key, the password of a URL, or what a server says about a refused key.
 """
@@ -195,7 +195,10 @@ def _read_body(response: requests.Response, deadline: float) -> bytes:
 
 
 def _was_sent(error: Exception) -> bool:
-    """Whether the request may have reached the server; a connection that was never made sent nothing."""
+    """Whether the request may have reached the server.
+
+    A connection that was never made sent nothing.
+    """
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     not_made = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     return not isinstance(error, requests.ConnectTimeout) and not isinstance(reason, not_made)

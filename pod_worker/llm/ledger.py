@@ -201,7 +201,10 @@ def read_ledger(path: Path) -> LedgerState:
 
 
 class CallLedger:
-    """Appends rows; each is on disk before the method returns. Safe for several threads."""
+    """Appends rows; each is on disk before the method returns.
+
+    Safe for several threads.
+    """
 
     def __init__(self, path: Path, clock: Clock, prices: str = "") -> None:
         self._path = path

@@ -46,7 +46,10 @@ def prompt_tokens(messages: tuple[ChatMessage, ...], extra_text: str = "") -> in
 
 
 class SpendLimits:
-    """Reserves and settles calls in the ledger, within the caps. Safe for several threads."""
+    """Reserves and settles calls in the ledger, within the caps.
+
+    Safe for several threads.
+    """
 
     def __init__(self, caps: SpendCaps, ledger: CallLedger, stop: StopSignal) -> None:
         self._caps = caps
@@ -56,7 +59,10 @@ class SpendLimits:
         self._live: set[tuple[int, int]] = set()  # reserved by this process, not yet settled
 
     def reserve(self, labels: CallLabels, usage: TokenUsage, micro_usd: int | None) -> ReserveRow:
-        """Raises RunError(BUDGET_EXCEEDED); then nothing was sent. May wait for other calls to be settled."""
+        """Raises RunError(BUDGET_EXCEEDED); then nothing was sent.
+
+        May wait for other calls to be settled.
+        """
         needed = Spending(micro_usd or 0, usage.input_tokens, usage.output_tokens, calls=1)
         with self._changed:
             while problem := self._problem(needed):

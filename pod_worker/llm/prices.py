@@ -1,4 +1,4 @@
-"""Prices of models: a dated snapshot in this package, and a user's file that overrides it.
+"""Prices of models: a dated snapshot, and a user's file that overrides it.
 
 A price that is not known is not zero. Under a cap on money it is refused; without one the ledger holds null.
 A server of one's own is free only where the file says so: `{"models": {"my-model": {"input": 0, "output": 0}}}`.
@@ -40,7 +40,10 @@ class PriceTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """USD per million tokens. `cached`: input that the provider read from its cache; None: as other input."""
+    """USD per million tokens.
+
+    `cached`: input that the provider read from its cache; None: as other input.
+    """
 
     input: Usd
     output: Usd
@@ -103,7 +106,10 @@ class PriceList:
 
 
 def load_prices(override: Path | None = None) -> PriceList:
-    """The vendored snapshot with a user's file over it. Raises RunError(INVALID_INPUT) for an unusable file."""
+    """The vendored snapshot with a user's file over it.
+
+    Raises RunError(INVALID_INPUT) for an unusable file.
+    """
     vendored, content = _vendored()
     digest = hashlib.sha256(content)
     models = _normalised(vendored)

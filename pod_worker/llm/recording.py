@@ -1,4 +1,6 @@
-"""`pod-worker llm replay DIR --record URL`: questions without a cassette go to the real provider.
+"""The real provider behind `pod-worker llm replay DIR --record URL`.
+
+It is asked what has no cassette.
 
 The key comes from the settings or from the client's request. Neither reaches a cassette or a message.
 """

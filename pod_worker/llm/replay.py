@@ -117,7 +117,10 @@ class Replay:
         self._closing.set()
 
     def answer(self, wire: ServedWire, body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
-        """`headers` have lower-case names. Raises ServedRequestError and ResetConnectionError."""
+        """The reply to one request; `headers` have lower-case names.
+
+        Raises ServedRequestError and ResetConnectionError.
+        """
         request = wire.read(body)
         operation = headers.get(OPERATION_HEADER.lower()) or UNKNOWN_OPERATION
         sample = int(headers.get(SAMPLE_HEADER.lower()) or 0)

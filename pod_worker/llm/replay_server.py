@@ -1,4 +1,4 @@
-"""`pod-worker llm replay`: recorded answers over HTTP, OpenAI-compatible and Anthropic-compatible.
+"""Recorded answers over HTTP, in the forms of OpenAI and Anthropic.
 
 It listens on this machine only. It needs no key and checks none.
 """

@@ -1,4 +1,6 @@
-"""Answers on disk by the content of their request, so that a resumed run never pays twice.
+"""Answers on disk by the content of their request.
+
+A resumed run finds them and never pays twice.
 
 One file per answer, written atomically and synced before the answer is used. A damaged file is ignored with a
 warning; the request is then paid again and the file replaced.

@@ -1,4 +1,7 @@
-"""The scripted model below the metered client, so that its calls are counted and cached like paid ones."""
+"""The scripted model below the metered client.
+
+Its calls are counted and cached like paid ones.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def is_strict(schema: Mapping[str, Json]) -> bool:
 
 
 def closed_schema(schema: Json) -> Json:
-    """A copy in which every object is closed and keywords that servers reject are left out."""
+    """A copy with closed objects, without keywords that servers reject."""
     if isinstance(schema, list):
         return [closed_schema(each) for each in schema]
     if not isinstance(schema, Mapping):

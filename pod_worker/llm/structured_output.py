@@ -94,7 +94,10 @@ def find_object(text: str, schema: Mapping[str, Json]) -> Json | AnswerProblem:
 
 
 def _candidates(text: str) -> Iterator[tuple[Json, int]]:
-    """Values and their lengths: the whole text, what fences hold, then each object that is complete."""
+    """Values in a text and their lengths.
+
+    First the whole text, then what fences hold, then each complete object.
+    """
     for part in (text.strip(), *(found.group(1) for found in _FENCE.finditer(text))):
         try:
             yield _DECODER.decode(part), len(part)
@@ -135,7 +138,7 @@ def schema_problems(value: Json, schema: Mapping[str, Json]) -> list[str]:
 
 
 def asked_again(request: WireRequest, answer: WireAnswer, problem: AnswerProblem) -> WireRequest:
-    """The next request: the wrong answer, what is wrong with it, and the question once more."""
+    """The next request: the wrong answer and what is wrong with it."""
     form = (
         "" if request.schema is None else " Answer again with only the complete JSON object that fits the schema."
     )

@@ -65,7 +65,10 @@ class WireAnswer:
 
 
 class WireError(RunError):
-    """A request without a usable answer, and what that means for a retry and for the money."""
+    """A request without a usable answer.
+
+    It says what that means for a retry and for the money.
+    """
 
     def __init__(
         self,
