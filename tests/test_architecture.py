@@ -92,9 +92,15 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("collections", "mongo"),
         ("errors", "document_fields"),
         ("queue", "events", "views"),
+        ("ideation",),
         ("artifact_keys",),
         ("artifact_registry", "superseded_artifacts", "worker_registry", "pod_intents"),
         ("indexes", "pruning"),
+    ),
+    "store.ideation": (
+        ("hypotheses", "requests"),
+        ("adoption", "launches", "status_sync"),
+        ("sweep",),
     ),
     "store.queue": (
         ("fence", "run_document", "contention"),
@@ -109,6 +115,7 @@ SUB_REASONS = {
     "control": "storing and reading meet only in events, so one can change without the other",
     "cli.pods": "commands put the parts together; no part depends on a command",
     "store": "the queue knows no events and no views, so a claim never waits for what people look at",
+    "store.ideation": "each step of the sweep can be tested, repeated and reasoned about alone",
     "store.queue": "operators and the rescue act through the queue's own documents, never the other way round",
 }
 # Cycles of imports inside functions that are known and have an owner; each needs its reason.

@@ -17,6 +17,7 @@ from pod_worker.local.description import StackDescription, read_description, rea
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
 
 if TYPE_CHECKING:
+    from pod_worker.store.ideation.sweep import IdeationSweep
     from pod_worker.store.queue.operations import OperatorActions
     from pod_worker.store.queue.rescue import Rescue
     from pod_worker.store.queue.run_queue import RunQueue
@@ -48,6 +49,11 @@ class StoreSession:
         from pod_worker.store.queue.operations import OperatorActions
 
         return OperatorActions(self.database)
+
+    def ideation(self) -> IdeationSweep:
+        from pod_worker.store.ideation.sweep import IdeationSweep
+
+        return IdeationSweep(self.database, self.queue())
 
     def rescue(self) -> Rescue:
         from pod_worker.store.queue.rescue import Rescue

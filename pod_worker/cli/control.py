@@ -24,12 +24,14 @@ from pod_worker.core.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.events.event_log import EventLog
+from pod_worker.store.ideation.sweep import IdeationSweep
 from pod_worker.store.mongo import Mongo, redacted
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.views.metric_series import MetricSeries
 
 log = logging.getLogger("pod_worker.control")
 RESCUE_SECONDS = 3.0
+IDEATION_SECONDS = 3.0
 UPLOAD_SWEEP_SECONDS = 3600.0
 CHECKPOINT_SWEEP_SECONDS = 300.0
 RETENTION_SECONDS = 600.0
@@ -56,7 +58,11 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
     _check_access(settings, host, open_on_loopback)
     store = open_store(settings, with_indexes=True, app_name="pod_worker control")
     objects = object_store(settings)
-    threads = [rescue_thread(store.rescue()), retention_thread(store.database)]
+    threads = [
+        rescue_thread(store.rescue()),
+        retention_thread(store.database),
+        ideation_thread(store.ideation()),
+    ]
     if objects is not None:
         threads.append(upload_sweep_thread(store.database, objects))
         threads.append(checkpoint_sweep_thread(store.database, objects))
@@ -188,3 +194,17 @@ def rescue_thread(rescue: Rescue) -> SupervisedThread:
             log.warning("rescue is delayed: %s", describe_error(error))
 
     return SupervisedThread("rescue", every(RESCUE_SECONDS, sweep), backoff_seconds=(RESCUE_SECONDS, 30.0))
+
+
+def ideation_thread(ideation: IdeationSweep) -> SupervisedThread:
+    """Adopts ideation requests, copies the states of their runs, launches experiments."""
+
+    def sweep() -> None:
+        try:
+            ideation.run()
+        except PyMongoError as error:
+            if is_permanent_error(error):
+                raise
+            log.warning("ideation requests wait: %s", describe_error(error))
+
+    return SupervisedThread("ideation", every(IDEATION_SECONDS, sweep), backoff_seconds=(IDEATION_SECONDS, 30.0))

@@ -21,6 +21,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.ideation import PIPELINE as IDEATION
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.secret import Redactor, revealed
 from pod_worker.outbox.backlog import Backlog
@@ -153,7 +154,7 @@ def build(
     redactor = make_redactor()
     return Daemon(
         identity,
-        _worker_store(settings, store),
+        _worker_store(settings, store, queues),
         _outbox(settings, identity, spool, clock, new_id, redactor),
         _attempt_environment(settings, spool, redactor, user),
         checks=_checks(settings, store, len(identity.gpus), clock),
@@ -186,12 +187,13 @@ def _identity(
     )
 
 
-def _worker_store(settings: Settings, store: StoreSession) -> WorkerStore:
+def _worker_store(settings: Settings, store: StoreSession, queues: tuple[str, ...]) -> WorkerStore:
     def watch(on_change: Callable[[], None]) -> QueueWatcher | None:
         is_wanted = settings.pod_worker_change_stream
         return QueueWatcher(store.database, on_change=on_change) if is_wanted else None
 
-    return WorkerStore(store.queue(), store.rescue(), WorkerRegistry(store.database), watch)
+    ideation = store.ideation() if IDEATION in queues else None
+    return WorkerStore(store.queue(), store.rescue(), WorkerRegistry(store.database), watch, ideation)
 
 
 def _outbox(

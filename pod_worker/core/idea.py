@@ -18,9 +18,10 @@ _TEXTS = {
     "short_hypothesis": "Short Hypothesis",
     "related_work": "Related Work",
     "abstract": "Abstract",
+    "task": "Task",
 }
 _LISTS = {"experiments": "Experiments", "risks": "Risk Factors and Limitations"}
-_OPTIONAL = {"name", "related_work"}
+_OPTIONAL = {"name", "related_work", "task"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +33,12 @@ class Idea:
     risks: tuple[str, ...]
     name: str = ""
     related_work: str = ""
+    task: str = ""  # the name of the task that measures it; on the wire only when it is set
 
     def to_json(self) -> dict[str, Json]:
-        texts: dict[str, Json] = {wire: getattr(self, name) for name, wire in _TEXTS.items()}
+        texts: dict[str, Json] = {
+            wire: value for name, wire in _TEXTS.items() if (value := getattr(self, name)) or name != "task"
+        }
         return texts | {wire: list(getattr(self, name)) for name, wire in _LISTS.items()}
 
 

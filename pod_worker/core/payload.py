@@ -205,6 +205,10 @@ class IdeationGenerated(Payload):
     type: ClassVar[str] = "ai.ideation.generated"
     count: int
     top_k: list[str] | None = None
+    # Ours: all ideas so far, so that the newest event alone tells the state of the request.
+    ideas: list[dict[str, Json]] | None = None
+    hypothesis_id: str | None = None
+    is_scripted: bool | None = None  # written by the scripted model, not by a language model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pymongo import IndexModel
 
 from pod_worker.store import artifact_keys, artifact_registry, pod_intents, superseded_artifacts, worker_registry
 from pod_worker.store.events import event_log
+from pod_worker.store.ideation import hypotheses, requests
 from pod_worker.store.queue import run_queue, stats
 from pod_worker.store.views import metric_series, pending_projections, read_models, writer
 
@@ -24,6 +25,8 @@ MODULES: tuple[ModuleType, ...] = (
     superseded_artifacts,
     pod_intents,
     pending_projections,
+    hypotheses,
+    requests,
 )
 
 

@@ -26,6 +26,7 @@ from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.process.supervised_thread import SupervisedThread, every
 from pod_worker.store.errors import describe_error
+from pod_worker.store.ideation.sweep import IdeationSweep
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import Claim, RunQueue
@@ -89,6 +90,7 @@ class WorkerStore:
     rescue: Rescue
     registry: WorkerRegistry
     watch: Callable[[Callable[[], None]], QueueWatcher | None]  # calls back when the queue changes
+    ideation: IdeationSweep | None = None  # of a worker that serves ideation
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,8 @@ class Daemon:
     def _claim(self) -> Claim | None:
         try:
             self._sweep()
+            if self._store.ideation:
+                self._store.ideation.run_if_due(self._clock.monotonic(), self._intervals.poll_seconds)
             return self._store.queue.claim(self._claiming_worker, self._limits.run_id)
         except PyMongoError as error:
             log.warning("nothing can be claimed, trying again: %s", describe_error(error))
@@ -247,10 +251,8 @@ class Daemon:
         if self._clock.monotonic() < self._next_sweep:
             return
         self._next_sweep = self._clock.monotonic() + self._intervals.rescue_seconds * self._rng.uniform(0.9, 1.1)
-        for rescued in self._store.rescue.sweep():
-            log.warning(
-                "rescued run %s of dead worker %s: %s", rescued.run.id, rescued.worker_id, rescued.run.status
-            )
+        for each in self._store.rescue.sweep():
+            log.warning("rescued run %s of dead worker %s: %s", each.run.id, each.worker_id, each.run.status)
 
     def _sleep(self, at_most: float | None) -> None:
         # Jitter, so that a fleet started together does not poll together; never above the promised interval.

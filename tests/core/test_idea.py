@@ -21,6 +21,10 @@ def test_an_idea_survives_the_round_trip() -> None:
     assert read_idea(IDEA).to_json() == IDEA
 
 
+def test_the_task_of_an_idea_is_kept() -> None:
+    assert read_idea({**IDEA, "Task": "wine"}).to_json() == {**IDEA, "Task": "wine"}
+
+
 def test_a_text_where_a_list_belongs_is_a_list_of_one() -> None:
     assert read_idea({**IDEA, "Experiments": "train"}).experiments == ("train",)
 

@@ -62,6 +62,19 @@ def _leased(run_id: str, ends: datetime) -> Document:
     )  # fmt: skip
 
 
+IDEA = {
+    "Name": "n", "Title": "t", "Short Hypothesis": "h", "Related Work": "", "Abstract": "a", "Experiments": ["e"],
+    "Risk Factors and Limitations": ["r"],
+}  # fmt: skip
+
+
+def of_request(request_id: str, **fields: Any) -> Document:
+    return {
+        "_id": request_id, "hypothesisId": "h1", "reflections": 2, "maxNumGenerations": 3, "priority": 1,
+        "params": {"model": "m"}, "createdAt": OLD, "createdBy": "ana",
+    } | fields  # fmt: skip
+
+
 TEMPLATES: dict[str, tuple[str, Document]] = {
     "queued run": ("runs", of_run("queued", status="QUEUED")),
     "run with an expired lease": ("runs", _leased("expired", OLD)),
@@ -102,7 +115,18 @@ TEMPLATES: dict[str, tuple[str, Document]] = {
          "podId": "p", "note": ""},
     ),
     "marker": ("pending_projections", {"_id": "x:good", "owner": "x", "runId": "good", "since": 1, "seenAt": OLD}),
-    "hypothesis": ("hypotheses", {"_id": "h1", "title": "x"}),
+    "hypothesis": (
+        "hypotheses",
+        {"_id": "h1", "title": "x", "idea": "text", "additionalContext": "y", "createdAt": OLD, "hidden": False,
+         "ideaJson": IDEA, "ideaSource": {"by": "ideation", "index": 0}, "launchWhenReady": True,
+         "launchRunId": "launched", "launchParams": {"a": 1}, "v": {"ideaJson": "0"},
+         "ideation": {"requestId": "q1", "status": "QUEUED", "requestedAt": OLD, "ideas": [IDEA]}},
+    ),
+    "waiting ideation request": ("ideation_requests", of_request("q1", status="QUEUED")),
+    "adopted ideation request": (
+        "ideation_requests",
+        of_request("queued", status="RUNNING", runId="queued", ideas=[IDEA], ideaCount=1, v={"ideas": "0"}),
+    ),
 }  # fmt: skip
 
 # Fields that decide, with the ones that are read below them.
@@ -110,7 +134,9 @@ _DEEP = (
     "params.stages", "checkpoints.s", "checkpoints.s.done", "requirements.gpu", "requirements.minVramGb",
     "labels.team", "metrics.loss", "currentStage.progress", "data.message", "data.run_id", "v.metrics", "v.status",
     "columns.0", "columns.0.s", "columns.0.a", "columns.0.a.0", "columns.0.q.0", "columns.0.k.0", "columns.0.x.0",
-    "columns.0.t.0", "columns.0.e", "columns.0.e.0", "columns.0.u",
+    "columns.0.t.0", "columns.0.e", "columns.0.e.0", "columns.0.u", "ideation.requestId", "ideation.status",
+    "ideation.ideas", "ideation.requestedAt", "ideaSource.by", "ideaJson.Title", "params.model", "ideas.0",
+    "ideas.0.Title", "v.ideas", "v.ideaJson",
 )  # fmt: skip
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(

@@ -25,6 +25,9 @@ from pod_worker.store import artifact_registry
 from pod_worker.store.errors import is_partial_write
 from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.events.reader import EventFilter, EventReader
+from pod_worker.store.ideation.hypotheses import Hypotheses, HypothesisRequest
+from pod_worker.store.ideation.requests import IdeationRequest, IdeationRequests
+from pod_worker.store.ideation.sweep import IdeationSweep
 from pod_worker.store.indexes import all_indexes
 from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.pod_intents import PodIntents
@@ -34,13 +37,14 @@ from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 from pod_worker.store.queue.stats import QueueStatsReader
-from pod_worker.store.views.changes import FieldUpdate, MetricPoint, View, ViewChanges
+from pod_worker.store.views.changes import SELECTED_IDEA, FieldUpdate, MetricPoint, View, ViewChanges
 from pod_worker.store.views.metric_series import MetricSeries
 from pod_worker.store.views.pending_projections import PendingProjections
 from pod_worker.store.views.read_models import ReadModels, RunFilter
 from pod_worker.store.views.writer import Views
 from pod_worker.store.worker_registry import WorkerRegistry
 from tests.store.foreign_documents import FOREIGN, OLD, TEMPLATES, Foreign, insert, of_run
+from tests.store.foreign_documents import IDEA as FOREIGN_IDEA
 
 Db = Database[dict[str, Any]]
 
@@ -65,6 +69,7 @@ def one_example(db: Db, documents: list[Foreign]) -> None:
     neighbours.are_claimed_and_executed()
     neighbours.are_rescued()
     neighbours.are_projected()
+    neighbours.are_adopted()
     neighbours.can_be_canceled_and_reset()
     neighbours.are_read()
     neighbours.are_pruned()
@@ -151,6 +156,44 @@ class Neighbours:
         for marker in pending.abandoned(20):
             pending.discard(marker)
         pending.clear({"seen": 5})
+
+    def are_adopted(self) -> None:
+        hypotheses, requests = Hypotheses(self.db), IdeationRequests(self.db)
+        assert hypotheses.create(HypothesisRequest(id="h9", title="t", text="x"))
+        assert hypotheses.choose("h9", FOREIGN_IDEA, 0, "me")
+        assert hypotheses.launch_when_ready("h9", "experiment-9", {})
+        requests.insert(IdeationRequest(id="q9", hypothesis_id="h9"))
+        sweep = IdeationSweep(self.db, self.queue)
+        sweep.run()
+        sweep.run()
+        for run_id in ("q9", "experiment-9"):
+            assert self.queue.get(run_id) is not None, f"{run_id} was not queued"
+        waiting = self.db["ideation_requests"].count_documents({"status": "QUEUED", "runId": None})
+        assert waiting == 0, "a request that cannot be adopted does not wait"
+        changes = ViewChanges()
+        for run_id, hypothesis in (("q9", "h9"), ("queued", "h1"), ("q1", "h1")):
+            written = {"ideas": [FOREIGN_IDEA], "idea_count": 1}
+            changes.add(run_id, 1, (1, 1, 1, "e"), FieldUpdate(View.IDEATION, "", "ideas", written))
+            selected = {"idea_json": FOREIGN_IDEA, "idea_source": {"by": "ideation"}}
+            changes.add(
+                run_id, 1, (1, 1, 1, "e"), FieldUpdate(View.HYPOTHESIS, hypothesis, SELECTED_IDEA, selected)
+            )
+        try:
+            Views(self.db).apply(changes)
+        except BulkWriteError as error:
+            if not is_partial_write(error):
+                raise
+        shown = requests.get("q9")
+        assert shown is not None
+        assert shown["ideas"] == [FOREIGN_IDEA]
+        listed = [*requests.newest(100), *requests.newest(100, "h1")]
+        assert "q9" in {each["_id"] for each in listed}
+        assert "h9" in {each["_id"] for each in hypotheses.newest(100)}
+        for each in self.db["hypotheses"].find({}, {"_id": 1}):
+            hypotheses.get(each["_id"])
+            hypotheses.document(each["_id"])
+        requests.ids_with_prefix("q", 10)
+        hypotheses.ids_with_prefix("h", 10)
 
     def can_be_canceled_and_reset(self) -> None:
         self.db["runs"].insert_one({"_id": "waiting", "status": "QUEUED"})

@@ -13,9 +13,11 @@ from typing import Any, TypeAlias, TypeVar
 from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, Version, version_of
+from pod_worker.core.ideation import AUTOMATIC, usable_ideas
 from pod_worker.core.row_id import row_id
 from pod_worker.core.run import RunStatus as S
 from pod_worker.store.views.changes import (
+    SELECTED_IDEA,
     CamelCaseKeys,
     Change,
     FieldUpdate,
@@ -239,6 +241,21 @@ def _validated(event: Event, data: p.ValidationCompleted) -> Iterable[Change]:
     yield StatusTransition((S.RUNNING, S.AUTO_VALIDATING, S.AWAITING_HUMAN))
 
 
+@projects(p.IdeationGenerated)
+def _ideas(event: Event, data: p.IdeationGenerated) -> Iterable[Change]:
+    ideas = usable_ideas(data.ideas)
+    if not ideas:  # a foreign emitter tells the number alone
+        return
+    shown = {"ideas": ideas, "idea_count": len(ideas), "generated_at": event.time, "is_scripted": data.is_scripted}
+    yield FieldUpdate(View.IDEATION, "", "ideas", shown)
+    if data.hypothesis_id:
+        nested = {f"ideation.{name}": value for name, value in shown.items()}
+        yield FieldUpdate(View.HYPOTHESIS, data.hypothesis_id, "ideation.ideas", nested)
+        source = CamelCaseKeys(request_id=event.run_id, index=0, by=AUTOMATIC)
+        selected = {"idea_json": ideas[0], "idea_source": source}
+        yield FieldUpdate(View.HYPOTHESIS, data.hypothesis_id, SELECTED_IDEA, selected)
+
+
 @projects(p.BudgetWarning, p.BudgetExceeded)
 def _budget(event: Event, data: p.Budget) -> Iterable[Change]:
     shown = {f"budget.{name}": getattr(data, name) for name in ("spent_usd", "limit_usd", "fraction")}
@@ -261,8 +278,7 @@ def _gpu_shortage(event: Event, data: p.GpuShortage) -> Iterable[Change]:
     p.NodeCreated,
     p.NodeExecuting,
     p.NodeCompleted,
-    p.IdeationStarted,  # the request's own document is the queue's
-    p.IdeationGenerated,
+    p.IdeationStarted,  # the state of a request follows from its run (store.ideation.status_sync)
     p.IdeationFailed,
     p.PaperStarted,
     p.ArtifactDetected,

@@ -21,6 +21,7 @@ import msgspec
 from pod_worker.core.event import Version
 from pod_worker.core.run import Json, RunStatus
 
+SELECTED_IDEA = "idea_json"  # the group of a hypothesis that a person's choice outranks
 _QUOTED = str.maketrans({"%": "%25", ".": "%2E", "$": "%24", "\0": "%00"})
 
 
@@ -29,6 +30,8 @@ class View(StrEnum):
     STAGE = "stage"
     VALIDATION = "validation"
     ARTIFACT = "artifact"
+    IDEATION = "ideation"  # the request that the run carries out; never created by an event
+    HYPOTHESIS = "hypothesis"  # the row's key is its id; only while the run's request is its current one
 
     __hash__ = str.__hash__  # the enum's own hash is written in Python
 

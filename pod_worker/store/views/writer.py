@@ -19,13 +19,22 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from pod_worker.core.event import sortable_version
 from pod_worker.core.failure import truncate
+from pod_worker.core.ideation import AUTOMATIC
 from pod_worker.core.row_id import row_id
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
-from pod_worker.store.collections import ARTIFACTS, RUNS, STAGES, VALIDATIONS
+from pod_worker.store.collections import (
+    ARTIFACTS,
+    HYPOTHESES,
+    IDEATION_REQUESTS,
+    RUNS,
+    STAGES,
+    VALIDATIONS,
+)
 from pod_worker.store.document_fields import counter, integer
 from pod_worker.store.errors import is_duplicate_only, is_permanent_error
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import (
+    SELECTED_IDEA,
     CamelCaseKeys,
     DocumentChanges,
     RowKey,
@@ -38,7 +47,13 @@ from pod_worker.store.views.changes import (
 from pod_worker.store.views.metric_series import MetricSeries
 from pod_worker.store.views.versioned import VERSIONS, Groups, camel_case_path, is_newer, update_if_newer
 
-COLLECTIONS = {View.STAGE: STAGES, View.VALIDATION: VALIDATIONS, View.ARTIFACT: ARTIFACTS}
+COLLECTIONS = {
+    View.STAGE: STAGES,
+    View.VALIDATION: VALIDATIONS,
+    View.ARTIFACT: ARTIFACTS,
+    View.IDEATION: IDEATION_REQUESTS,
+    View.HYPOTHESIS: HYPOTHESES,
+}
 
 INDEXES: dict[str, list[IndexModel]] = {
     STAGES: [IndexModel([("runId", ASCENDING)], name="run")],
@@ -49,6 +64,7 @@ _Write: TypeAlias = UpdateOne
 PARALLEL_WRITES = 8
 RUN_TEXT_LIMIT = 16_000  # characters of one text in the run's own document; the event log keeps the whole
 ROW_TEXT_LIMIT = 4_000  # the same in the rows of its stages, validations and artifacts, which are shown together
+IDEA_TEXT_LIMIT = 16_000  # the same in requests and hypotheses; a whole idea fits (core.ideation)
 
 
 class Views:
@@ -101,7 +117,7 @@ class Views:
             if view is View.RUN:
                 writes.setdefault(RUNS, []).append(UpdateOne({"_id": run_id}, _run_update(row)))
             else:
-                writes.setdefault(COLLECTIONS[view], []).append(_row_upsert(view, run_id, key, row))
+                writes.setdefault(COLLECTIONS[view], []).append(_row_update(view, run_id, key, row))
         return [partial(bulk_upsert, self._database, collection, batch) for collection, batch in writes.items()]
 
     def clear_projected(self, run_id: str) -> None:
@@ -113,6 +129,8 @@ class Views:
         self._database[STAGES].delete_many({"runId": run_id})
         self._database[VALIDATIONS].delete_many({"_id": row_id(run_id, "auto")})
         self._database[ARTIFACTS].delete_many({"runId": run_id, "verifiedAt": None, "removedAt": None})
+        forgotten: list[Document] = [{"$unset": ["ideas", "ideaCount", "generatedAt", "isScripted", VERSIONS]}]
+        self._database[IDEATION_REQUESTS].update_one({"_id": run_id}, forgotten)
         replayed = [*_REPLAYED, VERSIONS]
         self._database[RUNS].update_one(
             {"_id": run_id},
@@ -169,6 +187,26 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
 
 
 # ── fields ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _row_update(view: View, run_id: str, key: str, row: DocumentChanges) -> _Write:
+    """Rows of requests and hypotheses exist before their events; every other row begins with one."""
+    if view is View.IDEATION:
+        return UpdateOne({"_id": run_id}, [update_if_newer(_groups(row, IDEA_TEXT_LIMIT))])
+    if view is View.HYPOTHESIS:
+        return UpdateOne({"_id": key, "ideation.requestId": run_id}, _hypothesis_update(row))
+    return _row_upsert(view, run_id, key, row)
+
+
+def _hypothesis_update(row: DocumentChanges) -> list[Document]:
+    groups = dict(_groups(row, IDEA_TEXT_LIMIT))
+    selected = {SELECTED_IDEA: groups.pop(SELECTED_IDEA)} if SELECTED_IDEA in groups else {}
+    update = [update_if_newer(groups)] if groups else []
+    if selected:
+        is_there = {"$eq": [{"$type": "$ideaJson"}, "object"]}
+        is_chosen = {"$ne": [{"$ifNull": ["$ideaSource.by", None]}, AUTOMATIC]}
+        update.append(update_if_newer(selected, unless={"$and": [is_there, is_chosen]}))
+    return update
 
 
 def _row_upsert(view: View, run_id: str, key: str, row: DocumentChanges) -> _Write:
