@@ -65,9 +65,11 @@ def test_a_worker_that_may_not_read_requests_still_claims(
 def test_a_busy_worker_sweeps_once_in_an_interval(
     database: Any, queue: RunQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moments: list[float] = []
+    runs: list[None] = []
     sweep = IdeationSweep(database, queue)
-    monkeypatch.setattr(IdeationSweep, "run", lambda self: moments.append(now))
+    monkeypatch.setattr(IdeationSweep, "run", lambda self: runs.append(None))
+    counts = []
     for now in (1.0, 2.0, 8.9, 9.1, 12.0):
         sweep.run_if_due(now, 10.0)
-    assert moments == [1.0, 9.1]
+        counts.append(len(runs))
+    assert counts == [1, 1, 1, 2, 2]
