@@ -1,4 +1,4 @@
-"""The rules of hypotheses and ideation requests: limits, preconditions, and the states of a request."""
+"""The rules of hypotheses and ideation requests: limits, preconditions, states."""
 
 from __future__ import annotations
 

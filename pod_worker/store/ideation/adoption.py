@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestRefusedError(Exception):
-    """The request cannot be carried out; the message says why, as a part of a sentence."""
+    """The request cannot be carried out; the message is a part of a sentence."""
 
 
 class RequestAdoption:
@@ -58,7 +58,9 @@ class RequestAdoption:
         self._queue = queue
 
     def adopt_waiting(self) -> list[str]:
-        """Queue runs for up to BATCH waiting requests, the oldest first; returns their ids.
+        """Queue runs for up to BATCH waiting requests, the oldest first.
+
+        Returns the ids.
 
         Without any, it costs one indexed query. Raises PyMongoError when the server does not answer.
         """
@@ -207,7 +209,7 @@ class RequestAdoption:
                 raise
 
     def _refuse_unreadable(self) -> None:
-        """Requests whose id is not valid UTF-8; each is addressed by the bytes that the server sent."""
+        """Requests whose id is not valid UTF-8, addressed by the bytes of the server."""
         raw = self._requests.with_options(codec_options=CodecOptions(document_class=RawBSONDocument))
         for found in raw.find(WAITING, {"_id": 1}):
             try:

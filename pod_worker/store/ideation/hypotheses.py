@@ -110,7 +110,10 @@ class Hypotheses:
         return [(str(row["_id"]), text(row, "title") or "-") for row in found]
 
     def choose(self, hypothesis_id: str, idea: Mapping[str, Json], index: int, by: str) -> bool:
-        """Select an idea; no later ideation replaces it. False: there is no such hypothesis."""
+        """Select an idea, which no later ideation replaces.
+
+        False: there is no such hypothesis.
+        """
         source = {"index": index, "by": by}
         update: list[Document] = [
             {
@@ -123,7 +126,10 @@ class Hypotheses:
         return self._rows.update_one({"_id": hypothesis_id}, update).matched_count == 1
 
     def launch_when_ready(self, hypothesis_id: str, run_id: str, params: Mapping[str, Json]) -> bool:
-        """Queue an experiment with this id as soon as an idea is there; `launches` does it."""
+        """Ask for an experiment with this id as soon as an idea is there.
+
+        `launches` queues it. False: there is no such hypothesis.
+        """
         values: Document = {"launchWhenReady": True, "launchRunId": run_id, "launchParams": dict(params)}
         change = {"$set": values, "$unset": {"launchError": ""}}
         return self._rows.update_one({"_id": hypothesis_id}, change).matched_count == 1

@@ -1,4 +1,4 @@
-"""Queues the experiment of a hypothesis: at once, or as soon as ideation has brought an idea.
+"""Queues the experiment of a hypothesis as soon as it has an idea.
 
 The run's id is chosen when the launch is asked for and stored with the hypothesis, so that a launch which is
 repeated after a crash, or by two processes, queues one run.

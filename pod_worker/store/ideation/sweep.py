@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class IdeationSweep:
-    """Adopts requests, copies the states of runs, launches experiments. Any process may call it at any time."""
+    """Adopts requests, copies the states of runs, launches experiments.
+
+    Any process may call it at any time.
+    """
 
     def __init__(self, database: Mongo, queue: RunQueue) -> None:
         self._adoption = RequestAdoption(database, queue)

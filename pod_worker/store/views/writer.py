@@ -190,7 +190,7 @@ def bulk_upsert(database: Mongo, collection: str, writes: list[_Write]) -> None:
 
 
 def _row_update(view: View, run_id: str, key: str, row: DocumentChanges) -> _Write:
-    """Rows of requests and hypotheses exist before their events; every other row begins with one."""
+    """Rows of requests and hypotheses exist before their events, others do not."""
     if view is View.IDEATION:
         return UpdateOne({"_id": run_id}, [update_if_newer(_groups(row, IDEA_TEXT_LIMIT))])
     if view is View.HYPOTHESIS:

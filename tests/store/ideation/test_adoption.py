@@ -1,4 +1,4 @@
-"""Requests that front ends insert become runs, once, whoever adopts them and however often."""
+"""Requests that front ends insert become runs, once, in whichever process and however often."""
 
 from __future__ import annotations
 
