@@ -73,7 +73,7 @@ class RetryBudget:
 class RetryingCaller:
     """Repeats a call while it raises TransientError.
 
-    Exponential backoff with full jitter, and Retry-After.
+    It waits with exponential backoff and full jitter, and honours Retry-After.
 
     Calls `on_slow` with the reason after 4, 8, 16 … tries, so that people can see a long wait.
     """
@@ -146,7 +146,7 @@ class ArtifactApiClient:
     def finalize(self, request: FinalizeRequest) -> ArtifactView:
         """Returns when the store's copy is verified and registered.
 
-        However long the reading takes.
+        It waits however long the reading takes.
         """
         ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
         while not (answer := self._call("finalize", ours)):

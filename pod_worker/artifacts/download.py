@@ -1,6 +1,6 @@
 """An artifact back onto this machine's disk: streamed, resumed, verified.
 
-Renamed when it is whole.
+The file gets its name when it is whole.
 
 A partial file lies beside its target under a name made from the content's hash, so that a later call goes on with
 it, also after a crash. Without a known hash every call starts from nothing. No more bytes are written than the

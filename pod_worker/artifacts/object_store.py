@@ -203,7 +203,7 @@ class ObjectStore:
     def expire_uploads(self, prefix: str, days: int) -> bool:
         """Have the store delete what lies below `prefix` after so many days.
 
-        Objects and unfinished uploads.
+        This concerns objects and unfinished uploads.
 
         Leaves a bucket alone that has lifecycle rules already. False where the store has no such rules.
         """

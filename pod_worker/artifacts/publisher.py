@@ -1,6 +1,6 @@
 """`core.stage.Artifacts` on a pod: hash, upload, have it registered, remember it.
 
-The upload is by presigned URL.
+It uploads through presigned URLs.
 
 Constant memory whatever the size; every step is in the ledger before the next begins, so that a crash resumes.
 It holds no credential of the store. It reports an artifact as registered only after the control plane verified

@@ -1,6 +1,6 @@
 """Bytes between a file and a presigned URL, in constant memory.
 
-Interruptible between blocks.
+A transfer can be interrupted between blocks.
 
 Responses of the store become named exceptions. A URL is a secret while it is valid, so no exception holds one.
 The caller retries.
@@ -30,7 +30,7 @@ _EXPIRED = ("AccessDenied", "ExpiredToken", "RequestTimeTooSkewed", "Request has
 class TransientError(Exception):
     """Repeating the request may help.
 
-    After `retry_after` seconds where the server asks for them.
+    It may help after `retry_after` seconds, where the server names them.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:

@@ -1,6 +1,6 @@
 """The requests and responses of the artifact routes, used by both ends.
 
-One dataclass each.
+Each is one dataclass.
 
 One model from end to end, so that no hand-written mapping can drop a field. Pydantic (control plane) and msgspec
 (pod) both read plain dataclasses; rules about values are in `keys` and in the routes.
@@ -70,7 +70,7 @@ class ArtifactView:
 class UploadGrant:
     """Permission to upload: one `url`, or `upload_id` with part URLs.
 
-    Or `registered`, when the bytes are known.
+    It has `registered` instead when the bytes are known.
 
     `key` is for this one upload. Finalize answers with the key under which the artifact is published.
     """
@@ -127,7 +127,7 @@ class AbortRequest:
 class ProblemDetails:
     """RFC 9457, with a `code` for programs.
 
-    Such as fenced, run_not_found, object_missing, upload_gone, mismatch.
+    Examples are fenced, run_not_found, object_missing, upload_gone and mismatch.
     """
 
     title: str

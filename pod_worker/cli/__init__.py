@@ -1,6 +1,6 @@
 """The command line; commands are imported when they are called.
 
-So help is instant.
+Therefore help is instant.
 
 Data goes to stdout, messages to stderr. An expected error is one line with its fix and an exit code of the
 contract; a traceback is shown only with `--debug`.

@@ -54,7 +54,7 @@ def complete_pipelines(ctx: click.Context, param: click.Parameter, incomplete: s
 def complete_params(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """`NAME=` of the pipeline's parameters.
 
-    Of all pipelines where the line names a run.
+    They are those of all pipelines where the line names a run.
     """
     import msgspec
 

@@ -69,7 +69,7 @@ def local_data_dir(given: Path | None = None) -> Path:
 def load_settings() -> Settings:
     """Settings of the environment.
 
-    Without MONGODB_URL, those of the running local stack.
+    Without MONGODB_URL they are those of the running local stack.
     """
     return load_settings_with_origins()[0]
 

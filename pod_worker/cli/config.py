@@ -1,6 +1,6 @@
 """`pod-worker config show`: each setting and its origin.
 
-Of a secret only whether it is set.
+Of a secret it shows only whether it is set.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`pod-worker doctor`: checks and fixes; `doctor ingest` tests an ingest.
 
-Of any control plane.
+The ingest check works with any control plane.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ def training_step() -> Diagnosis:
 def unmet_requirements(found: Mapping[str, str]) -> list[str]:
     """What the installed libraries require of each other and do not get.
 
-    As `transformers requires torch>=2.6`.
+    The form is `transformers requires torch>=2.6`.
     """
     from importlib.metadata import requires
 

@@ -71,7 +71,7 @@ def fake_runpod(
 ) -> None:
     """Serve the RunPod APIs with a virtual clock and virtual billing.
 
-    REST v2, REST v1, GraphQL.
+    The APIs are REST v2, REST v1 and GraphQL.
 
     Prints the address, and the API key if none is given, as one JSON line. Set them as RUNPOD_API_BASE_URL and
     RUNPOD_API_KEY, then run `pod-worker pods list`.

@@ -17,7 +17,7 @@ from pod_worker.core.run import Json
 class IngestCheck:
     """The four checks of the original's test program.
 
-    Single, batch, duplicate, invalid.
+    They are a single event, a batch, a duplicate and an invalid event.
     """
 
     def __init__(self, url: str, token: str | None) -> None:

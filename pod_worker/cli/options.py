@@ -24,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 class Int64(click.ParamType[int]):
     """A whole number within bounds.
 
-    Without bounds, what MongoDB can store (BSON int64).
+    Without bounds, the limits are what MongoDB can store (BSON int64).
     """
 
     name = "integer"
@@ -82,7 +82,7 @@ def parse_duration(text: str) -> timedelta:
 def parse_time(text: str | None) -> datetime | None:
     """A duration before now, or an ISO 8601 time.
 
-    Local time where it has no zone. Raises CommandError.
+    It is local time where it has no zone. Raises CommandError.
     """
     if text is None:
         return None

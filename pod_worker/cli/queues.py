@@ -1,6 +1,6 @@
 """`pod-worker queues` and `workers`: what waits where, which workers exist.
 
-Also pause and resume.
+It also has pause and resume.
 """
 
 from __future__ import annotations

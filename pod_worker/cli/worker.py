@@ -1,6 +1,6 @@
 """`pod-worker worker`: builds the daemon from settings and runs it.
 
-Until a signal or a limit ends it.
+It works until a signal or a limit ends it.
 """
 
 from __future__ import annotations

@@ -56,6 +56,6 @@ def estimate(values: Sequence[float]) -> Estimate:
 def t_95(degrees: int) -> float:
     """The two-sided 95 % quantile of Student's t distribution.
 
-    An approximation beyond 30 degrees of freedom.
+    It is an approximation beyond 30 degrees of freedom.
     """
     return _T_95[degrees - 1] if degrees <= len(_T_95) else 1.96 + 2.4 / degrees

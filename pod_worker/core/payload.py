@@ -1,6 +1,6 @@
 """The `data` of every event type: the schema shared by both sides of the wire.
 
-One frozen dataclass each.
+Each is one frozen dataclass.
 
 The emitter encodes them, ingest validates against them (msgspec reads them), projections receive them. Optional
 means null or absent. Unknown keys are kept in the event log and ignored here. The codec refuses numbers that are

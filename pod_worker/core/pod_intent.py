@@ -1,6 +1,6 @@
 """The intent to rent a pod, recorded before the request.
 
-So no crash can hide a pod that bills.
+Therefore no crash can hide a pod that bills.
 
 An intent names one create attempt by a pod name that is never used twice. Its state says whether a pod of that
 name may live. Transitions are compare-and-set, and at most one intent of an order may be CREATED. This module

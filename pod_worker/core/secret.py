@@ -1,6 +1,6 @@
 """Secrets: a type that never prints its value, rules for values, and redaction.
 
-Also which variables hold one.
+It also decides which variables hold one.
 
 A value that a header cannot carry fails deep inside an HTTP library, whose error quotes it. So the rule is
 applied where values enter (RFC 9110 section 5.5: visible ASCII).

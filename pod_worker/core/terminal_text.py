@@ -1,6 +1,6 @@
 """Text of other programs, made safe for a terminal.
 
-No escape sequences, no control characters.
+The result has no escape sequences and no control characters.
 
 Run ids, log lines, stage names and error messages come from documents and events that anyone with a key may
 write. A terminal acts on some of their characters (ECMA-48; xterm's OSC 52 writes to the clipboard), and

@@ -73,7 +73,7 @@ class S3Access:
 def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     """`host:port` and whether it speaks TLS, from MINIO_ENDPOINT.
 
-    With or without a scheme.
+    The setting may have a scheme or not.
     """
     scheme, separator, rest = endpoint.partition("://")
     return (rest.rstrip("/"), scheme == "https") if separator else (endpoint.rstrip("/"), False)

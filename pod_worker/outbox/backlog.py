@@ -74,7 +74,7 @@ class Backlog:
     def sizes(self) -> dict[str, int]:
         """Bytes of each segment, in sending order.
 
-        Facts, overflow, samples, each oldest first.
+        The order is facts, overflow, samples, each oldest first.
         """
         found = {}
         for entry in segment_entries(self.directory):

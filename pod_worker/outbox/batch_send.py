@@ -51,7 +51,7 @@ class BatchResult:
 def send_batch(send: Send, lines: list[SpooledLine]) -> BatchResult | None:
     """The result; None when a batch too large to be searched was rejected.
 
-    Then send less of it.
+    The caller then sends less of it.
     """
     if len(lines) <= SUSPECT_LINES:
         return _bisect(send, lines)

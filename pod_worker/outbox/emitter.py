@@ -1,6 +1,6 @@
 """Emitters turn a payload into the final CloudEvents line, on disk at once.
 
-No network here.
+It uses no network.
 
 The line goes over the wire byte for byte; the constant part of the envelope is encoded once. A warning in the
 run's log replaces a metric, log or progress event that cannot be encoded, because telemetry must not end a run.

@@ -39,7 +39,7 @@ _PLANS: dict[type[Payload], _Plan] = {}
 def _plan(kind: type[Payload]) -> _Plan:
     """(attribute, name on the wire, required) of each field.
 
-    Worked out once per payload type.
+    It is worked out once per payload type.
     """
     found = tuple(
         (field.name, RENAMED.get(field.name, field.name), field.default is MISSING) for field in fields(kind)

@@ -99,7 +99,7 @@ class _IdOnly(msgspec.Struct):
 class IngestClient:
     """POSTs NDJSON batches to `<url>/api/ingest/events`.
 
-    Over one kept-alive connection, for one thread.
+    It uses one kept-alive connection, for one thread.
     """
 
     def __init__(self, url: str, clock: Clock) -> None:

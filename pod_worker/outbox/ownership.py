@@ -1,6 +1,6 @@
 """The locks and permissions of a spool's folder.
 
-One living owner, any number of attached processes.
+It has one living owner and any number of attached processes.
 
 An owner holds a flock on `owner.lock`, so that another worker can recognize the spool of a dead one. Every process
 that uses the folder holds a shared flock on `members.lock`.

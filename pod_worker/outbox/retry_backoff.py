@@ -1,6 +1,6 @@
 """When to send next after a failure: what ingest asks for, else backoff.
 
-Exponential, with full jitter.
+The backoff is exponential, with full jitter.
 
 Measures with the monotonic time it is given and never sleeps.
 """

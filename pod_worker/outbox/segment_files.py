@@ -44,7 +44,7 @@ def number_of(name: str) -> int:
 def segment_entries(directory: Path) -> list[os.DirEntry[str]]:
     """The regular segment files of one stream, in sending order.
 
-    Facts, overflow, samples, each oldest first.
+    The order is facts, overflow, samples, each oldest first.
     """
     try:
         with os.scandir(directory) as entries:

@@ -285,7 +285,7 @@ class Spool:
     def _remove_delivered(self, folder: Path, oldest: float) -> bool:
         """Remove the stream unless it has an undelivered line or a recent segment.
 
-        Recent: written after `oldest`.
+        A recent one was written after `oldest`.
         """
 
         def is_disposable() -> bool:

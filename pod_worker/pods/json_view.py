@@ -114,7 +114,7 @@ _GO_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})
 def parse_time(text: str) -> datetime | None:
     """RFC 3339, or the Go form "2026-01-02 03:04:05.678 +0000 UTC" that REST v1 sends.
 
-    None when it is neither.
+    It is None when it has neither form.
     """
     go = _GO_TIME.match(text)
     if go:

@@ -135,7 +135,7 @@ _PORT = re.compile(r"(\d{1,5})/(http|tcp)\Z")
 def problems_of(spec: PodSpec) -> tuple[str, ...]:
     """Everything that a provider rejects or that leaks a secret, each with its fix.
 
-    Empty when valid.
+    The list is empty when the spec is valid.
     """
     return (*_shape_problems(spec), *_port_problems(spec), *_env_problems(spec), *_leak_problems(spec))
 

@@ -23,7 +23,7 @@ _MAKE_KEY = "make one with `ssh-keygen -t ed25519 -N '' -f pod_key` and set RUNP
 def launch_problems(settings: RunpodSettings, request: LaunchRequest) -> tuple[str, ...]:
     """Why a worker could not be set up on the pod, each with its fix.
 
-    Empty when it can.
+    The list is empty when it can be.
     """
     return (*address_problems(settings, request.spec.env), *ssh_problems(settings), *_code_problems(settings))
 

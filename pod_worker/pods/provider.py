@@ -56,7 +56,7 @@ class PodProvider(Protocol):
     def find_by_name(self, name: str) -> ReadResult[tuple[Pod, ...]]:
         """All pods with exactly this name (names are not unique).
 
-        Absent when there is none.
+        The read is Absent when there is none.
         """
 
     def create(self, spec: PodSpec) -> Pod:

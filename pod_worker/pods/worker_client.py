@@ -120,7 +120,7 @@ class RunpodClient:
     def launch_request_for(self, worker_id: str, worker_env: Mapping[str, str] | None = None) -> LaunchRequest:
         """The launch request of `spawn_worker`, to show before money is spent.
 
-        Raises NotAvailableError.
+        It raises NotAvailableError.
         """
         return worker_launch_request(self._settings, self._provider, worker_id, worker_env or {})
 

@@ -1,4 +1,4 @@
 """Process trees and supervised threads: standard library and core only.
 
-Below every package that starts one.
+Every package that starts a process may import it.
 """

@@ -57,7 +57,7 @@ def die_with_parent(parent: int) -> Callable[[], None] | None:
 class ChildExitPipe:
     """A descriptor that becomes readable when a child ends.
 
-    For select(2), in the main thread only.
+    It is for select(2), in the main thread only.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def pids() -> list[int]:
 def descendants(root: int, spared: Collection[int] = ()) -> list[int]:
     """Every living process below `root`, nearest first.
 
-    Without zombies and without the trees of `spared`.
+    Zombies and the trees of `spared` are left out.
     """
     children: dict[int, list[int]] = {}
     for pid in pids():

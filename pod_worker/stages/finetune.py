@@ -34,7 +34,7 @@ def run_finetune(context: Context) -> dict[str, Json]:
 def check_libraries() -> None:
     """Raises RunError(ENVIRONMENT) that names each missing training library.
 
-    And the command that installs it.
+    The message also names the command that installs it.
     """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:

@@ -83,7 +83,7 @@ def owner_of(database: Mongo, run_id: str) -> RunOwner | None:
 def is_owned_by(database: Mongo, writer: RunWriter) -> bool:
     """Whether the writer's fence still stands.
 
-    For an unleased run: whether it is still unleased.
+    For an unleased run it says whether the run is still unleased.
     """
     return tolerant_rows(database, RUNS).find_one(_writer_filter(writer), {"_id": 1}) is not None
 
@@ -205,7 +205,7 @@ def _writer_filter(writer: RunWriter) -> Document:
 def _stamp_run(database: Mongo, writer: RunWriter, session: ClientSession | None = None) -> datetime | None:
     """The moment of this publication, later than every earlier one of the run.
 
-    Whatever the server's clock does.
+    This holds also when the server's clock jumps.
 
     None when the writer no longer owns the run.
     """

@@ -95,7 +95,7 @@ def is_permanent_error(error: BaseException) -> bool:
 def is_partial_write(error: BaseException) -> bool:
     """Whether an unordered bulk did all writes but those in its `writeErrors`.
 
-    With a majority.
+    A majority has those writes.
     """
     return isinstance(error, BulkWriteError) and not error.details.get("writeConcernErrors")
 

@@ -47,7 +47,7 @@ class RunPruner:
     def find(self, statuses: Sequence[str], before: datetime) -> list[Json]:
         """Ids of the runs in these states that ended before then.
 
-        Also of those that a prune has condemned.
+        Runs that a prune has condemned are among them.
         """
         wanted = {"$or": [_prunable_filter(statuses, before), {"condemnedAt": {"$type": "date"}}]}
         return [run["_id"] for run in self._runs.find(wanted, {"_id": 1})]

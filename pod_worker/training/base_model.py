@@ -76,7 +76,7 @@ def adapter_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def exported_adapter(model: torch.nn.Module, base: str) -> tuple[dict[str, torch.Tensor], dict[str, Json]]:
     """Weights under the names that peft reads, and the adapter's configuration.
 
-    By `peft.PeftModel.from_pretrained`.
+    `peft.PeftModel.from_pretrained` loads them.
     """
     from peft import get_peft_model_state_dict
 

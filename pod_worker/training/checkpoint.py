@@ -1,6 +1,6 @@
 """One file that holds everything a training needs to go on.
 
-Adapter, optimizer, random states, position.
+It holds the adapter, the optimizer, the random states and the position.
 
 The file is an uncompressed tar of safetensors and JSON with a manifest of hashes. It appears under its name only
 when it is whole and on disk; reading one back verifies every hash and never unpickles anything.

@@ -168,7 +168,7 @@ class CheckpointStore:
 def retained(known: list[CheckpointRef], keep: int) -> list[CheckpointRef]:
     """The checkpoints to keep: the first `keep`, a fetchable one, the best.
 
-    Of checkpoints in the order newest first.
+    The checkpoints are given newest first.
 
     The best has the lowest held-out loss; of equal ones, the earliest step.
     """

@@ -36,7 +36,7 @@ class Dataset:
 def read(context: Context, params: TrainingParams) -> RawDataset:
     """Raises RunError(INVALID_INPUT) naming file and line.
 
-    Or what fetching an artifact raises.
+    It also raises what fetching an artifact raises.
     """
     path = _local(context, params.dataset)
     rows = read_rows(path, params.format, params.max_rows)

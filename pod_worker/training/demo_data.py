@@ -52,7 +52,7 @@ class DemoData:
 def build(folder: Path, rows: int = ROWS, seed: int = 0, shape: ModelShape = ModelShape()) -> DemoData:
     """Write `folder/docstrings.jsonl` and `folder/tiny-llama`.
 
-    The same bytes for the same arguments.
+    The same arguments give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list(_pairs(rows))

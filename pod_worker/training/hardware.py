@@ -1,6 +1,6 @@
 """What this machine can do: device, precision, layout of a batch, kernel.
 
-And what a training therefore does.
+It also decides what a training therefore does.
 
 Capabilities are probed, never tried and caught. `plan_execution` is a pure function from parameters and
 capabilities to an execution plan. Every choice that the parameters left open comes with the reason that is logged.

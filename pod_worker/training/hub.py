@@ -66,7 +66,7 @@ def _download(model: str, revision: str | None, check_stop: Callable[[], None]) 
 def wanted_files(names: list[str]) -> list[str]:
     """The files to bring, small ones first.
 
-    Pickled weights only where there are no others.
+    Pickled weights are among them only where there are no others.
     """
     small = [name for name in names if SMALL_FILES.match(name) or OTHER_FILES.match(name)]
     for weights in (r"^model.*\.safetensors$", r"^pytorch_model.*\.bin$"):

@@ -27,7 +27,7 @@ REFUSED = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a ZIP archive", b"\x28\xb5
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Line number (from 1) and bytes of each line that is not blank.
 
-    Of a JSON array, its elements.
+    For a JSON array these are its elements.
 
     Raises RunError(INVALID_INPUT) that names the file, what is wrong with it, and what to give instead.
     """

@@ -22,7 +22,7 @@ Log = Callable[[str, str], None]
 def redirect_library_logs(log: Log) -> Iterator[None]:
     """`log(message, level)` gets each distinct library message a few times.
 
-    At level debug or warning.
+    The level is debug or warning.
     """
     # The tokenizer's own threads are wanted; saying so also ends its warning about forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

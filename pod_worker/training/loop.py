@@ -1,6 +1,6 @@
 """The training loop: steps, held-out loss, metrics, checkpoints.
 
-Exact to resume at any step.
+A resumed loop continues exactly, at any step.
 
 A step's gradient is normalised by the loss-bearing tokens of the whole step, so accumulation changes memory and
 nothing else. What follows a step depends on the step alone, so a resumed training does the same. `lora` publishes
@@ -171,7 +171,7 @@ class TrainingLoop:
     def held_out_loss(self) -> float:
         """Negative log-likelihood per loss-bearing token of the held-out rows.
 
-        Draws no random numbers.
+        It draws no random numbers.
         """
         lengths = [len(example) for example in self._task.held_out]
         total = torch.zeros_like(self._loss_sum)

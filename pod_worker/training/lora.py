@@ -1,6 +1,6 @@
 """Fine-tunes a causal language model with LoRA: the steps, in order.
 
-From parameters to published adapter.
+The steps lead from parameters to the published adapter.
 
 Logs at the start what it will do and why. Each step is in a module of its own; this one knows only their order.
 Nothing is published before the training is complete.

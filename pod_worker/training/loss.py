@@ -64,7 +64,7 @@ def _batch(tokens: numpy.ndarray, bears: numpy.ndarray, positions: Tensor | None
 def loss_sum(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
     """Negative log-likelihood of the loss-bearing tokens, summed, in float32.
 
-    A scalar with a gradient.
+    The result is a scalar with a gradient.
     """
     inputs: dict[str, Json] = {"input_ids": batch.tokens, "use_cache": False}
     if batch.positions is not None:

@@ -174,7 +174,7 @@ def _by_markers(conversation: Conversation, tokenizer: Tokenizer) -> Example:
 def _by_prefixes(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list[str], list[Span], bool]:
     """The rendering up to each assistant turn, and that turn's span in it.
 
-    And whether the last rendering holds them all.
+    It also says whether the last rendering holds them all.
     """
     rendered: list[str] = []
     spans: list[Span] = []

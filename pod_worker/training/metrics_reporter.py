@@ -1,6 +1,6 @@
 """Reports how a training goes: metrics, progress and the time left.
 
-Measures; decides nothing.
+It measures and decides nothing.
 
 Rates are over time spent in steps: padding, evaluation and checkpoints make no number larger or smaller than the
 work that was done. One rate counts all tokens of the rows, as other trainers do; one the loss-bearing ones alone.

@@ -1,6 +1,6 @@
 """What a model family can do: attention implementations, packed rows.
 
-Whether packed rows stay apart.
+It also says whether packed rows stay apart.
 
 Both are asked of the model, not of a list of names: the first of its class, the second of a forward pass.
 """

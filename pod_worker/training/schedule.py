@@ -1,6 +1,6 @@
 """The learning rate of every step, as a pure function.
 
-Nothing to save, nothing to restore.
+It has no state to save or restore.
 """
 
 from __future__ import annotations

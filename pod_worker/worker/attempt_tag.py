@@ -1,6 +1,6 @@
 """The tag in the environment of every process of an attempt (Linux).
 
-And the search for tagged processes.
+It also searches for tagged processes.
 
 The tag names the attempt and, as its scope, the work root of the worker. A search finds only processes of the
 same work root: two workers with roots of their own on one machine never touch each other's runs.

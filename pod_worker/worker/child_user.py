@@ -79,7 +79,7 @@ def usable_user(setting: str, folders: Iterable[Path]) -> ChildUser | None:
 def make_way(folder: Path) -> None:
     """Create the missing parents of a folder: others may enter and not list them.
 
-    Whatever the umask is.
+    The umask does not matter.
     """
     for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
         parent.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """How an attempt is judged at its end: pure decisions from the evidence.
 
-To an outcome, and to its last events.
+The result is an outcome and the last events.
 
 Precedence: a lost lease, an error of the supervision, a success that the child reported, a cancel, a drain, any
 other report of the child, and last what the death of the process says.

@@ -102,7 +102,7 @@ class FencedWriter:
     def _is_abandoned(self, epoch: int, seconds: float) -> bool:
         """Pause for `seconds`; True as soon as writes of that epoch are over.
 
-        Abandoned, or the writer was stopped.
+        It was abandoned, or the writer was stopped.
         """
         end = time.monotonic() + seconds
         while epoch == self._epoch and (left := end - time.monotonic()) > 0:

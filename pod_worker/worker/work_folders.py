@@ -1,6 +1,6 @@
 """The folders of runs below the work root, one per run.
 
-Locked while an attempt uses it, removed when unused.
+The folder is locked while an attempt uses it and removed when it is unused.
 
 A folder's name comes from `path_segment`, so no run id can name a folder outside the root. Liveness is a shared
 flock(2) on the folder itself, held for an attempt; its age only decides among folders without a lock. No link is
@@ -65,7 +65,7 @@ class WorkFolders:
     ) -> list[Path]:
         """Remove unused folders that are old or too many; returns them, oldest first.
 
-        Also those that are too large together.
+        It also removes those that are too large together.
 
         `now` is a POSIX timestamp.
         """

@@ -160,7 +160,7 @@ def _live_table(models: ReadModels, runs: list[Document]) -> Table:
 def _short_table(runs: list[Document]) -> Table:
     """A line for each run, running ones first; below it the counts of all.
 
-    As many as the terminal shows.
+    There are as many as the terminal shows.
     """
     from rich.text import Text
 

@@ -1,6 +1,6 @@
 """`pod-worker demo-pods`: execute a run in a pod of the fake RunPod.
 
-Queue the run, rent the pod, terminate it.
+It queues the run, rents the pod and terminates it.
 
 Every step is a command that a user would type, so this tests the documentation's example.
 """
@@ -41,7 +41,7 @@ SPEED = 60  # virtual seconds per second: a pod's minute of pulling its image ta
 def demo_pods(as_json: bool) -> int:
     """Rent a pod from a fake RunPod and execute a queued run in it.
 
-    With a real worker; then the pod is terminated.
+    A real worker executes it; then the pod is terminated.
 
     Exit code 0 only if a worker in that pod completed the run, its events arrived, and the pod is gone.
     """

@@ -1,6 +1,6 @@
 """What a local stack keeps between starts: token and ports.
 
-So workers outside it find it again.
+With it, workers outside the stack find it again.
 """
 
 from __future__ import annotations

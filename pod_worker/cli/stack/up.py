@@ -1,6 +1,6 @@
 """`pod-worker up` and `demo`: the whole product on one machine.
 
-With nothing but installed packages.
+They need nothing but installed packages.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Projector:
     def wait_until_projected(self, seconds: float = READ_TIMEOUT_SECONDS) -> bool:
         """Wait until all events stored before are in the views.
 
-        False after a timeout or without the database.
+        Returns False after a timeout or without the database.
         """
         with self._changed:
             wanted = self._accepted_events

@@ -22,7 +22,7 @@ BATCH = 1000
 def rebuild(database: Mongo, run_id: str) -> int:
     """Rebuild one run's views; returns how many events counted.
 
-    0 for a run that does not exist.
+    The result is 0 for a run that does not exist.
     """
     views = Views(database)
     attempts = views.current_attempts([run_id])
@@ -37,7 +37,7 @@ def rebuild(database: Mongo, run_id: str) -> int:
 def replay_since(database: Mongo, run_id: str, since: int) -> int:
     """Project a run's events from a log position on; returns how many counted.
 
-    Over the existing views.
+    It writes over the existing views.
     """
     views = Views(database)
     return _replay(database, views, run_id, views.current_attempts([run_id]), since)

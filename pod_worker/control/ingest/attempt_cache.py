@@ -30,7 +30,7 @@ class AttemptCache:
     def get(self, sent: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
         """The current attempt of those runs that exist.
 
-        For (run id, attempt) of events. Raises PyMongoError.
+        The keys are (run id, attempt) of events. Raises PyMongoError.
         """
         now = self._clock.monotonic()
         found, unsure = self._cached(sent, now)

@@ -112,7 +112,7 @@ class _Routes:
     ) -> Response:
         """The last lines, oldest first.
 
-        With `cursor` (a position), the first ones after it.
+        With `cursor` (a position) it gives the first ones after it.
         """
         wanted = EventFilter((LOG_TYPE,), _level(level), _aware(since))
         page = self._pages.read_page(run_id, wanted, tail, cursor, newest_first=cursor is None)
@@ -128,7 +128,7 @@ class _Routes:
     ) -> Response:
         """Series of [step, value, time, attempt].
 
-        Downsampled to `points` each without changing their shape.
+        Each is downsampled to `points` without changing its shape.
         """
         series = self._series.read(run_id, _words(name), stage)
         return json_response({"series": [_series_view(each, points) for each in series]})

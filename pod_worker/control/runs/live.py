@@ -159,7 +159,7 @@ class LiveViews:
     async def _past(self, run_id: str, position: int) -> AsyncIterator[list[EventMessage]]:
         """Events after a position, and late ones shortly before it.
 
-        Late: visible since, with an earlier position.
+        A late event became visible since, with an earlier position.
         """
         after = position - OVERLAP_MICROSECONDS
         while True:
@@ -299,7 +299,7 @@ class RunFollower:
     def _late_events(self) -> list[Document]:
         """Events that became visible after others with a later position.
 
-        Usually none: one count is enough.
+        There are usually none, and one count is enough to know it.
         """
         window = self._window()
         if self._reader.count_between(self._run_id, *window) == len(self._seen):

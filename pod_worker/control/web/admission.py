@@ -1,6 +1,6 @@
 """The layer in front of every route: the key, then limits.
 
-Limits on body, time and concurrency.
+It limits bodies, time and concurrency.
 
 A route is protected because it exists; only the public paths below need no key. Bodies of all routes except ingest
 are read here, after the key was checked and up to a limit. Limits of headers and connections hold in `protocol`.

@@ -1,6 +1,6 @@
 """Which user owns the other end of a loopback connection.
 
-From Linux's socket table.
+It is read from Linux's socket table.
 
 A proxy on the same machine, and another person's program, usually run as another user. Their requests come from
 loopback too, so the address alone does not say who is asking.

@@ -96,7 +96,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _find_peer_uid(self) -> int | None:
         """The user of the client's process on this machine.
 
-        Looked up once, only for requests without a key.
+        It is looked up once, and only for requests without a key.
         """
         if not self._is_peer_known and self.client is not None and self.server is not None:
             self._is_peer_known = True

@@ -32,7 +32,7 @@ BUCKETS = ("hour", "day", "week", "month", "year")
 class Rates:
     """Nano-dollars per 720 hours: compute (GPU or CPU) and disk.
 
-    And whether the time counts as billed.
+    The result also says whether the time counts as billed.
     """
 
     compute: int = 0

@@ -1,6 +1,6 @@
 """The period of a billing query: explicit, the last N buckets, or 30 days.
 
-Widened to bucket edges.
+The period is widened to bucket edges.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reduces claim contention: take the head; after a lost race pick randomly.
 
-Only among runs of equal priority.
+The random choice is only among runs of equal priority.
 
 Each claimer keeps this for itself, from what it observes. It chooses which runs to try and decides nothing: the
 claim repeats the whole condition.

@@ -1,6 +1,6 @@
 """The end of an attempt: the state and budget that follow from its outcome.
 
-And the update that records them.
+It also makes the update that records them.
 
 The decision is pure. The update is a pipeline for `run_queue.settle`, which fences it. Nothing here reads or
 writes.

@@ -24,7 +24,7 @@ Groups: TypeAlias = Mapping[str, tuple[str, Mapping[str, Json]]]  # group -> ver
 class _Node:
     """Values to merge into one (sub)document under a condition each.
 
-    And the documents below it.
+    It merges the documents below it too.
     """
 
     __slots__ = ("below", "leaves")
@@ -57,7 +57,7 @@ class _Node:
 def update_if_newer(groups: Groups, unless: Document | None = None) -> Document:
     """A pipeline stage that writes each group where its version is the newer one.
 
-    And not `unless`.
+    Nothing is written where `unless` holds.
     """
     root = _Node()
     for group, (version, fields) in _within_limits(groups).items():

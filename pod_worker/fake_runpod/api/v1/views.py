@@ -104,7 +104,7 @@ def _gpu(pod: Pod, catalogue: Catalogue) -> dict[str, Json] | None:
 def prices(gpu: GpuType) -> dict[str, Json]:
     """USD per GPU-hour under v1's and GraphQL's names.
 
-    Null where the cloud does not offer the type.
+    A price is null where the cloud does not offer the type.
     """
     secure, community = (gpu.price_nano.get(cloud) for cloud in ("SECURE", "COMMUNITY"))
     best = secure or community or 0
