@@ -56,6 +56,7 @@ INTERNAL = {
     "pod_worker_work_root",
     "pod_worker_command_fd",
     "pod_worker_uplink_fd",
+    "pod_worker_sandbox_fd",
     "pod_worker_skip_gpu",
     "pod_worker_data",
     "pod_worker_python",
@@ -135,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_image: str | None = None
     pod_worker_child_user: str = "auto"  # of runs, where the worker is root; `none` keeps the worker's user
     pod_worker_child_env: str = ""  # names of further variables for runs, with commas between them
+    pod_worker_sandbox_floor: str = "default"  # protections that model-written code needs; docs/sandbox.md
     pod_worker_rate_limit: Annotated[float, Meta(gt=0, le=1e9)] = 5000
     pod_worker_llm: Literal["openai", "anthropic", "scripted", "replay"] | None = None  # by the model's name
     pod_worker_llm_prices: str | None = None  # a JSON file that replaces the prices of the package
@@ -198,6 +200,7 @@ def load_with_origins(
         raise ConfigurationError("; ".join(problems))
     settings = Settings(**values)
     _check_lease(settings)
+    _check_sandbox_floor(settings)
     return settings, _origins(settings, given)
 
 
@@ -251,6 +254,17 @@ def _check_lease(settings: Settings) -> None:
             f"({lease - settings.margin_seconds:g} s of POD_WORKER_LEASE_SECONDS={lease:g}), or one lost renewal "
             "loses the run"
         )
+
+
+def _check_sandbox_floor(settings: Settings) -> None:
+    if settings.pod_worker_sandbox_floor == "default":
+        return
+    from pod_worker.sandbox.layers import read_floor
+
+    try:
+        read_floor(settings.pod_worker_sandbox_floor)
+    except ValueError as error:
+        raise ConfigurationError(f"POD_WORKER_SANDBOX_FLOOR: {error}") from None
 
 
 def _gather(env: Mapping[str, str], env_file: Path | None) -> dict[str, tuple[str, str]]:

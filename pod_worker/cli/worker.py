@@ -31,6 +31,7 @@ from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.process.tree import become_subreaper, deny_inspection
+from pod_worker.sandbox.identity import SANDBOX_UID
 from pod_worker.store.mongo import redacted
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.worker_registry import WorkerRegistry
@@ -112,8 +113,8 @@ def worker(
     uncaught_errors.install(daemon.report, "worker", make_redactor())
     deny_inspection()  # a run of this user must not read the keys in our environment
     become_subreaper()  # what outlives even a guard that was killed becomes our child
-    dedicated_uid = DEFAULT_UID if os.geteuid() == 0 else None
-    for pid in kill_unguarded(settings.work_dir, dedicated_uid):
+    dedicated_uids = (DEFAULT_UID, SANDBOX_UID) if os.geteuid() == 0 else ()
+    for pid in kill_unguarded(settings.work_dir, dedicated_uids):
         log.warning("killed orphaned run process %d (its worker and guard had both been killed)", pid)
     signals.listen(
         lambda number: _on_signal(number, shutdown, daemon), signal.SIGTERM, signal.SIGINT, signal.SIGHUP

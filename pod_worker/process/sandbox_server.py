@@ -1,7 +1,8 @@
 """Starts the sandbox server; standard library only, for the guard.
 
 Where the guard is root, the server gets a user of its own. The child of the guard cannot change its user, so it
-asks here: `start` on a SOCK_SEQPACKET pair; the answer carries the client end of a new server's control socket.
+asks here: `start MODULE…` on a SOCK_SEQPACKET pair. The answer carries the client end of a new server's control
+socket. The modules are imported by the server, under the server's user.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pod_worker.process.tree import die_with_parent, kill_tree
 
 SERVER_FD_VARIABLE = "POD_WORKER_SANDBOX_FD"
+START_REQUEST = b"start "
+REQUEST_BYTES = 4096
 SandboxIds = tuple[int, int, tuple[int, ...]]  # user, group, further groups
 # No secret has such a name; the tag finds processes whose guard was killed.
 _PASSED = (
@@ -86,10 +89,13 @@ class SandboxStarter:
     def answer(self, child: int) -> bool:
         """Start a server for the child; False when no request can come any more."""
         try:
-            if not self._socket.recv(64):
+            request = self._socket.recv(REQUEST_BYTES)
+            if not request:
                 return False
             self._end_server(child)
-            self._server, client = start_server(self._user, server_environment(os.environ), ends_with_thread=True)
+            modules = request.removeprefix(START_REQUEST).decode(errors="replace").split()
+            environment = server_environment(os.environ)
+            self._server, client = start_server(self._user, environment, modules=modules, ends_with_thread=True)
             with client:
                 socket.send_fds(self._socket, [b"started"], [client.fileno()])
         except OSError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.process.sandbox_server import SandboxIds, server_environment, start_server
+from pod_worker.process.sandbox_server import START_REQUEST, SandboxIds, server_environment, start_server
 from pod_worker.sandbox.identity import SANDBOX_UID, closed_folder
 
 GUARD_SECONDS = 30.0
@@ -72,13 +72,14 @@ class LocalStarter:
 class GuardStarter:
     """Asks the guard through the descriptor that it gave to this process."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, modules: Sequence[str] = ()) -> None:
         self._guard = socket.socket(fileno=fd)
         self._guard.settimeout(GUARD_SECONDS)
+        self._modules = modules
 
     def start(self) -> socket.socket:
         try:
-            self._guard.send(b"start")
+            self._guard.send(START_REQUEST + " ".join(self._modules).encode())
             message, fds, _, _ = socket.recv_fds(self._guard, 4096, 1)
         except OSError as error:
             raise RunError(FailureCode.ENVIRONMENT, f"the guard does not answer: {error}") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,34 +40,34 @@ def processes_with_tag(tag: AttemptTag) -> list[int]:
     return [pid for pid in tree.pids() if wanted <= set(_words(pid, "environ"))]
 
 
-def unguarded_processes(work_root: Path, dedicated_uid: int | None = None) -> list[int]:
+def unguarded_processes(work_root: Path, dedicated_uids: Collection[int] = ()) -> list[int]:
     """Processes of runs of this work root without a guard above them.
 
-    `dedicated_uid` is a user that only runs have: without a capability, root cannot read the environment of its
+    `dedicated_uids` are users that only runs have: without a capability, root cannot read the environment of their
     processes, but an unguarded one is an orphan, whatever its work root was.
 
     A run's process always has its guard above it, whatever it forked into. One without belonged to a worker that
     was killed in the same moment as its guard.
     """
     scope = f"{WORK_ROOT_VARIABLE}={work_root}".encode()
-    tagged = [pid for pid in tree.pids() if scope in _words(pid, "environ") or _is_hidden_run(pid, dedicated_uid)]
+    tagged = [pid for pid in tree.pids() if scope in _words(pid, "environ") or _is_hidden_run(pid, dedicated_uids)]
     # Any guard of the machine: its environment cannot be read, its command line can.
     guards = {pid for pid in tree.pids() if any(word.endswith(GUARD_SCRIPT) for word in _words(pid, "cmdline"))}
     watched = guards | {pid for each in guards for pid in tree.descendants(each)}
     return [pid for pid in tagged if pid not in watched]
 
 
-def kill_unguarded(work_root: Path, dedicated_uid: int | None = None) -> list[int]:
+def kill_unguarded(work_root: Path, dedicated_uids: Collection[int] = ()) -> list[int]:
     """SIGKILL them, so that the GPU is free before a claim; returns their pids."""
-    found = unguarded_processes(work_root, dedicated_uid) if sys.platform == "linux" else []
+    found = unguarded_processes(work_root, dedicated_uids) if sys.platform == "linux" else []
     for pid in found:
         tree.send_signal(pid, 9)
     return found
 
 
-def _is_hidden_run(pid: int, dedicated_uid: int | None) -> bool:
+def _is_hidden_run(pid: int, dedicated_uids: Collection[int]) -> bool:
     try:
-        if dedicated_uid is None or os.stat(f"/proc/{pid}").st_uid != dedicated_uid:
+        if os.stat(f"/proc/{pid}").st_uid not in dedicated_uids:
             return False
         with open(f"/proc/{pid}/environ", "rb") as file:
             file.read(1)

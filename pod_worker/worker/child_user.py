@@ -14,8 +14,10 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pod_worker.sandbox.identity import SANDBOX_UID
 
 AUTO, NONE = "auto", "none"
 DEFAULT_UID = 61_999  # outside the ranges that Debian and systemd give out
@@ -74,6 +76,15 @@ def usable_user(setting: str, folders: Iterable[Path]) -> ChildUser | None:
     if user:
         check_user(user, folders)
     return user
+
+
+def sandbox_user(user: ChildUser | None) -> ChildUser | None:
+    """The user of programs that a run of `user` executes in the sandbox.
+
+    It has the group of the run, so that both can enter the run's folder; what they share has the group's modes.
+    None where runs keep the worker's user.
+    """
+    return replace(user, uid=SANDBOX_UID, name="pod-worker-sandbox") if user else None
 
 
 def make_way(folder: Path) -> None:

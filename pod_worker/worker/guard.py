@@ -3,7 +3,8 @@
 It is the parent of the child and the subreaper of everything the child leaves behind, so a double fork or a new
 session escapes nothing. It kills the whole tree when the trusted time of the lease runs out, when the supervisor
 asks, or when the supervisor is gone (its pipe closes). It holds no GIL that the run could starve, uses no
-network, and imports only the standard library so that it starts in milliseconds. It is run as a script.
+network, and imports only the standard library so that it starts in milliseconds. It is run as a script. It starts
+the sandbox server of a run that needs one: only the guard can give it a user of its own.
 
 Commands come on stdin, one a line: `lease SECONDS` (trust for so long from now), `term` (SIGTERM to the child's
 group), `kill`. The report goes to stdout as one JSON line: {"code", "signal", "lease_expired", "killed",
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # run by path with -I -S: the package is not on the search path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -34,6 +36,9 @@ from pod_worker.process.tree import (
     send_signal,
 )
 
+if TYPE_CHECKING:
+    from pod_worker.process.sandbox_server import SandboxStarter
+
 LEASE_LIMIT_SECONDS = 3600.0  # the longest lease that the settings allow
 
 
@@ -48,14 +53,22 @@ def now() -> float:
 Ids = tuple[int, int, tuple[int, ...]]  # user, group, further groups
 
 
-def program(lease_seconds: float, fds: tuple[int, ...], user: Ids | None) -> list[str]:
+def program(
+    lease_seconds: float,
+    fds: tuple[int, ...],
+    user: Ids | None,
+    *,
+    needs_sandbox: bool = False,
+    sandbox_user: Ids | None = None,
+) -> list[str]:
     """The command line of a guard, to be followed by the child's.
 
-    `user` None: the child keeps ours.
+    `user`, `sandbox_user` None: child and sandbox server keep ours.
     """
     # -I -S: nothing from the environment or site-packages, so that the guard starts in milliseconds.
     argv = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
-    return [*argv, f"{lease_seconds:.3f}", json.dumps(fds), json.dumps(user), "--"]
+    sandbox = json.dumps({"user": sandbox_user} if needs_sandbox else None)
+    return [*argv, f"{lease_seconds:.3f}", json.dumps(fds), json.dumps(user), sandbox, "--"]
 
 
 class Guard:
@@ -65,8 +78,12 @@ class Guard:
         pass_fds: tuple[int, ...],
         lease_seconds: float,
         user: Ids | None,
+        sandbox: SandboxStarter | None = None,
     ) -> None:
         uid, gid, groups = user or (None, None, None)
+        self._sandbox = sandbox
+        if sandbox:
+            pass_fds = (*pass_fds, sandbox.child_fd)
         self._deadline = now() + lease_seconds
         self._received = b""
         self._killed = False
@@ -91,8 +108,11 @@ class Guard:
         while self._status is None:
             wait = max(min(self._deadline - now(), 1.0), 0.0)
             commands = [] if self._killed else [0]  # a closed pipe is readable for ever
-            readable, _, _ = select.select([*commands, self._child_exit.reader], [], [], wait)
+            requests = [self._sandbox] if self._sandbox and not self._killed else []
+            readable, _, _ = select.select([*commands, *requests, self._child_exit.reader], [], [], wait)
             self._child_exit.clear()
+            if self._sandbox in readable:
+                self._start_sandbox()
             if 0 in readable:
                 self._handle_commands(os.read(0, 4096))
             if now() >= self._deadline and not self._killed:
@@ -101,6 +121,10 @@ class Guard:
             self._status = reap().get(self._child.pid, self._status)
         survivors = kill_tree(os.getpid())
         return self._report(survivors)
+
+    def _start_sandbox(self) -> None:
+        if self._sandbox and not self._sandbox.answer(self._child.pid):
+            self._sandbox = None  # the child closed its end
 
     def _handle_commands(self, received: bytes) -> None:
         if not received:  # the supervisor is gone
@@ -150,15 +174,28 @@ def _ignore(*_: object) -> None:
     pass
 
 
+def _starter(sandbox: dict[str, Ids | None] | None) -> SandboxStarter | None:
+    if sandbox is None:
+        return None
+    # Not at the top: the socket module would delay the start of every guard.
+    from pod_worker.process.sandbox_server import SERVER_FD_VARIABLE, SandboxStarter
+
+    starter = SandboxStarter(sandbox["user"])
+    os.environ[SERVER_FD_VARIABLE] = str(starter.child_fd)
+    return starter
+
+
 def main(arguments: list[str]) -> None:
-    """guard.py LEASE_SECONDS FDS USER -- ARGV…"""
-    lease_seconds, fds, user, _, *argv = arguments
+    """guard.py LEASE_SECONDS FDS USER SANDBOX -- ARGV…"""
+    lease_seconds, fds, user, sandbox, _, *argv = arguments
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only the supervisor's commands count. A handler, not SIG_IGN: the child would inherit the latter.
         signal.signal(number, _ignore)
     deny_inspection()  # or the run could write commands into our standard input
     become_subreaper()
-    guard = Guard(argv, tuple(json.loads(fds)), float(lease_seconds), json.loads(user))
+    guard = Guard(
+        argv, tuple(json.loads(fds)), float(lease_seconds), json.loads(user), _starter(json.loads(sandbox))
+    )
     report = guard.watch()
     print(json.dumps(report), flush=True)
 

@@ -21,7 +21,7 @@ import msgspec
 from pod_worker.process import tree
 from pod_worker.worker import guard, protocol
 from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
-from pod_worker.worker.child_user import ChildUser
+from pod_worker.worker.child_user import ChildUser, sandbox_user
 
 
 class GuardReport(msgspec.Struct):
@@ -43,10 +43,14 @@ class ChildCommand:
     env: Mapping[str, str]
     attempt_tag: AttemptTag  # every process of the tree carries it in its environment
     user: ChildUser | None = None
+    needs_sandbox: bool = False  # it may ask the guard for a sandbox server
 
 
-def child_command(attempt_tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None) -> ChildCommand:
-    return ChildCommand([sys.executable, "-m", "pod_worker.worker.child"], env, attempt_tag, user)
+def child_command(
+    attempt_tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None, *, needs_sandbox: bool = False
+) -> ChildCommand:
+    argv = [sys.executable, "-m", "pod_worker.worker.child"]
+    return ChildCommand(argv, env, attempt_tag, user, needs_sandbox)
 
 
 class GuardedChild:
@@ -67,7 +71,7 @@ class GuardedChild:
         fds = (child_commands, child_uplink)
         try:
             self._guard = subprocess.Popen(
-                [*guard.program(lease_seconds, fds, _ids(command.user)), *command.argv],
+                [*_guard_program(command, lease_seconds, fds), *command.argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -171,6 +175,16 @@ class GuardedChild:
                     except BrokenPipeError:
                         pass
         self._commands.close()
+
+
+def _guard_program(command: ChildCommand, lease_seconds: float, fds: tuple[int, ...]) -> list[str]:
+    return guard.program(
+        lease_seconds,
+        fds,
+        _ids(command.user),
+        needs_sandbox=command.needs_sandbox,
+        sandbox_user=_ids(sandbox_user(command.user)),
+    )
 
 
 def _ids(user: ChildUser | None) -> tuple[int, int, tuple[int, ...]] | None:

@@ -17,7 +17,7 @@ import pytest
 from pod_worker.core.execution import ExecutionLimits, ExecutionRequest, ExecutionResult
 from pod_worker.sandbox.client import SandboxClient
 from pod_worker.sandbox.starting import LocalStarter
-from tests.sandbox.support import ROOT, NeverStop, open_python
+from tests.sandbox.support import ROOT, NeverStop, floor, open_python
 
 Execute = Callable[..., ExecutionResult]
 
@@ -31,7 +31,7 @@ def library_path() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def runner(library_path: dict[str, str]) -> Iterator[SandboxClient]:
     starter = LocalStarter(["numpy"], python=open_python(), variables=library_path)
-    with SandboxClient(starter) as client:
+    with SandboxClient(starter, floor()) as client:
         yield client
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from pod_worker.sandbox.identity import SANDBOX_UID, closed_folder
+from pod_worker.sandbox.layers import DEFAULT_FLOOR
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "import sys; print(*sys.version_info[:2])"
@@ -40,6 +41,11 @@ def open_python() -> str:
 
 def has_own_user() -> bool:
     return os.geteuid() == 0 and _is_open(Path(open_python()))
+
+
+def floor() -> tuple[str, ...] | None:
+    """The default; without `uid` where root finds no interpreter that another user could start."""
+    return None if os.geteuid() != 0 or has_own_user() else DEFAULT_FLOOR
 
 
 def _is_open(python: Path) -> bool:

@@ -235,4 +235,4 @@ def test_a_run_of_another_user_dies_with_its_guard(db: Db, open_folder: Path) ->
         os.kill(guard, signal.SIGKILL)
         attempt.result()
     assert not is_running(child)
-    assert child not in unguarded_processes(open_folder / "work", DEFAULT_UID)
+    assert child not in unguarded_processes(open_folder / "work", (DEFAULT_UID,))
