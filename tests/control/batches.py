@@ -22,7 +22,10 @@ def take(database: Any, *batches: IngestBatch, clock: Clock | None = None) -> li
 async def _taken(database: Any, batches: Sequence[IngestBatch], clock: Clock) -> list[LineResult]:
     ingest = Ingest(database, clock, ControlPlaneMetrics(QueueStats))
     try:
-        return [result for batch in batches for result in await ingest.ingest_and_wait(batch)]
+        for batch in batches:
+            await ingest.ingest([batch])
+        await asyncio.to_thread(ingest.projector.wait_until_projected, 120)
+        return [result for batch in batches for result in batch.line_results()]
     finally:
         await ingest.close()
 

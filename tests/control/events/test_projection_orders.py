@@ -60,7 +60,8 @@ class ManyRuns:
 
     def ingest(self, arrivals: Sequence[IncomingEvent]) -> None:
         for start in range(0, len(arrivals), 1000):
-            self._loop.run(self._ingest.ingest_and_wait(batch_from_events(arrivals[start : start + 1000])))
+            self._loop.run(self._ingest.ingest([batch_from_events(arrivals[start : start + 1000])]))
+        assert self._ingest.projector.wait_until_projected(seconds=120)
 
     def views(self) -> dict[str, str]:
         """Everything that people see of each run, as text in which its name does not occur."""

@@ -31,7 +31,7 @@ CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 def post(http: TestClient, *events: Any, **headers: str) -> Any:
     """The answer, once the views tell of it too."""
     answer = http.post("/api/ingest/events", content=ndjson(*events), headers=NDJSON | headers)
-    http.app.state.ingest.projector.wait_until_projected()  # type: ignore[attr-defined]
+    http.app.state.ingest.projector.wait_until_projected(seconds=120)  # type: ignore[attr-defined]
     return answer
 
 
