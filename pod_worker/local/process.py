@@ -6,6 +6,7 @@ restart anything: the owner of the child decides what its end means.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -205,7 +206,8 @@ def describe_exit(code: int) -> str:
         return f"signal {-code}"
 
 
-_reserved_ports: list[socket.socket] = []
+_reserved_ports = contextlib.ExitStack()  # closed at exit, or Python warns about each socket
+atexit.register(_reserved_ports.close)
 
 
 def free_port() -> int:
@@ -220,7 +222,7 @@ def free_port() -> int:
     holder.bind((LOOPBACK, 0))
     port = int(holder.getsockname()[1])
     if sys.platform == "linux":
-        _reserved_ports.append(holder)
+        _reserved_ports.enter_context(holder)
     else:
         holder.close()
     return port
