@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from pod_worker.local.mongod import Mongod
     from pod_worker.local.s3 import ObjectStoreServer, S3Access
+    from pod_worker.sandbox.client import SandboxClient
 
 MONGOD_CACHE_GB = 1.0
 _numbers = itertools.count(1)
@@ -54,6 +57,28 @@ def training_libraries() -> None:
     """Fails each test that trains a model where torch is not installed. tests/training needs it as a whole."""
     if find_spec("torch") is None:
         pytest.fail("torch is not installed, and this test trains a model. Fix: make train", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def code_runner() -> Iterator[SandboxClient]:
+    """One warm sandbox with numpy and scikit-learn for the tests that execute programs of experiments."""
+    from pod_worker.sandbox.client import SandboxClient
+    from pod_worker.sandbox.starting import LocalStarter
+    from tests.sandbox.support import ROOT, open_python
+
+    modules = ["numpy", "sklearn.ensemble", "sklearn.svm"]
+    packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-packages" in path)])
+    with SandboxClient(LocalStarter(modules, open_python(), {"PYTHONPATH": packages})) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that the user of sandboxed programs may enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="open-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
