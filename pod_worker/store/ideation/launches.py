@@ -27,9 +27,10 @@ _ERROR_LIMIT = 500
 log = logging.getLogger(__name__)
 
 
-def experiment_params(hypothesis_id: str, idea: Mapping[str, Json], params: Mapping[str, Json]) -> dict[str, Json]:
-    """The parameters of an experiment about this idea."""
-    return {**params, "hypothesis_id": hypothesis_id, "idea": dict(idea)}
+def experiment_params(idea: Mapping[str, Json], params: Mapping[str, Json]) -> dict[str, Json]:
+    """The parameters of an experiment: the task of the idea unless one is given."""
+    task = {"task": idea["Task"]} if idea.get("Task") else {}
+    return {**task, **params, "idea": dict(idea)}
 
 
 def experiment_request(
@@ -38,7 +39,7 @@ def experiment_request(
     return RunRequest(
         id=run_id,
         pipeline=EXPERIMENT_PIPELINE,
-        params=experiment_params(hypothesis_id, idea, params),
+        params=experiment_params(idea, params),
         hypothesis_id=hypothesis_id,
     )
 

@@ -10,7 +10,7 @@ import pytest
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import RunError
 from pod_worker.store.ideation.hypotheses import Hypotheses, HypothesisRequest
-from pod_worker.store.ideation.launches import WaitingLaunches
+from pod_worker.store.ideation.launches import WaitingLaunches, experiment_params
 from pod_worker.store.queue.run_queue import RunQueue
 from tests.store.ideation.conftest import IDEA
 
@@ -31,10 +31,17 @@ def test_a_launch_waits_for_an_idea(hypotheses: Hypotheses, database: Any, queue
     run = queue.get("run-1")
     assert run is not None
     assert (run.pipeline, run.hypothesis_id) == ("experiment", "h1")
-    assert run.params == {"stages": 2, "hypothesis_id": "h1", "idea": IDEA}
+    assert run.params == {"stages": 2, "idea": IDEA}
     assert launches.launch_ready() == []
     found = database["hypotheses"].find_one({"_id": "h1"})
     assert (found["launchWhenReady"], found["launchedRunId"]) == (False, "run-1")
+
+
+def test_the_task_of_the_idea_is_used_unless_another_is_given() -> None:
+    assert experiment_params(IDEA, {}) == {"idea": IDEA}
+    wine = IDEA | {"Task": "wine"}
+    assert experiment_params(wine, {"seed": 1}) == {"task": "wine", "seed": 1, "idea": wine}
+    assert experiment_params(wine, {"task": "digits"})["task"] == "digits"
 
 
 def test_many_launchers_queue_one_run(hypotheses: Hypotheses, database: Any) -> None:

@@ -1,0 +1,1 @@
+"""Ideation: a hypothesis becomes research ideas."""
