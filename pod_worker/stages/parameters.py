@@ -1,4 +1,4 @@
-"""Parameters of a run read into a struct, with every problem and its correction in one message."""
+"""Reads parameters of a run into a struct and names every problem at once."""
 
 from __future__ import annotations
 

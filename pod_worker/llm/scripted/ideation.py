@@ -207,7 +207,7 @@ def _propose(request: CompletionRequest) -> Json:
 
 
 def _reflect(request: CompletionRequest) -> Json:
-    """Round 1 adds an ablation, round 2 the limits of the evidence; then nothing is left to add."""
+    """Round 1 adds an ablation, round 2 the limits of the evidence, round 3 nothing."""
     facts = request.facts
     round_number = int(facts.get("round") or 1)
     idea: dict[str, Json] = dict(facts.get("previous") or {})
@@ -241,7 +241,10 @@ def _choose(facts: Mapping[str, Json], skips_one: bool) -> tuple[_Question, Mapp
 
 
 def _ranked(facts: Mapping[str, Json]) -> Sequence[_Question]:
-    """Questions that share words with the hypothesis first; the others in an order that depends on it."""
+    """Questions that share words with the hypothesis first.
+
+    The order of the others depends on the hypothesis and the seed.
+    """
     topic = _topic_text(facts)
     words, seed = _words(topic), facts.get("seed")
 

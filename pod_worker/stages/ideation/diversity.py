@@ -1,4 +1,4 @@
-"""Whether an idea repeats an earlier one: by its title, or by its short hypothesis."""
+"""Whether an idea repeats an earlier one by its title or its short hypothesis."""
 
 from __future__ import annotations
 

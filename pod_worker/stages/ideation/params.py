@@ -1,4 +1,4 @@
-"""The parameters of an ideation run, checked when it is enqueued and again when it starts."""
+"""The parameters of an ideation run, checked at enqueue and when it starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ideation asks a model: the messages, the facts they render, and the schema of the answer."""
+"""What ideation asks a model: messages, facts, and the schema of the answer."""
 
 from __future__ import annotations
 

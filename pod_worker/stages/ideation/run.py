@@ -1,4 +1,4 @@
-"""The ideation stage: rounds of proposal and criticism until the ideas of a request are there.
+"""The ideation stage: rounds of proposal and criticism for each idea.
 
 Each finished idea is saved and emitted at once, so a crash or a cap loses none. A reply that stays invalid costs
 its own idea only. The stage knows a model and a literature index by their ports; without an index it goes on and
@@ -62,7 +62,7 @@ class IdeationState:
 
 
 class IdeaRefusedError(Exception):
-    """The reply holds no usable idea; the message says why, for the model and for people."""
+    """The reply holds no usable idea; the message tells the model and people why."""
 
 
 def run_ideation(
@@ -132,12 +132,18 @@ class _Ideation:
                 self._drop(error.message)
 
     def _limit(self) -> int:
-        """Generations after which the stage ends; an attempt after none brought an idea tries as many again."""
+        """Generations after which the stage ends.
+
+        When none has brought an idea, the next attempt tries as many again.
+        """
         planned, tried = self._params.max_num_generations, self._state.tried
         return planned if self._state.ideas or tried < planned else tried + planned
 
     def _generate(self) -> Idea:
-        """One idea, criticised. Raises IdeaRefusedError when two proposals in a row cannot be used."""
+        """One idea, criticised.
+
+        Raises IdeaRefusedError when two proposals in a row cannot be used.
+        """
         try:
             idea = self._propose(None)
         except IdeaRefusedError as error:
