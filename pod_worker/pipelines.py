@@ -15,6 +15,8 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Stage
 from pod_worker.stages import finetune, synthetic
+from pod_worker.stages.research import experiment
+from pod_worker.stages.research import params as experiment_params
 from pod_worker.training import params as training_params
 
 
@@ -28,6 +30,7 @@ class Pipeline:
     units: Mapping[str, str] = field(default_factory=dict)  # parameter -> unit
     paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
     asks_models: bool = False  # its child receives the keys of language models
+    needs_sandbox: bool = False  # its stages execute programs that models wrote
     ends_in_review: bool = False  # a finished run waits for a person's verdict
 
 
@@ -42,6 +45,18 @@ PIPELINES: dict[str, Pipeline] = {
             training_params.TrainingParams,
             training_params.UNITS,
             training_params.PATHS,
+        ),
+        Pipeline(
+            "experiment",
+            "Test an idea: tree search over model-written programs that are executed, plots, paper, review.",
+            experiment_params.complete,
+            experiment.stages_of,
+            experiment_params.ExperimentParams,
+            experiment_params.UNITS,
+            experiment_params.PATHS,
+            asks_models=True,
+            needs_sandbox=True,
+            ends_in_review=True,
         ),
         Pipeline(
             "synthetic",

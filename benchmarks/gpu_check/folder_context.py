@@ -10,7 +10,8 @@ import json
 import shutil
 from pathlib import Path
 
-from pod_worker.core.failure import DrainRequested
+from pod_worker.core.execution import CodeRunner
+from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import Payload
 from pod_worker.core.run import Json, Run, RunStatus
@@ -84,6 +85,9 @@ class FolderRun:
         )
         self.artifacts = FolderArtifactStore(root / "store", attempt)
         self.stop = stop or CountedStop()
+
+    def open_sandbox(self) -> CodeRunner:
+        raise RunError(FailureCode.ENVIRONMENT, "this run has no sandbox")
 
     def emit(self, payload: Payload) -> str:
         return ""

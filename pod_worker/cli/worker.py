@@ -231,6 +231,7 @@ def _attempt_environment(
         variables=variables,
         child_user=user,
         model_access=_model_access(settings),
+        sandbox_floor=settings.pod_worker_sandbox_floor,
         redactor=redactor,
     )
 
@@ -243,6 +244,7 @@ def _model_access(settings: Settings) -> ModelAccess:
         anthropic_api_key=revealed(settings.anthropic_api_key),
         anthropic_base_url=settings.anthropic_base_url,
         prices_file=settings.pod_worker_llm_prices,
+        cassettes=settings.pod_worker_llm_cassettes,
     )
 
 

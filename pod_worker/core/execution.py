@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from pod_worker.core.stage import StopSignal
+from pod_worker.core.stop_signal import StopSignal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Json, Run
+from pod_worker.core.stop_signal import StopSignal as StopSignal
 
-if TYPE_CHECKING:  # commands that only read have no use for every payload's class
+if TYPE_CHECKING:
+    from pod_worker.core.execution import CodeRunner
+
+    # commands that only read have no use for every payload's class
     from pod_worker.core.payload import Payload
 
 # The one table from the wire's stage names to words.
@@ -97,13 +101,6 @@ class Artifacts(Protocol):
         """
 
 
-class StopSignal(Protocol):
-    def check(self) -> None:
-        """Raise CancelRequested or DrainRequested after a request to stop; call it often."""
-
-    def is_set(self) -> bool: ...
-
-
 class Context(Protocol):
     """The interface of a stage to its run.
 
@@ -124,6 +121,12 @@ class Context(Protocol):
     @property
     def model_access(self) -> ModelAccess | None:
         """How to reach language models; None for a pipeline that does not need them."""
+
+    def open_sandbox(self) -> CodeRunner:
+        """The sandbox for programs that models wrote; one for all stages of an attempt.
+
+        Raises RunError(ENVIRONMENT) when this machine cannot protect itself from them.
+        """
 
     def emit(self, payload: Payload) -> str: ...
 

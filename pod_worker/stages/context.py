@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.failure import CancelRequested, Interruption, classify
+from pod_worker.core.execution import CodeRunner
+from pod_worker.core.failure import CancelRequested, FailureCode, Interruption, RunError, classify
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import LogLevel, Payload, RunLog, StageCompleted, StageFailed, StageStarted
 from pod_worker.core.run import Json, Run
@@ -69,6 +70,7 @@ class StageContext:
         save: Callable[[str, dict[str, Json]], None],
         clock: Clock,
         model_access: ModelAccess | None = None,
+        open_sandbox: Callable[[], CodeRunner] | None = None,
     ) -> None:
         self.run = run
         self.stage = stage
@@ -78,6 +80,7 @@ class StageContext:
         self.model_access = model_access
         self.summary: dict[str, Json] = {}
         self._emitter = emitter
+        self._open_sandbox = open_sandbox
         self._save = save
         self._clock = clock
         self._began = 0.0
@@ -101,6 +104,13 @@ class StageContext:
     def elapsed(self) -> float:
         """Seconds since this attempt entered the stage."""
         return self._clock.monotonic() - self._began
+
+    def open_sandbox(self) -> CodeRunner:
+        if self._open_sandbox is None:
+            raise RunError(
+                FailureCode.INTERNAL, f"the pipeline of stage {self.stage} does not say that it needs a sandbox"
+            )
+        return self._open_sandbox()
 
     def emit(self, payload: Payload) -> str:
         return self._emitter.emit(payload)

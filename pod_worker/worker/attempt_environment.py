@@ -29,6 +29,7 @@ class AttemptEnvironment:
     child_user: ChildUser | None = None
     redactor: Redactor = field(default_factory=Redactor)  # of every secret that a run may print
     model_access: ModelAccess | None = None
+    sandbox_floor: str = "default"
 
     def spec(self, run: Run, fence: Fence, identity: WorkerIdentity, work_dir: Path) -> AttemptSpec:
         pipeline = PIPELINES.get(run.pipeline)
@@ -43,6 +44,7 @@ class AttemptEnvironment:
             control_plane_url=self.control_plane_url,
             attempt_token=self._attempt_token(fence),
             model_access=self.model_access if pipeline and pipeline.asks_models else None,
+            sandbox_floor=self.sandbox_floor,
         )
 
     def _attempt_token(self, fence: Fence) -> str | None:
@@ -52,3 +54,9 @@ class AttemptEnvironment:
         """
         secret = self.control_plane_token
         return attempt_token.mint(secret, fence.run_id, fence.attempt) if secret else None
+
+
+def needs_sandbox(name: str) -> bool:
+    """Whether the guard of this pipeline's child starts sandbox servers for it."""
+    pipeline = PIPELINES.get(name)
+    return bool(pipeline and pipeline.needs_sandbox)

@@ -27,6 +27,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.secret import Redactor, secret_values
 from pod_worker.core.stage import EventEmitter, Stage
 from pod_worker.pipelines import find_pipeline
+from pod_worker.process.sandbox_server import SERVER_FD_VARIABLE
 from pod_worker.process.tree import deny_inspection
 from pod_worker.stages.context import StageContext, StopFlag
 from pod_worker.worker import child_io, protocol, uncaught_errors
@@ -49,7 +50,12 @@ class SupervisorPipe:
 
 class AttemptExecutor:
     def __init__(
-        self, spec: protocol.AttemptSpec, uplink: SupervisorPipe, emitter: EventEmitter, stop: StopFlag
+        self,
+        spec: protocol.AttemptSpec,
+        uplink: SupervisorPipe,
+        emitter: EventEmitter,
+        stop: StopFlag,
+        sandbox: child_io.LazySandbox | None = None,
     ) -> None:
         self._spec = spec
         self._run = spec.run
@@ -57,6 +63,7 @@ class AttemptExecutor:
         self._emitter = emitter
         self._stop = stop
         self._clock = SystemClock()
+        self._sandbox = sandbox
         self._artifacts = child_io.LazyArtifacts(spec, emitter, stop)
         self._stage: str | None = None
 
@@ -91,6 +98,7 @@ class AttemptExecutor:
             save=lambda name, state: self._save(name, state, done=False),
             clock=self._clock,
             model_access=self._spec.model_access,
+            open_sandbox=self._sandbox.open if self._sandbox else None,
         ) as context:
             context.summary = stage.run(context)
         self._save(stage.name, context.summary, done=True)
@@ -125,6 +133,7 @@ def main() -> int:
     uplink = SupervisorPipe(int(os.environ.pop(protocol.UPLINK_FD_VARIABLE)))
     # Not standard input, which is /dev/null: code of the run may read that, or ask questions there.
     commands = open_private(int(os.environ.pop(protocol.COMMAND_FD_VARIABLE)))
+    sandbox_fd = os.environ.pop(SERVER_FD_VARIABLE, None)
     spec = protocol.read_spec(commands.readline())
     if spec.model_access:
         deny_inspection()  # programs of the run must not read the keys of language models in our memory
@@ -134,7 +143,8 @@ def main() -> int:
     stop = StopFlag()
     threading.Thread(target=read_stop_commands, args=(commands, stop), name="commands", daemon=True).start()
     uplink.send(protocol.ChildReady())
-    outcome = AttemptExecutor(spec, uplink, emitter, stop).execute()
+    sandbox = child_io.LazySandbox(int(sandbox_fd), spec.sandbox_floor) if sandbox_fd else None
+    outcome = AttemptExecutor(spec, uplink, emitter, stop, sandbox).execute()
     uplink.send(protocol.OutcomeReported.of(outcome))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,10 +5,12 @@ The publisher is built when a stage first asks for it: importing an HTTP client 
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import CancelRequested, DrainRequested
 from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, EventEmitter, StopSignal
@@ -53,6 +55,24 @@ class CancelOnlySignal:
         except CancelRequested:
             return True
         return False
+
+
+class LazySandbox:
+    """The attempt's sandbox; its server starts at the first use, by the guard."""
+
+    def __init__(self, fd: int, floor: str) -> None:
+        os.set_inheritable(fd, False)
+        self._fd, self._floor = fd, floor
+        self._opened: CodeRunner | None = None
+
+    def open(self) -> CodeRunner:
+        if self._opened is None:
+            from pod_worker.sandbox.client import SandboxClient
+            from pod_worker.sandbox.layers import read_floor
+            from pod_worker.sandbox.starting import GuardStarter
+
+            self._opened = SandboxClient(GuardStarter(self._fd), read_floor(self._floor))
+        return self._opened
 
 
 class LazyArtifacts:

@@ -38,6 +38,7 @@ class AttemptSpec(msgspec.Struct):
     control_plane_url: str
     attempt_token: str | None = None  # speaks for this attempt only (core.attempt_token)
     model_access: ModelAccess | None = None  # only for a pipeline that asks language models
+    sandbox_floor: str = "default"  # POD_WORKER_SANDBOX_FLOOR
 
     def secrets(self) -> list[str]:
         """What must not appear in any output of the child."""

@@ -24,7 +24,7 @@ from pod_worker.process.oom_kills import OomKillCounter
 from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
-from pod_worker.worker.attempt_environment import AttemptEnvironment
+from pod_worker.worker.attempt_environment import AttemptEnvironment, needs_sandbox
 from pod_worker.worker.attempt_tag import AttemptTag
 from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
 from pod_worker.worker.ending import (
@@ -165,7 +165,12 @@ class Supervisor:
         tag = AttemptTag(self._run.id, self._fence.attempt, self._environment.work_folders.root)
         trusted_seconds = max(self._lease.trusted_until - self._clock.monotonic(), 0.0)
         child = GuardedChild(
-            child_command(tag, self._environment.variables, self._environment.child_user),
+            child_command(
+                tag,
+                self._environment.variables,
+                self._environment.child_user,
+                needs_sandbox=needs_sandbox(self._run.pipeline),
+            ),
             trusted_seconds,
             self._environment.spec(self._run, self._fence, self._identity, work_dir),
         )

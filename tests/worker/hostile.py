@@ -108,7 +108,9 @@ class Attempt:
         self.events.append(payload)
         return self._emit(payload)
 
-    def command(self, tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None) -> ChildCommand:
+    def command(
+        self, tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None, *, needs_sandbox: bool = False
+    ) -> ChildCommand:
         return ChildCommand([self.interpreter, "-c", self._program], env, tag, user)
 
     def start(self) -> None:

@@ -22,6 +22,7 @@ from pod_worker.core.stage import ROTATED_ROLE, Artifact, ArtifactKind, Context
 
 FOLDER = "research"
 ATTEMPT_FILE = "attempt"
+TASK_FOLDER = "task"  # made again from the task and the seed; its hidden labels stay on the pod
 FILE_BYTES = 4 * 2**20  # larger files stay on the pod: predictions, model weights
 ARCHIVE_BYTES = 2 * 2**30
 # What a program may leave behind is data for people, not part of the record; its curves are.
@@ -139,7 +140,7 @@ def pack(folder: Path, target: Path) -> None:
 def _recorded_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        is_kept = parts[0] != "nodes" or path.name in KEPT_OF_NODES
+        is_kept = path.name in KEPT_OF_NODES if parts[0] == "nodes" else parts[0] != TASK_FOLDER
         if is_kept and not path.is_symlink() and path.is_file() and path.stat().st_size <= FILE_BYTES:
             yield path
 

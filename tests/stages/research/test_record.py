@@ -75,6 +75,8 @@ def test_large_files_of_programs_stay_on_the_pod(tmp_path: Path) -> None:
     (node / "out" / "curves.json").write_text("[]")
     (node / "out" / "predictions.npz").write_bytes(b"x")
     (node / "out" / "figure.png").write_bytes(b"x")
+    (record.folder / "task" / "hidden").mkdir(parents=True)
+    (record.folder / "task" / "hidden" / "labels.npz").write_bytes(b"x")
     with (record.folder / "large").open("wb") as file:
         file.truncate(FILE_BYTES + 1)
     pack(record.folder, tmp_path / "record.tar")

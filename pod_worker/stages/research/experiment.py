@@ -1,0 +1,50 @@
+"""The pipeline `experiment`: search, then plots, paper and validation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pod_worker.core.failure import CancelRequested, Interruption, RunError
+from pod_worker.core.run import Json
+from pod_worker.core.stage import ArtifactKind, Context, Stage
+from pod_worker.stages.research.params import ExperimentParams, parse
+
+if TYPE_CHECKING:
+    from pod_worker.stages.research.search_session import SearchSession
+
+SEARCH_STAGES = ("Stage_1", "Stage_2", "Stage_3", "Stage_4")
+
+
+def stages_of(params: dict[str, Json]) -> tuple[Stage, ...]:
+    """The stages of one attempt; they share one session."""
+    experiment = Experiment(parse(params))
+    return tuple(Stage(name, experiment.run_search) for name in SEARCH_STAGES)
+
+
+class Experiment:
+    def __init__(self, params: ExperimentParams) -> None:
+        self._params = params
+        self._session: SearchSession | None = None
+
+    def run_search(self, context: Context) -> dict[str, Json]:
+        session = self._opened(context)
+        iterations = getattr(self._params, f"{context.stage.lower()}_iterations")
+        try:
+            summary = session.search(context).run_stage(context.stage, iterations)
+        except (Interruption, RunError) as error:
+            if not isinstance(error, CancelRequested):
+                session.save(context)  # the next attempt may run on another pod
+            raise
+        if summary.best:
+            program = session.write_program(summary.best, context.stage)
+            context.artifacts.publish(program, ArtifactKind.CODE, name=f"{context.stage}/best_solution.py")
+        session.save(context)
+        return {**summary.to_json(), **session.state()}
+
+    def _opened(self, context: Context) -> SearchSession:
+        # Numeric libraries and clients are imported by the child that runs the stage, never by the supervisor.
+        from pod_worker.stages.research.search_session import open_session
+
+        if self._session is None:
+            self._session = open_session(context, self._params)
+        return self._session
