@@ -1,0 +1,49 @@
+"""The parameters of an experiment: defaults, and refusals that name every problem."""
+
+from typing import Any
+
+import pytest
+
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.stages.research.params import FIELDS, complete, parse
+
+IDEA = {
+    "Title": "Does scaling help?",
+    "Short Hypothesis": "Scaled features help linear models.",
+    "Abstract": "We test it.",
+    "Experiments": ["with and without"],
+    "Risk Factors and Limitations": ["small data"],
+}
+
+
+def test_an_idea_is_enough() -> None:
+    found = complete({"idea": IDEA})
+    assert found.keys() == FIELDS.keys()
+    assert complete(found) == found
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ({}, "'idea' is missing"),
+        ({"idea": {"Title": "x"}}, "'Abstract' is missing"),
+        ({"idea": "x"}, "idea"),
+        ({"idea": IDEA, "slotz": 2}, "did you mean 'slots'"),
+        ({"idea": IDEA, "num_drafts": 2}, "did you mean 'drafts'"),
+        ({"idea": IDEA, "max_usd": -1}, "'max_usd' is -1"),
+        ({"idea": IDEA, "max_usd": float("nan")}, "'max_usd' is nan"),
+        ({"idea": IDEA, "replicas": 1}, "'replicas' is 1"),
+        ({"idea": IDEA, "stage_1_iterations": 0}, "'stage_1_iterations' is 0"),
+        ({"idea": IDEA, "task": ""}, "'task' is ''"),
+    ],
+)
+def test_a_wrong_parameter_is_named(params: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RunError) as caught:
+        parse(params)
+    assert caught.value.code is FailureCode.INVALID_INPUT
+    assert problem in caught.value.message
+
+
+def test_all_problems_are_listed_together() -> None:
+    with pytest.raises(RunError, match=r"slotz.*max_usd.*idea"):
+        parse({"slotz": 1, "max_usd": -1})
