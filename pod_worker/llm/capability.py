@@ -42,9 +42,11 @@ CAPABILITIES: tuple[tuple[str, ModelCapability], ...] = (
     ("claude-3*", _CLAUDE),
     ("claude-4*", _CLAUDE),
     ("claude-*-4-[78]*", _CLAUDE_5),
-    ("claude-*-4*", _CLAUDE),
+    ("claude-*-4", _CLAUDE),
+    ("claude-*-4-*", _CLAUDE),
+    ("claude-*-5-20*", _CLAUDE_5),  # a date
+    ("claude-*-5-*", _CLAUDE_5_5),
     ("claude-*-5", _CLAUDE_5),
-    ("claude-*-5-20*", _CLAUDE_5),
     ("claude-*", _CLAUDE_5_5),
     ("gpt-4o*", _JSON_SCHEMA),
     ("gpt-4.1*", _JSON_SCHEMA),

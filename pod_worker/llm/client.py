@@ -271,9 +271,12 @@ class MeteredClient:
         self._limits.settle(row, CallStatus.UNKNOWN, usage, row.micro_usd, call_seconds=seconds, detail=detail)
 
     def _settle_answered_calls(self) -> None:
-        """Settle calls whose process was killed after the answer was cached."""
+        """Settle calls whose process was killed after the answer was cached.
+
+        An answer that has a row belongs to another call of the same request; the open one stays as reserved.
+        """
         for row in self._ledger.open_reservations():
-            answer = self._cache.find(row.key)
+            answer = None if self._ledger.is_answered(row.key) else self._cache.find(row.key)
             if answer is not None:
                 self._settle_answer(row, row.model, answer, 0.0)
 

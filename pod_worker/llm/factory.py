@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 from pod_worker.core.clock import Clock, SystemClock
@@ -17,7 +16,7 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.secret import Secret
 from pod_worker.core.stage import StopSignal
 from pod_worker.llm.anthropic_messages import AnthropicMessages
-from pod_worker.llm.capability import read_profile
+from pod_worker.llm.capability import read_profile, short_name
 from pod_worker.llm.cassette import CassetteError, Cassettes, CassetteWire
 from pod_worker.llm.client import ClientSettings, MeteredClient, RetryPolicy
 from pod_worker.llm.ledger import CallLedger
@@ -37,7 +36,7 @@ CACHE_FOLDER = "cache"
 class LlmConfig:
     """`repr` shows no key: they are Secrets."""
 
-    provider: str | None = None  # POD_WORKER_LLM; None: by the key that is set
+    provider: str | None = None  # POD_WORKER_LLM; None: by the model and the keys that are set
     openai_api_key: Secret | None = None
     openai_base_url: str | None = None
     anthropic_api_key: Secret | None = None
@@ -108,7 +107,7 @@ def check_config(config: LlmConfig) -> None:
 
 
 def choose_provider(config: LlmConfig) -> str:
-    """Raises RunError."""
+    """The setting; else by the model's name and the keys that are set. Raises RunError."""
     if config.provider:
         if config.provider not in PROVIDERS:
             known = ", ".join(PROVIDERS)
@@ -116,9 +115,13 @@ def choose_provider(config: LlmConfig) -> str:
                 FailureCode.INVALID_INPUT, f"POD_WORKER_LLM is {config.provider!r}. Set it to one of: {known}."
             )
         return config.provider
-    if config.openai_api_key or config.openai_base_url:
+    has_openai = bool(config.openai_api_key or config.openai_base_url)
+    has_anthropic = bool(config.anthropic_api_key or config.anthropic_base_url)
+    if config.model == MODEL:
+        return "scripted"
+    if has_openai and not (has_anthropic and short_name(config.model or "").startswith("claude")):
         return "openai"
-    if config.anthropic_api_key or config.anthropic_base_url:
+    if has_anthropic:
         return "anthropic"
     raise RunError(
         FailureCode.LLM_AUTH,
@@ -129,8 +132,9 @@ def choose_provider(config: LlmConfig) -> str:
 
 def _open_wire(provider: str, config: LlmConfig, clock: Clock) -> WireClient:
     if provider == "scripted":
-        # Its replies load numeric libraries, which the other providers do without.
-        return ScriptedWire(import_module("pod_worker.llm.scripted.client").ScriptedClient())
+        from pod_worker.llm.scripted.client import ScriptedClient  # all its replies; others do without
+
+        return ScriptedWire(ScriptedClient())
     if provider == "replay":
         return CassetteWire(_open_cassettes(config.cassettes))
     if provider == "openai":

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+FAULT_FORM = "KIND[:OPERATION][@FIRST[xCOUNT]][=SECONDS]"
 _RULE = re.compile(
-    r"(?P<kind>\w+)(:(?P<operation>[\w.-]+))?(@(?P<first>\d+)(x(?P<count>\d+))?)?(=(?P<value>[\d.]+))?"
+    r"(?P<kind>\w+)(:(?P<operation>[\w.-]+))?(@(?P<first>[1-9]\d*)(x(?P<count>[1-9]\d*))?)?(=(?P<value>[\d.]+))?"
 )
 
 
@@ -62,9 +63,7 @@ def read_fault(text: str) -> ModelFault:
     found = _RULE.fullmatch(text.strip())
     kinds = ", ".join(ModelFaultKind)
     if found is None or found["kind"] not in tuple(ModelFaultKind):
-        raise ModelFaultError(
-            f"{text!r} is no fault. Write KIND[:OPERATION][@FIRST[xCOUNT]][=SECONDS]; kinds are {kinds}."
-        )
+        raise ModelFaultError(f"{text!r} is no fault. Write {FAULT_FORM}; kinds are {kinds}.")
     first = int(found["first"] or 1)
     count = int(found["count"] or 1) if found["first"] else 0
     value = None if found["value"] is None else float(found["value"])

@@ -118,6 +118,7 @@ class LedgerState:
     open: dict[tuple[int, int], ReserveRow] = field(default_factory=dict)
     sessions: dict[int, tuple[float, float]] = field(default_factory=dict)  # first and last moment of each
     damaged_lines: int = 0
+    answered: set[str] = field(default_factory=set)  # keys of requests whose answer has a row
 
     @property
     def total(self) -> Spending:
@@ -145,6 +146,8 @@ class LedgerState:
             self.open[row.session, row.number] = row
         elif isinstance(row, CallRow):
             self.open.pop((row.session, row.number), None)
+            if row.status is CallStatus.ANSWERED:
+                self.answered.add(row.key)
             known = self.by_operation.get(row.operation, Spending())
             self.by_operation[row.operation] = known.plus(call_spending(row))
 
@@ -287,6 +290,11 @@ class CallLedger:
     def open_reservations(self) -> list[ReserveRow]:
         with self._lock:
             return list(self._state.open.values())
+
+    def is_answered(self, key: str) -> bool:
+        """Whether the answer to a request, which the cache may hold, is accounted for."""
+        with self._lock:
+            return key in self._state.answered
 
     def total(self) -> Spending:
         with self._lock:

@@ -18,10 +18,15 @@ from pod_worker.core.secret import Redactor, Secret, revealed
 from pod_worker.llm import anthropic_messages, openai_chat
 from pod_worker.llm.replay import Reply
 from pod_worker.llm.served_wire import ServedWire
-from pod_worker.llm.wire import WireAnswer
+from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, WireAnswer
 
 _TIMEOUT_SECONDS = (10.0, 600.0)
-_FORWARDED = ("authorization", "x-api-key", "anthropic-version", "anthropic-beta")
+# The last two as our own clients send them, so that a replay server can stand behind this one.
+_FORWARDED = (
+    "authorization", "x-api-key", "anthropic-version", "anthropic-beta",
+    OPERATION_HEADER.lower(), SAMPLE_HEADER.lower(),
+)  # fmt: skip
+_SECRETS = frozenset({"authorization", "x-api-key"})
 
 
 class RecordingUpstream:
@@ -35,7 +40,7 @@ class RecordingUpstream:
 
     def ask(self, wire: ServedWire, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply | WireAnswer:
         sent = {name: headers[name] for name in _FORWARDED if name in headers} | self._key_header(wire)
-        redact = Redactor([value.removeprefix("Bearer ") for value in sent.values() if len(value) >= 16])
+        redact = Redactor([value.removeprefix("Bearer ") for name, value in sent.items() if name in _SECRETS])
         try:
             response = self._session.post(
                 self._url(wire), json=dict(body), headers=sent, timeout=_TIMEOUT_SECONDS, allow_redirects=False
