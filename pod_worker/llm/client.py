@@ -24,7 +24,14 @@ from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, ReserveRow
 from pod_worker.llm.limits import SpendLimits, prompt_tokens
 from pod_worker.llm.prices import FREE, ModelPrice, PriceList
 from pod_worker.llm.response_cache import ResponseCache, request_key
-from pod_worker.llm.structured_output import AnswerProblem, asked_again, instructed, read_answer, without_images
+from pod_worker.llm.structured_output import (
+    AnswerProblem,
+    asked_again,
+    encodable,
+    instructed,
+    read_answer,
+    without_images,
+)
 from pod_worker.llm.wire import Billing, WireAnswer, WireClient, WireError, WireRequest
 
 ASKED_AGAIN_LIMIT = 2
@@ -204,6 +211,7 @@ class MeteredClient:
             except BaseException as error:  # a defect; the reservation must not stay open in this process
                 self._settle_unknown(row, type(error).__name__, time.monotonic() - began)
                 raise
+            answer = replace(answer, text=encodable(answer.text), model=encodable(answer.model))
             # First the cache: a process killed after this line finds the answer and settles the row.
             self._cache.put(key, question.operation, answer)
             return answer, self._settle_answer(row, question.model, answer, time.monotonic() - began)
@@ -285,7 +293,8 @@ class MeteredClient:
         if self._settings.needs_price:
             self._price(model)
         capability = capability_of(model, self._settings.output)
-        messages = request.messages if capability.takes_images else without_images(request.messages)
+        messages = tuple(replace(each, text=encodable(each.text)) for each in request.messages)
+        messages = messages if capability.takes_images else without_images(messages)
         return WireRequest(
             operation=request.operation,
             model=model,

@@ -107,7 +107,10 @@ def check_config(config: LlmConfig) -> None:
 
 
 def choose_provider(config: LlmConfig) -> str:
-    """The setting; else by the model's name and the keys that are set. Raises RunError."""
+    """The setting; else by the model's name and the keys that are set.
+
+    Raises RunError(LLM_AUTH) without any of them.
+    """
     if config.provider:
         if config.provider not in PROVIDERS:
             known = ", ".join(PROVIDERS)

@@ -87,6 +87,11 @@ class HttpTransport:
                 url, json=body, headers=dict(headers), timeout=timeout, stream=True, allow_redirects=False
             ) as response:
                 content = _read_body(response, deadline)
+        except (ValueError, TypeError, requests.exceptions.InvalidJSONError) as error:  # a URL, header or body
+            raise self._error(
+                FailureCode.INVALID_INPUT,
+                f"cannot be sent this request ({type(error).__name__}). Check {self._endpoint.url_setting}.",
+            ) from None
         except (requests.ConnectTimeout, requests.ConnectionError) as error:
             raise self._no_answer(error, _was_sent(error)) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

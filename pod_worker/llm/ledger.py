@@ -219,7 +219,7 @@ class CallLedger:
             log.warning("%s: %d damaged lines ignored", path.name, self._state.damaged_lines)
         self._past_seconds = self._state.seconds
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._end_torn_line()
+        self._is_torn = self._ends_torn()
         self._opened = clock.monotonic()
         self._session = max(self._state.sessions, default=0) + 1
         self._count = 0
@@ -315,15 +315,19 @@ class CallLedger:
                 self._fd = -1
 
     def _append(self, row: LedgerRow) -> None:
-        os.write(self._fd, msgspec.json.encode(row) + b"\n")
+        line = msgspec.json.encode(row) + b"\n"
+        # A full disk takes a part of a line. The next line must not continue it.
+        line, self._is_torn = b"\n" * self._is_torn + line, True
+        while line:
+            line = line[os.write(self._fd, line) :]
+        self._is_torn = False
         os.fsync(self._fd)
         self._state.add(row)
 
-    def _end_torn_line(self) -> None:
-        """A crash may have left half a line; the next row must not continue it."""
+    def _ends_torn(self) -> bool:
+        """Whether a crash has left half a line."""
         size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
-            os.write(self._fd, b"\n")
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
     def _now(self) -> str:
         return self._clock.now().isoformat(timespec="milliseconds")

@@ -86,9 +86,11 @@ class SpendLimits:
         detail: str = "",
     ) -> None:
         with self._changed:
-            self._ledger.settle(row, status, usage, micro_usd, call_seconds=call_seconds, detail=detail)
-            self._live.discard((row.session, row.number))
-            self._changed.notify_all()
+            try:
+                self._ledger.settle(row, status, usage, micro_usd, call_seconds=call_seconds, detail=detail)
+            finally:  # on a full disk the call stays as reserved, and others must not wait for it
+                self._live.discard((row.session, row.number))
+                self._changed.notify_all()
 
     def _problem(self, needed: Spending, without_live: bool = False) -> str | None:
         """The cap that the call would pass, in words."""

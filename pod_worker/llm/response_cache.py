@@ -57,7 +57,7 @@ class ResponseCache:
     """Safe for several threads."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
 
     def find(self, key: str) -> WireAnswer | None:

@@ -7,6 +7,7 @@ the object and checks it; `AnswerProblem` says what is wrong in words that go ba
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -87,7 +88,7 @@ def find_object(text: str, schema: Mapping[str, Json]) -> Json | AnswerProblem:
     for value, length in _candidates(text):
         problems = schema_problems(value, schema)
         if not problems:
-            return value
+            return _encodable_value(value)
         if length > longest:
             longest, problem = length, AnswerProblem("the JSON does not fit the schema: " + "; ".join(problems))
     return problem
@@ -120,7 +121,24 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, strict=False)  # raw newlines inside texts are read
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):  # 1e999 is infinite in Python, and no JSON when it is written again
+        raise ValueError(f"{digits} is too large")
+    return value
+
+
+# Not strict: raw newlines inside texts are read.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, strict=False)
+
+
+def encodable(text: str) -> str:
+    """The text with `?` for what UTF-8 cannot encode: surrogates from `\\ud800` escapes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _encodable_value(value: Json) -> Json:
+    return json.loads(encodable(json.dumps(value, ensure_ascii=False)))
 
 
 def schema_problems(value: Json, schema: Mapping[str, Json]) -> list[str]:

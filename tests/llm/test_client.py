@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -399,6 +401,80 @@ def test_the_key_is_in_no_file_and_no_log(
             assert KEY not in repr(caught.value)
     assert KEY not in caplog.text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_a_message_of_the_server_that_quotes_the_key_is_masked(make_client: MakeClient) -> None:
+    """The replay server names the model in its message: here the model is called like the key."""
+    with pytest.raises(RunError, match=r"no cassette for node.draft of \*\*\*") as caught:
+        make_client(model=KEY, caps=SpendCaps()).complete(question(0))
+    assert KEY not in repr(caught.value)
+    other = "sk-proj-ABCDEFGHIJ"
+    with pytest.raises(RunError) as caught:
+        make_client(model=other, caps=SpendCaps()).complete(question(0))
+    assert other not in repr(caught.value), "a part of another key, by its form"
+
+
+def test_texts_that_utf8_cannot_encode_are_sent_and_kept(make_client: MakeClient, server) -> None:
+    asked = question(34, messages=(ChatMessage("user", "output: \ud800"),))
+    server.replay.cassettes.add(
+        cassette(replace(asked, messages=(ChatMessage("user", "output: ?"),)), '{"plan": "\\ud800", "code": "é"}')
+    )
+    assert make_client().complete(asked).value == {"plan": "?", "code": "é"}
+    assert make_client().complete(asked).is_cached
+
+
+def test_an_answer_is_on_disk_before_it_is_used(
+    make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def record(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    monkeypatch.setattr("pod_worker.llm.response_cache.os.fsync", record)
+    client = make_client()
+    synced.clear()
+    client.complete(question(35))
+    reserved, entry, folder, settled = synced
+    assert (reserved, folder, settled) == ("ledger.ndjson", "cache", "ledger.ndjson")
+    assert entry.startswith(".")
+
+
+def test_a_full_disk_loses_no_count(
+    make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a row is written, then the disk is full; the next row stands on a line of its own."""
+    client = make_client()
+    client.complete(question(36))
+    written: list[int] = []
+
+    def write(fd: int, data: bytes) -> int:
+        written.append(len(data))
+        if len(written) > 1:
+            raise OSError(28, "No space left on device")
+        return real_write(fd, data[: len(data) // 2])
+
+    real_write = os.write
+    monkeypatch.setattr("pod_worker.llm.ledger.os.write", write)
+    with pytest.raises(OSError, match="No space"):
+        client.complete(question(37))
+    monkeypatch.undo()
+    client.complete(question(38))
+    state = read_ledger(tmp_path / "llm" / "ledger.ndjson")
+    assert (state.damaged_lines, state.total.micro_usd) == (1, 2 * PRICE)
+
+
+def test_a_defect_of_a_wire_leaves_no_one_waiting(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(caps=SpendCaps(calls=2))
+    monkeypatch.setattr("pod_worker.llm.openai_chat.encode_request", lambda request: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        client.complete(question(39))
+    monkeypatch.undo()
+    assert client.complete(question(39)).value["plan"] == "fit a line"
+    with pytest.raises(RunError, match="2 of 2 model calls"):
+        client.complete(question(38))
 
 
 def test_usage_of_both_wires_is_the_same() -> None:

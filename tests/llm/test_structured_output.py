@@ -52,6 +52,7 @@ def test_an_object_is_found_in_any_prose(before: str, after: str, plan: str, cod
         ('{"plan": "x"}', "'code' is a required property"),
         ('{"plan": "x", "code": ""}', "code: "),
         ('{"plan": "x", "code": NaN}', "no JSON object"),
+        ('{"plan": 1e999, "code": "x"}', "no JSON object"),
         ('{"plan": 1, "code": "x"}', "plan: 1 is not of type 'string'"),
         ("{" * 5_000, "no JSON object"),
         ("[" * 200_000, "no JSON object"),
