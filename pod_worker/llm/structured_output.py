@@ -133,7 +133,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite
 
 
 def encodable(text: str) -> str:
-    """The text with `?` for what UTF-8 cannot encode: surrogates from `\\ud800` escapes."""
+    """The text with `?` for surrogates, which UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
