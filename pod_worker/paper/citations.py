@@ -1,4 +1,4 @@
-"""Finds references: a model asks, the literature search answers, the model selects.
+"""Finds references: a model asks, the search answers, the model selects.
 
 A selected id that no answer has is dropped and recorded. A run without a literature search goes on without
 references and says so.

@@ -212,7 +212,7 @@ class _Sanitizer:
             self._open.pop()
         elif (character in "_^" and self._is_formula()) or (character == "&" and self._is_aligning()):
             pass
-        elif character in "%#&_^":
+        elif character in "%#&_^\\":  # a backslash alone is the last character of the text
             character = _ESCAPES[character]
         elif character == "\n" and "$" in self._open:
             character = " "  # an empty line ends a formula with an error

@@ -1,4 +1,4 @@
-"""Figures by a model's own code, executed in the sandbox; the default figures where that fails.
+"""Figures by a model's own code, or the default figures where that fails.
 
 The code reads `data.json` and writes PNG files. It sees recorded results only, and what it draws is marked so.
 """

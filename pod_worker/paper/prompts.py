@@ -1,4 +1,4 @@
-"""Requests to a model about a paper: the facts as data, and the same facts as text."""
+"""Requests to a model about a paper: facts as data, and the same as text."""
 
 from __future__ import annotations
 

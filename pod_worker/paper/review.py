@@ -1,4 +1,4 @@
-"""Independent reviews of a paper by the conference rubric; each is stored as it was given."""
+"""Independent reviews of a paper by the conference rubric, each stored as given."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def draft_problems(draft: Draft, sources: PaperSources) -> tuple[str, ...]:
 
 
 def number_problems(draft: Draft, parts: DocumentParts, sources: PaperSources) -> tuple[str, ...]:
-    """Numbers of the text that are not from the ledger, and keys that the ledger does not have."""
+    """Numbers of the text without a source, and keys that are not in the ledger."""
     vocabulary = build_vocabulary(sources.idea, sources.results, [each.work for each in parts.citations])
     captions = [figure.caption for figure in parts.referenced_figures if figure.source != OWN]
     found: list[str] = []

@@ -78,7 +78,7 @@ def review_problems(answer: Json) -> tuple[str, ...]:
 
 
 def decide(reviews: Sequence[StoredReview], checks: Sequence[PaperCheck]) -> ReviewVerdict:
-    """Pass: the mean Overall of the valid reviews is at least 6, and every check holds.
+    """Pass: mean Overall of the valid reviews at least 6, and every check holds.
 
     Inconclusive without a valid review or without checks.
     """

@@ -154,7 +154,7 @@ class _Writer:
         return replace(draft, problems=draft_problems(draft, self._sources))
 
     def _compile(self, draft: Draft) -> tuple[Draft, Compilation]:
-        """Compile; correct the draft from the log; at last compile its words without its own LaTeX."""
+        """Compile and correct from the log; at last without the draft's own LaTeX."""
         for attempt in range(1 + REPAIRS_LIMIT):
             compilation = self._build(draft)
             if compilation.is_ok:
@@ -234,7 +234,7 @@ def _shown(draft: Draft) -> dict[str, Json]:
 
 
 def writing_facts(sources: PaperSources) -> dict[str, Json]:
-    """What the writer knows; a model's messages and the scripted model's facts are the same."""
+    """What the writer knows, as data and as the text of its messages."""
     results, parts = sources.results, document_parts(sources, Draft(title="", abstract="", sections=()))
     return {
         "idea": sources.idea.to_json(),

@@ -8,21 +8,33 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from pod_worker.core.completion import ChatCompletion, CompletionRequest
 from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionResult
+from pod_worker.core.failure import RunError
 from pod_worker.core.idea import Idea
 from pod_worker.core.measure import Metric
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
-from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact
+from pod_worker.literature.recorded import RecordedSearch
+from pod_worker.paper.citations import ReferenceList, collect_references
+from pod_worker.paper.figures import FigureSet
+from pod_worker.paper.latex import LatexTools, check_toolchain
+from pod_worker.paper.plots import make_figures
+from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact, read_json
+from pod_worker.paper.sources import PaperSources
+from pod_worker.paper.writing import write_paper
 
+# One cache of fonts for all processes of the tests, as the sandbox's warm interpreter has.
+_MATPLOTLIB = os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"matplotlib-{os.getuid()}"))
 SEEDS = (11, 12, 13)
 ACCURACY = Metric("accuracy", "higher")
 
@@ -46,7 +58,13 @@ class PlainRunner:
         self.requests.append(request)
         argv = list(request.argv) if request.argv[0].startswith("/") else [sys.executable, *request.argv]
         # The sandbox starts programs with nothing but what the request names.
-        environment = {"PATH": os.defpath, "HOME": str(request.folder), "MPLBACKEND": "Agg", **request.environment}
+        environment = {
+            "PATH": os.defpath,
+            "HOME": str(request.folder),
+            "MPLBACKEND": "Agg",
+            "MPLCONFIGDIR": _MATPLOTLIB,
+            **request.environment,
+        }
         started = time.monotonic()
         process = subprocess.Popen(
             argv, cwd=request.folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -158,3 +176,64 @@ def runner() -> PlainRunner:
 
 def without_spread(node: RecordedNode) -> RecordedNode:
     return replace(node, scores=node.scores[:1], seeds=node.seeds[:1])
+
+
+TEXT = {
+    "title": "Label smoothing on small data",
+    "abstract": r"We reach \result{stage3.best} against \result{baseline}.",
+    "sections": [
+        {"heading": "Introduction", "body": r"As \citet{muller2019when} we smooth labels. See Figure~\ref{fig:stages}."},
+        {"heading": "Results", "body": r"Table~\ref{tab:results} and Table~\ref{tab:ablations} show $\Delta = \result{stage3.gain}$."},
+    ],
+}  # fmt: skip
+QUERIES = {"queries": ["when does label smoothing help"], "is_done": True}
+
+
+def select_first(request: CompletionRequest) -> Json:
+    return {"selected": [{"id": request.facts["candidates"][0]["id"], "reason": "it is about the method"}]}
+
+
+@pytest.fixture(scope="session")
+def latex_tools() -> LatexTools:
+    try:
+        return check_toolchain()
+    except RunError as error:
+        pytest.skip(f"{error.message} (or: make system)")
+
+
+@pytest.fixture(scope="session")
+def drawn(results: RecordedResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A paper's folder with the default figures."""
+    if find_spec("matplotlib") is None:
+        pytest.fail("matplotlib is not installed, and papers have figures. Fix: make install", pytrace=False)
+    folder = tmp_path_factory.mktemp("drawn")
+    make_figures(results, folder, None, PlainRunner(), NoStop())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def references(idea: Idea) -> ReferenceList:
+    client = Writer(citations__query=[QUERIES], citations__select=select_first)
+    return collect_references(idea, client, RecordedSearch(), NoStop())
+
+
+@pytest.fixture(scope="session")
+def sources(idea: Idea, results: RecordedResults, drawn: Path, references: ReferenceList) -> PaperSources:
+    figures = read_json(drawn / "figures.json", FigureSet).figures
+    return PaperSources(idea=idea, results=results, figures=figures, references=references)
+
+
+@pytest.fixture(scope="session")
+def written(
+    sources: PaperSources, drawn: Path, latex_tools: LatexTools, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a finished paper; copy it before a change."""
+    folder = tmp_path_factory.mktemp("written") / "paper"
+    shutil.copytree(drawn, folder)
+    write_paper(sources, folder, latex_tools, Writer(paper__write=[TEXT]), PlainRunner(), NoStop())
+    return folder
+
+
+@pytest.fixture
+def paper_folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "paper"))
