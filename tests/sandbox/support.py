@@ -29,10 +29,10 @@ class NeverStop:
 @cache
 def open_python() -> str:
     """An interpreter of this version that the sandbox's user may start; ours where there is none."""
-    if os.geteuid() != 0 or _is_open(Path(sys.executable)):
+    if os.geteuid() != 0 or is_open(Path(sys.executable)):
         return sys.executable
     other = shutil.which("python3", path=os.defpath)
-    if other and _is_open(Path(other)):
+    if other and is_open(Path(other)):
         found = subprocess.run([other, "-c", VERSION], capture_output=True, text=True, check=False).stdout
         if found.split() == [str(part) for part in sys.version_info[:2]]:
             return other
@@ -40,7 +40,7 @@ def open_python() -> str:
 
 
 def has_own_user() -> bool:
-    return os.geteuid() == 0 and _is_open(Path(open_python()))
+    return os.geteuid() == 0 and is_open(Path(open_python()))
 
 
 def floor() -> tuple[str, ...] | None:
@@ -48,7 +48,7 @@ def floor() -> tuple[str, ...] | None:
     return None if os.geteuid() != 0 or has_own_user() else DEFAULT_FLOOR
 
 
-def _is_open(python: Path) -> bool:
+def is_open(python: Path) -> bool:
     places = (python, Path(os.path.realpath(python)))
     return not any(closed_folder(place, SANDBOX_UID, (SANDBOX_UID,)) for place in places)
 
