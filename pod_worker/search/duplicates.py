@@ -89,5 +89,6 @@ class _Normaliser(ast.NodeTransformer):
 
 
 def _zeroed(value: ast.expr) -> ast.expr:
-    is_number = isinstance(value, ast.Constant) and isinstance(value.value, int)
+    number = value.operand if isinstance(value, ast.UnaryOp) else value
+    is_number = isinstance(number, ast.Constant) and isinstance(number.value, int)
     return ast.Constant(0) if is_number else value

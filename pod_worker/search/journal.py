@@ -46,7 +46,7 @@ class Journal:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _lock(fd, path)
-            records, size = _whole_records(path.read_bytes(), path)
+            records, size = whole_records(path.read_bytes(), path)
             os.ftruncate(fd, size)
             os.fsync(fd)
             _flush_folder(folder)
@@ -129,7 +129,7 @@ class Journal:
 def read_state(folder: Path) -> SearchState:
     """The state of a search that another process may be writing."""
     path = folder / JOURNAL_NAME
-    return replay(_whole_records(path.read_bytes(), path)[0])
+    return replay(whole_records(path.read_bytes(), path)[0])
 
 
 def read_code(folder: Path, name: str) -> str:
@@ -172,7 +172,7 @@ def _decode_line(line: bytes) -> tuple[int, AnyRecord] | None:
         return None
 
 
-def _whole_records(data: bytes, path: Path) -> tuple[list[AnyRecord], int]:
+def whole_records(data: bytes, path: Path) -> tuple[list[AnyRecord], int]:
     """The records, and the bytes that they take; what follows was cut by a crash."""
     records: list[AnyRecord] = []
     size = 0
@@ -188,8 +188,8 @@ def _whole_records(data: bytes, path: Path) -> tuple[list[AnyRecord], int]:
 
 def _refuse_damage(rest: bytes, position: int, path: Path) -> None:
     """A crash cuts the last line; a whole line after that one means lost records."""
-    first, _, later = rest.partition(b"\n")
-    if _decode_line(first) or any(_decode_line(line) for line in later.split(b"\n")):
+    *lines, _unfinished = rest.split(b"\n")
+    if any(_decode_line(line) for line in lines):
         raise RunError(
             FailureCode.ENVIRONMENT,
             f"{path} is damaged at record {position}, with whole records after it; restore a copy of the journal",

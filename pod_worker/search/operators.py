@@ -6,6 +6,7 @@ question and the client's cache answers it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from pod_worker.core.completion import ChatCompletion, CompletionClient, CompletionRequest
@@ -28,7 +29,8 @@ _ANALYSIS_LIMIT = 2_000
 _IDEA_TEXT_LIMIT = 2_000
 _IDEA_ENTRIES, _IDEA_ENTRY_LIMIT = 12, 500
 _TASK_TEXT_LIMIT = 4_000
-_TASK_ENTRIES = 40
+_TASK_ENTRIES, _TASK_ENTRY_LIMIT = 40, 300
+_TASK_BYTES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,16 @@ def _both_ends(text: str, limit: int) -> str:
 
 
 def _bounded_task(facts: dict[str, Json]) -> dict[str, Json]:
-    return {name: _bounded(value, _TASK_TEXT_LIMIT, _TASK_ENTRIES) for name, value in facts.items()}
+    """The facts with short nested texts; of a huge task, those that no prompt can do without."""
+    bounded: dict[str, Json] = {
+        name: truncate(value, _TASK_TEXT_LIMIT)
+        if isinstance(value, str)
+        else _bounded(value, _TASK_ENTRY_LIMIT, _TASK_ENTRIES)
+        for name, value in facts.items()
+    }
+    if len(json.dumps(bounded)) <= _TASK_BYTES:
+        return bounded
+    return {name: bounded[name] for name in ("name", "title", "description", "metric") if name in bounded}
 
 
 def _bounded_idea(idea: Idea) -> dict[str, Json]:

@@ -62,8 +62,9 @@ def next_action(state: SearchState, rules: StageRules, settings: SearchSettings,
         return decision
     if any(not node.is_settled for node in nodes if not node.is_replica):
         return WaitForNodes()
-    if decision is None:  # nothing is in flight that could help: decide with everything in sight
-        decision = _StageView(state, rules, settings, metric, step).decide(is_alone=True)
+    final = _StageView(state, rules, settings, metric, step).decide(is_alone=True)
+    if decision is None or isinstance(final, StageEnd):  # nothing is in flight: decide with everything in sight
+        decision = final
     if isinstance(decision, NodeAction):
         return decision
     return _replicate(state, rules, settings, metric, step) or decision or StageEnd(NOTHING_TO_DO)

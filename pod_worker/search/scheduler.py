@@ -71,6 +71,7 @@ class Scheduler:
         self._free_slots = list(range(settings.slots))
         self._jobs: dict[tuple[JobKind, str], SearchJob] = {}
         self._asked: dict[str, int] = {}  # proposals asked for by this process, for each node
+        self._decided_from: dict[str, SearchState] = {}  # the state before the decision for an open proposal
         self._error: BaseException | None = None  # ends the search once the executions have ended
 
     def run(self) -> str:
@@ -130,6 +131,7 @@ class Scheduler:
             parent=action.parent,
             replica_of=action.replica_of,
         )
+        self._decided_from[planned.node_id] = self._state
         self._append(planned)
         node = self._state.nodes[planned.node_id]
         if node.is_replica:
@@ -157,10 +159,11 @@ class Scheduler:
         self._events.node_created(self._state.nodes[node.id])
 
     def _submit_proposal(self, node: SearchNode, rejected: str = "") -> None:
-        state = proposal_state(self._journal.state_at(node.position), node, self._rules, self._settings)
-        parent = state.nodes[node.parent] if node.parent else None
-        code = self._code(parent)
+        state = self._decided_from.get(node.id) or self._journal.state_at(node.position)
+        self._decided_from[node.id] = state
         self._asked[node.id] = self._asked.get(node.id, 0) + 1
+        state = proposal_state(state, node, self._rules, self._settings)
+        code = self._code(state.nodes[node.parent] if node.parent else None)
         self._submit(JobKind.PROPOSE, node, lambda: self._operators.propose(state, node, code, rejected))
 
     def _start_executions(self) -> None:
@@ -192,10 +195,10 @@ class Scheduler:
         )
 
     def _start_analyses(self) -> None:
+        room = self._settings.slots + 1 - self._count(JobKind.ANALYSE)
         for node in self._state.of_stage(self._rules.name):
-            if self._count(JobKind.ANALYSE) > self._settings.slots:
-                return
-            if node.needs_analysis and (JobKind.ANALYSE, node.id) not in self._jobs:
+            if room > 0 and node.needs_analysis and (JobKind.ANALYSE, node.id) not in self._jobs:
+                room -= 1
                 self._submit(JobKind.ANALYSE, node, self._analysis(node, self._code(node)))
 
     def _analysis(self, node: SearchNode, code: str) -> Callable[[], object]:
@@ -222,6 +225,7 @@ class Scheduler:
 
     def _take_proposal(self, node: SearchNode, result: JobResult) -> None:
         calls = self._asked[node.id]
+        decided_from = self._decided_from.pop(node.id)
         if result.error is not None:
             if failure := self._model_failure(result.error):
                 code, message = failure
@@ -233,6 +237,7 @@ class Scheduler:
         if reason is None:
             self._accept(node, proposal, calls)
         elif calls == 1:
+            self._decided_from[node.id] = decided_from
             self._submit_proposal(node, rejected=reason)
         else:
             self._append(NodeDeclined(node_id=node.id, reason=reason, calls=calls))

@@ -28,7 +28,9 @@ from pod_worker.search.records import (
 
 @dataclass(frozen=True, slots=True)
 class SearchState:
-    nodes: dict[str, SearchNode] = field(default_factory=dict)  # in the order of the decisions; never changed
+    nodes: dict[str, SearchNode] = field(
+        default_factory=dict
+    )  # in the order of the decisions, so by step within a stage; never changed
     selections: dict[str, StageSelected] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)  # finished stage -> why it ended
     position: int = 0  # records so far
@@ -38,15 +40,14 @@ class SearchState:
 
     def of_stage(self, stage: str) -> list[SearchNode]:
         """The stage's nodes by step, replicas among them."""
-        return sorted((node for node in self.nodes.values() if node.stage == stage), key=lambda node: node.step)
+        return [node for node in self.nodes.values() if node.stage == stage]
 
     def written(self, stage: str) -> list[SearchNode]:
         """The stage's iterations: nodes that a model was asked for, without voided ones."""
-        return [node for node in self.of_stage(stage) if not node.is_replica and not node.is_voided]
+        return [node for node in self.of_stage(stage) if node.replica_of is None and not node.is_voided]
 
     def replicas(self, node_id: str) -> list[SearchNode]:
-        found = [node for node in self.nodes.values() if node.replica_of == node_id]
-        return sorted(found, key=lambda node: node.step)
+        return [node for node in self.nodes.values() if node.replica_of == node_id]
 
     def children(self, node_id: str, stage: str) -> list[SearchNode]:
         return [node for node in self.written(stage) if node.parent == node_id]

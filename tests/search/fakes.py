@@ -161,6 +161,7 @@ class VirtualPool:
     def __init__(self, seconds: Callable[[SearchJob], float]) -> None:
         self.now = 0.0
         self.busy: dict[JobKind, float] = defaultdict(float)
+        self.executed: list[SearchJob] = []
         self._seconds = seconds
         self._jobs: list[tuple[float, int, SearchJob]] = []
         self._count = 0
@@ -168,6 +169,8 @@ class VirtualPool:
     def submit(self, job: SearchJob) -> None:
         seconds = self._seconds(job)
         self.busy[job.kind] += seconds
+        if job.kind is JobKind.EXECUTE:
+            self.executed.append(job)
         self._count += 1
         heapq.heappush(self._jobs, (self.now + seconds, self._count, job))
 
