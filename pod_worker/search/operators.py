@@ -160,7 +160,7 @@ def _both_ends(text: str, limit: int) -> str:
 
 
 def _bounded_task(facts: dict[str, Json]) -> dict[str, Json]:
-    """The facts with short nested texts; of a huge task, those that no prompt can do without."""
+    """The facts, shortened; of a huge task, those that every prompt needs."""
     bounded: dict[str, Json] = {
         name: truncate(value, _TASK_TEXT_LIMIT)
         if isinstance(value, str)

@@ -17,7 +17,7 @@ from pod_worker.search.state import SearchState
 from tests.search.fakes import FakeModel, FakeSandbox, make_search, random_program
 
 STAGES = ("Stage_1", "Stage_2", "Stage_3", "Stage_4")
-_write, _fsync, _rename = os.write, os.fsync, os.rename
+_write = os.write
 
 
 class Countdown:
@@ -67,7 +67,8 @@ class MortalModel(FakeModel):
 
 def run_until_killed(folder: Path, points: int, slots: int) -> None:
     countdown = Countdown(points)
-    os.write, os.fsync = countdown.write, countdown.pass_or_die
+    for name, replaced in (("write", countdown.write), ("fsync", countdown.pass_or_die)):
+        setattr(os, name, replaced)
     model = MortalModel(folder, countdown)
     sandbox = FakeSandbox(before=countdown.pass_or_die)
     options = {"slots": slots, "max_starts": 1_000}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pod_worker.search.node import NodeOutcome, Operation, node_id
 from pod_worker.search.policy import NodeAction, StageEnd, WaitForNodes, next_action
 from pod_worker.search.records import (
+    AnyRecord,
     NodeAnalysed,
     NodeDeclined,
     NodeFinished,
@@ -116,7 +117,9 @@ def build(*fates, stage="Stage_1", operation=Operation.DRAFT, parents=None, stat
         name = node_id(stage, step)
         parent = (parents or {}).get(step)
         kind = Operation.DEBUG if parent and stage == "Stage_1" else operation
-        records = [NodePlanned(node_id=name, stage=stage, step=step, operation=kind, seed=step, parent=parent)]
+        records: list[AnyRecord] = [
+            NodePlanned(node_id=name, stage=stage, step=step, operation=kind, seed=step, parent=parent)
+        ]
         if fate != "planned":
             records.append(NodeProposed(node_id=name, code=f"{step}", shape=name, calls=1))
         if isinstance(fate, float):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from pod_worker.core.completion import ChatCompletion
 from pod_worker.core.execution import ExecutionEnd, ExecutionResult
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
 from pod_worker.search.journal import read_state
@@ -93,6 +94,11 @@ def always_scored(request):
 # Stop requests
 
 
+def set_after(event, stop):
+    event.wait(60)
+    stop.event.set()
+
+
 @pytest.mark.parametrize("error", [CancelRequested, DrainRequested])
 def test_a_stop_request_ends_a_search_whose_model_and_programs_hang(tmp_path, error):
     released, reached = threading.Event(), threading.Event()
@@ -112,7 +118,7 @@ def test_a_stop_request_ends_a_search_whose_model_and_programs_hang(tmp_path, er
     stop = Asked()
     search = make_search(tmp_path, new_pool=ThreadPool, client=Hanging(always_scored), stop=stop)
     search.run_stage("Stage_1")
-    thread = threading.Thread(target=lambda: (reached.wait(60), stop.event.set()))
+    thread = threading.Thread(target=set_after, args=(reached, stop))
     thread.start()
     with pytest.raises(error):
         search.run_stage("Stage_2")
@@ -148,7 +154,7 @@ def test_what_ends_while_the_search_stops_is_kept(tmp_path):
             stop.event.wait(60)
             return super().execute(request, Stop())
 
-    thread = threading.Thread(target=lambda: (started.wait(60), stop.event.set()))
+    thread = threading.Thread(target=set_after, args=(started, stop))
     thread.start()
     with pytest.raises(CancelRequested):
         make_search(tmp_path, stop=stop, runner=Slow(), new_pool=ThreadPool).run_stage("Stage_1")
@@ -250,7 +256,7 @@ def test_an_answer_without_a_usable_program_is_asked_for_once_more_and_declined(
 
 def test_a_value_that_is_no_object_is_a_failure_of_the_model(tmp_path):
     model = FakeModel()
-    model._cached = lambda request: ["a list"]
+    model.complete = lambda request: ChatCompletion(text="[]", value=["a list"], model="fake")  # type: ignore[method-assign]
     with pytest.raises(RunError, match="no JSON object") as caught:
         make_search(tmp_path, client=model).run_stage("Stage_1")
     assert caught.value.code is FailureCode.LLM_ERROR
@@ -326,8 +332,10 @@ def test_a_program_that_takes_the_worker_down_is_given_up(tmp_path):
 
     model = FakeModel(lambda request: always_scored(request))
     for _ in range(3):
-        search = make_search(tmp_path, client=model, new_pool=lambda: DyingPool(MachineGoneError))
-        search.runner.before = die
+        pool = DyingPool(MachineGoneError)
+        search = make_search(
+            tmp_path, client=model, runner=FakeSandbox(before=die), new_pool=lambda pool=pool: pool
+        )
         with pytest.raises(MachineGoneError):
             search.run_stage("Stage_1")
     make_search(tmp_path, client=model).run_stage("Stage_1")
