@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from pod_worker.search.node import SearchNode
@@ -54,7 +55,7 @@ class SearchState:
 
     def incumbent(self, stage: str) -> SearchNode | None:
         """The node that the stage starts from: what the stage before it selected."""
-        earlier = [selection for name, selection in self.selections.items() if name != stage]
+        earlier = list(takewhile(lambda selection: selection.stage != stage, self.selections.values()))
         chosen = earlier[-1].selected if earlier else None
         return self.nodes[chosen] if chosen else None
 

@@ -8,6 +8,7 @@ from pod_worker.core.failure import truncate
 from pod_worker.core.stage import stage_title
 from pod_worker.core.terminal_text import one_line
 from pod_worker.search.node import NodeOutcome, SearchNode
+from pod_worker.search.records import StageSelected
 from pod_worker.search.state import SearchState
 
 _SIGNS = {NodeOutcome.SCORED: "●", NodeOutcome.BUGGY: "✗", NodeOutcome.TIMED_OUT: "◷", NodeOutcome.NO_SCORE: "○"}
@@ -44,10 +45,16 @@ def _line(state: SearchState, node: SearchNode) -> str:
     if replicas := [replica for replica in state.replicas(node.id) if replica.stage == node.stage]:
         parts.append(f"×{len(replicas)} seeds")
     if selection and selection.candidate == node.id:
-        parts.append("★ selected" if selection.selected == node.id else "☆ best, not beyond the noise")
+        parts.append(_verdict(selection))
     if label := one_line(node.change or node.plan):
         parts.append(f"· {truncate(label, _LABEL_LIMIT)}")
     return " ".join(parts)
+
+
+def _verdict(selection: StageSelected) -> str:
+    if selection.selected == selection.candidate:
+        return "★ selected"
+    return "☆ better than its start" if selection.is_better else "☆ best, not better than its start"
 
 
 def _sign(node: SearchNode) -> str:
