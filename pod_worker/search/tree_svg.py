@@ -120,7 +120,7 @@ def _drawn(state: SearchState, place: _Place) -> str:
 
 
 def _form(node: SearchNode, x: float, y: float) -> str:
-    """Disc: scored; square: error; triangle: timed out; ring: no score; dashed ring: no program or none yet."""
+    """The form of an outcome: disc, square, triangle, ring or dashed ring."""
     number = _text(x, y + 3.5, str(node.step), "step", fill="#ffffff")
     hollow = _text(x, y + 3.5, str(node.step), "step")
     r = _RADIUS

@@ -247,6 +247,14 @@ def test_beyond_the_noise_the_best_goes_on():
     assert decide(state, "Stage_3").parent == "Stage_3-001"
 
 
+def test_the_guide_is_the_search_score():
+    """Of two programs with equal search scores the earlier one goes on, whatever their hidden scores are."""
+    calm = with_baseline(0.4999, 0.5, 0.5001)
+    state = build(0.9, 0.9, state=calm, stage="Stage_3", operation=Operation.IMPROVE)
+    better = NodeFinished(node_id="Stage_3-002", outcome=NodeOutcome.SCORED, search_score=0.9, hidden_score=0.99)
+    assert decide(replay([better], state), "Stage_3").parent == "Stage_3-001"
+
+
 def test_tuning_and_ablations_always_start_from_the_selected_node():
     state = with_baseline(0.4999, 0.5, 0.5001)
     for stage, operation in (("Stage_2", Operation.TUNE), ("Stage_4", Operation.ABLATE)):

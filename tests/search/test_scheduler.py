@@ -370,12 +370,9 @@ def test_a_program_that_is_stopped_without_a_request_does_not_run_for_ever(tmp_p
 # Executions
 
 
-def test_a_program_gets_its_folder_seed_and_gpu_and_nothing_of_an_earlier_execution(tmp_path):
+def test_a_program_gets_its_folder_seed_and_gpu(tmp_path):
     sandbox = FakeSandbox()
     search = make_search(tmp_path, runner=sandbox, set={"gpus": ((0, 1),)})
-    stale = tmp_path / "nodes" / "Stage_1-001" / "out" / "scores.json"
-    stale.parent.mkdir(parents=True)
-    stale.write_text('{"score": 9, "noise": 0}')
     search.run_stage("Stage_1")
     first, node = sandbox.executions[0], read_state(tmp_path).nodes["Stage_1-001"]
     assert first.folder == tmp_path / node.folder
@@ -383,7 +380,20 @@ def test_a_program_gets_its_folder_seed_and_gpu_and_nothing_of_an_earlier_execut
     assert first.environment.keys() == {"TASK_DIR", "OUTPUT_DIR", "RUN_SEED"}
     assert (first.gpus, first.hosts, first.argv) == ((0, 1), (), ("solution.py",))
     assert first.readable == (search.task.folder,)
-    assert node.search_score != 9
+
+
+def test_a_file_of_an_earlier_execution_is_not_scored(tmp_path):
+    """The program ends well and writes nothing, in a folder that an earlier execution filled."""
+    stale = tmp_path / "nodes" / "Stage_1-001" / "out" / "scores.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text('{"score": 9, "noise": 0}')
+
+    class Silent(FakeSandbox):
+        def execute(self, request, stop):
+            return ExecutionResult(end=ExecutionEnd.EXITED, exit_code=0)
+
+    with pytest.raises(RunError, match="gave no score: missing"):
+        make_search(tmp_path, runner=Silent()).run_stage("Stage_1", 1)
 
 
 def test_a_link_that_a_program_left_is_not_followed(tmp_path):
