@@ -139,6 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_worker_sandbox_floor: str = "default"  # protections that model-written code needs; docs/sandbox.md
     pod_worker_rate_limit: Annotated[float, Meta(gt=0, le=1e9)] = 5000
     pod_worker_llm: Literal["openai", "anthropic", "scripted", "replay"] | None = None  # by the model's name
+    pod_worker_llm_output: Literal["json_schema", "tools", "json_object", "text"] | None = None  # by the model
     pod_worker_llm_prices: str | None = None  # a JSON file that replaces the prices of the package
     pod_worker_llm_cassettes: str | None = None  # a folder of recorded answers, for POD_WORKER_LLM=replay
 

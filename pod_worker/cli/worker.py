@@ -244,6 +244,7 @@ def _model_access(settings: Settings) -> ModelAccess:
         anthropic_api_key=revealed(settings.anthropic_api_key),
         anthropic_base_url=settings.anthropic_base_url,
         prices_file=settings.pod_worker_llm_prices,
+        output=settings.pod_worker_llm_output,
         cassettes=settings.pod_worker_llm_cassettes,
     )
 

@@ -20,6 +20,7 @@ class ModelAccess:
     anthropic_api_key: str | None = field(default=None, repr=False)
     anthropic_base_url: str | None = None
     prices_file: str | None = None  # replaces the prices that ship with the package
+    output: str | None = None  # how JSON is asked for; None: what is known of the model
     cassettes: str | None = None  # folder of recorded answers, for `replay`
 
     def secrets(self) -> list[str]:

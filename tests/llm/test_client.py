@@ -247,9 +247,11 @@ def test_a_stop_ends_a_backoff(make_client: MakeClient, replay: Replay, reason) 
     replay.faults.replace([ModelFault(ModelFaultKind.RATE_LIMIT, value=500)])
     stop = Stop()
     client = make_client(stop=stop, retry=RetryPolicy(cap_seconds=600))
+    before = _calls_in_flight()
     _stop_when(stop, reason, lambda: client.total().refused == 1)
     with pytest.raises(reason):
         client.complete(question(15))
+    _wait_until(lambda: not _calls_in_flight() - before, 10)
 
 
 def test_a_cancel_does_not_wait_for_an_answer(make_client: MakeClient, replay: Replay) -> None:
@@ -272,11 +274,20 @@ def test_a_drain_lets_a_paid_answer_reach_the_cache(make_client: MakeClient, rep
     assert replay.counts.to_json()["requests"] == 1
 
 
-def _stop_when(stop: Stop, reason, condition) -> None:
+def _calls_in_flight() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("llm-")}
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _stop_when(stop: Stop, reason, condition: Callable[[], bool]) -> None:
     def wait() -> None:
-        deadline = time.monotonic() + 60
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        _wait_until(condition)
         stop.reason = reason
 
     threading.Thread(target=wait, daemon=True).start()
@@ -440,30 +451,7 @@ def test_an_answer_is_on_disk_before_it_is_used(
     assert entry.startswith(".")
 
 
-def test_a_full_disk_loses_no_count(
-    make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of a row is written, then the disk is full; the next row stands on a line of its own."""
-    client = make_client()
-    client.complete(question(36))
-    written: list[int] = []
-
-    def write(fd: int, data: bytes) -> int:
-        written.append(len(data))
-        if len(written) > 1:
-            raise OSError(28, "No space left on device")
-        return real_write(fd, data[: len(data) // 2])
-
-    real_write = os.write
-    monkeypatch.setattr("pod_worker.llm.ledger.os.write", write)
-    with pytest.raises(OSError, match="No space"):
-        client.complete(question(37))
-    monkeypatch.undo()
-    client.complete(question(38))
-    state = read_ledger(tmp_path / "llm" / "ledger.ndjson")
-    assert (state.damaged_lines, state.total.micro_usd) == (1, 2 * PRICE)
-
-
+@pytest.mark.timeout(20)  # otherwise the last call waits for ever
 def test_a_defect_of_a_wire_leaves_no_one_waiting(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

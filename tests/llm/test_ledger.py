@@ -97,6 +97,28 @@ def test_rows_are_on_disk_before_a_call_returns(path: Path, monkeypatch: pytest.
     assert synced[-1] == path.stat().st_size
 
 
+def test_a_full_disk_loses_no_later_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a row is written, then the disk is full; the next row stands on a line of its own."""
+    ledger = CallLedger(path, ManualClock())
+    written: list[int] = []
+
+    def write(fd: int, data: bytes) -> int:
+        written.append(len(data))
+        if len(written) > 1:
+            raise OSError(28, "No space left on device")
+        return real_write(fd, data[: len(data) // 2])
+
+    real_write = os.write
+    monkeypatch.setattr("pod_worker.llm.ledger.os.write", write)
+    with pytest.raises(OSError, match="No space"):
+        ledger.reserve(LABELS, RESERVED, 7_500)
+    monkeypatch.undo()
+    assert ledger.total().calls == 0, "it was not sent"
+    ledger.reserve(LABELS, RESERVED, 7_500)
+    state = read_ledger(path)
+    assert (state.damaged_lines, state.total.calls, state.total.micro_usd) == (1, 1, 7_500)
+
+
 # ── killed in the middle ────────────────────────────────────────────────────────────────────────────────────
 
 PROGRAM = """

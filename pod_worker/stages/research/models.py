@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pod_worker.core.model_access import ANTHROPIC, OPENAI, REPLAY, SCRIPTED, ModelAccess
 from pod_worker.core.run import Json
 from pod_worker.core.secret import Secret
 from pod_worker.core.stage import Context
+from pod_worker.llm import factory
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.factory import LlmConfig, check_config, open_client
 from pod_worker.llm.limits import SpendCaps
@@ -18,18 +20,20 @@ DEFAULT_MODELS = {OPENAI: "gpt-5-mini", ANTHROPIC: "claude-sonnet-5", SCRIPTED: 
 
 
 def model_config(access: ModelAccess, model: str, caps: SpendCaps) -> LlmConfig:
-    provider = choose_provider(access, model)
-    return LlmConfig(
-        provider=provider,
+    config = LlmConfig(
+        provider=choose_provider(access, model),
         openai_api_key=_secret(access.openai_api_key),
         openai_base_url=access.openai_base_url,
         anthropic_api_key=_secret(access.anthropic_api_key),
         anthropic_base_url=access.anthropic_base_url,
-        model=DEFAULT_MODELS.get(provider or OPENAI) if model == DEFAULT else model,
+        model=None if model == DEFAULT else model,
+        output=access.output,
         prices=Path(access.prices_file) if access.prices_file else None,
         cassettes=Path(access.cassettes) if access.cassettes else None,
         caps=caps,
     )
+    # Without a setting, the keys decide which provider's default it is.
+    return replace(config, model=DEFAULT_MODELS[factory.choose_provider(config)]) if model == DEFAULT else config
 
 
 def choose_provider(access: ModelAccess, model: str) -> str | None:
