@@ -77,7 +77,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "control": (
         ("web", "metrics"),
         ("events", "artifacts"),
-        ("ingest", "runs", "pages"),
+        ("ingest", "runs", "pages", "ideation"),
         ("health",),
         ("app",),
         ("server",),
@@ -100,7 +100,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "store.ideation": (
         ("hypotheses", "requests"),
         ("adoption", "launches", "status_sync"),
-        ("sweep",),
+        ("operations", "sweep"),
     ),
     "store.queue": (
         ("fence", "run_document", "contention"),

@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("worker:worker", "Claim runs and execute them (the daemon on a pod)."),
     "control": ("control:control", "Serve ingest, the API and the web page."),
     "runs": ("runs.commands:runs", "Submit, list, show, follow and manage runs."),
+    "hypotheses": ("hypotheses:hypotheses", "Create hypotheses, choose ideas, launch experiments."),
+    "ideation": ("ideation:ideation", "Let a model write ideas about a hypothesis."),
     "pipelines": ("pipelines:pipelines", "List pipelines and their parameters."),
     "queues": ("queues:queues", "Show queues; pause and resume them."),
     "workers": ("queues:workers", "List workers and what they do."),

@@ -44,6 +44,35 @@ def _run_ids(incomplete: str) -> list[tuple[str, str]]:
     return [(run_id, f"{pipeline} {status}") for run_id, pipeline, status in found]
 
 
+def complete_hypotheses(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids of hypotheses that begin so, with their titles."""
+    return _proposals("hypotheses", incomplete)
+
+
+def complete_requests(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids of ideation requests that begin so, with their states."""
+    return _proposals("requests", incomplete)
+
+
+def _proposals(kind: str, incomplete: str) -> list[CompletionItem]:
+    try:
+        found = _research_ids(kind, incomplete)
+    except Exception:  # as for runs
+        return []
+    return [CompletionItem(name, help=text) for name, text in found]
+
+
+def _research_ids(kind: str, incomplete: str) -> list[tuple[str, str]]:
+    from pod_worker.cli.composition import connect_store, load_settings
+    from pod_worker.store.ideation.hypotheses import Hypotheses
+    from pod_worker.store.ideation.requests import IdeationRequests
+
+    store = connect_store(load_settings(), "pod_worker completion", CONNECT_SECONDS)
+    with store.database.client:
+        rows = Hypotheses(store.database) if kind == "hypotheses" else IdeationRequests(store.database)
+        return rows.ids_with_prefix(incomplete, PROPOSALS)
+
+
 def complete_pipelines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from pod_worker.pipelines import PIPELINES
 

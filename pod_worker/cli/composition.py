@@ -17,6 +17,7 @@ from pod_worker.local.description import StackDescription, read_description, rea
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
 
 if TYPE_CHECKING:
+    from pod_worker.store.ideation.operations import IdeationOperations
     from pod_worker.store.ideation.sweep import IdeationSweep
     from pod_worker.store.queue.operations import OperatorActions
     from pod_worker.store.queue.rescue import Rescue
@@ -49,6 +50,14 @@ class StoreSession:
         from pod_worker.store.queue.operations import OperatorActions
 
         return OperatorActions(self.database)
+
+    def ideation_operations(self) -> IdeationOperations:
+        from pod_worker.pipelines import find_pipeline
+        from pod_worker.store.ideation.operations import IdeationOperations
+
+        return IdeationOperations(
+            self.database, self.queue(), lambda name, params: find_pipeline(name).check_params(params)
+        )
 
     def ideation(self) -> IdeationSweep:
         from pod_worker.store.ideation.sweep import IdeationSweep

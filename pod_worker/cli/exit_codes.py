@@ -43,6 +43,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "builtins.PermissionError": ExitCode.FAILED,
     "pod_worker.config.ConfigurationError": ExitCode.USAGE,
     "pod_worker.local.errors.LocalStackError": ExitCode.FAILED,
+    "pod_worker.store.ideation.operations.HypothesisNotFoundError": ExitCode.NOT_FOUND,
     "pod_worker.store.mongo.IndexConflictError": ExitCode.FAILED,
     "pod_worker.store.mongo.MongoUrlError": ExitCode.USAGE,
     "pod_worker.store.mongo.StoreUnreachableError": ExitCode.TEMPORARY,

@@ -16,6 +16,7 @@ from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control import health
 from pod_worker.control.artifacts import routes as artifact_routes
+from pod_worker.control.ideation import api as ideation_api
 from pod_worker.control.ingest import routes as ingest_routes
 from pod_worker.control.ingest import training_metrics
 from pod_worker.control.ingest.group_commit import GroupCommit
@@ -75,6 +76,7 @@ def build_app(
     app.include_router(training_metrics.router(ingest, find_run, clock))
     app.include_router(live.router(database))
     app.include_router(api.router(database), dependencies=[Depends(_up_to_date)])
+    app.include_router(ideation_api.router(database, clock), dependencies=[Depends(_up_to_date)])
     app.include_router(page_routes.router(database))
     if object_store is not None:
         app.include_router(artifact_routes.router(database, object_store, require_admission, require_admission))

@@ -56,6 +56,21 @@ def test_an_id_that_the_line_has_is_not_proposed_again(complete: Any, db: Db) ->
     assert set(values(complete("pod-worker runs show "))) == {"01A", "01B"}
 
 
+@pytest.mark.parametrize("command", ["hypotheses show", "hypotheses launch", "ideation submit"])
+def test_hypotheses_are_completed_with_their_titles(complete: Any, db: Db, command: str) -> None:
+    db.hypotheses.insert_many([{"_id": "01A", "title": "Noise"}, {"_id": "02B"}])
+    result = complete(f"pod-worker {command} 01")
+    assert values(result) == ["01A"]
+    assert "Noise" in result.out
+
+
+def test_ideation_requests_are_completed_with_their_states(complete: Any, db: Db) -> None:
+    db.ideation_requests.insert_one({"_id": "01A", "status": "RUNNING"})
+    result = complete("pod-worker ideation show 0")
+    assert values(result) == ["01A"]
+    assert "RUNNING" in result.out
+
+
 def test_pipelines_parameters_and_queues_are_completed(complete: Any) -> None:
     assert values(complete("pod-worker runs submit tr")) == ["training"]
     assert values(complete("pod-worker pipelines show s")) == ["synthetic"]

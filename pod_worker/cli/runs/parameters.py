@@ -50,13 +50,23 @@ def read_params(
     """
     from pod_worker.pipelines import find_pipeline
 
+    return find_pipeline(pipeline).check_params(dict(base) | read_given_params(pipeline, pairs, file))
+
+
+def read_given_params(pipeline: str, pairs: tuple[str, ...], file: str | None) -> dict[str, Json]:
+    """What the line gives, with absolute paths; neither complete nor checked.
+
+    Raises CommandError.
+    """
+    from pod_worker.pipelines import find_pipeline
+
     found = find_pipeline(pipeline)
-    given = dict(base) | (_read_file(file) if file else {}) | _read_pairs(pairs, found)
+    given = (_read_file(file) if file else {}) | _read_pairs(pairs, found)
     _check_numbers(given)
     for name in found.paths:
         if isinstance(value := given.get(name), str):
             given[name] = _absolute(name, value)
-    return found.check_params(given)
+    return given
 
 
 def _absolute(name: str, value: str) -> str:

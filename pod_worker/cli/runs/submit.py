@@ -14,7 +14,7 @@ from pod_worker.cli.options import Int64, Number, json_option, parse_pair
 from pod_worker.cli.output import print_json, print_json_line, print_line, say
 from pod_worker.cli.runs.lookup import resolve_run
 from pod_worker.cli.runs.parameters import param_options, read_params
-from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Requirements
+from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Requirements, Run
 from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.run_queue import RunRequest
 from pod_worker.store.views.read_models import ReadModels
@@ -155,6 +155,16 @@ def enqueue(store: StoreSession, requests: list[RunRequest], *, then_watch: bool
         ids = [_enqueue_one(store, requests[0], then_watch, as_json)]
     else:
         ids = _enqueue_many(store, requests, then_watch, as_json)
+    return _follow(store, ids, then_watch, as_json)
+
+
+def print_queued(store: StoreSession, run: Run, *, then_watch: bool, as_json: bool) -> int:
+    """Print the id of a queued run, and follow it on request."""
+    _print_one(run, True, None, then_watch, as_json)
+    return _follow(store, [run.id], then_watch, as_json)
+
+
+def _follow(store: StoreSession, ids: list[str], then_watch: bool, as_json: bool) -> int:
     if not then_watch:
         return ExitCode.OK
     from pod_worker.cli.runs.watch import watch_runs
@@ -164,13 +174,17 @@ def enqueue(store: StoreSession, requests: list[RunRequest], *, then_watch: bool
 
 def _enqueue_one(store: StoreSession, request: RunRequest, then_watch: bool, as_json: bool) -> str:
     run, is_new = store.queue().enqueue(request)
+    return _print_one(run, is_new, request.unique_key, then_watch, as_json)
+
+
+def _print_one(run: Run, is_new: bool, unique_key: str | None, then_watch: bool, as_json: bool) -> str:
     if as_json:
         shown = {"id": run.id, "ids": [run.id], "status": run.status.value, "new": is_new}
         (print_json_line if then_watch else print_json)(shown)
         return run.id
     print_line(run.id)
     if not is_new:
-        say(f"not queued: the run with the key {request.unique_key!r} exists already ({run.status})")
+        say(f"not queued: the run with the key {unique_key!r} exists already ({run.status})")
     elif not then_watch:
         say(f"queued. Follow it: pod-worker runs watch {run.id}")
     return run.id
