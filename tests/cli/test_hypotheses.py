@@ -23,6 +23,12 @@ def _pipelines(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
 
 
+def run_of(db: Db, run_id: str) -> dict[str, Any]:
+    run = db.runs.find_one({"_id": run_id})
+    assert run is not None
+    return run
+
+
 def with_ideas(db: Db, hypothesis_id: str, *ideas: dict[str, Any]) -> None:
     change = {"ideation.ideas": list(ideas), "ideation.ideaCount": len(ideas), "ideaJson": ideas[0]}
     db.hypotheses.update_one({"_id": hypothesis_id}, {"$set": change})
@@ -31,8 +37,7 @@ def with_ideas(db: Db, hypothesis_id: str, *ideas: dict[str, Any]) -> None:
 def test_a_hypothesis_with_ideation_queues_a_run_of_the_requests_id(cli: Cli, db: Db, tmp_path: Path) -> None:
     (tmp_path / "context.md").write_text("Earlier runs failed.")
     made = cli(*CREATE, "--context", "context.md", "--ideate", "--reflections", "2", "--json").json
-    run = db.runs.find_one({"_id": made["ideationId"]})
-    assert run is not None
+    run = run_of(db, made["ideationId"])
     assert (run["pipeline"], run["queue"], run["status"], run["hypothesisId"]) == (
         "ideation", "ideation", "QUEUED", made["id"],
     )  # fmt: skip
@@ -58,7 +63,7 @@ def test_ideation_can_be_submitted_later_with_parameters(cli: Cli, db: Db) -> No
     made = cli(
         "ideation", "submit", name, "--generations", "2", "-p", "model=scripted", "-p", "seed=7", "--json"
     ).json
-    params = db.runs.find_one({"_id": made["id"]})["params"]
+    params = run_of(db, made["id"])["params"]
     assert (params["model"], params["seed"], params["max_num_generations"]) == ("scripted", 7, 2)
     assert params["idea"] == "Smoothing helps."
     shown = cli("ideation", "show", made["id"]).out
@@ -72,13 +77,13 @@ def test_the_selected_idea_is_launched_and_another_one_can_be_chosen(cli: Cli, d
     name = cli(*CREATE).out.strip()
     with_ideas(db, name, IDEA, IDEA | {"Title": "Second", "Task": "wine"})
     first = cli("hypotheses", "launch", name, "-p", "seed=3", "--json").json
-    run = db.runs.find_one({"_id": first["id"]})
+    run = run_of(db, first["id"])
     assert (run["pipeline"], run["hypothesisId"], run["params"]["seed"]) == ("experiment", name, 3)
     assert run["params"]["idea"] == IDEA
     second = cli("hypotheses", "launch", name, "--idea-index", "1")
-    run = db.runs.find_one({"_id": second.out.strip()})
+    run = run_of(db, second.out.strip())
     assert (run["params"]["idea"]["Title"], run["params"]["task"]) == ("Second", "wine")
-    assert db.hypotheses.find_one({"_id": name})["ideaJson"]["Title"] == "Second"
+    assert db.hypotheses.count_documents({"_id": name, "ideaJson.Title": "Second"}) == 1
     shown = cli("hypotheses", "show", name).out
     assert "0\t\tLabel smoothing under label noise\t-" in shown
     assert "1\t*\tSecond\twine" in shown
@@ -93,13 +98,13 @@ def test_a_launch_with_ideation_waits_for_the_idea(cli: Cli, db: Db) -> None:
     assert f"experiment {made['runId']} waits for an idea" in cli("hypotheses", "show", made["id"]).out
     with_ideas(db, made["id"], IDEA)
     assert WaitingLaunches(db, RunQueue(db, SystemClock())).launch_ready() == [made["runId"]]
-    assert db.runs.find_one({"_id": made["runId"]})["params"] == {"seed": 5, "idea": IDEA}
+    assert run_of(db, made["runId"])["params"] == {"seed": 5, "idea": IDEA}
 
 
 def test_a_complete_idea_needs_no_ideation(cli: Cli, db: Db, tmp_path: Path) -> None:
     (tmp_path / "idea.json").write_text(json.dumps(IDEA))
     made = cli(*CREATE, "--idea-json", "idea.json", "--launch", "--json").json
-    assert db.runs.find_one({"_id": made["runId"]})["params"]["idea"] == IDEA
+    assert run_of(db, made["runId"])["params"]["idea"] == IDEA
     assert made["ideationId"] is None
 
 
