@@ -42,7 +42,8 @@ class ExecutionRequest:
     seed: int = 0  # random, numpy and torch are seeded with it before the program starts
     gpus: tuple[int, ...] = ()
     hosts: tuple[str, ...] = ()  # names that may be reached; empty: no network
-    loopback: bool = False  # sockets between its own processes, for data loaders and torchrun (docs/sandbox.md)
+    unix_sockets: bool = False  # between its own processes, for data loaders with workers (docs/sandbox.md)
+    loopback: bool = False  # unix_sockets, and TCP for torchrun; it restricts ports, not addresses
 
 
 class ExecutionEnd(StrEnum):

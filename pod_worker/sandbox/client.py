@@ -57,7 +57,11 @@ class SandboxClient:
         self._server: ServerDescription | None = None
         self._layers: tuple[str, ...] = ()
         self._readable: set[Path] = set()  # prepared before
-        self._connect()
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -87,9 +91,7 @@ class SandboxClient:
     def close(self) -> None:
         """The server ends, and what it runs."""
         with self._lock:
-            if self._control:
-                self._control.close()
-                self._control = None
+            self._close_locked()
             self._starter.close()
 
     def __enter__(self) -> SandboxClient:
@@ -111,23 +113,32 @@ class SandboxClient:
         with self._lock:
             if self._control is not None and not _has_ended(self._control):
                 return  # another thread was faster
-            if self._control is not None:
-                self._control.close()
+            self._close_locked()
             self._control = self._starter.start()
             try:
-                answer = self._ask_locked(DescribeCommand(), START_SECONDS)
-            except ServerGoneError:
-                raise RunError(
-                    FailureCode.ENVIRONMENT,
-                    "the sandbox server ended while it started; its output names the cause",
-                ) from None
-            assert isinstance(answer, ServerDescription)
-            self._server = answer
-            self._readable.clear()
-            self._layers = prove(self._execute_probe, answer)
+                self._prove_locked()
+            except BaseException:
+                self._close_locked()
+                raise
+
+    def _prove_locked(self) -> None:
+        try:
+            server = self._ask_locked(DescribeCommand(), START_SECONDS)
+        except ServerGoneError:
+            raise RunError(
+                FailureCode.ENVIRONMENT, "the sandbox server ended while it started; its output names the cause"
+            ) from None
+        assert isinstance(server, ServerDescription)
+        self._server = server
+        self._readable.clear()
+        self._layers = prove(self._execute_probe, server)
         if missing := missing_layers(self._floor, self._layers):
-            self.close()
-            raise RunError(FailureCode.ENVIRONMENT, _floor_message(missing, answer))
+            raise RunError(FailureCode.ENVIRONMENT, _floor_message(missing, server))
+
+    def _close_locked(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
 
     def _execute_probe(self, request: ExecutionRequest) -> ExecutionResult:
         self._prepare(request, self.server)

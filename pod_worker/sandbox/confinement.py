@@ -5,6 +5,7 @@ Built once in the server, applied in the forked program. Order matters: rules ar
 
 from __future__ import annotations
 
+import errno
 import glob
 import math
 import os
@@ -34,6 +35,7 @@ GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dri/*", "/dev/kfd")
 LOOPBACK_PORTS = (0, *range(29_400, 29_600))
 EPHEMERAL_PORTS_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 OPEN_FILES = 4096
+THREADS_PER_CPU = 4
 CPU_LIMIT_MARGIN_SECONDS = 5
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 4, 38, 24, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -55,7 +57,9 @@ class Confinement:
 
         `protected` are the processes of the same user that it must not signal.
         """
-        filters = seccomp.assemble(seccomp.denials(protected=protected, loopback=request.loopback))
+        if len(os.listdir("/proc/self/task")) != 1:
+            raise OSError(errno.EBUSY, "a library started a thread, which the rules would not restrict")
+        filters = seccomp.assemble(seccomp.denials(protected=protected, families=_socket_families(request)))
         rules = self._rules(request) if self.landlock_abi else None
         _drop_capabilities()
         syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -81,6 +85,12 @@ class Confinement:
         if request.loopback and self.landlock_abi >= 4:
             rules.allow_ports((*LOOPBACK_PORTS, *_ephemeral_ports()))
         return rules
+
+
+def _socket_families(request: ExecutionRequest) -> tuple[int, ...]:
+    if request.loopback:
+        return seccomp.AF_UNIX, seccomp.AF_INET, seccomp.AF_INET6
+    return (seccomp.AF_UNIX,) if request.unix_sockets else ()
 
 
 def python_paths() -> tuple[str, ...]:
@@ -111,7 +121,8 @@ def set_limits(request: ExecutionRequest, other_threads: int) -> None:
     _lower(resource.RLIMIT_FSIZE, limits.file_bytes)
     _lower(resource.RLIMIT_NOFILE, OPEN_FILES)
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_NPROC, other_threads + limits.processes)
+    # It counts threads, of which libraries start one for each CPU. The keeper counts processes.
+    _lower(resource.RLIMIT_NPROC, other_threads + limits.processes + THREADS_PER_CPU * (os.cpu_count() or 1))
     if limits.address_space_bytes is not None and not request.gpus:
         _lower(resource.RLIMIT_AS, limits.address_space_bytes)
 

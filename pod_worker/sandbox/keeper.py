@@ -24,7 +24,7 @@ from pod_worker.core.failure import FailureCode
 from pod_worker.process.oom_kills import OomKillCounter
 from pod_worker.process.tree import ChildExitPipe, kill_tree, reap, send_signal
 from pod_worker.sandbox import program, usage
-from pod_worker.sandbox.confinement import Confinement
+from pod_worker.sandbox.confinement import SHARED_MEMORY, Confinement
 from pod_worker.sandbox.output import BoundedOutput
 from pod_worker.sandbox.program import SetupReport
 from pod_worker.sandbox.protocol import ExecutionFinished, ExecutionRefused
@@ -165,13 +165,19 @@ class Keeper:
                 )
         if limits.cpu_seconds is not None and found.cpu_seconds > limits.cpu_seconds:
             self._stop(ExecutionEnd.TIMED_OUT, f"stopped after {found.cpu_seconds:.1f} s of CPU time")
-        if len(found.pids) > limits.processes + 1:  # where the kernel's limit does not hold: root, other users
+        if len(found.pids) > limits.processes:
             self._stop(
                 ExecutionEnd.SIGNALED, f"stopped at {len(found.pids)} processes; {limits.processes} allowed"
             )
 
     def _measure_disk(self) -> None:
-        used = usage.folder_bytes(self._request.folder) + usage.deleted_file_bytes(self._pids)
+        try:
+            used = usage.folder_bytes(self._request.folder) + usage.deleted_file_bytes(self._pids)
+            if self._has_own_user:  # no other process writes there as this user
+                used += usage.folder_bytes(SHARED_MEMORY, os.geteuid())
+        except OSError as error:
+            self._stop(ExecutionEnd.DISK, f"stopped because its use of the disk cannot be measured: {error}")
+            return
         if used > self._limits.disk_bytes:
             self._stop(ExecutionEnd.DISK, f"stopped at {used} bytes on disk; {self._limits.disk_bytes} allowed")
 

@@ -80,7 +80,7 @@ def prove(execute: Execute, server: ServerDescription) -> tuple[str, ...]:
                 "CANARY_PORT": str(bait.port),
                 "CANARY_PIDS": f"{server.pid},{os.getpid()}",
                 "CANARY_UID": str(os.geteuid()),
-                "CANARY_PROCESSES": str(2 * PROCESS_LIMIT),
+                "CANARY_PROCESSES": str(4 * PROCESS_LIMIT),
             },
         )
         result = execute(request)

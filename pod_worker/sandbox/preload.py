@@ -32,6 +32,7 @@ def preload(names: Sequence[str]) -> tuple[str, ...]:
         importlib.import_module(name)
     if torch := sys.modules.get("torch"):
         _warm_up_torch(torch)
+    seed_all(0)  # imports the generators
     gc.collect()
     gc.freeze()  # a collection in a child must not copy the pages of every object
     return tuple(found)

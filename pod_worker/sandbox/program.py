@@ -154,9 +154,9 @@ def _become_python(
     sys.path[:] = [str(request.folder), *(each for each in sys.path if _is_library(each, limits.python_paths))]
     sys.argv[:] = list(request.argv)
     sys.dont_write_bytecode = True
+    limits.apply(request, protected)
     threads = variables.get("OMP_NUM_THREADS", "")
     preload.set_threads(int(threads) if threads.isdigit() and int(threads) else os.cpu_count() or 1)
-    limits.apply(request, protected)
     proof = preload.seed_all(request.seed)
     _open_standard_streams()
     gc.enable()

@@ -72,15 +72,15 @@ class Denial:
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, value
 
 
-def denials(*, protected: Sequence[int], loopback: bool = False) -> list[Denial]:
+def denials(*, protected: Sequence[int], families: Sequence[int] = ()) -> list[Denial]:
     """The refusals for a program.
 
     `protected`: processes of the same user that it must not signal. The scope of Landlock says the same where the
-    kernel has ABI 6.
+    kernel has ABI 6. `families`: of stream sockets that it may open and connect.
     """
     found = [Denial(name) for name in FORBIDDEN]
     found += _about_processes(protected)
-    found += _loopback_sockets() if loopback else [Denial(name) for name in NETWORK]
+    found += _stream_sockets(families) if families else [Denial(name) for name in NETWORK]
     # A pair of datagram sockets could be connected to another socket, or send to one.
     found += [
         Denial("socketpair", (ArgumentTest(0, "!=", AF_UNIX),)),
@@ -118,12 +118,11 @@ def _about_processes(protected: Sequence[int]) -> Iterator[Denial]:
     yield Denial("prctl", (ArgumentTest(0, "==", _PR_SET_DUMPABLE),))
 
 
-def _loopback_sockets() -> Iterator[Denial]:
-    """Stream sockets of the internet and UNIX families; no datagrams, so no DNS."""
-    others = tuple(ArgumentTest(0, "!=", family) for family in (AF_UNIX, AF_INET, AF_INET6))
-    yield Denial("socket", others)
-    streams = tuple(ArgumentTest(1, "!=", kind, _SOCKET_TYPE) for kind in (SOCK_STREAM, SOCK_SEQPACKET))
-    yield Denial("socket", streams)
+def _stream_sockets(families: Sequence[int]) -> Iterator[Denial]:
+    """Stream sockets of these families; no datagrams, so no DNS."""
+    yield Denial("socket", tuple(ArgumentTest(0, "!=", family) for family in families))
+    kinds = (SOCK_STREAM, SOCK_SEQPACKET)
+    yield Denial("socket", tuple(ArgumentTest(1, "!=", kind, _SOCKET_TYPE) for kind in kinds))
 
 
 def assemble(refusals: Sequence[Denial], machine: str | None = None) -> list[Instruction]:

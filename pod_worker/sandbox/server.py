@@ -79,6 +79,7 @@ class Server:
                     return False
                 self._handle(*received)
             if not self._keepers and self._is_worn():
+                self._control.detach()  # the next server has the same descriptor
                 return True
 
     def _handle(self, command: protocol.Command, answers: int) -> None:

@@ -45,12 +45,15 @@ def shared_memory_bytes(pids: tuple[int, ...]) -> int:
     return sum(map(_proportional_bytes, pids))
 
 
-def folder_bytes(folder: Path) -> int:
-    """The disk that a folder takes, as far as the caller may read it.
+def folder_bytes(folder: str | Path, owner: int | None = None) -> int:
+    """The disk that a folder takes, or only the files of one owner.
 
     No link is followed.
+
+    Raises PermissionError for a folder in it that the caller may not read: a program could hide files there.
     """
-    return sum(max(entry.st_blocks * 512, _ENTRY_BYTES) for entry in _entries(str(folder)))
+    found = (entry for entry in _entries(str(folder)) if owner in (None, entry.st_uid))
+    return sum(max(entry.st_blocks * 512, _ENTRY_BYTES) for entry in found)
 
 
 def deleted_file_bytes(pids: tuple[int, ...]) -> int:
@@ -127,5 +130,5 @@ def _entries(folder: str) -> Iterator[os.stat_result]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         queue.append(entry.path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue  # removed meanwhile

@@ -204,6 +204,7 @@ def examine_all(guards: Sequence[Guard], trees: Sequence[Path], tell: Callable[[
 @contextlib.contextmanager
 def copies(count: int) -> Iterator[list[Path]]:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        Path(folder).chmod(0o711)  # sandboxed programs of other users import from the copies
         yield [copy_tree(Path(folder) / f"tree{number}") for number in range(count)]
 
 

@@ -40,7 +40,7 @@ def open_python() -> str:
 
 
 def has_own_user() -> bool:
-    return os.geteuid() == 0 and is_open(Path(open_python()))
+    return os.geteuid() == 0 and is_open(Path(open_python())) and is_open(Path(__file__))
 
 
 def floor() -> tuple[str, ...] | None:

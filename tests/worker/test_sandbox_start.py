@@ -20,7 +20,7 @@ from pod_worker.worker.child_user import DEFAULT_UID, ChildUser, sandbox_user
 from tests.sandbox.support import ROOT, floor, has_own_user, open_python, wait_until
 
 # As the stage of a run does.
-CHILD = """
+CHILD = r"""
 import json, os, sys, threading, time
 from pathlib import Path
 from pod_worker.core.execution import ExecutionRequest
@@ -40,7 +40,13 @@ node.mkdir(parents=True)
 (node / "solution.py").write_text("import os; print(os.getuid(), 'SECRET_OF_RUN' in os.environ); os.mkdir('out', 0o700)")
 request = ExecutionRequest(folder=node, argv=("solution.py",))
 report["first"] = client.execute(request, NeverStop()).output
-(node / "solution.py").write_text(f"open('started', 'w').close(); import time; time.sleep(600)")
+(node / "solution.py").write_text(
+    "import os, time\n"
+    "if os.fork() == 0:\n"
+    "    os.setsid()\n"
+    "    open('started', 'w').write(str(os.getpid()))\n"
+    "time.sleep(600)\n"
+)
 ended = []
 def run():
     try:
@@ -49,13 +55,14 @@ def run():
         ended.append(error.code)
 thread = threading.Thread(target=run)
 thread.start()
-while not (node / "started").exists():
+while not ((node / "started").exists() and (node / "started").read_text()):
     time.sleep(0.01)
 (work / "kill.tmp").write_text(str(client.server.pid))
 (work / "kill.tmp").rename(work / "kill")
 thread.join(60)
 report["ended"] = ended
 (node / "solution.py").write_text("print('again')")
+report["orphan"] = int((node / "started").read_text())
 report["second"] = client.execute(request, NeverStop()).output
 client.remove(node)
 report["is_removed"] = not node.exists()
@@ -117,6 +124,7 @@ def test_a_run_gets_a_server_of_another_user_and_a_new_one_for_a_dead_one(work: 
         os.kill(int((work / "kill").read_text()), 9)
         wait_until(lambda: (work / "report").exists() or process.poll() is not None)
         found = json.loads((work / "report").read_text())
+        is_orphan_alive = psutil.pid_exists(found["orphan"])
         servers = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
     finally:
         ending = end(process)
@@ -127,6 +135,7 @@ def test_a_run_gets_a_server_of_another_user_and_a_new_one_for_a_dead_one(work: 
     assert found["ended"] == ["ENVIRONMENT"]
     assert found["second"] == "again\n"
     assert found["is_removed"]
+    assert not is_orphan_alive
     assert ending["survivors"] == 0
     assert not [pid for pid in servers if psutil.pid_exists(pid)]
     assert found["server"] not in servers
