@@ -70,6 +70,9 @@ class AnthropicMessages:
             headers={"anthropic-version": API_VERSION},
         )
 
+    def close(self) -> None:
+        self._http.close()
+
     def send(self, request: WireRequest) -> WireAnswer:
         headers = {OPERATION_HEADER: request.operation, SAMPLE_HEADER: str(request.sample)}
         body = self._http.post("/v1/messages", encode_request(request), headers)

@@ -144,6 +144,9 @@ class CassetteWire:
     def __init__(self, cassettes: Cassettes) -> None:
         self._cassettes = cassettes
 
+    def close(self) -> None:
+        """It holds nothing open."""
+
     def send(self, request: WireRequest) -> WireAnswer:
         question = question_of(request.operation, request.model, request.sample, request.messages)
         try:

@@ -24,6 +24,7 @@ from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, ReserveRow
 from pod_worker.llm.limits import SpendLimits, prompt_tokens
 from pod_worker.llm.prices import FREE, ModelPrice, PriceList
 from pod_worker.llm.response_cache import ResponseCache, request_key
+from pod_worker.llm.server_schema import is_open
 from pod_worker.llm.structured_output import (
     AnswerProblem,
     asked_again,
@@ -116,6 +117,7 @@ class MeteredClient:
         return self._ledger.operations()
 
     def close(self) -> None:
+        self._wire.close()
         self._ledger.close()
 
     def complete(self, request: CompletionRequest) -> ChatCompletion:
@@ -293,6 +295,8 @@ class MeteredClient:
         if self._settings.needs_price:
             self._price(model)
         capability = capability_of(model, self._settings.output)
+        if capability.output is OutputProfile.JSON_SCHEMA and is_open(request.schema):
+            capability = replace(capability, output=OutputProfile.JSON_OBJECT)
         messages = tuple(replace(each, text=encodable(each.text)) for each in request.messages)
         messages = messages if capability.takes_images else without_images(messages)
         return WireRequest(

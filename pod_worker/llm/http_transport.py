@@ -100,6 +100,9 @@ class HttpTransport:
             raise self._refusal(response, content)
         return self._decode(content)
 
+    def close(self) -> None:
+        self._session.close()
+
     def _decode(self, content: bytes) -> dict[str, Any]:
         try:
             answer = json.loads(content)

@@ -15,7 +15,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.secret import Secret, revealed
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.http_transport import Endpoint, HttpTransport
-from pod_worker.llm.server_schema import is_strict
+from pod_worker.llm.server_schema import closed_schema, is_strict
 from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, TOOL_NAME, FinishReason, WireAnswer, WireRequest
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -49,6 +49,9 @@ class OpenAiChat:
             endpoint, key, auth, timeout_seconds=timeout_seconds, clock=clock or SystemClock()
         )
 
+    def close(self) -> None:
+        self._http.close()
+
     def send(self, request: WireRequest) -> WireAnswer:
         headers = {OPERATION_HEADER: request.operation, SAMPLE_HEADER: str(request.sample)}
         body = self._http.post("/chat/completions", encode_request(request), headers)
@@ -74,7 +77,8 @@ def _output_fields(request: WireRequest) -> dict[str, Json]:
     schema = dict(request.schema or {})
     match request.profile:
         case OutputProfile.JSON_SCHEMA:
-            named = {"name": TOOL_NAME, "schema": schema, "strict": is_strict(schema)}
+            closed = closed_schema(schema)
+            named = {"name": TOOL_NAME, "schema": closed, "strict": is_strict(closed)}
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         case OutputProfile.TOOLS:
             function = {"name": TOOL_NAME, "description": "Give the answer.", "parameters": schema}

@@ -23,6 +23,9 @@ class ScriptedWire:
     def __init__(self, client: CompletionClient) -> None:
         self._client = client
 
+    def close(self) -> None:
+        """It holds nothing open."""
+
     def send(self, request: WireRequest) -> WireAnswer:
         try:
             completion = self._client.complete(_completion_request(request))

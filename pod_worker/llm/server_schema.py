@@ -21,6 +21,14 @@ _LEFT_OUT = frozenset(
 _PROPERTY_MAPS = frozenset({"properties", "$defs", "definitions"})
 
 
+def is_open(schema: Json) -> bool:
+    """Whether some object may have any properties; a server that closes objects would answer `{}`."""
+    return any(
+        not node.get("properties") or node.get("additionalProperties") not in (None, False)
+        for node in _objects(schema)
+    )
+
+
 def is_strict(schema: Mapping[str, Json]) -> bool:
     """Whether OpenAI's strict mode takes the schema.
 

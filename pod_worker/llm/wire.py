@@ -98,3 +98,5 @@ class WireClient(Protocol):
 
     def send(self, request: WireRequest) -> WireAnswer:
         """Raises WireError."""
+
+    def close(self) -> None: ...

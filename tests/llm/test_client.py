@@ -425,6 +425,31 @@ def test_a_message_of_the_server_that_quotes_the_key_is_masked(make_client: Make
     assert other not in repr(caught.value), "a part of another key, by its form"
 
 
+def test_a_schema_with_an_open_object_is_put_into_the_prompt(
+    make_client: MakeClient, server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that enforces schemas closes objects: it would answer with an empty one."""
+    from pod_worker.llm import openai_chat
+
+    sent = []
+
+    def encode(request):
+        sent.append(real_encode(request))
+        return sent[-1]
+
+    real_encode = openai_chat.encode_request
+    monkeypatch.setattr(openai_chat, "encode_request", encode)
+    open_schema = {"type": "object", "properties": {"plan": {}, "code": {}, "values": {"type": "object"}}}
+    client = make_client(output="json_schema")
+    client.complete(question(32, schema=open_schema))
+    client.complete(question(32))
+    formats = [body["response_format"]["type"] for body in sent]
+    assert formats == ["json_object", "json_schema"]
+    assert "JSON Schema" in sent[0]["messages"][-1]["content"]
+    assert sent[1]["response_format"]["json_schema"]["strict"] is True
+    assert "minLength" not in repr(sent[1])
+
+
 def test_texts_that_utf8_cannot_encode_are_sent_and_kept(make_client: MakeClient, server) -> None:
     asked = question(34, messages=(ChatMessage("user", "output: \ud800"),))
     server.replay.cassettes.add(

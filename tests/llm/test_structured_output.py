@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pod_worker.core.completion import ChatMessage
 from pod_worker.llm.capability import OutputProfile, capability_of, read_profile
-from pod_worker.llm.server_schema import closed_schema, is_strict
+from pod_worker.llm.server_schema import closed_schema, is_open, is_strict
 from pod_worker.llm.structured_output import AnswerProblem, find_object, instructed, schema_problems
 from tests.llm.requests_and_answers import ANSWER, SCHEMA
 
@@ -101,6 +101,10 @@ def test_the_schema_is_in_the_prompt_where_the_server_does_not_enforce_it() -> N
 
 
 def test_schemas_for_servers() -> None:
+    for closed in (None, SCHEMA, {"type": "array", "items": SCHEMA}):
+        assert not is_open(closed)
+    for anything in ({"type": "object"}, {**SCHEMA, "additionalProperties": True}):
+        assert is_open({**SCHEMA, "properties": {"plan": anything}})
     assert is_strict(SCHEMA)
     assert not is_strict({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
     assert not is_strict({**SCHEMA, "required": ["plan"]})
@@ -109,8 +113,7 @@ def test_schemas_for_servers() -> None:
         "minItems": 3,
         "items": {"type": "object", "properties": {"title": {"type": "string"}}},
     }
-    closed = closed_schema(nested)
-    assert closed == {
+    assert closed_schema(nested) == {
         "type": "array",
         "items": {"type": "object", "properties": {"title": {"type": "string"}}, "additionalProperties": False},
     }
