@@ -22,7 +22,10 @@ _PROPERTY_MAPS = frozenset({"properties", "$defs", "definitions"})
 
 
 def is_open(schema: Json) -> bool:
-    """Whether some object may have any properties; a server that closes objects would answer `{}`."""
+    """Whether some object may have any properties.
+
+    A server that closes objects would answer `{}`.
+    """
     return any(
         not node.get("properties") or node.get("additionalProperties") not in (None, False)
         for node in _objects(schema)
