@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.outbox.spool import Spool
 from pod_worker.process.supervised_thread import SupervisedThread
+from pod_worker.store.ideation.sweep import IdeationSweep
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.store.worker_registry import WorkerRegistry, WorkerState
@@ -52,7 +54,9 @@ def make_daemon(db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     new_id = UlidGenerator(clock)
 
     def make(program: str = "succeed()", **limits: Any) -> Daemon:
-        def command(tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None) -> ChildCommand:
+        def command(
+            tag: AttemptTag, env: Mapping[str, str], user: ChildUser | None, *, needs_sandbox: bool = False
+        ) -> ChildCommand:
             return ChildCommand([sys.executable, "-I", "-S", "-c", PRELUDE + program], env, tag)
 
         monkeypatch.setattr(supervisor, "child_command", command)
@@ -173,6 +177,19 @@ def test_a_worker_for_a_run_that_it_can_never_claim_says_so_and_exits(
         RunQueue(db, SystemClock()).enqueue(run)
     assert make_daemon(run_id="wanted").run() == daemons.EXIT_NOT_FOUND
     assert message in caplog.text
+
+
+def test_a_request_of_a_front_end_is_carried_out_by_an_idle_worker(db: Db, make_daemon: MakeDaemon) -> None:
+    db.hypotheses.insert_one({"_id": "h1", "title": "t", "idea": "x"})
+    db.ideation_requests.insert_one({"_id": "q1", "hypothesisId": "h1", "status": "QUEUED"})
+    daemon = make_daemon(max_runs=1)
+    sweep = IdeationSweep(db, RunQueue(db, SystemClock()))
+    daemon._store = replace(daemon._store, ideation=sweep)
+    daemon._claiming_worker = replace(daemon._claiming_worker, queues=("ideation",), pipelines=("ideation",))
+    assert daemon.run() == daemons.EXIT_OK
+    assert db.runs.count_documents({"_id": "q1", "status": "COMPLETED"}) == 1
+    sweep.run()
+    assert db.ideation_requests.count_documents({"_id": "q1", "status": "COMPLETED"}) == 1
 
 
 def test_a_dead_thread_turns_the_state_of_the_worker_red(db: Db, make_daemon: MakeDaemon) -> None:

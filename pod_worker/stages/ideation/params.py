@@ -49,9 +49,12 @@ class IdeationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         list[str], Meta(max_length=50, description="tasks that an idea may choose; empty for all shipped ones")
     ] = []
     literature: Annotated[
-        Literal["openalex", "semantic_scholar", "recorded", "none"],
-        Meta(description="index of published works that ideas are compared with"),
-    ] = "openalex"
+        Literal["auto", "openalex", "semantic_scholar", "recorded", "none"],
+        Meta(
+            description="index of published works that ideas are compared with; auto: openalex, or recorded "
+            "works for the scripted model"
+        ),
+    ] = "auto"
     model: Annotated[
         str,
         Meta(

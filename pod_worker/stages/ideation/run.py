@@ -8,7 +8,7 @@ says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pod_worker.core.completion import CompletionClient, CompletionRequest
@@ -71,13 +71,15 @@ def run_ideation(
     client: CompletionClient,
     literature: LiteratureSearch | None,
     tasks: Sequence[Mapping[str, Json]] = (),
+    further_state: Callable[[], dict[str, Json]] = dict,
 ) -> dict[str, Json]:
     """The summary of the stage.
 
-    `tasks` are the facts of the tasks on offer (name, title, description, metric). Raises RunError: LLM_ERROR
-    without a single idea, and what the client raises while the run can still be retried.
+    `tasks` are the facts of the tasks on offer (name, title, description, metric). `further_state` is called
+    for each saved state, and its fields are saved too. Raises RunError: LLM_ERROR without a single idea, and what
+    the client raises while the run can still be retried.
     """
-    ideation = _Ideation(context, params, client, literature, tasks)
+    ideation = _Ideation(context, params, client, literature, tasks, further_state)
     context.emit(IdeationStarted())
     try:
         return ideation.run()
@@ -94,8 +96,10 @@ class _Ideation:
         client: CompletionClient,
         literature: LiteratureSearch | None,
         tasks: Sequence[Mapping[str, Json]],
+        further_state: Callable[[], dict[str, Json]],
     ) -> None:
         self._context, self._params, self._client, self._tasks = context, params, client, tasks
+        self._further_state = further_state
         self._literature = literature
         self._literature_problem = None if literature else "no literature index is configured"
         self._works: dict[str, tuple[Work, ...]] = {}  # query -> what was found
@@ -237,7 +241,7 @@ class _Ideation:
 
     def _save(self) -> None:
         self._state.tried += 1
-        self._context.checkpoint(self._state.to_json())
+        self._context.checkpoint(self._further_state() | self._state.to_json())
         planned, tried = self._params.max_num_generations, self._state.tried
         self._context.emit(
             StageProgress(
@@ -278,7 +282,8 @@ class _Ideation:
         content["ideas"] = self._state.to_ideas()
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         artifact = self._context.artifacts.publish(path, ArtifactKind.DATA, name=FILE_NAME)
-        return summary | {"titles": [idea.title for idea in self._state.ideas], "artifact": artifact.key}
+        titles = [idea.title for idea in self._state.ideas]
+        return self._further_state() | summary | {"titles": titles, "artifact": artifact.key}
 
     def _literature_note(self) -> dict[str, Json]:
         works = {work.id for found in self._works.values() for work in found}

@@ -101,6 +101,17 @@ def test_a_crash_between_the_run_and_the_mark_is_repaired(
     assert queue.get("q1") == queued
 
 
+def test_no_run_may_bring_ideas_before_its_hypothesis_takes_them(
+    adoption: RequestAdoption, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(RequestAdoption, "_link", lambda self, hypothesis, request, at: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            adoption.adopt_waiting()
+    assert database["runs"].count_documents({}) == 0
+
+
 def test_an_older_request_does_not_replace_the_current_one(adoption: RequestAdoption, database: Any) -> None:
     foreign(database, "new", createdAt=T0 + timedelta(minutes=1))
     assert adoption.adopt("new")

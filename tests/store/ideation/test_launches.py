@@ -64,6 +64,23 @@ def test_a_launch_that_crashed_half_way_queues_no_second_run(
     assert database["runs"].count_documents({}) == 1
 
 
+def test_a_launch_that_was_asked_for_meanwhile_is_kept(
+    hypotheses: Hypotheses, database: Any, queue: RunQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hypotheses.choose("h1", IDEA, 0, "ana")
+    original = RunQueue.enqueue
+
+    def enqueue(self: RunQueue, request: Any) -> Any:
+        if request.id == "run-1":
+            hypotheses.launch_when_ready("h1", "run-2", {})
+        return original(self, request)
+
+    monkeypatch.setattr(RunQueue, "enqueue", enqueue)
+    assert WaitingLaunches(database, queue).launch_ready() == []
+    assert WaitingLaunches(database, queue).launch_ready() == ["run-2"]
+    assert queue.get("run-1") is not None
+
+
 def test_an_idea_that_cannot_be_used_ends_the_launch_with_the_reason(
     hypotheses: Hypotheses, database: Any, queue: RunQueue
 ) -> None:

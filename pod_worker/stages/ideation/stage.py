@@ -1,0 +1,71 @@
+"""The pipeline `ideation`: record, model, literature and tasks of one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pod_worker.core.model_access import SCRIPTED, ModelAccess
+from pod_worker.core.run import Json
+from pod_worker.core.stage import Context, Stage
+from pod_worker.stages.ideation.params import IdeationParams, parse
+
+if TYPE_CHECKING:
+    from pod_worker.core.literature import LiteratureSearch
+
+
+def stages_of(params: dict[str, Json]) -> tuple[Stage, ...]:
+    parsed = parse(params)
+    return (Stage("ideation", lambda context: _run(context, parsed)),)
+
+
+def _run(context: Context, params: IdeationParams) -> dict[str, Json]:
+    # Clients are imported by the child that runs the stage, never by the supervisor.
+    from pod_worker.llm.limits import SpendCaps
+    from pod_worker.stages.ideation.run import run_ideation
+    from pod_worker.stages.research.models import cost_of, open_models
+    from pod_worker.stages.research.record import RunRecord
+
+    record = RunRecord(context)
+    record.open(context)
+    caps = SpendCaps(usd=params.max_usd, tokens=params.max_tokens, calls=params.max_calls)
+    client = open_models(context, params.model, caps, record.folder / "llm")
+
+    def saved() -> dict[str, Json]:
+        """A copy of answers and ledger, so that another pod pays nothing twice."""
+        record.save(context)
+        return {"record": record.latest, "cost": cost_of(client)}
+
+    return run_ideation(context, params, client, _literature(context, params), task_facts(params.tasks), saved)
+
+
+def _literature(context: Context, params: IdeationParams) -> LiteratureSearch:
+    """The recorded works for the scripted model, which must work without a network."""
+    from pod_worker.literature.choice import literature_search
+    from pod_worker.stages.research.models import choose_provider
+
+    source = params.literature
+    if source == "auto":
+        provider = choose_provider(context.model_access or ModelAccess(), params.model)
+        source = "recorded" if provider == SCRIPTED else "openalex"
+    return literature_search(source, context.stop)
+
+
+def task_facts(names: Sequence[str]) -> list[dict[str, Json]]:
+    """What a model is told about these tasks, or about all shipped ones.
+
+    Raises RunError(INVALID_INPUT) for a task that does not exist.
+    """
+    from pod_worker.tasks.catalogue import find_task, list_tasks
+
+    tasks = [find_task(name) for name in names] if names else list_tasks()
+    return [
+        {
+            "name": task.name,
+            "title": task.title,
+            "description": task.description,
+            "metric": task.metric.name,
+            "kind": task.kind,
+        }
+        for task in tasks
+    ]
