@@ -22,7 +22,8 @@ from pod_worker.llm.scripted.recipe import Recipe, TaskView, read_recipe, read_t
 
 BUG_CHANCES = {"node.draft": 0.35, "node.improve": 0.15, "node.tune": 0.06, "node.ablate": 0.06}
 ENDLESS_CHANCE = 0.02
-CHOICES = 3  # the next change is one of so many that were not tried
+CHOICES = 5  # the next change is one of so many that were not tried
+LATER_CHOICES = 9  # after a rejection it is one of so many after those
 INSIGHT_LIMIT = 400
 
 Facts = Mapping[str, Json]
@@ -59,9 +60,10 @@ def _from_parent(request: CompletionRequest, repertoire: Callable[[Recipe, TaskV
 def _propose(request: CompletionRequest, task: TaskView, changes: Iterator[Change]) -> Json:
     tried = _tried(request.facts)
     rng = random.Random(f"{request.operation} {task.title} {request.facts.get('seed')} {len(tried)}")
-    candidates = list(islice((change for change in changes if change.label not in tried), CHOICES))
-    rng.shuffle(candidates)
-    change = candidates[1 if request.facts.get("rejected") and len(candidates) > 1 else 0]
+    candidates = list(islice((change for change in changes if change.label not in tried), CHOICES + LATER_CHOICES))
+    change = rng.choice(candidates[:CHOICES])
+    if request.facts.get("rejected"):  # programs that are being written have the first labels
+        change = rng.choice(candidates[CHOICES:])
     plan = f"{_aim(request.facts)}{change.label}: {change.reason}."
     recipe = _with_chance_of_bug(change.recipe, BUG_CHANCES[request.operation], rng)
     return {"plan": plan, "change": change.label, "code": write_program(recipe, task, plan)}
