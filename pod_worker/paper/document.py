@@ -84,6 +84,15 @@ def used_citations(parts: DocumentParts) -> tuple[Citation, ...]:
     return tuple(citation for citation in parts.citations if citation.key in keys)
 
 
+def plain_text(text: str, numbers: Mapping[str, RecordedNumber]) -> str:
+    """The words of a draft's text with its numbers, for a page that is no LaTeX."""
+    shown = _RESULT.sub(lambda match: numbers[match[1]].text if match[1] in numbers else "??", text)
+    shown = re.sub(r"\\cite[a-z]*\*?(?:\[[^\]]*\]){0,2}\{([^{}]*)\}", r"[\1]", shown)
+    return " ".join(
+        re.sub(r"\\([%&#_$])", r"\1", re.sub(r"\\[A-Za-z]+\*?|[{}]", " ", shown)).replace("~", " ").split()
+    )
+
+
 def unknown_results(text: str, numbers: Mapping[str, RecordedNumber]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for key in _RESULT.findall(text) if key not in numbers))
 

@@ -107,7 +107,7 @@ def _paper(request: CompletionRequest) -> Json:
     better = [each for each in findings if each.get("is_better_than_baseline_beyond_noise")]
     title = _clean(str(idea["Title"])) or "An automated research run"
     sections = [
-        ("Introduction", _introduction(idea, better)),
+        ("Introduction", _introduction(facts, better)),
         ("Related work", _related_work(facts["references"])),
         ("Method", _method(facts)),
         ("Experimental setup", _setup(facts, keys)),
@@ -141,24 +141,26 @@ def _abstract(facts: Json, keys: set[str], better: list[Json]) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _introduction(idea: Json, better: list[Json]) -> str:
-    hypothesis = _sentences(str(idea["Short Hypothesis"]), 3)
+def _introduction(facts: Json, better: list[Json]) -> str:
+    hypothesis = _sentences(str(facts["idea"]["Short Hypothesis"]), 3)
     outcome = (
         "The selected method improves on the baseline by more than the noise."
         if better
         else "Within this budget, no method improved on the baseline by more than the noise."
     )
-    return "\n\n".join(
-        [
-            _sentences(str(idea["Abstract"]), 6) or "This paper reports an automated research run.",
-            f"The hypothesis is: \\emph{{{hypothesis.rstrip('.')}}}." if hypothesis else "",
-            "The run tested it in stages: a preliminary investigation with a replicated baseline, tuning of the "
-            "baseline, a research agenda, and ablations. Programs were scored on rows whose labels no program "
-            f"could read, and every score was repeated with several seeds. {outcome} "
-            f"Figure~\\ref{{fig:stages}} and "
-            "Table~\\ref{tab:results} summarise the result.",
-        ]
-    ).strip()
+    figures, tables = ({str(each["label"]) for each in facts[name]} for name in ("figures", "tables"))
+    places = [r"Figure~\ref{fig:stages}"] * ("stages" in figures) + [r"Table~\ref{tab:results}"] * (
+        "results" in tables
+    )
+    paragraphs = [
+        _sentences(str(facts["idea"]["Abstract"]), 6) or "This paper reports an automated research run.",
+        f"The hypothesis is: \\emph{{{hypothesis.rstrip('.')}}}." if hypothesis else "",
+        "The run tested it in stages: a preliminary investigation with a replicated baseline, tuning of the "
+        "baseline, a research agenda, and ablations. Programs were scored on rows whose labels no program "
+        f"could read, and every score was repeated with several seeds. {outcome}"
+        + (f" The results are in {_joined(places)}." if places else ""),
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def _related_work(references: list[Json]) -> str:
