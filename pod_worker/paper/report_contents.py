@@ -44,9 +44,7 @@ def build_report(
     if results.is_scripted or (draft is not None and draft.is_scripted):
         found.insert(0, "The scripted model wrote programs or texts of this run. It is not a language model.")
     if any(node.is_self_reported for node in results.nodes):
-        found.append(
-            "Results marked [self-reported] come from the programs themselves; the task has no evaluator."
-        )
+        found.append("Results marked [self-reported] come from the programs; the task has no evaluator.")
     return RunReport(
         run_id=results.run_id,
         title=plain_text(draft.title, numbers) if draft else idea.title,
