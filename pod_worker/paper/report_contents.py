@@ -1,4 +1,4 @@
-"""Collects what the report of a run shows, from records that exist at any end of the run."""
+"""Collects what the report of a run shows, wherever the run ended."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +51,9 @@ def collect_reviews(
     stop: StopSignal,
     count: int = DEFAULT_REVIEWS,
 ) -> tuple[StoredReview, ...]:
-    """`count` reviews in `reviews/review-N.json`; a stored one is not asked for again.
+    """`count` reviews in `reviews/review-N.json`.
 
+    A stored review of the same paper is not asked for again.
     `findings` are the search's decisions about noise (`writing_facts`). An answer that is no review is stored with
     its problems and does not count.
     """
@@ -58,11 +61,25 @@ def collect_reviews(
     for sample in range(count):
         stop.check()
         path = folder / "reviews" / f"review-{sample}.json"
-        if not path.exists():
-            request = _request(text, figures, checks, findings, folder, sample)
-            write_json(path, _ask(request, client))
-        reviews.append(read_json(path, StoredReview))
+        request = _request(text, figures, checks, findings, folder, sample)
+        stored = _read(path)
+        if stored is None or stored.subject != _subject(request):
+            stored = _ask(request, client)
+            write_json(path, stored)
+        reviews.append(stored)
     return tuple(reviews)
+
+
+def _read(path: Path) -> StoredReview | None:
+    try:
+        return read_json(path, StoredReview)
+    except RunError:  # absent, or cut by the end of a disk
+        return None
+
+
+def _subject(request: CompletionRequest) -> str:
+    """Digest of the text, the figures and the checks that are reviewed."""
+    return hashlib.sha256(json.dumps(request.facts, sort_keys=True).encode()).hexdigest()
 
 
 def _ask(request: CompletionRequest, client: CompletionClient) -> StoredReview:
@@ -72,13 +89,21 @@ def _ask(request: CompletionRequest, client: CompletionClient) -> StoredReview:
         if error.code not in _PASSING:
             raise
         problems = (f"no review: {truncate(error.message, 500)}",)
-        return StoredReview(sample=request.sample, model="", is_scripted=False, answer={}, problems=problems)
+        return StoredReview(
+            sample=request.sample,
+            model="",
+            is_scripted=False,
+            answer={},
+            subject=_subject(request),
+            problems=problems,
+        )
     answer = completion.value if isinstance(completion.value, dict) else {}
     return StoredReview(
         sample=request.sample,
         model=completion.model,
         is_scripted=completion.is_scripted,
         answer=answer,
+        subject=_subject(request),
         problems=review_problems(answer),
     )
 

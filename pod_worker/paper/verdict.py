@@ -35,6 +35,7 @@ class StoredReview:
     model: str
     is_scripted: bool
     answer: dict[str, Json]
+    subject: str = ""  # digest of what was reviewed: another paper needs other reviews
     problems: tuple[str, ...] = ()
 
     @property

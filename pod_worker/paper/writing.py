@@ -101,6 +101,8 @@ class _Writer:
         self._is_plain = False
 
     def write(self) -> WrittenPaper:
+        for name in (f"{JOB}.pdf", f"{JOB}.json"):  # of an earlier attempt
+            (self._folder / name).unlink(missing_ok=True)
         draft = self._draft()
         draft, compilation = self._compile(draft)
         limit = self._sources.page_limit

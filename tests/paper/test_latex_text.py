@@ -63,6 +63,7 @@ def test_text_of_a_paper_stays() -> None:
         ("“a” – ½ ² ９", r"``a'' -- 1/2 2 9"),
         ("α ± é", r"\ensuremath{\alpha} \ensuremath{\pm} é"),
         ("a\x00b\u202eb漢", "abb"),
+        ("a\\", r"a\textbackslash{}"),
         ("$x", "$x$"),
         ("$x\n\ny$", "$x  y$"),
         ("a } b {", r"a \} b {}"),

@@ -11,8 +11,7 @@ from pod_worker.paper.figures import FigureSet, PaperFigure
 from pod_worker.paper.report import ReportTable, RunReport, render_report
 from pod_worker.paper.results import read_json
 from pod_worker.paper.verdict import decide
-from tests.paper.test_review import HOLDS
-from tests.paper.test_verdict import FAILS, make_answer, make_review
+from tests.paper.test_verdict import FAILS, HOLDS, make_answer, make_review
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'

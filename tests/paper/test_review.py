@@ -49,6 +49,16 @@ def test_a_stored_review_is_not_paid_again(tmp_path: Path) -> None:
     assert [each.sample for each in second.requests] == [1, 2]
 
 
+def test_another_paper_gets_other_reviews(tmp_path: Path) -> None:
+    ask(tmp_path, Writer(review__write=by_sample), [HOLDS], [])
+    client = Writer(review__write=by_sample)
+    collect_reviews("another text", (), [HOLDS], [], tmp_path, client, NoStop())
+    assert client.count("review.write") == 3
+    ask_again = Writer(review__write=by_sample)
+    collect_reviews("another text", (), [HOLDS], [], tmp_path, ask_again, NoStop())
+    assert ask_again.requests == []
+
+
 @pytest.mark.parametrize("answer", [{}, None, make_answer(Overall=11), RunError(FailureCode.LLM_ERROR, "filter")])
 def test_an_answer_that_is_no_review_is_stored_and_does_not_count(tmp_path: Path, answer: Json) -> None:
     reviews = ask(tmp_path, Writer(review__write=[answer, make_answer(Overall=8)]), [HOLDS], [])

@@ -153,6 +153,7 @@ def test_a_compiler_that_always_fails_ends_with_its_log(
     sources: PaperSources, drawn: Path, quick_tools: LatexTools, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(drawn, tmp_path / "paper"))
+    (folder / "paper.pdf").write_bytes(b"of an earlier attempt")
     broken = replace(quick_tools, programs={**quick_tools.programs, "pdflatex": Path("/bin/false")})
     client = Writer(paper__write=[TEXT], paper__repair=[{"replacements": []}])
     with pytest.raises(RunError, match="does not compile") as caught:
