@@ -30,7 +30,7 @@ ai.run.log: level? message kv? source?
 ai.node.created ai.node.executing ai.node.completed ai.node.selected_best: \
 stage node_id parent_id? plan? is_buggy? exec_time_s? metric?
 ai.ideation.started:
-ai.ideation.generated: count top_k?
+ai.ideation.generated: count top_k? ideas? hypothesis_id? is_scripted?
 ai.ideation.failed: code message
 ai.paper.started:
 ai.paper.generated: artifact_key word_count?
