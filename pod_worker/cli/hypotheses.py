@@ -32,6 +32,7 @@ from pod_worker.store.views.read_models import ReadModels, RunFilter
 
 RUNS_SHOWN = 10
 TEXT_SHOWN = 1_000
+SCRIPTED = "the scripted model, no language model"
 
 hypothesis_argument = click.argument("hypothesis_id", metavar="HYPOTHESIS", shell_complete=complete_hypotheses)
 reflections_option = click.option(
@@ -208,6 +209,7 @@ def _fields(document: Document) -> list[tuple[str, str]]:
         ("context", (as_text(document.get("additionalContext")) or "")[:TEXT_SHOWN]),
         ("created", f"{age(created)} ago by {document.get('createdBy') or '-'}" if created else "-"),
         ("ideation", _ideation_text(as_mapping(document.get("ideation")))),
+        ("written by", SCRIPTED if as_mapping(document.get("ideation")).get("isScripted") is True else ""),
         ("selected", as_text(as_mapping(document.get("ideaJson")).get("Title")) or "-"),
         ("selected by", as_text(chosen.get("by")) or ""),
     ]

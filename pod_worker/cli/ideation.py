@@ -9,6 +9,7 @@ from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.document_values import as_datetime, as_text
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.hypotheses import (
+    SCRIPTED,
     generations_option,
     hypothesis_argument,
     print_ideas,
@@ -111,7 +112,7 @@ def show(request_id: str, as_json: bool) -> None:
         ("generations", str(document.get("maxNumGenerations", "-"))),
         ("attempt", str(document.get("attempt", "-"))),
         ("created", f"{age(created)} ago" if created else "-"),
-        ("written by", "the scripted model, no language model" if document.get("isScripted") else ""),
+        ("written by", SCRIPTED if document.get("isScripted") is True else ""),
         ("error", as_text(document.get("error")) or ""),
     ]
     shown = [(name, value) for name, value in fields if value]

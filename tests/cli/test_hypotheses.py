@@ -84,7 +84,9 @@ def test_the_selected_idea_is_launched_and_another_one_can_be_chosen(cli: Cli, d
     run = run_of(db, second.out.strip())
     assert (run["params"]["idea"]["Title"], run["params"]["task"]) == ("Second", "wine")
     assert db.hypotheses.count_documents({"_id": name, "ideaJson.Title": "Second"}) == 1
+    db.hypotheses.update_one({"_id": name}, {"$set": {"ideation.isScripted": True}})
     shown = cli("hypotheses", "show", name).out
+    assert "the scripted model, no language model" in shown
     assert "0\t\tLabel smoothing under label noise\t-" in shown
     assert "1\t*\tSecond\twine" in shown
 

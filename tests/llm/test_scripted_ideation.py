@@ -47,6 +47,10 @@ def test_the_hypothesis_decides_what_comes_first() -> None:
     assert (
         propose(parse({"idea": "Standardising columns of diabetes changes linear models."}), []).task == "diabetes"
     )
+    moons = [{**TASKS[0], "name": "two_moons", "title": "Two moons with noise"}, *TASKS]
+    about_noise = parse({"idea": "Label noise harms trees."})
+    tasks = {propose(about_noise, ["prior"] * count, tasks=moons).task for count in range(6)}
+    assert len(tasks) > 1, "a word that a title shares by chance chooses no task"
     other = [propose(parse({"idea": "q", "seed": seed}), []).name for seed in range(10)]
     assert len(set(other)) > 3
 

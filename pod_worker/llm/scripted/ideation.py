@@ -235,9 +235,9 @@ def _choose(facts: Mapping[str, Json], skips_one: bool) -> tuple[_Question, Mapp
     if not fitting:
         return question, _NO_TASK
     words = _words(_topic_text(facts))
-    best = max(fitting, key=lambda each: len(words & _words(f"{each['name']} {each['title']}")))
-    is_named = bool(words & _words(f"{best['name']} {best['title']}"))
-    return question, best if is_named else fitting[len(facts.get("prior") or []) % len(fitting)]
+    named = [each for each in fitting if words & _words(str(each["name"]))]
+    offered = named or fitting
+    return question, offered[len(facts.get("prior") or []) % len(offered)]
 
 
 def _ranked(facts: Mapping[str, Json]) -> Sequence[_Question]:
