@@ -15,6 +15,8 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Stage
 from pod_worker.stages import finetune, synthetic
+from pod_worker.stages.ideation import params as ideation_params
+from pod_worker.stages.ideation import stage as ideation
 from pod_worker.stages.research import experiment
 from pod_worker.stages.research import params as experiment_params
 from pod_worker.training import params as training_params
@@ -45,6 +47,15 @@ PIPELINES: dict[str, Pipeline] = {
             training_params.TrainingParams,
             training_params.UNITS,
             training_params.PATHS,
+        ),
+        Pipeline(
+            "ideation",
+            "Write research ideas for a hypothesis: rounds of proposal and criticism, with a literature search.",
+            ideation_params.complete,
+            ideation.stages_of,
+            ideation_params.IdeationParams,
+            ideation_params.UNITS,
+            asks_models=True,
         ),
         Pipeline(
             "experiment",

@@ -101,7 +101,7 @@ def describe_params(pipeline: Pipeline) -> Iterator[ParamDescription]:
     for each in msgspec.structs.fields(pipeline.params):
         metas = [part for part in get_args(each.type)[1:] if isinstance(part, Meta)]
         meaning = next((meta.description for meta in metas if meta.description), "")
-        default = None if each.required else each.default
+        default = None if each.required else _default(each)
         yield ParamDescription(
             each.name, type_name(each.type), pipeline.units.get(each.name), each.required, default, meaning
         )
@@ -118,3 +118,7 @@ def type_name(kind: object) -> str:
     if get_origin(kind) is list:
         return f"list of {type_name(get_args(kind)[0])}"
     return _TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))  # type: ignore[call-overload, no-any-return]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Json:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

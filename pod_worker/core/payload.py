@@ -240,7 +240,7 @@ class ValidationStarted(Payload):
 @dataclass(frozen=True, kw_only=True)
 class ValidationCompleted(Payload):
     type: ClassVar[str] = "ai.validation.auto_completed"
-    verdict: Literal["pass", "fail"]
+    verdict: Literal["pass", "fail", "inconclusive"]
     scores: dict[str, float] | None = None
     notes: str | None = None
 

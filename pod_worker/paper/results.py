@@ -69,6 +69,7 @@ class RecordedResults:
     outcomes: dict[str, int]  # how many executed nodes ended as scored, buggy, timed_out, no_score
     task_facts: tuple[TaskFact, ...] = ()
     baseline_id: str | None = None  # the replicated baseline
+    full_method_id: str | None = None  # what the ablations started from; None: the best node before them
     noise_band: float | None = None  # of the baseline: a smaller difference is no improvement
     models: tuple[str, ...] = ()
     is_scripted: bool = False  # a scripted model wrote the code
@@ -111,6 +112,8 @@ class RecordedResults:
     @property
     def full_method(self) -> RecordedNode | None:
         """The node whose components the ablations remove: the best one before them."""
+        if named := next((node for node in self.usable if node.node_id == self.full_method_id), None):
+            return named
         before = self.method_stages
         return self.best_of(before[-1]) if before else self.baseline
 

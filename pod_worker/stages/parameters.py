@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -16,21 +16,34 @@ from pod_worker.core.run import Json
 ParamsT = TypeVar("ParamsT", bound=msgspec.Struct)
 
 
-def read_params(kind: type[ParamsT], params: Mapping[str, Json], pipeline: str) -> ParamsT:
-    """Raises RunError(INVALID_INPUT) that lists every problem."""
+def read_params(
+    kind: type[ParamsT],
+    params: Mapping[str, Json],
+    pipeline: str,
+    other_names: Mapping[str, str] | None = None,
+    more_problems: Callable[[Mapping[str, Json]], Iterable[str]] = lambda _params: (),
+) -> ParamsT:
+    """Raises RunError(INVALID_INPUT) that lists every problem.
+
+    `other_names` are names that other systems use for a parameter.
+    """
     fields = {each.name: each for each in msgspec.structs.fields(kind)}
-    problems = [*_unknown(params, fields), *_missing(params, fields), *_wrong(params, fields)]
+    problems = [*_unknown(params, fields, other_names or {}), *_missing(params, fields), *_wrong(params, fields)]
+    problems += more_problems(params)
     if problems:
         raise RunError(FailureCode.INVALID_INPUT, f"{pipeline}: {'; '.join(problems)}")
     return msgspec.convert(dict(params), kind)
 
 
-def _unknown(params: Mapping[str, Json], fields: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(
+    params: Mapping[str, Json], fields: Mapping[str, Any], other_names: Mapping[str, str]
+) -> Iterator[str]:
     for name in params:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.6)
+            meant = other_names.get(str(name)) or (near[0] if near else None)
             yield f"{name!r} is unknown, " + (
-                f"did you mean {near[0]!r}?" if near else f"known are {', '.join(fields)}"
+                f"did you mean {meant!r}?" if meant else f"known are {', '.join(fields)}"
             )
 
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pod_worker.pipelines import PIPELINES
 from tests.cli.conftest import Cli
+
+# Values of required parameters that are no texts.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "experiment": {
+        "idea": {
+            "Title": "t",
+            "Short Hypothesis": "h",
+            "Abstract": "a",
+            "Experiments": ["e"],
+            "Risk Factors and Limitations": ["r"],
+        }
+    },
+}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -23,7 +38,7 @@ def test_every_parameter_is_documented(cli: Cli, name: str) -> None:
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_documented_parameters_are_those_that_are_accepted(cli: Cli, name: str) -> None:
     shown = cli("pipelines", "show", name, "--json").json["parameters"]
-    required = {each["name"]: "x" for each in shown if each["required"]}
+    required = {each["name"]: REQUIRED.get(name, {}).get(each["name"], "x") for each in shown if each["required"]}
     defaults = {each["name"]: each["default"] for each in shown if not each["required"]}
     assert PIPELINES[name].check_params(required) == required | defaults
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.tasks.catalogue import find_task, list_tasks
+from pod_worker.tasks.catalogue import find_task
 from pod_worker.tasks.evaluator import PredictionsEvaluator
 from pod_worker.tasks.prepare import prepare_task
 
@@ -168,24 +168,3 @@ def test_tasks_are_listed_without_numpy() -> None:
         "assert len(list_tasks()) >= 7 and find_task('digits')\nassert 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
-
-
-def test_the_documented_example_is_accepted(tmp_path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
-    (tmp_path / "task.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
-    (tmp_path / "cells.csv").write_text("size,type\n1,a\n2,b\n")
-    task = find_task(str(tmp_path))
-    assert (task.name, task.metric.name, task.kind, task.has_evaluator) == (
-        "cell-types",
-        "macro_f1",
-        "classification",
-        True,
-    )
-
-
-def test_the_documentation_lists_the_shipped_tasks(tmp_path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
-    for task in list_tasks():
-        prepared = prepare_task(task, 1, tmp_path / task.name)
-        rows = f"{sum(prepared.facts['rows'].values()):,}".replace(",", " ")
-        assert f"| `{task.name}` | {rows}, {prepared.facts['features']} | {task.metric.name}" in text

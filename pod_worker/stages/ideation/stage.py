@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from pod_worker.core.model_access import SCRIPTED, ModelAccess
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
 from pod_worker.stages.ideation.params import IdeationParams, parse
-
-if TYPE_CHECKING:
-    from pod_worker.core.literature import LiteratureSearch
 
 
 def stages_of(params: dict[str, Json]) -> tuple[Stage, ...]:
@@ -23,32 +18,22 @@ def _run(context: Context, params: IdeationParams) -> dict[str, Json]:
     # Clients are imported by the child that runs the stage, never by the supervisor.
     from pod_worker.llm.limits import SpendCaps
     from pod_worker.stages.ideation.run import run_ideation
-    from pod_worker.stages.research.models import cost_of, open_models
+    from pod_worker.stages.language_models import cost_of, open_models
+    from pod_worker.stages.literature_index import open_literature
     from pod_worker.stages.research.record import RunRecord
 
     record = RunRecord(context)
     record.open(context)
     caps = SpendCaps(usd=params.max_usd, tokens=params.max_tokens, calls=params.max_calls)
-    client = open_models(context, params.model, caps, record.folder / "llm")
+    client, _ = open_models(context, params.model, caps, record.folder / "llm")
 
     def saved() -> dict[str, Json]:
         """A copy of answers and ledger, so that another pod pays nothing twice."""
         record.save(context)
         return {"record": record.latest, "cost": cost_of(client)}
 
-    return run_ideation(context, params, client, _literature(context, params), task_facts(params.tasks), saved)
-
-
-def _literature(context: Context, params: IdeationParams) -> LiteratureSearch:
-    """The recorded works for the scripted model, which must work without a network."""
-    from pod_worker.literature.choice import literature_search
-    from pod_worker.stages.research.models import choose_provider
-
-    source = params.literature
-    if source == "auto":
-        provider = choose_provider(context.model_access or ModelAccess(), params.model)
-        source = "recorded" if provider == SCRIPTED else "openalex"
-    return literature_search(source, context.stop)
+    literature = open_literature(context, params.literature, params.model)
+    return run_ideation(context, params, client, literature, task_facts(params.tasks), saved)
 
 
 def task_facts(names: Sequence[str]) -> list[dict[str, Json]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.failure import RunError
 from pod_worker.core.idea import read_idea
 from pod_worker.core.run import Json
+from pod_worker.stages.parameters import read_params
 
 
 def _iterations(what: str) -> Any:
@@ -22,7 +21,10 @@ def _iterations(what: str) -> Any:
 class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idea: Annotated[
         dict[str, Any],
-        Meta(description="the idea: Title, Short Hypothesis, Abstract, Experiments, Risk Factors and Limitations"),
+        Meta(
+            description="an idea of ideation, or your own as an object with Title, Short Hypothesis, Abstract, "
+            "Experiments, Risk Factors and Limitations"
+        ),
     ]
     hypothesis_id: Annotated[str | None, Meta(description="the hypothesis that the idea belongs to")] = None
     task: Annotated[
@@ -64,6 +66,10 @@ class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         float, Meta(ge=0, le=4096, description="memory limit of one program; 0 for none")
     ] = 0.0
     node_disk_gb: Annotated[float, Meta(gt=0, le=4096, description="disk limit of one program")] = 10.0
+    literature: Annotated[
+        Literal["auto", "openalex", "semantic_scholar", "recorded", "none"],
+        Meta(description="index of published works that the paper may cite"),
+    ] = "auto"
     page_limit: Annotated[int, Meta(ge=1, le=40, description="pages of the paper, without references")] = 4
     reviews: Annotated[int, Meta(ge=1, le=9, description="independent reviews of the paper")] = 3
 
@@ -93,9 +99,7 @@ OTHER_NAMES = {
 
 def parse(params: Mapping[str, Json]) -> ExperimentParams:
     """Raises RunError(INVALID_INPUT) that lists every problem."""
-    if problems := [*_unknown(params), *_wrong(params), *_idea(params.get("idea"))]:
-        raise RunError(FailureCode.INVALID_INPUT, "experiment: " + "; ".join(problems))
-    return msgspec.convert(dict(params), ExperimentParams)
+    return read_params(ExperimentParams, params, "experiment", OTHER_NAMES, _idea_problems)
 
 
 def complete(params: Mapping[str, Json]) -> dict[str, Json]:
@@ -103,40 +107,10 @@ def complete(params: Mapping[str, Json]) -> dict[str, Json]:
     return msgspec.structs.asdict(parse(params))
 
 
-def _unknown(params: Mapping[str, Json]) -> Iterator[str]:
-    for name in params:
-        if name not in FIELDS:
-            near = difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.6)
-            meant = OTHER_NAMES.get(str(name)) or (near[0] if near else None)
-            yield f"{name!r} is unknown, " + (
-                f"did you mean {meant!r}?" if meant else f"known are {', '.join(FIELDS)}"
-            )
-
-
-def _wrong(params: Mapping[str, Json]) -> Iterator[str]:
-    for name, field in FIELDS.items():
-        if name not in params:
-            continue
-        value = params[name]
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"{name!r} is {value}: give {_description(field)}"
-            continue
-        try:
-            msgspec.convert(value, field.type)
-        except msgspec.ValidationError as error:
-            yield f"{name!r} is {value!r:.80} ({str(error).lower()}): give {_description(field)}"
-
-
-def _idea(value: Json) -> Iterator[str]:
-    if value is None:
-        yield "'idea' is missing: create a hypothesis and let ideation write ideas, or give one as a JSON object"
+def _idea_problems(params: Mapping[str, Json]) -> Iterator[str]:
+    if "idea" not in params:
         return
     try:
-        read_idea(value)
+        read_idea(params["idea"])
     except RunError as error:
         yield error.message
-
-
-def _description(field: Any) -> str:
-    metas = (part for part in get_args(field.type)[1:] if isinstance(part, Meta))
-    return next((meta.description for meta in metas if meta.description), "another value")

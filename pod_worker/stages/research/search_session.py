@@ -15,13 +15,14 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Context
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.limits import SpendCaps
+from pod_worker.paper.latex import LatexTools, check_toolchain
 from pod_worker.search.journal import read_code, read_state
 from pod_worker.search.ports import Evaluator
 from pod_worker.search.search import Search
 from pod_worker.search.settings import SearchSettings
 from pod_worker.search.task import SearchTask
+from pod_worker.stages.language_models import cost_of, open_models
 from pod_worker.stages.research.gpu_slots import slots_of, visible_gpus
-from pod_worker.stages.research.models import cost_of, open_models
 from pod_worker.stages.research.params import ExperimentParams
 from pod_worker.stages.research.record import TASK_FOLDER, RunRecord
 from pod_worker.stages.research.reporting import SearchReporter
@@ -43,7 +44,9 @@ class SearchSession:
     record: RunRecord
     task: PreparedTask
     client: MeteredClient
+    model: str
     runner: CodeRunner
+    tools: LatexTools
     monotonic: Callable[[], float] = time.monotonic
     _saved_at: float = field(init=False)
 
@@ -118,12 +121,13 @@ def open_session(context: Context, params: ExperimentParams) -> SearchSession:
     caps = SpendCaps(
         usd=params.max_usd, tokens=params.max_tokens, calls=params.max_calls, wall_seconds=params.max_hours * 3600
     )
-    client = open_models(context, params.model, caps, record.folder / "llm")
+    tools = check_toolchain()
+    client, model = open_models(context, params.model, caps, record.folder / "llm")
     prepared = prepare_task(task, params.seed, record.folder / TASK_FOLDER)
     _require_same_data(record.folder / TASK_FILE, prepared)
     runner = context.open_sandbox()
     context.log(f"sandbox: {', '.join(runner.layers)}", layers=list(runner.layers))
-    return SearchSession(params, record, prepared, client, runner)
+    return SearchSession(params, record, prepared, client, model, runner, tools)
 
 
 def _require_same_data(path: Path, prepared: PreparedTask) -> None:

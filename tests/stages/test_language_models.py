@@ -9,7 +9,7 @@ from pod_worker.core.model_access import ModelAccess
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.factory import choose_provider
 from pod_worker.llm.limits import SpendCaps
-from pod_worker.stages.research.models import DEFAULT_MODELS, model_config
+from pod_worker.stages.language_models import DEFAULT_MODELS, model_config
 
 KEY = "sk-0123456789abcdef"
 

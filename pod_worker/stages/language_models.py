@@ -48,14 +48,14 @@ def choose_provider(access: ModelAccess, model: str) -> str | None:
     return ANTHROPIC if access.anthropic_api_key or access.anthropic_base_url else None
 
 
-def open_models(context: Context, model: str, caps: SpendCaps, folder: Path) -> MeteredClient:
-    """The client of a run. Nothing is paid here.
+def open_models(context: Context, model: str, caps: SpendCaps, folder: Path) -> tuple[MeteredClient, str]:
+    """The client of a run and the name of its model. Nothing is paid here.
 
     Raises RunError: no key, no price under a cap, a cap below one call.
     """
     config = model_config(context.model_access or ModelAccess(), model, caps)
     check_config(config)
-    return open_client(config, folder, context.stop)
+    return open_client(config, folder, context.stop), config.model or model
 
 
 def cost_of(client: MeteredClient) -> dict[str, Json]:
