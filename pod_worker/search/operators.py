@@ -71,7 +71,7 @@ class Operators:
                 facts=facts,
                 stage=node.stage,
                 node_id=node.id,
-                sample=1 if rejected else 0,
+                sample=2 * node.step + bool(rejected),  # several drafts start from the same facts
             )
         )
         return Proposal(
@@ -109,6 +109,7 @@ class Operators:
             "goals": self.rules.goals,
             "tried": memory.tried(state, node),
             "insights": memory.insights(state, node, self.task.metric),
+            "step": node.step,
             "seed": node.seed,
         }
         if node.parent is not None:

@@ -57,7 +57,7 @@ ANALYSIS_SCHEMA: dict[str, Json] = {
 
 def proposal_messages(operation: str, facts: dict[str, Json]) -> tuple[ChatMessage, ...]:
     parts = [_TASKS[operation], _section("Task", facts.get("task")), _section("Idea", facts.get("idea"))]
-    parts.append(f"## Stage {facts.get('stage')}\n{facts.get('goals')}")
+    parts.append(f"## Stage {facts.get('stage')}, program {facts.get('step')}\n{facts.get('goals')}")
     if parent := facts.get("parent"):
         parts.append(_node("Program to start from", parent))
     parts.append(_section("Tried so far in this stage, newest first", facts.get("tried")))

@@ -8,7 +8,7 @@ becomes free finds a program. There is no batch: each result is followed by new 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from typing import cast
 
 from pod_worker.core.failure import (
@@ -21,12 +21,12 @@ from pod_worker.core.failure import (
 )
 from pod_worker.core.measure import Metric
 from pod_worker.core.stage import StopSignal
-from pod_worker.search.duplicates import shape
 from pod_worker.search.events import SearchEvents, progress_of
 from pod_worker.search.executor import NodeExecutor
 from pod_worker.search.journal import Journal
-from pod_worker.search.node import NodeOutcome, SearchNode, derive_seed, node_id
-from pod_worker.search.operators import CODE_BYTES, Analysis, Operators, Proposal
+from pod_worker.search.node import SearchNode, derive_seed, node_id
+from pod_worker.search.operators import Analysis, Operators, Proposal
+from pod_worker.search.outcomes import equal_proof, given_up, proposed, rejection, repeated, unscored
 from pod_worker.search.policy import NodeAction, StageEnd, next_action, proposal_state
 from pod_worker.search.pool import JobKind, JobResult, SearchJob, WorkPool, drain
 from pod_worker.search.records import (
@@ -37,7 +37,6 @@ from pod_worker.search.records import (
     NodeFinished,
     NodeInterrupted,
     NodePlanned,
-    NodeProposed,
     NodeStarted,
 )
 from pod_worker.search.settings import SearchSettings
@@ -147,15 +146,7 @@ class Scheduler:
 
     def _propose_replica(self, node: SearchNode) -> None:
         original = self._state.nodes[node.replica_of or ""]
-        self._append(
-            NodeProposed(
-                node_id=node.id,
-                code=original.code or "",
-                shape=original.shape,
-                change=original.change,
-                is_scripted=original.is_scripted,
-            )
-        )
+        self._append(repeated(node, original))
         self._events.node_created(self._state.nodes[node.id])
 
     def _submit_proposal(self, node: SearchNode, rejected: str = "") -> None:
@@ -173,7 +164,7 @@ class Scheduler:
             if not node.is_ready or self._is_running(node):
                 continue
             if node.starts >= self._settings.max_starts:
-                self._give_up(node)
+                self._finish(given_up(node))
                 continue
             self._append(NodeStarted(node_id=node.id))
             slot, code = self._free_slots.pop(0), self._code(node)
@@ -183,16 +174,6 @@ class Scheduler:
 
     def _execution(self, node: SearchNode, code: str, slot: int) -> Callable[[], object]:
         return lambda: self._executor.execute(node, code, slot, self._stop)
-
-    def _give_up(self, node: SearchNode) -> None:
-        """Record a program that ended this process at every start.
-
-        An example: it takes the memory of the whole machine.
-        """
-        message = f"the worker did not survive {node.starts} executions of this program"
-        self._finish(
-            NodeFinished(node_id=node.id, outcome=NodeOutcome.BUGGY, error_kind="worker_lost", error=message)
-        )
 
     def _start_analyses(self) -> None:
         room = self._settings.slots + 1 - self._count(JobKind.ANALYSE)
@@ -212,9 +193,11 @@ class Scheduler:
         if job.slot is not None:
             self._free_slots.append(job.slot)
             self._free_slots.sort()
-        if isinstance(result.error, Interruption):
-            raise result.error
         node = self._state.nodes[job.node_id]
+        if isinstance(result.error, Interruption):
+            if job.kind is JobKind.EXECUTE:
+                self._append(NodeInterrupted(node_id=node.id))
+            raise result.error
         if job.kind is JobKind.PROPOSE:
             self._take_proposal(node, result)
         elif job.kind is JobKind.EXECUTE:
@@ -233,9 +216,11 @@ class Scheduler:
                 self._limit_failures()
             return
         proposal = cast(Proposal, result.value)
-        reason = self._rejection(proposal)
+        reason = rejection(self._state, proposal)
         if reason is None:
             self._accept(node, proposal, calls)
+        elif self._stop.is_set():
+            return  # a resume asks again: the client's cache has the answer
         elif calls == 1:
             self._decided_from[node.id] = decided_from
             self._submit_proposal(node, rejected=reason)
@@ -243,30 +228,8 @@ class Scheduler:
             self._append(NodeDeclined(node_id=node.id, reason=reason, calls=calls))
 
     def _accept(self, node: SearchNode, proposal: Proposal, calls: int) -> None:
-        self._append(
-            NodeProposed(
-                node_id=node.id,
-                code=self._journal.store_code(proposal.code),
-                shape=shape(proposal.code),
-                plan=proposal.plan,
-                change=proposal.change,
-                calls=calls,
-                is_scripted=proposal.is_scripted,
-            )
-        )
+        self._append(proposed(node, proposal, self._journal.store_code(proposal.code), calls))
         self._events.node_created(self._state.nodes[node.id])
-
-    def _rejection(self, proposal: Proposal) -> str | None:
-        """Why a program is not worth an execution."""
-        if not proposal.code.strip():
-            return "The answer has no code."
-        if len(proposal.code.encode()) > CODE_BYTES:
-            return f"The code is longer than {CODE_BYTES} bytes."
-        mark = shape(proposal.code)
-        for other in self._state.nodes.values():
-            if other.shape == mark and not other.is_replica:
-                return f"The program does the same as that of node {other.id}; a different seed is no change."
-        return None
 
     def _take_execution(self, node: SearchNode, result: JobResult) -> None:
         if result.error is not None:
@@ -283,19 +246,11 @@ class Scheduler:
             self._append(NodeInterrupted(node_id=node.id))
             self._end_with(error if isinstance(error, RunError) else RunError(failure.code, failure.message))
             return
-        # A defect of the evaluator or the executor costs this node, not the search.
-        self._finish(
-            NodeFinished(
-                node_id=node.id,
-                outcome=NodeOutcome.NO_SCORE,
-                error_kind=type(error).__name__,
-                error=truncate(f"the controller could not score the node: {failure.message}", _REASON_LIMIT),
-            )
-        )
+        self._finish(unscored(node, error))  # a defect of the evaluator costs this node, not the search
 
     def _finish(self, record: NodeFinished) -> None:
         node = self._state.nodes[record.node_id]
-        if twin := self._equal_proof(node, record):
+        if twin := equal_proof(self._state, node, record):
             self._end_with(
                 RunError(
                     FailureCode.ENVIRONMENT,
@@ -306,13 +261,6 @@ class Scheduler:
             return
         self._append(record)
         self._events.node_completed(self._state.nodes[node.id])
-
-    def _equal_proof(self, node: SearchNode, record: NodeFinished) -> SearchNode | None:
-        if not node.replica_of or not record.seed_proof:
-            return None
-        others = [self._state.nodes[node.replica_of], *self._state.replicas(node.replica_of)]
-        same = (other for other in others if other.seed_proof == record.seed_proof and other.seed != node.seed)
-        return next(same, None)
 
     def _take_analysis(self, node: SearchNode, result: JobResult) -> None:
         if result.error is None:
@@ -348,10 +296,9 @@ class Scheduler:
     def _end_executions(self) -> None:
         """Keep what still ends in time; a resume executes the rest again."""
         for result in drain(self._pool, lambda: self._count(JobKind.EXECUTE), STOP_SECONDS):
-            if isinstance(result.error, Interruption):
-                result = replace(result, value=None, error=None)
-            self._take(result)
-        for kind, name in list(self._jobs):
+            with suppress(Interruption):
+                self._take(result)
+        for kind, name in self._jobs:
             if kind is JobKind.EXECUTE:
                 self._append(NodeInterrupted(node_id=name))
 

@@ -60,8 +60,8 @@ def program(**does: Json) -> str:
 
 
 def random_program(request: CompletionRequest) -> dict[str, Json]:
-    """A third of the programs fail; scores lie between 0.5 and 1."""
-    rng = random.Random(derive_seed(request.operation, request.facts["seed"], request.sample))
+    """A third of the programs fail; scores lie between 0.5 and 1. Every word of the question counts."""
+    rng = random.Random(derive_seed(request.operation, request.messages[-1].text, request.facts["seed"]))
     if rng.random() < 0.33 and request.operation != "node.debug":
         return {"error": "ValueError: bad shape", "number": rng.random()}
     return {"score": round(0.5 + rng.random() / 2, 4), "noise": 0.01, "number": rng.random()}

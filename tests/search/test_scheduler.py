@@ -162,6 +162,98 @@ def test_what_ends_while_the_search_stops_is_kept(tmp_path):
     assert [node.outcome is not None for node in read_state(tmp_path).nodes.values()].count(True) == 1
 
 
+def test_a_client_and_a_sandbox_that_raise_on_a_stop_request_end_the_search_cleanly(tmp_path):
+    """The client's wait and the sandbox's wait end with the interruption itself."""
+    stop = Stop()
+    both = threading.Barrier(2, timeout=60)
+
+    class Interrupted(FakeModel):
+        def complete(self, request):
+            if request.node_id == "Stage_1-002":
+                both.wait()
+                stop.event.set()
+                raise CancelRequested
+            return super().complete(request)
+
+    class Raising(FakeSandbox):
+        def execute(self, request, stop_signal):
+            both.wait()
+            stop.event.wait(60)
+            raise CancelRequested
+
+    search = make_search(tmp_path, stop=stop, client=Interrupted(), runner=Raising(), new_pool=ThreadPool)
+    with pytest.raises(CancelRequested):
+        search.run_stage("Stage_1")
+    first, second = read_state(tmp_path).nodes.values()
+    assert (first.is_ready, first.starts) == (True, 0)
+    assert (second.is_proposing, second.declined) == (True, "")
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_a_process_that_dies_after_a_payment_asks_the_same_question_again(tmp_path, count):
+    """The client has the answer, the journal does not; other nodes went on in between."""
+    (tmp_path / "cache").mkdir()
+    asked = []
+
+    class Paying(FakeModel):
+        def _answer(self, request):
+            asked.append((request.node_id, request.operation, request.sample))
+            return super()._answer(request)
+
+    class Dying(VirtualPool):
+        def wait(self, timeout_seconds):
+            result = super().wait(timeout_seconds)
+            if result.job.kind is JobKind.PROPOSE and next(left) == count:
+                raise KeyboardInterrupt
+            return result
+
+    left = itertools.count(1)
+    options = {"client": Paying(folder=tmp_path / "cache"), "set": {"slots": 2}}
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(make_search(tmp_path / "search", new_pool=lambda: Dying(lambda job: 1.0), **options))
+    run_stages(make_search(tmp_path / "search", **options))
+    assert len(set(asked)) == len(asked)
+
+
+def run_stages(search):
+    for stage in STAGES:
+        search.run_stage(stage, 5)
+
+
+def test_a_search_that_stops_asks_nothing_more(tmp_path):
+    """A duplicate that arrives after the stop request is asked for again by the resume, not now."""
+    stop = Stop()
+    same = {"score": 0.5, "noise": 0.01}
+    executing, answered = threading.Event(), threading.Event()
+
+    class Late(FakeModel):
+        def complete(self, request):
+            if request.node_id == "Stage_1-002":
+                executing.wait(60)
+                stop.event.set()
+            return super().complete(request)
+
+    class Slow(FakeSandbox):
+        def execute(self, request, stop_signal):
+            executing.set()
+            answered.wait(60)
+            return super().execute(request, Stop())
+
+    class Noting(ThreadPool):
+        def wait(self, timeout_seconds):
+            result = super().wait(timeout_seconds)
+            if result and result.job.node_id == "Stage_1-002":
+                answered.set()
+            return result
+
+    model = Late(lambda request: same)
+    with pytest.raises(CancelRequested):
+        make_search(tmp_path, stop=stop, client=model, runner=Slow(), new_pool=Noting).run_stage("Stage_1")
+    asked = [request for request in model.requests if request.operation == "node.draft"]
+    assert [request.node_id for request in asked] == ["Stage_1-001", "Stage_1-002"]
+    assert read_state(tmp_path).nodes["Stage_1-002"].is_proposing
+
+
 # Failures of the model
 
 FATAL = [FailureCode.LLM_AUTH, FailureCode.INVALID_INPUT, FailureCode.BUDGET_EXCEEDED]
@@ -281,7 +373,15 @@ def test_a_repeated_proposal_is_asked_for_once_more_and_never_executed_twice(tmp
     assert declined
     assert all(node.calls == 2 and "does the same as" in node.declined for node in declined)
     again = [request for request in model.requests if "rejected" in request.facts]
-    assert all(request.sample == 1 and "does the same as" in request.messages[-1].text for request in again)
+    assert all(request.sample % 2 == 1 and "does the same as" in request.messages[-1].text for request in again)
+
+
+def test_drafts_that_start_from_the_same_facts_are_different_questions(tmp_path):
+    """A cache that knows a question by its text would give them one answer, a duplicate."""
+    model = FakeModel()
+    make_search(tmp_path, client=model, set={"slots": 3}).run_stage("Stage_1")
+    drafts = [request for request in model.requests if request.operation == "node.draft"]
+    assert len({request.messages for request in drafts}) == len({r.sample for r in drafts}) == len(drafts) >= 3
 
 
 def test_two_slots_that_get_one_program_execute_it_once(tmp_path):

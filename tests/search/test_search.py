@@ -10,7 +10,8 @@ import pytest
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.search.journal import read_state
-from pod_worker.search.node import NodeOutcome, Operation
+from pod_worker.search.node import NodeOutcome, Operation, derive_seed
+from pod_worker.search.pool import JobKind, ThreadPool
 from pod_worker.search.summary import results
 from tests.search.fakes import ACCURACY, FakeModel, RecordedEvents, make_search, tree_of
 
@@ -62,19 +63,31 @@ def test_a_finished_stage_asks_nothing_again(tmp_path):
     assert not model.requests
 
 
-@pytest.mark.parametrize("seconds", [lambda job: 1.0, lambda job: 5.0 if job.kind == "propose" else 0.1])
-def test_with_one_slot_the_tree_depends_on_no_timing(tmp_path, seconds):
-    run_all(make_search(tmp_path / "a"))
-    run_all(make_search(tmp_path / "b", seconds=seconds))
-    assert tree_of(read_state(tmp_path / "a")) == tree_of(read_state(tmp_path / "b"))
+TIMINGS = {
+    "a slow model": lambda job: 9.0 if job.kind is JobKind.PROPOSE else 0.1,
+    "slow programs": lambda job: 9.0 if job.kind is JobKind.EXECUTE else 0.1,
+    "slow analyses": lambda job: 9.0 if job.kind is JobKind.ANALYSE else 0.1,
+    "all mixed": lambda job: derive_seed(job.kind, job.node_id) % 100 + 0.1,
+}
 
 
-def test_real_threads_give_the_same_tree_with_one_slot(tmp_path):
-    from pod_worker.search.pool import ThreadPool
+@pytest.fixture(scope="module")
+def even_tree(tmp_path_factory):
+    """Every job takes a second."""
+    folder = tmp_path_factory.mktemp("even")
+    run_all(make_search(folder))
+    return tree_of(read_state(folder))
 
-    run_all(make_search(tmp_path / "a"))
-    run_all(make_search(tmp_path / "b", new_pool=ThreadPool))
-    assert tree_of(read_state(tmp_path / "a")) == tree_of(read_state(tmp_path / "b"))
+
+@pytest.mark.parametrize("seconds", TIMINGS.values(), ids=TIMINGS)
+def test_with_one_slot_the_tree_depends_on_no_timing(tmp_path, seconds, even_tree):
+    run_all(make_search(tmp_path, seconds=seconds))
+    assert tree_of(read_state(tmp_path)) == even_tree
+
+
+def test_real_threads_give_the_same_tree_with_one_slot(tmp_path, even_tree):
+    run_all(make_search(tmp_path, new_pool=ThreadPool))
+    assert tree_of(read_state(tmp_path)) == even_tree
 
 
 def test_another_seed_makes_another_tree(tmp_path):
