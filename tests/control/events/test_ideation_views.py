@@ -48,12 +48,7 @@ def views(store: Any) -> tuple[Any, Any]:
 
 
 def test_ideas_are_written_to_both_and_the_first_is_selected_whatever_the_order(db: Any) -> None:
-    history = [
-        generated(1, 1, [idea(9)]),
-        generated(1, 2, IDEAS[:1]),
-        generated(2, 2, IDEAS[:2]),
-        generated(3, 2, IDEAS),
-    ]
+    history = [generated(1, 1, [idea(9)]), generated(1, 2, IDEAS[:1]), generated(2, 2, IDEAS)]
     for order in itertools.permutations(history):
         reset(db)
         for each in order:
@@ -107,14 +102,11 @@ def test_an_event_of_a_later_attempt_than_the_current_one_is_not_shown(db: Any) 
     assert "ideaJson" not in hypothesis
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [{}, {"Title": "only"}, idea(4, Abstract="x" * 12_000), idea(4, Experiments=[])],
-    ids=["empty", "incomplete", "long", "no experiment"],
-)
-def test_ideas_that_cannot_be_used_are_left_out(db: Any, bad: dict[str, Any]) -> None:
-    ingest_events(db, generated(1, 2, [bad, *IDEAS]))
-    assert views(db)[0]["ideas"] == IDEAS
+def test_ideas_that_cannot_be_used_are_left_out(db: Any) -> None:
+    for bad in ({}, {"Title": "only"}, idea(4, Abstract="x" * 12_000), idea(4, Experiments=[])):
+        reset(db)
+        ingest_events(db, generated(1, 2, [bad, *IDEAS]))
+        assert views(db)[0]["ideas"] == IDEAS, bad
 
 
 def test_twenty_large_ideas_fit_and_more_are_left_out(db: Any) -> None:

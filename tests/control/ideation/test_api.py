@@ -63,31 +63,28 @@ def test_an_idea_is_launched_by_its_index(http: TestClient, store: Any) -> None:
     assert store["runs"].count_documents({}) == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "reason"),
-    [
-        ("/api/hypotheses", {"title": "t"}, 422, "idea: Field required"),
-        ("/api/hypotheses", {"title": "t", "idea": " "}, 422, "the idea text is empty"),
-        ("/api/hypotheses", {"title": "t", "idea": "x", "launch": True}, 422, "an experiment needs an idea"),
-        ("/api/hypotheses", {"title": "t", "idea": "x", "ideaJson": {"Title": "y"}}, 422, "'Abstract' is missing"),
-        ("/api/hypotheses", {"title": "t", "idea": "x", "ideate": True, "reflections": 11}, 422, "'reflections' is 11"),
-        ("/api/hypotheses", {"title": "t", "idea": "x", "id": "a/b"}, 422, "its id contains a slash"),
-        (
-            "/api/hypotheses",
-            {"title": "t", "idea": "x", "ideate": True, "launch": True, "params": {"seed": "x"}}, 422, "'seed' is 'x'",
-        ),
-        ("/api/ideation", {"hypothesisId": "absent"}, 404, "there is no hypothesis 'absent'"),
-        ("/api/hypotheses/absent/launch", {}, 404, "there is no hypothesis 'absent'"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_refusal_names_its_cause_and_stores_nothing(
-    http: TestClient, store: Any, path: str, body: dict[str, Any], status: int, reason: str
-) -> None:
-    answer = http.post(path, json=body)
-    assert answer.status_code == status
-    assert reason in answer.json()["detail"]
-    assert store["hypotheses"].count_documents({}) == store["ideation_requests"].count_documents({}) == 0
+REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
+    ("/api/hypotheses", {"title": "t"}, 422, "idea: Field required"),
+    ("/api/hypotheses", {"title": "t", "idea": " "}, 422, "the idea text is empty"),
+    ("/api/hypotheses", {"title": "t", "idea": "x", "launch": True}, 422, "an experiment needs an idea"),
+    ("/api/hypotheses", {"title": "t", "idea": "x", "ideaJson": {"Title": "y"}}, 422, "'Abstract' is missing"),
+    ("/api/hypotheses", {"title": "t", "idea": "x", "ideate": True, "reflections": 11}, 422, "'reflections' is 11"),
+    ("/api/hypotheses", {"title": "t", "idea": "x", "id": "a/b"}, 422, "its id contains a slash"),
+    (
+        "/api/hypotheses",
+        {"title": "t", "idea": "x", "ideate": True, "launch": True, "params": {"seed": "x"}}, 422, "'seed' is 'x'",
+    ),
+    ("/api/ideation", {"hypothesisId": "absent"}, 404, "there is no hypothesis 'absent'"),
+    ("/api/hypotheses/absent/launch", {}, 404, "there is no hypothesis 'absent'"),
+]  # fmt: skip
+
+
+def test_a_refusal_names_its_cause_and_stores_nothing(http: TestClient, store: Any) -> None:
+    for path, body, status, reason in REFUSED:
+        answer = http.post(path, json=body)
+        assert answer.status_code == status, body
+        assert reason in answer.json()["detail"]
+        assert store["hypotheses"].count_documents({}) == store["ideation_requests"].count_documents({}) == 0
 
 
 def test_what_is_not_there_is_404(http: TestClient) -> None:

@@ -149,44 +149,41 @@ def test_our_request_goes_the_same_way(adoption: RequestAdoption, database: Any,
     assert (shown["hypothesisId"], shown["status"], shown["createdBy"]) == ("h1", "QUEUED", "ana")
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"reflections": 11}, "reflections is '11'"),
-        ({"reflections": "many"}, "reflections is 'many'"),
-        ({"reflections": True}, "reflections is 'True'"),
-        ({"maxNumGenerations": 0}, "maxNumGenerations is '0'"),
-        ({"maxNumGenerations": 2.5}, "maxNumGenerations is '2.5'"),
-        ({"hypothesisId": None}, "hypothesisId is 'None'"),
-        ({"hypothesisId": ObjectId()}, "hypothesisId is"),
-        ({"hypothesisId": "absent"}, "there is no hypothesis 'absent'"),
-        ({"hypothesisId": "empty"}, "the idea text is empty"),
-        ({"hypothesisId": "without"}, "the idea text is missing"),
-        ({"hypothesisId": "long"}, "at most 20000"),
-        ({"_id": ObjectId()}, "its id is of type ObjectId"),
-        ({"_id": "a/b"}, "its id contains a slash"),
-        ({"_id": "taken"}, "a run of the pipeline synthetic has its id already"),
-    ],
-    ids=str,
-)  # fmt: skip
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"reflections": 11}, "reflections is '11'"),
+    ({"reflections": "many"}, "reflections is 'many'"),
+    ({"reflections": True}, "reflections is 'True'"),
+    ({"maxNumGenerations": 0}, "maxNumGenerations is '0'"),
+    ({"maxNumGenerations": 2.5}, "maxNumGenerations is '2.5'"),
+    ({"hypothesisId": None}, "hypothesisId is 'None'"),
+    ({"hypothesisId": ObjectId()}, "hypothesisId is"),
+    ({"hypothesisId": "absent"}, "there is no hypothesis 'absent'"),
+    ({"hypothesisId": "empty"}, "the idea text is empty"),
+    ({"hypothesisId": "without"}, "the idea text is missing"),
+    ({"hypothesisId": "long"}, "at most 20000"),
+    ({"_id": ObjectId()}, "its id is of type ObjectId"),
+    ({"_id": "a/b"}, "its id contains a slash"),
+    ({"_id": "taken"}, "a run of the pipeline synthetic has its id already"),
+]  # fmt: skip
+
+
 def test_a_request_that_cannot_be_carried_out_fails_with_the_reason(
-    adoption: RequestAdoption, database: Any, queue: RunQueue, fields: dict[str, Any], reason: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    adoption: RequestAdoption, database: Any, queue: RunQueue, caplog: pytest.LogCaptureFixture
+) -> None:
     database["hypotheses"].insert_many(
         [{"_id": "empty", "idea": " \n"}, {"_id": "without"}, {"_id": "long", "idea": "x" * 20_001}]
     )
     queue.enqueue(RunRequest("taken", "synthetic", {}))
-    foreign(database, **{"request_id": fields.pop("_id", "q1"), **fields})
-    foreign(database, "good")
-    with caplog.at_level(logging.WARNING):
-        assert adoption.adopt_waiting() == ["good"]
-    refused = database["ideation_requests"].find_one({"_id": {"$ne": "good"}})
-    assert refused["status"] == "FAILED"
-    assert reason in refused["error"]
-    assert "INVALID_INPUT" in refused["error"]
+    for number, (fields, reason) in enumerate(REFUSED):
+        foreign(database, fields.get("_id", "q1"), **{name: fields[name] for name in fields if name != "_id"})
+        foreign(database, f"good{number}")
+        with caplog.at_level(logging.WARNING):
+            assert adoption.adopt_waiting() == [f"good{number}"], fields
+        refused = database["ideation_requests"].find_one_and_delete({"status": "FAILED"})
+        assert refused["error"].startswith("INVALID_INPUT")
+        assert reason in refused["error"]
     assert "refused" in caplog.text
-    assert database["runs"].count_documents({"pipeline": "ideation"}) == 1
+    assert database["runs"].count_documents({"pipeline": "ideation"}) == len(REFUSED)
 
 
 def test_a_refused_request_ends_the_waiting_of_its_hypothesis(adoption: RequestAdoption, database: Any) -> None:

@@ -25,12 +25,12 @@ def test_every_query_has_an_index_and_an_idle_sweep_makes_four(mongodb_url: str)
     seen = Commands()
     with watched(mongodb_url, seen) as database:
         ensure_indexes(database, all_indexes())
-        for number in range(200):
-            database["hypotheses"].insert_one({"_id": f"h{number}", "title": "t", "idea": "x", "createdAt": None})
-            database["ideation_requests"].insert_one(
-                {"_id": f"q{number}", "hypothesisId": f"h{number}", "status": "COMPLETED", "runId": f"q{number}"}
-            )
-            database["runs"].insert_one({"_id": f"q{number}", "status": "COMPLETED", "queue": "ideation"})
+        numbers = range(200)
+        database["hypotheses"].insert_many({"_id": f"h{n}", "title": "t", "idea": "x"} for n in numbers)
+        database["ideation_requests"].insert_many(
+            {"_id": f"q{n}", "hypothesisId": f"h{n}", "status": "COMPLETED", "runId": f"q{n}"} for n in numbers
+        )
+        database["runs"].insert_many({"_id": f"q{n}", "status": "COMPLETED", "queue": "ideation"} for n in numbers)
         sweep = IdeationSweep(database, RunQueue(database, SystemClock()))
         seen.clear()
         sweep.run()
