@@ -114,7 +114,7 @@ def _ablations(axes: Axes, results: RecordedResults) -> None:
     for position, node in enumerate(rows):
         _interval(axes, position, node, COLORS[1], is_vertical=False)
     _band(axes.axvspan, axes.axvline, full)
-    axes.set_yticks(range(len(rows)), [_shorten(node.change) for node in rows])
+    axes.set_yticks(range(len(rows)), [_shorten(results.label_of(node)) for node in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(_metric(results))
     axes.locator_params(axis="x", nbins=5)

@@ -67,7 +67,8 @@ def build_vocabulary(idea: Idea, results: RecordedResults, works: Iterable[Work]
     cited = tuple(works)
     idea_text = " ".join((idea.title, idea.short_hypothesis, idea.abstract, *idea.experiments, *idea.risks))
     sources = " ".join((idea_text, results.task, *(f"{work.title} {work.venue}" for work in cited)))
-    phrases = {node.change for node in results.nodes if _is_quotable(node.change, results.metric.name)}
+    labels = {results.label_of(node) for node in results.nodes}
+    phrases = {label for label in labels if re.search(r"\d", label) and len(label) <= PHRASE_LIMIT}
     return Vocabulary(
         names=frozenset(_NAME.findall(sources)),
         phrases=tuple(sorted(phrases, key=len, reverse=True)),
@@ -78,12 +79,6 @@ def build_vocabulary(idea: Idea, results: RecordedResults, works: Iterable[Work]
             (family_name(author), work.year) for work in cited if work.year for author in work.authors
         ),
     )
-
-
-def _is_quotable(label: str, metric: str) -> bool:
-    """Whether a label holds a setting and no claim about the metric or percents."""
-    has_claim = "%" in label or normalized(metric) in normalized(label)
-    return bool(re.search(r"\d", label)) and len(label) <= PHRASE_LIMIT and not has_claim
 
 
 def find_literals(text: str, vocabulary: Vocabulary) -> tuple[LiteralNumber, ...]:

@@ -75,19 +75,21 @@ def _numbers(results: RecordedResults) -> Iterator[RecordedNumber]:
         assert best is not None
         named.add(best.node_id)
         key = stage_key(stage)
-        yield from _scores(f"{key}.best", best, metric, f"the best node of {stage_title(stage)} ({best.change})")
+        subject = f"the best node of {stage_title(stage)} ({results.label_of(best)})"
+        yield from _scores(f"{key}.best", best, metric, subject)
         if baseline is not None and best.node_id != baseline.node_id:
             yield _difference(f"{key}.gain", best, baseline, metric, f"{key}.best - baseline")
     full = results.full_method
     for index, node in enumerate(results.ablations, 1):
         named.add(node.node_id)
         key = ablation_key(index)
-        yield from _scores(key, node, metric, f"the ablation {node.change!r}")
+        yield from _scores(key, node, metric, f"the ablation {results.label_of(node)!r}")
         if full is not None:
             yield _difference(f"{key}.change", node, full, metric, f"{key} - full method ({full.node_id})")
     others = [node for node in results.usable if node.node_id not in named]
     for node in others[:OTHER_NODES_LIMIT]:
-        yield from _scores(f"node.{_node_key(node)}", node, metric, f"node {node.node_id} ({node.change})")
+        subject = f"node {node.node_id} ({results.label_of(node)})"
+        yield from _scores(f"node.{_node_key(node)}", node, metric, subject)
     yield from _counts(results)
 
 

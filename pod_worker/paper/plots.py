@@ -180,17 +180,17 @@ def _data(results: RecordedResults) -> dict[str, Json]:
             {
                 "stage": stage,
                 "title": stage_title(stage),
-                "nodes": [_node(node) for node in results.usable if node.stage == stage],
+                "nodes": [_node(node, results) for node in results.usable if node.stage == stage],
             }
             for stage in names
         ],
     }
 
 
-def _node(node: RecordedNode) -> dict[str, Json]:
+def _node(node: RecordedNode, results: RecordedResults) -> dict[str, Json]:
     return {
         "node_id": node.node_id,
-        "change": node.change,
+        "change": results.label_of(node),
         "scores": list(node.scores),
         "search_scores": list(node.search_scores),
         "seeds": list(node.seeds),

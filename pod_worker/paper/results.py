@@ -5,6 +5,7 @@ The stages build them from the journal. Nothing here decides what is better: the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.literature import normalized
 from pod_worker.core.measure import Estimate, Metric, estimate
 
 ABLATION_STAGE = "Stage_4"
@@ -116,6 +118,15 @@ class RecordedResults:
             return named
         before = self.method_stages
         return self.best_of(before[-1]) if before else self.baseline
+
+    def label_of(self, node: RecordedNode) -> str:
+        """The change of a node; its id where the label could be read as a result.
+
+        A model wrote the label. Its digits are a setting, unless it speaks of the metric or of percents.
+        """
+        label = node.change
+        has_claim = "%" in label or normalized(self.metric.name) in normalized(label)
+        return f"node {node.node_id}" if has_claim and re.search(r"\d", label) else label
 
     def is_beyond_noise(self, node: RecordedNode, reference: RecordedNode) -> bool:
         """Whether the node is better than the reference by more than the noise."""

@@ -60,7 +60,7 @@ def _results_table(results: RecordedResults, numbers: Mapping[str, RecordedNumbe
     baseline = results.baseline
     if baseline is not None and baseline.node_id not in {node.node_id for _, _, node in pairs if node}:
         pairs.insert(0, ("baseline", "baseline", baseline))
-    entries = [(key, f"{title}: {node.change}", node) for key, title, node in pairs if node is not None]
+    entries = [(key, f"{title}: {results.label_of(node)}", node) for key, title, node in pairs if node is not None]
     columns = ("Stage: change", _metric(results), "search", "seeds")
     rows = [_row(label, node, numbers, (key, f"{key}.search", f"{key}.seeds")) for key, label, node in entries]
     caption = (
@@ -78,11 +78,11 @@ def _ablation_table(results: RecordedResults, numbers: Mapping[str, RecordedNumb
     rows: list[tuple[tuple[str, str], ...]] = []
     if full is not None:
         key = "baseline" if full.node_id == results.baseline_id else f"{stage_key(full.stage)}.best"
-        rows.append(_row(f"full method: {full.change}", full, numbers, (key,), ("", "")))
+        rows.append(_row(f"full method: {results.label_of(full)}", full, numbers, (key,), ("", "")))
     for index, node in enumerate(nodes, 1):
         key = ablation_key(index)
         mark = (_IDENTICAL, " [identical]") if node.node_id in flagged else ("", "")
-        rows.append(_row(node.change, node, numbers, (key, f"{key}.change"), mark))
+        rows.append(_row(results.label_of(node), node, numbers, (key, f"{key}.change"), mark))
     width = max(len(row) for row in rows)
     padded = [row + (("", ""),) * (width - len(row)) for row in rows]
     columns = ("Ablation", _metric(results), "difference")[:width]

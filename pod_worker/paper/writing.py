@@ -279,7 +279,7 @@ def _findings(results: RecordedResults) -> list[Json]:
             {
                 "key": f"{stage_key(stage)}.gain",
                 "stage": stage_title(stage),
-                "change": best.change,
+                "change": results.label_of(best),
                 "is_better_than_baseline_beyond_noise": results.is_beyond_noise(best, baseline),
             }
         )
@@ -287,5 +287,6 @@ def _findings(results: RecordedResults) -> list[Json]:
         if full is not None:
             key = f"{ablation_key(index)}.change"
             is_worse = results.is_beyond_noise(full, node)
-            found.append({"key": key, "change": node.change, "is_worse_than_full_method_beyond_noise": is_worse})
+            label = results.label_of(node)
+            found.append({"key": key, "change": label, "is_worse_than_full_method_beyond_noise": is_worse})
     return found

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from pod_worker.core.idea import Idea
 from pod_worker.core.literature import Work
+from pod_worker.paper.document import Draft
 from pod_worker.paper.literals import Vocabulary, build_vocabulary, find_literals
 from pod_worker.paper.results import RecordedResults
+from pod_worker.paper.sources import PaperSources, document_parts
+from pod_worker.paper.writing import writing_facts
 from tests.paper.conftest import make_node, make_results
 
 WORK = Work(id="arxiv:1906.02629", title="When Does Label Smoothing Help?", authors=("Rafael Müller",), year=2019)
@@ -70,6 +76,19 @@ def test_a_label_that_speaks_of_the_metric_is_no_source(idea: Idea) -> None:
     vocabulary = build_vocabulary(idea, RecordedResults(
         run_id="r", task="t", metric=results.metric, nodes=(liar,), outcomes={}), [])  # fmt: skip
     assert find_literals("It reaches accuracy 0.99.", vocabulary)
+
+
+@pytest.mark.parametrize("label", ["reaches accuracy 0.99", "5 % better", "Accuracy: 1"])
+def test_a_label_that_could_be_read_as_a_result_is_not_shown(label: str, idea: Idea) -> None:
+    given = make_results()
+    nodes = tuple(replace(node, change=label) for node in given.nodes)
+    sources = PaperSources(idea=idea, results=replace(given, nodes=nodes), figures=())
+    parts = document_parts(sources, Draft(title="t", abstract="a", sections=()))
+    cells = [cell for table in parts.tables for row in table.texts for cell in row]
+    facts = writing_facts(sources)
+    assert not any(label in cell for cell in cells)
+    assert any("node n4" in cell for cell in cells)
+    assert label not in json.dumps(facts, ensure_ascii=False)
 
 
 def test_the_context_shows_where_the_number_is(vocabulary: Vocabulary) -> None:
