@@ -146,19 +146,24 @@ def test_a_program_that_a_stop_request_ended_is_executed_again(tmp_path):
 
 def test_what_ends_while_the_search_stops_is_kept(tmp_path):
     """A program that finishes within the time of a stop is recorded, not executed again."""
-    stop, started = Stop(), threading.Event()
+    ending = threading.Event()
+
+    class Noticed(Stop):
+        def check(self):
+            if self.is_set():
+                ending.set()
+            super().check()
+
+    stop = Noticed()
 
     class Slow(FakeSandbox):
         def execute(self, request, stop_signal):
-            started.set()
-            stop.event.wait(60)
+            stop.event.set()
+            ending.wait(60)
             return super().execute(request, Stop())
 
-    thread = threading.Thread(target=set_after, args=(started, stop))
-    thread.start()
     with pytest.raises(CancelRequested):
         make_search(tmp_path, stop=stop, runner=Slow(), new_pool=ThreadPool).run_stage("Stage_1")
-    thread.join()
     assert [node.outcome is not None for node in read_state(tmp_path).nodes.values()].count(True) == 1
 
 
