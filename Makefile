@@ -15,6 +15,7 @@ export TORCH_CPU_INDEX
 # these and what research runs need.
 LOCAL := $(VENV)/.ready-local
 TRAIN := $(VENV)/.ready-train
+RESEARCH := $(VENV)/.ready-research
 DEV := $(VENV)/.ready-dev
 ALL := $(VENV)/.ready
 
@@ -36,14 +37,14 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up demo demo-pods train install check lint format types test test-fast coverage hooks \
+.PHONY: help up demo demo-research demo-pods latex train install check lint format types test test-fast coverage hooks \
   bench chaos chaos-short mutation conformance system lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: PORT (up); FILE, ARGS, TEST_PROCESSES (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX.\n'
+	@printf '\nVariables: PORT (up); MODEL (demo-research); FILE, ARGS, TEST_PROCESSES (test); SEED, MINUTES, WORKERS (chaos); PYTHON, TORCH_CPU_INDEX.\n'
 
 ##@ Try it
 up: $(LOCAL) ## Run the local stack until Ctrl-C; PORT=8787 requires that port (no torch needed)
@@ -51,6 +52,9 @@ up: $(LOCAL) ## Run the local stack until Ctrl-C; PORT=8787 requires that port (
 
 demo: $(TRAIN) ## Run a LoRA training and a synthetic run on a local stack, and check the result
 	@$(BIN)/pod-worker demo
+
+demo-research: $(RESEARCH) latex ## Take a hypothesis to a reviewed paper; MODEL=name asks a real language model
+	@$(BIN)/pod-worker demo-research $(if $(MODEL),--model $(MODEL))
 
 demo-pods: $(LOCAL) ## Run a synthetic run through a rented pod of the fake RunPod
 	@$(BIN)/pod-worker demo-pods
@@ -118,6 +122,9 @@ system: ## Install sshd for the SSH tests and LaTeX for papers (needs root, or b
 	@bash scripts/install_sshd.sh
 	@bash scripts/install_latex.sh
 
+latex: ## Install LaTeX for papers (needs root, or an installed LaTeX)
+	@bash scripts/install_latex.sh
+
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* .coverage_html
 
@@ -138,10 +145,14 @@ $(TRAIN): $(INPUTS) requirements/local.lock requirements/train.lock requirements
 	@$(INSTALL) local train
 	@touch $@ $(LOCAL)
 
+$(RESEARCH): $(INPUTS) requirements/local.lock requirements/research.lock | $(BIN)/python
+	@$(INSTALL) local research
+	@touch $@ $(LOCAL)
+
 $(DEV): $(INPUTS) requirements/local.lock requirements/dev.lock | $(BIN)/python
 	@$(INSTALL) local dev
 	@touch $@ $(LOCAL)
 
 $(ALL): $(INPUTS) requirements/local.lock requirements/train.lock requirements/research.lock requirements/dev.lock requirements/torch.txt | $(BIN)/python
 	@$(INSTALL) local train research dev
-	@touch $@ $(LOCAL) $(TRAIN) $(DEV)
+	@touch $@ $(LOCAL) $(TRAIN) $(RESEARCH) $(DEV)

@@ -25,6 +25,10 @@ from pod_worker.core.terminal_text import terminal_text
 # name -> (module:attribute, its line in `--help`)
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("stack.demo:demo", "Start a local stack and run a real training in it."),
+    "demo-research": (
+        "stack.demo_research:demo_research",
+        "Take one hypothesis to a reviewed paper on a local stack.",
+    ),
     "demo-pods": (
         "stack.demo_pods:demo_pods",
         "Rent a pod from a fake RunPod and execute a run in it.",

@@ -245,7 +245,7 @@ def search_lines(run: Document) -> list[str]:
         if iteration := as_number(stage.get("iteration")):
             lines.append(f"iteration {iteration:.0f} of {as_number(stage.get('maxIterations')) or 0:.0f}")
         if stage.get("bestMetric") is not None:
-            lines.append(one_line(f"best {stage['bestMetric']}"))
+            lines.append(one_line(f"best {number(stage['bestMetric'])}"))
     if (calls := as_number(metrics.get("llm_calls"))) is not None:
         tokens, dollars = (as_number(metrics.get(name)) or 0.0 for name in ("llm_tokens", "llm_usd"))
         lines.append(f"{calls:.0f} calls, {tokens:,.0f} tokens, ${dollars:.2f}")

@@ -73,12 +73,12 @@ def run_demo(
 ) -> int:
     check_libraries()
     stop = threading.Event()
-    with _folder(data, keep) as folder, stop_on_signals(stop):
+    with demo_folder(data, keep) as folder, stop_on_signals(stop):
         local = LocalStack(folder, stop)
         say(f"starting MongoDB, S3, the control plane and a worker in {folder} …")
         try:
             local.start()
-            local.start_worker("worker-1", "--mode", "all", **_short_intervals())
+            local.start_worker("worker-1", "--mode", "all", **short_intervals())
             say(f"watch in a browser: {local.url}/")
             return _run(local, folder, model, dataset, steps, stop, as_json=as_json, keep=keep)
         finally:
@@ -87,7 +87,7 @@ def run_demo(
 
 
 @contextmanager
-def _folder(given: Path | None, keep: bool) -> Iterator[Path]:
+def demo_folder(given: Path | None, keep: bool) -> Iterator[Path]:
     if given is not None:
         yield given.expanduser().resolve()
         return
@@ -99,7 +99,7 @@ def _folder(given: Path | None, keep: bool) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _short_intervals() -> dict[str, str]:
+def short_intervals() -> dict[str, str]:
     """A demo should not spend its time waiting for a poll or a heartbeat."""
     return {"POD_WORKER_POLL_SECONDS": "2", "POD_WORKER_HEARTBEAT_SECONDS": "2"}
 
@@ -166,7 +166,7 @@ def _check(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[D
     ]
     checks.append(_loss(runs[0]))
     checks += _artifacts(store, local, run_ids)
-    checks.append(_events(store, local, run_ids))
+    checks.append(events_check(store, local, run_ids))
     return checks
 
 
@@ -196,7 +196,7 @@ def _artifacts(store: StoreSession, local: LocalStack, run_ids: list[str]) -> li
     return checks
 
 
-def _events(store: StoreSession, local: LocalStack, run_ids: list[str]) -> DemoCheck:
+def events_check(store: StoreSession, local: LocalStack, run_ids: list[str]) -> DemoCheck:
     """Compare the ids in the worker's spool with the log, after the last delivery."""
     emitted: set[str] = set()
     for directory in sorted((local.data / "spool").glob("worker-*")):

@@ -40,6 +40,14 @@ class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         ),
     ] = "default"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1, description="of splits, search and node programs")] = 0
+    split_key: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="makes the split of the data unguessable; empty for the run's id, "
+            "the id of another run to repeat its split",
+        ),
+    ] = ""
     max_usd: Annotated[float, Meta(ge=0, le=1e6, description="spent on language models, over all attempts")] = 20.0
     max_tokens: Annotated[int, Meta(ge=0, le=10**12, description="read and written by language models")] = (
         20_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -123,11 +124,20 @@ def open_session(context: Context, params: ExperimentParams) -> SearchSession:
     )
     tools = check_toolchain()
     client, model = open_models(context, params.model, caps, record.folder / "llm")
-    prepared = prepare_task(task, params.seed, record.folder / TASK_FOLDER)
+    prepared = prepare_task(task, split_seed(params, context.run.id), record.folder / TASK_FOLDER)
     _require_same_data(record.folder / TASK_FILE, prepared)
     runner = context.open_sandbox()
     context.log(f"sandbox: {', '.join(runner.layers)}", layers=list(runner.layers))
     return SearchSession(params, record, prepared, client, model, runner, tools)
+
+
+def split_seed(params: ExperimentParams, run_id: str) -> int:
+    """A seed that no program can guess.
+
+    A program that could would make the rows of a generated task again, hidden labels among them.
+    """
+    text = f"{params.split_key or run_id}:{params.seed}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest())
 
 
 def _require_same_data(path: Path, prepared: PreparedTask) -> None:
