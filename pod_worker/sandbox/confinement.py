@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pod_worker.core.execution import ExecutionRequest
-from pod_worker.sandbox import landlock, seccomp, syscalls
+from pod_worker.sandbox import landlock, seccomp, shared_memory, syscalls
 from pod_worker.sandbox.landlock import DEVICE, READ, READ_AND_EXECUTE, WRITE, FileRight, Ruleset
 
 # /etc as a whole is not readable: images keep credentials there, for example RunPod in /etc/rp_environment.
@@ -29,7 +29,6 @@ SYSTEM_PATHS = (
     "/sys/devices/system", "/sys/fs/cgroup",
 )  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-SHARED_MEMORY = "/dev/shm"
 GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dri/*", "/dev/kfd")
 # torchrun's default port and those that the kernel gives out. No service of the internet listens on these.
 LOOPBACK_PORTS = (0, *range(29_400, 29_600))
@@ -77,8 +76,8 @@ class Confinement:
             rules.allow_except(readable, READ, closed)
         for device in filter(os.path.exists, DEVICES):
             rules.allow(device, DEVICE)
-        if os.path.isdir(SHARED_MEMORY):
-            rules.allow(SHARED_MEMORY, WRITE)
+        if os.path.isdir(shared_memory.FOLDER):
+            rules.allow(shared_memory.FOLDER, WRITE)
         rules.allow(request.folder, WRITE)
         if request.gpus:
             _allow_gpus(rules)

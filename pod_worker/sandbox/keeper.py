@@ -23,8 +23,8 @@ from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionR
 from pod_worker.core.failure import FailureCode
 from pod_worker.process.oom_kills import OomKillCounter
 from pod_worker.process.tree import ChildExitPipe, kill_tree, reap, send_signal
-from pod_worker.sandbox import program, usage
-from pod_worker.sandbox.confinement import SHARED_MEMORY, Confinement
+from pod_worker.sandbox import program, shared_memory, usage
+from pod_worker.sandbox.confinement import Confinement
 from pod_worker.sandbox.output import BoundedOutput
 from pod_worker.sandbox.program import SetupReport
 from pod_worker.sandbox.protocol import ExecutionFinished, ExecutionRefused
@@ -174,7 +174,7 @@ class Keeper:
         try:
             used = usage.folder_bytes(self._request.folder) + usage.deleted_file_bytes(self._pids)
             if self._has_own_user:  # no other process writes there as this user
-                used += usage.folder_bytes(SHARED_MEMORY, os.geteuid())
+                used += usage.folder_bytes(shared_memory.FOLDER, os.geteuid())
         except OSError as error:
             self._stop(ExecutionEnd.DISK, f"stopped because its use of the disk cannot be measured: {error}")
             return

@@ -30,8 +30,8 @@ from pod_worker.process.tree import (
     reap,
     send_signal,
 )
-from pod_worker.sandbox import protocol
-from pod_worker.sandbox.confinement import SHARED_MEMORY, Confinement
+from pod_worker.sandbox import protocol, shared_memory
+from pod_worker.sandbox.confinement import Confinement
 from pod_worker.sandbox.keeper import Keeper
 from pod_worker.sandbox.preload import DEFAULT_MODULES, preload
 from pod_worker.sandbox.protocol import (
@@ -144,7 +144,7 @@ class Server:
         if any(ended.values()):
             self._sweep(0)
         if ended and not self._keepers and self._has_own_user:
-            _clear_shared_memory()
+            shared_memory.clear()
 
     def _sweep(self, keeper: int) -> None:
         if keeper in self._keepers:
@@ -179,21 +179,6 @@ def _remove(folder: Path, answers: int) -> None:
                 os.chmod(path, 0o770)
     shutil.rmtree(folder, ignore_errors=True)
     protocol.send_answer(answers, CommandDone())
-
-
-def _clear_shared_memory() -> None:
-    """What programs left in /dev/shm; no other process has this user."""
-    try:
-        with os.scandir(SHARED_MEMORY) as entries:
-            for entry in entries:
-                if entry.stat(follow_symlinks=False).st_uid != os.geteuid():
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
-    except OSError as error:
-        log.warning("cannot clear %s: %s", SHARED_MEMORY, error)
 
 
 def _close_all_except(kept: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from pod_worker.core.execution import ExecutionRequest
 from pod_worker.process.sandbox_server import server_environment
-from pod_worker.sandbox import identity, program, usage
+from pod_worker.sandbox import identity, program, shared_memory, usage
 from pod_worker.sandbox.landlock import FileRight, known_file_rights
 from pod_worker.sandbox.output import BoundedOutput
 from tests.sandbox.support import ROOT
@@ -97,6 +98,25 @@ def test_a_readable_folder_is_not_made_writable(tmp_path: Path) -> None:
     identity.share_folder(tmp_path / "data", os.getegid(), writable=False)
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o750
     assert stat.S_IMODE((tmp_path / "data" / "x").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("way", ["open", "mapped"])
+def test_shared_memory_that_a_process_uses_is_not_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
+    (tmp_path / "left").write_bytes(bytes(4096))
+    with open(tmp_path / "used", "w+b") as file:
+        file.write(bytes(4096))
+        file.flush()
+        view = mmap.mmap(file.fileno(), 4096)
+        if way == "mapped":
+            file.close()
+        shared_memory.clear()
+        assert [path.name for path in tmp_path.iterdir()] == ["used"]
+        view.close()
+    shared_memory.clear()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
