@@ -186,6 +186,7 @@ class Keeper:
     def _hand_back(self) -> None:
         """Remove scratch files, and let the group read and delete the rest."""
         shutil.rmtree(self._request.folder / program.SCRATCH_FOLDER, ignore_errors=True)
+        shutil.rmtree(shared_memory.socket_folder(os.getpid()), ignore_errors=True)
         if self._has_own_user:
             open_for_group(self._request.folder)
 

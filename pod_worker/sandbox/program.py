@@ -12,9 +12,11 @@ import contextlib
 import fcntl
 import gc
 import io
+import multiprocessing.process
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping
@@ -27,7 +29,7 @@ import msgspec
 from pod_worker.core.execution import ExecutionRequest
 from pod_worker.core.failure import FailureCode
 from pod_worker.process.tree import die_with_parent
-from pod_worker.sandbox import confinement, preload, syscalls
+from pod_worker.sandbox import confinement, preload, shared_memory, syscalls
 from pod_worker.sandbox.confinement import Confinement
 
 HOME_FOLDER, SCRATCH_FOLDER = ".home", ".tmp"  # below the folder of the program
@@ -154,6 +156,9 @@ def _become_python(
     sys.path[:] = [str(request.folder), *(each for each in sys.path if _is_library(each, limits.python_paths))]
     sys.argv[:] = list(request.argv)
     sys.dont_write_bytecode = True
+    _forget_folders_of_the_server()
+    if request.unix_sockets or request.loopback:
+        _use_short_socket_paths(os.getppid())
     limits.apply(request, protected)
     threads = variables.get("OMP_NUM_THREADS", "")
     preload.set_threads(int(threads) if threads.isdigit() and int(threads) else os.cpu_count() or 1)
@@ -225,6 +230,25 @@ def _open_standard_streams() -> None:
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.__stdin__ = sys.stdin  # type: ignore[misc]
+
+
+def _forget_folders_of_the_server() -> None:
+    """Libraries keep what they read from HOME and TMPDIR at first."""
+    tempfile.tempdir = None
+    if matplotlib := sys.modules.get("matplotlib"):
+        for name in ("get_configdir", "get_cachedir"):
+            if clear := getattr(getattr(matplotlib, name, None), "cache_clear", None):
+                clear()
+
+
+def _use_short_socket_paths(keeper: int) -> None:
+    """Sockets of multiprocessing lie below /dev/shm.
+
+    The path of a UNIX socket has at most 107 bytes; that of a run's folder is often longer.
+    """
+    path = shared_memory.socket_folder(keeper)
+    os.mkdir(path, 0o700)
+    multiprocessing.process.current_process()._config["tempdir"] = path  # type: ignore[attr-defined]
 
 
 def _is_library(entry: str, python_paths: tuple[str, ...]) -> bool:

@@ -205,7 +205,7 @@ def _use_private_home() -> None:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o700:
         raise PermissionError(f"{home} is not a private folder of user {os.geteuid()}; remove it")
     os.environ.update(HOME=home, MPLCONFIGDIR=home, TMPDIR=home)
-    tempfile.tempdir = None
+    tempfile.tempdir = home
 
 
 def main(arguments: list[str]) -> None:

@@ -13,7 +13,13 @@ import shutil
 from pod_worker.process import tree
 
 FOLDER = "/dev/shm"
+_SOCKETS = "sockets-of-"
 log = logging.getLogger(__name__)
+
+
+def socket_folder(keeper: int) -> str:
+    """For the UNIX sockets of the program of this keeper."""
+    return f"{FOLDER}/{_SOCKETS}{keeper}"
 
 
 def clear() -> None:
@@ -26,9 +32,13 @@ def clear() -> None:
         return
     held = _held_files() if own else set()
     for entry in own:
-        if entry.inode() not in held:
+        if entry.inode() not in held and not _has_keeper(entry.name):
             with contextlib.suppress(OSError):
                 _remove(entry)
+
+
+def _has_keeper(name: str) -> bool:
+    return name.startswith(_SOCKETS) and os.path.exists(f"/proc/{name.removeprefix(_SOCKETS)}")
 
 
 def _remove(entry: os.DirEntry[str]) -> None:
@@ -49,7 +59,7 @@ def _held_files() -> set[int]:
 
 
 def _mapped(pid: int) -> set[int]:
-    """Field 5 of a line of /proc/PID/maps is the inode, field 6 the path; see proc_pid_maps(5)."""
+    """By /proc/PID/maps: field 5 is the inode, field 6 the path."""
     with open(f"/proc/{pid}/maps") as file:
         fields = [line.split(maxsplit=5) for line in file if f" {FOLDER}/" in line]
     return {int(each[4]) for each in fields}

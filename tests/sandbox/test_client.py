@@ -92,6 +92,24 @@ def test_a_program_imports_what_the_server_did_not(execute: Execute) -> None:
     assert result.output == "3\n"
 
 
+def test_temporary_files_lie_in_the_folder(execute: Execute, folder: Path) -> None:
+    """The server has asked for its own temporary folder before."""
+    assert execute("import tempfile\nprint(tempfile.mkdtemp())").output.startswith(f"{folder}/.tmp/")
+
+
+def test_managers_of_multiprocessing_work_below_a_long_path(runner: SandboxClient, base: Path) -> None:
+    folder = base / ("n" * 120)
+    folder.mkdir()
+    (folder / "solution.py").write_text(
+        "from multiprocessing import get_context\n"
+        "with get_context('fork').Manager() as manager:\n"
+        "    shared = manager.dict(x=1)\n"
+        "    print(shared['x'])\n"
+    )
+    request = ExecutionRequest(folder=folder, argv=("solution.py",), unix_sockets=True)
+    assert runner.execute(request, NeverStop()).output == "1\n"
+
+
 # ── seeds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 DRAW = "import random, numpy\nprint(random.random(), numpy.random.random())"

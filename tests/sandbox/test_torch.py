@@ -59,9 +59,7 @@ def test_training_in_a_fork_follows_its_seed(torch_runner: SandboxClient, folder
     assert first.output.split()[1] == "1"
 
 
-def test_a_data_loader_with_workers_needs_unix_sockets(torch_runner: SandboxClient, folder: Path) -> None:
+def test_a_data_loader_with_workers_has_unix_sockets(torch_runner: SandboxClient, folder: Path) -> None:
+    """Without them its workers cannot send, and it waits until the wall time ends it."""
     result = train(torch_runner, folder, 2, unix_sockets=True)
     assert result.is_ok, result
-    refused = train(torch_runner, folder, 2)
-    assert not refused.is_ok
-    assert "Operation not permitted" in refused.output
