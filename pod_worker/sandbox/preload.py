@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import random
 import sys
+import weakref
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -33,6 +34,7 @@ def preload(names: Sequence[str]) -> tuple[str, ...]:
     if torch := sys.modules.get("torch"):
         _warm_up_torch(torch)
     seed_all(0)  # imports the generators
+    _forget_finalizers()
     gc.collect()
     gc.freeze()  # a collection in a child must not copy the pages of every object
     return tuple(found)
@@ -49,6 +51,15 @@ def _warm_up_torch(torch: Any) -> None:
     torch.optim.Adam([parameter]).step()
     if torch.cuda.is_initialized():
         raise RuntimeError("the import of torch initialized CUDA; no child of this process could use a GPU")
+
+
+def _forget_finalizers() -> None:
+    """At its exit a program runs its own finalizers only.
+
+    torch has hundreds for objects that die with the process; they take longer than a short program.
+    """
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
 def set_threads(threads: int) -> None:

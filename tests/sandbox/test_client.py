@@ -57,13 +57,16 @@ def test_the_exit_code_is_the_programs(execute: Execute, statement: str, code: i
 
 def test_threads_and_exit_handlers_finish(execute: Execute) -> None:
     result = execute("""
-        import atexit, threading
+        import atexit, threading, weakref
         atexit.register(print, "handler")
         released = threading.Event()
         threading.Thread(target=lambda: released.wait() and print("thread")).start()
         released.set()
+        class Kept: pass
+        kept = Kept()
+        weakref.finalize(kept, print, "finalizer")
     """)
-    assert result.output.split() == ["thread", "handler"]
+    assert sorted(result.output.split()) == ["finalizer", "handler", "thread"]
 
 
 def test_the_environment_is_an_allow_list(execute: Execute, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
