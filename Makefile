@@ -70,7 +70,7 @@ lint: $(DEV) ## Check style and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(DEV) ## Check types with mypy
+types: $(DEV) $(RESEARCH) ## Check types with mypy
 	$(BIN)/mypy
 
 ifdef FILE

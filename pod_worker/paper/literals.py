@@ -67,7 +67,9 @@ def build_vocabulary(idea: Idea, results: RecordedResults, works: Iterable[Work]
     cited = tuple(works)
     idea_text = " ".join((idea.title, idea.short_hypothesis, idea.abstract, *idea.experiments, *idea.risks))
     sources = " ".join((idea_text, results.task, *(f"{work.title} {work.venue}" for work in cited)))
-    labels = {results.label_of(node) for node in results.nodes}
+    # "macro f1" and "top-5 accuracy" are names, whatever joins their words.
+    measures = {results.metric.name, results.metric.name.replace("_", " "), results.metric.name.replace("_", "-")}
+    labels = {results.label_of(node) for node in results.nodes} | measures
     phrases = {label for label in labels if re.search(r"\d", label) and len(label) <= PHRASE_LIMIT}
     return Vocabulary(
         names=frozenset(_NAME.findall(sources)),

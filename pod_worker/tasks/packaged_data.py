@@ -27,7 +27,8 @@ def sklearn_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise RunError(
             FailureCode.ENVIRONMENT,
-            "the task's data ships with scikit-learn, which is missing. Fix: pip install 'pod_worker[research]'",
+            "the task's data ships with scikit-learn, which is missing. "
+            "Fix: make install (or: pip install -e '.[research]')",
         )
     return Path(spec.submodule_search_locations[0]) / SKLEARN_DATA
 

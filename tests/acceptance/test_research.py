@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from pod_worker.sandbox.layers import DEFAULT_FLOOR
 from tests.acceptance.local_stack import Running, wait_for
 from tests.sandbox.support import is_open
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not which("pdflatex"), reason="papers need pdflatex; fix: make latex"),
+]
 IDEA = {
     "Title": "Does standardizing the features help small models?",
     "Short Hypothesis": "Standardized features help linear models on small tables.",
@@ -69,6 +73,11 @@ def test_another_pod_finishes_an_experiment_whose_worker_was_killed_in_its_secon
     assert first_stage == {name: 1 for name in before if name.startswith("Stage_1")}, "no finished stage again"
     assert states["Stage_4"]["cost"]["calls"] > states["Stage_1"]["cost"]["calls"], "the counters go on"
     assert states["Stage_4"]["is_scripted"] is True
+    assert states["validation"]["verdict"] in ("pass", "fail")
+    assert all(states["validation"]["checks"].values()), states["validation"]["checks"]
+    kinds = {row["kind"] for row in running.db.artifacts.find({"runId": run_id})}
+    assert {"paper", "report", "figure", "code"} <= kinds
+    assert (running.db.validations.find_one({"_id": f"{run_id}:auto"}) or {})["verdict"]
     table = running.cli("runs", "cost", run_id).stdout
     assert "node.analyse" in table
     assert "together" in table

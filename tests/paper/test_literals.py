@@ -9,6 +9,7 @@ import pytest
 
 from pod_worker.core.idea import Idea
 from pod_worker.core.literature import Work
+from pod_worker.core.measure import Metric
 from pod_worker.paper.document import Draft
 from pod_worker.paper.literals import Vocabulary, build_vocabulary, find_literals
 from pod_worker.paper.results import RecordedResults
@@ -94,3 +95,12 @@ def test_a_label_that_could_be_read_as_a_result_is_not_shown(label: str, idea: I
 def test_the_context_shows_where_the_number_is(vocabulary: Vocabulary) -> None:
     (literal,) = find_literals("The first method has an accuracy of 0.97 on the test rows.", vocabulary)
     assert literal.context == "The first method has an accuracy of 0.97 on the test rows."
+
+
+@pytest.mark.parametrize(
+    "text", ["It reaches a macro f1 of", "macro\\_f1", "the Macro F1 on the hidden split", "macro-f1"]
+)
+def test_the_name_of_the_measure_is_no_number(text: str, idea: Idea, results: RecordedResults) -> None:
+    measured = replace(results, metric=Metric("macro_f1", "higher"))
+    assert find_literals(text, build_vocabulary(idea, measured, [])) == ()
+    assert find_literals(f"{text} 0.9", build_vocabulary(idea, measured, [])) != ()

@@ -26,7 +26,6 @@ class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             "Experiments, Risk Factors and Limitations"
         ),
     ]
-    hypothesis_id: Annotated[str | None, Meta(description="the hypothesis that the idea belongs to")] = None
     task: Annotated[
         str,
         Meta(min_length=1, max_length=4096, description="name of a shipped task, or a folder with task.yaml"),
