@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pod_worker.core.failure import FailureClass, FailureCode
 from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Succeeded
-from pod_worker.core.run import ACTIVE, TERMINAL, RunStatus
+from pod_worker.core.run import ACTIVE, TERMINAL, UNATTENDED, RunStatus
 from pod_worker.store.queue.operations import ActionResult
 
 S = RunStatus
@@ -193,7 +193,7 @@ class QueueModel:
         run = self.runs.get(run_id)
         if run is None:
             return ActionResult.MISSING
-        if run.status not in TERMINAL:
+        if run.status in UNATTENDED:
             return ActionResult.LIVE
         run.checkpoints.pop(stage, None)
         self._requeue(run)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pymongo import ReturnDocument
 
-from pod_worker.core.run import ACTIVE, TERMINAL, Json, Run, RunStatus
+from pod_worker.core.run import ACTIVE, TERMINAL, UNATTENDED, Json, Run, RunStatus
 from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.document_fields import finite
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
@@ -118,7 +118,7 @@ class OperatorActions:
         """
         while (document := self._find(run_id)) is not None:
             run = run_from_document(document)
-            if run.status not in TERMINAL:
+            if run.status in UNATTENDED:
                 return ActionOutcome(ActionResult.LIVE, run)
             values = _requeue_values(document, history_append("retry stage", by=by, detail=stage))
             values["checkpoints"] = {"$unsetField": {"field": literal(stage), "input": values["checkpoints"]}}

@@ -613,6 +613,16 @@ def test_retry_stage_forgets_only_that_stage(queue: RunQueue, operations: Operat
     assert list(run.checkpoints) == ["Stage_1"]
 
 
+def test_a_run_that_awaits_a_person_can_repeat_a_stage(queue: RunQueue, operations: OperatorActions) -> None:
+    queue.enqueue(request("a"))
+    fence = claimed(queue).lease.fence
+    queue.checkpoint(fence, Checkpoint("paper", True))
+    queue.settle(fence, Succeeded(awaits_review=True))
+
+    assert operations.retry_stage("a", "paper").verdict is ActionResult.DONE
+    assert operations.retry_stage("a", "paper").verdict is ActionResult.LIVE, "it is queued now"
+
+
 def test_hand_made_runs_can_be_canceled_reset_and_tried_again(operations: OperatorActions, db: Db) -> None:
     db.runs.insert_one({"_id": "starting", "status": "STARTING"})
     db.runs.insert_one({"_id": "ended", "status": "COMPLETED", "checkpoints": {"paper": {"done": True}}})
