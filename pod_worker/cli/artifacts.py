@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import quote
 
 import click
-import requests
 
-from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError
 from pod_worker.cli.completion import complete_run_ids, run_id_argument
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
+from pod_worker.cli.downloads import STDOUT, ArtifactDownloader, latest_artifacts
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, say, size
 from pod_worker.cli.runs.detail import artifact_json, print_artifacts
 from pod_worker.cli.runs.lookup import resolve_run
-from pod_worker.core.bearer import BearerAuth
-from pod_worker.core.secret import revealed
 from pod_worker.store import artifact_registry
 from pod_worker.store.artifact_registry import ArtifactRow
 from pod_worker.store.views.read_models import ReadModels
-
-_TIMEOUT_SECONDS = (10.0, 60.0)
-_BLOCK_BYTES = 1024 * 1024
-STDOUT = Path("-")
 
 
 @click.group()
@@ -85,9 +73,11 @@ def get(source: str, name: str | None, output: Path | None, force: bool) -> None
     missing = [each for each in wanted if not _is_here(*each)]
     if not force:
         _refuse_to_overwrite([target for _, target in missing if target not in (output, STDOUT)])
-    with _Downloader(store) as downloader:
+    with ArtifactDownloader(store) as downloader:
         for file, target in missing:
-            downloader.download(file, target)
+            sha256 = downloader.download(file.row, target)
+            if target != STDOUT:
+                say(f"wrote {target} ({size(target.stat().st_size)}, sha256 {sha256[:12]}… checked)")
     if len(missing) < len(wanted):
         say(f"{len(wanted) - len(missing)} of {len(wanted)} files were here already")
 
@@ -109,7 +99,7 @@ def _find(store: StoreSession, source: str, name: str | None) -> list[_File]:
             )
         return [_File(row, source.rsplit("/", 1)[-1])]
     run_id = str(resolve_run(ReadModels(store.database), source)["_id"])
-    latest = _latest(artifact_registry.of_run(store.database, run_id))
+    latest = latest_artifacts(artifact_registry.of_run(store.database, run_id))
     if name in latest:
         return [_File(latest[name], name.rsplit("/", 1)[-1])]
     folder = "" if name is None else f"{name.rstrip('/')}/"
@@ -120,19 +110,6 @@ def _find(store: StoreSession, source: str, name: str | None) -> list[_File]:
             f"Run {run_id} has {shown}. `pod-worker artifacts list {run_id}` shows the keys.", ExitCode.NOT_FOUND
         )
     return files
-
-
-def _latest(rows: list[ArtifactRow]) -> dict[str, ArtifactRow]:
-    """By filename, the registered artifact of the latest attempt."""
-    found: dict[str, tuple[int, ArtifactRow]] = {}
-    for row in rows:
-        try:
-            key = ArtifactKey.read(row.key)
-        except InvalidNameError:
-            continue
-        if row.verified_at is not None and key.attempt >= found.get(key.filename, (0, row))[0]:
-            found[key.filename] = key.attempt, row
-    return {filename: row for filename, (_, row) in found.items()}
 
 
 def _target(file: _File, output: Path | None, is_alone: bool) -> Path:
@@ -158,89 +135,3 @@ def _refuse_to_overwrite(targets: list[Path]) -> None:
             "another place with -o, or pass --force to overwrite.",
             ExitCode.USAGE,
         )
-
-
-class _Downloader:
-    def __init__(self, store: StoreSession) -> None:
-        self._url = store.settings.control_plane_url.rstrip("/")
-        self._auth = BearerAuth(revealed(store.settings.control_plane_token))
-        self._session = requests.Session()
-        self._session.auth = BearerAuth(None)
-
-    def __enter__(self) -> _Downloader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
-
-    def download(self, file: _File, target: Path) -> None:
-        """Raises CommandError; writes nothing under the target's name then."""
-        digest, received = hashlib.sha256(), 0
-        with self._opened(file.row.key) as response, _written(target) as out:
-            for block in response.iter_content(_BLOCK_BYTES):
-                received += len(block)
-                if file.row.bytes is not None and received > file.row.bytes:
-                    raise CommandError(
-                        f"{file.row.key} is longer than the {file.row.bytes} bytes that were registered. The "
-                        "stored object is damaged: publish it again."
-                    )
-                digest.update(block)
-                out.write(block)
-            if file.row.sha256 and digest.hexdigest() != file.row.sha256:
-                raise CommandError(
-                    f"{file.row.key} arrived with another hash than was registered. The stored object is damaged: "
-                    "publish it again."
-                )
-        if target != STDOUT:
-            say(f"wrote {target} ({size(target.stat().st_size)}, sha256 {digest.hexdigest()[:12]}… checked)")
-
-    @contextmanager
-    def _opened(self, key: str) -> Iterator[requests.Response]:
-        """The object's bytes.
-
-        The control plane's key goes to the control plane only, not to the object store.
-        """
-        try:
-            link = self._session.get(
-                f"{self._url}/api/artifacts/{quote(key)}",
-                auth=self._auth,
-                timeout=_TIMEOUT_SECONDS,
-                allow_redirects=False,
-            )
-            if link.status_code != 307:
-                raise _failed(link)
-            with self._session.get(link.headers["Location"], stream=True, timeout=_TIMEOUT_SECONDS) as response:
-                if not response.ok:
-                    raise _failed(response)
-                yield response
-        except requests.RequestException as error:
-            raise CommandError(
-                f"The download of {key} failed ({type(error).__name__}). Check that {self._url} and the object "
-                "store can be reached.",
-                ExitCode.TEMPORARY,
-            ) from None
-
-
-def _failed(response: requests.Response) -> CommandError:
-    codes = {401: ExitCode.AUTH, 403: ExitCode.AUTH, 404: ExitCode.NOT_FOUND, 503: ExitCode.TEMPORARY}
-    return CommandError(
-        f"The download failed: {response.status_code} {response.text[:200]}",
-        codes.get(response.status_code, ExitCode.FAILED),
-    )
-
-
-@contextmanager
-def _written(target: Path) -> Iterator[BinaryIO]:
-    """stdout, or a file that gets its name only when the block ends without an error."""
-    if target == STDOUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

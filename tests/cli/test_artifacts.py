@@ -156,7 +156,7 @@ def test_an_object_longer_than_registered_is_cut_off(
     cli: Cli, publish: Any, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged store could fill the disk of the user before the hash was compared."""
-    monkeypatch.setattr("pod_worker.cli.artifacts._BLOCK_BYTES", 4)
+    monkeypatch.setattr("pod_worker.cli.downloads._BLOCK_BYTES", 4)
     key = publish("a.txt", b"right")
     (tmp_path / "longer").write_bytes(b"rightlonger")
     store.put(key, tmp_path / "longer")
@@ -215,3 +215,10 @@ def test_unknown_runs_and_runs_without_artifacts_are_told_apart(cli: Cli, db: Da
     db.runs.insert_one({"_id": "r1", "status": "QUEUED"})
     result = cli("artifacts", "list", "r1")
     assert (result.code, "no artifacts" in result.err) == (0, True)
+
+
+def test_the_picture_of_a_search_tree_is_downloaded(cli: Cli, publish: Any, tmp_path: Path) -> None:
+    publish("reproduction/tree.svg", b"<svg/>")
+    done = cli("runs", "tree", "run1", "--svg", str(tmp_path / "tree.svg"))
+    assert done.code == 0, done.err
+    assert (tmp_path / "tree.svg").read_bytes() == b"<svg/>"

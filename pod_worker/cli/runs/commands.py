@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.runs import actions, cost, logs, prune, submit, views
+from pod_worker.cli.runs import actions, cost, logs, prune, submit, tree, views
 
 
 @click.group()
@@ -20,6 +20,7 @@ for command in (
     logs.logs,
     views.watch,
     views.why,
+    tree.tree,
     cost.cost,
     actions.cancel,
     actions.reset,

@@ -32,7 +32,7 @@ class SearchReporter:
 
     def node_created(self, node: SearchNode) -> None:
         self._context.emit(
-            NodeCreated(stage=node.stage, node_id=node.id, parent_id=node.parent, plan=node.plan[:PLAN_CHARACTERS])
+            NodeCreated(stage=node.stage, node_id=node.id, parent_id=node.parent, plan=_plan(node, node.plan))
         )
 
     def node_executing(self, node: SearchNode) -> None:
@@ -44,7 +44,7 @@ class SearchReporter:
                 stage=node.stage,
                 node_id=node.id,
                 parent_id=node.parent,
-                plan=(node.change or node.operation.value)[:PLAN_CHARACTERS],
+                plan=_plan(node, node.change or node.operation.value),
                 is_buggy=not node.is_scored,
                 exec_time_s=node.exec_seconds,
                 metric=node.search_score,
@@ -93,3 +93,8 @@ class SearchReporter:
                 stage=progress.stage, name=name, value=float(value), step=progress.total_nodes, unit=unit or None
             )
         )
+
+
+def _plan(node: SearchNode, text: str) -> str:
+    """A replica has its original's words; the events say that it is one."""
+    return node.operation.value if node.is_replica else text[:PLAN_CHARACTERS]
