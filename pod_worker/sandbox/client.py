@@ -86,6 +86,7 @@ class SandboxClient:
             with suppress(ServerGoneError):
                 self._ensure_server()
                 self._ask(RemoveCommand(folder), REMOVE_SECONDS)
+        identity.open_closed_folders(folder)
         shutil.rmtree(folder)
 
     def close(self) -> None:

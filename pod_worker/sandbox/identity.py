@@ -53,6 +53,16 @@ def share_folder(folder: Path, gid: int, *, writable: bool) -> None:
             _share(os.path.join(parent, name), gid, writable)
 
 
+def open_closed_folders(folder: Path) -> None:
+    """Restore the rights of this user on folders that a program closed."""
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            found = os.lstat(path)
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+                os.chmod(path, 0o770)
+
+
 def _share(path: str, gid: int, writable: bool) -> None:
     found = os.lstat(path)
     if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):

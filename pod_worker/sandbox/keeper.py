@@ -187,8 +187,7 @@ class Keeper:
         """Remove scratch files, and let the group read and delete the rest."""
         shutil.rmtree(self._request.folder / program.SCRATCH_FOLDER, ignore_errors=True)
         shutil.rmtree(shared_memory.socket_folder(os.getpid()), ignore_errors=True)
-        if self._has_own_user:
-            open_for_group(self._request.folder)
+        open_for_group(self._request.folder)
 
     def _result(self, seconds: float, seed_proof: str) -> ExecutionResult:
         end, code, number = self._ending()

@@ -30,7 +30,7 @@ from pod_worker.process.tree import (
     reap,
     send_signal,
 )
-from pod_worker.sandbox import protocol, shared_memory
+from pod_worker.sandbox import identity, protocol, shared_memory
 from pod_worker.sandbox.confinement import Confinement
 from pod_worker.sandbox.keeper import Keeper
 from pod_worker.sandbox.preload import DEFAULT_MODULES, preload
@@ -167,16 +167,8 @@ class Server:
 
 
 def _remove(folder: Path, answers: int) -> None:
-    """Everything below the folder that this user can delete.
-
-    The shared modes are restored first: a program may have closed its own folders.
-    """
-    for parent, names, _ in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            found = os.lstat(path)
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-                os.chmod(path, 0o770)
+    """Everything below the folder that this user can delete."""
+    identity.open_closed_folders(folder)
     shutil.rmtree(folder, ignore_errors=True)
     protocol.send_answer(answers, CommandDone())
 

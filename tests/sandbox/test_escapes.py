@@ -99,14 +99,15 @@ def test_environment_and_memory_of_other_processes(attack: Execute, victim: subp
         """
         parent = os.getppid()
         for pid in (int(sys.argv[1]), parent, int(sys.argv[2])):
-            for name in ("environ", "mem", "maps", "fd", "cwd"):
-                path = f"/proc/{pid}/{name}"
-                attempt(lambda: os.listdir(path) if name == "fd" else open(path, "rb").read(1))
+            for name in ("environ", "mem", "maps"):
+                attempt(lambda: open(f"/proc/{pid}/{name}", "rb").read(1))
+            for name in ("fd/0", "cwd", "root"):
+                attempt(lambda: os.readlink(f"/proc/{pid}/{name}"))
         """,
         str(victim.pid),
         str(os.getpid()),
     )
-    assert_denied(result, 15)
+    assert_denied(result, 18)
 
 
 def test_environment_of_every_process(attack: Execute, victim: subprocess.Popen[bytes]) -> None:
