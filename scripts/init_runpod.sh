@@ -3,7 +3,8 @@
 #
 #   bash scripts/init_runpod.sh [--mode M] [--no-start] [--skip-gpu] [--skip-system] [--extras LIST] [worker options]
 #
-# --extras: what to install beside the core, "train" unless given; "" is enough for synthetic runs.
+# --extras: what to install beside the core, "train research" unless given ("train" for --mode training); "" is enough
+# for synthetic runs. Research runs also need LaTeX, which is installed with the system packages.
 # Steps: 1 settings and GPU are there  2 system packages  3 virtual environment  4 pod_worker, its packages and torch
 #        5 settings are valid  6 GPU computes  7 a training step  8 worker
 # What costs no download is checked first.
@@ -15,7 +16,7 @@ cd "$here"
 start=yes
 skip_gpu=${POD_WORKER_SKIP_GPU:-}
 skip_system=
-extras=train
+extras=auto
 worker_args=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -28,6 +29,14 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+
+if [ "$extras" = auto ]; then
+  case " ${worker_args[*]:-} ${WORKER_MODE:+--mode $WORKER_MODE} " in
+    *" --mode training "*) extras=train ;;
+    *) extras="train research" ;;
+  esac
+fi
+wants() { case " ${extras//,/ } " in *" $1 "*) true ;; *) false ;; esac; }
 
 say() { printf 'init: %s\n' "$*"; }
 fail() { printf 'init: error: %s\n' "$*" >&2; exit 1; }
@@ -57,9 +66,15 @@ install_system_packages() {
     dpkg -s "$each" > /dev/null 2>&1 || missing+=("$each")
   done
   python3 -c 'import ensurepip' 2> /dev/null || missing+=(python3-venv)
-  [ ${#missing[@]} -eq 0 ] && return 0
-  say "installing ${missing[*]}"
-  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  if [ ${#missing[@]} -gt 0 ]; then
+    say "installing ${missing[*]}"
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  fi
+}
+
+# Without LaTeX a pod still trains; an experiment refuses to start there before it has cost anything.
+install_latex() {
+  bash scripts/install_latex.sh || say "warning: no LaTeX here, so this pod cannot execute experiments"
 }
 
 check_python() {
@@ -136,17 +151,16 @@ if [ "$start" = yes ]; then require_settings; fi
 require_gpu
 mkdir -p .venv
 if [ -n "$skip_system" ]; then say "system packages: skipped on request"; else install_system_packages; fi
+if [ -z "$skip_system" ] && wants research; then install_latex; fi
 step environment "$(python3 -V 2>&1)" make_environment
 gpu=$(has_gpu && echo yes || echo no)
 step package "$extras gpu=$gpu $(cat pyproject.toml requirements/* | cksum)" install_package
 if [ "$start" = yes ]; then check_settings || exit 2; fi
 check_run_user || fail "the settings are not valid; see the cause above"
-case " ${extras//,/ } " in
-  *" train "*)
-    if [ -z "$skip_gpu" ]; then check_gpu || fail "the GPU does not compute; terminate this pod and rent another"; fi
-    check_training
-    ;;
-esac
+if wants train; then
+  if [ -z "$skip_gpu" ]; then check_gpu || fail "the GPU does not compute; terminate this pod and rent another"; fi
+  check_training
+fi
 if [ "$start" = no ]; then
   say "ready. Start the worker with: bash scripts/start_worker.sh"
   exit 0

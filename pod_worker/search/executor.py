@@ -91,6 +91,7 @@ class OneShotExecutor:
             denied=self.task.denied,
             seed=node.seed,
             gpus=self.settings.gpus[slot] if self.settings.gpus else (),
+            unix_sockets=True,  # data loaders with workers need them
         )
 
     def _score(self, node: SearchNode, result: ExecutionResult, folder: Path) -> NodeFinished:

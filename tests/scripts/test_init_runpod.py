@@ -26,7 +26,7 @@ def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[st
         env={**clean, "PIP_NO_COMPILE": "1", "POD_WORKER_DATA": str(folder / "state"), **env},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=340,
         check=False,
     )
 
@@ -42,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(700)
 def test_a_blank_pod_becomes_ready_resuming_after_a_failure_and_skipping_what_is_done(project: Path) -> None:
     pyproject = project / "pyproject.toml"
     pyproject.write_text("this is no project")
