@@ -38,7 +38,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help up demo demo-research demo-pods latex train install check lint format types test test-fast coverage hooks \
-  bench chaos chaos-short mutation conformance system lock clean
+  bench bench-research chaos chaos-short mutation conformance system lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -106,6 +106,9 @@ conformance: $(ALL) ## Run real RunPod clients (SDKs and MCP servers) against th
 
 bench: $(ALL) ## Measure speed as ratios to peers and physical limits, in one run
 	$(BIN)/python -m benchmarks
+
+bench-research: $(RESEARCH) ## Measure a research run's search beside a scheduler with a barrier and cold starts
+	$(BIN)/python -m benchmarks research
 
 ##@ Maintain
 format: $(DEV) ## Format the code and apply ruff's safe fixes
