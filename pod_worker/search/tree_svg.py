@@ -18,7 +18,7 @@ from pod_worker.search.state import SearchState
 
 _COLUMN, _ROW, _RADIUS = 66, 92, 13
 _LEFT, _TITLE, _GAP, _LEGEND = 28, 40, 14, 44
-_SMALLEST_WIDTH = 620
+_SMALLEST_WIDTH = 780  # the legend's
 _CHANGE_LIMIT = 10
 _TEXT, _LINE, _BAND = "#7d8590", "#8b949e", "#8b949e"
 _GOOD, _BAD, _BEST = "#2da160", "#d1584f", "#d29922"

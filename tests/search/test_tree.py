@@ -71,3 +71,15 @@ def test_an_empty_search_has_a_tree():
 
     assert tree_text(SearchState()) == ""
     ElementTree.fromstring(tree_svg(SearchState()))
+
+
+def test_the_legend_lies_inside_the_narrowest_picture():
+    from pod_worker.search.state import SearchState
+
+    root = ElementTree.fromstring(tree_svg(SearchState()))
+    groups = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}text") is not None]
+    last = groups[-1]
+    left = float(last.get("transform").removeprefix("translate(").split()[0])
+    text = last.find(f"{SVG}text")
+    assert text.text == "best, not beyond the noise"
+    assert left + float(text.get("x")) + 6.1 * len(text.text) < float(root.get("width"))
