@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.runs import actions, cost, logs, prune, submit, tree, views
+from pod_worker.cli.runs import actions, cost, logs, prune, replay, submit, tree, views
 
 
 @click.group()
@@ -22,6 +22,7 @@ for command in (
     views.why,
     tree.tree,
     cost.cost,
+    replay.replay,
     actions.cancel,
     actions.reset,
     actions.retry_stage,

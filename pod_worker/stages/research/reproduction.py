@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 
+from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context
 from pod_worker.search.journal import read_state
+from pod_worker.search.state import SearchState
 from pod_worker.search.summary import results
 from pod_worker.search.tree_svg import tree_svg
 from pod_worker.stages.research.search_session import SearchSession
@@ -24,7 +26,7 @@ The language model was `{model}`.{scripted}
 | File | Content |
 |---|---|
 | `journal.ndjson` | every decision, program hash, outcome and score, in order; one JSON object a line |
-| `results.json` | the stages with their nodes, seeds, search and hidden scores |
+| `results.json` | digest of the data; stages with their nodes, seeds, search and hidden scores |
 | `tree.svg` | the search tree |
 | `ledger.ndjson` | every call of a language model: operation, tokens, seconds, micro-dollars |
 | `environment.txt` | the Python packages of the machine that executed the programs |
@@ -55,7 +57,7 @@ def write_reproduction(context: Context, session: SearchSession) -> Iterator[tup
             model=session.model,
             scripted=" A scripted model wrote the programs." if is_scripted else "",
         ),
-        "results.json": json.dumps(results(state, task.metric), indent=1),
+        "results.json": json.dumps(_results(context.run.id, session, state), indent=1),
         "tree.svg": tree_svg(state),
         "environment.txt": _environment(),
     }
@@ -64,6 +66,19 @@ def write_reproduction(context: Context, session: SearchSession) -> Iterator[tup
         yield folder / name, ArtifactKind.FIGURE if name.endswith(".svg") else ArtifactKind.DATA
     yield session.folder / "journal.ndjson", ArtifactKind.DATA
     yield session.folder / "llm" / "ledger.ndjson", ArtifactKind.DATA
+
+
+def _results(run_id: str, session: SearchSession, state: SearchState) -> dict[str, Json]:
+    """`stages.research.replay.RecordedSearch` reads it."""
+    task = session.task.task
+    metric = {"name": task.metric.name, "direction": task.metric.direction, "unit": task.metric.unit}
+    return {
+        "run_id": run_id,
+        "seed": session.params.seed,
+        "task": {"name": task.name, "digest": session.task.digest},
+        "metric": metric,
+        "stages": results(state, task.metric),
+    }
 
 
 def _environment() -> str:

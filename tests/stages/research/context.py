@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from pod_worker.core.execution import CodeRunner
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Checkpoint, Json
 from pod_worker.core.stage import Stage
@@ -16,6 +17,7 @@ class ResearchContext(FolderContext):
     """One stage of one attempt; the state of every stage is a file below `root`/states."""
 
     model_access = ModelAccess(provider="scripted")
+    sandbox: CodeRunner | None = None
 
     def __init__(
         self,
@@ -34,6 +36,9 @@ class ResearchContext(FolderContext):
         saved = {path.stem: json.loads(path.read_text()) for path in self.states.glob("*.json")}
         checkpoints = {name: Checkpoint(name, each["done"], each["state"]) for name, each in saved.items()}
         self.run = replace(self.run, pipeline="experiment", queue="experiment", checkpoints=checkpoints)
+
+    def open_sandbox(self) -> CodeRunner:
+        return self.sandbox or super().open_sandbox()
 
     def checkpoint(self, state: dict[str, Json]) -> None:
         self._save(state, done=False)
