@@ -157,6 +157,7 @@ def _facts(results: RecordedResults, own: tuple[PaperFigure, ...], room: int) ->
     shape = _data(results)
     for stage in shape["stages"]:
         for node in stage["nodes"]:
+            del node["seconds"]  # another run of the same seed must ask the same question
             node["curves"] = [{"name": each["name"], "points": len(each["steps"])} for each in node["curves"]]
     return {
         "task": results.task,

@@ -113,3 +113,12 @@ def test_the_scripted_code_draws(bare: RecordedResults, tmp_path: Path) -> None:
     found = run(bare, tmp_path, ScriptedClient())
     assert found.note == ""
     assert found.figures[0].source == "scripted model"
+
+
+def test_no_time_of_a_program_is_in_the_question(bare: RecordedResults, tmp_path: Path) -> None:
+    """Recorded answers of a model fit another run of the same seed, whose programs take another time."""
+    slower = replace(bare, nodes=tuple(replace(node, seconds=node.seconds + 1.5) for node in bare.nodes))
+    first, second = Writer(plots__write=[answer()]), Writer(plots__write=[answer()])
+    run(bare, tmp_path, first)
+    run(slower, tmp_path, second)
+    assert first.requests == second.requests

@@ -1,4 +1,4 @@
-"""`runs replay`: the best programs of an experiment again, and whether their scores are the same."""
+"""`runs replay`: executes the best programs again and compares their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executes the best programs of a finished search again, and compares their scores.
+"""Executes the best programs of a search again and compares their scores.
 
 The data is prepared again from the run's parameters. Its digest must be the recorded one: scores of other data
 would say nothing.
@@ -56,7 +56,7 @@ class RecordedData(msgspec.Struct, frozen=True):
     digest: str
 
 
-class RecordedSearch(msgspec.Struct, frozen=True):
+class RecordedExperiment(msgspec.Struct, frozen=True):
     """What `reproduction/results.json` holds."""
 
     run_id: str
@@ -78,10 +78,10 @@ class ReplayedScore:
     problem: str = ""
 
 
-def read_recorded(content: bytes) -> RecordedSearch:
+def read_recorded(content: bytes) -> RecordedExperiment:
     """Raises RunError(INVALID_INPUT) for a file of another form."""
     try:
-        return msgspec.json.decode(content, type=RecordedSearch)
+        return msgspec.json.decode(content, type=RecordedExperiment)
     except msgspec.DecodeError as error:
         raise RunError(
             FailureCode.INVALID_INPUT,
@@ -93,7 +93,7 @@ def read_recorded(content: bytes) -> RecordedSearch:
 class SearchReplay:
     """`folder` must be empty, and within reach of the sandbox's user."""
 
-    def __init__(self, params: ExperimentParams, recorded: RecordedSearch, folder: Path) -> None:
+    def __init__(self, params: ExperimentParams, recorded: RecordedExperiment, folder: Path) -> None:
         """Raises RunError where the data is not that of the run."""
         self._params, self._recorded, self._folder = params, recorded, folder
         self._prepared = _prepare(params, recorded, folder / "task")
@@ -131,7 +131,7 @@ class SearchReplay:
         )
 
 
-def _prepare(params: ExperimentParams, recorded: RecordedSearch, root: Path) -> PreparedTask:
+def _prepare(params: ExperimentParams, recorded: RecordedExperiment, root: Path) -> PreparedTask:
     prepared = prepare_task(find_task(params.task), split_seed(params, recorded.run_id), root)
     found = RecordedData(prepared.task.name, prepared.digest)
     if found != recorded.task:

@@ -69,7 +69,7 @@ def write_reproduction(context: Context, session: SearchSession) -> Iterator[tup
 
 
 def _results(run_id: str, session: SearchSession, state: SearchState) -> dict[str, Json]:
-    """`stages.research.replay.RecordedSearch` reads it."""
+    """`stages.research.replay.RecordedExperiment` reads it."""
     task = session.task.task
     metric = {"name": task.metric.name, "direction": task.metric.direction, "unit": task.metric.unit}
     return {
