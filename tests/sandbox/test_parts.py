@@ -143,3 +143,17 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "started a thread" in done.stdout
+
+
+def test_finalizers_of_the_server_do_not_run_at_the_end_of_programs() -> None:
+    code = """
+import weakref
+from pod_worker.sandbox import preload
+class Library: pass
+first, second = Library(), Library()
+weakref.finalize(first, print, "of the server")
+preload.preload(["json"])
+weakref.finalize(second, print, "of the program")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "of the program\n"
