@@ -172,6 +172,11 @@ def _ended(run: Run, document: Document) -> list[str]:
         reason = as_text(document.get("cancelReason"))
         shown = f" Reason: {reason}." if reason else ""
         return [f"It was canceled.{shown} Queue it again: pod-worker runs reset {run.id}"]
+    if run.status is RunStatus.AWAITING_HUMAN:
+        return [
+            "Its work is done, and a person decides what the result is worth.",
+            f"Read it: pod-worker artifacts get {run.id} report.html",
+        ]
     if run.status is not RunStatus.FAILED:
         return [f"It is {run.status}."]
     return _failed(run, document)

@@ -167,3 +167,10 @@ def test_the_line_of_a_search_has_its_nodes_best_value_and_cost(cli: Cli, db: Db
     assert "best 0.94" in out
     assert "12 calls, 34,567 tokens, $0.12" in out
     assert "slots busy" not in out, "no slot is busy once the run has ended"
+
+
+def test_why_says_how_to_read_a_result_that_waits_for_a_person(cli: Cli, db: Db) -> None:
+    db.runs.insert_one({"_id": "a", "pipeline": "experiment", "status": "AWAITING_HUMAN"})
+    out = cli("runs", "why", "a").out
+    assert "a person decides" in out
+    assert "artifacts get a report.html" in out
