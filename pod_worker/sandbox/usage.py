@@ -50,9 +50,10 @@ def folder_bytes(folder: str | Path, owner: int | None = None) -> int:
 
     No link is followed.
 
-    Raises PermissionError for a folder in it that the caller may not read: a program could hide files there.
+    Raises PermissionError for a folder in it that the caller may not read, where a program could hide files. With
+    an owner, a folder of others that this user may not write either hides none.
     """
-    found = (entry for entry in _entries(str(folder)) if owner in (None, entry.st_uid))
+    found = (entry for entry in _entries(str(folder), owner) if owner in (None, entry.st_uid))
     return sum(max(entry.st_blocks * 512, _ENTRY_BYTES) for entry in found)
 
 
@@ -118,11 +119,12 @@ def _proportional_bytes(pid: int) -> int:
         return 0
 
 
-def _entries(folder: str) -> Iterator[os.stat_result]:
+def _entries(folder: str, owner: int | None) -> Iterator[os.stat_result]:
     queue = [folder]
     while queue:
+        place = queue.pop()
         try:
-            with os.scandir(queue.pop()) as entries:
+            with os.scandir(place) as entries:
                 for entry in entries:
                     try:
                         yield entry.stat(follow_symlinks=False)
@@ -132,3 +134,13 @@ def _entries(folder: str) -> Iterator[os.stat_result]:
                         queue.append(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             continue  # removed meanwhile
+        except PermissionError:
+            if owner is None or _may_hide_files(place, owner):
+                raise
+
+
+def _may_hide_files(folder: str, owner: int) -> bool:
+    try:
+        return os.stat(folder).st_uid == owner or os.access(folder, os.W_OK)
+    except OSError:  # removed meanwhile
+        return False

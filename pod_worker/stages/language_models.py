@@ -55,7 +55,8 @@ def open_models(context: Context, model: str, caps: SpendCaps, folder: Path) -> 
     """
     config = model_config(context.model_access or ModelAccess(), model, caps)
     check_config(config)
-    return open_client(config, folder, context.stop), config.model or model
+    is_scripted = factory.choose_provider(config) == SCRIPTED
+    return open_client(config, folder, context.stop), SCRIPTED if is_scripted else config.model or model
 
 
 def cost_of(client: MeteredClient) -> dict[str, Json]:

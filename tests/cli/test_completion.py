@@ -75,7 +75,7 @@ def test_pipelines_parameters_and_queues_are_completed(complete: Any) -> None:
     assert values(complete("pod-worker runs submit tr")) == ["training"]
     assert values(complete("pod-worker pipelines show s")) == ["synthetic"]
     assert values(complete("pod-worker runs submit synthetic -p fail_a")) == ["fail_at=", "fail_attempts="]
-    assert values(complete("pod-worker runs reset r1 -p l")) == ["lr=", "log_every="]
+    assert values(complete("pod-worker runs reset r1 -p l")) == ["lr=", "log_every=", "literature="]
     assert values(complete("pod-worker queues pause t")) == ["training"]
 
 

@@ -18,7 +18,7 @@ from pod_worker.process.sandbox_server import server_environment
 from pod_worker.sandbox import identity, program, shared_memory, usage
 from pod_worker.sandbox.landlock import FileRight, known_file_rights
 from pod_worker.sandbox.output import BoundedOutput
-from tests.sandbox.support import ROOT
+from tests.sandbox.support import ROOT, has_own_user, open_python
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20), st.integers(2, 30))
@@ -48,6 +48,19 @@ def test_the_disk_of_a_folder_counts_empty_files_and_no_links(tmp_path: Path) ->
         (tmp_path / f"empty{number}").touch()
     assert 110_000 < usage.folder_bytes(tmp_path) < 200_000
     assert usage.folder_bytes(tmp_path, owner=os.geteuid() + 1) == 0
+
+
+@pytest.mark.skipif(not has_own_user(), reason="needs root and an interpreter that other users may start")
+def test_a_closed_folder_of_another_user_hides_nothing_of_ours(library_path: dict[str, str], base: Path) -> None:
+    (base / "theirs").mkdir(mode=0o700)
+    base.chmod(0o755)
+    measure = "import sys\nfrom pod_worker.sandbox import usage\nprint(usage.folder_bytes(sys.argv[1], int(sys.argv[2])))"
+    argv = [open_python(), "-c", measure, str(base), "61998"]
+    ours = {"user": 61998, "env": library_path, "capture_output": True, "text": True, "check": False}
+    assert subprocess.run(argv, **ours).stdout == "0\n"  # type: ignore[call-overload]
+    (base / "ours").mkdir(mode=0o000)
+    os.chown(base / "ours", 61998, 61998)
+    assert "PermissionError" in subprocess.run(argv, **ours).stderr  # type: ignore[call-overload]
 
 
 def test_a_file_without_a_name_counts_while_it_is_open(tmp_path: Path) -> None:

@@ -161,6 +161,6 @@ def test_an_unknown_task_is_refused_with_the_names() -> None:
 
 def test_missing_data_is_refused_with_the_fix(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("pod_worker.tasks.packaged_data.find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"scikit-learn, which is missing. Fix: pip install") as caught:
+    with pytest.raises(RunError, match=r"scikit-learn, which is missing. Fix: make install") as caught:
         prepare_task(find_task("digits"), 1, tmp_path / "task")
     assert caught.value.code is FailureCode.ENVIRONMENT

@@ -171,7 +171,14 @@ def package() -> Iterator[Path]:
     """A copy of the modules without dependencies where every user may read it."""
     root = Path(tempfile.mkdtemp(prefix="open-package-"))
     root.chmod(0o755)
-    for module in ("__init__", "process/__init__", "process/tree", "worker/__init__", "worker/guard"):
+    for module in (
+        "__init__",
+        "process/__init__",
+        "process/tree",
+        "process/sandbox_server",
+        "worker/__init__",
+        "worker/guard",
+    ):
         target = root / "pod_worker" / f"{module}.py"
         target.parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / "pod_worker" / f"{module}.py", target)
@@ -204,7 +211,7 @@ def test_the_guard_denies_inspection_and_the_run_does_not(package: Path) -> None
     """The files in /proc of a process that is not dumpable belong to root (proc(5))."""
     read, write = os.pipe()
     script = str(package / "pod_worker" / "worker" / "guard.py")
-    argv = [interpreter_of_everyone(), "-I", "-S", script, "600", f"[{read}]", "null", "--"]
+    argv = [interpreter_of_everyone(), "-I", "-S", script, "600", f"[{read}]", "null", "null", "--"]
     guard = subprocess.Popen(
         [*argv, "/bin/sh", "-c", "echo $$ >&2; exec sleep 600"],
         stdin=subprocess.PIPE,

@@ -22,6 +22,7 @@ from pod_worker.core.stage import ROTATED_ROLE, Artifact, ArtifactKind, Context
 
 FOLDER = "research"
 ATTEMPT_FILE = "attempt"
+FOLDER_MODE = 0o711  # programs of another user pass through to their own folders, and list nothing
 TASK_FOLDER = "task"  # made again from the task and the seed; its hidden labels stay on the pod
 FILE_BYTES = 4 * 2**20  # larger files stay on the pod: predictions, model weights
 ARCHIVE_BYTES = 2 * 2**30
@@ -59,10 +60,14 @@ class RunRecord:
 
         Raises RunError(STORAGE) when the copy cannot be used: going on without it would pay everything again.
         """
-        if self._latest and self._latest.attempt > self._attempt_of_files():
+        if not context.run.checkpoints:
+            self._clear()  # a person reset the run to its start
+        elif self._latest and self._latest.attempt > self._attempt_of_files():
             self._restore(context, self._latest)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         _write_durably(self.folder / ATTEMPT_FILE, str(context.run.attempt))
+        # From now on the run has a saved state, which says that these files are its own.
+        context.checkpoint({**context.saved_state, "record": self.latest})
 
     def save(self, context: Context) -> None:
         """Publish a copy.
@@ -87,6 +92,13 @@ class RunRecord:
         return context.artifacts.publish(
             path, ArtifactKind.CHECKPOINT, name=f"record/{number:06d}.tar", role=ROTATED_ROLE
         )
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
     def _attempt_of_files(self) -> int:
         try:
@@ -163,7 +175,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
     Raises RecordError for a member that is anything else, lies elsewhere, or is larger than a record's file.
     """
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=FOLDER_MODE)
     if archive.stat().st_size > ARCHIVE_BYTES:
         raise RecordError(f"it has more than {ARCHIVE_BYTES} bytes")
     try:
@@ -183,7 +195,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Non
     source = tar.extractfile(member)
     assert source is not None  # only None for what is not a file
     target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     with source, target.open("xb") as file:
         shutil.copyfileobj(source, file, _BLOCK)
 

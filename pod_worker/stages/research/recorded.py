@@ -46,7 +46,8 @@ def _nodes(state: SearchState, folder: Path) -> Iterator[RecordedNode]:
 
 def _node(state: SearchState, node: SearchNode, folder: Path) -> RecordedNode:
     replicas = [each for each in state.replicas(node.id) if each.is_scored]
-    runs = [node, *replicas]
+    # The execution that was picked for its score proves nothing: fresh seeds count where there are some.
+    runs = replicas if len(replicas) > 1 else [node, *replicas]
     selection = state.selections.get(node.stage)
     return RecordedNode(
         node_id=node.id,

@@ -20,6 +20,7 @@ from pod_worker.paper.sources import PaperSources
 from pod_worker.paper.verdict import PASS_OVERALL, ReviewVerdict, decide
 from pod_worker.paper.writing import write_paper, writing_facts
 from pod_worker.stages.literature_index import open_literature
+from pod_worker.stages.research.record import FOLDER_MODE
 from pod_worker.stages.research.recorded import recorded_results
 from pod_worker.stages.research.run_report import write_report
 from pod_worker.stages.research.search_session import SearchSession
@@ -129,5 +130,5 @@ def _review(context: Context, session: SearchSession, folder: Path, checked: Che
 
 def _folder(session: SearchSession) -> Path:
     folder = session.folder / FOLDER
-    folder.mkdir(exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=FOLDER_MODE)
     return folder

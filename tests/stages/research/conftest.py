@@ -13,7 +13,7 @@ from tests.stages.research.experiment import SEARCHES, WRITING, SmallExperiment
 def small_experiment(code_runner: SandboxClient, open_folder: Path) -> SmallExperiment:
     """A finished experiment of all stages. Tests must not change its files."""
     if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed. Fix: apt-get install texlive-latex-extra")
+        pytest.skip("pdflatex is not installed. Fix: apt-get install texlive-latex-recommended (make latex)")
     found = SmallExperiment(open_folder / "experiment", code_runner)
     found.run(*SEARCHES, *WRITING)
     return found

@@ -41,6 +41,21 @@ def test_another_pod_continues_from_the_copy(tmp_path: Path) -> None:
     assert journal(opened(context(tmp_path, attempt=2, pod="b"))) == "one"
 
 
+def test_a_run_that_was_reset_to_its_start_forgets_its_files(tmp_path: Path) -> None:
+    first = context(tmp_path)
+    save(first, "one")
+    for state in first.states.glob("*.json"):
+        state.unlink()
+    record = opened(context(tmp_path, attempt=2))
+    assert not (record.folder / "journal.ndjson").exists()
+
+
+def test_a_run_that_was_killed_before_its_first_copy_keeps_its_files(tmp_path: Path) -> None:
+    record = opened(context(tmp_path))
+    (record.folder / "journal.ndjson").write_text("one")
+    assert journal(opened(context(tmp_path, attempt=2))) == "one"
+
+
 def test_a_later_stage_finds_the_copy_of_an_earlier_one(tmp_path: Path) -> None:
     save(context(tmp_path, stage="Stage_1"), "one")
     assert journal(opened(context(tmp_path, attempt=2, pod="b", stage="Stage_2"))) == "one"
