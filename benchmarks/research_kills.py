@@ -51,6 +51,7 @@ PARAMS: dict[str, Json] = {
     "node_seconds": 60,
 }
 MODULES = ("numpy", "sklearn.ensemble", "sklearn.svm", "matplotlib.pyplot")
+START_SECONDS = 2.0  # of the interpreter
 ATTEMPT_SECONDS = 600.0
 ATTEMPTS_LIMIT = 100
 
@@ -148,7 +149,9 @@ def _kill_often(folder: Path, kills: int, rng: random.Random, whole: float, foun
     for _ in range(ATTEMPTS_LIMIT):
         process = _start(folder)
         try:
-            code = process.wait(rng.uniform(0.2, 0.8) * whole if found.count < kills else ATTEMPT_SECONDS)
+            # An attempt that resumes is shorter than the whole run: early moments, or few kills fall into one.
+            moment = rng.uniform(START_SECONDS, max(0.8 * whole, 2 * START_SECONDS))
+            code = process.wait(moment if found.count < kills else ATTEMPT_SECONDS)
             if code:
                 raise SystemExit(f"an attempt ended with code {code}")
             return
