@@ -23,7 +23,7 @@ SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts")
 
 LEVELS = (
     ("core",),
-    ("process",),
+    ("process", "parameters"),
     (
         "search",
         "tasks",

@@ -8,16 +8,16 @@ not look at files: the data set and the model live on the machine that trains, n
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
+from pod_worker.parameters import describe as describe_field
+from pod_worker.parameters import read_params
 
 Method = Literal["lora", "qlora", "8bit"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -160,10 +160,7 @@ def parse(params: Mapping[str, Json]) -> TrainingParams:
 
     Raises RunError(INVALID_INPUT) that lists every problem and what to write instead.
     """
-    problems = [*_unknown(params), *_missing(params), *_wrong(params)]
-    if problems:
-        raise RunError(FailureCode.INVALID_INPUT, "training parameters: " + "; ".join(problems))
-    return msgspec.convert(dict(params), TrainingParams)
+    return read_params(TrainingParams, params, "training parameters", OTHER_NAMES)
 
 
 def complete(params: Mapping[str, Json]) -> dict[str, Json]:
@@ -173,35 +170,4 @@ def complete(params: Mapping[str, Json]) -> dict[str, Json]:
 
 def describe(name: str) -> str:
     """The sentence that says what a field takes."""
-    metas = (part for part in get_args(FIELDS[name].type)[1:] if isinstance(part, Meta))
-    return next((meta.description for meta in metas if meta.description), "")
-
-
-def _unknown(params: Mapping[str, Json]) -> Iterator[str]:
-    for name in params:
-        if name in FIELDS:
-            continue
-        near = difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.6)
-        meant = OTHER_NAMES.get(str(name)) or (near[0] if near else None)
-        hint = f"did you mean {meant!r} ({describe(meant)})?" if meant else f"known are {', '.join(FIELDS)}"
-        yield f"{name!r} is unknown, {hint}"
-
-
-def _missing(params: Mapping[str, Json]) -> Iterator[str]:
-    for name, field in FIELDS.items():
-        if field.required and name not in params:
-            yield f"{name!r} is missing: give {describe(name)}"
-
-
-def _wrong(params: Mapping[str, Json]) -> Iterator[str]:
-    for name, field in FIELDS.items():
-        if name not in params:
-            continue
-        value = params[name]
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"{name!r} is {value}: give {describe(name)}"
-            continue
-        try:
-            msgspec.convert(value, field.type)
-        except msgspec.ValidationError as error:
-            yield f"{name!r} is {value!r:.80} ({str(error).lower()}): give {describe(name)}"
+    return describe_field(FIELDS[name])

@@ -19,7 +19,7 @@ from pod_worker.core.ideation import (
     TITLE_LIMIT,
 )
 from pod_worker.core.run import Json
-from pod_worker.stages.parameters import read_params
+from pod_worker.parameters import read_params
 
 
 class IdeationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

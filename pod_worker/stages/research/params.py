@@ -11,7 +11,7 @@ from msgspec import Meta
 from pod_worker.core.failure import RunError
 from pod_worker.core.idea import read_idea
 from pod_worker.core.run import Json
-from pod_worker.stages.parameters import read_params
+from pod_worker.parameters import read_params
 
 
 def _iterations(what: str) -> Any:

@@ -43,14 +43,16 @@ def _unknown(
             near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.6)
             meant = other_names.get(str(name)) or (near[0] if near else None)
             yield f"{name!r} is unknown, " + (
-                f"did you mean {meant!r}?" if meant else f"known are {', '.join(fields)}"
+                f"did you mean {meant!r} ({describe(fields[meant])})?"
+                if meant
+                else f"known are {', '.join(fields)}"
             )
 
 
 def _missing(params: Mapping[str, Json], fields: Mapping[str, Any]) -> Iterator[str]:
     for name, field in fields.items():
         if field.required and name not in params:
-            yield f"{name!r} is missing: give {_description(field)}"
+            yield f"{name!r} is missing: give {describe(field)}"
 
 
 def _wrong(params: Mapping[str, Json], fields: Mapping[str, Any]) -> Iterator[str]:
@@ -59,14 +61,15 @@ def _wrong(params: Mapping[str, Json], fields: Mapping[str, Any]) -> Iterator[st
             continue
         value = params[name]
         if isinstance(value, float) and not math.isfinite(value):
-            yield f"{name!r} is {value}: give {_description(field)}"
+            yield f"{name!r} is {value}: give {describe(field)}"
             continue
         try:
             msgspec.convert(value, field.type)
         except msgspec.ValidationError as error:
-            yield f"{name!r} is {value!r:.80} ({str(error).lower()}): give {_description(field)}"
+            yield f"{name!r} is {value!r:.80} ({str(error).lower()}): give {describe(field)}"
 
 
-def _description(field: Any) -> str:
+def describe(field: Any) -> str:
+    """The sentence that says what a field takes."""
     metas = (part for part in get_args(field.type)[1:] if isinstance(part, Meta))
     return next((meta.description for meta in metas if meta.description), "another value")
