@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pod_worker.command import params as command_params
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Stage
-from pod_worker.stages import finetune, synthetic
+from pod_worker.stages import command, finetune, synthetic
 from pod_worker.stages.ideation import params as ideation_params
 from pod_worker.stages.ideation import stage as ideation
 from pod_worker.stages.research import experiment
@@ -70,6 +71,14 @@ PIPELINES: dict[str, Pipeline] = {
             ends_in_review=True,
         ),
         Pipeline(
+            command_params.PIPELINE,
+            "Run a command of your own: any script or program, with its working directory.",
+            command_params.complete,
+            lambda _params: (command.COMMAND,),
+            command_params.CommandParams,
+            command_params.UNITS,
+        ),
+        Pipeline(
             "synthetic",
             "Test load: stages that wait, emit events, publish artifacts and fail on request.",
             synthetic.parse_params,
@@ -81,13 +90,15 @@ PIPELINES: dict[str, Pipeline] = {
 }
 
 # What each worker mode claims, in order of preference. `ideation` comes first in hybrid: experiments wait for
-# ideas, never the other way round. The synthetic queue is for trials and belongs to every kind of pod.
+# ideas, never the other way round. Any pod with a GPU can execute a command, after the work of its own kind. An
+# `ideation` pod has the keys of language models and a small machine, so it takes none. The synthetic queue is for
+# trials and belongs to every kind of pod.
 MODES: dict[str, tuple[str, ...]] = {
-    "experiment": ("experiment", "synthetic"),
+    "experiment": ("experiment", "command", "synthetic"),
     "ideation": ("ideation",),
-    "hybrid": ("ideation", "experiment", "synthetic"),
-    "training": ("training", "synthetic"),
-    "all": ("ideation", "experiment", "training", "synthetic"),
+    "hybrid": ("ideation", "experiment", "command", "synthetic"),
+    "training": ("training", "command", "synthetic"),
+    "all": ("ideation", "experiment", "training", "command", "synthetic"),
 }
 
 

@@ -30,6 +30,7 @@ LEVELS = (
         "sandbox",
         "paper",
         "literature",
+        "command",
         "training",
         "llm",
         "artifacts",

@@ -33,6 +33,7 @@ STAGE_TITLES: dict[str, str] = {
     "validation": "validation",
     "ideation": "ideation",
     "training": "training",
+    "command": "command",
 }
 
 

@@ -1,0 +1,1 @@
+"""The user's program as a process: its environment, its output, its end."""
