@@ -1,20 +1,16 @@
 """PIPELINES: the name of a pipeline -> its parameter check and its stages.
 
-To add one: a tuple of stages here, and nowhere else. A pipeline that is not in the table is refused when it is
-enqueued and never claimed. Nothing heavy is imported: stages import what they need when they run.
+To add one: an entry here, or an entry point of another package (`pipeline_plugins`). A pipeline that is in
+neither is refused when it is enqueued and never claimed. Nothing heavy is imported: stages import what they need
+when they run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-import msgspec
-
 from pod_worker.command import params as command_params
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.run import Json
-from pod_worker.core.stage import Stage
+from pod_worker.pipeline import Pipeline
+from pod_worker.pipeline_plugins import load_plugins
 from pod_worker.stages import command, finetune, synthetic
 from pod_worker.stages.ideation import params as ideation_params
 from pod_worker.stages.ideation import stage as ideation
@@ -22,22 +18,7 @@ from pod_worker.stages.research import experiment
 from pod_worker.stages.research import params as experiment_params
 from pod_worker.training import params as training_params
 
-
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    name: str
-    summary: str  # one sentence for `pod-worker pipelines list`
-    check_params: Callable[[dict[str, Json]], dict[str, Json]]
-    stages: Callable[[dict[str, Json]], tuple[Stage, ...]]
-    params: type[msgspec.Struct]  # the fields with types, defaults and descriptions
-    units: Mapping[str, str] = field(default_factory=dict)  # parameter -> unit
-    paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
-    asks_models: bool = False  # its child receives the keys of language models
-    needs_sandbox: bool = False  # its stages execute programs that models wrote
-    ends_in_review: bool = False  # a finished run waits for a person's verdict
-
-
-PIPELINES: dict[str, Pipeline] = {
+_OWN: dict[str, Pipeline] = {
     pipeline.name: pipeline
     for pipeline in (
         Pipeline(
@@ -89,22 +70,34 @@ PIPELINES: dict[str, Pipeline] = {
     )
 }
 
+_PLUGINS, PLUGIN_FAULTS = load_plugins(_OWN)
+PIPELINES: dict[str, Pipeline] = _OWN | _PLUGINS
+
 # What each worker mode claims, in order of preference. `ideation` comes first in hybrid: experiments wait for
 # ideas, never the other way round. Any pod with a GPU can execute a command, after the work of its own kind. An
 # `ideation` pod has the keys of language models and a small machine, so it takes none. The synthetic queue is for
 # trials and belongs to every kind of pod.
-MODES: dict[str, tuple[str, ...]] = {
+_OWN_MODES: dict[str, tuple[str, ...]] = {
     "experiment": ("experiment", "command", "synthetic"),
     "ideation": ("ideation",),
     "hybrid": ("ideation", "experiment", "command", "synthetic"),
     "training": ("training", "command", "synthetic"),
     "all": ("ideation", "experiment", "training", "command", "synthetic"),
 }
+MODES: dict[str, tuple[str, ...]] = {
+    mode: (*queues, *(each.name for each in _PLUGINS.values() if mode in each.modes))
+    for mode, queues in _OWN_MODES.items()
+}
 
 
 def find_pipeline(name: str) -> Pipeline:
-    """Raises RunError(INVALID_INPUT) naming what there is."""
+    """Raises RunError(INVALID_INPUT) naming what there is.
+
+    RunError(ENVIRONMENT): it is in a package that cannot be used on this machine.
+    """
     if name not in PIPELINES:
+        if fault := next((fault for fault in PLUGIN_FAULTS if fault.name == name), None):
+            raise RunError(FailureCode.ENVIRONMENT, fault.message)
         known = ", ".join(sorted(PIPELINES))
         planned = {queue for queues in MODES.values() for queue in queues} - PIPELINES.keys()
         reason = "is not part of this version" if name in planned else "does not exist"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pod_worker.pipelines import PIPELINES, Pipeline
+from pod_worker.pipeline import Pipeline
+from pod_worker.pipelines import PIPELINES
 from pod_worker.stages.ideation import params as ideation_params
 from pod_worker.stages.research import params as experiment_params
 

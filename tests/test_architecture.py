@@ -23,7 +23,7 @@ SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts")
 
 LEVELS = (
     ("core",),
-    ("process", "parameters"),
+    ("process", "parameters", "pipeline"),
     (
         "search",
         "tasks",
@@ -39,7 +39,7 @@ LEVELS = (
         "pods",
         "fake_runpod",
     ),
-    ("stages",),
+    ("stages", "pipeline_plugins"),
     ("pipelines",),
     ("worker", "control", "fleet", "local"),
     ("cli", "__main__", "config"),

@@ -31,6 +31,7 @@ def run_checks(is_deep: bool = False) -> Iterator[Diagnosis]:
     """
     yield _python()
     yield _local_binaries()
+    yield from _plugins()
     try:
         settings = load_settings()
     except ConfigurationError as error:
@@ -54,6 +55,14 @@ def _local_binaries() -> Diagnosis:
         return Diagnosis("local stack", "ok", f"mongod {find_mongod()}, rclone {find_rclone()}")
     except LocalStackError as error:
         return Diagnosis("local stack", "warn", str(error))
+
+
+def _plugins() -> Iterator[Diagnosis]:
+    """One for each installed pipeline of another package that cannot be used."""
+    from pod_worker.pipelines import PLUGIN_FAULTS
+
+    for fault in PLUGIN_FAULTS:
+        yield Diagnosis("pipelines", "warn", fault.message)
 
 
 def _mongodb(settings: Settings) -> Iterator[Diagnosis]:

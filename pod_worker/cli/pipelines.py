@@ -15,7 +15,8 @@ from pod_worker.cli.completion import complete_pipelines
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_fields, print_json, print_line, print_table, say
 from pod_worker.core.run import Json
-from pod_worker.pipelines import MODES, PIPELINES, Pipeline, find_pipeline
+from pod_worker.pipeline import Pipeline
+from pod_worker.pipelines import MODES, PIPELINES, PLUGIN_FAULTS, find_pipeline
 
 _TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "true/false", NoneType: "null", list: "list"}
 
@@ -46,7 +47,12 @@ def pipelines() -> None:
 @pipelines.command("list")
 @json_option
 def list_pipelines(as_json: bool) -> None:
-    """List the pipelines that workers can execute."""
+    """List the pipelines that workers can execute.
+
+    Packages with an entry point in the group `pod_worker.pipelines` add theirs.
+    """
+    for fault in PLUGIN_FAULTS:
+        say(f"warning: {fault.message}")
     if as_json:
         print_json([_pipeline_json(pipeline) for pipeline in PIPELINES.values()])
         return

@@ -22,7 +22,7 @@ from pod_worker.cli.output import say
 from pod_worker.core.run import Json
 
 if TYPE_CHECKING:
-    from pod_worker.pipelines import Pipeline
+    from pod_worker.pipeline import Pipeline
 
 
 def param_options(command: Callable[..., object]) -> Callable[..., object]:

@@ -1,0 +1,1 @@
+"""A pipeline in a package of its own."""

@@ -1,0 +1,26 @@
+"""A pipeline as data: name, parameters, stages, and what its runs may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pod_worker.core.run import Json
+from pod_worker.core.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    name: str
+    summary: str  # one sentence for `pod-worker pipelines list`
+    check_params: Callable[[dict[str, Json]], dict[str, Json]]
+    stages: Callable[[dict[str, Json]], tuple[Stage, ...]]
+    params: type[msgspec.Struct]  # the fields with types, defaults and descriptions
+    units: Mapping[str, str] = field(default_factory=dict)  # parameter -> unit
+    paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
+    asks_models: bool = False  # its child receives the keys of language models
+    needs_sandbox: bool = False  # its stages execute programs that models wrote
+    ends_in_review: bool = False  # a finished run waits for a person's verdict
+    modes: tuple[str, ...] = ("all",)  # of a plugin: the worker modes that claim its runs
