@@ -21,6 +21,7 @@ class Pipeline:
     units: Mapping[str, str] = field(default_factory=dict)  # parameter -> unit
     paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
     asks_models: bool = False  # its child receives the keys of language models
+    executes_user_code: bool = False  # its child's memory is closed to the program that it starts
     needs_sandbox: bool = False  # its stages execute programs that models wrote
     ends_in_review: bool = False  # a finished run waits for a person's verdict
     modes: tuple[str, ...] = ("all",)  # of a plugin: the worker modes that claim its runs

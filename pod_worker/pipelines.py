@@ -58,6 +58,7 @@ _OWN: dict[str, Pipeline] = {
             lambda _params: (command.COMMAND,),
             command_params.CommandParams,
             command_params.UNITS,
+            executes_user_code=True,
         ),
         Pipeline(
             "synthetic",

@@ -56,6 +56,9 @@ class CountedStop:
     def is_set(self) -> bool:
         return self.left is not None and self.checks >= self.left
 
+    def seconds_left(self) -> float | None:
+        return 0.0 if self.is_set() else None
+
 
 class FolderRun:
     """Implements `core.stage.Context`; `pod` names the attempt's work folder."""

@@ -176,6 +176,10 @@ class RunError(Exception):
         self.message = message
 
 
+class ProgramError(RunError):
+    """A program of the user failed: its output has the cause, our traceback has not."""
+
+
 class Interruption(BaseException):
     """A request to stop, not an error.
 
@@ -206,8 +210,12 @@ def classify(error: BaseException, stage: str | None = None) -> Failure:
     text = str(error) or type(error).__name__
     if not isinstance(error, RunError):
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    trace = "".join(tracebacks.format_exception(error))
-    return Failure(code, truncate(text, MESSAGE_LIMIT), stage, truncate(trace, TRACEBACK_LIMIT, keep_end=True))
+    trace = None if isinstance(error, ProgramError) else _trace(error)
+    return Failure(code, truncate(text, MESSAGE_LIMIT), stage, trace)
+
+
+def _trace(error: BaseException) -> str:
+    return truncate("".join(tracebacks.format_exception(error)), TRACEBACK_LIMIT, keep_end=True)
 
 
 def truncate(text: str, limit: int, keep_end: bool = False) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Json, Run
 from pod_worker.core.stop_signal import StopSignal as StopSignal
+from pod_worker.core.stop_signal import TimedStopSignal
 
 if TYPE_CHECKING:
     from pod_worker.core.execution import CodeRunner
@@ -118,7 +119,7 @@ class Context(Protocol):
     @property
     def artifacts(self) -> Artifacts: ...
     @property
-    def stop(self) -> StopSignal: ...
+    def stop(self) -> TimedStopSignal: ...
     @property
     def model_access(self) -> ModelAccess | None:
         """How to reach language models; None for a pipeline that does not need them."""

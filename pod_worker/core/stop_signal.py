@@ -10,3 +10,10 @@ class StopSignal(Protocol):
         """Raise CancelRequested or DrainRequested after a request to stop; call it often."""
 
     def is_set(self) -> bool: ...
+
+
+class TimedStopSignal(StopSignal, Protocol):
+    """A stop signal that knows how long an orderly end may take."""
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the process is ended by force; None before a request to stop."""

@@ -22,7 +22,8 @@ SandboxIds = tuple[int, int, tuple[int, ...]]  # user, group, further groups
 # No secret has such a name; the tag finds processes whose guard was killed.
 _PASSED = (
     "PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_HOME", "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "POD_WORKER_ATTEMPT", "POD_WORKER_WORK_ROOT",
+    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "POD_WORKER_ATTEMPT_TAG",
+    "POD_WORKER_WORK_ROOT",
 )  # fmt: skip
 
 

@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pod_worker.command.execution.argv import argv_of
-from pod_worker.command.execution.failure import failure_of
-from pod_worker.command.execution.process import CommandProcess
+from pod_worker.command.execution.environment import job_environment
+from pod_worker.command.execution.failure import failure_of, start_failure
+from pod_worker.command.execution.folders import JobFolders
+from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
-from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
 
 STAGE = "command"
-WORK_FOLDER = "work"  # the workdir, below the run's folder
 
 
 def run_command(context: Context) -> dict[str, Json]:
     params = parse(context.run.params)
-    work = context.work_dir / WORK_FOLDER
-    work.mkdir(exist_ok=True)
-    end = _start(params, work).wait(context.stop, lambda: None)
-    if end.is_ok:
-        return {"exit_code": 0}
-    context.stop.check()  # what a job reports while it is stopped is no failure of its own
-    raise failure_of(end)
+    folders = JobFolders(context.work_dir, params.checkpoint_dir)
+    folders.clear()
+    folders.create()
+    end = _execute(context, params, folders)
+    if end.was_stopped:
+        # Also after exit code 0: a program that saved its state and left in time is not finished.
+        context.stop.check()
+    if not end.is_ok:
+        raise failure_of(end)
+    return {"exit_code": 0}
 
 
-def _start(params: CommandParams, work: Path) -> CommandProcess:
+def _execute(context: Context, params: CommandParams, folders: JobFolders) -> CommandEnd:
+    env = job_environment(
+        os.environ,
+        context.run,
+        folders,
+        envs=params.envs,
+        secrets={},
+        gpus=params.gpus,
+        is_resumed=any(folders.checkpoints.iterdir()),
+    )
     argv = argv_of(params.run)
+    context.stop.check()
     try:
-        return CommandProcess(argv, work, dict(os.environ))
+        process = CommandProcess(argv, folders.work, env)
     except OSError as error:
-        raise RunError(
-            FailureCode.USER_ERROR, f"the command {argv[0]!r} cannot be started: {error.strerror}"
-        ) from error
+        raise start_failure(error, argv[0], folders.work) from error
+    return process.wait(context.stop, folders.stop_file.touch)
 
 
 COMMAND = Stage(STAGE, run_command)

@@ -7,6 +7,7 @@ failure. It does not decide what happens to the run: the child program reports t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +34,13 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._reason: type[Interruption] | None = None
+        self._deadline: float | None = None
         self._set = threading.Event()
 
-    def request(self, reason: type[Interruption]) -> None:
+    def request(self, reason: type[Interruption], seconds: float = 0.0) -> None:
+        """`seconds` are left for an orderly end."""
         if self._reason is not CancelRequested:
+            self._deadline = time.monotonic() + seconds
             self._reason = reason
         self._set.set()
 
@@ -46,6 +50,10 @@ class StopFlag:
 
     def is_set(self) -> bool:
         return self._set.is_set()
+
+    def seconds_left(self) -> float | None:
+        deadline = self._deadline
+        return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
     def wait(self, seconds: float) -> bool:
         """Sleep that ends at once when the run must stop."""

@@ -119,7 +119,7 @@ def read_stop_commands(commands: BinaryIO, stop: StopFlag) -> None:
     """
     for received in commands:
         command = protocol.read_stop(received)
-        stop.request(CancelRequested if command.reason == "cancel" else DrainRequested)
+        stop.request(CancelRequested if command.reason == "cancel" else DrainRequested, command.seconds)
     os._exit(3)
 
 
@@ -135,8 +135,8 @@ def main() -> int:
     commands = open_private(int(os.environ.pop(protocol.COMMAND_FD_VARIABLE)))
     sandbox_fd = os.environ.pop(SERVER_FD_VARIABLE, None)
     spec = protocol.read_spec(commands.readline())
-    if spec.model_access:
-        deny_inspection()  # programs of the run must not read the keys of language models in our memory
+    if spec.model_access or find_pipeline(spec.run.pipeline).executes_user_code:
+        deny_inspection()  # programs of the run must not read keys and tokens in our memory
     redactor = Redactor([*secret_values(os.environ), *spec.secrets()])
     emitter = child_io.open_run_emitter(spec, redactor)
     uncaught_errors.install(emitter.emit, "child", redactor)

@@ -63,8 +63,8 @@ class EndSequence:
 
     def _ask(self, reason: EndReason) -> None:
         timeouts = self._timeouts
-        self._child.ask_to_stop(reason.name.lower())
         seconds = timeouts.cancel_seconds if reason is EndReason.CANCEL else timeouts.drain_seconds
+        self._child.ask_to_stop(reason.name.lower(), seconds)
         self._schedule(seconds, self._terminate)
 
     def _terminate(self) -> None:

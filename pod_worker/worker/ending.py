@@ -14,6 +14,7 @@ from enum import IntEnum
 
 from pod_worker.core.failure import Failure, FailureCode, truncate
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
+from pod_worker.core.output_evidence import code_in_output
 from pod_worker.core.payload import (
     Payload,
     RunCanceled,
@@ -25,6 +26,7 @@ from pod_worker.core.payload import (
 )
 from pod_worker.core.run import RunStatus
 from pod_worker.core.secret import Redactor
+from pod_worker.core.signal_name import signal_name
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker.guarded_child import GuardReport
 
@@ -72,7 +74,20 @@ def decide_outcome(
         return Canceled(reason="canceled on request")
     if request:  # what a run reports while it is being drained is no failure of its own
         return Released(request.detail or "the worker is stopping")
+    if isinstance(reported, Failed):
+        return Failed(with_output(reported.failure, evidence.output_tail))
     return reported if reported is not None else Failed(crash_failure(report, evidence))
+
+
+def with_output(failure: Failure, tail: list[str]) -> Failure:
+    """The failure with the last lines of output, unless it has a traceback.
+
+    One without is of a user's program (core.failure.ProgramError).
+    """
+    if failure.traceback is not None or not tail:
+        return failure
+    code = code_in_output(tail) if failure.code is FailureCode.USER_ERROR else None
+    return replace(failure, code=code or failure.code, traceback="\n".join(tail))
 
 
 def crash_failure(report: GuardReport, evidence: CrashEvidence) -> Failure:
@@ -104,14 +119,6 @@ def redacted_outcome(outcome: Outcome, redactor: Redactor) -> Outcome:
             return Canceled(by, redactor(reason))
         case _:
             return outcome
-
-
-def signal_name(number: int) -> str:
-    """`SIGSEGV`, or `signal 40` for one without a name (real-time signals)."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def final_events(outcome: Outcome, settlement: Settlement | None, duration_s: float) -> list[Payload]:

@@ -98,9 +98,12 @@ class GuardedChild:
         """The lease may be trusted for so long from now; then the guard kills the tree."""
         self._send_to_guard(f"lease {max(seconds, 0.0):.3f}\n")
 
-    def ask_to_stop(self, reason: str) -> None:
-        """Never blocks: a child that reads nothing is ended by the signals that follow."""
-        self._commands.try_send(protocol.encode_line(protocol.StopCommand(reason)))
+    def ask_to_stop(self, reason: str, seconds: float) -> None:
+        """Ask for an end within `seconds`.
+
+        Never blocks: a child that reads nothing is ended by the signals that follow.
+        """
+        self._commands.try_send(protocol.encode_line(protocol.StopCommand(reason, seconds)))
 
     def terminate(self) -> None:
         self._send_to_guard("term\n")

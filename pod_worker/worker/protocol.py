@@ -48,6 +48,7 @@ class AttemptSpec(msgspec.Struct):
 
 class StopCommand(msgspec.Struct, tag="stop"):
     reason: str  # cancel | drain
+    seconds: float = 0.0  # until SIGTERM follows
 
 
 class ChildReady(msgspec.Struct, tag="ready"):

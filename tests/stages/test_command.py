@@ -2,36 +2,130 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, Interruption, RunError
+from pod_worker.core.payload import Payload
+from pod_worker.core.run import Run, RunStatus
+from pod_worker.process.tree import become_subreaper
 from pod_worker.stages.command import COMMAND
-from pod_worker.stages.context import StopFlag
+from pod_worker.stages.context import StageContext, StopFlag
+
+NEVER = 600.0
 
 
-def execute(folder: Path, **params: Any) -> dict[str, Any]:
-    context: Any = SimpleNamespace(run=SimpleNamespace(params=params), work_dir=folder, stop=StopFlag())
-    return COMMAND.run(context)
+@pytest.fixture(autouse=True)
+def subreaper_ends() -> Iterator[None]:
+    yield
+    become_subreaper(enabled=False)
 
 
-def test_a_text_runs_in_a_strict_shell_and_a_list_as_it_is(tmp_path: Path) -> None:
-    assert execute(tmp_path, run="echo $PWD > where") == {"exit_code": 0}
-    assert (tmp_path / "work" / "where").read_text().strip() == str(tmp_path / "work")
-    execute(tmp_path, run=["touch", "a b;c"])
-    assert (tmp_path / "work" / "a b;c").exists()
+class Job:
+    """The stage with a context as the child makes it, without a network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "r"
+        self.root.mkdir()
+        self.work = self.root / "work"
+        self.stop = StopFlag()
+        self.events: list[Payload] = []
+
+    def emit(self, payload: Payload) -> str:
+        self.events.append(payload)
+        return str(len(self.events))
+
+    def execute(self, attempt: int = 1, **params: Any) -> dict[str, Any]:
+        run = Run("r", "command", "command", RunStatus.RUNNING, params, attempt=attempt)
+        context = StageContext(
+            run,
+            "command",
+            work_dir=self.root,
+            emitter=self,
+            artifacts=None,  # type: ignore[arg-type]
+            stop=self.stop,
+            save=lambda stage, state: None,
+            clock=SystemClock(),
+        )
+        return COMMAND.run(context)
+
+    def request_when_ready(self, reason: type[Interruption], seconds: float = NEVER) -> None:
+        """Ask the job to stop as soon as it has created `ready` in its workdir."""
+
+        def watch() -> None:
+            while not (self.work / "ready").exists():
+                threading.Event().wait(0.02)
+            self.stop.request(reason, seconds)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def test_a_text_runs_in_a_strict_shell_and_a_list_as_it_is(job: Job) -> None:
+    assert job.execute(run="echo $PWD > where; cp where $OUTPUT_DIR")["exit_code"] == 0
+    assert (job.root / "outputs" / "where").read_text().strip() == str(job.work)
+    job.execute(run=["touch", "a b;c"])
+    assert (job.work / "a b;c").exists()
     for strict in ("false | true", "false; true", "echo $UNSET_VARIABLE"):
         with pytest.raises(RunError):
-            execute(tmp_path, run=strict)
+            job.execute(run=strict)
 
 
-def test_an_end_that_is_no_success_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="exit code 3") as caught:
-        execute(tmp_path, run="exit 3")
-    assert caught.value.code is FailureCode.USER_ERROR
-    with pytest.raises(RunError, match="SIGSEGV") as caught:
-        execute(tmp_path, run="kill -SEGV $$")
-    assert caught.value.code is FailureCode.CRASHED_SIGNAL
+@pytest.mark.parametrize(
+    ("run", "code", "text"),
+    [
+        ("exit 3", FailureCode.USER_ERROR, "exit code 3"),
+        ("kill -SEGV $$", FailureCode.CRASHED_SIGNAL, "SIGSEGV"),
+        ("no-such-program", FailureCode.USER_ERROR, "exit code 127"),
+        (["no-such-program"], FailureCode.USER_ERROR, "was not found"),
+    ],
+)
+def test_an_end_that_is_no_success_is_named(job: Job, run: str | list[str], code: FailureCode, text: str) -> None:
+    with pytest.raises(RunError) as caught:
+        job.execute(run=run)
+    assert caught.value.code is code
+    assert text in caught.value.message
+
+
+@pytest.mark.parametrize("reason", [DrainRequested, CancelRequested])
+def test_a_job_that_leaves_with_success_after_a_request_to_stop_is_not_finished(
+    job: Job, reason: type[Interruption]
+) -> None:
+    """It saved its state and left, as it was asked. Marking it completed would lose the rest of its work."""
+    job.request_when_ready(reason)
+    wait = "touch ready; while [ ! -e $POD_WORKER_STOP_FILE ]; do sleep 0.05 || true; done"
+    with pytest.raises(reason):
+        job.execute(run=f"trap : TERM; {wait}; echo saved > $CHECKPOINT_DIR/state; exit 0")
+    assert (job.root / "checkpoints" / "state").exists()
+
+
+def test_a_job_that_had_ended_before_the_request_is_finished(job: Job) -> None:
+    assert job.execute(run="exit 0")["exit_code"] == 0
+    job.stop.request(DrainRequested, NEVER)
+
+
+def test_a_failure_while_being_stopped_costs_nothing(job: Job) -> None:
+    job.request_when_ready(DrainRequested)
+    with pytest.raises(DrainRequested):
+        job.execute(run="trap 'exit 9' TERM; touch ready; while :; do sleep 0.05; done")
+
+
+def test_the_next_attempt_resumes_in_a_clean_workdir(job: Job) -> None:
+    job.execute(run="test $RESUME = 0; touch old; echo 5 > $CHECKPOINT_DIR/step")
+    job.execute(attempt=2, run="test $RESUME = 1; test ! -e old; test $(cat $CHECKPOINT_DIR/step) = 5")
+
+
+def test_a_request_before_the_start_executes_nothing(job: Job) -> None:
+    job.stop.request(DrainRequested, NEVER)
+    with pytest.raises(DrainRequested):
+        job.execute(run="touch $OUTPUT_DIR/ran; sleep 600")
+    assert not (job.root / "outputs" / "ran").exists()

@@ -28,7 +28,7 @@ def test_the_spool_of_a_run_that_logs_its_environment_has_no_secret(tmp_path: Pa
     env = {
         **os.environ,
         **SECRETS,
-        "POD_WORKER_ATTEMPT": "r1/1",
+        "POD_WORKER_ATTEMPT_TAG": "r1/1",
         protocol.COMMAND_FD_VARIABLE: str(commands),
         protocol.UPLINK_FD_VARIABLE: str(uplink),
         "PYTHONPATH": os.pathsep.join([str(LEAKING_RUN), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),

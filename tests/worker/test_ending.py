@@ -47,6 +47,34 @@ def test_the_strongest_evidence_decides(
     assert decide_outcome(GuardReport(code=1), request_, reported, NOTHING_KNOWN) == outcome
 
 
+OOM_TAIL = ["step 7", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."]
+
+
+@pytest.mark.parametrize(
+    ("code", "traceback", "tail", "found"),
+    [
+        ("USER_ERROR", None, OOM_TAIL, "CUDA_OOM"),
+        (
+            "USER_ERROR",
+            None,
+            ["jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory"],
+            "CUDA_OOM",
+        ),
+        ("USER_ERROR", None, ["ValueError: x"], "USER_ERROR"),
+        ("HOST_OOM", None, OOM_TAIL, "HOST_OOM"),
+        ("USER_ERROR", "Traceback of a stage", OOM_TAIL, "USER_ERROR"),
+    ],
+)
+def test_the_output_of_a_users_program_is_its_traceback_and_names_a_cuda_oom(
+    code: str, traceback: str | None, tail: list[str], found: str
+) -> None:
+    reported = Failed(Failure(FailureCode(code), "exit code 1", "command", traceback))
+    outcome = decide_outcome(GuardReport(code=1), None, reported, CrashEvidence(tail, is_oom_killed=False))
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.code is FailureCode(found)
+    assert outcome.failure.traceback == (traceback or "\n".join(tail))
+
+
 def test_a_lease_that_the_guard_ended_is_lost_unless_the_child_had_reported() -> None:
     report = GuardReport(signal=9, lease_expired=True)
     assert isinstance(decide_outcome(report, None, None, NOTHING_KNOWN), Lost)

@@ -23,7 +23,7 @@ def leak(context: Any, number: int) -> dict[str, Any]:
     return {"environment": found}
 
 
-if "pod_worker.worker.child" in sys.orig_argv and "POD_WORKER_ATTEMPT" in os.environ:
+if "pod_worker.worker.child" in sys.orig_argv and "POD_WORKER_ATTEMPT_TAG" in os.environ:
     from pod_worker.stages import synthetic
 
     synthetic.run_synthetic = leak
