@@ -43,7 +43,7 @@ def main() -> int:
         print(json.dumps(_child(options)))
         return 0
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
-        from pod_worker.training.demo_data import build
+        from pod_worker.training.data.demo_data import build
 
         build(Path(folder), rows=options.rows)
         results = _rounds(options, folder)
@@ -128,7 +128,7 @@ def _print_table(
 
 def _child(options: argparse.Namespace) -> Figures:
     from pod_worker.core.clock import SystemClock
-    from pod_worker.training.checkpoint_store import CheckpointStore
+    from pod_worker.training.checkpoints.checkpoint_store import CheckpointStore
     from pod_worker.training.library_logs import redirect_library_logs
     from pod_worker.training.loop import TrainingLoop
     from pod_worker.training.lora import prepare
@@ -181,7 +181,7 @@ def _trainer(task: TrainingTask, options: argparse.Namespace, grouped: bool) -> 
     from transformers.trainer import Trainer
     from transformers.training_args import TrainingArguments
 
-    from pod_worker.training.base_model import load_tokenizer
+    from pod_worker.training.model.base_model import load_tokenizer
 
     sampling = "group_by_length" if grouped else "random"
     arguments = TrainingArguments(**_arguments(task, options), train_sampling_strategy=sampling)
@@ -198,7 +198,7 @@ def _trl(task: TrainingTask, options: argparse.Namespace) -> Trainer:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from pod_worker.training.base_model import load_tokenizer
+    from pod_worker.training.model.base_model import load_tokenizer
 
     # The rows have their labels already, so nothing is left to prepare.
     arguments = SFTConfig(**_arguments(task, options), dataset_kwargs={"skip_prepare_dataset": True})

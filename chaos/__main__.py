@@ -143,7 +143,7 @@ def run(
 
 
 def _material(folder: Path) -> Training:
-    from pod_worker.training.demo_data import build
+    from pod_worker.training.data.demo_data import build
 
     material = build(folder / "material", rows=200)
     return Training(material.dataset, material.model)

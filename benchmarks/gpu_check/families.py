@@ -9,8 +9,9 @@ import torch
 
 from benchmarks.gpu_check.checks import CheckContext, WrongFigureError
 from benchmarks.gpu_check.tiny_models import TARGETS, write_model
-from pod_worker.training.base_model import DTYPES, load_model, load_tokenizer
-from pod_worker.training.demo_data import build
+from pod_worker.training.data.demo_data import build
+from pod_worker.training.data.masks import Example, encode
+from pod_worker.training.data.rows import read_rows
 from pod_worker.training.hardware import (
     Attention,
     Capabilities,
@@ -20,11 +21,10 @@ from pod_worker.training.hardware import (
     plan_execution,
 )
 from pod_worker.training.library_logs import redirect_library_logs
-from pod_worker.training.loss import collate, loss_sum
-from pod_worker.training.masks import Example, encode
-from pod_worker.training.model_support import packing_problem, read_support
+from pod_worker.training.model.base_model import DTYPES, load_model, load_tokenizer
+from pod_worker.training.model.loss import collate, loss_sum
+from pod_worker.training.model.model_support import packing_problem, read_support
 from pod_worker.training.params import TrainingParams, parse
-from pod_worker.training.rows import read_rows
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}  # of the loss, between two orders of the same sums
 

@@ -13,7 +13,7 @@ from benchmarks.gpu_check.folder_context import CountedStop, FolderRun
 from pod_worker.core.failure import DrainRequested, FailureCode, classify
 from pod_worker.core.run import Json
 from pod_worker.stages.finetune import FINETUNE
-from pod_worker.training.demo_data import DemoData, build
+from pod_worker.training.data.demo_data import DemoData, build
 
 STEPS = 12
 MEMORY_LIMIT_BYTES = 400 * 2**20

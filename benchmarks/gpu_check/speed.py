@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.gpu_check.checks import CheckContext, SkippedCheckError, WrongFigureError
-from pod_worker.training.demo_data import ModelShape, build
+from pod_worker.training.data.demo_data import ModelShape, build
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "training.py"
 LIBRARIES = {"trainer": ("transformers", "accelerate"), "trl": ("trl", "datasets")}

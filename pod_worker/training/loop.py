@@ -20,15 +20,15 @@ from torch import Tensor
 from pod_worker.core.clock import Clock
 from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.core.stage import Context
-from pod_worker.training import random_state
-from pod_worker.training.base_model import DTYPES, adapter_weights
-from pod_worker.training.batches import BatchPlan, micro_batches
-from pod_worker.training.checkpoint import EvalPoint, LossPoint, Progress, TrainingSnapshot
-from pod_worker.training.checkpoint_store import CheckpointStore
+from pod_worker.training.checkpoints import random_state
+from pod_worker.training.checkpoints.checkpoint import EvalPoint, LossPoint, Progress, TrainingSnapshot
+from pod_worker.training.checkpoints.checkpoint_store import CheckpointStore
+from pod_worker.training.data.batches import BatchPlan, micro_batches
+from pod_worker.training.data.masks import Example
 from pod_worker.training.hardware import ExecutionPlan
-from pod_worker.training.loss import TokenBatch, collate, loss_sum
-from pod_worker.training.masks import Example
 from pod_worker.training.metrics_reporter import MetricsReporter
+from pod_worker.training.model.base_model import DTYPES, adapter_weights
+from pod_worker.training.model.loss import TokenBatch, collate, loss_sum
 from pod_worker.training.params import TrainingParams
 from pod_worker.training.schedule import learning_rate
 

@@ -19,17 +19,17 @@ from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context
-from pod_worker.training import dataset
-from pod_worker.training.base_model import adapter_weights, check_vocabulary, load_model, load_tokenizer
-from pod_worker.training.batches import BatchPlan
-from pod_worker.training.checkpoint import hash_file
-from pod_worker.training.checkpoint_store import CheckpointStore
-from pod_worker.training.dataset import Dataset, RawDataset
+from pod_worker.training.checkpoints.checkpoint import hash_file
+from pod_worker.training.checkpoints.checkpoint_store import CheckpointStore
+from pod_worker.training.data import dataset
+from pod_worker.training.data.batches import BatchPlan
+from pod_worker.training.data.dataset import Dataset, RawDataset
 from pod_worker.training.hardware import Capabilities, detect_capabilities, plan_execution, without_packing
-from pod_worker.training.hub import locate
 from pod_worker.training.library_logs import redirect_library_logs
 from pod_worker.training.loop import TrainingLoop, TrainingTask
-from pod_worker.training.model_support import packing_problem, read_support
+from pod_worker.training.model.base_model import adapter_weights, check_vocabulary, load_model, load_tokenizer
+from pod_worker.training.model.hub import locate
+from pod_worker.training.model.model_support import packing_problem, read_support
 from pod_worker.training.params import TrainingParams
 from pod_worker.training.results import publish
 from pod_worker.training.schedule import total_steps

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from pod_worker.training.checkpoint import EvalPoint, LossPoint
+from pod_worker.training.checkpoints.checkpoint import EvalPoint, LossPoint
 
 WIDTH, HEIGHT, MARGIN = 720, 360, 56
 MOST_POINTS = 1000

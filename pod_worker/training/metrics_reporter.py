@@ -13,7 +13,7 @@ import torch
 
 from pod_worker.core.payload import StageMetric, StageProgress
 from pod_worker.core.stage import Context
-from pod_worker.training.checkpoint import Progress
+from pod_worker.training.checkpoints.checkpoint import Progress
 from pod_worker.training.params import TrainingParams
 
 

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
-from pod_worker.training.base_model import adapter_weights, exported_adapter
-from pod_worker.training.checkpoint import EvalPoint, LossPoint, Progress
-from pod_worker.training.dataset import Dataset
+from pod_worker.training.checkpoints.checkpoint import EvalPoint, LossPoint, Progress
+from pod_worker.training.data.dataset import Dataset
 from pod_worker.training.loop import TrainingTask
 from pod_worker.training.loss_plot import loss_svg
+from pod_worker.training.model.base_model import adapter_weights, exported_adapter
 
 LOSS_ROWS, HELD_OUT_ROWS = 12, 50  # of the card's table; report.json has every point
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "flash-attn")

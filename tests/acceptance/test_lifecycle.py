@@ -14,12 +14,12 @@ from tests.acceptance.local_stack import Running, WorkerProcess, ignored_signals
 from tests.acceptance.process_tree import command_line, environment, processes_below
 
 if TYPE_CHECKING:
-    from pod_worker.training.demo_data import DemoData
+    from pod_worker.training.data.demo_data import DemoData
 
 
 @pytest.fixture(scope="session")
 def material(training_libraries: None, tmp_path_factory: pytest.TempPathFactory) -> DemoData:
-    from pod_worker.training import demo_data
+    from pod_worker.training.data import demo_data
 
     return demo_data.build(tmp_path_factory.mktemp("material"), rows=200)
 

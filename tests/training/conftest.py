@@ -12,7 +12,7 @@ if find_spec("torch") is None:
     pytest.fail("torch is not installed, and tests/training needs it. Fix: make train", pytrace=False)
 
 from pod_worker.core.run import Json
-from pod_worker.training.demo_data import DemoData, ModelShape, build
+from pod_worker.training.data.demo_data import DemoData, ModelShape, build
 
 TINY = ModelShape(hidden=64, layers=2, heads=2, key_value_heads=1, intermediate=128, positions=256)
 

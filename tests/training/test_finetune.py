@@ -20,10 +20,10 @@ from pod_worker.core.payload import RunLog, StageProgress
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.stages.finetune import FINETUNE
-from pod_worker.training.checkpoint import EvalPoint, LossPoint, Progress
-from pod_worker.training.demo_data import DemoData
+from pod_worker.training.checkpoints.checkpoint import EvalPoint, LossPoint, Progress
+from pod_worker.training.data.demo_data import DemoData
+from pod_worker.training.data.masks import encode
 from pod_worker.training.loss_plot import loss_svg
-from pod_worker.training.masks import encode
 from pod_worker.training.results import _curve_table
 from tests.training.context import FolderContext, Stop
 
@@ -117,9 +117,9 @@ def test_the_published_adapter_is_the_trained_model(
     from peft import PeftModel
     from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-    from pod_worker.training.base_model import load_tokenizer
-    from pod_worker.training.dataset import read
-    from pod_worker.training.loss import collate, loss_sum
+    from pod_worker.training.data.dataset import read
+    from pod_worker.training.model.base_model import load_tokenizer
+    from pod_worker.training.model.loss import collate, loss_sum
     from pod_worker.training.params import parse
 
     source = material.model if family == "llama" else write_model(tmp_path / "base", family, material.model)
@@ -149,11 +149,11 @@ def test_the_published_adapter_is_the_trained_model(
 
 def test_only_the_adapter_changes(tmp_path: Path, params: Params) -> None:
     from pod_worker.core.clock import SystemClock
-    from pod_worker.training.base_model import adapter_weights
-    from pod_worker.training.checkpoint_store import CheckpointStore
+    from pod_worker.training.checkpoints.checkpoint_store import CheckpointStore
     from pod_worker.training.library_logs import redirect_library_logs
     from pod_worker.training.loop import TrainingLoop
     from pod_worker.training.lora import prepare
+    from pod_worker.training.model.base_model import adapter_weights
     from pod_worker.training.params import parse
 
     context = FolderContext(tmp_path, params())

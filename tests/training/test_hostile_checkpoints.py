@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.training import checkpoint, tar_extraction
-from pod_worker.training.checkpoint import CheckpointError, unpack
+from pod_worker.training.checkpoints import checkpoint, tar_extraction
+from pod_worker.training.checkpoints.checkpoint import CheckpointError, unpack
 
 HOLES = 64 << 20  # enough to be noticed, and little where a test fails
 

@@ -135,7 +135,7 @@ _SYNTHETIC: dict[str, Json] = {"stages": 3, "seconds": 6, "events": 90, "artifac
 
 def _training_params(folder: Path, model: str | None, dataset: str | None, steps: int) -> dict[str, Json]:
     if model is None or dataset is None:
-        from pod_worker.training import demo_data
+        from pod_worker.training.data import demo_data
 
         say("building a data set from the standard library's docstrings and a tiny base model …")
         made = demo_data.build(folder / "material")

@@ -13,7 +13,7 @@ import huggingface_hub.constants as constants
 import pytest
 
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
-from pod_worker.training.hub import locate, wanted_files
+from pod_worker.training.model.hub import locate, wanted_files
 from tests.training.conftest import point_hub_at
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

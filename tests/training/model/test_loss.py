@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from pod_worker.core.failure import RunError
-from pod_worker.training.base_model import adapter_weights, load_model, load_tokenizer
-from pod_worker.training.demo_data import DemoData
+from pod_worker.training.data.demo_data import DemoData
+from pod_worker.training.data.masks import Example, encode
+from pod_worker.training.data.rows import read_rows
 from pod_worker.training.hardware import ExecutionPlan
 from pod_worker.training.library_logs import redirect_library_logs
-from pod_worker.training.loss import collate, loss_sum
-from pod_worker.training.masks import Example, encode
+from pod_worker.training.model.base_model import adapter_weights, load_model, load_tokenizer
+from pod_worker.training.model.loss import collate, loss_sum
 from pod_worker.training.params import parse
-from pod_worker.training.rows import read_rows
 
 PLAIN = ExecutionPlan("cpu", "fp32", False, "sdpa", ())
 

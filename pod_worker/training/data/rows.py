@@ -14,7 +14,7 @@ import msgspec
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.training.json_lines import json_lines
+from pod_worker.training.data.json_lines import json_lines
 from pod_worker.training.params import Format
 
 SHOWN_PROBLEMS = 5

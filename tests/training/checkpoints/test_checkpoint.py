@@ -12,8 +12,8 @@ import torch
 from pod_worker.core.failure import RunError
 from pod_worker.core.payload import TrainingCheckpoint
 from pod_worker.core.stage import ArtifactKind
-from pod_worker.training import random_state
-from pod_worker.training.checkpoint import (
+from pod_worker.training.checkpoints import random_state
+from pod_worker.training.checkpoints.checkpoint import (
     CheckpointError,
     EvalPoint,
     LossPoint,
@@ -22,7 +22,7 @@ from pod_worker.training.checkpoint import (
     pack,
     unpack,
 )
-from pod_worker.training.checkpoint_store import CheckpointStore
+from pod_worker.training.checkpoints.checkpoint_store import CheckpointStore
 from tests.training.context import FolderContext
 
 FINGERPRINT = {"lr": "0.1", "data set": "abc"}

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pod_worker.core.failure import DrainRequested, FailureCode, RunError
-from pod_worker.training.base_model import load_tokenizer
-from pod_worker.training.demo_data import CHAT_TEMPLATE, DemoData
-from pod_worker.training.masks import EncodedDataset, Example, Tokenizer, _reaches, encode
-from pod_worker.training.rows import Completion, Content, Conversation, DatasetRow, Text
+from pod_worker.training.data.demo_data import CHAT_TEMPLATE, DemoData
+from pod_worker.training.data.masks import EncodedDataset, Example, Tokenizer, _reaches, encode
+from pod_worker.training.data.rows import Completion, Content, Conversation, DatasetRow, Text
+from pod_worker.training.model.base_model import load_tokenizer
 
 MARKED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.training.rows import Completion, Conversation, DatasetRow, Text
+from pod_worker.training.data.rows import Completion, Conversation, DatasetRow, Text
 
 ROWS_BETWEEN_CHECKS = 256
 

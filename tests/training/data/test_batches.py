@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.training.batches import BatchPlan, micro_batches, split
+from pod_worker.training.data.batches import BatchPlan, micro_batches, split
 
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 

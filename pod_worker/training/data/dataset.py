@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import Context
-from pod_worker.training.batches import split
-from pod_worker.training.checkpoint import hash_file
-from pod_worker.training.masks import EncodedDataset, Tokenizer, encode
+from pod_worker.training.checkpoints.checkpoint import hash_file
+from pod_worker.training.data.batches import split
+from pod_worker.training.data.masks import EncodedDataset, Tokenizer, encode
+from pod_worker.training.data.rows import DatasetRow, read_rows
 from pod_worker.training.params import TrainingParams
-from pod_worker.training.rows import DatasetRow, read_rows
 
 
 @dataclass(frozen=True, slots=True)

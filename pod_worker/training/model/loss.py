@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pod_worker.core.run import Json
-from pod_worker.training.masks import Example
+from pod_worker.training.data.masks import Example
 
 
 @dataclass(frozen=True, slots=True)

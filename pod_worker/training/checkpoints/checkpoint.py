@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pod_worker.training.tar_extraction import ArchiveError, extract_members
+from pod_worker.training.checkpoints.tar_extraction import ArchiveError, extract_members
 
 VERSION = 1
 PARTS = ("adapter", "optimizer", "random")

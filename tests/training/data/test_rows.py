@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.training.data.rows import Completion, Conversation, Text, read_rows
 from pod_worker.training.params import Format
-from pod_worker.training.rows import Completion, Conversation, Text, read_rows
 
 CHAT = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
 

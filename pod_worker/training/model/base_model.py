@@ -20,8 +20,8 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
+from pod_worker.training.data.masks import Tokenizer
 from pod_worker.training.hardware import ExecutionPlan
-from pod_worker.training.masks import Tokenizer
 from pod_worker.training.params import TrainingParams
 
 # What the loaders raise for files that are damaged, incomplete or of another kind; RuntimeError for weights whose

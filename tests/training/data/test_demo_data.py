@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pod_worker.training.demo_data import DemoData, build, demo_params
+from pod_worker.training.data.demo_data import DemoData, build, demo_params
+from pod_worker.training.data.rows import Conversation, read_rows
 from pod_worker.training.params import parse
-from pod_worker.training.rows import Conversation, read_rows
 
 
 def contents(material: DemoData) -> dict[str, bytes]:
@@ -36,7 +36,7 @@ def test_the_demos_parameters_are_good_ones(material: DemoData) -> None:
 
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from pod_worker.training.demo_data import build;"
+        "import sys; from pathlib import Path; from pod_worker.training.data.demo_data import build;"
         "build(Path(sys.argv[1]), rows=5); print('torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -14,8 +14,8 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from pod_worker.core.run import Json
-from pod_worker.training.base_model import LOAD_ERRORS, load_failure
 from pod_worker.training.hardware import ModelSupport
+from pod_worker.training.model.base_model import LOAD_ERRORS, load_failure
 
 PROBE_TOKENS = 12  # in each of the two rows of a probe
 # In units of the precision and the largest logit. Masked positions contribute exactly nothing; a row alone and the

@@ -18,15 +18,15 @@ from benchmarks.gpu_check.tiny_models import FAMILIES, TARGETS, write_model
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.stages.finetune import FINETUNE
-from pod_worker.training.base_model import load_model, load_tokenizer
-from pod_worker.training.demo_data import DemoData
+from pod_worker.training.data.demo_data import DemoData
+from pod_worker.training.data.masks import Example, encode
+from pod_worker.training.data.rows import read_rows
 from pod_worker.training.hardware import Attention, Capabilities, ExecutionPlan, plan_execution
 from pod_worker.training.library_logs import redirect_library_logs
-from pod_worker.training.loss import collate, loss_sum
-from pod_worker.training.masks import Example, encode
-from pod_worker.training.model_support import packing_problem, read_support
+from pod_worker.training.model.base_model import load_model, load_tokenizer
+from pod_worker.training.model.loss import collate, loss_sum
+from pod_worker.training.model.model_support import packing_problem, read_support
 from pod_worker.training.params import parse
-from pod_worker.training.rows import read_rows
 from tests.training.context import FolderContext
 
 CPU = Capabilities("cpu", "CPU", has_bf16=False, has_varlen_kernel=False, has_bitsandbytes=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.training import checkpoint_store
-from pod_worker.training.checkpoint import hash_file
-from pod_worker.training.checkpoint_store import CheckpointStore
+from pod_worker.training.checkpoints import checkpoint_store
+from pod_worker.training.checkpoints.checkpoint import hash_file
+from pod_worker.training.checkpoints.checkpoint_store import CheckpointStore
+from tests.training.checkpoints.test_checkpoint import FINGERPRINT, snapshot
 from tests.training.context import FolderContext
-from tests.training.test_checkpoint import FINGERPRINT, snapshot
 
 
 def test_a_copy_that_a_crash_spoiled_on_this_disk_is_fetched_anew(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.payload import TrainingCheckpoint
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ROTATED_ROLE, ArtifactKind, Context
-from pod_worker.training.checkpoint import (
+from pod_worker.training.checkpoints.checkpoint import (
     CheckpointError,
     PackedCheckpoint,
     Progress,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.training.json_lines import json_lines
+from pod_worker.training.data.json_lines import json_lines
 
 ROWS = [{"text": "naïve"}, {"text": "line\u2028separator"}]
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

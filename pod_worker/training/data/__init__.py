@@ -1,0 +1,1 @@
+"""The data of a training: files, rows, tokens, batches."""
