@@ -128,7 +128,7 @@ PY
 check_run_user() {
   .venv/bin/python - <<'PY'
 from pod_worker.cli.composition import load_settings
-from pod_worker.cli.doctor_checks import run_user
+from pod_worker.cli.diagnostics.doctor_checks import run_user
 found = run_user(load_settings())
 print(f"init: user of runs: {'' if found.status == 'ok' else 'warning: '}{found.text}")
 PY

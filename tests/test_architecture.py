@@ -83,6 +83,16 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("app",),
         ("server",),
     ),
+    "cli": (
+        ("exit_codes", "startup", "output", "log_output", "document_values"),
+        ("options", "composition", "connection"),
+        ("completion", "config", "downloads", "object_storage"),
+        ("pipelines",),
+        ("diagnostics", "runs"),
+        ("data", "ideas", "queues"),
+        ("services", "pods"),
+        ("stack",),
+    ),
     "cli.pods": (
         ("session", "code_archive", "environment"),
         ("access", "worker_start"),
@@ -114,6 +124,7 @@ SUB_REASONS = {
     "fake_runpod": "the simulator and the ledgers are pure: a test runs a month of them without a server",
     "pods": "adapters, launcher and SSH are separate, so a new provider touches one folder",
     "control": "storing and reading meet only in events, so one can change without the other",
+    "cli": "a command's folder stands on the shared output and options, and can be read without the others",
     "cli.pods": "commands put the parts together; no part depends on a command",
     "store": "the queue knows no events and no views, so a claim never waits for what people look at",
     "store.ideation": "each step of the sweep can be tested, repeated and reasoned about alone",
@@ -124,7 +135,7 @@ LINES_LIMIT = 400
 # The command line shows a run's document field by field, so it knows the names of the fields.
 SHOWING = {"cli"}
 # Reads rows that no reader of store/ returns yet (unverified ones by key).
-QUERYING = {"cli/artifacts.py"}
+QUERYING = {"cli/data/artifacts.py"}
 COLLECTIONS = {
     "runs", "queues", "events", "events_dead", "metrics", "stages", "artifacts", "artifact_keys", "validations", "workers",
     "pods", "pod_intents", "hypotheses", "ideation_requests", "deployments", "budgets", "ledger",

@@ -37,7 +37,7 @@ def python() -> tuple[str, str]:
     interpreter = interpreter_of_everyone()
     packages = [path for path in sys.path if path.endswith("site-packages")]
     path = os.pathsep.join([str(LEAKING_RUN), str(ROOT), *packages])
-    probe = [interpreter, "-c", "import pod_worker.worker.child, pod_worker.cli.worker"]
+    probe = [interpreter, "-c", "import pod_worker.worker.child, pod_worker.cli.services.worker"]
     done = subprocess.run(
         probe, env={"PYTHONPATH": path}, cwd="/", user=DEFAULT_UID, group=DEFAULT_UID, check=False
     )

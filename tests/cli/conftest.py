@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.cli import doctor_checks, main
-from pod_worker.cli.diagnosis import Diagnosis
+from pod_worker.cli import main
+from pod_worker.cli.diagnostics import doctor_checks
+from pod_worker.cli.diagnostics.diagnosis import Diagnosis
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_registry

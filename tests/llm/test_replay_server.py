@@ -15,7 +15,7 @@ import requests
 from click.testing import CliRunner
 
 from pod_worker.cli import cli
-from pod_worker.cli.llm import llm
+from pod_worker.cli.services.llm import llm
 from pod_worker.core.secret import Redactor, Secret
 from pod_worker.llm.cassette import Cassettes
 from pod_worker.llm.factory import open_client

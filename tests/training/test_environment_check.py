@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.cli.doctor_checks import training_step
+from pod_worker.cli.diagnostics.doctor_checks import training_step
 from tests.training.old_torch import make_old_torch
 
 COMMAND = [sys.executable, "-W", "ignore", "-m", "pod_worker.training.environment_check", "cpu"]

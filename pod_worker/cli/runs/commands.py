@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.runs import actions, cost, logs, prune, replay, submit, tree, views
+from pod_worker.cli.runs import actions, cost, logs, prune, submit, views
+from pod_worker.cli.runs.search import replay, tree
 
 
 @click.group()

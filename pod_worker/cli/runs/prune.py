@@ -85,7 +85,7 @@ def _objects(store: StoreSession, run_ids: Sequence[Json]) -> ObjectStore | None
 
     Raises CommandError.
     """
-    from pod_worker.cli.control import object_store
+    from pod_worker.cli.object_storage import object_store
     from pod_worker.store import artifact_registry
 
     if store.settings.minio_endpoint:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pod_worker.cli.composition import load_settings, local_data_dir
-from pod_worker.cli.diagnosis import Diagnosis
+from pod_worker.cli.diagnostics.diagnosis import Diagnosis
 from pod_worker.cli.output import say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.secret import revealed

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import requests
 from ulid import ULID
 
-from pod_worker.cli.diagnosis import Diagnosis
+from pod_worker.cli.diagnostics.diagnosis import Diagnosis
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.run import Json
 

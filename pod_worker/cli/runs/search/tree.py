@@ -14,7 +14,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_line, say
 from pod_worker.cli.runs.lookup import resolve_run
-from pod_worker.cli.runs.search_tree import NODE_TYPES, tree_lines, tree_of
+from pod_worker.cli.runs.search.search_tree import NODE_TYPES, tree_lines, tree_of
 from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels

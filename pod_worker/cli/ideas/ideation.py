@@ -8,7 +8,7 @@ from pod_worker.cli.completion import complete_hypotheses, complete_requests
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.document_values import as_datetime, as_text
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.hypotheses import (
+from pod_worker.cli.ideas.hypotheses import (
     SCRIPTED,
     generations_option,
     hypothesis_argument,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.cli.worker import _shipper
+from pod_worker.cli.services.worker import _shipper
 from pod_worker.config import load
 from pod_worker.core import payload
 from pod_worker.core.clock import SystemClock

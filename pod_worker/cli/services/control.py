@@ -16,6 +16,7 @@ from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
 from pod_worker.cli.composition import StoreSession, load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging
+from pod_worker.cli.object_storage import object_store
 from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
 from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, sweep_checkpoints, sweep_uploads
@@ -102,32 +103,6 @@ def _begin(store: StoreSession, threads: Sequence[SupervisedThread], host: str, 
     log.info("MongoDB %s, database %s", redacted(store.url), store.database.name)
     shown = f"[{host}]" if ":" in host else host
     click.echo(json.dumps({"url": f"http://{shown}:{port}"}))
-
-
-def object_store(settings: Settings) -> ObjectStore | None:
-    """None, with a warning, when no object store is configured.
-
-    Runs without artifacts still work.
-    """
-    endpoint, access, secret = settings.minio_endpoint, settings.minio_access_key, settings.minio_secret_key
-    if not endpoint:
-        log.warning("MINIO_ENDPOINT is not set: artifacts cannot be stored")
-        return None
-    if not access or not secret:
-        raise CommandError("MINIO_ENDPOINT needs MINIO_ACCESS_KEY and MINIO_SECRET_KEY beside it", ExitCode.USAGE)
-    store = ObjectStore(
-        endpoint,
-        access.reveal(),
-        secret.reveal(),
-        settings.minio_bucket,
-        settings.minio_region,
-        settings.minio_public_endpoint,
-    )
-    try:
-        store.ensure_bucket()
-    except ObjectStoreError as error:
-        log.warning("the object store does not answer yet: %s", error)
-    return store
 
 
 def upload_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThread:

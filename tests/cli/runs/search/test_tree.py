@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from pod_worker.cli.runs.search_tree import WIDTH, tree_lines, tree_of
+from pod_worker.cli.runs.search.search_tree import WIDTH, tree_lines, tree_of
 from tests.cli.conftest import Cli
 
 Db = Database[dict[str, Any]]
@@ -161,7 +161,7 @@ def test_the_command_reads_the_event_log(cli: Cli, db: Db, log: Log) -> None:
 
 
 def test_every_page_of_a_long_log_is_read(cli: Cli, db: Db, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pod_worker.cli.runs.tree._PAGE", 2)
+    monkeypatch.setattr("pod_worker.cli.runs.search.tree._PAGE", 2)
     insert_run(db)
     db.events.insert_many(log.events)
     assert cli("runs", "tree", "r").out.splitlines() == log.lines()

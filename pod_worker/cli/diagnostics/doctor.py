@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from pod_worker.cli.composition import load_settings
-from pod_worker.cli.diagnosis import print_diagnoses
+from pod_worker.cli.diagnostics.diagnosis import print_diagnoses
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import say
 from pod_worker.core.secret import revealed
@@ -26,7 +26,7 @@ def doctor(ctx: click.Context, is_deep: bool, as_json: bool) -> int | None:
     """
     if ctx.invoked_subcommand:
         return None
-    from pod_worker.cli.doctor_checks import run_checks
+    from pod_worker.cli.diagnostics.doctor_checks import run_checks
 
     return print_diagnoses(list(run_checks(is_deep)), as_json)
 
@@ -40,7 +40,7 @@ def ingest(url: str | None, as_json: bool) -> int:
     A single event, a batch, a duplicate and an invalid one. Stores a few log lines of a run that does not exist
     and changes nothing else.
     """
-    from pod_worker.cli.ingest_check import IngestCheck
+    from pod_worker.cli.diagnostics.ingest_check import IngestCheck
 
     settings = load_settings()
     check = IngestCheck(url or settings.control_plane_url, revealed(settings.control_plane_token))

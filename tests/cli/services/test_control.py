@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from pod_worker.cli.control import _check_access, rescue_thread, retention_thread
 from pod_worker.cli.exit_codes import CommandError
+from pod_worker.cli.services.control import _check_access, rescue_thread, retention_thread
 from pod_worker.config import Settings
 from pod_worker.store.events import event_log
 from pod_worker.store.views import metric_series
@@ -31,7 +31,7 @@ class Failing:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pod_worker.cli.control.RESCUE_SECONDS", 0.01)
+    monkeypatch.setattr("pod_worker.cli.services.control.RESCUE_SECONDS", 0.01)
 
 
 def test_the_rescue_thread_survives_every_error() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from pod_worker.cli import doctor_checks
-from pod_worker.cli.diagnosis import Diagnosis
-from pod_worker.cli.doctor_checks import run_user, unmet_requirements
+from pod_worker.cli.diagnostics import doctor_checks
+from pod_worker.cli.diagnostics.diagnosis import Diagnosis
+from pod_worker.cli.diagnostics.doctor_checks import run_user, unmet_requirements
 from pod_worker.config import load
 from pod_worker.local.s3 import S3Access
 from tests.cli.conftest import Cli

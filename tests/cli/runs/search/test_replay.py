@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from pod_worker.cli.runs import replay
+from pod_worker.cli.runs.search import replay
 from pod_worker.sandbox.client import SandboxClient
 from pod_worker.stages.research.params import complete, parse
 from pod_worker.stages.research.search_session import split_seed
