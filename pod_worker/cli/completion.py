@@ -1,4 +1,4 @@
-"""What the shell completes: ids of runs, pipelines, parameters and queues.
+"""What the shell completes: ids, names and labels of runs, pipelines, queues.
 
 A completion must be quick and must never print an error into the line that is being typed: without an answer
 within CONNECT_SECONDS there are no proposals.
@@ -7,41 +7,77 @@ within CONNECT_SECONDS there are no proposals.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-CONNECT_SECONDS = 0.2
+from pod_worker.core.run import RunStatus
+
+if TYPE_CHECKING:
+    from pod_worker.store.views.read_models import ReadModels
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 0.3
 PROPOSALS = 30
 
 Command = Callable[..., object]
 
 
 def run_id_argument(command: Command) -> Command:
-    return click.argument("run_id", shell_complete=complete_run_ids)(command)
+    """RUN: an id, the beginning of one, or a name."""
+    return click.argument("run_id", metavar="RUN", shell_complete=complete_run_ids)(command)
 
 
 def complete_run_ids(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The newest runs whose id begins so.
+    """The newest runs whose id or name begins so.
 
     Shells that can show it get pipeline and status.
     """
     taken = ctx.params.get(param.name or "") or ()
-    try:
-        found = _run_ids(incomplete)
-    except Exception:  # away, wrong settings, wrong password: completing is never the place to say so
-        return []
+    found = _read(lambda models: _run_ids(models, incomplete))
     return [CompletionItem(run_id, help=text) for run_id, text in found if run_id not in taken]
 
 
-def _run_ids(incomplete: str) -> list[tuple[str, str]]:
-    from pod_worker.cli.composition import connect_store, load_settings
-    from pod_worker.store.views.read_models import ReadModels
+def _run_ids(models: ReadModels, incomplete: str) -> list[tuple[str, str]]:
+    ids = [(each, f"{pipeline} {status}") for each, pipeline, status in models.newest_ids(incomplete, PROPOSALS)]
+    return ids + [(name, "newest run of this name") for name in models.names_with_prefix(incomplete, PROPOSALS)]
 
-    store = connect_store(load_settings(), "pod_worker completion", CONNECT_SECONDS)
-    with store.database.client:
-        found = ReadModels(store.database).newest_ids(incomplete, PROPOSALS)
-    return [(run_id, f"{pipeline} {status}") for run_id, pipeline, status in found]
+
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of runs that begin so."""
+    found = _read(lambda models: models.names_with_prefix(incomplete, PROPOSALS))
+    return [CompletionItem(name) for name in found]
+
+
+def complete_labels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """`NAME=VALUE` of the labels that the newest runs have."""
+    found = _read(lambda models: models.newest_labels(incomplete, PROPOSALS))
+    return [CompletionItem(label) for label in found]
+
+
+def complete_statuses(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Statuses; behind a comma, another one."""
+    before, comma, part = incomplete.rpartition(",")
+    names = [status.value for status in RunStatus]
+    return [CompletionItem(before + comma + each) for each in names if each.startswith(part.upper())]
+
+
+def _read(read: Callable[[ReadModels], list[T]]) -> list[T]:
+    """What the database answers within CONNECT_SECONDS; nothing when it does not."""
+    try:
+        import pymongo
+
+        from pod_worker.cli.composition import connect_store, load_settings
+        from pod_worker.store.views.read_models import ReadModels
+
+        store = connect_store(load_settings(), "pod_worker completion", CONNECT_SECONDS)
+        # Each operation has a limit too: a server that has accepted the connection may still not answer.
+        with store.database.client, pymongo.timeout(CONNECT_SECONDS):
+            return read(ReadModels(store.database))
+    except Exception:  # away, wrong settings, wrong password: completing is never the place to say so
+        return []
 
 
 def complete_hypotheses(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -97,7 +133,9 @@ def complete_params(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def complete_queues(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Queues of the worker modes, and those that runs are in."""
     from pod_worker.pipelines import MODES
 
     names = {name for queues in MODES.values() for name in queues}
+    names.update(_read(lambda models: models.queues()))
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]

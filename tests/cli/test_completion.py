@@ -75,7 +75,7 @@ def test_pipelines_parameters_and_queues_are_completed(complete: Any) -> None:
     assert values(complete("pod-worker runs submit tr")) == ["training"]
     assert values(complete("pod-worker pipelines show s")) == ["synthetic"]
     assert values(complete("pod-worker runs submit synthetic -p fail_a")) == ["fail_at=", "fail_attempts="]
-    assert values(complete("pod-worker runs reset r1 -p l")) == ["lr=", "log_every=", "literature="]
+    assert {"lr=", "log_every=", "literature="} <= set(values(complete("pod-worker runs reset r1 -p l")))
     assert values(complete("pod-worker queues pause t")) == ["training"]
 
 
@@ -89,3 +89,15 @@ def test_without_a_store_there_are_no_proposals_and_no_words(
     result = complete("pod-worker runs show 0")
     assert time.monotonic() - began < CONNECT_SECONDS + ANSWER_SECONDS
     assert (result.out.strip(), result.err) == ("", "")
+
+
+def test_names_labels_queues_and_statuses_are_completed(complete: Any, db: Db) -> None:
+    run = {"pipeline": "training", "status": "RUNNING"}
+    db.runs.insert_one({"_id": "01A", **run, "name": "sweep-1", "queue": "nightly", "labels": {"team": "a.b"}})
+    db.runs.insert_one({"_id": "01B", **run, "name": "sweep-1", "labels": "not a mapping"})
+    assert values(complete("pod-worker runs show swe")) == ["sweep-1"]
+    assert values(complete("pod-worker runs list --name s")) == ["sweep-1"]
+    assert values(complete("pod-worker runs list --label te")) == ["team=a.b"]
+    assert values(complete("pod-worker runs cancel --label te")) == ["team=a.b"]
+    assert values(complete("pod-worker runs list --queue n")) == ["nightly"]
+    assert values(complete("pod-worker runs list --status FAILED,CO")) == ["FAILED,COMPLETED"]

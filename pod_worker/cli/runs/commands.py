@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.runs import actions, cost, logs, prune, submit, views
+from pod_worker.cli.runs import actions, cost, listing, logs, prune, submit, views
 from pod_worker.cli.runs.search import replay, tree
 
 
@@ -16,7 +16,7 @@ def runs() -> None:
 for command in (
     submit.submit,
     submit.clone,
-    views.list_runs,
+    listing.list_runs,
     views.show,
     logs.logs,
     views.watch,

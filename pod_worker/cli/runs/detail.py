@@ -115,6 +115,7 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
     stage = as_mapping(run.get("currentStage"))
     fields = [
         ("run", str(run["_id"])),
+        ("name", as_text(run.get("name")) or "-"),
         ("pipeline", str(run.get("pipeline", "-"))),
         ("queue", f"{run.get('queue', '-')}, priority {run.get('priority', 0)}"),
         ("status", str(run.get("status"))),
@@ -131,7 +132,7 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
         ("parameters", _pairs(run.get("params"), "\n")),
         ("metrics", _pairs(run.get("metrics"), "\n")),
     ]
-    optional = ("stage", "requirements", "labels", "unique key", "metrics")
+    optional = ("name", "stage", "requirements", "labels", "unique key", "metrics")
     fields = [(name, value) for name, value in fields if value != "-" or name not in optional]
     if run.get("cancelRequestedAt"):
         by = as_text(run.get("cancelRequestedBy"))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from pod_worker.cli.completion import complete_queues, complete_run_ids
+from pod_worker.cli.completion import complete_labels, complete_queues, complete_run_ids
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import parse_pair
+from pod_worker.cli.output import say
 from pod_worker.core.run import TERMINAL, UNATTENDED, Json, RunStatus
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels, RunFilter
@@ -21,21 +22,21 @@ ENDED_STATUSES = {
 OPEN_STATUSES = [status.value for status in RunStatus if status not in TERMINAL]
 # Scripts find each of these keys in every run; what a run does not have yet is null.
 _LISTED_FIELDS = (
-    "pipeline", "queue", "status", "priority", "attempt", "maxAttempts", "retryCount", "crashCount", "labels",
-    "requirements", "uniqueKey", "createdAt", "queuedAt", "startedAt", "completedAt", "failedAt", "canceledAt",
-    "runAfter", "claimedBy", "claimedAt", "leaseExpiresAt", "lastHeartbeat", "pod", "currentStage", "metrics",
-    "cancelRequestedAt", "cancelRequestedBy", "canceledBy", "cancelReason", "failedAttempts", "errorCode",
-    "errorMessage", "errorStage", "hypothesisId",
+    "name", "pipeline", "queue", "status", "priority", "attempt", "maxAttempts", "retryCount", "crashCount",
+    "labels", "requirements", "uniqueKey", "createdAt", "queuedAt", "startedAt", "completedAt", "failedAt",
+    "canceledAt", "runAfter", "claimedBy", "claimedAt", "leaseExpiresAt", "lastHeartbeat",
+    "pod", "currentStage", "metrics", "cancelRequestedAt", "cancelRequestedBy", "canceledBy", "cancelReason",
+    "failedAttempts", "errorCode", "errorMessage", "errorStage", "hypothesisId",
 )  # fmt: skip
 _DETAIL_FIELDS = (*_LISTED_FIELDS, "params", "checkpoints", "history", "stageTiming", "errorTraceback")
 
 
 def resolve_run(models: ReadModels, run_id: str) -> Document:
-    """The run with this id, or the only one whose id begins with it.
+    """The run by id, by name (the newest of it), or by the beginning of its id.
 
     Raises CommandError.
     """
-    run = models.run(run_id)
+    run = models.run(run_id) or _newest_named(models, run_id)
     if run is not None:
         return run
     near = models.ids_with_prefix(run_id, 3)
@@ -43,7 +44,16 @@ def resolve_run(models: ReadModels, run_id: str) -> Document:
         return found
     if near:
         raise CommandError(f"{run_id!r} is the beginning of several ids: {', '.join(near)}", ExitCode.NOT_FOUND)
-    raise CommandError(f"there is no run {run_id!r}. See `pod-worker runs list`.", ExitCode.NOT_FOUND)
+    raise CommandError(
+        f"there is no run {run_id!r}, neither by id nor by name. See `pod-worker runs list`.", ExitCode.NOT_FOUND
+    )
+
+
+def _newest_named(models: ReadModels, name: str) -> Document | None:
+    found = models.ids_of_name(name, 2)
+    if len(found) > 1:
+        say(f"{name}: several runs have this name; this is the newest one, {found[0]}")
+    return models.run(found[0]) if found else None
 
 
 def resolve_ids(models: ReadModels, run_ids: tuple[str, ...]) -> list[str]:
@@ -59,6 +69,7 @@ def runs_selection(command: Callable[..., object]) -> Callable[..., object]:
         "labels",
         multiple=True,
         metavar="NAME=VALUE",
+        shell_complete=complete_labels,
         help="All open runs with this label (with all that are given).",
     )
     queue = click.option("--queue", shell_complete=complete_queues, help="All open runs of this queue.")

@@ -7,6 +7,7 @@ and the versions of fields are never shown. Writes nothing.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from pod_worker.store.mongo import TOLERANT, Document, Mongo, tolerant_rows
 from pod_worker.store.views.changes import unquote_segment
 
 ROWS_LIMIT = 200  # stages of one run; a live view reads them all at each poll
+_SCANNED = 2000  # runs from which a shell completes names and labels
 TOTAL_LIMIT = 10_000  # counting further would read the whole collection at each page
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -36,6 +38,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         ),
         IndexModel([("queue", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_queue"),
         IndexModel([("labels.$**", ASCENDING)], name="by_label"),
+        IndexModel(
+            [("name", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)],
+            name="by_name",
+            partialFilterExpression={"name": {"$type": "string"}},
+        ),
     ]
 }
 
@@ -57,6 +64,24 @@ class RunFilter:
     queue: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     since: datetime | None = None  # created then or later
+    name: str | None = None  # a glob: * any text, ? one character
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """The order of a list; runs that are equal in it are the newest first."""
+
+    field: str = "createdAt"
+    is_descending: bool = True
+
+    def sort(self) -> list[tuple[str, int]]:
+        direction = DESCENDING if self.is_descending else ASCENDING
+        if self.field == "createdAt":
+            return [("createdAt", direction), ("_id", direction)]
+        return [(self.field, direction), ("createdAt", DESCENDING), ("_id", DESCENDING)]
+
+
+NEWEST_FIRST = RunOrder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +96,17 @@ class ReadModels:
         self._database = database
         self._runs = tolerant_rows(database, RUNS)
 
-    def runs(self, wanted: RunFilter, size: int, page: int = 1, cursor: str | None = None) -> RunPage:
-        """Newest first.
+    def runs(
+        self,
+        wanted: RunFilter,
+        size: int,
+        page: int = 1,
+        cursor: str | None = None,
+        order: RunOrder = NEWEST_FIRST,
+    ) -> RunPage:
+        """Newest first, or in another order.
 
-        A cursor continues after the last item of an earlier page; else `page` counts from 1.
+        A cursor continues after the last item of an earlier page of the default order; else `page` counts from 1.
 
         Raises InvalidCursorError.
         """
@@ -85,7 +117,7 @@ class ReadModels:
         hidden_fields = dict.fromkeys(_SECRET + _LONG, 0)
         found = list(
             self._runs.find(condition, hidden_fields)
-            .sort([("createdAt", DESCENDING), ("_id", DESCENDING)])
+            .sort(order.sort())
             .skip(0 if cursor else (page - 1) * size)
             .limit(size + 1)
         )
@@ -118,6 +150,33 @@ class ReadModels:
         """Runs whose id begins with `part`: people type the first characters only."""
         found = self._runs.find({"_id": {"$gte": part, "$lt": part + "\U0010ffff"}}, {"_id": 1}).limit(limit)
         return [str(run["_id"]) for run in found] if part else []
+
+    def ids_of_name(self, name: str, limit: int) -> list[str]:
+        """The newest runs with exactly this name."""
+        # With its type, or the server would not use the partial index.
+        condition: Document = {"name": {"$eq": name, "$type": "string"}}
+        found = self._runs.find(condition, {"_id": 1}).sort(NEWEST_FIRST.sort()).limit(limit)
+        return [str(run["_id"]) for run in found]
+
+    def names_with_prefix(self, part: str, limit: int) -> list[str]:
+        """Names of runs that begin with `part`, in alphabetical order."""
+        condition: Document = {"name": {"$gte": part, "$lt": part + "\U0010ffff", "$type": "string"}}
+        steps: list[Document] = [
+            {"$match": condition}, {"$sort": {"name": 1}}, {"$limit": _SCANNED}, {"$group": {"_id": "$name"}},
+            {"$sort": {"_id": 1}}, {"$limit": limit},
+        ]  # fmt: skip
+        return [str(each["_id"]) for each in self._runs.aggregate(steps)]
+
+    def queues(self) -> list[str]:
+        """Every queue that a run is in."""
+        return [each for each in self._runs.distinct("queue") if isinstance(each, str)]
+
+    def newest_labels(self, part: str, limit: int) -> list[str]:
+        """`NAME=VALUE` of the labels of the newest runs, as far as they begin with `part`."""
+        found = self._runs.find({}, {"labels": 1}).sort(NEWEST_FIRST.sort()).limit(_SCANNED)
+        labels = [each for run in found if isinstance(each := run.get("labels"), Mapping)]
+        pairs = dict.fromkeys(f"{name}={value}" for each in labels for name, value in each.items())
+        return [pair for pair in pairs if pair.startswith(part)][:limit]
 
     def ids(self, wanted: RunFilter) -> list[str]:
         """The ids of all runs that match, newest first."""
@@ -174,10 +233,21 @@ def _condition(wanted: RunFilter) -> Document:
         condition["$expr"] = {"$and": [_has_label(name, value) for name, value in wanted.labels.items()]}
         # What the index of labels finds; an expression can use none, and a path has no dots within a name.
         condition |= {f"labels.{name}": value for name, value in wanted.labels.items() if _is_path(name)}
+    if wanted.name is not None:
+        condition["name"] = _name_condition(wanted.name)
     if wanted.hypothesis_id:
         # With its type, or the server would not use the partial index.
         condition["hypothesisId"] = {"$eq": wanted.hypothesis_id, "$type": "string"}
     return condition
+
+
+def _name_condition(pattern: str) -> Document:
+    """The name itself, or a glob; with the type, for the partial index."""
+    if not any(sign in pattern for sign in "*?"):
+        return {"$eq": pattern, "$type": "string"}
+    parts = {"*": ".*", "?": "."}
+    expression = "".join(parts.get(each) or re.escape(each) for each in pattern)
+    return {"$regex": f"^{expression}$", "$options": "s", "$type": "string"}
 
 
 def _is_path(name: str) -> bool:

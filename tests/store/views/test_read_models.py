@@ -147,12 +147,21 @@ def test_nothing_reads_a_collection_whole(database: Any, seen: Commands) -> None
 
 
 @pytest.mark.parametrize(
-    ("wanted", "matching"), [(RunFilter(queue="rare"), 5), (RunFilter(labels={"team": "a"}), 9)], ids=str
+    ("wanted", "matching"),
+    [
+        (RunFilter(queue="rare"), 5),
+        (RunFilter(labels={"team": "a"}), 9),
+        (RunFilter(name="rare"), 5),
+        (RunFilter(name="rar*"), 5),
+    ],
+    ids=str,
 )
-def test_a_list_by_queue_or_label_reads_the_matching_runs_only(
+def test_a_list_by_queue_label_or_name_reads_the_matching_runs_only(
     database: Any, seen: Commands, wanted: RunFilter, matching: int
 ) -> None:
-    database["runs"].update_many({"_id": {"$in": [f"r{n}" for n in range(5)]}}, {"$set": {"queue": "rare"}})
+    database["runs"].update_many(
+        {"_id": {"$in": [f"r{n}" for n in range(5)]}}, {"$set": {"queue": "rare", "name": "rare"}}
+    )
     seen.clear()
     assert ReadModels(database).runs(wanted, 20).total == matching
     dropped = {"lsid", "$clusterTime", "$db", "readConcern", "$readPreference", "txnNumber"}
