@@ -14,7 +14,7 @@ from pod_worker.paper.checks import CheckedPaper, check_paper
 from pod_worker.paper.citations import collect_references
 from pod_worker.paper.figures import FigureSet
 from pod_worker.paper.plots import make_figures
-from pod_worker.paper.results import read_json
+from pod_worker.paper.results import RecordedResults, read_json
 from pod_worker.paper.review import collect_reviews
 from pod_worker.paper.sources import PaperSources
 from pod_worker.paper.verdict import PASS_OVERALL, ReviewVerdict, decide
@@ -66,13 +66,14 @@ def run_paper(context: Context, session: SearchSession) -> dict[str, Json]:
 
 def run_validation(context: Context, session: SearchSession) -> dict[str, Json]:
     folder = _folder(session)
-    checked = _check(context, session, folder)
+    results = recorded_results(session, context.run.id)
+    checked = _check(context, session, folder, results)
     context.emit(ValidationStarted(model=session.model, rubric_version=RUBRIC))
-    verdict = _review(context, session, folder, checked)
+    verdict = _review(context, session, folder, results, checked)
     context.emit(
         ValidationCompleted(verdict=verdict.verdict, scores=dict(verdict.scores), notes=verdict.reason[:2_000])
     )
-    report = write_report(context, session, folder, checked, verdict)
+    report = write_report(context, session, folder, results, checked, verdict)
     context.artifacts.publish(report, ArtifactKind.REPORT, "report.html")
     session.save(context)
     return {
@@ -86,10 +87,10 @@ def run_validation(context: Context, session: SearchSession) -> dict[str, Json]:
     }
 
 
-def _check(context: Context, session: SearchSession, folder: Path) -> CheckedPaper:
+def _check(context: Context, session: SearchSession, folder: Path, results: RecordedResults) -> CheckedPaper:
     checked = check_paper(
         session.idea,
-        recorded_results(session, context.run.id),
+        results,
         folder,
         session.tools,
         session.runner,
@@ -103,11 +104,13 @@ def _check(context: Context, session: SearchSession, folder: Path) -> CheckedPap
     return checked
 
 
-def _review(context: Context, session: SearchSession, folder: Path, checked: CheckedPaper) -> ReviewVerdict:
+def _review(
+    context: Context, session: SearchSession, folder: Path, results: RecordedResults, checked: CheckedPaper
+) -> ReviewVerdict:
     sources_facts = writing_facts(
         PaperSources(
             idea=session.idea,
-            results=recorded_results(session, context.run.id),
+            results=results,
             figures=checked.parts.figures,
             page_limit=session.params.page_limit,
         )
