@@ -5,7 +5,6 @@ A reply is computed from the request's facts alone, so equal requests get equal 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from pod_worker.core.completion import ChatCompletion, CompletionRequest, TokenU
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.llm.scripted import ideation, node, paper
+from pod_worker.llm.structured_output import schema_problems
 
 MODEL = "scripted"
 CHARACTERS_PER_TOKEN = 4
@@ -70,10 +70,8 @@ def _tokens(characters: int) -> int:
 def _check_schema(operation: str, value: Json, schema: dict[str, Json]) -> None:
     if importlib.util.find_spec("jsonschema") is None:
         return  # an optional package; the tests have it
-    validator = importlib.import_module("jsonschema").Draft202012Validator(schema)
-    problems = sorted(f"{error.json_path}: {error.message}" for error in validator.iter_errors(value))
-    if problems:
+    if problems := schema_problems(value, schema):
         raise RunError(
             FailureCode.INTERNAL,
-            f"the scripted reply to {operation} does not fit the request's schema: {'; '.join(problems[:5])}",
+            f"the scripted reply to {operation} does not fit the request's schema: {'; '.join(problems)}",
         )
