@@ -16,7 +16,7 @@ from pod_worker.core.secret import Secret, revealed
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.http_transport import Endpoint, HttpTransport
 from pod_worker.llm.server_schema import closed_schema
-from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, TOOL_NAME, FinishReason, WireAnswer, WireRequest
+from pod_worker.llm.wire import TOOL_NAME, FinishReason, WireAnswer, WireRequest
 
 DEFAULT_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -74,12 +74,9 @@ class AnthropicMessages:
         self._http.close()
 
     def send(self, request: WireRequest) -> WireAnswer:
-        headers = {OPERATION_HEADER: request.operation, SAMPLE_HEADER: str(request.sample)}
-        body = self._http.post("/v1/messages", encode_request(request), headers)
-        answer = decode_answer(body)
-        if answer is None:
-            raise self._http.malformed("answered without `content`")
-        return answer
+        return self._http.ask(
+            "/v1/messages", request, encode_request(request), decode_answer, "answered without `content`"
+        )
 
 
 def encode_request(request: WireRequest) -> dict[str, Json]:

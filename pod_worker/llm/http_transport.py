@@ -22,7 +22,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.failure import FailureCode, truncate
 from pod_worker.core.run import Json
 from pod_worker.core.secret import MASK, Redactor, Secret, has_credentials
-from pod_worker.llm.wire import Billing, WireError
+from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, Billing, WireAnswer, WireError, WireRequest
 
 CONNECT_SECONDS = 10.0
 ANSWER_LIMIT_BYTES = 64 * 2**20
@@ -77,6 +77,24 @@ class HttpTransport:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_connections=2, pool_maxsize=_CONNECTIONS))
 
+    def ask(
+        self,
+        path: str,
+        request: WireRequest,
+        body: Mapping[str, Json],
+        decode: Callable[[dict[str, Any]], WireAnswer | None],
+        malformed: str,
+    ) -> WireAnswer:
+        """Post `body` and decode the answer.
+
+        Raises WireError, with the text `malformed` where `decode` finds less than the API promises.
+        """
+        headers = {OPERATION_HEADER: request.operation, SAMPLE_HEADER: str(request.sample)}
+        answer = decode(self.post(path, body, headers))
+        if answer is None:
+            raise self._error(FailureCode.LLM_ERROR, malformed, is_transient=True, billing=Billing.UNKNOWN)
+        return answer
+
     def post(self, path: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> dict[str, Any]:
         """The decoded JSON object of a 200 answer. Raises WireError."""
         url = self._endpoint.base_url.rstrip("/") + path
@@ -116,10 +134,6 @@ class HttpTransport:
                 billing=Billing.UNKNOWN,
             )
         return answer
-
-    def malformed(self, what: str) -> WireError:
-        """For an answer whose JSON lacks what the API promises."""
-        return self._error(FailureCode.LLM_ERROR, what, is_transient=True, billing=Billing.UNKNOWN)
 
     def _no_answer(self, error: Exception, was_sent: bool) -> WireError:
         reason = "did not answer in time" if _is_timeout(error) else f"cannot be reached ({_reason(error)})"

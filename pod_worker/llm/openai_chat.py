@@ -16,7 +16,7 @@ from pod_worker.core.secret import Secret, revealed
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.http_transport import Endpoint, HttpTransport
 from pod_worker.llm.server_schema import closed_schema, is_strict
-from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, TOOL_NAME, FinishReason, WireAnswer, WireRequest
+from pod_worker.llm.wire import TOOL_NAME, FinishReason, WireAnswer, WireRequest
 
 DEFAULT_URL = "https://api.openai.com/v1"
 PROVIDER = "openai"
@@ -53,12 +53,13 @@ class OpenAiChat:
         self._http.close()
 
     def send(self, request: WireRequest) -> WireAnswer:
-        headers = {OPERATION_HEADER: request.operation, SAMPLE_HEADER: str(request.sample)}
-        body = self._http.post("/chat/completions", encode_request(request), headers)
-        answer = decode_answer(body)
-        if answer is None:
-            raise self._http.malformed("answered without `choices[0].message`")
-        return answer
+        return self._http.ask(
+            "/chat/completions",
+            request,
+            encode_request(request),
+            decode_answer,
+            "answered without `choices[0].message`",
+        )
 
 
 def encode_request(request: WireRequest) -> dict[str, Json]:
