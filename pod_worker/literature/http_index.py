@@ -18,6 +18,7 @@ import requests
 
 from pod_worker.core.backoff import full_jitter, retry_after_seconds
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.literature import Work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 
@@ -64,6 +65,23 @@ class HttpIndex:
         self._session.headers.update(
             {"User-Agent": "pod_worker", "Accept": "application/json"} | dict(headers or {})
         )
+
+    def works(
+        self,
+        query: str,
+        limit: int,
+        ask: Callable[[int], list[Json]],
+        read: Callable[[dict[str, Json]], Work | None],
+    ) -> tuple[Work, ...]:
+        """At most `limit` works, from the entries that `ask` gets for that count.
+
+        Nothing is asked for an empty query. An entry that is no work is left out.
+        """
+        count = min(limit, RESULT_LIMIT)
+        if count < 1 or not query.strip():
+            return ()
+        works = (read(as_object(entry)) for entry in ask(count))
+        return tuple(work for work in works if work is not None)[:count]
 
     def get(self, url: str, parameters: Mapping[str, str]) -> Json:
         """The decoded answer.

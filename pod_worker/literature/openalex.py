@@ -10,7 +10,6 @@ from pod_worker.core.literature import Work, read_work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.http_index import (
-    RESULT_LIMIT,
     HttpIndex,
     IndexLimits,
     as_list,
@@ -41,15 +40,13 @@ class OpenAlexSearch:
         self._index = HttpIndex("OpenAlex", limits=limits or IndexLimits(), stop=stop)
 
     def search(self, query: str, limit: int) -> tuple[Work, ...]:
-        count = min(limit, RESULT_LIMIT)
-        if count < 1 or not query.strip():
-            return ()
+        return self._index.works(query, limit, lambda count: self._entries(query, count), _work)
+
+    def _entries(self, query: str, count: int) -> list[Json]:
         # A comma or colon in `search` belongs to the syntax of filters.
         words = shorten_query(query).replace(",", " ").replace(":", " ")
         parameters = {"search": words, "per-page": str(count), "select": _FIELDS} | self._mailto
-        answer = as_object(self._index.get(self._url, parameters))
-        works = (_work(as_object(entry)) for entry in as_list(answer.get("results")))
-        return tuple(work for work in works if work is not None)[:count]
+        return as_list(as_object(self._index.get(self._url, parameters)).get("results"))
 
 
 def _work(entry: dict[str, Json]) -> Work | None:

@@ -9,7 +9,6 @@ from pod_worker.core.literature import Work, read_work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.http_index import (
-    RESULT_LIMIT,
     HttpIndex,
     IndexLimits,
     as_list,
@@ -39,13 +38,11 @@ class SemanticScholarSearch:
         self._index = HttpIndex("Semantic Scholar", limits=limits or IndexLimits(), stop=stop, headers=headers)
 
     def search(self, query: str, limit: int) -> tuple[Work, ...]:
-        count = min(limit, RESULT_LIMIT)
-        if count < 1 or not query.strip():
-            return ()
+        return self._index.works(query, limit, lambda count: self._entries(query, count), _work)
+
+    def _entries(self, query: str, count: int) -> list[Json]:
         parameters = {"query": shorten_query(query), "limit": str(count), "fields": _FIELDS}
-        answer = as_object(self._index.get(self._url, parameters))
-        works = (_work(as_object(entry)) for entry in as_list(answer.get("data")))
-        return tuple(work for work in works if work is not None)[:count]
+        return as_list(as_object(self._index.get(self._url, parameters)).get("data"))
 
 
 def _work(entry: dict[str, Json]) -> Work | None:
