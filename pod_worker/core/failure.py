@@ -158,6 +158,7 @@ class Failure:
     message: str
     stage: str | None = None
     traceback: str | None = None
+    exit_code: int | None = None  # of the user's program; 128 + N after signal N
 
     @property
     def policy(self) -> FailurePolicy:
@@ -178,6 +179,10 @@ class RunError(Exception):
 
 class ProgramError(RunError):
     """A program of the user failed: its output has the cause, our traceback has not."""
+
+    def __init__(self, code: FailureCode, message: str, exit_code: int | None = None) -> None:
+        super().__init__(code, message)
+        self.exit_code = exit_code  # 128 + N after signal N
 
 
 class Interruption(BaseException):
@@ -210,8 +215,9 @@ def classify(error: BaseException, stage: str | None = None) -> Failure:
     text = str(error) or type(error).__name__
     if not isinstance(error, RunError):
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    trace = None if isinstance(error, ProgramError) else _trace(error)
-    return Failure(code, truncate(text, MESSAGE_LIMIT), stage, trace)
+    if isinstance(error, ProgramError):
+        return Failure(code, truncate(text, MESSAGE_LIMIT), stage, None, error.exit_code)
+    return Failure(code, truncate(text, MESSAGE_LIMIT), stage, _trace(error))
 
 
 def _trace(error: BaseException) -> str:

@@ -63,6 +63,7 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
 }
 
 ACTIVE = frozenset({_S.SCHEDULED, _S.RUNNING, _S.AUTO_VALIDATING})  # a worker holds a lease
+ENDED_WELL = frozenset({_S.COMPLETED, _S.AWAITING_HUMAN, _S.HUMAN_VALIDATED})  # for a run that waits for this one
 UNATTENDED = ACTIVE | {_S.QUEUED}  # goes on without a person
 TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _REVIEW_RESULTS
 
@@ -82,6 +83,13 @@ class Checkpoint:
     attempt: int = 0
 
 
+class AfterFailure(StrEnum):
+    """What becomes of a run when one that it waits for ends badly."""
+
+    FAIL = "fail"
+    SKIP = "skip"  # it is canceled
+
+
 @dataclass(frozen=True, slots=True)
 class Requirements:
     """What a pod must have to claim the run; None means no requirement."""
@@ -89,6 +97,11 @@ class Requirements:
     gpu: str | None = None
     min_vram_gb: float | None = None
     region: str | None = None
+    max_vram_gb: float | None = None
+    gpu_count: int | None = None
+    cpus: float | None = None
+    memory_gb: float | None = None
+    disk_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +128,14 @@ class Run:
     error_code: str | None = None
     error_message: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    name: str | None = None
+    after: tuple[str, ...] = ()  # ids of the runs that had to end well first
+    blocked_by: tuple[str, ...] = ()  # those of them that have not yet
+    after_failure: AfterFailure = AfterFailure.FAIL
+    max_queue_seconds: float | None = None
+    max_duration_seconds: float | None = None  # of one attempt
+    retry_on: tuple[str, ...] | None = None  # words of `core.retry`; None: the failure table alone decides
+    exit_code: int | None = None  # of the user's program in the last attempt
 
     def is_done(self, stage: str) -> bool:
         found = self.checkpoints.get(stage)

@@ -41,6 +41,11 @@ def mapping(document: Mapping[str, Json], field: str) -> Document:
     return typed(document, field, dict) or {}
 
 
+def texts(document: Mapping[str, Json], field: str) -> tuple[str, ...]:
+    """The strings of a list; nothing of a field of another type."""
+    return tuple(each for each in typed(document, field, list) or [] if isinstance(each, str))
+
+
 def counter(value: Json) -> int | None:
     """A count as MongoDB's clients write it (also as a double), else None."""
     number = integer(value)

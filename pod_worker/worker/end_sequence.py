@@ -52,7 +52,7 @@ class EndSequence:
             return
         log.info("run %s: %s %s", self._run_id, request.reason.name.lower(), request.detail)
         self.request = request
-        if request.reason not in (EndReason.CANCEL, EndReason.DRAIN):
+        if request.reason is not EndReason.CANCEL and not request.reason.is_orderly:
             self._kill()
         elif not self._is_killed:
             self._ask(request.reason)
@@ -64,7 +64,7 @@ class EndSequence:
     def _ask(self, reason: EndReason) -> None:
         timeouts = self._timeouts
         seconds = timeouts.cancel_seconds if reason is EndReason.CANCEL else timeouts.drain_seconds
-        self._child.ask_to_stop(reason.name.lower(), seconds)
+        self._child.ask_to_stop("cancel" if reason is EndReason.CANCEL else "drain", seconds)
         self._schedule(seconds, self._terminate)
 
     def _terminate(self) -> None:

@@ -37,17 +37,23 @@ class EndReason(IntEnum):
     """Why an attempt is being ended; a larger value replaces a smaller one."""
 
     DRAIN = 1  # the worker stops: time for a checkpoint
-    FORCE = 2  # the worker stops now
-    CANCEL = 3
-    ERROR = 4  # the attempt cannot be supervised any longer
-    LOST = 5
+    TIME_LIMIT = 2  # max_duration: time for a checkpoint
+    FORCE = 3  # the worker stops now
+    CANCEL = 4
+    ERROR = 5  # the attempt cannot be supervised any longer
+    LOST = 6
+
+    @property
+    def is_orderly(self) -> bool:
+        """Whether the run is asked first and its last writes are waited for."""
+        return self in (EndReason.DRAIN, EndReason.TIME_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)
 class EndRequest:
     reason: EndReason
     detail: str = ""
-    failure: Failure | None = None  # with ERROR
+    failure: Failure | None = None  # with ERROR and TIME_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

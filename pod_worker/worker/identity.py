@@ -5,11 +5,12 @@ Built once; the store's records derive from it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pod_worker.store.queue.run_queue import ClaimingWorker
 from pod_worker.store.worker_registry import WorkerInfo
-from pod_worker.worker.machine import Gpu, gpu_names
+from pod_worker.worker.machine import Gpu, MachineOffer, gpu_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class WorkerIdentity:
     gpus: tuple[Gpu, ...] = ()
     region: str | None = None
     image: str | None = None
+    offer: MachineOffer | None = None  # None: not measured, so no run is refused for it
 
     @property
     def gpu(self) -> str | None:
@@ -34,6 +36,7 @@ class WorkerIdentity:
         return self.gpus[0].name if self.gpus else None
 
     def claiming_worker(self) -> ClaimingWorker:
+        offer = self.offer or MachineOffer(math.inf, math.inf, math.inf)
         return ClaimingWorker(
             worker_id=self.worker_id,
             pod_id=self.pod_id,
@@ -43,6 +46,10 @@ class WorkerIdentity:
             gpu_names=gpu_names(list(self.gpus)),
             vram_gb=max((each.vram_gb for each in self.gpus), default=0.0),
             region=self.region,
+            gpu_count=len(self.gpus),
+            cpus=offer.cpus,
+            memory_gb=offer.memory_gb,
+            disk_gb=offer.disk_gb,
         )
 
     def registered(self) -> WorkerInfo:

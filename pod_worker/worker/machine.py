@@ -5,6 +5,8 @@ A machine without NVIDIA's library has no GPUs.
 
 from __future__ import annotations
 
+import math
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 import psutil
 
 GIB = 1024**3
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,15 @@ class MachineLoad:
     rss_gb: float  # of this process and everything below it
     disk_free_gb: float
     gpu: GpuLoad | None
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOffer:
+    """What runs may use here; a run that requires more is not claimed."""
+
+    cpus: float
+    memory_gb: float
+    disk_gb: float  # free when it was measured
 
 
 class GpuMonitor:
@@ -94,6 +106,14 @@ class Machine:
             gpu=self._gpus.load(),
         )
 
+    def offer(self) -> MachineOffer:
+        memory = min(psutil.virtual_memory().total, cgroup_memory_limit() or math.inf)
+        return MachineOffer(
+            cpus=float(len(os.sched_getaffinity(0))),
+            memory_gb=round(memory / GIB, 2),
+            disk_gb=round(free_bytes(self._work_dir) / GIB, 2),
+        )
+
     def _resident_bytes(self) -> int:
         total = 0
         for process in [self._process, *self._process.children(recursive=True)]:
@@ -102,6 +122,17 @@ class Machine:
             except psutil.Error:
                 continue  # it ended after it was listed
         return total
+
+
+def cgroup_memory_limit(root: Path = CGROUP_ROOT) -> int | None:
+    """The memory limit of this container in bytes; None without one."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (root / name).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
 
 
 def free_bytes(path: Path) -> int:

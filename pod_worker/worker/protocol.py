@@ -71,6 +71,7 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
     stage: str | None = None
     traceback: str | None = None
     awaits_review: bool = False
+    exit_code: int | None = None
 
     @classmethod
     def of(cls, outcome: Outcome) -> OutcomeReported:
@@ -84,6 +85,7 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
                     message=failure.message,
                     stage=failure.stage,
                     traceback=failure.traceback,
+                    exit_code=failure.exit_code,
                 )
             case Canceled(_, reason):
                 return cls("canceled", message=reason or "")
@@ -110,7 +112,9 @@ class OutcomeReported(msgspec.Struct, tag="outcome"):
         trace = truncate(self.traceback, TEXT_LIMIT, keep_end=True) if self.traceback else None
         stage = self.stage[:STAGE_NAME_LIMIT] if self.stage else None
         try:
-            return Failure(FailureCode(self.code or ""), truncate(self.message, TEXT_LIMIT), stage, trace)
+            return Failure(
+                FailureCode(self.code or ""), truncate(self.message, TEXT_LIMIT), stage, trace, self.exit_code
+            )
         except ValueError:
             message = truncate(f"unknown failure code {str(self.code)[:80]!r}: {self.message}", TEXT_LIMIT)
             return Failure(FailureCode.INTERNAL, message, stage, trace)

@@ -116,6 +116,7 @@ class Supervisor:
         self._writer = FencedWriter(self._inbox.put)
         self._stop_request: EndRequest | None = None  # the last drain or force that was asked for
         self._reported: Outcome | None = None
+        self._ends_at: float | None = None  # monotonic time of max_duration
         self._oom_kills = OomKillCounter()
 
     # ── from outside, any thread ────────────────────────────────────────────────────────────────────────
@@ -136,6 +137,8 @@ class Supervisor:
         Every error inside becomes the attempt's failure.
         """
         began = self._clock.monotonic()
+        if self._run.max_duration_seconds:
+            self._ends_at = began + self._run.max_duration_seconds
         self._emit(self._started_event())
         self._writer.start()
         with ExitStack() as work_folder:
@@ -235,11 +238,19 @@ class Supervisor:
 
     def _run_until_exit(self, attempt: _RunningAttempt) -> GuardReport:
         while True:
-            item = self._next_item(TICK_SECONDS if attempt.end.is_under_way else None)
+            self._end_if_too_long(attempt)
+            is_timed = attempt.end.is_under_way or self._ends_at is not None
+            item = self._next_item(TICK_SECONDS if is_timed else None)
             if isinstance(item, _GuardExited):
                 return item.report
             self._handle(attempt, item)
             attempt.end.escalate_if_due()
+
+    def _end_if_too_long(self, attempt: _RunningAttempt) -> None:
+        if self._ends_at is not None and self._clock.monotonic() >= self._ends_at and not attempt.end.request:
+            attempt.end.begin(
+                EndRequest(EndReason.TIME_LIMIT, failure=_time_failure(self._run.max_duration_seconds or 0))
+            )
 
     def _next_item(self, seconds: float | None) -> _Item | None:
         try:
@@ -271,7 +282,7 @@ class Supervisor:
 
         def is_worth_waiting() -> bool:
             request = attempt.end.request
-            return request is None or request.reason is EndReason.DRAIN
+            return request is None or request.reason.is_orderly
 
         last = FencedWrite("last write", lambda: True, lambda: False)
         self._writer.submit(last)
@@ -351,6 +362,10 @@ def _refused_failure(result: FencedWriteResult) -> Failure:
     assert result.error is not None
     message = f"the {result.name} cannot be stored: {describe_error(result.error)}"
     return Failure(FailureCode.BAD_DOCUMENT, truncate(message, 1000))
+
+
+def _time_failure(seconds: float) -> Failure:
+    return Failure(FailureCode.MAX_DURATION, f"the attempt took longer than its max_duration of {seconds:g} s")
 
 
 def _internal_failure(error: Exception) -> Failure:

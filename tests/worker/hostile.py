@@ -66,6 +66,7 @@ class Attempt:
         interpreter: str = sys.executable,
         redactor: Redactor | None = None,
         model_access: ModelAccess | None = None,
+        max_duration_seconds: float | None = None,
     ) -> None:
         self.interpreter = interpreter
         self._emit = emit
@@ -74,7 +75,7 @@ class Attempt:
         self.folder = folder
         self._runs = db["runs"]
         self._queue = RunQueue(db, SystemClock(), lease_seconds=LEASE_SECONDS, margin_seconds=MARGIN_SECONDS)
-        self._queue.enqueue(RunRequest("r", "synthetic", {}))
+        self._queue.enqueue(RunRequest("r", "synthetic", {}, max_duration_seconds=max_duration_seconds))
         claim = self._queue.claim(IDENTITY.claiming_worker())
         assert claim is not None
         self._fence = claim.lease.fence

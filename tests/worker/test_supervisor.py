@@ -89,3 +89,31 @@ def test_a_death_without_a_request_is_a_failure_with_a_name(db: Db, tmp_path: Pa
         assert outcome.failure.code is FailureCode.CRASHED_SIGNAL
         assert signal.Signals.SIGSEGV.name in outcome.failure.message
         assert (attempt.document["status"], attempt.document["crashCount"]) == ("QUEUED", 1)
+
+
+SAVES_WHEN_ASKED = """
+print("ready", flush=True)
+commands.readline()
+uplink.write(b'{"type":"checkpoint","stage":"one","done":false,"state":{"step":7}}\\n')
+uplink.write(b'{"type":"outcome","kind":"released","message":"stopped"}\\n')
+os._exit(1)
+"""
+
+
+def test_an_attempt_ends_at_its_max_duration_and_may_save_a_checkpoint_first(db: Db, tmp_path: Path) -> None:
+    with supervised(db, tmp_path, SAVES_WHEN_ASKED, max_duration_seconds=0.5) as attempt:
+        outcome = attempt.result().outcome
+        assert isinstance(outcome, Failed)
+        assert outcome.failure.code is FailureCode.MAX_DURATION
+        assert "max_duration of 0.5 s" in outcome.failure.message
+        run = attempt.document
+    assert (run["status"], run["errorCode"]) == ("FAILED", "MAX_DURATION")
+    assert run["checkpoints"]["one"]["state"] == {"step": 7}
+
+
+def test_a_child_that_ignores_everything_ends_at_its_max_duration_too(db: Db, tmp_path: Path) -> None:
+    program = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
+    with supervised(db, tmp_path, program, max_duration_seconds=0.5) as attempt:
+        outcome = attempt.result().outcome
+        assert isinstance(outcome, Failed)
+        assert outcome.failure.code is FailureCode.MAX_DURATION

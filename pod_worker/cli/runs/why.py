@@ -9,7 +9,7 @@ from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.output import age, clock_time, span
 from pod_worker.core.failure import FAILURE_POLICIES, FailureClass, FailureCode
-from pod_worker.core.run import Json, Requirements, Run, RunStatus
+from pod_worker.core.run import AfterFailure, Json, Requirements, Run, RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.store.mongo import Document, server_time
@@ -56,6 +56,11 @@ def _queued(
         lines.append(f"It waits after a failure and may start again in {wait}.")
     if run.error_code:
         lines.append(f"Its last attempt ended with {run.error_code}: {run.error_message}")
+    if run.blocked_by:
+        more = f" and {len(run.blocked_by) - 3} more" if len(run.blocked_by) > 3 else ""
+        shown = ", ".join(run.blocked_by[:3]) + more
+        ending = "canceled" if run.after_failure is AfterFailure.SKIP else "FAILED"
+        lines.append(f"It starts when {shown} ended well. If one of them fails, this run ends as {ending}.")
     lines.append(
         f"{ahead} run{'s are' if ahead != 1 else ' is'} ahead of it." if ahead else "No run is ahead of it."
     )
@@ -105,6 +110,11 @@ def _needs_line(run: Run) -> list[str]:
 def _needs(needs: Requirements) -> str:
     parts = [f"GPU {needs.gpu}"] if needs.gpu else []
     parts += [f"at least {needs.min_vram_gb:g} GB of GPU memory"] if needs.min_vram_gb else []
+    parts += [f"at most {needs.max_vram_gb:g} GB of GPU memory"] if needs.max_vram_gb else []
+    parts += [f"{needs.gpu_count} GPUs"] if needs.gpu_count else []
+    parts += [f"{needs.cpus:g} CPU cores"] if needs.cpus else []
+    parts += [f"{needs.memory_gb:g} GB of memory"] if needs.memory_gb else []
+    parts += [f"{needs.disk_gb:g} GB of free disk"] if needs.disk_gb else []
     parts += [f"region {needs.region}"] if needs.region else []
     return ", ".join(parts)
 
@@ -115,7 +125,7 @@ def _unmet(needs: Requirements, worker: WorkerRecord) -> bool:
     A pod without a GPU has neither the model nor the memory.
     """
     if worker.gpu is None:
-        return bool(needs.gpu or needs.min_vram_gb)
+        return bool(needs.gpu or needs.min_vram_gb or needs.gpu_count)
     return needs.gpu is not None and needs.gpu not in names_of_gpu(worker.gpu)
 
 

@@ -185,6 +185,7 @@ def _identity(
         gpus=tuple(machine.gpus),
         region=settings.pod_worker_region or machines.region(os.environ),
         image=settings.pod_worker_image,
+        offer=machine.offer(),
     )
 
 

@@ -20,25 +20,27 @@ CRASHES = frozenset({
 def failure_of(end: CommandEnd, what: str = "the command") -> ProgramError:
     """The error to raise for an end that is no success."""
     if end.signal is not None:
-        return _signal_failure(end, end.signal, f"{what} died of {signal_name(end.signal)}")
+        return _signal_failure(end, SIGNAL_BASE + end.signal, f"{what} died of {signal_name(end.signal)}")
     code = end.code or 0
     inner = code - SIGNAL_BASE
     if inner in CRASHES:
         name = signal_name(inner)
-        return _signal_failure(end, inner, f"{what} ended with exit code {code}: a program in it died of {name}")
+        return _signal_failure(end, code, f"{what} ended with exit code {code}: a program in it died of {name}")
     meaning = f": {_MEANINGS[code]}" if code in _MEANINGS else ""
-    return ProgramError(FailureCode.USER_ERROR, f"{what} ended with exit code {code}{meaning}")
+    return ProgramError(FailureCode.USER_ERROR, f"{what} ended with exit code {code}{meaning}", code)
 
 
-def _signal_failure(end: CommandEnd, number: int, text: str) -> ProgramError:
+def _signal_failure(end: CommandEnd, code: int, text: str) -> ProgramError:
+    number = code - SIGNAL_BASE
     if number == signal.SIGKILL and end.is_oom_killed:
         return ProgramError(
             FailureCode.HOST_OOM,
             f"{text}: the kernel killed it because the machine ran out of memory (OOM killer)",
+            code,
         )
     if number == signal.SIGKILL:
         text += "; the worker did not send it, and the kernel counts no kill for memory"
-    return ProgramError(FailureCode.CRASHED_SIGNAL, text)
+    return ProgramError(FailureCode.CRASHED_SIGNAL, text, code)
 
 
 _MEANINGS = {
@@ -52,7 +54,8 @@ _MEANINGS = {
 def start_failure(error: OSError, program: str, work: Path) -> ProgramError:
     """The error to raise when the program could not be started."""
     reason = _start_reason(error, work / program) or error.strerror or str(error)
-    return ProgramError(FailureCode.USER_ERROR, f"the command {program[:200]!r} cannot be started: {reason}")
+    code = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+    return ProgramError(FailureCode.USER_ERROR, f"the command {program[:200]!r} cannot be started: {reason}", code)
 
 
 def _start_reason(error: OSError, file: Path) -> str | None:

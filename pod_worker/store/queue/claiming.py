@@ -9,6 +9,7 @@ sort does under contention.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class ClaimingWorker:
     gpu_names: tuple[str, ...] = ()  # every GPU name that a run may require and this pod satisfies
     vram_gb: float = 0.0
     region: str | None = None
+    gpu_count: int = 0
+    cpus: float = math.inf  # not measured
+    memory_gb: float = math.inf
+    disk_gb: float = math.inf
 
 
 class ClaimCandidates:
@@ -115,7 +120,13 @@ def claimable_filter(worker: ClaimingWorker) -> Document:
         "hidden": {"$ne": True},
         "requirements.gpu": {"$in": [None, *worker.gpu_names]},
         "requirements.minVramGb": {"$not": {"$gt": worker.vram_gb}},
+        "requirements.maxVramGb": {"$not": {"$lt": worker.vram_gb}},
+        "requirements.gpuCount": {"$not": {"$gt": worker.gpu_count}},
+        "requirements.cpus": {"$not": {"$gt": worker.cpus}},
+        "requirements.memoryGb": {"$not": {"$gt": worker.memory_gb}},
+        "requirements.diskGb": {"$not": {"$gt": worker.disk_gb}},
         "requirements.region": {"$in": [None, worker.region]},
+        "blockedBy": None,  # missing or null: it waits for no other run
         "$expr": {
             "$and": [
                 # A missing date sorts before every other, so this also admits runs that need not wait.

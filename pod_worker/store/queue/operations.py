@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pymongo import ReturnDocument
 
-from pod_worker.core.run import ACTIVE, TERMINAL, UNATTENDED, Json, Run, RunStatus
+from pod_worker.core.run import ACTIVE, ENDED_WELL, TERMINAL, UNATTENDED, Json, Run, RunStatus
 from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.document_fields import finite
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
@@ -20,7 +20,7 @@ from pod_worker.store.queue.document_room import write_with_room
 from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
 
 ENDINGS = ["completedAt", "failedAt", "canceledAt"]
-ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable"]
+ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable", "exitCode"]
 REQUESTS = ["cancelRequestedAt", "cancelRequestedBy", "cancelReason", "runAfter", "settledToken", "settledAs"]
 
 # No worker holds a lease and could confirm: the run waits, or another program executes it.
@@ -100,6 +100,7 @@ class OperatorActions:
                 condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
             changed = "new parameters" if params is not None else None
             values = _requeue_values(document, history_append("reset", by=by, detail=changed))
+            values |= self._waiting_values(run)
             if params is not None:
                 values["params"] = literal(dict(params))
             if from_scratch or not keeps:
@@ -110,6 +111,17 @@ class OperatorActions:
             if self._is_unchanged(document):
                 return ActionOutcome(ActionResult.LIVE, run)
         return ActionOutcome(ActionResult.MISSING)
+
+    def _waiting_values(self, run: Run) -> Document:
+        """A reset waits again, but only for what is still going: what ended is for the operator to judge."""
+        ended = [status.value for status in TERMINAL | ENDED_WELL]
+        open_runs = self._runs.find({"_id": {"$in": list(run.after)}, "status": {"$nin": ended}}, {"_id": 1})
+        blocked_by = [other["_id"] for other in open_runs] if run.after else []
+        start_by = {"$add": ["$$NOW", round((run.max_queue_seconds or 0) * 1000)]}
+        return {
+            "blockedBy": literal(blocked_by) if blocked_by else "$$REMOVE",
+            "startBy": start_by if run.max_queue_seconds else "$$REMOVE",
+        }
 
     def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> ActionOutcome:
         """Forget one stage of an ended run and queue it again.

@@ -14,11 +14,13 @@ from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.failure import FailureCode
+from pod_worker.core.retry import INTERRUPTION
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Run, RunStatus
 from pod_worker.core.run_id import UNREADABLE
 from pod_worker.store.collections import RUNS
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
+from pod_worker.store.queue.dependencies import Dependencies
 from pod_worker.store.queue.document_room import quarantine, quarantine_unreadable_ids, write_with_room
 from pod_worker.store.queue.run_document import (
     LEASE_FIELDS,
@@ -28,6 +30,7 @@ from pod_worker.store.queue.run_document import (
     run_from_document,
 )
 from pod_worker.store.queue.run_queue import ACTIVE_STATES
+from pod_worker.store.queue.start_deadline import StartDeadline
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +49,21 @@ class Rescued:
 class Rescue:
     def __init__(self, database: Mongo, *, collection: str = RUNS) -> None:
         self._runs = tolerant_rows(database, collection)
+        self._dependencies = Dependencies(database, collection=collection)
+        self._start_deadline = StartDeadline(database, collection=collection)
         self._refused: set[str] = set()  # logged already
 
     def sweep(self) -> list[Rescued]:
         """Requeue or end up to BATCH runs with an expired lease.
 
-        Without any, it costs one indexed query.
+        First ends runs that waited too long for a worker, and releases those whose dependencies have ended.
+        Without any, it costs three indexed queries.
 
         Raises PyMongoError when the server does not answer. A document that the server refuses to update costs
         no other run its rescue.
         """
+        self._start_deadline.sweep()
+        self._dependencies.sweep()
         rescued: list[Rescued] = []
         fields = {"_id": 1, "leaseToken": 1, "claimedBy": 1}
         is_unreadable = False
@@ -116,7 +124,8 @@ def _rescue_update() -> list[Document]:
     failed = {"$add": [number_or("retryCount", 0), number_or("crashCount", 0), 1]}
     limit = {"$cond": [{"$gt": [number_or("maxAttempts", 0), 0]}, "$maxAttempts", DEFAULT_MAX_ATTEMPTS]}
     is_canceled = {"$gt": ["$cancelRequestedAt", None]}
-    is_poison = {"$gte": [failed, limit]}
+    words = {"$cond": [{"$isArray": ["$retryOn"]}, "$retryOn", [INTERRUPTION]]}
+    is_poison = {"$or": [{"$gte": [failed, limit]}, {"$not": [{"$in": [INTERRUPTION, words]}]}]}
 
     def case(canceled: object, poison: object, queued: object) -> Document:
         return {"$cond": [is_canceled, canceled, {"$cond": [is_poison, poison, queued]}]}

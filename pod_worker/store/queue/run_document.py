@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, AfterFailure, Checkpoint, Json, Requirements, Run, RunStatus
 from pod_worker.core.run_id import run_id_fault
 from pod_worker.store.document_fields import (
     COUNTER_LIMIT,
@@ -20,6 +20,7 @@ from pod_worker.store.document_fields import (
     moment,
     plain_json,
     text,
+    texts,
 )
 from pod_worker.store.mongo import Document, literal
 
@@ -28,6 +29,7 @@ HISTORY_LIMIT = 50
 
 _COUNTERS = ("attempt", "maxAttempts", "retryCount", "crashCount")
 _MAPPINGS = ("params", "checkpoints", "requirements")
+_REQUIRED_NUMBERS = ("minVramGb", "maxVramGb", "gpuCount", "cpus", "memoryGb", "diskGb")
 _DATES = ("runAfter", "heldUntil", "leaseExpiresAt")
 
 
@@ -62,6 +64,14 @@ def run_from_document(document: Document) -> Run:
         error_code=text(document, "errorCode"),
         error_message=text(document, "errorMessage"),
         labels={str(name): str(value) for name, value in mapping(document, "labels").items()},
+        name=text(document, "name"),
+        after=texts(document, "after"),
+        blocked_by=texts(document, "blockedBy"),
+        after_failure=AfterFailure.SKIP if document.get("afterFailure") == "skip" else AfterFailure.FAIL,
+        max_queue_seconds=finite(document.get("maxQueueSeconds")),
+        max_duration_seconds=finite(document.get("maxDurationSeconds")),
+        retry_on=texts(document, "retryOn") if isinstance(document.get("retryOn"), list) else None,
+        exit_code=integer(document.get("exitCode")),
     )
 
 
@@ -79,9 +89,10 @@ def document_fault(document: Document) -> str | None:
             return f"field {field} is {_shown(value)}, not {fault}"
     if not counter(document.get("attempt")):
         return f"field attempt is {_shown(document.get('attempt'))}, not the number of an attempt"
-    vram = mapping(document, "requirements").get("minVramGb")
-    if vram is not None and finite(vram) is None:
-        return f"field requirements.minVramGb is {_shown(vram)}, not a number"
+    for field in _REQUIRED_NUMBERS:
+        value = mapping(document, "requirements").get(field)
+        if value is not None and finite(value) is None:
+            return f"field requirements.{field} is {_shown(value)}, not a number"
     return None
 
 
@@ -113,6 +124,11 @@ def requirements_document(requirements: Requirements) -> Document:
     fields = {
         "gpu": requirements.gpu,
         "minVramGb": requirements.min_vram_gb,
+        "maxVramGb": requirements.max_vram_gb,
+        "gpuCount": requirements.gpu_count,
+        "cpus": requirements.cpus,
+        "memoryGb": requirements.memory_gb,
+        "diskGb": requirements.disk_gb,
         "region": requirements.region,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -167,7 +183,14 @@ def _checkpoints(value: Document) -> dict[str, Checkpoint]:
 
 def _requirements(value: Document) -> Requirements:
     return Requirements(
-        gpu=text(value, "gpu"), min_vram_gb=finite(value.get("minVramGb")), region=text(value, "region")
+        gpu=text(value, "gpu"),
+        region=text(value, "region"),
+        min_vram_gb=finite(value.get("minVramGb")),
+        max_vram_gb=finite(value.get("maxVramGb")),
+        gpu_count=integer(value.get("gpuCount")),
+        cpus=finite(value.get("cpus")),
+        memory_gb=finite(value.get("memoryGb")),
+        disk_gb=finite(value.get("diskGb")),
     )
 
 

@@ -22,12 +22,13 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.lease import Fence, Lease, RenewalResult
 from pod_worker.core.outcome import Lost, Outcome
-from pod_worker.core.run import Checkpoint, Run, RunStatus
+from pod_worker.core.run import ENDED_WELL, TERMINAL, Checkpoint, InvalidRunError, Run, RunStatus
 from pod_worker.core.run_id import UNREADABLE, run_id_fault
 from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
 from pod_worker.store.queue.claiming import CLAIM_SORT, ClaimCandidates, ClaimingWorker, claimable_filter
+from pod_worker.store.queue.dependencies import Dependencies, find_cycle
 from pod_worker.store.queue.document_room import quarantine, quarantine_unreadable_ids, write_with_room
 from pod_worker.store.queue.fence import fence_filter
 from pod_worker.store.queue.run_document import (
@@ -66,6 +67,12 @@ INDEXES: dict[str, list[IndexModel]] = {
             unique=True,
             partialFilterExpression={"uniqueKey": {"$type": "string"}},
         ),
+        IndexModel(
+            [("blockedBy", ASCENDING)], name="blocked", partialFilterExpression={"blockedBy": {"$exists": True}}
+        ),
+        IndexModel(
+            [("startBy", ASCENDING)], name="start_by", partialFilterExpression={"startBy": {"$type": "date"}}
+        ),
         IndexModel([("status", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_status"),
         IndexModel([("createdAt", DESCENDING), ("_id", DESCENDING)], name="newest"),
         IndexModel([("pipeline", ASCENDING), ("createdAt", DESCENDING), ("_id", DESCENDING)], name="by_pipeline"),
@@ -96,6 +103,7 @@ class RunQueue:
         self._lease_seconds = lease_seconds
         self._margin_seconds = margin_seconds
         self._rng = rng or random.Random()
+        self._dependencies = Dependencies(database, collection=collection)
         self._candidates = ClaimCandidates(self._runs, tolerant_rows(database, QUEUES), clock, self._rng)
 
     # ── enqueue ─────────────────────────────────────────────────────────────────────────────────────────
@@ -108,6 +116,7 @@ class RunQueue:
         Raises InvalidRunError for an id that no run may have and for values that cannot be stored.
         """
         check_request(request)
+        self._check_dependencies([request])
         for _ in range(ENQUEUE_TRIES):  # two upserts of one key can collide; the loser's next try finds the run
             try:
                 document = self._runs.find_one_and_update(
@@ -131,8 +140,23 @@ class RunQueue:
         """
         for request in requests:
             check_request(request)
+        self._check_dependencies(requests)
         writes = [UpdateOne(upsert_filter(request), insert_pipeline(request), upsert=True) for request in requests]
         return self._runs.bulk_write(writes, ordered=False).upserted_count if writes else 0
+
+    def _check_dependencies(self, requests: Sequence[RunRequest]) -> None:
+        """Raises InvalidRunError for a run that waits for one that does not exist, or in a circle for itself."""
+        own = {request.id: request.after for request in requests}
+        if cycle := find_cycle(own):
+            raise InvalidRunError(
+                f"These runs wait for each other: {' -> '.join(cycle)}. Remove one of the `after`."
+            )
+        others = sorted({name for request in requests for name in request.after} - own.keys())
+        if missing := self._dependencies.missing(others):
+            shown = ", ".join(missing[:5])[:300]
+            raise InvalidRunError(
+                f"`after` names runs that do not exist: {shown}. Check the ids: pod-worker runs list"
+            )
 
     # ── claim ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -227,7 +251,10 @@ class RunQueue:
             "pod": literal(pod),
             "history": history_append("claimed", raised=1, by=worker.worker_id),
         }
-        return [{"$set": values}, {"$unset": ["runAfter", "heldUntil", "cancelRequestedAt", "cancelRequestedBy"]}]
+        return [
+            {"$set": values},
+            {"$unset": ["runAfter", "heldUntil", "startBy", "cancelRequestedAt", "cancelRequestedBy", "exitCode"]},
+        ]
 
     def _lease_end(self) -> Document:
         return {"$add": ["$$NOW", round(self._lease_seconds * 1000)]}
@@ -298,6 +325,8 @@ class RunQueue:
             is_canceled = document.get("cancelRequestedAt") is not None
             seen = fence_filter(fence) | ({} if is_canceled else {"cancelRequestedAt": None})
             if self._settle_as(seen, settlement_update(fence, outcome, settlement)):
+                if settlement.status in TERMINAL | ENDED_WELL:
+                    self._dependencies.release(fence.run_id)
                 return settlement
         return None
 

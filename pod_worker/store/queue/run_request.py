@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import bson
 
+from pod_worker.core.retry import retry_word_fault
 from pod_worker.core.run import (
     DEFAULT_MAX_ATTEMPTS,
     PARAMS_LIMIT_BYTES,
+    AfterFailure,
     InvalidRunError,
     Json,
     Requirements,
@@ -34,13 +37,31 @@ class RunRequest:
     hypothesis_id: str | None = None
     requirements: Requirements = field(default_factory=Requirements)
     labels: dict[str, str] = field(default_factory=dict)
+    name: str | None = None
+    after: tuple[str, ...] = ()  # ids of runs that must end well before this one may start
+    after_failure: AfterFailure = AfterFailure.FAIL
+    max_queue_seconds: float | None = None  # fails if no worker claimed it by then
+    max_duration_seconds: float | None = None  # of one attempt
+    retry_on: tuple[str, ...] | None = None  # words of `core.retry`
+    sealed_secrets: dict[str, str] = field(default_factory=dict)  # name -> base64
+
+
+NAME_LIMIT = 200
+AFTER_LIMIT = 1_000  # runs that one run may wait for
+SECONDS_LIMIT = 10 * 366 * 86_400.0
+_FIELDS = (
+    "pipeline", "queue", "priority", "max_attempts", "unique_key", "hypothesis_id", "labels", "name",
+    "sealed_secrets",
+)  # fmt: skip
 
 
 def check_request(request: RunRequest) -> None:
     """Raises InvalidRunError for a run that cannot be stored or addressed."""
     if fault := run_id_fault(request.id):
         raise InvalidRunError(f"The run's id {str(request.id)[:80]!r} {fault}. Choose another id.")
-    for name in ("pipeline", "queue", "priority", "max_attempts", "unique_key", "hypothesis_id", "labels"):
+    if fault := next(_scheduling_faults(request), None):
+        raise InvalidRunError(fault)
+    for name in _FIELDS:
         _check_storable(name, getattr(request, name))
     size = sum(_check_storable(f"parameter {name}", value) for name, value in request.params.items())
     if size > PARAMS_LIMIT_BYTES:
@@ -48,6 +69,22 @@ def check_request(request: RunRequest) -> None:
             f"The parameters have {size} bytes; at most {PARAMS_LIMIT_BYTES} are stored with a run. "
             "Put the data into a file or an artifact and pass its name."
         )
+
+
+def _scheduling_faults(request: RunRequest) -> Iterator[str]:
+    if request.name is not None and not (0 < len(request.name) <= NAME_LIMIT and request.name.isprintable()):
+        yield f"The name {request.name[:80]!r} must have 1 to {NAME_LIMIT} printable characters."
+    if len(request.after) > AFTER_LIMIT:
+        yield f"The run waits for {len(request.after)} runs; at most {AFTER_LIMIT} are allowed."
+    if request.id in request.after:
+        yield f"The run {request.id} waits for itself. Leave its id out of `after`."
+    for what in ("max_queue_seconds", "max_duration_seconds"):
+        seconds = getattr(request, what)
+        if seconds is not None and not 0 < seconds <= SECONDS_LIMIT:
+            yield f"{what} is {seconds}. Give seconds from 1 to {SECONDS_LIMIT:.0f}, or leave it out for no limit."
+    for word in request.retry_on or ():
+        if fault := retry_word_fault(word):
+            yield f"The retry condition {fault}."
 
 
 def _check_storable(name: str, value: Json) -> int:
@@ -90,6 +127,25 @@ def insert_pipeline(request: RunRequest) -> list[Document]:
         document["uniqueKey"] = request.unique_key
     if request.hypothesis_id:
         document["hypothesisId"] = request.hypothesis_id
-    fresh = {"$mergeObjects": [literal(document), {"createdAt": "$$NOW", "queuedAt": "$$NOW"}]}
+    document |= _scheduling_fields(request)
+    dates: Document = {"createdAt": "$$NOW", "queuedAt": "$$NOW"}
+    if request.max_queue_seconds is not None:
+        dates["startBy"] = {"$add": ["$$NOW", round(request.max_queue_seconds * 1000)]}
+    fresh = {"$mergeObjects": [literal(document), dates]}
     is_new = {"$eq": [{"$type": "$createdAt"}, "missing"]}
     return [{"$replaceWith": {"$cond": [is_new, fresh, "$$ROOT"]}}]
+
+
+def _scheduling_fields(request: RunRequest) -> Document:
+    """When the run may start and how often it is repeated; absent fields are not written."""
+    fields: Document = {
+        "name": request.name,
+        "after": list(request.after) or None,
+        "blockedBy": list(request.after) or None,
+        "afterFailure": request.after_failure.value if request.after else None,
+        "maxQueueSeconds": request.max_queue_seconds,
+        "maxDurationSeconds": request.max_duration_seconds,
+        "retryOn": None if request.retry_on is None else list(request.retry_on),
+        "sealedSecrets": request.sealed_secrets or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

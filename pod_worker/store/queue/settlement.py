@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pod_worker.core.failure import Failure, FailureClass, FailureCode, backoff_seconds
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
+from pod_worker.core.retry import is_retry_wanted
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.store.mongo import Document, literal
 from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, incremented
@@ -48,7 +49,7 @@ def decide_failure(run: Run, failure: Failure, rng: random.Random) -> Settlement
     `max_attempts` limits failed attempts of every kind. Crashes count since the last checkpoint only.
     """
     policy = failure.policy
-    if not policy.is_retryable:
+    if not is_retry_wanted(failure, run.retry_on):
         return Settlement(RunStatus.FAILED, code=failure.code)
     is_infra = policy.failure_class is FailureClass.INFRA
     if run.failed_attempts + 1 >= run.max_attempts:
@@ -107,6 +108,7 @@ def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
         "errorTraceback": literal(failure.traceback),
         "errorStage": literal(failure.stage),
         "retryable": failure.policy.is_retryable,
+        "exitCode": "$$REMOVE" if failure.exit_code is None else failure.exit_code,
     }
 
 

@@ -166,6 +166,11 @@ def test_a_run_that_must_wait_is_not_claimed(queue: RunQueue, db: Db) -> None:
     [
         (Requirements(gpu="RTX 4090"), {"gpu_names": ("RTX 4090",)}, {"gpu_names": ("A100",)}),
         (Requirements(min_vram_gb=40), {"vram_gb": 48.0}, {"vram_gb": 24.0}),
+        (Requirements(max_vram_gb=48), {"vram_gb": 48.0}, {"vram_gb": 80.0}),
+        (Requirements(gpu_count=2), {"gpu_count": 2}, {"gpu_count": 1}),
+        (Requirements(cpus=8), {"cpus": 8.0}, {"cpus": 4.0}),
+        (Requirements(memory_gb=64), {"memory_gb": 128.0}, {"memory_gb": 24.0}),
+        (Requirements(disk_gb=100), {"disk_gb": 100.0}, {"disk_gb": 99.0}),
         (Requirements(region="EU-RO-1"), {"region": "EU-RO-1"}, {"region": "US-TX-1"}),
         (Requirements(region="EU-RO-1"), {"region": "EU-RO-1"}, {}),
     ],

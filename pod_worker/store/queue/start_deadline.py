@@ -1,0 +1,51 @@
+"""Ends queued runs that no worker claimed before their `startBy` (max_queue_time)."""
+
+from __future__ import annotations
+
+from pod_worker.core.failure import FailureCode
+from pod_worker.core.run import RunStatus
+from pod_worker.store.collections import RUNS
+from pod_worker.store.mongo import Document, Mongo, tolerant_rows
+from pod_worker.store.queue.document_room import write_with_room
+from pod_worker.store.queue.run_document import history_append
+
+_MESSAGE = (
+    "No worker claimed the run within its max_queue_time. `pod-worker runs why` says what it waited for; "
+    "raise max_queue_time or start a worker for its queue."
+)
+
+
+class StartDeadline:
+    def __init__(self, database: Mongo, *, collection: str = RUNS) -> None:
+        self._runs = tolerant_rows(database, collection)
+
+    def sweep(self) -> int:
+        """How many runs ended. By the server's clock; a claim at the same moment wins or finds the run ended."""
+        update: list[Document] = [
+            {
+                "$set": {
+                    "status": RunStatus.FAILED.value,
+                    "failedAt": "$$NOW",
+                    "errorCode": FailureCode.STAGE_TIMEOUT.value,
+                    "errorMessage": _MESSAGE,
+                    "retryable": False,
+                    "history": history_append("failed", detail=_MESSAGE),
+                }
+            },
+            {"$unset": ["startBy", "blockedBy"]},
+        ]
+        ended = 0
+        for run in list(self._runs.find(_OVERDUE, {"_id": 1})):
+            condition = _OVERDUE | {"_id": run["_id"]}
+            ended += write_with_room(
+                lambda each, condition=condition: self._runs.update_one(condition, each),  # type: ignore[misc]
+                update,
+            ).modified_count
+        return ended
+
+
+_OVERDUE: Document = {
+    "status": RunStatus.QUEUED.value,
+    "startBy": {"$type": "date"},
+    "$expr": {"$lt": ["$startBy", "$$NOW"]},
+}
