@@ -116,6 +116,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "store.queue": (
         ("fence", "run_document", "contention"),
         ("document_room", "claiming", "run_request", "settlement", "waiting"),
+        ("dependencies", "start_deadline"),
         ("run_queue",),
         ("change_stream", "operations", "rescue", "stats"),
     ),

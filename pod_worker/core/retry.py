@@ -1,4 +1,4 @@
-"""Which failures a run asks to be repeated after: the words of `retry.on` in a job."""
+"""After which failures a run is repeated: the words of `retry.on` in a job."""
 
 from __future__ import annotations
 

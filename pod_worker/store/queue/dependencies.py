@@ -1,4 +1,6 @@
-"""Runs that wait for other runs: `after` names them, `blockedBy` those that have not ended well yet.
+"""Runs that wait for other runs.
+
+`after` names them, `blockedBy` those of them that have not ended well yet.
 
 A run with a `blockedBy` is not claimable. It is released when each of its dependencies ended well. It ends when
 one of them ended badly or was deleted. The worker that settles a dependency does this at once, and the sweep does
@@ -41,7 +43,10 @@ class Dependencies:
         return len(changed) + self._follow(changed)
 
     def sweep(self) -> int:
-        """Look at all waiting runs; how many changed. Without any, it costs one indexed query."""
+        """Look at all waiting runs; how many changed.
+
+        Without any, it costs one indexed query.
+        """
         changed = self._look_at({"blockedBy": {"$exists": True}})
         return len(changed) + self._follow(changed)
 
@@ -104,7 +109,10 @@ def _ending(dependency: str, state: str, *, is_skipped: bool) -> list[Document]:
 
 
 def find_cycle(after: Mapping[str, Sequence[str]]) -> list[str]:
-    """The ids of a circle of runs that wait for each other, first id repeated at the end; empty without one."""
+    """The ids of runs that wait for each other in a circle.
+
+    The first id is repeated at the end. Empty without a circle.
+    """
     done: set[str] = set()
     for start in after:
         path: list[str] = []

@@ -113,7 +113,10 @@ class OperatorActions:
         return ActionOutcome(ActionResult.MISSING)
 
     def _waiting_values(self, run: Run) -> Document:
-        """A reset waits again, but only for what is still going: what ended is for the operator to judge."""
+        """A reset run waits again, but only for runs that are still going.
+
+        Whether those that ended are good enough is the operator's decision.
+        """
         ended = [status.value for status in TERMINAL | ENDED_WELL]
         open_runs = self._runs.find({"_id": {"$in": list(run.after)}, "status": {"$nin": ended}}, {"_id": 1})
         blocked_by = [other["_id"] for other in open_runs] if run.after else []

@@ -124,8 +124,9 @@ def _rescue_update() -> list[Document]:
     failed = {"$add": [number_or("retryCount", 0), number_or("crashCount", 0), 1]}
     limit = {"$cond": [{"$gt": [number_or("maxAttempts", 0), 0]}, "$maxAttempts", DEFAULT_MAX_ATTEMPTS]}
     is_canceled = {"$gt": ["$cancelRequestedAt", None]}
+    is_spent = {"$gte": [failed, limit]}
     words = {"$cond": [{"$isArray": ["$retryOn"]}, "$retryOn", [INTERRUPTION]]}
-    is_poison = {"$or": [{"$gte": [failed, limit]}, {"$not": [{"$in": [INTERRUPTION, words]}]}]}
+    is_poison = {"$or": [is_spent, {"$not": [{"$in": [INTERRUPTION, words]}]}]}
 
     def case(canceled: object, poison: object, queued: object) -> Document:
         return {"$cond": [is_canceled, canceled, {"$cond": [is_poison, poison, queued]}]}

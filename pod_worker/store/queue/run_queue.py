@@ -145,7 +145,7 @@ class RunQueue:
         return self._runs.bulk_write(writes, ordered=False).upserted_count if writes else 0
 
     def _check_dependencies(self, requests: Sequence[RunRequest]) -> None:
-        """Raises InvalidRunError for a run that waits for one that does not exist, or in a circle for itself."""
+        """Raises InvalidRunError for a dependency that does not exist, and for a circle."""
         own = {request.id: request.after for request in requests}
         if cycle := find_cycle(own):
             raise InvalidRunError(

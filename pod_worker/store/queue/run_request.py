@@ -137,7 +137,10 @@ def insert_pipeline(request: RunRequest) -> list[Document]:
 
 
 def _scheduling_fields(request: RunRequest) -> Document:
-    """When the run may start and how often it is repeated; absent fields are not written."""
+    """When the run may start and how often it is repeated.
+
+    Absent fields are not written.
+    """
     fields: Document = {
         "name": request.name,
         "after": list(request.after) or None,

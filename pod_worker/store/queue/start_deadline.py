@@ -20,7 +20,10 @@ class StartDeadline:
         self._runs = tolerant_rows(database, collection)
 
     def sweep(self) -> int:
-        """How many runs ended. By the server's clock; a claim at the same moment wins or finds the run ended."""
+        """How many runs ended.
+
+        By the server's clock. A claim at the same moment wins, or finds the run ended.
+        """
         update: list[Document] = [
             {
                 "$set": {

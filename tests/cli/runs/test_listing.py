@@ -15,9 +15,9 @@ Db = Database[dict[str, Any]]
 NOW = datetime.now(UTC)
 
 
-def insert(db: Db, run_id: str, minutes_ago: int = 0, **fields: Any) -> None:
+def insert(db: Db, run_id: str, hours_ago: int = 0, **fields: Any) -> None:
     run = {"pipeline": "synthetic", "queue": "synthetic", "status": "QUEUED", "attempt": 1, "priority": 0}
-    db.runs.insert_one({"_id": run_id, **run, "createdAt": NOW - timedelta(minutes=minutes_ago), **fields})
+    db.runs.insert_one({"_id": run_id, **run, "createdAt": NOW - timedelta(hours=hours_ago), **fields})
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def runs(db: Db) -> None:
         (["--name", "*[.]*"], []),
         (["--status", "failed,running", "--status", "COMPLETED"], ["a1", "a2", "b3"]),
         (["--queue", "nightly"], ["a2"]),
-        (["--since", "150s"], ["a1", "a2"]),
+        (["--since", "150m"], ["a1", "a2"]),
         (["--sort", "oldest"], ["b4", "b3", "a2", "a1"]),
         (["--sort", "priority"], ["a2", "b3", "a1", "b4"]),
         (["--sort", "name"], ["b4", "b3", "a1", "a2"]),

@@ -647,3 +647,25 @@ def test_one_bad_document_breaks_neither_claim_nor_read(queue: RunQueue, db: Db)
     bad = queue.get("bad")
     assert bad is not None
     assert bad.params == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [(("interruption",), "QUEUED"), (("error",), "FAILED"), ((), "FAILED")]
+)
+def test_the_run_of_a_dead_worker_is_queued_again_only_where_interruptions_are_retried(
+    queue: RunQueue, rescue: Rescue, db: Db, words: tuple[str, ...], status: str
+) -> None:
+    queue.enqueue(request("a", retry_on=words))
+    claimed(queue)
+    expire(db, "a")
+    rescue.sweep()
+    assert (db.runs.find_one({"_id": "a"}) or {})["status"] == status
+
+
+def test_the_exit_code_of_a_program_decides_and_is_kept(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a", retry_on=("exit:3",)))
+    for code, status in ((3, "QUEUED"), (4, "FAILED")):
+        outcome = Failed(Failure(FailureCode.USER_ERROR, "broke", exit_code=code))
+        queue.settle(claimed(queue).lease.fence, outcome)
+        found = db.runs.find_one({"_id": "a"}) or {}
+        assert (found["status"], found["exitCode"]) == (status, code)
