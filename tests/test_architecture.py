@@ -31,6 +31,7 @@ LEVELS = (
         "paper",
         "literature",
         "command",
+        "content",
         "training",
         "llm",
         "artifacts",
@@ -77,7 +78,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "control": (
         ("web", "metrics"),
-        ("events", "artifacts"),
+        ("events", "artifacts", "content"),
         ("ingest", "runs", "pages", "ideation"),
         ("health",),
         ("app",),
@@ -105,7 +106,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("queue", "events", "views"),
         ("ideation",),
         ("artifact_keys",),
-        ("artifact_registry", "superseded_artifacts", "worker_registry", "pod_intents"),
+        ("artifact_registry", "superseded_artifacts", "worker_registry", "pod_intents", "content_index"),
         ("indexes", "pruning"),
     ),
     "store.ideation": (
@@ -140,7 +141,7 @@ QUERYING = {"cli/data/artifacts.py"}
 COLLECTIONS = {
     "runs", "queues", "events", "events_dead", "metrics", "stages", "artifacts", "artifact_keys", "validations", "workers",
     "pods", "pod_intents", "hypotheses", "ideation_requests", "deployments", "budgets", "ledger",
-    "provider_secrets", "api_keys", "audit_log",
+    "provider_secrets", "api_keys", "audit_log", "content", "content_packs", "content_manifests", "data_sets",
 }  # fmt: skip
 # Fields of the queue's documents; the wire has other words for what it shares.
 QUEUE_FIELDS = {

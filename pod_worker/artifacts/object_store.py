@@ -7,8 +7,9 @@ nowhere else. This module knows neither runs nor fences, and puts no key and no 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -183,6 +184,32 @@ class ObjectStore:
             response.release_conn()
         return Digest(size, hasher.hexdigest())
 
+    def read(self, key: str, limit_bytes: int) -> bytes:
+        """A whole small object.
+
+        Raises ObjectMissingError; ObjectStoreError when it is larger.
+        """
+        found = b"".join(self.stream(key, limit_bytes))
+        if len(found) > limit_bytes:
+            raise ObjectStoreError(f"an object has more than {limit_bytes} bytes")
+        return found
+
+    def stream(self, key: str, limit_bytes: int) -> Iterator[bytes]:
+        """The blocks of an object, at most one block past the limit.
+
+        Raises ObjectMissingError.
+        """
+        response = self._asked(lambda: self._client.get_object(self.bucket, key))
+        read = 0
+        try:
+            blocks = response.stream(READ_BYTES)
+            while read <= limit_bytes and (block := self._asked(lambda: next(blocks, b""))):
+                read += len(block)
+                yield block
+        finally:
+            response.close()
+            response.release_conn()
+
     def copy(self, source: StoredObject, target: str) -> None:
         """Copy within the store.
 
@@ -225,6 +252,10 @@ class ObjectStore:
     def put(self, key: str, path: Path, content_type: str = "application/octet-stream") -> None:
         """Upload from this process. Pods cannot: they have no credentials of the store."""
         self._asked(lambda: self._client.fput_object(self.bucket, key, str(path), content_type))
+
+    def put_bytes(self, key: str, body: bytes) -> None:
+        """Upload from this process' memory."""
+        self._asked(lambda: self._client.put_object(self.bucket, key, io.BytesIO(body), len(body)))
 
     def delete(self, key: str) -> None:
         """Delete an object. A missing one is no error."""

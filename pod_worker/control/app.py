@@ -16,6 +16,7 @@ from pod_worker import __version__
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.control import health
 from pod_worker.control.artifacts import routes as artifact_routes
+from pod_worker.control.content import routes as content_routes
 from pod_worker.control.ideation import api as ideation_api
 from pod_worker.control.ingest import routes as ingest_routes
 from pod_worker.control.ingest import training_metrics
@@ -80,6 +81,7 @@ def build_app(
     app.include_router(page_routes.router(database))
     if object_store is not None:
         app.include_router(artifact_routes.router(database, object_store, require_admission, require_admission))
+        app.include_router(content_routes.router(database, object_store, require_admission))
     return app
 
 

@@ -6,7 +6,14 @@ from types import ModuleType
 
 from pymongo import IndexModel
 
-from pod_worker.store import artifact_keys, artifact_registry, pod_intents, superseded_artifacts, worker_registry
+from pod_worker.store import (
+    artifact_keys,
+    artifact_registry,
+    content_index,
+    pod_intents,
+    superseded_artifacts,
+    worker_registry,
+)
 from pod_worker.store.events import event_log
 from pod_worker.store.ideation import hypotheses, requests
 from pod_worker.store.queue import run_queue, stats
@@ -23,6 +30,7 @@ MODULES: tuple[ModuleType, ...] = (
     artifact_registry,
     artifact_keys,
     superseded_artifacts,
+    content_index,
     pod_intents,
     pending_projections,
     hypotheses,

@@ -20,6 +20,7 @@ from pod_worker.cli.object_storage import object_store
 from pod_worker.config import INSTANCE_VARIABLE, Settings
 from pod_worker.control.app import build_app
 from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, sweep_checkpoints, sweep_uploads
+from pod_worker.control.content.sweep import sweep_content
 from pod_worker.control.server import serve
 from pod_worker.core.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
@@ -67,6 +68,7 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
     if objects is not None:
         threads.append(upload_sweep_thread(store.database, objects))
         threads.append(checkpoint_sweep_thread(store.database, objects))
+        threads.append(content_sweep_thread(store.database, objects))
     app = build_app(
         store.database,
         objects,
@@ -135,6 +137,19 @@ def checkpoint_sweep_thread(database: Mongo, objects: ObjectStore) -> Supervised
             log.warning("superseded checkpoints are deleted later: %s", error)
 
     return SupervisedThread("checkpoint sweep", every(CHECKPOINT_SWEEP_SECONDS, sweep), stuck_seconds=None)
+
+
+def content_sweep_thread(database: Mongo, objects: ObjectStore) -> SupervisedThread:
+    """Deletes files of workdirs that nothing names any more."""
+
+    def sweep() -> None:
+        try:
+            if deleted := sweep_content(database, objects, datetime.now(UTC)):
+                log.info("deleted %d objects of unused content", deleted)
+        except ObjectStoreError as error:
+            log.warning("unused content is deleted later: %s", error)
+
+    return SupervisedThread("content sweep", every(UPLOAD_SWEEP_SECONDS, sweep), stuck_seconds=None)
 
 
 def retention_thread(database: Mongo) -> SupervisedThread:

@@ -25,6 +25,7 @@ PUBLIC_PATHS = frozenset({"/healthz", "/readyz", "/api/health", "/openapi.json"}
 PUBLIC_FOLDER = "/static/"
 LIVE_SUFFIX = "/live"
 ARTIFACT_SUFFIXES = ("/presign", "/finalize", "/abort")
+CONTENT_FOLDER = "/api/content/"
 KIB = 1024
 
 
@@ -37,6 +38,7 @@ class RequestLimits:
 
     body_bytes: int = 64 * KIB
     artifact_body_bytes: int = 2048 * KIB  # lists up to 10 000 parts of an upload
+    content_body_bytes: int = 32 * 1024 * KIB  # a manifest, or the list of files in a pack
     concurrent: int = 512
 
 
@@ -90,6 +92,8 @@ class Admission:
         """
         is_artifact = request.scope["path"].endswith(ARTIFACT_SUFFIXES)
         limit = self._limits.artifact_body_bytes if is_artifact else self._limits.body_bytes
+        if request.scope["path"].startswith(CONTENT_FOLDER):
+            limit = self._limits.content_body_bytes
         body = await read_body(request.stream(), request.headers, limit)
         caller: Caller | None = request.scope.get(CALLER)
         if is_artifact and caller is not None and caller.attempt is not None:

@@ -29,6 +29,7 @@ from pod_worker.core.attempt_token import is_attempt_token, verify
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _INGEST = frozenset({"/api/ingest/event", "/api/ingest/events"})
 _ARTIFACTS = re.compile(r"/api/runs/([^/]+)/artifacts(/(presign|finalize|abort))?")
+_WORKDIR = re.compile(r"/api/runs/([^/]+)/workdir")
 _METRICS = re.compile(r"/api/training/jobs/([^/]+)/metrics")
 # Headers that proxies add.
 _PROXY_HEADERS = frozenset(
@@ -72,7 +73,7 @@ class Caller:
     def may_call(self, method: str, path: str) -> bool:
         """Whether the route is open to it.
 
-        A job may post metrics; an attempt also events and artifacts.
+        A job may post metrics. An attempt also has events, artifacts and its run's workdir.
         """
         if self.run_id is None:
             return True
@@ -82,6 +83,8 @@ class Caller:
             return False
         if found := _ARTIFACTS.fullmatch(path):
             return found[1] == self.run_id
+        if found := _WORKDIR.fullmatch(path):
+            return method == "GET" and found[1] == self.run_id
         return method == "POST" and path in _INGEST
 
 

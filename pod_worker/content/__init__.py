@@ -1,0 +1,1 @@
+"""The files of a working directory: scan, upload by content, exact copy on a pod."""

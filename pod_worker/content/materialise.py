@@ -1,0 +1,170 @@
+"""Makes a folder the exact copy of a manifest, from a cache and the store's packs.
+
+Code of a run may write the cache, so every file is verified while it is copied. Each file gets its name when it is
+whole. What the manifest does not name is removed. `stop` is checked between files and blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pod_worker.content.manifest import FileEntry, Manifest, check, folders_of, paths_of
+from pod_worker.content.wire import PackRef
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.stop_signal import StopSignal
+
+CACHE_BYTES = 10 * 1024**3
+BLOCK_BYTES = 1024 * 1024
+FetchPack = Callable[[PackRef, Path], Path]
+
+
+def materialise(
+    manifest: Manifest,
+    packs: Sequence[PackRef],
+    target: Path,
+    cache: Path,
+    fetch_pack: FetchPack,
+    stop: StopSignal,
+    *,
+    cache_bytes: int = CACHE_BYTES,
+) -> None:
+    """Make `target` the exact copy of the manifest.
+
+    Raises InvalidManifestError, RunError(STORAGE) when a pack has other bytes, and what `stop` and
+    `fetch_pack` raise.
+    """
+    check(manifest)
+    contents = _Contents(cache, stop)
+    _clear(target, manifest, stop)
+    left = [each for each in manifest.files if not contents.copy_to(each, target)]
+    wanted = {each.sha256 for each in left}
+    for pack in packs:
+        needed = [place for place in pack.files if place.sha256 in wanted]
+        if needed:
+            stop.check()
+            with tempfile.TemporaryDirectory(dir=contents.folder, prefix=".pack-") as folder:
+                contents.add(fetch_pack(pack, Path(folder) / "pack"), pack)
+    for each in left:
+        if not contents.copy_to(each, target):
+            raise RunError(FailureCode.STORAGE, f"{each.path!r}: the stored content is not what its hash names")
+    for link in manifest.links:
+        place = target / link.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(link.target)
+    contents.evict(cache_bytes)
+
+
+class _Contents:
+    """The cache: one file per content, by its hash; its mtime is the last use."""
+
+    def __init__(self, folder: Path, stop: StopSignal) -> None:
+        self.folder = folder
+        self._stop = stop
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def copy_to(self, entry: FileEntry, target: Path) -> bool:
+        """Whether the cache had the right bytes; wrong ones are removed from it."""
+        self._stop.check()
+        source = self.folder / entry.sha256
+        place = target / entry.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A link or a pipe that a run left here is not followed, and does not block.
+            handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        partial = place.with_name(f".{entry.sha256[:32]}.partial")
+        with open(handle, "rb", buffering=0) as file:
+            is_right = stat.S_ISREG(os.fstat(handle).st_mode) and self._copy(file, partial, entry)
+        if not is_right:
+            partial.unlink(missing_ok=True)
+            _remove(source)
+            return False
+        partial.chmod(0o755 if entry.is_executable else 0o644)
+        os.replace(partial, place)
+        os.utime(source, follow_symlinks=False)
+        return True
+
+    def _copy(self, file: object, partial: Path, entry: FileEntry) -> bool:
+        hasher, left = hashlib.sha256(), entry.bytes
+        partial.unlink(missing_ok=True)
+        with open(partial, "xb") as copied:
+            while block := file.read(min(BLOCK_BYTES, left + 1)):  # type: ignore[attr-defined]
+                self._stop.check()
+                left -= len(block)
+                if left < 0:
+                    return False
+                hasher.update(block)
+                copied.write(block)
+        return left == 0 and hasher.hexdigest() == entry.sha256
+
+    def add(self, pack: Path, ref: PackRef) -> None:
+        """Put the needed contents of a pack into the cache.
+
+        They are verified when they are used.
+        """
+        with open(pack, "rb") as file:
+            for place in ref.files:
+                self._stop.check()
+                file.seek(place.offset)
+                partial = pack.with_name("content")
+                with open(partial, "wb") as copied:
+                    left = place.bytes
+                    while left and (block := file.read(min(BLOCK_BYTES, left))):
+                        self._stop.check()
+                        copied.write(block)
+                        left -= len(block)
+                _remove_folder_at(self.folder / place.sha256)
+                os.replace(partial, self.folder / place.sha256)
+
+    def evict(self, limit_bytes: int) -> None:
+        """Remove the contents that were not used for the longest time."""
+        found = []
+        with os.scandir(self.folder) as listing:
+            for entry in listing:
+                seen = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(seen.st_mode):
+                    found.append((seen.st_mtime_ns, seen.st_size, entry.path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= limit_bytes:
+                return
+            Path(path).unlink(missing_ok=True)
+            total -= size
+
+
+def _clear(target: Path, manifest: Manifest, stop: StopSignal) -> None:
+    """Remove everything but the folders that the manifest needs."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        target.unlink()
+    target.mkdir(parents=True, exist_ok=True)
+    folders = {folder for path in paths_of(manifest) for folder in folders_of(path)}
+    pending = [("", target)]
+    while pending:
+        prefix, folder = pending.pop()
+        folder.chmod(0o755)
+        for entry in list(os.scandir(folder)):
+            stop.check()
+            path = f"{prefix}{entry.name}"
+            if entry.is_dir(follow_symlinks=False) and path in folders:
+                pending.append((f"{path}/", Path(entry.path)))
+            else:
+                _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    _remove_folder_at(path)
+    path.unlink(missing_ok=True)
+
+
+def _remove_folder_at(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for folder, _, _ in os.walk(path):
+            Path(folder).chmod(0o700)  # a run may have closed a folder
+        shutil.rmtree(path)

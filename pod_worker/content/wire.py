@@ -1,0 +1,110 @@
+"""Requests and answers of the content routes, used by both ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PACK_BYTES = 64 * 1024 * 1024  # a pack has one larger file, or files up to this in all
+OBJECT_LIMIT_BYTES = 5 * 1024**3  # S3's limit on one PUT
+HASHES_LIMIT = 20_000  # in one request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingRequest:
+    """Which contents have to be uploaded.
+
+    `manifest` alone asks whether the whole tree is known.
+    """
+
+    manifest: str | None = None
+    hashes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    is_known: bool = False  # the manifest and all its files are stored
+    hashes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackGrant:
+    """Permission to upload one pack."""
+
+    key: str
+    url: str
+    expires_in_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackFile:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackFinalizeRequest:
+    """What an uploaded pack has: its files, one after another."""
+
+    key: str
+    sha256: str
+    bytes: int
+    files: list[PackFile]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackFinalized:
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRecorded:
+    """A tree that is stored as a whole."""
+
+    sha256: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackPlace:
+    """One needed content of a pack."""
+
+    sha256: str
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRef:
+    """A pack of a workdir, with a URL to download it."""
+
+    sha256: str
+    bytes: int
+    url: str
+    files: list[PackPlace]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkdirAnswer:
+    """`manifest` is the text whose SHA-256 is `sha256`."""
+
+    sha256: str
+    manifest: str
+    packs: list[PackRef]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSetRequest:
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSetView:
+    """A data set; `key` is what parameters accept."""
+
+    key: str
+    name: str
+    bytes: int
+    sha256: str
+    created_at: str | None = None
