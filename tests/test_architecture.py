@@ -33,6 +33,7 @@ LEVELS = (
         "command",
         "content",
         "training",
+        "snapshots",
         "llm",
         "artifacts",
         "outbox",
