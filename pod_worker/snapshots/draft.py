@@ -1,4 +1,6 @@
-"""A consistent copy of a folder's files, as chunks: read, compared, read again where something changed."""
+"""A consistent copy of a folder's files, as chunks.
+
+What changed while it was read is read again."""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ class DraftReader:
         self._known[entry.path] = (entry, chunks)
 
     def read(self, places: dict[bytes, ChunkPlace], new_staging: Callable[[int], PackStaging]) -> FolderDraft:
-        """Raises UnstableFolderError, UnreadableError, OSError. `places` gains the new chunks."""
+        """Raises UnstableFolderError, UnreadableError, OSError.
+
+        `places` gains the new chunks.
+        """
         changed: list[bytes] = []
         staging: PackStaging | None = None
         for pause in _RETRY_SECONDS:

@@ -1,4 +1,6 @@
-"""A folder that other processes write to: its entries, and its files opened without following links.
+"""A folder that other processes write to: its entries and its files.
+
+No link is followed.
 
 Every path is opened component after component below the folder's descriptor. A program that replaces a folder with
 a link between two looks gains nothing. Paths are bytes relative to the folder, because names need not be UTF-8.
@@ -36,7 +38,10 @@ class UnreadableError(Exception):
 
 
 class FolderEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One file, folder or link. Folders have no size and no times: their entries say what changed."""
+    """One file, folder or link.
+
+    Folders have no size and no times: their entries say what changed.
+    """
 
     path: bytes
     kind: str  # file | folder | link
@@ -187,7 +192,10 @@ def shown(path: bytes) -> str:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder, link or file, whatever modes its folders have. No link is followed."""
+    """Delete a folder, link or file, whatever modes its folders have.
+
+    No link is followed.
+    """
     if path.is_symlink() or path.is_file():
         path.unlink()
         return

@@ -1,4 +1,4 @@
-"""The manifest of a snapshot: names, modes and times, and where each chunk of each file lies.
+"""The manifest of a snapshot: names, modes, times, and places of chunks.
 
 Content of a file is cut into chunks of CHUNK_BYTES. Chunks are stored in packs, each chunk once. A part of a file
 without a chunk is a hole. Nothing of a manifest is used before `check` accepted all of it.
@@ -24,7 +24,7 @@ class ManifestError(Exception):
 
 
 class StoredChunk(msgspec.Struct, frozen=True, array_like=True):
-    """`index` counts chunks from the start of the file; `offset` counts bytes in the pack."""
+    """`index` counts chunks of the file, `offset` bytes of the pack."""
 
     index: int
     size: int  # bytes
@@ -112,7 +112,10 @@ def _named_paths(manifest: SnapshotManifest) -> Iterator[tuple[bytes, bytes | No
 
 
 def _check_path(path: bytes, folders: set[bytes], seen: set[bytes]) -> None:
-    """A path below a listed folder, listed once: so nothing is ever written through a link."""
+    """Accept a path below a listed folder, listed once.
+
+    So nothing is ever written through a link.
+    """
     parent, _, name = path.rpartition(b"/")
     if name in (b"", b".", b"..") or b"\0" in path or parent not in folders:
         raise ManifestError(f"its path {shown(path)} is not in a folder of the snapshot")

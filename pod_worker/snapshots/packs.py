@@ -1,4 +1,4 @@
-"""Packs: chunks one after another in a file on this disk, until the file is an artifact.
+"""Packs: files of chunks on this disk, until they are artifacts.
 
 A pack begins with random bytes, so no two packs have the same content. The registry takes the same bytes for the
 same artifact, also for one that it deleted since.
@@ -24,7 +24,7 @@ _LIVE_SHARE = 0.5  # a pack with less than this in use is replaced
 
 @dataclass(eq=False, slots=True)
 class StagedPack:
-    """`stored` is None until the pack is in the artifact store, and its file is gone after that."""
+    """`stored` is None until the pack is an artifact; its file is gone after that."""
 
     path: Path | None
     bytes: int
@@ -89,7 +89,9 @@ class PackStaging:
 
 
 def packs_to_replace(used: Iterable[tuple[StagedPack, int]]) -> set[StagedPack]:
-    """Stored packs whose chunks belong into new ones, given (pack, bytes) of every chunk that is needed.
+    """Stored packs whose chunks belong into new ones.
+
+    `used` has (pack, bytes) of every chunk that is needed.
 
     Those of which less than half is in use; and the smaller half of them all, when there are too many.
     """

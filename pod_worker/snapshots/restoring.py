@@ -1,4 +1,6 @@
-"""A folder made from a manifest: beside the old one, every chunk verified, renamed into place when whole."""
+"""A folder made from a manifest, renamed into place when it is whole.
+
+Every chunk is verified."""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class CorruptChunkError(Exception):
 
 
 def restore_folder(manifest: SnapshotManifest, folder: Path, staging: Path, fetch_pack: FetchPack) -> None:
-    """Replace `folder`. Its old content is a source of chunks, each accepted by its hash only.
+    """Replace `folder` with the snapshot.
+
+    The old content is a source of chunks, each accepted by its hash only.
 
     Raises CorruptChunkError, OSError, and what `fetch_pack` raises. `folder` is unchanged then.
     """
@@ -39,7 +43,10 @@ def restore_folder(manifest: SnapshotManifest, folder: Path, staging: Path, fetc
 
 
 def replace_folder(folder: Path, fresh: Path, staging: Path) -> None:
-    """Between the two renames there is no folder: an attempt that is killed there restores again."""
+    """Swap in the new folder.
+
+    Between the two renames there is no folder: an attempt that is killed there restores again.
+    """
     old = staging / "replaced"
     remove_tree(old)
     if folder.is_symlink() or folder.exists():

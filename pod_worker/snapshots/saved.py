@@ -1,4 +1,4 @@
-"""Which snapshots exist: the part of the run's document that names them and their packs."""
+"""The part of the run's document that names the snapshots and their packs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STATE_BYTES = CHECKPOINT_STATE_LIMIT_BYTES // 2  # the other half is for the re
 
 
 class SavedSnapshot(msgspec.Struct, frozen=True):
-    """A whole snapshot in the artifact store: its manifest, and the keys of every pack it needs."""
+    """A whole snapshot in the artifact store: its manifest and its packs."""
 
     number: int
     key: str

@@ -37,7 +37,9 @@ _WAIT_SECONDS = 86_400.0  # for an upload in progress at the end; the supervisor
 
 
 class SnapshotStore:
-    """`every_seconds` is the shortest time between two snapshots, `keep` how many are kept.
+    """Saves and restores one folder.
+
+    `every_seconds` is the shortest time between two snapshots, `keep` how many are kept.
 
     `keep_initial_files`: without a snapshot, `restore` leaves the files that the caller put into the folder.
     """
@@ -68,13 +70,18 @@ class SnapshotStore:
 
     @property
     def state(self) -> dict[str, Json]:
-        """For the stage's summary, which replaces its saved state and must go on naming the snapshots."""
+        """For the stage's summary, which replaces its saved state.
+
+        It must go on naming the snapshots.
+        """
         return {STATE_KEY: encode_saved(self._kept)[1]} if self._kept else {}
 
     # ── back ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def restore(self) -> bool:
-        """Make the folder the newest whole snapshot; False: there is none, and the folder is empty.
+        """Make the folder the newest whole snapshot.
+
+        False: there is none, and the folder is empty.
 
         Raises RunError(NETWORK) while the store cannot be reached, and OSError.
         """
@@ -116,7 +123,10 @@ class SnapshotStore:
         return self._context.artifacts.fetch(pack.key, target, pack.sha256)
 
     def _adopt(self, manifest: SnapshotManifest) -> None:
-        """Know the restored files and the stored chunks: nothing is read or uploaded again."""
+        """Know the restored files and the stored chunks.
+
+        Nothing is read or uploaded again.
+        """
         packs = [StagedPack(None, each.bytes, each) for each in manifest.packs]
         chunks = {
             each.path: tuple(FileChunk(chunk.index, chunk.size, chunk.digest) for chunk in each.chunks)
@@ -245,7 +255,10 @@ class SnapshotStore:
         return max(min(_POLL_SECONDS, self._every_seconds / 4), cost * _SCAN_SHARE)
 
     def _is_due(self, digest: bytes) -> bool:
-        """Changed, and quiet since the last look; a folder that is never quiet is tried after twice the time."""
+        """Whether the folder changed, and is quiet since the last look.
+
+        One that is never quiet is tried after twice the time.
+        """
         is_quiet, self._seen_digest = digest == self._seen_digest, digest
         late = time.monotonic() - self._next_at
         return digest != self._digest and (late >= self._every_seconds or (late >= 0 and is_quiet))
@@ -268,7 +281,10 @@ class SnapshotStore:
 
 
 def _manifest(number: int, draft: FolderDraft, packs: list[StagedPack]) -> SnapshotManifest:
-    """Packs without an artifact have an empty key: such a manifest is for a comparison only."""
+    """The manifest of a draft.
+
+    Packs without an artifact have an empty key: such a manifest is for a comparison only.
+    """
     position = {pack: index for index, pack in enumerate(packs)}
 
     def stored(chunk: FileChunk) -> StoredChunk:
