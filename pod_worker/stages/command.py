@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from pod_worker.command.execution.argv import argv_of
-from pod_worker.command.execution.environment import job_environment
+from pod_worker.command.execution.environment import job_environment, setup_environment
 from pod_worker.command.execution.failure import failure_of, start_failure
 from pod_worker.command.execution.folders import JobFolders
+from pod_worker.command.execution.job_environment import PreparedEnvironment, prepared
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
 from pod_worker.core.run import Json
@@ -21,7 +22,16 @@ def run_command(context: Context) -> dict[str, Json]:
     folders = JobFolders(context.work_dir, params.checkpoint_dir)
     folders.clear()
     folders.create()
-    end = _execute(context, params, folders)
+    with prepared(
+        folders,
+        python=params.python,
+        setup=params.setup,
+        lock_files=params.lock_files,
+        env=setup_environment(os.environ, params.envs),
+        stop=context.stop,
+        log=context.log,
+    ) as environment:
+        end = _execute(context, params, folders, environment)
     if end.was_stopped:
         # Also after exit code 0: a program that saved its state and left in time is not finished.
         context.stop.check()
@@ -30,7 +40,9 @@ def run_command(context: Context) -> dict[str, Json]:
     return {"exit_code": 0}
 
 
-def _execute(context: Context, params: CommandParams, folders: JobFolders) -> CommandEnd:
+def _execute(
+    context: Context, params: CommandParams, folders: JobFolders, environment: PreparedEnvironment
+) -> CommandEnd:
     env = job_environment(
         os.environ,
         context.run,
@@ -43,7 +55,7 @@ def _execute(context: Context, params: CommandParams, folders: JobFolders) -> Co
     argv = argv_of(params.run)
     context.stop.check()
     try:
-        process = CommandProcess(argv, folders.work, env)
+        process = CommandProcess(argv, folders.work, environment.complete(env))
     except OSError as error:
         raise start_failure(error, argv[0], folders.work) from error
     return process.wait(context.stop, folders.stop_file.touch)

@@ -22,6 +22,7 @@ from pod_worker.sandbox.identity import SANDBOX_UID
 AUTO, NONE = "auto", "none"
 DEFAULT_UID = 61_999  # outside the ranges that Debian and systemd give out
 HOME_FOLDER = ".home"  # below the work root; no run's folder begins with a dot
+CACHE_FOLDERS = (".environments", ".content")  # below the work root too, shared by the runs of a pod
 PROBE = "import pod_worker.worker.child"
 PROBE_SECONDS = 60.0
 GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dri/*", "/dev/kfd")
@@ -155,7 +156,8 @@ def prepare_home(user: ChildUser, work_root: Path, env: Mapping[str, str]) -> di
     home = work_root / HOME_FOLDER
     given = {"HOME": str(home), "USER": user.name, "LOGNAME": user.name}
     prepared = {name: value for name, value in env.items() if name != "XDG_RUNTIME_DIR"} | given
-    hand_over(home, user)
+    for folder in (home, *(work_root / name for name in CACHE_FOLDERS)):
+        hand_over(folder, user)
     for variable in CACHE_VARIABLES:
         if path := prepared.get(variable):
             hand_over(Path(path), user)
