@@ -62,6 +62,21 @@ class Number(click.ParamType[float]):
         return number
 
 
+class GpuIndices(click.ParamType[tuple[int, ...]]):
+    """GPU numbers of a pod with commas, such as `0,1`."""
+
+    name = "list"
+
+    def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isascii() and word.isdigit() for word in words):
+            self.fail(f"{str(value)[:30]!r} is not a list of GPU numbers: write 0,1.", param, ctx)
+        numbers = tuple(map(int, words))
+        if len(set(numbers)) < len(numbers):
+            self.fail(f"{str(value)[:30]!r} names a GPU twice: name each once.", param, ctx)
+        return numbers
+
+
 def parse_pair(text: str) -> tuple[str, str]:
     """`NAME=VALUE` as a pair. Raises CommandError."""
     name, separator, value = text.partition("=")

@@ -50,16 +50,20 @@ class MachineOffer:
 
 
 class GpuMonitor:
-    """NVML, opened once. Without a driver every list is empty."""
+    """NVML, opened once. Without a driver every list is empty.
 
-    def __init__(self) -> None:
+    `indices` are the GPUs of this worker, as NVML counts them; None for all of the pod.
+    """
+
+    def __init__(self, indices: tuple[int, ...] | None = None) -> None:
         self._handles: list[object] = []
         try:
             import pynvml
 
             self._nvml = pynvml
             pynvml.nvmlInit()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            wanted = range(pynvml.nvmlDeviceGetCount()) if indices is None else indices
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in wanted]
         except Exception:  # NVML has one error class per driver state; all of them mean that no GPU can be used
             self._handles = []
 

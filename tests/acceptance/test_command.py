@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 
 from tests.acceptance.local_stack import Running, wait_for
@@ -57,14 +58,19 @@ def test_a_drain_gives_the_job_its_time_and_costs_it_nothing(running: Running) -
     wait_for(lambda: "saved" in output_of(running, run_id), "the last words of the job")
 
 
+def _venv_line(running: Running, run_id: str) -> str | None:
+    text = output_of(running, run_id)
+    return text if ".environments/" in text else None
+
+
 def test_setup_is_prepared_once_by_the_user_of_runs(running: Running) -> None:
     job = {"setup": "echo prepared > made", "run": "cat made; python -c 'import pod_worker'; echo $VIRTUAL_ENV"}
     with running.worker("prepared"):
         for how in ("prepared in", "from the cache"):
             run_id = running.submit("command", job)
             running.wait_status(run_id, "COMPLETED")
-            wait_for(lambda run_id=run_id: ".environments/" in output_of(running, run_id), "the output")
-            assert how in output_of(running, run_id)
+            text = wait_for(partial(_venv_line, running, run_id), "the output")
+            assert how in text
 
 
 def test_a_failure_has_the_exit_code_and_the_end_of_the_output(running: Running) -> None:
@@ -88,3 +94,9 @@ def test_a_job_finds_no_secret_of_its_worker(running: Running) -> None:
     assert "***" not in text, "a secret was there, masked"
     assert running.local.token not in text
     assert "mongodb://" not in text
+
+
+def test_a_worker_of_a_part_of_the_pod_shows_its_runs_these_gpus(running: Running) -> None:
+    run_id = running.submit("command", {"run": "echo gpus=$CUDA_VISIBLE_DEVICES"})
+    with running.worker("part", "--gpus", "1,3", POD_WORKER_REQUIRED_GPUS="0"):
+        wait_for(lambda: "gpus=1,3" in output_of(running, run_id), "the output")

@@ -19,6 +19,7 @@ from pod_worker import __version__
 from pod_worker.cli.composition import StoreSession, connect_store, create_indexes, load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging, make_redactor
+from pod_worker.cli.options import GpuIndices
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
 from pod_worker.core.ideation import PIPELINE as IDEATION
@@ -64,6 +65,7 @@ from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger("pod_worker.worker")
 MIB = 1024 * 1024
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @click.command()
@@ -74,6 +76,12 @@ MIB = 1024 * 1024
 )
 @click.option(
     "--queue", "queues", multiple=True, metavar="NAME", help="Claim from this queue instead; repeatable."
+)
+@click.option(
+    "--gpus",
+    type=GpuIndices(),
+    metavar="LIST",
+    help="GPUs of this worker, such as 0,1; its runs see no other. [default: all GPUs of the pod]",
 )
 @click.option("--run-id", help="Execute this run, then exit.")
 @click.option("--max-runs", type=click.IntRange(1), help="Exit after so many runs.")
@@ -88,6 +96,7 @@ def worker(
     ctx: click.Context,
     mode: str | None,
     queues: tuple[str, ...],
+    gpus: tuple[int, ...] | None,
     run_id: str | None,
     max_runs: int | None,
     exit_when_idle: float | None,
@@ -107,9 +116,11 @@ def worker(
         log.warning(
             "mode %s: this version has no pipeline for it, so no run can be claimed; use --mode all", chosen
         )
+    if gpus is not None:
+        os.environ[VISIBLE_GPUS] = ",".join(map(str, gpus))  # of the preflight and of every run
     limits = ExitLimits(run_id, max_runs, exit_when_idle)
     shutdown = ShutdownRequest()
-    daemon = build(settings, chosen, queues or MODES[chosen], limits, shutdown)
+    daemon = build(settings, chosen, queues or MODES[chosen], limits, shutdown, gpus)
     uncaught_errors.install(daemon.report, "worker", make_redactor())
     deny_inspection()  # a run of this user must not read the keys in our environment
     become_subreaper()  # what outlives even a guard that was killed becomes our child
@@ -135,7 +146,12 @@ def _on_signal(number: signal.Signals, shutdown: ShutdownRequest, daemon: Daemon
 
 
 def build(
-    settings: Settings, mode: str, queues: tuple[str, ...], limits: ExitLimits, shutdown: ShutdownRequest
+    settings: Settings,
+    mode: str,
+    queues: tuple[str, ...],
+    limits: ExitLimits,
+    shutdown: ShutdownRequest,
+    gpus: tuple[int, ...] | None = None,
 ) -> Daemon:
     """Everything a worker needs, from settings.
 
@@ -143,7 +159,7 @@ def build(
     """
     clock = SystemClock()
     store = connect_store(settings, "pod_worker worker")
-    machine = machines.Machine(settings.work_dir)
+    machine = machines.Machine(settings.work_dir, machines.GpuMonitor(gpus))
     new_id = UlidGenerator(clock)
     identity = _identity(settings, mode, queues, machine, new_id)
     user = _child_user(settings)  # first: it makes the way to the folders
@@ -158,7 +174,7 @@ def build(
         _worker_store(settings, store, queues),
         _outbox(settings, identity, spool, clock, new_id, redactor),
         _attempt_environment(settings, spool, redactor, user),
-        checks=_checks(settings, store, len(identity.gpus), clock),
+        checks=_checks(settings, store, gpus, len(identity.gpus), clock),
         machine=machine,
         clock=clock,
         intervals=_intervals(settings),
@@ -307,9 +323,12 @@ def _shipper(settings: Settings, spool: Spool, clock: Clock, redactor: Redactor)
     )
 
 
-def _checks(settings: Settings, store: StoreSession, gpu_count: int, clock: Clock) -> list[preflight.Check]:
+def _checks(
+    settings: Settings, store: StoreSession, gpus: tuple[int, ...] | None, gpu_count: int, clock: Clock
+) -> list[preflight.Check]:
     required = settings.pod_worker_required_gpus
-    needed = machines.expected_gpus(os.environ) if required is None else required
+    expected = machines.expected_gpus(os.environ) if gpus is None else len(gpus)
+    needed = expected if required is None else required
     return [
         preflight.store_check(store.database, store.url, create_indexes),
         preflight.clock_check(store.database, clock.now),

@@ -68,9 +68,9 @@ class CacheFolders:
     def _evict(self) -> None:
         """Remove the folders that were used longest ago, beyond the bounds."""
         kept, size = 0, 0
-        for used_at, path in sorted(self._complete(), reverse=True):
+        for _, path in sorted(self._complete(), reverse=True):
             kept, size = kept + 1, size + _bytes_of(path)
-            if used_at and (kept > self._kept_folders or size > self._kept_bytes):
+            if kept > self._kept_folders or size > self._kept_bytes:
                 _remove_unused(path)
 
     def _complete(self) -> Iterator[tuple[float, Path]]:

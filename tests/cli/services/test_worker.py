@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pod_worker.cli.services.worker import _shipper
+from pod_worker.cli.options import GpuIndices
+from pod_worker.cli.services.worker import _shipper, worker
 from pod_worker.config import load
 from pod_worker.core import payload
 from pod_worker.core.clock import SystemClock
@@ -42,3 +44,14 @@ def test_only_undelivered_events_of_an_earlier_worker_are_worth_a_line(
     backlog.acknowledge(backlog.next_lines(10, 10_000, with_deferred=True), [])
     backlog.save()
     assert "left behind" not in said()
+
+
+@pytest.mark.parametrize("text", ["", "a", "0,,1", "-1", "0,0", "0;1"])
+def test_a_list_of_gpus_that_cannot_be_read_is_refused(text: str) -> None:
+    result = CliRunner().invoke(worker, ["--gpus", text])
+    assert result.exit_code == 2
+    assert "GPU" in result.output
+
+
+def test_a_list_of_gpus_is_read() -> None:
+    assert GpuIndices().convert("0, 3", None, None) == (0, 3)

@@ -78,7 +78,7 @@ def test_other_children_of_this_process_are_spared(tmp_path: Path) -> None:
 
 def test_a_stop_creates_the_file_then_sends_sigterm_and_waits_for_the_job(tmp_path: Path) -> None:
     stop = StopWhenReady(tmp_path, NEVER)
-    job = "trap 'cat told; touch saved; exit 0' TERM; touch ready; while :; do sleep 0.05; done"
+    job = "trap 'cat told && touch saved; exit 0' TERM; touch ready; while :; do sleep 0.05; done"
     end = run(job, tmp_path, stop.flag, (tmp_path / "told").touch)
     assert end == CommandEnd(0, was_stopped=True)
     assert not end.is_ok, "a job that left in time is not finished"
