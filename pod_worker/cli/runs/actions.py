@@ -23,6 +23,7 @@ from pod_worker.cli.runs.lookup import (
     select_ids,
 )
 from pod_worker.cli.runs.parameters import param_options, read_params
+from pod_worker.core.failure import RunError
 from pod_worker.core.run import ACTIVE, Json
 from pod_worker.store.mongo import Document, server_time
 from pod_worker.store.queue.operations import ActionOutcome, ActionResult
@@ -156,9 +157,9 @@ def _print_plans(store: StoreSession, runs: list[Document], force: bool, as_json
 @click.argument("stage")
 @json_option
 def retry_stage(run_id: str, stage: str, as_json: bool) -> int:
-    """Execute one finished STAGE of an ended run again.
+    """Execute a finished STAGE of an ended run again, and those after it.
 
-    Other finished stages are kept.
+    Earlier finished stages are kept.
     """
     store = open_store()
     run = resolve_run(ReadModels(store.database), run_id)
@@ -168,8 +169,21 @@ def retry_stage(run_id: str, stage: str, as_json: bool) -> int:
         raise CommandError(
             f"{stage!r} is not a finished stage of this run. Finished are: {names}.", ExitCode.USAGE
         )
-    outcome = store.operations().retry_stage(run["_id"], stage, by=current_user())
+    later = _stages_after(stage, run)
+    outcome = store.operations().retry_stage(run["_id"], stage, by=current_user(), later=later)
     return _print_results(store, [run["_id"]], [outcome], as_json)
+
+
+def _stages_after(stage: str, run: Document) -> tuple[str, ...]:
+    """Empty where this version does not have the run's pipeline, or refuses its parameters."""
+    from pod_worker.pipelines import find_pipeline
+
+    try:
+        stages = find_pipeline(str(run.get("pipeline"))).stages(dict(as_mapping(run.get("params"))))
+    except RunError:
+        return ()
+    names = [each.name for each in stages]
+    return tuple(names[names.index(stage) + 1 :]) if stage in names else ()
 
 
 def _print_results(store: StoreSession, ids: list[str], outcomes: list[ActionOutcome], as_json: bool) -> int:

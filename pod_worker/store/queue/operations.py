@@ -6,7 +6,7 @@ A reset raises `attempt`, so a worker that still holds the old attempt can write
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -126,8 +126,10 @@ class OperatorActions:
             "startBy": start_by if run.max_queue_seconds else "$$REMOVE",
         }
 
-    def retry_stage(self, run_id: str, stage: str, by: str | None = None) -> ActionOutcome:
-        """Forget one stage of an ended run and queue it again.
+    def retry_stage(
+        self, run_id: str, stage: str, by: str | None = None, *, later: Sequence[str] = ()
+    ) -> ActionOutcome:
+        """Forget a stage of an ended run and the later ones that used its result, and queue the run again.
 
         Every other finished stage is kept.
         """
@@ -136,7 +138,8 @@ class OperatorActions:
             if run.status in UNATTENDED:
                 return ActionOutcome(ActionResult.LIVE, run)
             values = _requeue_values(document, history_append("retry stage", by=by, detail=stage))
-            values["checkpoints"] = {"$unsetField": {"field": literal(stage), "input": values["checkpoints"]}}
+            for name in (stage, *later):
+                values["checkpoints"] = {"$unsetField": {"field": literal(name), "input": values["checkpoints"]}}
             after = self._requeue(_unchanged_filter(document), values)
             if after:
                 return ActionOutcome(ActionResult.DONE, after)

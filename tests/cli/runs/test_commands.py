@@ -342,3 +342,13 @@ def test_submit_says_what_a_worker_may_not_find(cli: Cli) -> None:
     assert "there is no none.jsonl on this machine" in result.err
     assert "gpt2 on this" not in result.err
     assert "pod-worker worker --queue nightly" in result.err
+
+
+def test_retry_stage_repeats_the_later_stages_too(cli: Cli, db: Db) -> None:
+    run_id = submit(cli, "-p", "stages=3")
+    done = {f"Stage_{number}": {"done": True} for number in (1, 2, 3)}
+    db.runs.update_one({"_id": run_id}, {"$set": {"status": "COMPLETED", "checkpoints": done}})
+    assert cli("runs", "retry-stage", run_id, "Stage_2").code == 0
+    run = db.runs.find_one({"_id": run_id})
+    assert run is not None
+    assert list(run["checkpoints"]) == ["Stage_1"]

@@ -618,6 +618,19 @@ def test_retry_stage_forgets_only_that_stage(queue: RunQueue, operations: Operat
     assert list(run.checkpoints) == ["Stage_1"]
 
 
+def test_retry_stage_forgets_the_later_stages_that_are_named(queue: RunQueue, operations: OperatorActions) -> None:
+    queue.enqueue(request("a"))
+    fence = claimed(queue).lease.fence
+    for stage in ("Stage_1", "paper", "validation"):
+        queue.checkpoint(fence, Checkpoint(stage, True))
+    queue.settle(fence, Succeeded(awaits_review=True))
+
+    assert operations.retry_stage("a", "paper", later=("validation",)).verdict is ActionResult.DONE
+    run = queue.get("a")
+    assert run is not None
+    assert list(run.checkpoints) == ["Stage_1"]
+
+
 def test_a_run_that_awaits_a_person_can_repeat_a_stage(queue: RunQueue, operations: OperatorActions) -> None:
     queue.enqueue(request("a"))
     fence = claimed(queue).lease.fence
