@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.core.execution import CodeRunner, ExecutionLimits, ExecutionRequest, ExecutionResult
+from pod_worker.core.execution import CodeRunner, ExecutionEnd, ExecutionLimits, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
 
@@ -42,6 +42,7 @@ class LatexTools:
 class Compilation:
     is_ok: bool
     error: str = ""  # the first one and its line of the source
+    is_of_text: bool = False  # the compiler refused the text; False for one that a limit ended
     log: str = ""
     undefined: tuple[str, ...] = ()  # citations and references
     pages: int = 0
@@ -95,7 +96,12 @@ def compile_paper(
     if has_references:
         result = _execute(build, (str(tools.programs["bibtex"]), JOB), tools, runner, stop)
         if not result.is_ok:
-            return Compilation(is_ok=False, error=f"bibtex: {_last_line(result.output)}", log=result.output)
+            return Compilation(
+                is_ok=False,
+                error=f"bibtex: {_last_line(result.output)}",
+                is_of_text=result.end is ExecutionEnd.EXITED,
+                log=result.output,
+            )
     for _ in range(2 if has_references else 1):
         last = _run_tex(build, tools, runner, stop)
         if not last.is_ok:
@@ -145,8 +151,10 @@ def _failed(build: Path, result: ExecutionResult) -> Compilation:
     log = read_bounded(build / f"{JOB}.log", LOG_LIMIT_BYTES) or result.output
     match = _ERROR.search(log)
     end = f"pdflatex ended: {result.end.value} {result.exit_code if result.exit_code is not None else ''}".strip()
+    if result.end is not ExecutionEnd.EXITED:
+        return Compilation(is_ok=False, error=end, log=log)
     error = end if match is None else (f"line {match[1]}: {match[2]}" if match[1] else match[3])
-    return Compilation(is_ok=False, error=error, log=log)
+    return Compilation(is_ok=False, error=error, is_of_text=True, log=log)
 
 
 def log_excerpt(log: str, limit: int = 4_000) -> str:

@@ -161,8 +161,11 @@ class _Writer:
             compilation = self._build(draft)
             if compilation.is_ok:
                 return draft, compilation
+            if not compilation.is_of_text:
+                break  # time, disk or a signal ended it: no other text corrects that
             if attempt < REPAIRS_LIMIT:
                 draft = self._repair(draft, compilation)
+        self._stop.check()
         self._is_plain = True
         compilation = self._build(draft)
         if not compilation.is_ok:

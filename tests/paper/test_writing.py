@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
+from pod_worker.core.stop_signal import StopSignal
 from pod_worker.paper.bibliography import bibtex
 from pod_worker.paper.document import Draft, DraftSection, render
 from pod_worker.paper.figures import FigureSet
@@ -147,6 +149,26 @@ def test_a_text_that_no_repair_corrects_is_set_without_its_latex(
     assert paper.is_plain
     assert (folder / "paper.pdf").read_bytes().startswith(b"%PDF")
     assert by_key(build_numbers(sources.results))["stage3.best"].latex in (folder / "paper.tex").read_text()
+
+
+class LimitedRunner(PlainRunner):
+    """Ends each first compilation of a text with a formula by a limit."""
+
+    def execute(self, request: ExecutionRequest, stop: StopSignal) -> ExecutionResult:
+        is_tex = request.argv[-1] == "paper.tex"
+        if is_tex and "$x^2$" in (request.folder / "paper.tex").read_text():
+            return ExecutionResult(end=ExecutionEnd.DISK, output="paper.tex:3: not the text's fault")
+        return super().execute(request, stop)
+
+
+def test_a_compilation_that_a_limit_ended_is_no_question_to_the_model(
+    sources: PaperSources, drawn: Path, quick_tools: LatexTools, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(drawn, tmp_path / "paper"))
+    client = Writer(paper__write=[changed(sections=[{"heading": "Results", "body": r"A formula $x^2$."}])])
+    paper = write_paper(sources, folder, quick_tools, client, LimitedRunner(), STOP)
+    assert client.count("paper.repair") == 0
+    assert paper.is_plain
 
 
 def test_a_compiler_that_always_fails_ends_with_its_log(
