@@ -12,6 +12,7 @@ from pod_worker.core.failure import RunError
 from pod_worker.core.idea import read_idea
 from pod_worker.core.run import Json
 from pod_worker.parameters import read_params
+from pod_worker.tasks.catalogue import find_task
 
 
 def _iterations(what: str) -> Any:
@@ -106,7 +107,7 @@ OTHER_NAMES = {
 
 def parse(params: Mapping[str, Json]) -> ExperimentParams:
     """Raises RunError(INVALID_INPUT) that lists every problem."""
-    return read_params(ExperimentParams, params, "experiment", OTHER_NAMES, _idea_problems)
+    return read_params(ExperimentParams, params, "experiment", OTHER_NAMES, _problems)
 
 
 def complete(params: Mapping[str, Json]) -> dict[str, Json]:
@@ -114,10 +115,16 @@ def complete(params: Mapping[str, Json]) -> dict[str, Json]:
     return msgspec.structs.asdict(parse(params))
 
 
-def _idea_problems(params: Mapping[str, Json]) -> Iterator[str]:
-    if "idea" not in params:
-        return
-    try:
-        read_idea(params["idea"])
-    except RunError as error:
-        yield error.message
+def _problems(params: Mapping[str, Json]) -> Iterator[str]:
+    if "idea" in params:
+        try:
+            read_idea(params["idea"])
+        except RunError as error:
+            yield error.message
+    task = params.get("task")
+    # Only the worker can look at a path; commands make one of a folder's name.
+    if isinstance(task, str) and task and "/" not in task:
+        try:
+            find_task(task)
+        except RunError as error:
+            yield error.message

@@ -35,6 +35,7 @@ def test_an_idea_is_enough() -> None:
         ({"idea": IDEA, "replicas": 1}, "'replicas' is 1"),
         ({"idea": IDEA, "stage_1_iterations": 0}, "'stage_1_iterations' is 0"),
         ({"idea": IDEA, "task": ""}, "'task' is ''"),
+        ({"idea": IDEA, "task": "digitz"}, "there is no task 'digitz'"),
     ],
 )
 def test_a_wrong_parameter_is_named(params: dict[str, Any], problem: str) -> None:
@@ -47,3 +48,9 @@ def test_a_wrong_parameter_is_named(params: dict[str, Any], problem: str) -> Non
 def test_all_problems_are_listed_together() -> None:
     with pytest.raises(RunError, match=r"slotz.*idea.*max_usd"):
         parse({"slotz": 1, "max_usd": -1})
+
+
+@pytest.mark.parametrize("task", ["wine", "/pods/only/task"])
+def test_a_shipped_task_or_a_path_is_accepted(task: str) -> None:
+    """The path may be on the worker alone."""
+    assert parse({"idea": IDEA, "task": task}).task == task
