@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
@@ -9,7 +11,8 @@ from pod_worker.core.model_access import ModelAccess
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.factory import choose_provider
 from pod_worker.llm.limits import SpendCaps
-from pod_worker.stages.language_models import DEFAULT_MODELS, model_config
+from pod_worker.stages.language_models import DEFAULT_MODELS, model_config, open_models
+from tests.training.context import FolderContext
 
 KEY = "sk-0123456789abcdef"
 
@@ -52,3 +55,11 @@ def test_without_any_key_the_default_is_refused() -> None:
 def test_the_output_profile_is_handed_on() -> None:
     access = ModelAccess(openai_api_key=KEY, output="text")
     assert model_config(access, "gpt-5", SpendCaps()).output == OutputProfile.TEXT
+
+
+@pytest.mark.parametrize("model", ["default", "gpt-5-mini", "scripted"])
+def test_a_scripted_provider_is_named_scripted_whatever_model_was_asked_for(tmp_path: Path, model: str) -> None:
+    context = FolderContext(tmp_path, {})
+    context.model_access = ModelAccess(provider="scripted")
+    _client, named = open_models(context, model, SpendCaps(), tmp_path / "llm")
+    assert named == "scripted"

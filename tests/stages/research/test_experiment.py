@@ -1,5 +1,6 @@
 """A whole experiment: twice it is the same run, and repeating its writing costs nothing."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from pod_worker.sandbox.client import SandboxClient
 from pod_worker.search.journal import JOURNAL_NAME, whole_records
-from tests.stages.research.experiment import SEARCHES, WRITING, SmallExperiment
+from tests.stages.research.experiment import SEARCHES, SMALL, WRITING, SmallExperiment
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,39 @@ def test_the_same_seed_gives_the_same_journal(small_experiment: SmallExperiment,
     assert journal(again) == journal(small_experiment)
     assert again.runner.programs[: len(small_experiment.runner.programs)] == small_experiment.runner.programs
     assert {name.partition("-")[0] for name in experiments(again.runner.programs)} == set(SEARCHES)
+
+
+def test_the_same_seed_asks_the_same_questions(small_experiment: SmallExperiment, again: SmallExperiment) -> None:
+    """Recorded answers of a model can be replayed only when no time and no path is in a question."""
+    assert questions(small_experiment)
+    assert questions(again) == questions(small_experiment)
+
+
+def questions(experiment: SmallExperiment) -> set[str]:
+    """The keys of the answered requests: every word that a model was asked."""
+    cache = experiment.folder / "llm" / "cache"
+    return {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()}
+
+
+def test_published_means_are_of_fresh_seeds(small_experiment: SmallExperiment) -> None:
+    """The execution that was selected for its score is in no mean."""
+    numbers = {
+        each["key"]: each["text"] for each in json.loads((small_experiment.paper / "numbers.json").read_text())
+    }
+    assert numbers["baseline.seeds"] == str(SMALL["replicas"])
+
+
+def test_the_report_shows_results_costs_and_how_to_repeat_the_run(small_experiment: SmallExperiment) -> None:
+    text = small_experiment.artifact("report.html").decode()
+    for part in (
+        "Programs scored",
+        "Model calls",
+        "Dollars",
+        "Calls of language models",
+        "Sandbox layers",
+        "runs replay",
+    ):
+        assert part in text
 
 
 @pytest.mark.parametrize("name", ["numbers.json", "paper.tex", "references.json", "checks.json"])
