@@ -175,7 +175,7 @@ def retry_stage(run_id: str, stage: str, as_json: bool) -> int:
 
 
 def _stages_after(stage: str, run: Document) -> tuple[str, ...]:
-    """Empty where this version does not have the run's pipeline, or refuses its parameters."""
+    """Empty for a pipeline or parameters that this version does not know."""
     from pod_worker.pipelines import find_pipeline
 
     try:

@@ -129,9 +129,9 @@ class OperatorActions:
     def retry_stage(
         self, run_id: str, stage: str, by: str | None = None, *, later: Sequence[str] = ()
     ) -> ActionOutcome:
-        """Forget a stage of an ended run and the later ones that used its result, and queue the run again.
+        """Forget a stage of an ended run and queue the run again.
 
-        Every other finished stage is kept.
+        `later` are the stages that used its result; they are forgotten too. Every other finished stage is kept.
         """
         while (document := self._find(run_id)) is not None:
             run = run_from_document(document)
