@@ -11,6 +11,7 @@ from pod_worker.command.execution.folders import JobFolders
 from pod_worker.command.execution.job_environment import PreparedEnvironment, prepared
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
+from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
 
@@ -19,6 +20,7 @@ STAGE = "command"
 
 def run_command(context: Context) -> dict[str, Json]:
     params = parse(context.run.params)
+    _refuse_missing_parts(params)
     folders = JobFolders(context.work_dir, params.checkpoint_dir)
     folders.clear()
     folders.create()
@@ -38,6 +40,15 @@ def run_command(context: Context) -> dict[str, Json]:
     if not end.is_ok:
         raise failure_of(end)
     return {"exit_code": 0}
+
+
+def _refuse_missing_parts(params: CommandParams) -> None:
+    """A job must not run without its files, its secrets or its walls."""
+    wanted = {"workdir": params.workdir, "secrets": params.secrets, "sandbox": params.sandbox}
+    if missing := [name for name, value in wanted.items() if value]:
+        raise RunError(
+            FailureCode.INVALID_INPUT, f"this version cannot give a command {', '.join(missing)}; leave it out"
+        )
 
 
 def _execute(

@@ -25,6 +25,7 @@ LINES_PER_SECOND = 50
 BURST_LINES = 500
 LINE_CHARACTERS = 4_000
 TAIL_LINES = 40
+BAR_SECONDS = 10.0  # between two lines of a progress bar that replaces itself
 # O_NONBLOCK: a FIFO in the place of the file must not block us. The run may have made either.
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -49,6 +50,7 @@ class OutputCapture:
         self._skipped = 0
         self._rest = b""
         self._is_in_long_line = False
+        self._bar_shown = clock.monotonic()
         self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
 
     @property
@@ -78,7 +80,9 @@ class OutputCapture:
             self._take(chunk)
 
     def _take(self, chunk: bytes) -> None:
-        *lines, self._rest = (self._rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        lines = [_last_state(line) for line in lines]
+        self._rest = self._unfinished(rest, lines)
         if lines and self._is_in_long_line:
             lines, self._is_in_long_line = lines[1:], False  # its beginning is reported, the rest is cut
         if self._is_in_long_line:
@@ -86,6 +90,20 @@ class OutputCapture:
         elif len(self._rest) > LINE_CHARACTERS:
             lines, self._rest, self._is_in_long_line = [*lines, self._rest], b"", True
         self._take_lines([raw for raw in lines if raw.strip()])
+
+    def _unfinished(self, rest: bytes, lines: list[bytes]) -> bytes:
+        """What to keep of a line without its end.
+
+        The state of a progress bar is shown from time to time.
+        """
+        state, is_bar, newest = rest.rpartition(b"\r")
+        if not is_bar:
+            return rest
+        shown, now = _last_state(state), self._clock.monotonic()
+        if now - self._bar_shown >= BAR_SECONDS and shown.strip():
+            self._bar_shown = now
+            lines.append(shown)
+        return shown + is_bar + newest
 
     def _take_lines(self, lines: list[bytes]) -> None:
         """Take lines; those beyond the limit are not decoded.
@@ -114,6 +132,13 @@ class OutputCapture:
             count, self._skipped = self._skipped, 0
             message = f"{count} lines of output skipped here; the pod keeps the last of them in {self._name}"
             self._emit(RunLog(level="warn", message=message, source="stdout"))
+
+
+def _last_state(line: bytes) -> bytes:
+    """What a terminal shows of a line that returns to its beginning (carriage return)."""
+    if b"\r" not in line:
+        return line
+    return next((state for state in reversed(line.split(b"\r")) if state.strip()), b"")
 
 
 class _RotatingFile:

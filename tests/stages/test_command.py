@@ -96,6 +96,14 @@ def test_an_end_that_is_no_success_is_named(job: Job, run: str | list[str], code
     assert text in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("workdir", {"manifest": "a" * 64}), ("secrets", ["KEY"]), ("sandbox", True)]
+)
+def test_a_part_that_cannot_be_given_is_refused_and_not_left_out(job: Job, name: str, value: Any) -> None:
+    with pytest.raises(RunError, match=name):
+        job.execute(run="true", **{name: value})
+
+
 @pytest.mark.parametrize("reason", [DrainRequested, CancelRequested])
 def test_a_job_that_leaves_with_success_after_a_request_to_stop_is_not_finished(
     job: Job, reason: type[Interruption]

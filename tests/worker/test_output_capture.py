@@ -25,8 +25,20 @@ def capture(data: bytes, tmp_path: Path) -> tuple[list[RunLog], OutputCapture]:
 
 def test_lines_become_log_events_without_control_characters(tmp_path: Path) -> None:
     logs, made = capture(b"hello\n\x1b[31mred\x1b[0m\rprogress 1\rprogress 2\nno newline", tmp_path)
-    assert [log.message for log in logs] == ["hello", "red", "progress 1", "progress 2", "no newline"]
+    assert [log.message for log in logs] == ["hello", "progress 2", "no newline"]
     assert made.tail == [log.message for log in logs]
+
+
+def test_a_progress_bar_of_many_updates_becomes_few_lines_and_its_end_is_kept(tmp_path: Path) -> None:
+    logs: list[RunLog] = []
+    clock = ManualClock()
+    made = OutputCapture(io.BufferedReader(io.BytesIO()), tmp_path / "output.log", logs.append, clock)
+    for step in range(10_000):
+        clock.advance(0.01)  # 100 s together
+        made._record(b"\rstep %d" % step)
+    made._record(b"\nafter\r\n")
+    assert 5 <= len(logs) <= 15
+    assert [log.message for log in logs[-2:]] == ["step 9999", "after"]
 
 
 def test_binary_output_is_replaced_not_fatal(tmp_path: Path) -> None:
