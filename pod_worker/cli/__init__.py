@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queues": ("queues:queues", "Show queues; pause and resume them."),
     "workers": ("queues:workers", "List workers and what they do."),
     "artifacts": ("data.artifacts:artifacts", "List and download the artifacts of runs."),
+    "data": ("data.data_sets:data", "Upload data sets once, for every run."),
     "events": ("data.events:events", "Follow events, rebuild views, list rejected events."),
     "pods": ("pods.commands:pods", "Rent, inspect and terminate GPU pods."),
     "fake-runpod": ("services.fake_runpod:fake_runpod", "Serve a free imitation of the RunPod API for tests."),

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 PACK_BYTES = 64 * 1024 * 1024  # a pack has one larger file, or files up to this in all
 OBJECT_LIMIT_BYTES = 5 * 1024**3  # S3's limit on one PUT
 HASHES_LIMIT = 20_000  # in one request
+DATA_SETS = "data/"  # before the key of a data set
+
+
+def pack_key(sha256: str) -> str:
+    """The object of a pack; never overwritten."""
+    return f"content/packs/{sha256}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from pod_worker.artifacts.wire import (
     UploadGrant,
     part_size,
 )
+from pod_worker.content.wire import DATA_SETS, pack_key
 from pod_worker.control.artifacts.access import (
     artifact_view,
     authorize_writer,
@@ -42,7 +43,7 @@ from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import SystemClock
 from pod_worker.outbox.ids import UlidGenerator
-from pod_worker.store import artifact_keys
+from pod_worker.store import artifact_keys, content_index
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.artifact_registry import ArtifactRow, RunWriter
 from pod_worker.store.mongo import Mongo
@@ -142,6 +143,8 @@ class _Routes:
         return RedirectResponse(self._link(key), 307, headers={"Cache-Control": "no-store"})
 
     def _get(self, run_id: str, body: PresignRequest) -> DownloadUrl:
+        if body.key and body.key.startswith(DATA_SETS):
+            return self._data_set(body.key)
         key = str(parse_run_key(run_id, body.key)) if body.key else self._newest(run_id, body.filename or "")
         row = registry.verified_at_key(self._database, key)
         stored = self._stored(key)
@@ -152,6 +155,14 @@ class _Routes:
             sha256=row.sha256 if row else None,
             bytes=row.bytes if row and row.bytes is not None else stored.bytes,
         )
+
+    def _data_set(self, key: str) -> DownloadUrl:
+        """An uploaded data set, which every run may read."""
+        found = content_index.data_set(self._database, key)
+        if found is None:
+            raise ProblemError(404, "object_missing", f"there is no data set {key[:200]}: pod-worker data list")
+        url = self._store.presign_get(pack_key(found.pack), self._url_seconds, attachment=found.name)
+        return DownloadUrl(key=key, url=url, expires_in_s=self._url_seconds, sha256=found.pack, bytes=found.bytes)
 
     def _stored(self, key: str) -> StoredObject:
         """Raises ProblemError 404."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 
 from pod_worker.artifacts.object_store import ObjectChangedError, ObjectMissingError, ObjectStore, StoredObject
-from pod_worker.content.wire import OBJECT_LIMIT_BYTES, PackFile, PackFinalized, PackFinalizeRequest
+from pod_worker.content.wire import OBJECT_LIMIT_BYTES, PackFile, PackFinalized, PackFinalizeRequest, pack_key
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.store import content_index as index
 from pod_worker.store.content_index import PlacedFile
@@ -20,10 +20,6 @@ from pod_worker.store.mongo import Mongo
 
 UPLOAD_KEY = "uploads/{}/content"  # the sweep of uploads deletes what no finalize took
 _UPLOAD = re.compile(r"uploads/[0-9A-HJKMNP-TV-Z]{26}/content")
-
-
-def pack_key(sha256: str) -> str:
-    return f"content/packs/{sha256}"
 
 
 def manifest_key(sha256: str) -> str:

@@ -29,8 +29,9 @@ from pod_worker.content.wire import (
     PackPlace,
     PackRef,
     WorkdirAnswer,
+    pack_key,
 )
-from pod_worker.control.content.packs import UPLOAD_KEY, PackVerifier, manifest_key, pack_key
+from pod_worker.control.content.packs import UPLOAD_KEY, PackVerifier, manifest_key
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import SystemClock

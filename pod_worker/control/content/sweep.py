@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.control.content.packs import manifest_key, pack_key
+from pod_worker.content.wire import pack_key
+from pod_worker.control.content.packs import manifest_key
 from pod_worker.store import content_index as index
 from pod_worker.store.mongo import Mongo
 

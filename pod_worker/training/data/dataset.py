@@ -94,7 +94,7 @@ def encoding_warnings(encoded: EncodedDataset, max_length: int, kind: str) -> li
 
 def _local(context: Context, dataset: str) -> Path:
     path = Path(os.path.expanduser(dataset))  # an unknown user is left as it is
-    if path.exists() or not dataset.startswith("runs/"):
+    if path.exists() or not dataset.startswith(("runs/", "data/")):
         return path
     folder = context.work_dir / "data" / hashlib.sha256(dataset.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,5 +102,6 @@ def _local(context: Context, dataset: str) -> Path:
         return context.artifacts.fetch(dataset, folder / path.name)
     except FileNotFoundError as error:
         raise RunError(
-            FailureCode.INVALID_INPUT, f"data set {dataset} is no artifact of this run and no file here"
+            FailureCode.INVALID_INPUT,
+            f"data set {dataset} is no artifact of this run, no uploaded data set and no file here",
         ) from error

@@ -268,3 +268,16 @@ def test_a_data_set_has_a_key(client: ContentClient, tmp_path: Path) -> None:
     assert first.key == f"data/{hashlib.sha256(b'{}' + bytes([10])).hexdigest()[:16]}/train.jsonl"
     assert client.put_data(file).key == first.key
     assert [each.key for each in client.data_sets()] == [first.key]
+
+
+def test_any_attempt_fetches_a_data_set(client: ContentClient, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text("{}\n")
+    key = client.put_data(file).key
+    headers = {"Authorization": f"Bearer {mint(TOKEN, 'r1', 1)}"}
+    route = f"{url}/api/runs/r1/artifacts/presign"
+    asked = requests.post(route, json={"action": "get", "key": key}, headers=headers, timeout=10).json()
+    assert requests.get(asked["url"], timeout=10).content == file.read_bytes()
+    assert asked["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    absent = {"action": "get", "key": "data/../x"}
+    assert requests.post(route, json=absent, headers=headers, timeout=10).status_code == 404
