@@ -121,6 +121,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("dependencies", "start_deadline"),
         ("run_queue",),
         ("change_stream", "operations", "rescue", "stats"),
+        ("run_edits",),
     ),
 }
 SUB_REASONS = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pod_worker.store.ideation.sweep import IdeationSweep
     from pod_worker.store.queue.operations import OperatorActions
     from pod_worker.store.queue.rescue import Rescue
+    from pod_worker.store.queue.run_edits import RunEdits
     from pod_worker.store.queue.run_queue import RunQueue
 
 LOCAL_DATA = "~/.pod_worker/local"
@@ -50,6 +51,11 @@ class StoreSession:
         from pod_worker.store.queue.operations import OperatorActions
 
         return OperatorActions(self.database)
+
+    def edits(self) -> RunEdits:
+        from pod_worker.store.queue.run_edits import RunEdits
+
+        return RunEdits(self.database)
 
     def ideation_operations(self) -> IdeationOperations:
         from pod_worker.pipelines import find_pipeline

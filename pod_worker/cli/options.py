@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.core.run import Json
+from pod_worker.core.run import Json, RunStatus
 from pod_worker.core.terminal_text import terminal_text
 
 INT64_MAX = 2**63 - 1
@@ -83,6 +83,15 @@ def parse_pair(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise CommandError(f"{text!r} is not NAME=VALUE", ExitCode.USAGE)
     return name, value
+
+
+def parse_statuses(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Statuses, also several in one word with commas. Raises CommandError."""
+    known = [status.value for status in RunStatus]
+    chosen = [word.strip().upper() for each in words for word in each.split(",") if word.strip()]
+    if wrong := [word for word in chosen if word not in known]:
+        raise CommandError(f"{wrong[0]!r} is not a status. There are: {', '.join(known)}.", ExitCode.USAGE)
+    return tuple(chosen)
 
 
 def parse_duration(text: str) -> timedelta:

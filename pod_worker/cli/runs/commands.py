@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.runs import actions, cost, listing, logs, prune, submit, views
+from pod_worker.cli.runs import actions, changes, cost, listing, logs, prune, submit, views
 from pod_worker.cli.runs.search import replay, tree
 
 
@@ -15,7 +15,8 @@ def runs() -> None:
 
 for command in (
     submit.submit,
-    submit.clone,
+    changes.clone,
+    changes.set_values,
     listing.list_runs,
     views.show,
     logs.logs,

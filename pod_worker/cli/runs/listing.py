@@ -16,11 +16,10 @@ from pod_worker.cli.completion import (
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import json_option, limit_option, parse_pair, parse_time, time_option
+from pod_worker.cli.options import json_option, limit_option, parse_pair, parse_statuses, parse_time, time_option
 from pod_worker.cli.output import STATUS_STYLE, age, is_wide, print_json, print_json_line, print_table, say
 from pod_worker.cli.runs.duration import took
 from pod_worker.cli.runs.lookup import listed_json
-from pod_worker.core.run import RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import (
@@ -32,7 +31,6 @@ from pod_worker.store.views.read_models import (
     RunPage,
 )
 
-STATUSES = [status.value for status in RunStatus]
 ORDERS = {
     "newest": RunOrder(),
     "oldest": RunOrder(is_descending=False),
@@ -96,7 +94,7 @@ def list_runs(
     A page that --after continues stays the same while other runs are queued; the numbers of --page move on.
     """
     wanted = RunFilter(
-        statuses=_statuses(words),
+        statuses=parse_statuses(words),
         pipeline=pipeline,
         with_hidden=with_hidden,
         queue=queue,
@@ -134,13 +132,6 @@ def _say_rest(found: RunPage, limit: int, page: int | None, sort: str) -> None:
     say(f"{len(found.items)} of {shown} runs. The next ones: {following}" + (
         f" (or --limit {min(limit * 5, 1000)})" if limit < 1000 else ""
     ))  # fmt: skip
-
-
-def _statuses(words: tuple[str, ...]) -> tuple[str, ...]:
-    chosen = [word.strip().upper() for each in words for word in each.split(",") if word.strip()]
-    if wrong := [word for word in chosen if word not in STATUSES]:
-        raise CommandError(f"{wrong[0]!r} is not a status. There are: {', '.join(STATUSES)}.", ExitCode.USAGE)
-    return tuple(chosen)
 
 
 def _print_rows(found: RunPage) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import click
-
-from pod_worker.cli.completion import complete_labels, complete_queues, complete_run_ids
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import parse_pair
 from pod_worker.cli.output import say
 from pod_worker.core.run import TERMINAL, UNATTENDED, Json, RunStatus
 from pod_worker.store.mongo import Document
-from pod_worker.store.views.read_models import ReadModels, RunFilter
+from pod_worker.store.views.read_models import ReadModels
 
 TERMINAL_STATUSES = {status.value for status in TERMINAL}
 ENDED_STATUSES = {
@@ -54,42 +50,6 @@ def _newest_named(models: ReadModels, name: str) -> Document | None:
     if len(found) > 1:
         say(f"{name}: several runs have this name; this is the newest one, {found[0]}")
     return models.run(found[0]) if found else None
-
-
-def resolve_ids(models: ReadModels, run_ids: tuple[str, ...]) -> list[str]:
-    """Full ids in the given order, each once. Raises CommandError."""
-    return list(dict.fromkeys(str(resolve_run(models, each)["_id"]) for each in run_ids))
-
-
-def runs_selection(command: Callable[..., object]) -> Callable[..., object]:
-    """Ids of runs, or options that select open runs."""
-    ids = click.argument("run_ids", nargs=-1, shell_complete=complete_run_ids)
-    label = click.option(
-        "--label",
-        "labels",
-        multiple=True,
-        metavar="NAME=VALUE",
-        shell_complete=complete_labels,
-        help="All open runs with this label (with all that are given).",
-    )
-    queue = click.option("--queue", shell_complete=complete_queues, help="All open runs of this queue.")
-    return ids(label(queue(command)))
-
-
-def select_ids(
-    models: ReadModels, run_ids: tuple[str, ...], labels: tuple[str, ...], queue: str | None
-) -> list[str]:
-    """The full ids of the named runs, and of open runs by label and queue.
-
-    Raises CommandError.
-    """
-    if not run_ids and not labels and queue is None:
-        raise CommandError("Name runs, or select them with --label or --queue.", ExitCode.USAGE)
-    ids = resolve_ids(models, run_ids)
-    if labels or queue is not None:
-        wanted = RunFilter(OPEN_STATUSES, queue=queue, labels=dict(map(parse_pair, labels)))
-        ids += models.ids(wanted)
-    return list(dict.fromkeys(ids))
 
 
 def listed_json(run: Mapping[str, Json]) -> Document:

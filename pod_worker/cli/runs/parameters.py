@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import sys
@@ -127,6 +128,57 @@ def _accepts(kind: object, value: Json) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def set_paths(pipeline: str, params: Mapping[str, Json], settings: tuple[str, ...]) -> dict[str, Json]:
+    """A copy of the parameters with each `PATH=VALUE` set.
+
+    A path is `envs.LR` or `outputs.0.glob`. VALUE is JSON where it is JSON and the parameter accepts it, else
+    text. Raises CommandError.
+    """
+    from pod_worker.pipelines import find_pipeline
+
+    types = {each.name: each.type for each in msgspec.structs.fields(find_pipeline(pipeline).params)}
+    changed = dict(params)
+    for path, text in map(parse_pair, settings):
+        kind, name = types.get(path.split(".")[0]), path.split(".")[0]
+        as_text = _with_path(changed, path, text)
+        try:
+            as_json = _with_path(changed, path, json.loads(text))
+        except (ValueError, RecursionError):
+            as_json = as_text
+        prefers_text = not _accepts(kind, as_json[name]) and _accepts(kind, as_text[name])
+        changed = as_text if prefers_text else as_json
+    _check_numbers(changed)
+    return changed
+
+
+def _with_path(params: Mapping[str, Json], path: str, value: Json) -> dict[str, Json]:
+    changed: dict[str, Json] = copy.deepcopy(dict(params))
+    *parents, last = path.split(".")
+    target: Json = changed
+    for part in parents:
+        target = _step(path, target, part)
+    if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise _no_path(path, last)
+    return changed
+
+
+def _step(path: str, target: Json, part: str) -> Json:
+    """The object or list below `part`; an absent one of an object is made."""
+    if isinstance(target, dict):
+        return target.setdefault(part, {})
+    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+        return target[int(part)]
+    raise _no_path(path, part)
+
+
+def _no_path(path: str, part: str) -> CommandError:
+    return CommandError(f"--set {path}: there is no {part!r} to set there. See `runs show RUN`.", ExitCode.USAGE)
 
 
 def _check_numbers(params: Mapping[str, Json]) -> None:

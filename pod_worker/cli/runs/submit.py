@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.completion import complete_pipelines, complete_queues, run_id_argument
+from pod_worker.cli.completion import complete_pipelines, complete_queues
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import Int64, Number, json_option, parse_pair
 from pod_worker.cli.output import print_json, print_json_line, print_line, say
-from pod_worker.cli.runs.lookup import resolve_run
 from pod_worker.cli.runs.parameters import param_options, read_params
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Requirements, Run
-from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.run_queue import RunRequest
-from pod_worker.store.views.read_models import ReadModels
 
 ENQUEUE_BATCH = 1000
 
@@ -95,47 +92,6 @@ def submit(
         for _ in range(count)
     ]
     return enqueue(open_store(with_indexes=True), requests, then_watch=then_watch, as_json=as_json)
-
-
-@click.command()
-@run_id_argument
-@param_options
-@click.option("--queue", help="Another queue than that of the run.")
-@click.option("--priority", type=Int64(), metavar="N", help="Another priority than that of the run.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A further label, or another value.")
-@click.option("--watch", "then_watch", is_flag=True, help="Follow the new run until it has ended.")
-@json_option
-def clone(
-    run_id: str,
-    pairs: tuple[str, ...],
-    params_file: str | None,
-    queue: str | None,
-    priority: int | None,
-    labels: tuple[str, ...],
-    then_watch: bool,
-    as_json: bool,
-) -> int:
-    """Queue a copy of a run, with changed parameters on request.
-
-    The copy has the same pipeline, parameters, requirements, labels, queue and priority, and no results.
-    """
-    from ulid import ULID
-
-    store = open_store(with_indexes=True)
-    run = run_from_document(resolve_run(ReadModels(store.database), run_id))
-    warn_of_unserved_queue(queue)
-    request = RunRequest(
-        id=str(ULID()),
-        pipeline=run.pipeline,
-        params=read_params(run.pipeline, run.params, pairs, params_file),
-        queue=queue or run.queue,
-        priority=run.priority if priority is None else priority,
-        max_attempts=run.max_attempts,
-        hypothesis_id=run.hypothesis_id,
-        requirements=run.requirements,
-        labels=run.labels | dict(map(parse_pair, labels)),
-    )
-    return enqueue(store, [request], then_watch=then_watch, as_json=as_json)
 
 
 def warn_of_unserved_queue(queue: str | None) -> None:

@@ -6,9 +6,11 @@ import click
 
 from pod_worker.cli.completion import run_id_argument
 from pod_worker.cli.composition import open_store
+from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import STATUS_STYLE, print_json, print_line, print_table, say, span
-from pod_worker.cli.runs.lookup import resolve_run, runs_selection, select_ids
+from pod_worker.cli.runs.lookup import OPEN_STATUSES, resolve_run
+from pod_worker.cli.runs.selection import RunSelection, runs_selection
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.read_models import ReadModels
 
@@ -32,22 +34,25 @@ def show(run_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@runs_selection
+@runs_selection("open", OPEN_STATUSES)
 @json_option
-def watch(run_ids: tuple[str, ...], labels: tuple[str, ...], queue: str | None, as_json: bool) -> int:
+def watch(selection: RunSelection, as_json: bool) -> int:
     """Follow runs live until they have ended.
 
-    By id, or all open ones with a label or queue.
+    By id or name, or all open ones with a label, a queue or a status.
 
     Exit code 0 when all completed, 1 when one failed or was canceled. Ctrl-C ends the command, not the runs.
     """
     from pod_worker.cli.runs.watch import watch_runs
 
     store = open_store()
-    ids = select_ids(ReadModels(store.database), run_ids, labels, queue)
-    if not ids:
+    found = selection.find(ReadModels(store.database))
+    for message in found.missing.values():
+        say(message)
+    if not found.ids:
         say("no open run matches")
-    return watch_runs(store, ids, as_json=as_json)
+    code = watch_runs(store, found.ids, as_json=as_json)
+    return ExitCode.FAILED if found.missing and code == ExitCode.OK else code
 
 
 @click.command()

@@ -62,8 +62,8 @@ def check_request(request: RunRequest) -> None:
     if fault := next(_scheduling_faults(request), None):
         raise InvalidRunError(fault)
     for name in _FIELDS:
-        _check_storable(name, getattr(request, name))
-    size = sum(_check_storable(f"parameter {name}", value) for name, value in request.params.items())
+        check_storable(name, getattr(request, name))
+    size = sum(check_storable(f"parameter {name}", value) for name, value in request.params.items())
     if size > PARAMS_LIMIT_BYTES:
         raise InvalidRunError(
             f"The parameters have {size} bytes; at most {PARAMS_LIMIT_BYTES} are stored with a run. "
@@ -72,8 +72,8 @@ def check_request(request: RunRequest) -> None:
 
 
 def _scheduling_faults(request: RunRequest) -> Iterator[str]:
-    if request.name is not None and not (0 < len(request.name) <= NAME_LIMIT and request.name.isprintable()):
-        yield f"The name {request.name[:80]!r} must have 1 to {NAME_LIMIT} printable characters."
+    if request.name is not None and (fault := name_fault(request.name)):
+        yield fault
     if len(request.after) > AFTER_LIMIT:
         yield f"The run waits for {len(request.after)} runs; at most {AFTER_LIMIT} are allowed."
     if request.id in request.after:
@@ -87,8 +87,15 @@ def _scheduling_faults(request: RunRequest) -> Iterator[str]:
             yield f"The retry condition {fault}."
 
 
-def _check_storable(name: str, value: Json) -> int:
-    """The size of the value in BSON."""
+def name_fault(name: str) -> str | None:
+    """Why a run cannot have this name; None when it can."""
+    if 0 < len(name) <= NAME_LIMIT and name.isprintable():
+        return None
+    return f"The name {name[:80]!r} must have 1 to {NAME_LIMIT} printable characters."
+
+
+def check_storable(name: str, value: Json) -> int:
+    """The size of the value in BSON. Raises InvalidRunError."""
     try:
         return len(bson.encode({name: value}))
     except ENCODING_ERRORS as error:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 from rich.console import Console
 
-from pod_worker.cli.runs import actions, watch
+from pod_worker.cli.runs import watch
+from pod_worker.cli.runs.selection import named
+from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.views.read_models import ReadModels
 from tests.cli.conftest import Cli
 from tests.cli.runs.test_commands import submit
@@ -50,8 +53,8 @@ def test_nothing_is_selected_without_a_word(cli: Cli, db: Db, command: str) -> N
 
 
 def test_the_question_names_few_of_many_runs() -> None:
-    assert actions._named(["a", "b"]) == "a, b"
-    assert actions._named([*"abcdefgh"]) == "a, b, c, d, e and 3 more (8 runs)"
+    assert named(["a", "b"]) == "a, b"
+    assert named([*"abcdefgh"]) == "a, b, c, d, e and 3 more (8 runs)"
 
 
 def test_watch_follows_the_open_runs_with_a_label(cli: Cli, db: Db) -> None:
@@ -80,3 +83,73 @@ def test_many_runs_are_a_line_each_with_the_running_ones_first(db: Db) -> None:
     assert len(lines) < 50
     assert "run-150" in lines[3]
     assert "200 runs: 199 QUEUED, 1 RUNNING" in out.getvalue()
+
+
+def test_cancel_takes_runs_by_name_and_status(cli: Cli, db: Db) -> None:
+    a, b, c = submit(cli), submit(cli), submit(cli)
+    db.runs.update_one({"_id": a}, {"$set": {"name": "mine"}})
+    db.runs.update_one({"_id": b}, {"$set": {"status": "AWAITING_HUMAN"}})
+    assert cli("runs", "cancel", "mine", "--yes").code == 0
+    assert canceled(db) == {a}
+    assert cli("runs", "cancel", "--status", "awaiting_human", "--yes").code == 0
+    assert canceled(db) == {a, b}
+    assert c not in canceled(db)
+
+
+def test_one_unknown_run_does_not_stop_the_others(cli: Cli, db: Db) -> None:
+    a = submit(cli)
+    result = cli("runs", "cancel", "missing", a, "--yes")
+    assert result.code == 1
+    assert canceled(db) == {a}
+    assert [line.split()[0] for line in result.out.splitlines()] == [a, "missing"]
+    again = cli("runs", "reset", "missing", a, "--json")
+    assert (again.code, {row["id"]: row["result"] for row in again.json}) == (1, {a: "done", "missing": "missing"})
+
+
+def test_an_error_of_one_run_does_not_stop_the_others(cli: Cli, db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = submit(cli), submit(cli)
+    act = OperatorActions.cancel
+
+    def failing(self: OperatorActions, run_id: str, **rest: Any) -> Any:
+        if run_id == a:
+            raise OperationFailure("document is too large")
+        return act(self, run_id, **rest)
+
+    monkeypatch.setattr(OperatorActions, "cancel", failing)
+    result = cli("runs", "cancel", a, b, "--yes")
+    assert (result.code, canceled(db)) == (1, {b})
+    assert "too large" in result.out.splitlines()[0]
+
+
+def test_reset_takes_failed_and_canceled_runs_with_a_label(cli: Cli, db: Db) -> None:
+    a, b, done = (submit(cli, "--label", "s=1") for _ in range(3))
+    for run_id, status in ((a, "FAILED"), (b, "CANCELED"), (done, "COMPLETED")):
+        db.runs.update_one({"_id": run_id}, {"$set": {"status": status}})
+    refused = cli("runs", "reset", "--label", "s=1")
+    assert (refused.code, db.runs.count_documents({"status": "QUEUED"})) == (2, 0)
+    assert "--yes" in refused.err
+    assert cli("runs", "reset", "--label", "s=1", "--yes").code == 0
+    assert {run["_id"] for run in db.runs.find({"status": "QUEUED"})} == {a, b}
+    assert cli("runs", "reset", "--label", "s=1", "--status", "COMPLETED", "-y").code == 0
+    assert db.runs.count_documents({"status": "QUEUED"}) == 3
+
+
+def test_a_stage_of_several_runs_is_executed_again(cli: Cli, db: Db) -> None:
+    a, b, c = (submit(cli, "--label", "s=1") for _ in range(3))
+    done = {"Stage_1": {"done": True}}
+    db.runs.update_many({}, {"$set": {"status": "FAILED", "checkpoints": done}})
+    db.runs.update_one({"_id": b}, {"$set": {"checkpoints": {}}})
+    result = cli("runs", "retry-stage", a, b, "Stage_1")
+    assert result.code == 1
+    assert "not a finished stage" in result.out
+    assert cli("runs", "retry-stage", "--label", "s=1", "Stage_1", "--yes", "--json").code == 1
+    assert {run["_id"] for run in db.runs.find({"status": "QUEUED"})} == {a, c}
+
+
+def test_watch_names_an_unknown_run_and_follows_the_others(cli: Cli, db: Db) -> None:
+    a = submit(cli)
+    db.runs.update_one({"_id": a}, {"$set": {"status": "COMPLETED"}})
+    result = cli("runs", "watch", a, "missing")
+    assert result.code == 1
+    assert "no run 'missing'" in result.err
+    assert a in result.out
