@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("stack.up:up", "Start a local stack: MongoDB, S3, control plane, workers."),
     "worker": ("services.worker:worker", "Claim runs and execute them (the daemon on a pod)."),
     "control": ("services.control:control", "Serve ingest, the API and the web page."),
+    "run": ("run.commands:run", "Run a command of your own on a pod and follow it."),
+    "wait": ("run.commands:wait", "Wait for runs; exit with the code of their command."),
     "runs": ("runs.commands:runs", "Submit, list, show, follow and manage runs."),
     "hypotheses": ("ideas.hypotheses:hypotheses", "Create hypotheses, choose ideas, launch experiments."),
     "ideation": ("ideas.ideation:ideation", "Let a model write ideas about a hypothesis."),

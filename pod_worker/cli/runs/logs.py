@@ -16,10 +16,11 @@ from pod_worker.cli.output import clock_time, print_json_line, print_line, say
 from pod_worker.cli.runs.lookup import ENDED_STATUSES, resolve_run
 from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.events.tail import EventTail
-from pod_worker.store.mongo import Document
+from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.read_models import ReadModels
 
 POLL_SECONDS = 0.5
+FOLLOWED_LINES = 1000  # before a command that follows from the start begins
 COLORS = {"error": "red", "warn": "yellow", "warning": "yellow"}
 
 
@@ -54,6 +55,13 @@ def logs(run_id: str, follow: bool, since: str | None, tail: int, level: str | N
             say("no log lines match")
         return
     for found in _follow(models, EventTail(reader, run_id, wanted, tail), run_id):
+        _print_logs(found, as_json)
+
+
+def follow_log(database: Mongo, run_id: str, *, as_json: bool) -> None:
+    """Print the log of a run from its beginning until it has ended."""
+    lines = EventTail(EventReader(database), run_id, EventFilter((LOG_TYPE,)), FOLLOWED_LINES)
+    for found in _follow(ReadModels(database), lines, run_id):
         _print_logs(found, as_json)
 
 

@@ -1,0 +1,99 @@
+"""The working directory of a job: a folder to upload, or a repository at a commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pod_worker.cli.composition import load_settings
+from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.cli.output import say, size
+from pod_worker.content.git_state import git_state
+from pod_worker.content.tree import Tree, TreeError, TreeLimits, scan
+from pod_worker.content.upload_client import ContentClient, ContentUploadError, UploadProgress
+from pod_worker.core.run import Json
+from pod_worker.core.secret import revealed
+
+_GIT = re.compile(r"((?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+)@([0-9a-f]{40}|[0-9a-f]{64})", re.ASCII)
+_GIT_WITHOUT_COMMIT = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWorkdir:
+    """What the run's parameters say of the workdir; `tree` is what an upload sends."""
+
+    reference: dict[str, Json]
+    source: dict[str, Json] | None
+    tree: Tree | None
+
+
+def plan_workdir(text: str, base: Path, limits: TreeLimits) -> PlannedWorkdir:
+    """Looks at the folder and reads its files. Raises CommandError with the fix."""
+    if found := _GIT.fullmatch(text):
+        return PlannedWorkdir({"git": found[1], "commit": found[2]}, None, None)
+    if _GIT_WITHOUT_COMMIT.match(text):
+        raise CommandError(
+            "the workdir names a repository without a full commit: write URL@COMMIT (git rev-parse HEAD)",
+            ExitCode.USAGE,
+        )
+    folder = base / Path(text).expanduser()
+    try:
+        tree = scan(folder, limits, _cache_folder())
+    except TreeError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from None
+    reference = {"manifest": tree.sha256, "files": tree.files, "bytes": tree.bytes}
+    return PlannedWorkdir(reference, _source(folder), tree)
+
+
+def missing_bytes(tree: Tree) -> int | None:
+    """Bytes that an upload would send; None when the control plane cannot be asked."""
+    try:
+        return sum(each.bytes for each in _client().missing(tree))
+    except ContentUploadError:
+        return None
+
+
+def upload(tree: Tree) -> None:
+    """Send what the control plane does not have. Raises CommandError."""
+    shown = 0
+
+    def report(progress: UploadProgress) -> None:
+        nonlocal shown
+        percent = 100 * progress.sent // max(progress.total, 1)
+        if percent > shown and sys.stderr.isatty():
+            shown = percent
+            sys.stderr.write(f"\rupload: {percent} % of {size(progress.total)} ")
+            sys.stderr.flush()
+
+    try:
+        _client().upload(tree, report)
+    except ContentUploadError as error:
+        raise CommandError(f"the workdir was not uploaded: {error}", ExitCode.TEMPORARY) from None
+    finally:
+        if shown:
+            sys.stderr.write("\n")
+    say(f"workdir: {tree.files} files, {size(tree.bytes)} from {tree.root}")
+
+
+def _client() -> ContentClient:
+    settings = load_settings()
+    return ContentClient(settings.control_plane_url, revealed(settings.control_plane_token))
+
+
+def _source(folder: Path) -> dict[str, Json] | None:
+    state = git_state(folder)
+    if state is None:
+        return None
+    found: dict[str, Json] = {"commit": state.commit, "is_dirty": state.is_dirty}
+    found |= {"branch": state.branch} if state.branch else {}
+    return found | ({"diff_sha256": state.diff_sha256} if state.diff_sha256 else {})
+
+
+def _cache_folder() -> Path | None:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pod_worker"
+    except RuntimeError:  # no home folder
+        return None

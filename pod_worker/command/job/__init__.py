@@ -1,0 +1,1 @@
+"""A job as a user writes it: fields, units, sweeps."""
