@@ -91,7 +91,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("completion", "config", "downloads", "object_storage"),
         ("pipelines",),
         ("diagnostics", "runs"),
-        ("data", "ideas", "queues"),
+        ("data", "ideas", "queues", "run"),
         ("services", "pods"),
         ("stack",),
     ),

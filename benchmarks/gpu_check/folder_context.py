@@ -89,6 +89,9 @@ class FolderRun:
         self.artifacts = FolderArtifactStore(root / "store", attempt)
         self.stop = stop or CountedStop()
 
+    def fetch_workdir(self, manifest: str, target: Path) -> None:
+        raise RunError(FailureCode.ENVIRONMENT, "this run has no workdir")
+
     def open_sandbox(self) -> CodeRunner:
         raise RunError(FailureCode.ENVIRONMENT, "this run has no sandbox")
 

@@ -124,6 +124,12 @@ class Context(Protocol):
     def model_access(self) -> ModelAccess | None:
         """How to reach language models; None for a pipeline that does not need them."""
 
+    def fetch_workdir(self, manifest: str, target: Path) -> None:
+        """Make `target` the exact copy of the workdir that the run's parameters name.
+
+        Raises RunError(STORAGE).
+        """
+
     def open_sandbox(self) -> CodeRunner:
         """The sandbox for programs that models wrote; one for all stages of an attempt.
 

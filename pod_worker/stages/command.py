@@ -1,19 +1,24 @@
-"""The stage `command`: files, environment, program and end of a job."""
+"""The stage `command`: files, environment, program, checkpoints and end of a job."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pod_worker.command.execution.argv import argv_of
 from pod_worker.command.execution.environment import job_environment, setup_environment
 from pod_worker.command.execution.failure import failure_of, start_failure
 from pod_worker.command.execution.folders import JobFolders
+from pod_worker.command.execution.git_checkout import check_out
 from pod_worker.command.execution.job_environment import PreparedEnvironment, prepared
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
+from pod_worker.snapshots.outputs import OutputUploader
+from pod_worker.snapshots.snapshot_store import SnapshotStore
 
 STAGE = "command"
 
@@ -23,36 +28,79 @@ def run_command(context: Context) -> dict[str, Json]:
     _refuse_missing_parts(params)
     folders = JobFolders(context.work_dir, params.checkpoint_dir)
     folders.clear()
+    _fill_workdir(context, params, folders)
     folders.create()
-    with prepared(
-        folders,
-        python=params.python,
-        setup=params.setup,
-        lock_files=params.lock_files,
-        env=setup_environment(os.environ, params.envs),
-        stop=context.stop,
-        log=context.log,
-    ) as environment:
-        end = _execute(context, params, folders, environment)
+    snapshots = SnapshotStore(
+        context,
+        folders.checkpoints,
+        params.checkpoint_every,
+        params.keep_checkpoints,
+        keep_initial_files=bool(params.checkpoint_dir),
+    )
+    is_resumed = snapshots.restore()
+    outputs = OutputUploader(context, folders.work, params.outputs, folders.outputs)
+    with (
+        prepared(
+            folders,
+            python=params.python,
+            setup=params.setup,
+            lock_files=params.lock_files,
+            env=setup_environment(os.environ, params.envs),
+            stop=context.stop,
+            log=context.log,
+        ) as environment,
+        _saving(snapshots, outputs),
+    ):
+        end = _execute(context, params, folders, environment, is_resumed=is_resumed)
+    snapshots.snapshot_now("drain" if end.was_stopped else "end")
     if end.was_stopped:
         # Also after exit code 0: a program that saved its state and left in time is not finished.
         context.stop.check()
+    outputs.finish(is_failed=not end.is_ok)
     if not end.is_ok:
         raise failure_of(end)
-    return {"exit_code": 0}
+    return {"exit_code": 0, **snapshots.state}
 
 
 def _refuse_missing_parts(params: CommandParams) -> None:
-    """A job must not run without its files, its secrets or its walls."""
-    wanted = {"workdir": params.workdir, "secrets": params.secrets, "sandbox": params.sandbox}
+    """A job must not run without its secrets or its walls."""
+    wanted = {"secrets": params.secrets, "sandbox": params.sandbox}
     if missing := [name for name, value in wanted.items() if value]:
         raise RunError(
             FailureCode.INVALID_INPUT, f"this version cannot give a command {', '.join(missing)}; leave it out"
         )
 
 
+def _fill_workdir(context: Context, params: CommandParams, folders: JobFolders) -> None:
+    source = params.workdir
+    if source is None:
+        return
+    if source.git is not None:
+        env = setup_environment(os.environ, {})
+        check_out(source.git, source.commit or "", folders.work, env, context.stop)
+    elif source.manifest is not None:
+        context.fetch_workdir(source.manifest, folders.work)
+
+
+@contextmanager
+def _saving(snapshots: SnapshotStore, outputs: OutputUploader) -> Iterator[None]:
+    """Checkpoints and outputs leave the pod while the program runs."""
+    snapshots.start()
+    outputs.start()
+    try:
+        yield
+    finally:
+        outputs.close()
+        snapshots.close()
+
+
 def _execute(
-    context: Context, params: CommandParams, folders: JobFolders, environment: PreparedEnvironment
+    context: Context,
+    params: CommandParams,
+    folders: JobFolders,
+    environment: PreparedEnvironment,
+    *,
+    is_resumed: bool,
 ) -> CommandEnd:
     env = job_environment(
         os.environ,
@@ -61,7 +109,7 @@ def _execute(
         envs=params.envs,
         secrets={},
         gpus=params.gpus,
-        is_resumed=any(folders.checkpoints.iterdir()),
+        is_resumed=is_resumed,
     )
     argv = argv_of(params.run)
     context.stop.check()

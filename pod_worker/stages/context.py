@@ -79,6 +79,7 @@ class StageContext:
         clock: Clock,
         model_access: ModelAccess | None = None,
         open_sandbox: Callable[[], CodeRunner] | None = None,
+        fetch_workdir: Callable[[str, Path], None] | None = None,
     ) -> None:
         self.run = run
         self.stage = stage
@@ -89,6 +90,7 @@ class StageContext:
         self.summary: dict[str, Json] = {}
         self._emitter = emitter
         self._open_sandbox = open_sandbox
+        self._fetch_workdir = fetch_workdir
         self._save = save
         self._clock = clock
         self._began = 0.0
@@ -112,6 +114,11 @@ class StageContext:
     def elapsed(self) -> float:
         """Seconds since this attempt entered the stage."""
         return self._clock.monotonic() - self._began
+
+    def fetch_workdir(self, manifest: str, target: Path) -> None:
+        if self._fetch_workdir is None:
+            raise RunError(FailureCode.INTERNAL, f"no workdir can be fetched in stage {self.stage}")
+        self._fetch_workdir(manifest, target)
 
     def open_sandbox(self) -> CodeRunner:
         if self._open_sandbox is None:

@@ -99,6 +99,9 @@ class AttemptExecutor:
             clock=self._clock,
             model_access=self._spec.model_access,
             open_sandbox=self._sandbox.open if self._sandbox else None,
+            fetch_workdir=lambda manifest, target: child_io.fetch_workdir(
+                self._spec, self._stop, manifest, target
+            ),
         ) as context:
             context.summary = stage.run(context)
         self._save(stage.name, context.summary, done=True)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.execution import CodeRunner
-from pod_worker.core.failure import CancelRequested, DrainRequested
+from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
 from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, EventEmitter, StopSignal
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
 from pod_worker.worker.protocol import AttemptSpec
+
+CONTENT_CACHE = ".content"  # below the work root; no run's folder begins with a dot
 
 
 def event_source(pod_id: str) -> str:
@@ -106,3 +108,21 @@ class LazyArtifacts:
                 random.Random(),
             )
         return self._opened
+
+
+def fetch_workdir(spec: AttemptSpec, stop: StopSignal, manifest: str, target: Path) -> None:
+    """Copies the workdir of the run; the cache is shared by the runs of this pod.
+
+    Raises RunError(STORAGE), and what `stop` raises.
+    """
+    from pod_worker.content.manifest import InvalidManifestError
+    from pod_worker.content.materialise import materialise
+    from pod_worker.content.pod_client import WorkdirClient
+
+    client = WorkdirClient(spec.control_plane_url, spec.attempt_token, spec.run.id, stop)
+    wanted, packs = client.workdir(manifest)
+    cache = Path(spec.work_dir).parent / CONTENT_CACHE
+    try:
+        materialise(wanted, packs, target, cache, client.fetch_pack, stop)
+    except InvalidManifestError as error:
+        raise RunError(FailureCode.STORAGE, f"the manifest of the workdir is not valid: {error}") from None

@@ -12,10 +12,11 @@ import pytest
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, Interruption, RunError
 from pod_worker.core.payload import Payload
-from pod_worker.core.run import Run, RunStatus
+from pod_worker.core.run import Checkpoint, Run, RunStatus
 from pod_worker.process.tree import become_subreaper
 from pod_worker.stages.command import COMMAND
 from pod_worker.stages.context import StageContext, StopFlag
+from tests.training.context import FolderArtifacts
 
 NEVER = 600.0
 
@@ -35,21 +36,26 @@ class Job:
         self.work = self.root / "work"
         self.stop = StopFlag()
         self.events: list[Payload] = []
+        self.state: dict[str, Any] = {}
 
     def emit(self, payload: Payload) -> str:
         self.events.append(payload)
         return str(len(self.events))
 
+    def save(self, stage: str, state: dict[str, Any]) -> None:
+        self.state = state
+
     def execute(self, attempt: int = 1, **params: Any) -> dict[str, Any]:
-        run = Run("r", "command", "command", RunStatus.RUNNING, params, attempt=attempt)
+        saved = {"command": Checkpoint("command", False, self.state)} if self.state else {}
+        run = Run("r", "command", "command", RunStatus.RUNNING, params, attempt=attempt, checkpoints=saved)
         context = StageContext(
             run,
             "command",
             work_dir=self.root,
             emitter=self,
-            artifacts=None,  # type: ignore[arg-type]
+            artifacts=FolderArtifacts(self.root.parent / "store", attempt),
             stop=self.stop,
-            save=lambda stage, state: None,
+            save=self.save,
             clock=SystemClock(),
         )
         return COMMAND.run(context)

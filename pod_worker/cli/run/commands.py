@@ -1,4 +1,4 @@
-"""`pod-worker run`: submit a command of the user's own and follow it; `pod-worker wait`."""
+"""`pod-worker run` and `pod-worker wait`: submit a command, follow it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ CURRENT_FOLDER = "."
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a job file.")
 @json_option
 def run(job_file: str | None, as_json: bool, **options: Any) -> int:
-    """Run a command of your own on a pod: `pod-worker run -- python train.py`, or `pod-worker run job.yaml`.
+    """Run a command of your own on a pod.
+
+    \b
+    pod-worker run -- python train.py --lr 1e-4
+    pod-worker run job.yaml --set envs.LR=1e-4
 
     The current folder (without what .gitignore and .podignore name) is uploaded and is the working directory. The
     log is shown until the run ends; the exit code is the command's. Ctrl-C ends the watching, not the run.
@@ -117,9 +121,10 @@ def _submit(
 @click.option("--timeout", metavar="TIME", help="Give up after this time, with exit code 75.")
 @json_option
 def wait(run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
-    """Wait until runs have ended; the exit code is the command's, of several the first that is not 0.
+    """Wait until runs have ended.
 
-    Outages of MongoDB are waited out.
+    The exit code is that of the command; of several runs, the first that is not 0. Outages of MongoDB are waited
+    out.
     """
     from pod_worker.cli.runs.lookup import resolve_ids
     from pod_worker.command.job.words import WordError, duration_seconds

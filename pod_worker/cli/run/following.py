@@ -19,7 +19,7 @@ POLL_SECONDS = 0.5
 
 
 def follow_job(store: StoreSession, run_ids: Sequence[str], *, as_json: bool) -> int:
-    """Prints the log of one run, or a line per change of several, until all have ended."""
+    """Prints the log of one run, or the changes of several, until they end."""
     models = ReadModels(store.database)
     if len(run_ids) > 1:
         code = watch_runs(store, run_ids, as_json=as_json)

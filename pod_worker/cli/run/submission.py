@@ -1,4 +1,4 @@
-"""From job specs to queued runs: names to ids, workdir to the content store, then one write."""
+"""From job specs to runs: parameters, requirements, secrets, dependencies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A checked job: its fields, its parameters as a run keeps them, the labels of a sweep."""
+    """A checked job.
+
+    Its fields, its parameters as a run keeps them, its labels with those of a sweep.
+    """
 
     spec: JobSpec
     params: dict[str, Json]

@@ -1,4 +1,4 @@
-"""Splits the words of `pod-worker run` into options, a job file, and the command after `--`."""
+"""The words of `pod-worker run`: options, a job file, a command after `--`."""
 
 from __future__ import annotations
 

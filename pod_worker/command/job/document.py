@@ -31,7 +31,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_job_file(path: Path) -> dict[str, Json]:
-    """The fields of the file. Raises RunError(INVALID_INPUT) with the line and the fix."""
+    """The fields of the file.
+
+    Raises RunError(INVALID_INPUT) with the line and the fix.
+    """
     try:
         if path.stat().st_size > FILE_LIMIT_BYTES:
             raise RunError(FailureCode.INVALID_INPUT, f"{path} is larger than 1 MiB: it is no job file")
@@ -50,7 +53,9 @@ def read_job_file(path: Path) -> dict[str, Json]:
 
 
 def set_fields(fields: dict[str, Json], changes: Iterable[tuple[str, str]]) -> dict[str, Json]:
-    """The fields with others set by path: ("envs.LR", "1e-4"). A text is read as YAML reads it.
+    """The fields with others set by path: ("envs.LR", "1e-4").
+
+    A text is read as YAML reads it.
 
     Raises RunError(INVALID_INPUT) for a path that leads through a value.
     """

@@ -1,4 +1,4 @@
-"""The one schema of a job: YAML file, options of `pod-worker run`, and keyword arguments.
+"""The one schema of a job: YAML file, options and keyword arguments.
 
 `read_job` checks everything that needs no file and no network, and names every problem at once.
 """

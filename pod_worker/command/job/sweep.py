@@ -19,9 +19,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCI
 
 
 def sweep_values(words: Sequence[str]) -> dict[str, list[str]]:
-    """Names and values of words such as `lr=1e-4,3e-4` and `seed=0..4`, both ends included.
+    """Names and values of words such as `lr=1e-4,3e-4` and `seed=0..4`.
 
-    Raises RunError(INVALID_INPUT).
+    A range includes both ends. Raises RunError(INVALID_INPUT).
     """
     found: dict[str, list[str]] = {}
     for word in words:

@@ -53,7 +53,7 @@ class GpuNeed:
 
 
 def gpu_need(text: str | int) -> GpuNeed:
-    """The need of "H100", "RTX 4090:2", "24GB", "24GB..48GB:1", "24GB..:4" or a count such as 2."""
+    """The need of "H100", "RTX 4090:2", "24GB..48GB:1", "24GB:4" or a count."""
     words = str(text).strip()
     what, _, count_text = words.rpartition(":") if ":" in words else (words, "", "1")
     if words.isdecimal() and words.isascii():
