@@ -126,7 +126,7 @@ def wait(run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     The exit code is that of the command; of several runs, the first that is not 0. Outages of MongoDB are waited
     out.
     """
-    from pod_worker.cli.runs.lookup import resolve_ids
+    from pod_worker.cli.runs.lookup import resolve_run
     from pod_worker.command.job.words import WordError, duration_seconds
     from pod_worker.store.views.read_models import ReadModels
 
@@ -135,7 +135,8 @@ def wait(run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     except WordError as error:
         raise CommandError(f"--timeout {error}", ExitCode.USAGE) from None
     store = open_store()
-    ids = resolve_ids(ReadModels(store.database), run_ids)
+    models = ReadModels(store.database)
+    ids = list(dict.fromkeys(str(resolve_run(models, each)["_id"]) for each in run_ids))
     return wait_for_jobs(store, ids, seconds, as_json=as_json)
 
 
