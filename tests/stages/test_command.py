@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,8 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "r"
-        self.root.mkdir()
+        self.root.mkdir(parents=True)
+        self.store = folder / "store"
         self.work = self.root / "work"
         self.stop = StopFlag()
         self.events: list[Payload] = []
@@ -53,7 +55,7 @@ class Job:
             "command",
             work_dir=self.root,
             emitter=self,
-            artifacts=FolderArtifacts(self.root.parent / "store", attempt),
+            artifacts=FolderArtifacts(self.store, attempt),
             stop=self.stop,
             save=self.save,
             clock=SystemClock(),
@@ -136,6 +138,63 @@ def test_a_failure_while_being_stopped_costs_nothing(job: Job) -> None:
 def test_the_next_attempt_resumes_in_a_clean_workdir(job: Job) -> None:
     job.execute(run="test $RESUME = 0; touch old; echo 5 > $CHECKPOINT_DIR/step")
     job.execute(attempt=2, run="test $RESUME = 1; test ! -e old; test $(cat $CHECKPOINT_DIR/step) = 5")
+
+
+def test_the_summary_names_the_kept_snapshots(job: Job) -> None:
+    summary = job.execute(run="echo 5 > $CHECKPOINT_DIR/step")
+    assert summary["snapshots"]
+    assert summary["snapshots"] == job.state["snapshots"]
+
+
+def test_another_pod_has_the_checkpoints_of_the_last_snapshot(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        job.execute(run="echo 5 > $CHECKPOINT_DIR/step; exit 3")
+    other = Job(tmp_path / "other")
+    other.state = job.state
+    other.store = job.store
+    other.execute(attempt=2, run="test $RESUME = 1; test $(cat $CHECKPOINT_DIR/step) = 5")
+
+
+def test_outputs_are_uploaded_also_when_the_command_fails(job: Job) -> None:
+    with pytest.raises(RunError, match="exit code 3"):
+        job.execute(
+            run="echo 1 > $OUTPUT_DIR/loss.txt; echo 2 > result.json; exit 3",
+            outputs=[{"glob": "*.json", "required": False}],
+        )
+    names = {path.name for path in job.store.rglob("*") if path.is_file()}
+    assert {"loss.txt", "result.json"} <= names
+
+
+def test_a_required_output_that_is_missing_fails_a_success(job: Job) -> None:
+    with pytest.raises(RunError, match=r"model\.bin") as refused:
+        job.execute(run="true", outputs=[{"glob": "model.bin", "required": True}])
+    assert refused.value.code is FailureCode.USER_ERROR
+
+
+def test_a_commit_of_a_repository_is_the_workdir(job: Job, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+
+    def git(*words: str) -> str:
+        name = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *name, *words], cwd=repository, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    (repository / "value").write_text("first")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD")
+    (repository / "value").write_text("second")
+    git("commit", "-qam", "second")
+    job.execute(run="cp value $OUTPUT_DIR", workdir={"git": f"file://{repository}", "commit": commit})
+    assert (job.root / "outputs" / "value").read_text() == "first"
+
+
+def test_a_repository_that_cannot_be_fetched_is_a_network_failure(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="could not be fetched with git") as failed:
+        job.execute(run="true", workdir={"git": f"file://{tmp_path}/nowhere", "commit": "0" * 40})
+    assert failed.value.code is FailureCode.NETWORK
 
 
 def test_a_request_before_the_start_executes_nothing(job: Job) -> None:
