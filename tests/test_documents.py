@@ -100,6 +100,8 @@ def command_fault(words: list[str]) -> str | None:
     context = click.Context(cli)
     options = set(option_names(cli, context))
     for word in words:
+        if word == "--":
+            return None  # the rest is a command of the user
         if word.startswith("-") and word != "-":
             if word.partition("=")[0] not in options:
                 return f"no option {word}"

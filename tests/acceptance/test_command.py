@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import signal
 from functools import partial
-from pathlib import Path
 
 from tests.acceptance.local_stack import Running, wait_for
 
-# Counts in its checkpoint folder; ends when `go` exists.
-COUNT = """
-n=$(cat $CHECKPOINT_DIR/n 2>/dev/null || echo 0)
-echo $((n + 1)) > $CHECKPOINT_DIR/n
-echo attempt $POD_WORKER_ATTEMPT resume $RESUME
-while [ ! -e "$GO" ]; do sleep 0.1; done
-"""
 # All that a job can see of its own process, its parents and their descriptors.
 LOOK = """
 env | grep -v '^ENVIRON=' ; for pid in $$ $PPID; do
@@ -30,20 +22,6 @@ def output_of(running: Running, run_id: str) -> str:
     return "\n".join(
         event["data"]["message"] for event in running.db.events.find({"runId": run_id, "type": "ai.run.log"})
     )
-
-
-def test_a_command_goes_on_with_another_worker_after_a_sigkill(running: Running, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    shared, go = running.folder / "work-shared", tmp_path / "go"
-    run_id = running.submit("command", {"run": COUNT, "envs": {"GO": str(go)}})
-    with running.worker("first", POD_WORKER_WORK_DIR=str(shared)) as first:
-        wait_for(lambda: "attempt 1 resume 0" in output_of(running, run_id), "the job to start")
-        first.send(signal.SIGKILL)
-    with running.worker("second", POD_WORKER_WORK_DIR=str(shared)):
-        wait_for(lambda: "attempt 2 resume 1" in output_of(running, run_id), "the job to resume")
-        go.touch()
-        run = running.wait_status(run_id, "COMPLETED")
-    assert run["attempt"] == 2
 
 
 def test_a_drain_gives_the_job_its_time_and_costs_it_nothing(running: Running) -> None:
