@@ -36,6 +36,7 @@ class SecretRule:
 SECRETS: dict[str, SecretRule] = {
     "mongodb_url": SecretRule(1, is_header=False),
     "control_plane_token": SecretRule(16),
+    "encryption_key": SecretRule(32, is_header=False),  # its public key is known: it must not be guessable
     "minio_access_key": SecretRule(3),  # the limits of MinIO
     "minio_secret_key": SecretRule(8),
     "runpod_api_key": SecretRule(8),
@@ -100,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_url: Secret | None = None
     control_plane_url: str = "http://127.0.0.1:8787"
     control_plane_token: Secret | None = None
+    encryption_key: Secret | None = None  # of sealed secrets; the control plane alone needs it
     worker_mode: str = "all"
     minio_endpoint: str | None = None
     minio_public_endpoint: str | None = None

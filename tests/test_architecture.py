@@ -23,7 +23,7 @@ SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts")
 
 LEVELS = (
     ("core",),
-    ("process", "parameters", "pipeline"),
+    ("process", "parameters", "pipeline", "sealing"),
     (
         "search",
         "tasks",
@@ -80,7 +80,7 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "control": (
         ("web", "metrics"),
         ("events", "artifacts", "content"),
-        ("ingest", "runs", "pages", "ideation"),
+        ("ingest", "runs", "pages", "ideation", "secrets"),
         ("health",),
         ("app",),
         ("server",),
@@ -107,7 +107,14 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("queue", "events", "views"),
         ("ideation",),
         ("artifact_keys",),
-        ("artifact_registry", "superseded_artifacts", "worker_registry", "pod_intents", "content_index"),
+        (
+            "artifact_registry",
+            "superseded_artifacts",
+            "worker_registry",
+            "pod_intents",
+            "content_index",
+            "run_secrets",
+        ),
         ("indexes", "pruning"),
     ),
     "store.ideation": (

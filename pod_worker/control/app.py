@@ -25,12 +25,14 @@ from pod_worker.control.ingest.service import Ingest
 from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.control.pages import routes as page_routes
 from pod_worker.control.runs import api, live
+from pod_worker.control.secrets import routes as secret_routes
 from pod_worker.control.web import problem
 from pod_worker.control.web.admission import Admission, RequestLimits, require_admission
 from pod_worker.control.web.auth import Authorizer
 from pod_worker.control.web.fast_routes import ControlPlaneApp
 from pod_worker.control.web.rate_limit import ClientRateLimit
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.sealing import private_key
 from pod_worker.store.mongo import Mongo
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.store.queue.stats import QueueStatsReader
@@ -46,6 +48,7 @@ def build_app(
     *,
     token: str | None,
     open_on_loopback: bool,
+    encryption_key: str | None = None,
     instance: str | None = None,
     background_problems: Callable[[], list[str]] = list,
     limits: RequestLimits | None = None,
@@ -56,6 +59,7 @@ def build_app(
     """The app.
 
     `token` is CONTROL_PLANE_TOKEN. `open_on_loopback` lets clients on this machine in without it.
+    `encryption_key` is ENCRYPTION_KEY, from which the key of sealed secrets is made; without it, `token` is.
 
     `background_problems` says what is wrong with threads outside the app; /readyz reports it. /readyz also returns
     `instance`, which proves to the process that chose it that this one responds.
@@ -79,6 +83,7 @@ def build_app(
     app.include_router(api.router(database), dependencies=[Depends(_up_to_date)])
     app.include_router(ideation_api.router(database, clock), dependencies=[Depends(_up_to_date)])
     app.include_router(page_routes.router(database))
+    app.include_router(secret_routes.router(database, private_key(encryption_key, token), require_admission))
     if object_store is not None:
         app.include_router(artifact_routes.router(database, object_store, require_admission, require_admission))
         app.include_router(content_routes.router(database, object_store, require_admission))

@@ -74,6 +74,7 @@ def control(ctx: click.Context, host: str, port: int, open_on_loopback: bool) ->
         objects,
         token=revealed(settings.control_plane_token),
         open_on_loopback=open_on_loopback,
+        encryption_key=revealed(settings.encryption_key),
         instance=os.environ.get(INSTANCE_VARIABLE),
         background_problems=lambda: [problem for thread in threads if (problem := thread.problem())],
     )

@@ -101,11 +101,12 @@ class LocalStack:
         }
 
     def worker_env(self, **more: str) -> dict[str, str]:
-        """The environment of a worker, without the keys of the object store.
+        """The environment of a worker, without the keys of the control plane.
 
         Pods never hold those.
         """
-        kept = {name: value for name, value in self.env().items() if not name.startswith("MINIO_")}
+        withheld = ("MINIO_", "ENCRYPTION_KEY")
+        kept = {name: value for name, value in self.env().items() if not name.startswith(withheld)}
         folders = {
             "POD_WORKER_SPOOL_DIR": str(self.data / "spool"),
             "POD_WORKER_WORK_DIR": str(self.data / "work"),

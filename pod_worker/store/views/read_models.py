@@ -46,7 +46,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     ]
 }
 
-_SECRET = ("v", "leaseToken", "settledToken")
+_SECRET = ("v", "leaseToken", "settledToken", "sealedSecrets")
 _LONG = ("params", "checkpoints", "history", "errorTraceback", "stageTiming")
 _QUOTED = ("metrics", "stageTiming")
 
