@@ -23,7 +23,7 @@ SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts")
 
 LEVELS = (
     ("core",),
-    ("process", "parameters", "pipeline", "sealing"),
+    ("process", "report", "parameters", "pipeline", "sealing"),
     (
         "search",
         "tasks",

@@ -1,0 +1,70 @@
+"""Report metrics, progress and log lines from a program that pod_worker executes.
+
+Standard library only. Outside a run each function does nothing; the first call prints one warning. One line is one
+write to the file $POD_WORKER_EVENTS, so threads and processes may report at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=float).encode
+_fd = -1
+_has_warned = False
+
+
+def metric(name: str, value: Any, step: int | None = None, **more: Any) -> None:
+    """Record one value of a series; `more` may hold `epoch` and `unit`."""
+    line = {"metric": name, "value": value}
+    if step is not None:
+        line["step"] = step
+    if more:
+        line.update(more)
+    _write(line)
+
+
+def progress(fraction: float) -> None:
+    """Record how much is done, 0 to 1."""
+    _write({"progress": fraction})
+
+
+def log(message: str, level: str = "info") -> None:
+    """Record a line of the run's log."""
+    _write({"log": message, "level": level})
+
+
+def should_stop() -> bool:
+    """Whether the run was asked to stop; save a checkpoint and end then."""
+    path = os.environ.get("POD_WORKER_STOP_FILE")
+    return bool(path) and os.path.exists(path)
+
+
+def _write(line: dict[str, Any]) -> None:
+    """A report never ends the program: an error costs the line."""
+    global _fd
+    try:
+        if _fd < 0 and not _open():
+            return
+        os.write(_fd, (_encode(line) + "\n").encode())
+    except (OSError, TypeError, ValueError) as error:
+        _warn(f"a report was not written: {error}")
+
+
+def _open() -> bool:
+    global _fd
+    path = os.environ.get("POD_WORKER_EVENTS")
+    if not path:
+        _warn("POD_WORKER_EVENTS is not set: reports are dropped outside a run")
+        return False
+    _fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return True
+
+
+def _warn(message: str) -> None:
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        print(f"pod_worker.report: {message}", file=sys.stderr)
