@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from typing import Any
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=float).encode
+_opening = threading.Lock()
 _fd = -1
 _has_warned = False
 
@@ -39,18 +41,29 @@ def log(message: str, level: str = "info") -> None:
 def should_stop() -> bool:
     """Whether the run was asked to stop; save a checkpoint and end then."""
     path = os.environ.get("POD_WORKER_STOP_FILE")
-    return bool(path) and os.path.exists(path)
+    return path is not None and os.path.exists(path)
 
 
 def _write(line: dict[str, Any]) -> None:
     """A report never ends the program: an error costs the line."""
-    global _fd
     try:
         if _fd < 0 and not _open():
             return
-        os.write(_fd, (_encode(line) + "\n").encode())
-    except (OSError, TypeError, ValueError) as error:
+        data = (_encode(line) + "\n").encode()
+        if (count := os.write(_fd, data)) < len(data):
+            _complete(data[count:])
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         _warn(f"a report was not written: {error}")
+
+
+def _complete(rest: bytes) -> None:
+    """The disk took part of a line: write the rest, or end the line so that the next one stays readable."""
+    try:
+        while rest:
+            rest = rest[os.write(_fd, rest) :]
+    except OSError:
+        os.write(_fd, b"\n")
+        raise
 
 
 def _open() -> bool:
@@ -59,7 +72,9 @@ def _open() -> bool:
     if not path:
         _warn("POD_WORKER_EVENTS is not set: reports are dropped outside a run")
         return False
-    _fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _opening:  # a second thread must not open a second descriptor
+        if _fd < 0:
+            _fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     return True
 
 

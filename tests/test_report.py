@@ -50,3 +50,43 @@ def test_it_loads_the_standard_library_only():
         "print(*({name.split('.')[0] for name in sys.modules} & {'msgspec', 'pymongo', 'pydantic', 'requests'}))"
     )
     assert done.stdout.strip() == ""
+
+
+def test_threads_that_report_first_at_the_same_time_open_the_file_once(tmp_path):
+    program = (
+        "import os, threading\nfrom pod_worker import report\n"
+        "opened, real, all_there = [], os.open, threading.Barrier(2)\n"
+        "def slow(*given, **named):\n"
+        "    opened.append(given)\n"
+        "    try: all_there.wait(0.5)\n"
+        "    except threading.BrokenBarrierError: pass\n"
+        "    return real(*given, **named)\n"
+        "os.open = slow\n"
+        "threads = [threading.Thread(target=report.metric, args=('a', i)) for i in range(2)]\n"
+        "[each.start() for each in threads], [each.join() for each in threads]\n"
+        "print(len(opened))"
+    )
+    events = tmp_path / "events.ndjson"
+    assert execute(program, POD_WORKER_EVENTS=str(events)).stdout.strip() == "1"
+    assert len(events.read_text().splitlines()) == 2
+
+
+def test_a_short_write_is_completed_and_a_failed_one_ends_its_line(tmp_path):
+    program = (
+        "import os\nfrom pod_worker import report\n"
+        "real = os.write\n"
+        "os.write = lambda fd, data: real(fd, data[:5])\n"
+        "report.metric('a', 1)\n"
+        "turns = iter([3, None, 1])\n"
+        "def full(fd, data):\n"
+        "    size = next(turns)\n"
+        "    if size is None: raise OSError(28, 'No space left on device')\n"
+        "    return real(fd, data[:size])\n"
+        "os.write = full\nreport.metric('b', 2)\n"
+        "os.write = real\nreport.metric('c', 3)"
+    )
+    events = tmp_path / "events.ndjson"
+    done = execute(program, POD_WORKER_EVENTS=str(events))
+    lines = events.read_text().splitlines()
+    assert [json.loads(lines[0])["metric"], lines[1], json.loads(lines[2])["metric"]] == ["a", '{"m', "c"]
+    assert "No space left" in done.stderr
