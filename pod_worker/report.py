@@ -57,7 +57,7 @@ def _write(line: dict[str, Any]) -> None:
 
 
 def _complete(rest: bytes) -> None:
-    """The disk took part of a line: write the rest, or end the line so that the next one stays readable."""
+    """Write the rest of a line; where that fails, end it for the sake of the next."""
     try:
         while rest:
             rest = rest[os.write(_fd, rest) :]
