@@ -34,6 +34,7 @@ def test_the_demo_trains_a_real_model_and_loses_no_event() -> None:
     assert code == 0, said
     assert checks["training run"]
     assert checks["held-out loss"]
+    assert checks["command continued after a kill"]
     assert checks["events"]
     assert len(checks) >= 10
 

@@ -1,4 +1,4 @@
-"""`pod-worker demo`: a local stack, a training and a synthetic run, and checks.
+"""`pod-worker demo`: a local stack, three runs, and checks.
 
 The input exists on every machine: signatures and docstrings of the Python standard library, and a tiny
 Llama-style model that is built first. `--model` and `--dataset` replace them.
@@ -19,19 +19,22 @@ import msgspec
 
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.cli.composition import StoreSession, open_store
+from pod_worker.cli.document_values import as_mapping
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_json, print_table, say, size
 from pod_worker.cli.runs.watch import watch_runs
+from pod_worker.cli.stack.demo_command import STEPS, CommandDemo, resumed_after
 from pod_worker.cli.stack.up import LocalStack
 from pod_worker.config import load
 from pod_worker.core.payload import PAYLOADS
 from pod_worker.core.run import Json
+from pod_worker.core.stage import ROTATED_ROLE
 from pod_worker.local.stack import stop_on_signals
 from pod_worker.outbox.spool import Spool
 from pod_worker.pipelines import find_pipeline
 from pod_worker.stages.finetune import check_libraries
 from pod_worker.store import artifact_registry
-from pod_worker.store.events.reader import EventReader
+from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.mongo import Document
 from pod_worker.store.queue.run_queue import RunRequest
 from pod_worker.store.views.read_models import ReadModels
@@ -60,10 +63,11 @@ class DemoCheck:
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON on stdout.")
 @click.option("--keep", is_flag=True, help="Keep the stack running afterwards until Ctrl-C.")
 def demo(data: Path | None, model: str | None, dataset: str | None, steps: int, as_json: bool, keep: bool) -> int:
-    """Start a local stack, run a training and a synthetic run, check the results.
+    """Start a local stack, execute three runs, check the results.
 
-    Exit code 0 only if both runs completed, the loss fell, the store has every artifact with its hash, and every
-    emitted event is stored.
+    A training, a synthetic run and a command, whose worker is killed once. Exit code 0 only if all runs
+    completed, the loss fell, the command continued from its checkpoint, the store has every artifact with its
+    hash, and every emitted event is stored.
     """
     return run_demo(data, model, dataset, steps, as_json=as_json, keep=keep)
 
@@ -117,9 +121,13 @@ def _run(
 ) -> int:
     params = _training_params(folder, model, dataset, steps)
     store = open_store(load(local.env()))
-    run_ids = [_queue(store, "training", params), _queue(store, "synthetic", _SYNTHETIC)]
-    say("queued a LoRA training and a synthetic run; watching …")
+    command = CommandDemo(store, local)
+    run_ids = [_queue(store, "training", params), _queue(store, "synthetic", _SYNTHETIC), command.run_id]
+    say("queued a LoRA training, a synthetic run and a command; watching …")
+    killer = threading.Thread(target=command.kill_and_replace_worker, args=(stop,), daemon=True)
+    killer.start()
     watch_runs(store, run_ids)
+    killer.join()
     checks = _check(store, local, run_ids)
     report_checks(checks, as_json)
     if keep and not stop.is_set():
@@ -165,6 +173,7 @@ def _check(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[D
         for run in runs
     ]
     checks.append(_loss(runs[0]))
+    checks.append(_resumed(store, run_ids[2], runs[2]))
     checks += _artifacts(store, local, run_ids)
     checks.append(events_check(store, local, run_ids))
     return checks
@@ -178,10 +187,19 @@ def _loss(run: Document) -> DemoCheck:
     return DemoCheck("held-out loss", f"{before:.3f} → {after:.3f}", after < before)
 
 
+def _resumed(store: StoreSession, run_id: str, run: Document) -> DemoCheck:
+    """The command went on from a checkpoint in its second attempt, on another pod."""
+    events = EventReader(store.database).read_page(run_id, EventFilter((LOG_TYPE,)), 1000).items
+    step = resumed_after([str(as_mapping(event.get("data")).get("message", "")) for event in events])
+    found = f"attempt {run.get('attempt')}, after step {step} of {STEPS}"
+    return DemoCheck("command continued after a kill", found, run.get("attempt") == 2 and bool(step))
+
+
 def _artifacts(store: StoreSession, local: LocalStack, run_ids: list[str]) -> list[DemoCheck]:
     s3 = local.stack.s3
     objects = ObjectStore(s3.url, s3.access_key, s3.secret_key, s3.bucket)
-    found = [row for run_id in run_ids for row in artifact_registry.of_run(store.database, run_id)]
+    rows = [row for run_id in run_ids for row in artifact_registry.of_run(store.database, run_id)]
+    found = [row for row in rows if row.role != ROTATED_ROLE]  # the sweep deletes old checkpoints meanwhile
     checks = []
     for artifact in found:
         digest = objects.sha256(artifact.key).sha256

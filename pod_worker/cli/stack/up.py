@@ -23,7 +23,7 @@ from pod_worker.cli.stack.identity import StackIdentity, mongodb_port, read_iden
 from pod_worker.config import INSTANCE_VARIABLE, Settings, load
 from pod_worker.core.secret import revealed
 from pod_worker.local.description import without_password
-from pod_worker.local.process import free_port, require_free
+from pod_worker.local.process import ChildProcess, free_port, require_free
 from pod_worker.local.s3 import S3Access, parse_endpoint
 from pod_worker.local.stack import Stack, stop_on_signals
 from pod_worker.pipelines import MODES
@@ -81,8 +81,8 @@ class LocalStack:
         self.stack.publish(control_plane_url=self.url, token=self.token)
         write_identity(self.data, StackIdentity(self.token, self.port, mongodb_port(self.stack.mongodb_url)))
 
-    def start_worker(self, name: str, *words: str, **env: str) -> None:
-        self.stack.start_process(
+    def start_worker(self, name: str, *words: str, **env: str) -> ChildProcess:
+        return self.stack.start_process(
             name, _argv("worker", *words), self.worker_env(**env), role="worker", grace_seconds=60
         )
 
