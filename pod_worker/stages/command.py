@@ -14,6 +14,7 @@ from pod_worker.command.execution.git_checkout import check_out
 from pod_worker.command.execution.job_environment import PreparedEnvironment, prepared
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
+from pod_worker.command.reports.events_file import EventsFileReader
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
@@ -50,6 +51,7 @@ def run_command(context: Context) -> dict[str, Json]:
             log=context.log,
         ) as environment,
         _saving(snapshots, outputs),
+        EventsFileReader(folders.events, context),
     ):
         end = _execute(context, params, folders, environment, is_resumed=is_resumed)
     snapshots.snapshot_now("drain" if end.was_stopped else "end")

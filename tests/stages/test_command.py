@@ -12,7 +12,7 @@ import pytest
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, Interruption, RunError
-from pod_worker.core.payload import Payload
+from pod_worker.core.payload import Payload, StageMetric
 from pod_worker.core.run import Checkpoint, Run, RunStatus
 from pod_worker.process.tree import become_subreaper
 from pod_worker.stages.command import COMMAND
@@ -202,3 +202,9 @@ def test_a_request_before_the_start_executes_nothing(job: Job) -> None:
     with pytest.raises(DrainRequested):
         job.execute(run="touch $OUTPUT_DIR/ran; sleep 600")
     assert not (job.root / "outputs" / "ran").exists()
+
+
+def test_lines_of_the_events_file_become_metrics(job: Job) -> None:
+    line = '{"metric":"loss","value":0.5,"step":1}'
+    job.execute(run=f"echo '{line}' >> $POD_WORKER_EVENTS")
+    assert [each.value for each in job.events if isinstance(each, StageMetric)] == [0.5]

@@ -1,0 +1,1 @@
+"""Metrics, progress and log lines that a job writes to its events file."""

@@ -1,0 +1,90 @@
+"""One line of a job's events file, checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pod_worker.core.payload import LOG_MESSAGE_BYTES, StageMetric
+
+LEVELS = ("debug", "info", "warn", "warning", "error")
+NAME_CHARACTERS = 200
+STEP_LIMIT = 2**63
+
+
+class EventLineError(ValueError):
+    """Why a line cannot be recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    message: str
+    level: str
+
+
+def parse_line(line: bytes, stage: str) -> StageMetric | Progress | Text:
+    """Raises EventLineError with the cause."""
+    try:
+        found = json.loads(line, parse_constant=_refuse_constant)
+    except EventLineError:
+        raise
+    except (ValueError, RecursionError):
+        raise EventLineError("it is no JSON object") from None
+    if isinstance(found, dict):
+        if "metric" in found:
+            return _metric(found, stage)
+        if "progress" in found:
+            return Progress(_progress(found["progress"]))
+        if "log" in found:
+            return _text(found)
+    raise EventLineError("it is no JSON object with metric, progress or log")
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise EventLineError(f"{word} is no JSON number; leave the value out")
+
+
+def _metric(found: dict[str, Any], stage: str) -> StageMetric:
+    name, step, epoch, unit = (found.get(key) for key in ("metric", "step", "epoch", "unit"))
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS:
+        raise EventLineError(f"metric must be a text of 1 to {NAME_CHARACTERS} characters")
+    value = _number(found.get("value"), f"the value of {name!r}")
+    if step is not None and (type(step) is not int or abs(step) >= STEP_LIMIT):
+        raise EventLineError(f"the step of {name!r} must be an integer of 64 bits")
+    if unit is not None and not isinstance(unit, str):
+        raise EventLineError(f"the unit of {name!r} must be a text")
+    passed = None if epoch is None else _number(epoch, f"the epoch of {name!r}")
+    return StageMetric(stage=stage, name=name, value=value, step=step, epoch=passed, unit=unit)
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EventLineError(f"{what} must be a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise EventLineError(f"{what} is too large for a number")
+    return number
+
+
+def _progress(value: Any) -> float:
+    fraction = _number(value, "progress")
+    if not 0 <= fraction <= 1:
+        raise EventLineError("progress must be from 0 to 1")
+    return fraction
+
+
+def _text(found: dict[str, Any]) -> Text:
+    message, level = found["log"], found.get("level", "info")
+    if not isinstance(message, str) or level not in LEVELS:
+        raise EventLineError(f"log must be a text, and level one of {', '.join(LEVELS)}")
+    return Text(message[:LOG_MESSAGE_BYTES], level)
