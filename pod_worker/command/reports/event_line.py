@@ -19,17 +19,17 @@ class EventLineError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProgressLine:
     fraction: float
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class ReportedText:
     message: str
     level: str
 
 
-def parse_line(line: bytes, stage: str) -> StageMetric | Progress | Text:
+def parse_line(line: bytes, stage: str) -> StageMetric | ProgressLine | ReportedText:
     """Raises EventLineError with the cause."""
     try:
         found = json.loads(line, parse_constant=_refuse_constant)
@@ -41,7 +41,7 @@ def parse_line(line: bytes, stage: str) -> StageMetric | Progress | Text:
         if "metric" in found:
             return _metric(found, stage)
         if "progress" in found:
-            return Progress(_progress(found["progress"]))
+            return ProgressLine(_progress(found["progress"]))
         if "log" in found:
             return _text(found)
     raise EventLineError("it is no JSON object with metric, progress or log")
@@ -83,8 +83,8 @@ def _progress(value: Any) -> float:
     return fraction
 
 
-def _text(found: dict[str, Any]) -> Text:
+def _text(found: dict[str, Any]) -> ReportedText:
     message, level = found["log"], found.get("level", "info")
     if not isinstance(message, str) or level not in LEVELS:
         raise EventLineError(f"log must be a text, and level one of {', '.join(LEVELS)}")
-    return Text(message[:LOG_MESSAGE_BYTES], level)
+    return ReportedText(message[:LOG_MESSAGE_BYTES], level)

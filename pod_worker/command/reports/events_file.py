@@ -1,4 +1,4 @@
-"""Follows the events file of a job: metrics, progress and log lines of its program.
+"""Follows the events file of a job: metrics, progress and log lines.
 
 The file is input from a program of a user: each line is checked, bounded and, when it is wrong, named.
 """
@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from pod_worker.command.reports.event_line import EventLineError, Progress, Text, parse_line
+from pod_worker.command.reports.event_line import EventLineError, ProgressLine, ReportedText, parse_line
 from pod_worker.command.reports.rate_limit import MetricLimit
 from pod_worker.core.payload import StageProgress
 from pod_worker.core.stage import Context
@@ -155,9 +155,9 @@ class EventsFileReader:
         except EventLineError as error:
             self._refuse(str(error))
             return
-        if isinstance(event, Text):
+        if isinstance(event, ReportedText):
             self._context.log(event.message, event.level)
-        elif isinstance(event, Progress):
+        elif isinstance(event, ProgressLine):
             self._progress = StageProgress(stage=self._context.stage, progress=event.fraction)
         else:
             self._metrics.add(event)
