@@ -55,7 +55,7 @@ def test_a_unique_key_makes_one_run(cli: Cli) -> None:
         (("runs", "why", "missing"), 3, "there is no run"),
         (("runs", "cancel", "missing", "--yes"), 3, "there is no run"),
         (("runs", "lst"), 2, "No such command"),
-        (("rusn", "list"), 2, "Did you mean 'runs'"),
+        (("rusn", "list"), 2, "Did you mean 'run'"),
     ],
 )
 def test_bad_input_gets_one_line_with_the_cause_and_its_exit_code(
