@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from pod_worker.core.execution import CodeRunner
@@ -65,6 +66,7 @@ class FolderRun:
 
     stage = "training"
     model_access: ModelAccess | None = None
+    job_secrets: Mapping[str, str] = {}
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ applied where values enter (RFC 9110 section 5.5: visible ASCII).
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ MASK = "***"
 MIN_REDACTED_CHARACTERS = 4  # shorter ones would mask ordinary words
 MIN_GUESSED_CHARACTERS = 8  # of a value that is a secret only by its variable's name, such as `true`
 MIN_LINE_CHARACTERS = 16  # of one line of a secret with several, such as a private key
+BASE64_LINE = 76  # RFC 2045
 _SECRET_WORDS = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS(?:W|_|$)|CREDENTIAL|_PAT$|_AUTH|DSN")
 _PLACES = ("_DIR", "_PATH", "_FILE", "_HOME", "_SOCK")  # of a secret, not the secret
 
@@ -97,10 +99,11 @@ def secret_values(variables: Mapping[str, str]) -> list[str]:
 
 
 class Redactor:
-    """Replaces every known secret in a text by `***`, also quoted or escaped."""
+    """Replaces known secrets in a text by `***`, also quoted or in base64."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for secret in secrets for form in _forms(secret) if _is_redactable(form)}
+        self._secrets = tuple(secrets)
+        forms = {form for secret in self._secrets for form in _forms(secret) if _is_redactable(form)}
         texts = sorted(forms, key=len, reverse=True)  # the longest first
         # In an encoded event, a text that holds JSON itself is escaped once more.
         escaped = {json.dumps(form, ensure_ascii=False)[1:-1] for form in forms}
@@ -109,6 +112,11 @@ class Redactor:
         self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
         self._bytes_pattern = re.compile(b"|".join(map(re.escape, encoded))) if encoded else None
         self.longest_bytes = max(map(len, encoded), default=0)
+
+    def with_more(self, secrets: Iterable[str]) -> Redactor:
+        """Also of these secrets."""
+        more = tuple(secrets)
+        return Redactor((*self._secrets, *more)) if more else self
 
     def __bool__(self) -> bool:
         """Whether there is anything to redact."""
@@ -166,6 +174,25 @@ def _forms(secret: str) -> Iterable[str]:
         yield quote(_encoded(value), safe="")
         yield json.dumps(value)[1:-1]
         yield json.dumps(value, ensure_ascii=False)[1:-1]
+        yield from _base64_forms(_encoded(value))
+
+
+def _base64_forms(value: bytes) -> Iterable[str]:
+    """What base64 of any text with the value inside has in common.
+
+    Three forms, by the place of the value among groups of three bytes; without the digits that its neighbours
+    change. Lines as the program `base64` writes them. A short form could be an ordinary word.
+    """
+    for shift in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            digits = encode(bytes(shift) + value).decode()
+            form = digits[(shift * 8 + 5) // 6 : (shift + len(value)) * 8 // 6]
+            if len(form) < MIN_GUESSED_CHARACTERS:
+                continue
+            yield form
+            if shift == 0 and len(form) > BASE64_LINE:
+                lines = (form[start : start + BASE64_LINE] for start in range(0, len(form), BASE64_LINE))
+                yield from (line for line in lines if len(line) >= MIN_LINE_CHARACTERS)
 
 
 def _credentials(text: str) -> Iterable[str]:

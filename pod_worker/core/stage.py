@@ -6,7 +6,7 @@ stages, `worker.child` runs them one after another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -123,6 +123,10 @@ class Context(Protocol):
     @property
     def model_access(self) -> ModelAccess | None:
         """How to reach language models; None for a pipeline that does not need them."""
+
+    @property
+    def job_secrets(self) -> Mapping[str, str]:
+        """The secrets that the run names, by name; for its command alone."""
 
     def fetch_workdir(self, manifest: str, target: Path) -> None:
         """Make `target` the exact copy of the workdir that the run's parameters name.

@@ -65,8 +65,8 @@ def run_command(context: Context) -> dict[str, Json]:
 
 
 def _refuse_missing_parts(params: CommandParams) -> None:
-    """A job must not run without its secrets or its walls."""
-    wanted = {"secrets": params.secrets, "sandbox": params.sandbox}
+    """A job must not run without its walls."""
+    wanted = {"sandbox": params.sandbox}
     if missing := [name for name, value in wanted.items() if value]:
         raise RunError(
             FailureCode.INVALID_INPUT, f"this version cannot give a command {', '.join(missing)}; leave it out"
@@ -109,7 +109,7 @@ def _execute(
         context.run,
         folders,
         envs=params.envs,
-        secrets={},
+        secrets=context.job_secrets,
         gpus=params.gpus,
         is_resumed=is_resumed,
     )

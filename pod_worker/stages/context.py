@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -80,6 +80,7 @@ class StageContext:
         model_access: ModelAccess | None = None,
         open_sandbox: Callable[[], CodeRunner] | None = None,
         fetch_workdir: Callable[[str, Path], None] | None = None,
+        job_secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.run = run
         self.stage = stage
@@ -87,6 +88,7 @@ class StageContext:
         self.artifacts = artifacts
         self.stop = stop
         self.model_access = model_access
+        self.job_secrets: Mapping[str, str] = job_secrets or {}
         self.summary: dict[str, Json] = {}
         self._emitter = emitter
         self._open_sandbox = open_sandbox

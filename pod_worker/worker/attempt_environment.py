@@ -15,6 +15,7 @@ from pod_worker.pipelines import PIPELINES
 from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.protocol import AttemptSpec
+from pod_worker.worker.secrets_client import fetch_secrets, secret_names
 from pod_worker.worker.work_folders import WorkFolders
 
 
@@ -31,7 +32,19 @@ class AttemptEnvironment:
     model_access: ModelAccess | None = None
     sandbox_floor: str = "default"
 
-    def spec(self, run: Run, fence: Fence, identity: WorkerIdentity, work_dir: Path) -> AttemptSpec:
+    def job_secrets(self, run: Run, fence: Fence, seconds: float) -> dict[str, str]:
+        """The secrets that the run names; asked for at most `seconds`.
+
+        Raises RunError.
+        """
+        names = secret_names(run)
+        if not names:
+            return {}
+        return fetch_secrets(self.control_plane_url, self.control_plane_token, fence, names, seconds)
+
+    def spec(
+        self, run: Run, fence: Fence, identity: WorkerIdentity, work_dir: Path, job_secrets: dict[str, str]
+    ) -> AttemptSpec:
         pipeline = PIPELINES.get(run.pipeline)
         return AttemptSpec(
             run=run,
@@ -45,6 +58,7 @@ class AttemptEnvironment:
             attempt_token=self._attempt_token(fence),
             model_access=self.model_access if pipeline and pipeline.asks_models else None,
             sandbox_floor=self.sandbox_floor,
+            job_secrets=job_secrets,
         )
 
     def _attempt_token(self, fence: Fence) -> str | None:

@@ -98,6 +98,7 @@ class AttemptExecutor:
             save=lambda name, state: self._save(name, state, done=False),
             clock=self._clock,
             model_access=self._spec.model_access,
+            job_secrets=self._spec.job_secrets,
             open_sandbox=self._sandbox.open if self._sandbox else None,
             fetch_workdir=lambda manifest, target: child_io.fetch_workdir(
                 self._spec, self._stop, manifest, target

@@ -39,10 +39,11 @@ class AttemptSpec(msgspec.Struct):
     attempt_token: str | None = None  # speaks for this attempt only (core.attempt_token)
     model_access: ModelAccess | None = None  # only for a pipeline that asks language models
     sandbox_floor: str = "default"  # POD_WORKER_SANDBOX_FLOOR
+    job_secrets: dict[str, str] = {}  # of the command alone
 
     def secrets(self) -> list[str]:
         """What must not appear in any output of the child."""
-        keys = self.model_access.secrets() if self.model_access else []
+        keys = [*(self.model_access.secrets() if self.model_access else []), *self.job_secrets.values()]
         return [*keys, self.attempt_token] if self.attempt_token else keys
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.failure import Failure, FailureCode, classify, truncate
+from pod_worker.core.failure import Failure, FailureCode, RunError, classify, truncate
 from pod_worker.core.outcome import Failed, Lost, Outcome
 from pod_worker.core.payload import Payload, RunStarted
 from pod_worker.core.stage import EventEmitter
@@ -109,6 +109,7 @@ class Supervisor:
         self._emitter = emitter
         self._identity = identity
         self._environment = environment
+        self._redactor = environment.redactor
         self._clock = clock
         self._renew_seconds = renew_seconds
         self._timeouts = timeouts
@@ -165,8 +166,9 @@ class Supervisor:
         )
 
     def _start(self, work_dir: Path) -> _RunningAttempt:
+        secrets = self._environment.job_secrets(self._run, self._fence, self._trusted_seconds() / 3)
+        self._redactor = self._environment.redactor.with_more(secrets.values())
         tag = AttemptTag(self._run.id, self._fence.attempt, self._environment.work_folders.root)
-        trusted_seconds = max(self._lease.trusted_until - self._clock.monotonic(), 0.0)
         child = GuardedChild(
             child_command(
                 tag,
@@ -174,12 +176,10 @@ class Supervisor:
                 self._environment.child_user,
                 needs_sandbox=needs_sandbox(self._run.pipeline),
             ),
-            trusted_seconds,
-            self._environment.spec(self._run, self._fence, self._identity, work_dir),
+            self._trusted_seconds(),
+            self._environment.spec(self._run, self._fence, self._identity, work_dir, secrets),
         )
-        output = OutputCapture(
-            child.output, work_dir / "output.log", self._emit, self._clock, self._environment.redactor
-        )
+        output = OutputCapture(child.output, work_dir / "output.log", self._emit, self._clock, self._redactor)
         renewer = Renewer(
             self._queue,
             self._lease,
@@ -199,7 +199,7 @@ class Supervisor:
             on_invalid=lambda fault: self._inbox.put(
                 EndRequest(EndReason.ERROR, fault, Failure(FailureCode.USER_ERROR, fault))
             ),
-            redactor=self._environment.redactor,
+            redactor=self._redactor,
         )
         self._thread("spec", child.send_spec)
         self._thread("guard", lambda: self._inbox.put(_GuardExited(child.wait())))
@@ -212,6 +212,9 @@ class Supervisor:
             listener=self._thread("messages", listener.run),
             reader=self._thread("output", output.run),
         )
+
+    def _trusted_seconds(self) -> float:
+        return max(self._lease.trusted_until - self._clock.monotonic(), 0.0)
 
     def _thread(self, name: str, work: Callable[[], object]) -> threading.Thread:
         """A thread whose error ends the attempt."""
@@ -324,11 +327,11 @@ class Supervisor:
         """
         if isinstance(outcome, Lost):
             return AttemptResult(outcome, None)
-        outcome = redacted_outcome(outcome, self._environment.redactor)
+        outcome = redacted_outcome(outcome, self._redactor)
         result = self._try_to_settle(outcome)
         if result and result.is_permanent:
             log.error("run %s: MongoDB refuses its end: %s", self._run.id, result.error)
-            outcome = redacted_outcome(Failed(_refused_failure(result)), self._environment.redactor)
+            outcome = redacted_outcome(Failed(_refused_failure(result)), self._redactor)
             result = self._try_to_settle(outcome)
         if result is None or result.error:
             return AttemptResult(Lost("MongoDB did not accept the end of the run"), None)
@@ -374,4 +377,5 @@ def _internal_failure(error: Exception) -> Failure:
 
 def _start_failure(error: Exception) -> Failure:
     failure = classify(error)
-    return failure if failure.code is FailureCode.DISK_FULL else replace(failure, code=FailureCode.INTERNAL)
+    is_named = isinstance(error, RunError) or failure.code is FailureCode.DISK_FULL
+    return failure if is_named else replace(failure, code=FailureCode.INTERNAL)

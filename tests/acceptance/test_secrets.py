@@ -6,6 +6,7 @@ and raises its whole environment. Two of its variables are secrets that the oper
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -157,3 +158,50 @@ def _commands(running: Running, env: Mapping[str, str], *run_ids: str) -> Iterat
     for words in lines:
         done = running.cli(*words, check=False, **{**env, "NO_PROXY": "*"})
         yield " ".join(words), done.stdout + done.stderr
+
+
+JOB_SECRET = "canary-job/+secret-0123456789"
+# Prints its secret in every form that a library might, and stays until `go` exists.
+SPILLING_JOB = """
+echo length=${#JOB_SECRET} $JOB_SECRET
+printf %s "$JOB_SECRET" | base64
+printf 'user:%s' "$JOB_SECRET" | base64
+printf 'me:%s!' "$JOB_SECRET" | base64
+echo "{\\"message\\": \\"$JOB_SECRET\\"}"
+while [ ! -e "$GO" ]; do sleep 0.1; done
+echo "error: $JOB_SECRET" >&2; exit 3
+"""
+
+
+def test_a_jobs_secret_is_in_its_command_alone(running: Running, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    go, env = tmp_path / "go", {"JOB_SECRET": JOB_SECRET}
+    words = ["run", "--detach", "--json", "--no-workdir", "--env", f"GO={go}", "--secret", "JOB_SECRET"]
+    setup = "echo setup=${JOB_SECRET:-absent}"
+    done = running.cli(*words, "--setup", setup, "--", "bash", "-c", SPILLING_JOB, **env)
+    run_id = json.loads(done.stdout)["id"]
+    sealed = running.run(run_id)["sealedSecrets"]["JOB_SECRET"]
+    seen: list[tuple[str, str]] = []
+
+    def log() -> str:
+        events = running.db.events.find({"runId": run_id, "type": "ai.run.log"})
+        return "\n".join(str(event["data"]["message"]) for event in events)
+
+    with running.worker("job-secret") as worker:
+        wait_for(lambda: f"length={len(JOB_SECRET)}" in log(), "the job to have its secret")
+        seen += _command_lines(worker.process.pid)
+        go.touch()
+        run = running.wait_status(run_id, "FAILED")
+    assert "setup=absent" in log()
+    clone = json.loads(running.cli("runs", "clone", run_id, "--json").stdout)["id"]
+    assert running.run(clone)["sealedSecrets"] == {"JOB_SECRET": sealed}
+    run.pop("sealedSecrets")
+    seen += [("the run's document", json.dumps(run, default=str)), ("the worker's log", worker.log_text())]
+    seen += [("events", json.dumps(list(running.db.events.find({"runId": run_id})), default=str))]
+    seen += [*_answers(running, run_id), *_files(running.folder), *_commands(running, {}, run_id)]
+    forms = {"plain": JOB_SECRET, "sealed": sealed}
+    for prefix in ("", "user:", "me:"):
+        text = base64.b64encode(f"{prefix}{JOB_SECRET}".encode()).decode()
+        forms[f"base64 after {prefix!r}"] = text[len(prefix) * 4 // 3 + 4 : -4]
+    found = {(place, name) for place, text in seen for name, form in forms.items() if form in text}
+    assert not found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -145,3 +146,30 @@ def test_no_encoding_of_a_value_hides_a_secret(secret: str, before: str, after: 
 def test_a_secret_of_several_lines_is_masked_line_by_line() -> None:
     key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcw\nshort\n-----END KEY-----\n"
     assert Redactor([key])("line MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcw") == "line ***"
+
+
+@given(st.text(min_size=8).map(lambda text: "s" + text), st.binary(max_size=7), st.binary(max_size=7))
+def test_base64_of_a_text_with_a_secret_shows_at_most_its_ends(secret: str, before: bytes, after: bytes) -> None:
+    try:
+        value = secret.encode()
+    except UnicodeEncodeError:
+        assume(False)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        encoded = encode(before + value + after).decode()
+        shown = Redactor([secret])(encoded)
+        assert MASK in shown
+        assert len(shown) - len(MASK) <= (len(before) + len(after)) * 4 / 3 + 8
+
+
+def test_base64_in_lines_is_found() -> None:
+    secret = "".join(chr(33 + number % 90) for number in range(200))
+    shown = Redactor([secret])(base64.encodebytes(secret.encode()).decode())
+    assert len(shown.replace(MASK, "").strip()) <= 4, "the last digits may stay"
+
+
+def test_more_secrets_make_another_redactor() -> None:
+    first = Redactor([VALUE])
+    second = first.with_more(["another-one"])
+    assert second(f"{VALUE} another-one") == f"{MASK} {MASK}"
+    assert first("another-one") == "another-one"
+    assert first.with_more([]) is first

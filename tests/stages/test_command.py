@@ -104,9 +104,7 @@ def test_an_end_that_is_no_success_is_named(job: Job, run: str | list[str], code
     assert text in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("workdir", {"manifest": "a" * 64}), ("secrets", ["KEY"]), ("sandbox", True)]
-)
+@pytest.mark.parametrize(("name", "value"), [("sandbox", True)])
 def test_a_part_that_cannot_be_given_is_refused_and_not_left_out(job: Job, name: str, value: Any) -> None:
     with pytest.raises(RunError, match=name):
         job.execute(run="true", **{name: value})

@@ -23,6 +23,7 @@ from pod_worker.cli.runs.parameters import param_options, read_params, set_paths
 from pod_worker.cli.runs.selection import RunSelection
 from pod_worker.cli.runs.submit import enqueue, warn_of_unserved_queue
 from pod_worker.core.run import InvalidRunError, Run
+from pod_worker.store import run_secrets
 from pod_worker.store.queue.operations import ActionResult
 from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.run_edits import RunEdit, check_edit
@@ -71,8 +72,8 @@ def clone(
 ) -> int:
     """Queue a copy of a run, with changed parameters on request.
 
-    The copy has the run's name, pipeline, parameters, labels, queue, priority, requirements, time limits and retry
-    rules. It has no unique key and no results.
+    The copy has the run's name, pipeline, parameters, secrets, labels, queue, priority, requirements, time limits
+    and retry rules. It has no unique key and no results.
     """
     from ulid import ULID
 
@@ -89,7 +90,8 @@ def clone(
     if name is not None:
         values["name"] = name or None
     params = read_params(run.pipeline, given, pairs, params_file)
-    request = RunRequest(id=str(ULID()), params=params, **values)
+    sealed = run_secrets.of_run(store.database, run.id)
+    request = RunRequest(id=str(ULID()), params=params, sealed_secrets=sealed, **values)
     return enqueue(store, [request], then_watch=then_watch, as_json=as_json)
 
 
