@@ -8,6 +8,7 @@ sees that the content is gone. Nothing here is ever changed into other content.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -162,7 +163,10 @@ def manifest_of_run(database: Mongo, run_id: str) -> str | None:
 
 
 def record_data_set(database: Mongo, key: str, name: str, pack: str, size: int) -> bool:
-    """Give a stored pack a key; False when the pack is gone. Repeatable."""
+    """Give a stored pack a key; False when the pack is gone. Repeatable.
+
+    A key of another pack keeps it: read the data set afterwards.
+    """
     if not is_pack(database, pack):
         return False
     row: Document = {
@@ -171,7 +175,8 @@ def record_data_set(database: Mongo, key: str, name: str, pack: str, size: int) 
         "bytes": literal(size),
         "createdAt": {"$ifNull": ["$createdAt", "$$NOW"]},
     }
-    database[DATA_SETS].update_one({"_id": key}, [{"$set": row}], upsert=True)
+    with suppress(DuplicateKeyError):  # the key has another pack, or was recorded at the same time
+        database[DATA_SETS].update_one({"_id": key, "pack": pack}, [{"$set": row}], upsert=True)
     return True
 
 

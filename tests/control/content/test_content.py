@@ -281,3 +281,17 @@ def test_any_attempt_fetches_a_data_set(client: ContentClient, url: str, tmp_pat
     assert asked["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     absent = {"action": "get", "key": "data/../x"}
     assert requests.post(route, json=absent, headers=headers, timeout=10).status_code == 404
+
+
+def test_a_key_of_other_content_is_refused(client: ContentClient, store: Db, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text("one\n")
+    made = client.put_data(file)
+    assert client.put_data(file) == made
+    store["data_sets"].update_one({"_id": made.key}, {"$set": {"pack": "0" * 64}})  # an equal start of the hash
+    with pytest.raises(ContentUploadError) as refused:
+        client.put_data(file)
+    assert refused.value.code == "key_taken"
+    found = store["data_sets"].find_one({"_id": made.key})
+    assert found is not None
+    assert found["pack"] == "0" * 64
