@@ -213,6 +213,15 @@ def sandbox_start(found: dict[str, Any]) -> list[Line]:
     return [Line(what, f"{warm:.0f} ms", "< 60 ms", warm < 60)]
 
 
+def checkpoint_snapshot(found: dict[str, Any]) -> list[Line]:
+    share, cpu = found["uploaded_share"], found["cpu_s_per_300_mb"]
+    beside = f"sha256sum {found['sha256sum_cpu_s_per_300_mb']:.2f}, cp {found['cp_cpu_s_per_300_mb']:.2f}"
+    return [
+        Line("snapshot of 1 GB, 1 % changed: bytes uploaded", f"{share:.1%}", "≤ 5 %", share <= 0.05),
+        Line(f"the same: CPU for 300 MB ({beside})", f"{cpu:.2f} core·s", "≤ 1 core·s", cpu <= 1),
+    ]
+
+
 # name -> (arguments, how its JSON becomes lines)
 PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = {
     "emit": (["--repeats", "2"], emit),
@@ -227,6 +236,7 @@ PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = 
     "fake_runpod": ([], fake_runpod),
     "research": ([], research),
     "sandbox_start": ([], sandbox_start),
+    "checkpoint_snapshot": ([], checkpoint_snapshot),
 }
 
 
