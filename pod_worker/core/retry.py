@@ -28,8 +28,8 @@ def is_retry_wanted(failure: Failure, words: Sequence[str] | None) -> bool:
     """
     if words is None:
         return failure.policy.is_retryable
-    if failure.code in _OUT_OF_MEMORY and OOM in words:
-        return True
+    if failure.code in _OUT_OF_MEMORY:
+        return OOM in words or ERROR in words
     if failure.exit_code is not None:
         return ERROR in words or f"exit:{failure.exit_code}" in words
     return INTERRUPTION in words and failure.policy.is_retryable

@@ -72,10 +72,12 @@ def decide_outcome(
         return Lost("the guard killed the run because its lease could no longer be trusted")
     if request and reason is EndReason.LOST:
         return Lost(request.detail)
-    if request and request.failure:
+    if request and request.failure and reason is not EndReason.TIME_LIMIT:
         return Failed(request.failure)
     if isinstance(reported, Succeeded):
         return reported
+    if request and request.failure:
+        return Failed(request.failure)
     if isinstance(reported, Canceled) or reason is EndReason.CANCEL:
         return Canceled(reason="canceled on request")
     if request:  # what a run reports while it is being drained is no failure of its own

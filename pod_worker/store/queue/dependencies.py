@@ -9,6 +9,7 @@ it after a crash between the two. Each step is one conditional write, so both ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 from pymongo.read_concern import ReadConcern
@@ -18,7 +19,7 @@ from pod_worker.core.run import ENDED_WELL, TERMINAL, AfterFailure, RunStatus
 from pod_worker.store.collections import RUNS
 from pod_worker.store.document_fields import text, texts
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
-from pod_worker.store.queue.document_room import write_with_room
+from pod_worker.store.queue.document_room import write_or_leave
 from pod_worker.store.queue.run_document import history_append
 
 BATCH = 1000
@@ -60,9 +61,12 @@ class Dependencies:
 
     def _look_at(self, condition: Document) -> list[str]:
         """The ids of the runs that changed."""
-        waiting = list(self._runs.find(condition | {"status": RunStatus.QUEUED.value}, _FIELDS).limit(BATCH))
-        states = self._states({name for run in waiting for name in texts(run, "blockedBy")})
-        return [str(run["_id"]) for run in waiting if self._advance(run, states)]
+        changed: list[str] = []
+        found = self._runs.find(condition | {"status": RunStatus.QUEUED.value}, _FIELDS)
+        while waiting := list(itertools.islice(found, BATCH)):
+            states = self._states({name for run in waiting for name in texts(run, "blockedBy")})
+            changed += [str(run["_id"]) for run in waiting if self._advance(run, states)]
+        return changed
 
     def _states(self, run_ids: Iterable[str]) -> dict[str, str]:
         wanted = list(run_ids)
@@ -81,7 +85,7 @@ class Dependencies:
             return False
         # Unchanged: a reset may have given it other dependencies.
         seen = {"_id": run["_id"], "status": RunStatus.QUEUED.value, "blockedBy": {"$eq": run.get("blockedBy")}}
-        return write_with_room(lambda each: self._runs.update_one(seen, each), update).modified_count == 1
+        return write_or_leave(lambda each: self._runs.update_one(seen, each), update, str(run["_id"]))
 
 
 _FIELDS = {"blockedBy": 1, "afterFailure": 1}

@@ -14,10 +14,12 @@ import bson
 from bson.codec_options import CodecOptions
 from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
-from pymongo.errors import OperationFailure
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.results import UpdateResult
 
 from pod_worker.core.failure import FailureCode, truncate
 from pod_worker.core.run import Json, RunStatus
+from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import Document, Rows
 from pod_worker.store.queue.run_document import LEASE_FIELDS
 
@@ -43,6 +45,21 @@ def write_with_room(write: Callable[[list[Document]], T], update: list[Document]
             raise
         log.warning("A run's document is full: its history and views are removed to settle it (%s)", error.code)
         return write([{"$unset": _REBUILT_VIEWS}, *update])
+
+
+def write_or_leave(write: Callable[[list[Document]], UpdateResult], update: list[Document], run_id: str) -> bool:
+    """Whether the write changed the run.
+
+    A run that the server refuses to change is left as it is, so that it holds up no other in a sweep. Raises
+    PyMongoError when the server does not answer.
+    """
+    try:
+        return write_with_room(write, update).modified_count == 1
+    except PyMongoError as error:
+        if not is_permanent_error(error):
+            raise
+        log.error("run %r cannot be changed: %s", run_id[:200], describe_error(error))
+        return False
 
 
 def quarantine(runs: Rows, condition: Mapping[str, Json], code: FailureCode, message: str) -> bool:

@@ -38,7 +38,13 @@ from pod_worker.store.queue.run_document import (
     incremented,
     run_from_document,
 )
-from pod_worker.store.queue.run_request import RunRequest, check_request, insert_pipeline, upsert_filter
+from pod_worker.store.queue.run_request import (
+    RunRequest,
+    check_request,
+    in_dependency_order,
+    insert_pipeline,
+    upsert_filter,
+)
 from pod_worker.store.queue.settlement import Settlement, decide_settlement, settlement_update
 
 __all__ = ["ACTIVE_STATES", "INDEXES", "Claim", "ClaimingWorker", "RunQueue", "RunRequest"]
@@ -141,8 +147,11 @@ class RunQueue:
         for request in requests:
             check_request(request)
         self._check_dependencies(requests)
-        writes = [UpdateOne(upsert_filter(request), insert_pipeline(request), upsert=True) for request in requests]
-        return self._runs.bulk_write(writes, ordered=False).upserted_count if writes else 0
+        has_order = any(request.after for request in requests)
+        # A sweep in between must not take a dependency for deleted.
+        given = in_dependency_order(requests) if has_order else requests
+        writes = [UpdateOne(upsert_filter(request), insert_pipeline(request), upsert=True) for request in given]
+        return self._runs.bulk_write(writes, ordered=has_order).upserted_count if writes else 0
 
     def _check_dependencies(self, requests: Sequence[RunRequest]) -> None:
         """Raises InvalidRunError for a dependency that does not exist, and for a circle."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 
 import bson
 
@@ -159,3 +160,10 @@ def _scheduling_fields(request: RunRequest) -> Document:
         "sealedSecrets": request.sealed_secrets or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def in_dependency_order(requests: Sequence[RunRequest]) -> list[RunRequest]:
+    """The requests, each after those that it waits for; without circles."""
+    by_id = {request.id: request for request in requests}
+    graph = {request.id: [name for name in request.after if name in by_id] for request in requests}
+    return [by_id[name] for name in TopologicalSorter(graph).static_order()]

@@ -6,7 +6,7 @@ from pod_worker.core.failure import FailureCode
 from pod_worker.core.run import RunStatus
 from pod_worker.store.collections import RUNS
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
-from pod_worker.store.queue.document_room import write_with_room
+from pod_worker.store.queue.document_room import write_or_leave
 from pod_worker.store.queue.run_document import history_append
 
 _MESSAGE = (
@@ -40,10 +40,11 @@ class StartDeadline:
         ended = 0
         for run in list(self._runs.find(_OVERDUE, {"_id": 1})):
             condition = _OVERDUE | {"_id": run["_id"]}
-            ended += write_with_room(
+            ended += write_or_leave(
                 lambda each, condition=condition: self._runs.update_one(condition, each),  # type: ignore[misc]
                 update,
-            ).modified_count
+                str(run["_id"]),
+            )
         return ended
 
 

@@ -17,6 +17,7 @@ from pod_worker.store.queue.dependencies import Dependencies, find_cycle
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_request import in_dependency_order
 
 Db = Database[dict[str, Any]]
 WORKER = ClaimingWorker("w1", "pod", ("synthetic",), ("synthetic",))
@@ -161,3 +162,26 @@ def test_looking_costs_an_index(queue: RunQueue, db: Db) -> None:
     for condition in ({"blockedBy": "a"}, {"blockedBy": {"$exists": True}}, {"blockedBy": {"$in": ["a", "b"]}}):
         plan = db.runs.find(condition | {"status": "QUEUED"}).explain()["queryPlanner"]["winningPlan"]
         assert "'blocked'" in str(plan), condition
+
+
+def test_a_run_that_cannot_be_changed_holds_up_no_other_rescue(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a", max_queue_seconds=60))
+    queue.enqueue(request("done"))
+    queue.enqueue(request("b", "done"))
+    queue.enqueue(request("lost"))
+    claim = queue.claim(WORKER, "lost")
+    assert claim is not None
+    past = {"$subtract": ["$$NOW", 1]}
+    db.runs.update_one({"_id": "a"}, [{"$set": {"startBy": past}}])
+    db.runs.update_one({"_id": "lost"}, [{"$set": {"leaseExpiresAt": past}}])
+    db.runs.update_one({"_id": "done"}, {"$set": {"status": "COMPLETED"}})
+    unchanged = [{"_id": {"$nin": ["a", "b"]}}, {"_id": "a", "status": "QUEUED"}, {"blockedBy": ["done"]}]
+    db.command("collMod", "runs", validator={"$or": unchanged})
+    Rescue(db).sweep()
+    assert status(db, "lost") == "QUEUED"
+    assert (status(db, "a"), status(db, "b")) == ("QUEUED", "QUEUED")
+
+
+def test_runs_are_stored_after_those_that_they_wait_for() -> None:
+    found = in_dependency_order([request("c", "b"), request("b", "a", "elsewhere"), request("a")])
+    assert [each.id for each in found] == ["a", "b", "c"]
