@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pod_worker.content.manifest import FileEntry, Manifest, check, folders_of, 
 from pod_worker.content.wire import PackRef
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stop_signal import StopSignal
+from pod_worker.process.removal import remove
 
 CACHE_BYTES = 10 * 1024**3
 BLOCK_BYTES = 1024 * 1024
@@ -84,7 +84,7 @@ class _Contents:
             is_right = stat.S_ISREG(os.fstat(handle).st_mode) and self._copy(file, partial, entry)
         if not is_right:
             partial.unlink(missing_ok=True)
-            _remove(source)
+            remove(source)
             return False
         partial.chmod(0o755 if entry.is_executable else 0o644)
         os.replace(partial, place)
@@ -120,7 +120,7 @@ class _Contents:
                         self._stop.check()
                         copied.write(block)
                         left -= len(block)
-                _remove_folder_at(self.folder / place.sha256)
+                remove(self.folder / place.sha256)
                 os.replace(partial, self.folder / place.sha256)
 
     def evict(self, limit_bytes: int) -> None:
@@ -155,16 +155,4 @@ def _clear(target: Path, manifest: Manifest, stop: StopSignal) -> None:
             if entry.is_dir(follow_symlinks=False) and path in folders:
                 pending.append((f"{path}/", Path(entry.path)))
             else:
-                _remove(Path(entry.path))
-
-
-def _remove(path: Path) -> None:
-    _remove_folder_at(path)
-    path.unlink(missing_ok=True)
-
-
-def _remove_folder_at(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for folder, _, _ in os.walk(path):
-            Path(folder).chmod(0o700)  # a run may have closed a folder
-        shutil.rmtree(path)
+                remove(Path(entry.path))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -189,25 +188,6 @@ def shown(path: bytes) -> str:
     text = path.decode("utf-8", "backslashreplace")
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def remove_tree(path: Path) -> None:
-    """Delete a folder, link or file, whatever modes its folders have.
-
-    No link is followed.
-    """
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-        return
-    if path.is_dir():
-        path.chmod(0o700)
-    for folder, names, _ in os.walk(os.fsencode(path)):
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)
-    if path.is_dir():
-        shutil.rmtree(path)
 
 
 def _name(path: bytes) -> bytes:

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from pod_worker.snapshots.folder import FileChangedError, OpenedFolder, UnreadableError, remove_tree, shown
+from pod_worker.process.removal import remove
+from pod_worker.snapshots.folder import FileChangedError, OpenedFolder, UnreadableError, shown
 from pod_worker.snapshots.manifest import CHUNK_BYTES, PackedFile, SnapshotManifest, SnapshotPack, StoredChunk
 
 FetchPack = Callable[[SnapshotPack, Path], Path]
@@ -29,7 +30,7 @@ def restore_folder(manifest: SnapshotManifest, folder: Path, staging: Path, fetc
     Raises CorruptChunkError, OSError, and what `fetch_pack` raises. `folder` is unchanged then.
     """
     fresh = staging / "restored"
-    remove_tree(fresh)
+    remove(fresh)
     fresh.mkdir(parents=True)
     for path, _ in manifest.folders:
         _inside(fresh, path).mkdir(mode=0o700)
@@ -48,12 +49,12 @@ def replace_folder(folder: Path, fresh: Path, staging: Path) -> None:
     Between the two renames there is no folder: an attempt that is killed there restores again.
     """
     old = staging / "replaced"
-    remove_tree(old)
+    remove(old)
     if folder.is_symlink() or folder.exists():
         folder.rename(old)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh.rename(folder)
-    remove_tree(old)
+    remove(old)
 
 
 def _fill_from(folder: Path, manifest: SnapshotManifest, fresh: Path) -> _Missing:

@@ -16,9 +16,10 @@ import msgspec
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ROTATED_ROLE, ArtifactKind, Context
+from pod_worker.process.removal import remove
 from pod_worker.process.supervised_thread import SupervisedThread
 from pod_worker.snapshots.draft import DraftReader, FileChunk, FolderDraft, UnstableFolderError
-from pod_worker.snapshots.folder import OpenedFolder, UnreadableError, remove_tree
+from pod_worker.snapshots.folder import OpenedFolder, UnreadableError
 from pod_worker.snapshots.manifest import (
     ManifestError,
     PackedFile,
@@ -85,7 +86,7 @@ class SnapshotStore:
 
         Raises RunError(NETWORK) while the store cannot be reached, and OSError.
         """
-        remove_tree(self._staging)
+        remove(self._staging)
         self._staging.mkdir(parents=True)
         for saved in self._kept:
             if self._is_restored(saved):
@@ -95,7 +96,7 @@ class SnapshotStore:
             self._warn("no snapshot can be used: the command begins without checkpoints")
         if not self._keep_initial_files:
             fresh = self._staging / "restored"
-            remove_tree(fresh)
+            remove(fresh)
             fresh.mkdir()
             replace_folder(self._folder, fresh, self._staging)
         self._folder.mkdir(parents=True, exist_ok=True)

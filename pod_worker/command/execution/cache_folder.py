@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pod_worker.command.execution.folders import remove
 from pod_worker.core.stop_signal import StopSignal
+from pod_worker.process.removal import remove
 
 MARKER = "complete.json"
 POLL_SECONDS = 0.2

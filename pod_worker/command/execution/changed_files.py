@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from pod_worker.command.execution.folders import remove
+from pod_worker.process.removal import remove
 
 FILES, REMOVED = "files", "removed.json"
 State: TypeAlias = dict[str, tuple[int, ...]]

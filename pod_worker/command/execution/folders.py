@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pod_worker.process.removal import remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +56,3 @@ class JobFolders:
         """The folders that a job writes to."""
         for path in (self.outputs, self.checkpoints):
             path.mkdir(parents=True, exist_ok=True)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, link or folder, whatever modes a job left.
-
-    Does nothing where there is none.
-    """
-    try:
-        is_folder = stat.S_ISDIR(path.lstat().st_mode)
-    except FileNotFoundError:
-        return
-    if is_folder:
-        shutil.rmtree(path, onerror=_open_and_retry)
-    else:
-        path.unlink()
-
-
-def _open_and_retry(function: Callable[..., Any], path: str, _error: object) -> None:
-    """A folder without write permission keeps its entries: open it, then try again."""
-    for folder in (os.path.dirname(path), path):
-        if not os.path.islink(folder):
-            os.chmod(folder, 0o700)
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        function(path)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.command.execution.folders import JobFolders, remove
+from pod_worker.command.execution.folders import JobFolders
+from pod_worker.process.removal import remove
 
 
 def test_an_attempt_starts_with_an_empty_workdir_and_keeps_outputs_and_checkpoints(tmp_path: Path) -> None:
