@@ -40,23 +40,21 @@ class Dependencies:
 
     def release(self, run_id: str) -> int:
         """Look at the runs that wait for this one; how many changed."""
-        changed = self._look_at({"blockedBy": run_id})
-        return len(changed) + self._follow(changed)
+        return self._advance_all({"blockedBy": run_id})
 
     def sweep(self) -> int:
         """Look at all waiting runs; how many changed.
 
         Without any, it costs one indexed query.
         """
-        changed = self._look_at({"blockedBy": {"$exists": True}})
-        return len(changed) + self._follow(changed)
+        return self._advance_all({"blockedBy": {"$exists": True}})
 
-    def _follow(self, ended: list[str]) -> int:
-        """Runs that waited for runs that ended just now; chains of any length."""
+    def _advance_all(self, condition: Document) -> int:
+        """These runs, then those that waited for them: chains of any length."""
         count = 0
-        while ended:
-            ended = self._look_at({"blockedBy": {"$in": ended}})
-            count += len(ended)
+        while changed := self._look_at(condition):
+            count += len(changed)
+            condition = {"blockedBy": {"$in": changed}}
         return count
 
     def _look_at(self, condition: Document) -> list[str]:

@@ -99,8 +99,7 @@ class OperatorActions:
             if run.status in ACTIVE and not force:
                 condition["$expr"] = {"$lte": [{"$ifNull": ["$leaseExpiresAt", None]}, "$$NOW"]}
             changed = "new parameters" if params is not None else None
-            values = _requeue_values(document, history_append("reset", by=by, detail=changed))
-            values |= self._waiting_values(run)
+            values = self._requeue_values(document, history_append("reset", by=by, detail=changed))
             if params is not None:
                 values["params"] = literal(dict(params))
             if from_scratch or not keeps:
@@ -112,8 +111,11 @@ class OperatorActions:
                 return ActionOutcome(ActionResult.LIVE, run)
         return ActionOutcome(ActionResult.MISSING)
 
+    def _requeue_values(self, document: Document, history: Document) -> Document:
+        return _queued_values(document, history) | self._waiting_values(run_from_document(document))
+
     def _waiting_values(self, run: Run) -> Document:
-        """A reset run waits again, but only for runs that are still going.
+        """A run that is queued again waits for those runs that are still going.
 
         Whether those that ended are good enough is the operator's decision.
         """
@@ -137,7 +139,7 @@ class OperatorActions:
             run = run_from_document(document)
             if run.status in UNATTENDED:
                 return ActionOutcome(ActionResult.LIVE, run)
-            values = _requeue_values(document, history_append("retry stage", by=by, detail=stage))
+            values = self._requeue_values(document, history_append("retry stage", by=by, detail=stage))
             for name in (stage, *later):
                 values["checkpoints"] = {"$unsetField": {"field": literal(name), "input": values["checkpoints"]}}
             after = self._requeue(_unchanged_filter(document), values)
@@ -210,7 +212,7 @@ def _unchanged_filter(seen: Document) -> Document:
     }
 
 
-def _requeue_values(document: Document, history: Document) -> Document:
+def _queued_values(document: Document, history: Document) -> Document:
     """Values of a queued run.
 
     Fields of a wrong type get their defaults, so that a quarantined run can be executed again.

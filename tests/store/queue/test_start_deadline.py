@@ -79,3 +79,12 @@ def test_looking_costs_an_index(queue: RunQueue, db: Db) -> None:
     enqueue(queue)
     condition = {"status": "QUEUED", "startBy": {"$type": "date"}, "$expr": {"$lt": ["$startBy", "$$NOW"]}}
     assert "'start_by'" in str(db.runs.find(condition).explain()["queryPlanner"]["winningPlan"])
+
+
+def test_a_stage_that_is_retried_has_the_time_again(queue: RunQueue, db: Db) -> None:
+    enqueue(queue)
+    db.runs.update_one({"_id": "a"}, {"$set": {"status": "FAILED", "checkpoints.one": {"done": True}}})
+    let_time_pass(db)
+    OperatorActions(db).retry_stage("a", "one", by="ana")
+    assert found(db)["status"] == "QUEUED"
+    assert StartDeadline(db).sweep() == 0
