@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pod_worker.cli.completion import complete_queues
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import Int64, json_option
+from pod_worker.cli.options import Int64, json_option, parse_pair
 from pod_worker.cli.output import print_json, print_json_line, print_line, say
 from pod_worker.cli.run.following import follow_job, wait_for_jobs
 from pod_worker.cli.run.plan import show_plan
@@ -22,7 +24,14 @@ from pod_worker.command.job.sweep import combinations, sweep_values, with_values
 from pod_worker.core.failure import RunError
 from pod_worker.core.run import InvalidRunError, Json
 
+if TYPE_CHECKING:
+    from pod_worker.cli.run.workdir import PlannedWorkdir
+
 CURRENT_FOLDER = "."
+# Options that are fields of the same name.
+_PLAIN = (
+    "name", "workdir", "setup", "python", "max_duration", "max_queue_time", "checkpoint_dir", "priority", "queue",
+)  # fmt: skip
 
 
 @click.command(cls=RunCommand)
@@ -87,7 +96,12 @@ def run(job_file: str | None, as_json: bool, **options: Any) -> int:
 
 
 def _submit(
-    jobs: list[PlannedJob], workdir: Any, secrets: dict[str, str], *, is_detached: bool, as_json: bool
+    jobs: list[PlannedJob],
+    workdir: PlannedWorkdir | None,
+    secrets: dict[str, str],
+    *,
+    is_detached: bool,
+    as_json: bool,
 ) -> int:
     from pod_worker.cli.run.sealing import sealed_values
 
@@ -99,10 +113,7 @@ def _submit(
         upload(workdir.tree)
     requests = requests_of(jobs, store, sealed)
     with _usage_errors():
-        if len(requests) == 1:
-            store.queue().enqueue(requests[0])
-        else:
-            store.queue().enqueue_many(requests)
+        store.queue().enqueue_many(requests)
     ids = [request.id for request in requests]
     if as_json:
         shown = {"id": ids[0] if len(ids) == 1 else None, "ids": ids, "status": "QUEUED"}
@@ -126,7 +137,7 @@ def wait(run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     The exit code is that of the command; of several runs, the first that is not 0. Outages of MongoDB are waited
     out.
     """
-    from pod_worker.cli.runs.lookup import resolve_run
+    from pod_worker.cli.runs.lookup import resolve_ids
     from pod_worker.command.job.words import WordError, duration_seconds
     from pod_worker.store.views.read_models import ReadModels
 
@@ -135,8 +146,7 @@ def wait(run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     except WordError as error:
         raise CommandError(f"--timeout {error}", ExitCode.USAGE) from None
     store = open_store()
-    models = ReadModels(store.database)
-    ids = list(dict.fromkeys(str(resolve_run(models, each)["_id"]) for each in run_ids))
+    ids = resolve_ids(ReadModels(store.database), run_ids)
     return wait_for_jobs(store, ids, seconds, as_json=as_json)
 
 
@@ -163,22 +173,19 @@ def given_fields(file: Path | None, command: tuple[str, ...] | None, options: di
         if command:
             fields.pop("commands", None)
             fields["run"] = list(command)
-        for name in ("name", "workdir", "setup", "python", "max_duration", "max_queue_time", "checkpoint_dir"):
-            if options[name] is not None:
-                fields[name] = options[name]
+        fields |= {name: options[name] for name in _PLAIN if options[name] is not None}
         if options["no_workdir"]:
             fields["workdir"] = None
-        for name in ("priority", "queue"):
-            if options[name] is not None:
-                fields[name] = options[name]
-        pairs = [("envs", each) for each in options["envs"]] + [("labels", each) for each in options["labels"]]
-        fields = set_fields(
-            fields, [(f"{group}.{_pair(each)[0]}", _quoted(_pair(each)[1])) for group, each in pairs]
-        )
-        fields = set_fields(fields, [(f"secrets.{_secret(name)}", "null") for name in options["secrets"]])
-        changes = [("resources.gpu", _quoted(options["gpu"]))] if options["gpu"] is not None else []
-        changes += [("retry.max", str(options["retry"]))] if options["retry"] is not None else []
-        fields = set_fields(fields, [*changes, *map(_pair, options["changes"])])
+        changes: list[tuple[str, Json]] = [
+            (f"{group}.{name}", value)
+            for group in ("envs", "labels")
+            for name, value in map(parse_pair, options[group])
+        ]
+        changes += [(f"secrets.{_secret(name)}", None) for name in options["secrets"]]
+        changes += [("resources.gpu", options["gpu"])] if options["gpu"] is not None else []
+        changes += [("retry.max", options["retry"])] if options["retry"] is not None else []
+        changes += [(path, value_of(text)) for path, text in map(parse_pair, options["changes"])]
+        fields = set_fields(fields, changes)
         if options["outputs"]:
             fields["outputs"] = [*(fields.get("outputs") or []), *options["outputs"]]
         if options["after"]:
@@ -196,13 +203,6 @@ def _after(given: Json) -> list[Json]:
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise CommandError(f"{text!r} must be NAME=VALUE", ExitCode.USAGE)
-    return name, value
-
-
 def _secret(text: str) -> str:
     if "=" in text:
         raise CommandError(
@@ -213,12 +213,7 @@ def _secret(text: str) -> str:
     return text
 
 
-def _quoted(text: str) -> str:
-    """So that a value of an option stays a text: --env DAY=2026-01-01."""
-    return text if isinstance(value_of(text), str) else f'"{text}"'
-
-
-def _plan_workdir(spec: JobSpec, file: Path | None, options: dict[str, Any]) -> Any:
+def _plan_workdir(spec: JobSpec, file: Path | None, options: dict[str, Any]) -> PlannedWorkdir | None:
     if spec.workdir is None:
         return None
     from pod_worker.cli.run.workdir import plan_workdir
@@ -232,12 +227,10 @@ def _sweep_labels(values: dict[str, str]) -> dict[str, str]:
     return {name.rpartition(".")[2]: value for name, value in values.items()}
 
 
-class _usage_errors:
+@contextmanager
+def _usage_errors() -> Iterator[None]:
     """Turns an error of the input into an end of the command with exit code 2."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RunError | InvalidRunError):
-            raise CommandError(str(error), ExitCode.USAGE) from None
+    try:
+        yield
+    except (RunError, InvalidRunError) as error:
+        raise CommandError(str(error), ExitCode.USAGE) from None

@@ -6,12 +6,10 @@ import time
 from collections.abc import Sequence
 
 from pod_worker.cli.composition import StoreSession
-from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_json_line, print_line, say
 from pod_worker.cli.runs.logs import follow_log
-from pod_worker.cli.runs.lookup import ENDED_STATUSES
-from pod_worker.cli.runs.watch import SUCCEEDED, watch_runs
+from pod_worker.cli.runs.watch import ENDED, SUCCEEDED, fetch_runs, watch_runs
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels
 
@@ -23,7 +21,7 @@ def follow_job(store: StoreSession, run_ids: Sequence[str], *, as_json: bool) ->
     models = ReadModels(store.database)
     if len(run_ids) > 1:
         code = watch_runs(store, run_ids, as_json=as_json)
-        return code if code == ExitCode.INTERRUPTED else exit_code_of(list(map(models.run, run_ids)))
+        return code if code == ExitCode.INTERRUPTED else exit_code_of(fetch_runs(models, run_ids))
     [run_id] = run_ids
     try:
         follow_log(store.database, run_id, as_json=as_json)
@@ -33,7 +31,7 @@ def follow_job(store: StoreSession, run_ids: Sequence[str], *, as_json: bool) ->
             f"stop it: pod-worker runs cancel {run_id}"
         )
         return ExitCode.INTERRUPTED
-    run = until_reconnected(lambda: models.run(run_id))
+    [run] = fetch_runs(models, run_ids)
     code = exit_code_of([run])
     if not as_json:
         say(_end_line(run))
@@ -44,60 +42,54 @@ def wait_for_jobs(store: StoreSession, run_ids: Sequence[str], seconds: float | 
     """One line per run when it ends. 75 when the time is over."""
     models = ReadModels(store.database)
     end = None if seconds is None else time.monotonic() + seconds
-    ended: dict[str, Document | None] = {}
+    ended: dict[str, Document] = {}
     try:
-        while len(ended) < len(run_ids):
-            for run_id in run_ids:
-                if run_id not in ended and _has_ended(models, run_id):
-                    ended[run_id] = until_reconnected(lambda each=run_id: models.run(each))  # type: ignore[misc]
-                    _print_end(run_id, ended[run_id], as_json)
-            if len(ended) < len(run_ids):
-                if end is not None and time.monotonic() > end:
-                    say(f"{len(run_ids) - len(ended)} of {len(run_ids)} runs have not ended in time; they go on")
-                    return ExitCode.TEMPORARY
-                time.sleep(POLL_SECONDS)
+        while True:
+            for run in fetch_runs(models, [each for each in run_ids if each not in ended]):
+                if run.get("status") in ENDED:
+                    ended[str(run["_id"])] = run
+                    _print_end(run, as_json)
+            if len(ended) == len(run_ids):
+                break
+            if end is not None and time.monotonic() > end:
+                say(f"{len(run_ids) - len(ended)} of {len(run_ids)} runs have not ended in time; they go on")
+                return ExitCode.TEMPORARY
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         say(f"\nstopped waiting; the runs go on. Wait again: pod-worker wait {' '.join(run_ids[:5])}")
         return ExitCode.INTERRUPTED
     return exit_code_of([ended[run_id] for run_id in run_ids])
 
 
-def exit_code_of(runs: Sequence[Document | None]) -> int:
+def exit_code_of(runs: Sequence[Document]) -> int:
     """The first code that is not 0: the program's where it has one, else 1."""
     return next((code for run in runs if (code := _code(run))), ExitCode.OK)
 
 
-def _code(run: Document | None) -> int:
-    if run is not None and run.get("status") in SUCCEEDED:
+def _code(run: Document) -> int:
+    if run.get("status") in SUCCEEDED:
         return ExitCode.OK
-    code = (run or {}).get("exitCode")
-    is_code = isinstance(code, int) and 0 < code < 256 and (run or {}).get("status") == "FAILED"
+    code = run.get("exitCode")
+    is_code = isinstance(code, int) and 0 < code < 256 and run.get("status") == "FAILED"
     return int(code) if is_code else ExitCode.FAILED  # type: ignore[arg-type]
 
 
-def _has_ended(models: ReadModels, run_id: str) -> bool:
-    return until_reconnected(lambda: models.status(run_id)) in (*ENDED_STATUSES, None)
-
-
-def _print_end(run_id: str, run: Document | None, as_json: bool) -> None:
+def _print_end(run: Document, as_json: bool) -> None:
     if as_json:
-        shown = run or {"status": "DELETED"}
         print_json_line(
             {
-                "id": run_id,
-                "name": shown.get("name"),
-                "status": shown.get("status"),
+                "id": run["_id"],
+                "name": run.get("name"),
+                "status": run.get("status"),
                 "exit_code": _code(run),
-                "error": shown.get("errorMessage"),
+                "error": run.get("errorMessage"),
             }
         )
     else:
-        print_line(f"{run_id} {_end_line(run)}")
+        print_line(f"{run['_id']} {_end_line(run)}")
 
 
-def _end_line(run: Document | None) -> str:
-    if run is None:
-        return "was deleted"
+def _end_line(run: Document) -> str:
     status = str(run.get("status"))
     if status in SUCCEEDED:
         return f"{status}. Its files: pod-worker artifacts list {run['_id']}"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_fields, print_json, print_table, say, size
-from pod_worker.cli.run.submission import PlannedJob, requirements_of
+from pod_worker.cli.run.submission import PlannedJob
 from pod_worker.core.run import Json
+
+if TYPE_CHECKING:
+    from pod_worker.cli.run.workdir import PlannedWorkdir
 
 LARGEST = 5
 
 
-def show_plan(jobs: list[PlannedJob], workdir: Any, *, as_json: bool) -> int:
+def show_plan(jobs: list[PlannedJob], workdir: PlannedWorkdir | None, *, as_json: bool) -> int:
     tree = workdir.tree if workdir else None
     missing = None
     if tree:
@@ -60,7 +63,7 @@ def show_plan(jobs: list[PlannedJob], workdir: Any, *, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _workdir_text(workdir: Any, missing: int | None) -> str:
+def _workdir_text(workdir: PlannedWorkdir | None, missing: int | None) -> str:
     if workdir is None:
         return "none"
     if workdir.tree is None:
@@ -73,11 +76,4 @@ def _spec(job: PlannedJob) -> dict[str, Json]:
     """Without secrets: a value may stand in the file."""
     fields: dict[str, Json] = msgspec.to_builtins(job.spec)
     fields["secrets"] = dict.fromkeys(job.spec.secrets)
-    fields["requirements"] = {
-        name: value
-        for name, value in {
-            field: getattr(requirements_of(job.spec), field) for field in ("gpu", "gpu_count", "min_vram_gb")
-        }.items()
-        if value is not None
-    }
     return fields

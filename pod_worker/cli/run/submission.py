@@ -119,9 +119,9 @@ def requirements_of(spec: JobSpec) -> Requirements:
 
 
 def _dependencies(spec: JobSpec, models: ReadModels) -> tuple[str, ...]:
-    from pod_worker.cli.runs.lookup import resolve_run
+    from pod_worker.cli.runs.lookup import resolve_ids
 
-    return tuple(dict.fromkeys(str(resolve_run(models, each)["_id"]) for each in spec.after_runs))
+    return tuple(resolve_ids(models, spec.after_runs))
 
 
 def job_folder(job_file: Path | None) -> Path:

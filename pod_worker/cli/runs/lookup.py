@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
@@ -43,6 +43,11 @@ def resolve_run(models: ReadModels, run_id: str) -> Document:
     raise CommandError(
         f"there is no run {run_id!r}, neither by id nor by name. See `pod-worker runs list`.", ExitCode.NOT_FOUND
     )
+
+
+def resolve_ids(models: ReadModels, words: Iterable[str]) -> list[str]:
+    """Full ids in the given order, each once. Raises CommandError."""
+    return list(dict.fromkeys(str(resolve_run(models, word)["_id"]) for word in words))
 
 
 def _newest_named(models: ReadModels, name: str) -> Document | None:

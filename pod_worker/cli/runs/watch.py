@@ -45,6 +45,8 @@ STAGES_SHOWN = 4
 FULL_ROWS = 6  # more runs than this get one line each
 LINES_BESIDE_ROWS = 8
 METRICS_SHOWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
+DELETED = "DELETED"  # shown for a run that is gone
+ENDED = {*ENDED_STATUSES, DELETED}
 SUCCEEDED = {RunStatus.COMPLETED.value, RunStatus.AWAITING_HUMAN.value, RunStatus.HUMAN_VALIDATED.value}
 
 
@@ -70,20 +72,18 @@ def _say_unwatched(count: int, again: str) -> None:
     say(f"stopped watching; {'the run goes' if count == 1 else f'the {count} runs go'} on. Look again: {again}")
 
 
-def _fetch_runs(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
+def fetch_runs(models: ReadModels, run_ids: Sequence[str]) -> list[Document]:
     def read() -> list[Document]:
         # A run that was deleted meanwhile has ended.
         found = models.runs_by_id(run_ids)
-        gone = {"status": "DELETED"}
+        gone = {"status": DELETED}
         return [found.get(each) or models.run(each) or {"_id": each, **gone} for each in run_ids]
 
     return until_reconnected(read)
 
 
 def _is_over(runs: list[Document], end: float | None) -> bool:
-    return all(run.get("status") in {*ENDED_STATUSES, "DELETED"} for run in runs) or (
-        end is not None and time.monotonic() > end
-    )
+    return all(run.get("status") in ENDED for run in runs) or (end is not None and time.monotonic() > end)
 
 
 def _watch_lines(
@@ -95,7 +95,7 @@ def _watch_lines(
     end = None if seconds is None else time.monotonic() + seconds
     shown: dict[str, Json] = {}
     while True:
-        runs = _fetch_runs(models, run_ids)
+        runs = fetch_runs(models, run_ids)
         for run in runs:
             news = as_json(run) if as_json else _line(run)
             if shown.get(run["_id"]) == news:
@@ -144,11 +144,11 @@ def _watch_live(
     from rich.live import Live
 
     end = None if seconds is None else time.monotonic() + seconds
-    runs = _fetch_runs(models, run_ids)
+    runs = fetch_runs(models, run_ids)
     with Live(_live_table(models, runs), console=console(), refresh_per_second=4) as live:
         while not _is_over(runs, end):
             time.sleep(POLL_SECONDS)
-            runs = _fetch_runs(models, run_ids)
+            runs = fetch_runs(models, run_ids)
             live.update(until_reconnected(partial(_live_table, models, runs)))
     return runs
 

@@ -52,15 +52,13 @@ def read_job_file(path: Path) -> dict[str, Json]:
     return found
 
 
-def set_fields(fields: dict[str, Json], changes: Iterable[tuple[str, str]]) -> dict[str, Json]:
+def set_fields(fields: dict[str, Json], changes: Iterable[tuple[str, Json]]) -> dict[str, Json]:
     """The fields with others set by path: ("envs.LR", "1e-4").
-
-    A text is read as YAML reads it.
 
     Raises RunError(INVALID_INPUT) for a path that leads through a value.
     """
     changed: dict[str, Json] = _copied(fields)
-    for path, text in changes:
+    for path, value in changes:
         *parents, last = (
             path.split(".", 1) if path.startswith(("envs.", "labels.", "secrets.")) else path.split(".")
         )
@@ -72,7 +70,7 @@ def set_fields(fields: dict[str, Json], changes: Iterable[tuple[str, str]]) -> d
                     FailureCode.INVALID_INPUT, f"{path!r} cannot be set: {parent!r} is {inner!r:.60}, not a group"
                 )
             target = inner
-        target[last] = value_of(text)
+        target[last] = value
     return changed
 
 

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from pod_worker.command.job.document import set_fields
+from pod_worker.command.job.document import set_fields, value_of
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 
@@ -49,7 +49,7 @@ def with_values(fields: dict[str, Json], values: dict[str, str]) -> dict[str, Js
 
     Raises RunError(INVALID_INPUT) for a name that the command does not use.
     """
-    paths = {name: value for name, value in values.items() if "." in name}
+    paths = {name: value_of(value) for name, value in values.items() if "." in name}
     changed = set_fields(fields, paths.items())
     names = {name: value for name, value in values.items() if name not in paths}
     text = repr(fields.get("run") or fields.get("commands"))

@@ -23,13 +23,13 @@ def queued(cli: Cli, *words: str) -> list[str]:
 
 def test_a_command_is_queued_with_its_options(cli: Cli, db: Db) -> None:
     [run_id] = queued(
-        cli, "--no-workdir", "--name", "first", "--env", "LR=1e-4", "--env", "DAY=2026-01-01", "--gpu", "24GB..48GB:2",
+        cli, "--no-workdir", "--name", "first", "--env", "LR=1e-4", "--env", "DAY=2026-01-01", "--env", 'LIST=[1, "a"]', "--gpu", "24GB..48GB:2",
         "--max-duration", "90m", "--max-queue-time", "1h", "--retry", "2", "--label", "team=a", "--priority", "3",
         "--set", "resources.memory=64GB", "--", "python", "train.py", "--lr", "1e-4",
     )  # fmt: skip
     run = db.runs.find_one({"_id": run_id}) or {}
     assert run["params"]["run"] == ["python", "train.py", "--lr", "1e-4"]
-    assert run["params"]["envs"] == {"LR": "1e-4", "DAY": "2026-01-01"}
+    assert run["params"]["envs"] == {"LR": "1e-4", "DAY": "2026-01-01", "LIST": '[1, "a"]'}
     assert run["params"]["gpus"] == 2
     assert run["requirements"] == {"minVramGb": 24, "maxVramGb": 48, "gpuCount": 2, "memoryGb": 64}
     assert (run["name"], run["priority"], run["maxAttempts"]) == ("first", 3, 3)

@@ -43,7 +43,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_fields_are_set_by_path_and_the_original_stays() -> None:
     fields = {"run": "x", "envs": {"A": "1"}}
-    changed = set_fields(fields, [("envs.LR", "0.1"), ("envs.a.b", "dots"), ("resources.gpu", "H100:2")])
+    changed = set_fields(fields, [("envs.LR", 0.1), ("envs.a.b", "dots"), ("resources.gpu", "H100:2")])
     assert changed == {"run": "x", "envs": {"A": "1", "LR": 0.1, "a.b": "dots"}, "resources": {"gpu": "H100:2"}}
     assert fields == {"run": "x", "envs": {"A": "1"}}
 
