@@ -23,7 +23,7 @@ SOURCES = sorted([*MODULES, *(ROOT / "chaos").rglob("*.py"), *(ROOT / "scripts")
 
 LEVELS = (
     ("core",),
-    ("process", "report", "parameters", "pipeline", "sealing"),
+    ("process", "report", "parameters", "pipeline", "control_plane_client", "sealing"),
     (
         "search",
         "tasks",

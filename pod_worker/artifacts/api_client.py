@@ -31,7 +31,7 @@ from pod_worker.artifacts.wire import (
     ProblemDetails,
     UploadGrant,
 )
-from pod_worker.core.backoff import full_jitter
+from pod_worker.core.backoff import full_jitter, is_temporary_status
 from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.lease import Fence
@@ -190,7 +190,7 @@ class ArtifactApiClient:
         problem = _problem(answer)
         if problem is not None and problem.code == "fenced":
             return LeaseLostError(problem.detail)
-        if status in (408, 425, 429) or status >= 500:
+        if is_temporary_status(status):
             reason = problem.detail if problem else f"status {status}"
             return TransientError(f"control plane at {where}: {reason}", retry_after(answer))
         if status in (401, 403):

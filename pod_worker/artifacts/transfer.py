@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from pod_worker.core.backoff import retry_after_seconds
+from pod_worker.core.backoff import is_temporary_status, retry_after_seconds
 
 BLOCK_BYTES = 1024 * 1024
 RETRY_AFTER_CAP_SECONDS = 300.0
@@ -143,7 +143,7 @@ def error_from_response(url: str, answer: requests.Response) -> Exception:
     """The error that a response of the store stands for, without the URL in it."""
     status, text = answer.status_code, answer.text[:2000]
     message = f"the object store at {host(url)} answered {status}"
-    if status in (408, 425, 429) or status >= 500 or (status == 400 and any(word in text for word in _STALLED)):
+    if is_temporary_status(status) or (status == 400 and any(word in text for word in _STALLED)):
         return TransientError(message, retry_after(answer))
     # rclone says 400 where S3 says 403.
     if status == 403 or (status == 400 and any(word in text for word in _EXPIRED)):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,12 @@ from pod_worker.content.wire import (
     PackFinalizeRequest,
     PackGrant,
 )
-from pod_worker.core.backoff import full_jitter
+from pod_worker.control_plane_client import (
+    ControlPlaneClient,
+    RefusedRequestError,
+    TemporaryRequestError,
+    repeat,
+)
 from pod_worker.core.bearer import BearerAuth
 
 T = TypeVar("T")
@@ -52,10 +55,6 @@ class ContentUploadError(Exception):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
-
-
-class _TemporaryError(Exception):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +75,9 @@ class ContentClient:
     """
 
     def __init__(self, url: str, token: str | None, *, retry_seconds: float = RETRY_SECONDS) -> None:
-        self._url = url.rstrip("/")
-        self._auth = BearerAuth(token)
-        self._session = requests.Session()
+        self._client = ControlPlaneClient(url, token)
+        self._store = requests.Session()
         self._retry_seconds = retry_seconds
-        self._rng = random.Random()
 
     def missing(self, tree: Tree) -> list[FileEntry]:
         """The files of the tree that an upload would send, one per content.
@@ -178,13 +175,13 @@ class ContentClient:
     def _put(self, url: str, body: Any) -> None:
         try:
             # No token: a presigned URL carries its own signature. The empty auth keeps ~/.netrc out.
-            answer = self._session.put(
+            answer = self._store.put(
                 url, data=body, auth=BearerAuth(None), timeout=TIMEOUT_SECONDS, allow_redirects=False
             )
         except requests.RequestException as error:
-            raise _TemporaryError(f"no answer from the object store ({type(error).__name__})") from None
+            raise TemporaryRequestError(f"no answer from the object store ({type(error).__name__})") from None
         if answer.status_code not in (200, 201, 204):
-            raise _TemporaryError(f"the object store answered {answer.status_code}")
+            raise TemporaryRequestError(f"the object store answered {answer.status_code}")
 
     def _post(self, path: str, body: Any, kind: type[T]) -> T:
         return self._call(path, msgspec.json.encode(body), kind)
@@ -194,47 +191,29 @@ class ContentClient:
 
     def _request(self, method: str, path: str, body: bytes | None) -> bytes:
         try:
-            answer = self._session.request(
-                method,
-                self._url + path,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                auth=self._auth,
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise _TemporaryError(f"no answer ({type(error).__name__})") from None
-        if answer.status_code == 200:
-            return answer.content
-        detail, code = _problem(answer)
-        if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
-            raise _TemporaryError(detail)
-        if answer.status_code in (401, 403):
-            detail += ": check CONTROL_PLANE_TOKEN"
-        raise ContentUploadError(f"the control plane at {self._url} refused the upload: {detail}", code)
+            return self._client.request(method, path, body, timeout=TIMEOUT_SECONDS)
+        except RefusedRequestError as error:
+            detail = error.detail or f"status {error.status}"
+            if error.status in (401, 403):
+                detail += ": check CONTROL_PLANE_TOKEN"
+            raise ContentUploadError(
+                f"the control plane at {self._client.url} refused the upload: {detail}", error.code
+            ) from None
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError:
             raise ContentUploadError(
-                f"{self._url} is no control plane of this version: check CONTROL_PLANE_URL"
+                f"{self._client.url} is no control plane of this version: check CONTROL_PLANE_URL"
             ) from None
 
     def _repeated(self, call: Callable[[], T]) -> T:
-        end = time.monotonic() + self._retry_seconds
-        tries = 0
-        while True:
-            try:
-                return call()
-            except _TemporaryError as error:
-                tries += 1
-                wait = full_jitter(tries, 0.2, 10.0, self._rng)
-                if time.monotonic() + wait > end:
-                    fix = "check that it is up, then submit again: finished parts are kept"
-                    raise ContentUploadError(f"the control plane at {self._url}: {error}: {fix}") from None
-                time.sleep(wait)
+        try:
+            return repeat(call, self._retry_seconds, first_seconds=0.2, cap_seconds=10.0)
+        except TemporaryRequestError as error:
+            fix = "check that it is up, then submit again: finished parts are kept"
+            raise ContentUploadError(f"the control plane at {self._client.url}: {error}: {fix}") from None
 
 
 def packs_of(files: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
@@ -265,11 +244,3 @@ def _joined(root: Path, files: list[FileEntry]) -> bytes:
             raise ContentUploadError(f"{each.path!r} changed since it was scanned: submit again")
         parts.append(part)
     return b"".join(parts)
-
-
-def _problem(answer: requests.Response) -> tuple[str, str]:
-    try:
-        fields = msgspec.json.decode(answer.content)
-        return str(fields["detail"])[:500], str(fields["code"])
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        return f"status {answer.status_code}", ""

@@ -23,6 +23,11 @@ def full_jitter(retries: int, first_seconds: float, cap_seconds: float, rng: ran
     return rng.uniform(0, backoff_bound(retries, first_seconds, cap_seconds))
 
 
+def is_temporary_status(status: int) -> bool:
+    """Whether a request with this HTTP status may succeed later."""
+    return status in (408, 425, 429) or status >= 500
+
+
 def retry_after_seconds(header: str | None, now: datetime) -> float | None:
     """Seconds that a Retry-After header asks for (RFC 9110 section 10.2.3).
 
