@@ -6,6 +6,7 @@ Can be stopped, killed and frozen on its own, as failover tests need. Knows noth
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -73,6 +74,9 @@ class MongodMember:
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._process, self.port = start_listening(self._describe, self._answers, self.port, timeout_seconds, stop)
+        # Each index is a file. The soft limit of a login shell, 1024 on many machines, is soon reached.
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (hard, hard))
 
     def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         self.resume()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import psutil
@@ -44,6 +45,16 @@ def test_listens_on_loopback_only_with_a_bounded_cache(mongod: Mongod) -> None:
     with member.client() as client:
         cache = client.admin.command("serverStatus")["wiredTiger"]["cache"]
         assert cache["maximum bytes configured"] == MONGOD_CACHE_GB * 1024**3
+
+
+def test_it_may_open_as_many_files_as_the_machine_allows(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        with Mongod(tmp_path) as server:
+            assert resource.prlimit(server.members[0].process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_data_survives_restart_on_another_port_and_sigkill(tmp_path: Path) -> None:
