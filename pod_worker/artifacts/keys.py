@@ -19,7 +19,6 @@ SEGMENT_LIMIT_BYTES = 255  # a file name, for stores that keep objects as files
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _ATTEMPT = re.compile(r"0|[1-9][0-9]{0,8}")
 UPLOADS = "uploads"
@@ -126,10 +125,6 @@ def check_filename(name: str) -> None:
 def is_identifier(text: str) -> bool:
     """Fit to be a kind or a role."""
     return _WORD.fullmatch(text) is not None
-
-
-def is_sha256(text: str) -> bool:
-    return _SHA256.fullmatch(text) is not None
 
 
 def artifact_id(run_id: str, kind: str, sha256: str) -> str:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 import msgspec
 
+from pod_worker.core.content_hash import is_sha256
+
 FORMAT = 1
 FILE_LIMIT = 200_000
 SEGMENT_LIMIT_BYTES = 255
 PATH_LIMIT_BYTES = 4096
 MANIFEST_LIMIT_BYTES = 32 * 1024 * 1024
-_HEX = frozenset("0123456789abcdef")
 
 
 class InvalidManifestError(ValueError):
@@ -104,10 +105,6 @@ def _check_file(each: FileEntry) -> None:
     check_path(each.path)
     if not is_sha256(each.sha256) or each.bytes < 0:
         raise InvalidManifestError(f"{each.path[:200]!r} has no valid hash and size")
-
-
-def is_sha256(text: str) -> bool:
-    return len(text) == 64 and _HEX.issuperset(text)
 
 
 def check_path(path: str) -> None:

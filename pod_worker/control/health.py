@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 
 from pod_worker.control.metrics import ControlPlaneMetrics
 from pod_worker.control.web.problem import ProblemError, database_unavailable
-from pod_worker.core.clock import Clock
+from pod_worker.core.clock import Clock, rfc3339
 from pod_worker.core.run import Json
 from pod_worker.store.mongo import Mongo
 
@@ -73,7 +73,7 @@ class _Routes:
     def health(self) -> dict[str, Json]:
         """The original's route: alive, the time, and the database."""
         self._ping()
-        now = self._clock.now().isoformat().replace("+00:00", "Z")
+        now = rfc3339(self._clock.now())
         return {"ok": True, "ts": now, "database": self._database.name}
 
     def read_metrics(self) -> Response:

@@ -50,3 +50,8 @@ class ManualClock:
 
 
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment in UTC as `2026-01-31T18:00:00Z`."""
+    return moment.isoformat().replace("+00:00", "Z")

@@ -10,9 +10,9 @@ from pod_worker.artifacts.keys import (
     artifact_id,
     check_filename,
     is_identifier,
-    is_sha256,
 )
 from pod_worker.artifacts.wire import MIB, PARTS_LIMIT, part_size
+from pod_worker.core.content_hash import is_sha256
 
 
 @pytest.mark.parametrize(

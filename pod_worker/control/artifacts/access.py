@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, is_identifier, is_sha256
+from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, is_identifier
 from pod_worker.artifacts.wire import AbortRequest, ArtifactView, FinalizeRequest, PresignRequest
 from pod_worker.control.web.problem import ProblemError
+from pod_worker.core.clock import rfc3339
+from pod_worker.core.content_hash import is_sha256
 from pod_worker.core.lease import Fence
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.artifact_registry import RunWriter, UnleasedRun
@@ -135,4 +137,4 @@ def _bad(detail: str) -> ProblemError:
 
 
 def _moment(at: datetime | None) -> str | None:
-    return at.isoformat().replace("+00:00", "Z") if at else None
+    return rfc3339(at) if at else None

@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, artifact_id
-from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError, StoredObject, UploadGoneError
+from pod_worker.artifacts.object_store import ObjectStore, StoredObject, UploadGoneError
 from pod_worker.artifacts.wire import (
     PAGE_PARTS,
     PART_BYTES,
@@ -256,7 +256,7 @@ def _key_of(row: ArtifactRow) -> ArtifactKey | None:
 
 
 class _ArtifactRoute(APIRoute):
-    """Bounds the body, and turns errors of the object store into problems."""
+    """Bounds the body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -264,9 +264,6 @@ class _ArtifactRoute(APIRoute):
         async def handled(request: Request) -> Response:
             # Where FastAPI looks first: reading it here is what bounds it.
             request._body = await read_body(request.stream(), request.headers)
-            try:
-                return await handle(request)
-            except ObjectStoreError as error:
-                raise ProblemError(503, "store_away", str(error), headers={"Retry-After": "2"}) from None
+            return await handle(request)
 
         return handled

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from pod_worker.artifacts.keys import InvalidNameError, check_filename
-from pod_worker.artifacts.object_store import ObjectMissingError, ObjectStore, ObjectStoreError
-from pod_worker.content.manifest import MANIFEST_LIMIT_BYTES, InvalidManifestError, decode, is_sha256, sha256_of
+from pod_worker.artifacts.object_store import ObjectMissingError, ObjectStore
+from pod_worker.content.manifest import MANIFEST_LIMIT_BYTES, InvalidManifestError, decode, sha256_of
 from pod_worker.content.wire import (
     HASHES_LIMIT,
     DataSetRequest,
@@ -34,13 +34,13 @@ from pod_worker.content.wire import (
 from pod_worker.control.content.packs import UPLOAD_KEY, PackVerifier, manifest_key
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
-from pod_worker.core.clock import SystemClock
+from pod_worker.core.clock import SystemClock, rfc3339
+from pod_worker.core.content_hash import is_sha256
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.store import content_index as index
 from pod_worker.store.content_index import DataSet
 from pod_worker.store.mongo import Mongo
 
-T = TypeVar("T")
 URL_SECONDS = 3600
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -89,12 +89,12 @@ class _Routes:
 
     def finalize(self, body: PackFinalizeRequest) -> PackFinalized:
         _check_hashes([body.sha256, *(each.sha256 for each in body.files)], limit=200_000)
-        return _reached(lambda: self._packs.finalize(body))
+        return self._packs.finalize(body)
 
     async def manifest(self, request: Request) -> ManifestRecorded:
         """Records the manifest in the body, when all its files are stored."""
         body = await read_body(request.stream(), request.headers, MANIFEST_LIMIT_BYTES)
-        return await run_in_threadpool(_reached, lambda: self._record(body))
+        return await run_in_threadpool(self._record, body)
 
     def _record(self, body: bytes) -> ManifestRecorded:
         try:
@@ -122,7 +122,7 @@ class _Routes:
             raise ProblemError(404, "no_workdir", f"run {run_id[:200]!r} has no uploaded workdir")
         if not index.use_manifest(self._database, sha256):
             raise _gone(sha256)
-        return _reached(lambda: self._answer(sha256))
+        return self._answer(sha256)
 
     def _answer(self, sha256: str) -> WorkdirAnswer:
         try:
@@ -171,7 +171,7 @@ class _Routes:
 
 
 def data_set_view(found: DataSet) -> DataSetView:
-    created = found.created_at.isoformat().replace("+00:00", "Z") if found.created_at else None
+    created = rfc3339(found.created_at) if found.created_at else None
     return DataSetView(key=found.key, name=found.name, bytes=found.bytes, sha256=found.pack, created_at=created)
 
 
@@ -190,10 +190,3 @@ def _gone(sha256: str) -> ProblemError:
     return ProblemError(
         404, "workdir_gone", f"the files of workdir {sha256[:16]} are no longer stored: submit the job again"
     )
-
-
-def _reached(call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except ObjectStoreError as error:
-        raise ProblemError(503, "store_away", str(error), headers={"Retry-After": "2"}) from None

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException
 
+from pod_worker.artifacts.object_store import ObjectStoreError
 from pod_worker.core.run import Json
 from pod_worker.store.errors import ENCODING_ERRORS, describe_error, is_permanent_error
 
@@ -74,6 +75,8 @@ def _problem_for(error: Exception) -> ProblemError:
         return ProblemError(422, "unstorable", describe_error(error)[:500])
     if isinstance(error, PyMongoError):
         return database_unavailable(error)
+    if isinstance(error, ObjectStoreError):
+        return ProblemError(503, "store_away", str(error), headers={"Retry-After": "2"})
     log.error("unexpected error in a request", exc_info=error)
     return ProblemError(500, "internal", "unexpected error in the control plane: see its log")
 
@@ -101,7 +104,7 @@ def install(app: FastAPI) -> None:
         problem = ProblemError(422, "bad_request", "; ".join(_messages(error.errors())[:3]))
         return response_to(problem, request.url.path)
 
-    for kind in (ProblemError, PyMongoError, *ENCODING_ERRORS):
+    for kind in (ProblemError, PyMongoError, ObjectStoreError, *ENCODING_ERRORS):
         app.add_exception_handler(kind, any_error)
     app.add_exception_handler(Exception, any_error)
     app.add_exception_handler(HTTPException, http)
