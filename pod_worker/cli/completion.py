@@ -45,6 +45,13 @@ def _run_ids(models: ReadModels, incomplete: str) -> list[tuple[str, str]]:
     return ids + [(name, "newest run of this name") for name in models.names_with_prefix(incomplete, PROPOSALS)]
 
 
+def label_option(what: str) -> Callable[[Command], Command]:
+    """`--label NAME=VALUE`, repeated, as `labels`."""
+    return click.option(
+        "--label", "labels", multiple=True, metavar="NAME=VALUE", shell_complete=complete_labels, help=what
+    )
+
+
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of runs that begin so."""
     found = _read(lambda models: models.names_with_prefix(incomplete, PROPOSALS))

@@ -15,7 +15,6 @@ from pod_worker.command.execution.job_environment import PreparedEnvironment, pr
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
 from pod_worker.command.reports.events_file import EventsFileReader
-from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
 from pod_worker.snapshots.outputs import OutputUploader
@@ -26,7 +25,8 @@ STAGE = "command"
 
 def run_command(context: Context) -> dict[str, Json]:
     params = parse(context.run.params)
-    _refuse_missing_parts(params)
+    if params.tensorboard:
+        context.log("TensorBoard event files are not read by this version", "warning")
     folders = JobFolders(context.work_dir, params.checkpoint_dir)
     folders.clear()
     _fill_workdir(context, params, folders)
@@ -62,15 +62,6 @@ def run_command(context: Context) -> dict[str, Json]:
     if not end.is_ok:
         raise failure_of(end)
     return {"exit_code": 0, **snapshots.state}
-
-
-def _refuse_missing_parts(params: CommandParams) -> None:
-    """A job must not run without its walls."""
-    wanted = {"sandbox": params.sandbox}
-    if missing := [name for name, value in wanted.items() if value]:
-        raise RunError(
-            FailureCode.INVALID_INPUT, f"this version cannot give a command {', '.join(missing)}; leave it out"
-        )
 
 
 def _fill_workdir(context: Context, params: CommandParams, folders: JobFolders) -> None:

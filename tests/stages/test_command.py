@@ -206,3 +206,8 @@ def test_lines_of_the_events_file_become_metrics(job: Job) -> None:
     line = '{"metric":"loss","value":0.5,"step":1}'
     job.execute(run=f"echo '{line}' >> $POD_WORKER_EVENTS")
     assert [each.value for each in job.events if isinstance(each, StageMetric)] == [0.5]
+
+
+def test_tensorboard_without_effect_is_said(job: Job) -> None:
+    job.execute(run="true", tensorboard="runs")
+    assert any("TensorBoard" in getattr(each, "message", "") for each in job.events)

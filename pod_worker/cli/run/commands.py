@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pod_worker.cli.completion import complete_queues
+from pod_worker.cli.completion import complete_queues, label_option
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import Int64, json_option, parse_pair
@@ -37,7 +37,7 @@ _PLAIN = (
 @click.command(cls=RunCommand)
 @click.argument("job_file", required=False, metavar="[JOB.yaml]")
 @click.option("--name", help="A name to find the run by.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeat it for several.")
+@label_option("A label; repeat it for several.")
 @click.option("--workdir", help="Folder to upload, or URL@COMMIT. [default for a command: the current folder]")
 @click.option("--no-workdir", is_flag=True, help="Upload nothing.")
 @click.option("--max-files", type=Int64(1), default=20_000, show_default=True, help="Refuse a larger workdir.")

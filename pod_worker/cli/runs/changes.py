@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from pod_worker.cli.completion import (
-    complete_labels,
     complete_names,
     complete_queues,
     complete_run_ids,
+    label_option,
     run_id_argument,
 )
 from pod_worker.cli.composition import open_store
@@ -48,14 +48,7 @@ _COPIED = [each.name for each in fields(RunRequest) if each.name in {f.name for 
 @click.option("--name", shell_complete=complete_names, metavar="NAME", help="Another name than that of the run.")
 @click.option("--queue", shell_complete=complete_queues, help="Another queue than that of the run.")
 @click.option("--priority", type=Int64(), metavar="N", help="Another priority than that of the run.")
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=complete_labels,
-    help="A further label, or another value.",
-)
+@label_option("A further label, or another value.")
 @click.option("--watch", "then_watch", is_flag=True, help="Follow the new run until it has ended.")
 @json_option
 def clone(
@@ -100,14 +93,7 @@ def clone(
 @click.option("--name", metavar="NAME", help="The name; an empty one removes it.")
 @click.option("--priority", type=Int64(), metavar="N", help="Runs with a higher number are claimed first.")
 @click.option("--queue", shell_complete=complete_queues, help="Move waiting runs to this queue.")
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=complete_labels,
-    help="Add a label or change its value; repeat it for several.",
-)
+@label_option("Add a label or change its value; repeat it for several.")
 @click.option("--remove-label", "removed", multiple=True, metavar="NAME", help="Remove a label.")
 @json_option
 def set_values(

@@ -7,11 +7,11 @@ import sys
 import click
 
 from pod_worker.cli.completion import (
-    complete_labels,
     complete_names,
     complete_pipelines,
     complete_queues,
     complete_statuses,
+    label_option,
 )
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
@@ -58,14 +58,7 @@ ORDERS = {
 )
 @click.option("--pipeline", shell_complete=complete_pipelines, help="Only this pipeline.")
 @click.option("--queue", shell_complete=complete_queues, help="Only this queue.")
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    metavar="NAME=VALUE",
-    shell_complete=complete_labels,
-    help="Only runs with this label; repeat it for several.",
-)
+@label_option("Only runs with this label; repeat it for several.")
 @time_option("--since", "Only runs created since then")
 @click.option("--sort", type=click.Choice(list(ORDERS)), default="newest", show_default=True, help="The order.")
 @limit_option("At most N runs.")

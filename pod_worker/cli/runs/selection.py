@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pod_worker.cli.completion import complete_labels, complete_queues, complete_run_ids, complete_statuses
+from pod_worker.cli.completion import complete_queues, complete_run_ids, complete_statuses, label_option
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import parse_pair, parse_statuses
 from pod_worker.cli.runs.lookup import resolve_run
@@ -102,14 +102,7 @@ def runs_selection(
 
 def _with_options(command: Callable[..., Any], kind: str) -> Callable[..., Any]:
     runs = click.argument("run_ids", metavar="[RUN]...", nargs=-1, shell_complete=complete_run_ids)
-    label = click.option(
-        "--label",
-        "labels",
-        multiple=True,
-        metavar="NAME=VALUE",
-        shell_complete=complete_labels,
-        help=f"All {kind} runs with this label (with all that are given).",
-    )
+    label = label_option(f"All {kind} runs with this label (with all that are given).")
     queue = click.option("--queue", shell_complete=complete_queues, help=f"All {kind} runs of this queue.")
     status = click.option(
         "--status",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.completion import complete_pipelines, complete_queues
+from pod_worker.cli.completion import complete_pipelines, complete_queues, label_option
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import Int64, Number, json_option, parse_pair
@@ -45,7 +45,7 @@ ENQUEUE_BATCH = 1000
 @click.option("--gpu", help="Only on a pod with this GPU, e.g. 'RTX 4090'.")
 @click.option("--min-vram-gb", type=Number(0, 1e6), metavar="GB", help="Only on a pod with this much GPU memory.")
 @click.option("--region", help="Only on a pod in this region.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeat it for several.")
+@label_option("A label; repeat it for several.")
 @click.option("--count", type=Int64(1, 1_000_000), default=1, metavar="N", help="Queue N runs alike.")
 @click.option("--watch", "then_watch", is_flag=True, help="Follow the runs until they have ended.")
 @json_option

@@ -55,7 +55,7 @@ class AfterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class MetricSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where metrics are read from, beside $POD_WORKER_EVENTS."""
 
-    tensorboard: Annotated[str, Meta(description="folder of the workdir with TensorBoard event files")] = ""
+    tensorboard: Annotated[str, Meta(description="TensorBoard event files; not read by this version")] = ""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +109,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     after: Annotated[
         list[str] | AfterSpec | None, Meta(description="ids or names of runs, or {runs, on_failure: fail|skip}")
     ] = None
-    sandbox: Annotated[bool, Meta(description="true: execute inside the sandbox of research runs")] = False
+    sandbox: Annotated[bool, Meta(description="not part of this version: false")] = False
     metrics: Annotated[MetricSpec, Meta(description="{tensorboard: FOLDER}")] = MetricSpec()
 
     @property
