@@ -337,7 +337,9 @@ def test_an_emptied_orphan_is_removed(ingest, tmp_path, clock, ship):
     RunEmitter(dead_worker, SOURCE, "r1", 1, clock, UlidGenerator(clock)).emit(RunLog(message="m"))
     dead_worker.close()
     (orphan,) = adopt_orphans(tmp_path / "other")
-    assert ship(orphan, keep_seconds=1000).flush(10)
+    keeping = ship(orphan, keep_seconds=1000)
+    assert keeping.flush(10)
+    keeping.stop()  # two shippers never share a spool: each would restore the folder that the other removes
     assert orphan.directory.exists()
     ship(orphan, keep_seconds=-1)
     until(lambda: not orphan.directory.exists())
