@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.core.evaluation import NodeScore
+from pod_worker.core.research.evaluation import NodeScore
 from pod_worker.search.ports import Evaluator
 
 Start = Callable[[Path, int], None]  # runs solution.py of the folder to its end

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.core.completion import CompletionRequest
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.completion import CompletionRequest
+from pod_worker.core.research.idea import Idea
 from pod_worker.core.run import Json
 from pod_worker.core.stop_signal import StopSignal
 from pod_worker.llm.client import ClientSettings, MeteredClient

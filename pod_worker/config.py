@@ -21,7 +21,13 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, field
 
-from pod_worker.core.secret import InvalidSecretError, Secret, has_credentials, read_secret, secret_values
+from pod_worker.core.credentials.secret import (
+    InvalidSecretError,
+    Secret,
+    has_credentials,
+    read_secret,
+    secret_values,
+)
 
 PREFIX = "pod_worker_"
 

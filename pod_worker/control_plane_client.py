@@ -14,7 +14,7 @@ import msgspec
 import requests
 
 from pod_worker.core.backoff import full_jitter, is_temporary_status
-from pod_worker.core.bearer import BearerAuth
+from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.stop_signal import StopSignal
 
 T = TypeVar("T")

@@ -32,7 +32,7 @@ from pod_worker.artifacts.wire import (
     UploadGrant,
 )
 from pod_worker.core.backoff import full_jitter, is_temporary_status
-from pod_worker.core.bearer import BearerAuth
+from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.stage import StopSignal

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pod_worker.core.row_id import row_id
+from pod_worker.core.identifiers.row_id import row_id
 
 NAME_LIMIT = 512  # characters, CONTRACT
 KEY_LIMIT_BYTES = 1024  # S3's limit on an object key

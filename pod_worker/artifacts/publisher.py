@@ -35,7 +35,7 @@ from pod_worker.artifacts.ledger import UploadLedger, UploadRecord, UploadState
 from pod_worker.artifacts.transfer import TransientError, UploadNotFoundError, UploadRejectedError, UrlExpiredError
 from pod_worker.artifacts.upload import PendingUpload, Uploader
 from pod_worker.artifacts.wire import ArtifactView
-from pod_worker.core.bearer import BearerAuth
+from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered, RunLog

@@ -160,7 +160,7 @@ def _report(error: Exception, debug: bool) -> ExitCode:
 
 def _redact(text: str) -> str:
     from pod_worker.config import known_secrets
-    from pod_worker.core.secret import Redactor
+    from pod_worker.core.credentials.secret import Redactor
 
     return Redactor(known_secrets())(text)
 

@@ -16,8 +16,8 @@ import requests
 from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError
 from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.core.bearer import BearerAuth
-from pod_worker.core.secret import revealed
+from pod_worker.core.credentials.bearer import BearerAuth
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.store.artifact_registry import ArtifactRow
 
 _TIMEOUT_SECONDS = (10.0, 60.0)

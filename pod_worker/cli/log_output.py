@@ -6,7 +6,7 @@ import logging
 import sys
 
 from pod_worker.config import known_secrets
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials.secret import Redactor
 
 NOISY_LIBRARIES = ("pymongo", "urllib3", "httpx")
 

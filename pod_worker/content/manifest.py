@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pod_worker.core.content_hash import is_sha256
+from pod_worker.core.identifiers.content_hash import is_sha256
 
 FORMAT = 1
 FILE_LIMIT = 200_000

@@ -18,7 +18,7 @@ from pod_worker.control_plane_client import (
     TemporaryRequestError,
     repeat,
 )
-from pod_worker.core.bearer import BearerAuth
+from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stop_signal import StopSignal
 

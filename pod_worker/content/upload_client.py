@@ -38,7 +38,7 @@ from pod_worker.control_plane_client import (
     TemporaryRequestError,
     repeat,
 )
-from pod_worker.core.bearer import BearerAuth
+from pod_worker.core.credentials.bearer import BearerAuth
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = (10.0, 600.0)  # finalize reads the whole pack back

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.literature import LiteratureSearch
+from pod_worker.core.research.literature import LiteratureSearch
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.openalex import OpenAlexSearch
 from pod_worker.literature.recorded import RecordedSearch, UnavailableSearch

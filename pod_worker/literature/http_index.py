@@ -18,7 +18,7 @@ import requests
 
 from pod_worker.core.backoff import full_jitter, retry_after_seconds
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.literature import Work
+from pod_worker.core.research.literature import Work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 

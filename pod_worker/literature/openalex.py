@@ -6,7 +6,7 @@ polite pool.
 
 from __future__ import annotations
 
-from pod_worker.core.literature import Work, read_work
+from pod_worker.core.research.literature import Work, read_work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.http_index import (
@@ -23,7 +23,7 @@ _FIELDS = "id,doi,display_name,publication_year,authorships,primary_location,abs
 
 
 class OpenAlexSearch:
-    """Implements `core.literature.LiteratureSearch`."""
+    """Implements `core.research.literature.LiteratureSearch`."""
 
     name = "openalex"
 

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.literature import Work, normalized, read_work
+from pod_worker.core.research.literature import Work, normalized, read_work
 
 SHIPPED = Path(__file__).parent / "recorded_works"
 _TITLE_WEIGHT = 3.0
@@ -50,7 +50,7 @@ _COMMON = frozenset(
 
 
 class RecordedSearch:
-    """Implements `core.literature.LiteratureSearch` over a folder of JSON files."""
+    """Implements `core.research.literature.LiteratureSearch` over a folder of JSON files."""
 
     name = "recorded"
 

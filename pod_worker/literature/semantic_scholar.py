@@ -5,7 +5,7 @@ https://api.semanticscholar.org/api-docs/graph: `GET /graph/v1/paper/search`. Wo
 
 from __future__ import annotations
 
-from pod_worker.core.literature import Work, read_work
+from pod_worker.core.research.literature import Work, read_work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.http_index import (
@@ -21,7 +21,7 @@ _FIELDS = "title,authors,year,venue,abstract,url"
 
 
 class SemanticScholarSearch:
-    """Implements `core.literature.LiteratureSearch`."""
+    """Implements `core.research.literature.LiteratureSearch`."""
 
     name = "semantic_scholar"
 

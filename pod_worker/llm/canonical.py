@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from pod_worker.core.completion import ChatMessage
+from pod_worker.core.research.completion import ChatMessage
 from pod_worker.core.run import Json
 from pod_worker.llm.structured_output import ASKED_AGAIN, SCHEMA_INSTRUCTION
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pod_worker.core.backoff import full_jitter
-from pod_worker.core.completion import ChatCompletion, CompletionRequest, TokenUsage
 from pod_worker.core.failure import DrainRequested, FailureCode, RunError
+from pod_worker.core.research.completion import ChatCompletion, CompletionRequest, TokenUsage
 from pod_worker.core.stage import StopSignal
 from pod_worker.llm.capability import OutputProfile, capability_of
 from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, ReserveRow, Spending
@@ -80,7 +80,7 @@ class _Flight:
 
 
 class MeteredClient:
-    """Implements `core.completion.CompletionClient`."""
+    """Implements `core.research.completion.CompletionClient`."""
 
     def __init__(
         self,

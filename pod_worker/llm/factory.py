@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.core.completion import CompletionRequest
+from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.secret import Secret
+from pod_worker.core.research.completion import CompletionRequest
 from pod_worker.core.stage import StopSignal
 from pod_worker.llm.anthropic_messages import AnthropicMessages
 from pod_worker.llm.capability import read_profile, short_name

@@ -19,9 +19,9 @@ from requests.adapters import HTTPAdapter
 
 from pod_worker.core.backoff import retry_after_seconds
 from pod_worker.core.clock import Clock
+from pod_worker.core.credentials.secret import MASK, Redactor, Secret, has_credentials
 from pod_worker.core.failure import FailureCode, truncate
 from pod_worker.core.run import Json
-from pod_worker.core.secret import MASK, Redactor, Secret, has_credentials
 from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, Billing, WireAnswer, WireError, WireRequest
 
 CONNECT_SECONDS = 10.0

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.completion import TokenUsage
+from pod_worker.core.research.completion import TokenUsage
 
 log = logging.getLogger(__name__)
 

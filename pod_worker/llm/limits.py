@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from pod_worker.core.completion import ChatMessage, TokenUsage
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import ChatMessage, TokenUsage
 from pod_worker.core.stage import StopSignal
 from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, ReserveRow, Spending, reserved_spending
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.core.completion import ChatMessage, Image, TokenUsage
+from pod_worker.core.credentials.bearer import BearerAuth
+from pod_worker.core.credentials.secret import Secret, revealed
+from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
 from pod_worker.core.run import Json
-from pod_worker.core.secret import Secret, revealed
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.http_transport import Endpoint, HttpTransport
 from pod_worker.llm.server_schema import closed_schema, is_strict

@@ -17,8 +17,8 @@ from typing import Annotated
 
 import msgspec
 
-from pod_worker.core.completion import TokenUsage
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import TokenUsage
 from pod_worker.llm.capability import short_name
 
 SETTING = "POD_WORKER_LLM_PRICES"

@@ -13,8 +13,8 @@ from typing import Any
 
 import requests
 
-from pod_worker.core.bearer import BearerAuth
-from pod_worker.core.secret import Redactor, Secret, revealed
+from pod_worker.core.credentials.bearer import BearerAuth
+from pod_worker.core.credentials.secret import Redactor, Secret, revealed
 from pod_worker.llm import anthropic_messages, openai_chat
 from pod_worker.llm.replay import Reply
 from pod_worker.llm.served_wire import ServedWire

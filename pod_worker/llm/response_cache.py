@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from pod_worker.core.completion import ChatMessage
+from pod_worker.core.research.completion import ChatMessage
 from pod_worker.core.run import Json
 from pod_worker.llm.wire import WireAnswer, WireRequest
 

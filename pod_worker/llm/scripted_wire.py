@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
-from pod_worker.core.completion import CompletionClient, CompletionRequest
 from pod_worker.core.failure import RunError
+from pod_worker.core.research.completion import CompletionClient, CompletionRequest
 from pod_worker.llm.wire import WireAnswer, WireError, WireRequest
 
 MODEL = "scripted"

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pod_worker.core.completion import ChatMessage, Image, TokenUsage
+from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
 from pod_worker.core.run import Json
 from pod_worker.llm.wire import TOOL_NAME, FinishReason, WireAnswer
 

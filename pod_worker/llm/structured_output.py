@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from pod_worker.core.completion import ChatMessage
 from pod_worker.core.failure import truncate
+from pod_worker.core.research.completion import ChatMessage
 from pod_worker.core.run import Json
 from pod_worker.llm.capability import ModelCapability, OutputProfile
 from pod_worker.llm.wire import FinishReason, WireAnswer, WireRequest

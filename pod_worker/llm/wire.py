@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from pod_worker.core.completion import ChatMessage, TokenUsage
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import ChatMessage, TokenUsage
 from pod_worker.core.run import Json
 from pod_worker.llm.capability import ModelCapability, OutputProfile
 

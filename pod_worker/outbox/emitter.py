@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pod_worker.core.clock import Clock
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.event import SPEC_VERSION
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.core.secret import Redactor
 from pod_worker.outbox.event_encoding import LINE_LIMIT_BYTES, EncodingError, encode_data, replacement_log
 from pod_worker.outbox.redaction import redact_data
 from pod_worker.outbox.segment_files import FACTS, SAMPLES

@@ -19,8 +19,8 @@ import requests
 import urllib3
 
 from pod_worker.core.backoff import retry_after_seconds
-from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock
+from pod_worker.core.credentials.bearer import BearerAuth
 
 _TIMEOUT_SECONDS = (5.0, 30.0)  # connect, read
 _DETAIL_LIMIT = 500

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials.secret import Redactor
 
 # What ingest routes and orders by; an event with other values would be another event.
 _ATTRIBUTES = frozenset({"specversion", "type", "subject", "time", "seq", "attempt", "datacontenttype"})

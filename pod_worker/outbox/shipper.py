@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from pod_worker.core import attempt_token
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials import attempt_token
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.outbox.backlog import Backlog, SpooledLine
 from pod_worker.outbox.batch_send import SUSPECT_LINES, BatchResult, SendFailure, send_batch
 from pod_worker.outbox.ingest_client import (

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from pod_worker.core.attempt_token import AttemptClaim
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.core.path_segment import identifier_of, path_segment
+from pod_worker.core.credentials.attempt_token import AttemptClaim
+from pod_worker.core.identifiers.path_segment import identifier_of, path_segment
 from pod_worker.outbox.ownership import OWNER, is_linked, join, make_private, try_own
 from pod_worker.outbox.segment_files import FACTS, SAMPLES, segment_entries, whole_lines
 from pod_worker.outbox.spool_eviction import DroppedSamples, evict, segments

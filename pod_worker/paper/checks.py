@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import Idea
-from pod_worker.core.literature import LiteratureSearch, is_same_work
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.literature import LiteratureSearch, is_same_work
 from pod_worker.core.stage import StopSignal
 from pod_worker.paper.bibliography import Citation, bibtex, unresolved
 from pod_worker.paper.citations import ReferenceList

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pod_worker.core.completion import CompletionClient
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import Idea
-from pod_worker.core.literature import LiteratureSearch, Work, normalized
+from pod_worker.core.research.completion import CompletionClient
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.literature import LiteratureSearch, Work, normalized
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.paper.bibliography import Citation, SearchAnswer, citation_key

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pod_worker.core.measure import estimate
+from pod_worker.core.research.measure import estimate
 from pod_worker.core.stage import stage_title
 from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pod_worker.core.idea import Idea
-from pod_worker.core.literature import Work, family_name, normalized
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.literature import Work, family_name, normalized
 from pod_worker.paper.results import RecordedResults
 
 _NUMBER = re.compile(r"\d(?:[\d.,]*\d)?")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.stage import stage_title
 from pod_worker.paper.results import RecordedNode, RecordedResults, compare
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pod_worker.core.completion import CompletionClient
 from pod_worker.core.execution import CodeRunner, ExecutionLimits, ExecutionRequest
 from pod_worker.core.failure import truncate
+from pod_worker.core.research.completion import CompletionClient
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal, stage_title
 from pod_worker.paper.figures import FIGURE_LIMIT, FigureSet, PaperFigure, draw_figures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pod_worker.core.completion import ChatMessage, CompletionRequest, Image
 from pod_worker.core.failure import truncate
+from pod_worker.core.research.completion import ChatMessage, CompletionRequest, Image
 from pod_worker.core.run import Json
 
 FACTS_LIMIT = 120_000  # characters of one request

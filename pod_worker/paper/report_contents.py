@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pod_worker.core.failure import RunError
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.idea import Idea
 from pod_worker.paper.checks import CheckedPaper
 from pod_worker.paper.document import plain_text
 from pod_worker.paper.figures import FigureSet

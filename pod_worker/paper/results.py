@@ -14,8 +14,8 @@ from typing import TypeVar
 import msgspec
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.literature import normalized
-from pod_worker.core.measure import Estimate, Metric, estimate
+from pod_worker.core.research.literature import normalized
+from pod_worker.core.research.measure import Estimate, Metric, estimate
 
 ABLATION_STAGE = "Stage_4"
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pod_worker.core.completion import CompletionClient, CompletionRequest, Image
 from pod_worker.core.failure import FailureCode, RunError, truncate
+from pod_worker.core.research.completion import CompletionClient, CompletionRequest, Image
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.paper.figures import PaperFigure

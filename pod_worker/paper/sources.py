@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.idea import Idea
 from pod_worker.paper.bibliography import cited_keys
 from pod_worker.paper.citations import ReferenceList
 from pod_worker.paper.document import (

@@ -9,9 +9,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pod_worker.core.completion import CompletionClient
 from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import CompletionClient
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal, stage_title
 from pod_worker.paper.bibliography import bibtex

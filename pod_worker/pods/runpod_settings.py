@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pod_worker.core.secret import InvalidSecretError, read_secret
+from pod_worker.core.credentials.secret import InvalidSecretError, read_secret
 from pod_worker.pods.pod import Cloud
 from pod_worker.pods.runpod.connect import API_ROOTS, DEFAULT_API
 from pod_worker.pods.ssh.login import SshLogin

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.search.node import SearchNode
 from pod_worker.search.selection import best_of
 from pod_worker.search.stages import StageRules

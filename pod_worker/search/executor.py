@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pod_worker.core.evaluation import NodeScore, RefusalKind, ResultRefusedError
 from pod_worker.core.execution import CodeRunner, ExecutionEnd, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import truncate
+from pod_worker.core.research.evaluation import NodeScore, RefusalKind, ResultRefusedError
 from pod_worker.core.stage import StopSignal
 from pod_worker.search.node import NodeOutcome, SearchNode
 from pod_worker.search.ports import Evaluator

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from pod_worker.core.failure import truncate
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.run import Json
 from pod_worker.search.node import SearchNode
 from pod_worker.search.state import SearchState

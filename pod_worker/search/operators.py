@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pod_worker.core.completion import ChatCompletion, CompletionClient, CompletionRequest
 from pod_worker.core.failure import FailureCode, RunError, truncate
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.completion import ChatCompletion, CompletionClient, CompletionRequest
+from pod_worker.core.research.idea import Idea
 from pod_worker.core.run import Json
 from pod_worker.search import memory
 from pod_worker.search.node import Operation, SearchNode

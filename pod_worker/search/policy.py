@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.search.node import NodeOutcome, Operation, SearchNode, debug_depth, derive_seed
 from pod_worker.search.selection import best_of, candidate_of, search_noise
 from pod_worker.search.settings import SearchSettings

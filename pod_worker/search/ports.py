@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from pod_worker.core.evaluation import NodeScore
+from pod_worker.core.research.evaluation import NodeScore
 
 
 class Evaluator(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from pod_worker.core.completion import ChatMessage
+from pod_worker.core.research.completion import ChatMessage
 from pod_worker.core.run import Json
 
 PROMPT_BYTES = 160_000

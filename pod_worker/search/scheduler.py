@@ -19,7 +19,7 @@ from pod_worker.core.failure import (
     classify,
     truncate,
 )
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.stage import StopSignal
 from pod_worker.search.events import SearchEvents, progress_of
 from pod_worker.search.executor import NodeExecutor

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pod_worker.core.completion import CompletionClient
 from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.completion import CompletionClient
+from pod_worker.core.research.idea import Idea
 from pod_worker.core.stage import StopSignal
 from pod_worker.search.events import NoSearchEvents, SearchEvents
 from pod_worker.search.executor import OneShotExecutor

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.search.node import SearchNode
 from pod_worker.search.records import StageSelected
 from pod_worker.search.settings import SearchSettings

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pod_worker.core.measure import Estimate, Metric, estimate, t_95
+from pod_worker.core.research.measure import Estimate, Metric, estimate, t_95
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from pod_worker.core.measure import Metric, estimate
+from pod_worker.core.research.measure import Metric, estimate
 from pod_worker.core.run import Json
 from pod_worker.search.node import SearchNode
 from pod_worker.search.selection import best_of, replica_scores

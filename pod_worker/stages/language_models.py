@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.model_access import ANTHROPIC, OPENAI, REPLAY, SCRIPTED, ModelAccess
 from pod_worker.core.run import Json
-from pod_worker.core.secret import Secret
 from pod_worker.core.stage import Context
 from pod_worker.llm import factory
 from pod_worker.llm.client import MeteredClient

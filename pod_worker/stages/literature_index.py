@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pod_worker.core.literature import LiteratureSearch
 from pod_worker.core.model_access import SCRIPTED, ModelAccess
+from pod_worker.core.research.literature import LiteratureSearch
 from pod_worker.core.stage import Context
 from pod_worker.literature.choice import literature_search
 from pod_worker.stages.language_models import choose_provider

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.core.evaluation import RefusalKind, ResultRefusedError
+from pod_worker.core.research.evaluation import RefusalKind, ResultRefusedError
 from pod_worker.core.run import Json
 from pod_worker.core.terminal_text import one_line
 from pod_worker.tasks.result_files import read_result

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pod_worker.core.evaluation import NodeScore, RefusalKind
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.evaluation import NodeScore, RefusalKind
 from pod_worker.tasks.predictions import FILE, decode_predictions, file_limit_bytes
 from pod_worker.tasks.prepare import LABELS_FILE, SPLIT_FILE, PreparedTask
 from pod_worker.tasks.result_files import read_result, refuse

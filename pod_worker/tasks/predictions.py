@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pod_worker.core.evaluation import RefusalKind, ResultRefusedError
+from pod_worker.core.research.evaluation import RefusalKind, ResultRefusedError
 from pod_worker.core.terminal_text import one_line
 from pod_worker.tasks.result_files import refuse
 

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
-from pod_worker.core.evaluation import RefusalKind, ResultRefusedError
+from pod_worker.core.research.evaluation import RefusalKind, ResultRefusedError
 
 OUTPUT_FOLDER = "out"
 PROGRAM_FILE = "solution.py"

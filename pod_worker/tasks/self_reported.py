@@ -9,8 +9,8 @@ import json
 import math
 from pathlib import Path
 
-from pod_worker.core.evaluation import NodeScore, RefusalKind
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.evaluation import NodeScore, RefusalKind
+from pod_worker.core.research.measure import Metric
 from pod_worker.tasks.result_files import read_result, refuse
 
 FILE = "results.json"

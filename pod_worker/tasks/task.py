@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 
 if TYPE_CHECKING:
     import numpy as np

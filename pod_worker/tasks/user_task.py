@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import yaml
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.run import Json
 from pod_worker.tasks.task import KIND_METRICS, METRICS, LabeledData, SplitFractions, Task, TaskKind
 

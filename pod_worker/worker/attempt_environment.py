@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pod_worker.core import attempt_token
+from pod_worker.core.credentials import attempt_token
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.lease import Fence
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Run
-from pod_worker.core.secret import Redactor
 from pod_worker.pipelines import PIPELINES
 from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.identity import WorkerIdentity

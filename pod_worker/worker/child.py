@@ -15,6 +15,7 @@ from typing import BinaryIO
 import msgspec
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.credentials.secret import Redactor, secret_values
 from pod_worker.core.failure import (
     CancelRequested,
     DrainRequested,
@@ -24,7 +25,6 @@ from pod_worker.core.failure import (
 )
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Json
-from pod_worker.core.secret import Redactor, secret_values
 from pod_worker.core.stage import EventEmitter, Stage
 from pod_worker.pipelines import find_pipeline
 from pod_worker.process.sandbox_server import SERVER_FD_VARIABLE

@@ -10,9 +10,9 @@ import random
 from pathlib import Path
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
-from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import Artifact, ArtifactKind, Artifacts, EventEmitter, StopSignal
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator

@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.failure import Failure, FailureCode, truncate
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.output_evidence import code_in_output
@@ -25,7 +26,6 @@ from pod_worker.core.payload import (
     RunStatusChanged,
 )
 from pod_worker.core.run import RunStatus
-from pod_worker.core.secret import Redactor
 from pod_worker.core.signal_name import signal_name
 from pod_worker.store.queue.settlement import Settlement
 from pod_worker.worker.guarded_child import GuardReport

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Outcome
 from pod_worker.core.run import Checkpoint
-from pod_worker.core.secret import Redactor
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.worker import protocol
 from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter

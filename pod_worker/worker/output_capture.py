@@ -15,8 +15,8 @@ from io import BufferedReader
 from pathlib import Path
 
 from pod_worker.core.clock import Clock
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.payload import RunLog
-from pod_worker.core.secret import Redactor
 from pod_worker.core.terminal_text import terminal_text
 from pod_worker.worker.output_mask import OutputMask
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials.secret import Redactor
 
 
 class OutputMask:

@@ -16,7 +16,7 @@ from pathlib import Path
 import requests
 from pymongo.errors import PyMongoError
 
-from pod_worker.core.bearer import BearerAuth, InvalidTokenError
+from pod_worker.core.credentials.bearer import BearerAuth, InvalidTokenError
 from pod_worker.core.payload import GpuShortage
 from pod_worker.store.mongo import Mongo, StoreUnreachableError, check_reachable, redacted_text
 from pod_worker.worker.machine import GIB, free_bytes

@@ -12,7 +12,7 @@ from pod_worker.artifacts.keys import (
     is_identifier,
 )
 from pod_worker.artifacts.wire import MIB, PARTS_LIMIT, part_size
-from pod_worker.core.content_hash import is_sha256
+from pod_worker.core.identifiers.content_hash import is_sha256
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pod_worker.core.failure import CancelRequested
-from pod_worker.core.literature import Work
+from pod_worker.core.research.literature import Work
 from pod_worker.literature.http_index import IndexLimits
 from pod_worker.literature.recorded import SHIPPED, RecordedSearch
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
-from pod_worker.core.literature import LiteratureSearch, is_same_work, read_work
+from pod_worker.core.research.literature import LiteratureSearch, is_same_work, read_work
 from pod_worker.literature.choice import SOURCES, literature_search
 from pod_worker.literature.http_index import QUERY_LIMIT, IndexLimits
 from pod_worker.literature.openalex import OpenAlexSearch, restore_abstract

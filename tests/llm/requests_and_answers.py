@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import msgspec
 
-from pod_worker.core.completion import ChatMessage, CompletionRequest, TokenUsage
+from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.failure import Interruption
-from pod_worker.core.secret import Secret
+from pod_worker.core.research.completion import ChatMessage, CompletionRequest, TokenUsage
 from pod_worker.llm.canonical import canonical_messages
 from pod_worker.llm.cassette import Cassette
 from pod_worker.llm.client import RetryPolicy

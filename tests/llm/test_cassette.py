@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.core.completion import ChatMessage, Image
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials.secret import Redactor
+from pod_worker.core.research.completion import ChatMessage, Image
 from pod_worker.llm import anthropic_messages, openai_chat
 from pod_worker.llm.canonical import canonical_text
 from pod_worker.llm.capability import OutputProfile, capability_of

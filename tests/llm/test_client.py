@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import pytest
 
-from pod_worker.core.completion import ChatMessage, Image, TokenUsage
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
+from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.client import MeteredClient, RetryPolicy
 from pod_worker.llm.faults import ModelFault, ModelFaultKind

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.core.completion import ChatMessage, CompletionRequest
+from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.secret import Secret
+from pod_worker.core.research.completion import ChatMessage, CompletionRequest
 from pod_worker.llm.cassette import Cassettes
 from pod_worker.llm.factory import LlmConfig, check_config, choose_provider, open_client
 from pod_worker.llm.limits import SpendCaps

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pod_worker.core.clock import ManualClock
-from pod_worker.core.completion import TokenUsage
+from pod_worker.core.research.completion import TokenUsage
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.faults import ModelFault, ModelFaultKind
 from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, Spending, read_ledger

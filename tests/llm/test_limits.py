@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pod_worker.core.clock import ManualClock, SystemClock
-from pod_worker.core.completion import ChatMessage, Image, TokenUsage
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
+from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
 from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus
 from pod_worker.llm.limits import SpendCaps, SpendLimits, prompt_tokens
 from tests.llm.requests_and_answers import MODEL, Stop

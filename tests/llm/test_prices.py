@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.core.completion import TokenUsage
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import TokenUsage
 from pod_worker.llm.prices import ModelPrice, PriceTier, load_prices
 
 

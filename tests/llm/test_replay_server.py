@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from pod_worker.cli import cli
 from pod_worker.cli.services.llm import llm
-from pod_worker.core.secret import Redactor, Secret
+from pod_worker.core.credentials.secret import Redactor, Secret
 from pod_worker.llm.cassette import Cassettes
 from pod_worker.llm.factory import open_client
 from pod_worker.llm.faults import FAULT_FORM, ModelFault, ModelFaultError, ModelFaultKind, read_fault

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pod_worker.core.completion import ChatMessage, CompletionRequest
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import ChatMessage, CompletionRequest
 from pod_worker.llm.scripted.client import ScriptedClient, merge_replies
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

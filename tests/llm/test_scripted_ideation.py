@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pod_worker.core.idea import read_idea
+from pod_worker.core.research.idea import read_idea
 from pod_worker.llm.scripted.client import ScriptedClient
 from pod_worker.stages.ideation.diversity import repeated_title
 from pod_worker.stages.ideation.params import IdeationParams, parse
@@ -61,7 +61,7 @@ def test_a_refused_proposal_is_answered_with_another_one() -> None:
 
 
 def test_reflections_end_and_cite_the_works_of_the_facts_only() -> None:
-    from pod_worker.core.literature import Work
+    from pod_worker.core.research.literature import Work
 
     params = parse({"idea": "x", "reflections": 5})
     first = propose(params, []).to_json()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pod_worker.core.completion import ChatMessage, CompletionRequest
+from pod_worker.core.research.completion import ChatMessage, CompletionRequest
 from pod_worker.llm.scripted import bugs, changes
 from pod_worker.llm.scripted.client import ScriptedClient
 from pod_worker.llm.scripted.models import MODELS

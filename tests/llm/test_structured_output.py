@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.completion import ChatMessage
+from pod_worker.core.research.completion import ChatMessage
 from pod_worker.llm.capability import OutputProfile, capability_of, read_profile
 from pod_worker.llm.server_schema import closed_schema, is_open, is_strict
 from pod_worker.llm.structured_output import AnswerProblem, find_object, instructed, schema_problems

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.payload import Payload, RunFailed, RunLog, StageCompleted, StageMetric
-from pod_worker.core.secret import Redactor
 from pod_worker.outbox import RunEmitter, Spool, UlidGenerator
 from pod_worker.outbox.redaction import redact_line
 from pod_worker.outbox.shipper import Shipper

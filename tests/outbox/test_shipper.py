@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pod_worker.core.attempt_token import mint
+from pod_worker.core.credentials.attempt_token import mint
 from pod_worker.core.payload import GpuShortage, RunLog, RunStarted, StageCompleted
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, UlidGenerator, adopt_orphans
 from pod_worker.outbox.cursor import load_cursor

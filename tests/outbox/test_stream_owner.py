@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.database import Database
 
-from pod_worker.core.attempt_token import AttemptClaim, mint
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.credentials.attempt_token import AttemptClaim, mint
 from pod_worker.core.payload import GpuShortage, RunLog, RunStarted
 from pod_worker.outbox import PodEmitter, RunEmitter, Spool, UlidGenerator, adopt_orphans
 from pod_worker.outbox.shipper import Shipper

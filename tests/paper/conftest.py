@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.core.completion import ChatCompletion, CompletionRequest
 from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import RunError
-from pod_worker.core.idea import Idea
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.completion import ChatCompletion, CompletionRequest
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.recorded import RecordedSearch
@@ -89,7 +89,7 @@ class PlainRunner:
 
 
 class Writer:
-    """Implements `core.completion.CompletionClient`: each operation's answers in turn, the last one again."""
+    """Implements `core.research.completion.CompletionClient`: each operation's answers in turn, the last one again."""
 
     def __init__(self, **answers: list[Json] | Callable[[CompletionRequest], Json]) -> None:
         self._answers = {name.replace("__", "."): answer for name, answer in answers.items()}

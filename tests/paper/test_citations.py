@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from pod_worker.core.completion import CompletionRequest
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import Idea
-from pod_worker.core.literature import Work
+from pod_worker.core.research.completion import CompletionRequest
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.literature import Work
 from pod_worker.core.run import Json
 from pod_worker.literature.recorded import RecordedSearch, UnavailableSearch
 from pod_worker.paper.bibliography import bibtex, citation_key, cited_keys, unresolved

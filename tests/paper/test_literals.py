@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from pod_worker.core.idea import Idea
-from pod_worker.core.literature import Work
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.literature import Work
+from pod_worker.core.research.measure import Metric
 from pod_worker.paper.document import Draft
 from pod_worker.paper.literals import Vocabulary, build_vocabulary, find_literals
 from pod_worker.paper.results import RecordedResults

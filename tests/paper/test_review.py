@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.core.completion import CompletionRequest
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import CompletionRequest
 from pod_worker.core.run import Json
 from pod_worker.llm.scripted.client import ScriptedClient
 from pod_worker.paper.figures import FigureSet

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.core.idea import Idea
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.measure import Metric
 from pod_worker.literature.recorded import RecordedSearch
 from pod_worker.llm.scripted.client import ScriptedClient
 from pod_worker.paper.checks import check_paper

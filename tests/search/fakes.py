@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pod_worker.core.completion import ChatCompletion, CompletionRequest
-from pod_worker.core.evaluation import NodeScore, RefusalKind, ResultRefusedError
 from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import CancelRequested
-from pod_worker.core.idea import Idea
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.completion import ChatCompletion, CompletionRequest
+from pod_worker.core.research.evaluation import NodeScore, RefusalKind, ResultRefusedError
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.search.node import SearchNode, derive_seed

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.idea import Idea
 from pod_worker.search import memory
 from pod_worker.search.node import NodeOutcome, Operation, node_id
 from pod_worker.search.operators import Operators, _without_fence

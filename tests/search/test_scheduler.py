@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from pod_worker.core.completion import ChatCompletion
 from pod_worker.core.execution import ExecutionEnd, ExecutionResult
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
+from pod_worker.core.research.completion import ChatCompletion
 from pod_worker.search.journal import read_state
 from pod_worker.search.node import Operation, derive_seed
 from pod_worker.search.pool import JobKind, ThreadPool

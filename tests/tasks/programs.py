@@ -7,8 +7,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.core.evaluation import NodeScore, RefusalKind, ResultRefusedError
 from pod_worker.core.execution import CodeRunner, ExecutionLimits, ExecutionRequest, ExecutionResult
+from pod_worker.core.research.evaluation import NodeScore, RefusalKind, ResultRefusedError
 from pod_worker.tasks.evaluator import PredictionsEvaluator
 from pod_worker.tasks.prepare import PreparedTask
 from pod_worker.tasks.result_files import clear_results

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pod_worker.core.evaluation import RefusalKind
-from pod_worker.core.measure import estimate
+from pod_worker.core.research.evaluation import RefusalKind
+from pod_worker.core.research.measure import estimate
 from pod_worker.search.duplicates import shape
 from pod_worker.search.statistics import is_promoted
 from pod_worker.tasks import prepare, scoring

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pod_worker.core.evaluation import RefusalKind, ResultRefusedError
 from pod_worker.core.failure import RunError
-from pod_worker.core.measure import Metric
+from pod_worker.core.research.evaluation import RefusalKind, ResultRefusedError
+from pod_worker.core.research.measure import Metric
 from pod_worker.tasks.catalogue import find_task
 from pod_worker.tasks.evaluator import PredictionsEvaluator
 from pod_worker.tasks.prepare import PreparedTask, prepare_task

@@ -18,9 +18,9 @@ from typing import Any
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import Payload, RunLog
-from pod_worker.core.secret import Redactor
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.worker import supervisor

@@ -13,11 +13,11 @@ from pymongo.database import Database
 
 from pod_worker.control.app import build_app
 from pod_worker.control.server import bind
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Failed
 from pod_worker.core.run import Run, RunStatus
-from pod_worker.core.secret import Redactor
 from pod_worker.sealing import PrivateKey, seal
 from pod_worker.store.mongo import connect
 from pod_worker.worker.attempt_environment import AttemptEnvironment

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pod_worker.core.clock import ManualClock
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.payload import RunLog
-from pod_worker.core.secret import Redactor
 from pod_worker.worker.output_capture import LINE_CHARACTERS, OutputCapture
 from pod_worker.worker.output_mask import OutputMask
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from pymongo.database import Database
 
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Failed
 from pod_worker.core.payload import RunFailed
-from pod_worker.core.secret import Redactor
 from tests.worker.hostile import supervised
 
 Db = Database[dict[str, Any]]

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.payload import RunLog
-from pod_worker.core.secret import Redactor
 from pod_worker.worker import uncaught_errors
 
 

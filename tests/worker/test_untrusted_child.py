@@ -17,7 +17,7 @@ import psutil
 import pytest
 from pymongo.database import Database
 
-from pod_worker.core import attempt_token
+from pod_worker.core.credentials import attempt_token
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.outcome import Canceled, Failed, Succeeded

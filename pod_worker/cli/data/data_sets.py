@@ -14,7 +14,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_line, say, size
 from pod_worker.content.upload_client import ContentClient, ContentUploadError
-from pod_worker.core.secret import revealed
+from pod_worker.core.credentials.secret import revealed
 
 
 @click.group()

@@ -14,7 +14,7 @@ from pod_worker.cli.composition import load_settings, local_data_dir
 from pod_worker.cli.diagnostics.diagnosis import Diagnosis
 from pod_worker.cli.output import say
 from pod_worker.config import ConfigurationError, Settings
-from pod_worker.core.secret import revealed
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.local.description import read_description
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import requests
 from ulid import ULID
 
 from pod_worker.cli.diagnostics.diagnosis import Diagnosis
-from pod_worker.core.bearer import BearerAuth
+from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.run import Json
 
 

@@ -16,7 +16,7 @@ from pod_worker.cli.options import json_option, limit_option
 from pod_worker.cli.output import STATUS_STYLE, age, print_fields, print_json, print_line, print_table, say
 from pod_worker.cli.runs.lookup import current_user, listed_json
 from pod_worker.cli.runs.parameters import param_options, read_given_params
-from pod_worker.core.ideation import (
+from pod_worker.core.research.ideation import (
     DEFAULT_GENERATIONS,
     DEFAULT_REFLECTIONS,
     EXPERIMENT_PIPELINE,
@@ -141,7 +141,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_idea_file(path: Path) -> dict[str, Json]:
-    from pod_worker.core.idea import read_idea
+    from pod_worker.core.research.idea import read_idea
 
     try:
         value = json.loads(path.read_text("utf-8-sig"))

@@ -21,7 +21,7 @@ from pod_worker.cli.options import json_option, limit_option
 from pod_worker.cli.output import STATUS_STYLE, age, print_fields, print_json, print_table, say
 from pod_worker.cli.runs.lookup import current_user
 from pod_worker.cli.runs.parameters import param_options, read_given_params
-from pod_worker.core.ideation import PIPELINE
+from pod_worker.core.research.ideation import PIPELINE
 from pod_worker.store.ideation.requests import IdeationRequest, IdeationRequests
 from pod_worker.store.mongo import Document
 

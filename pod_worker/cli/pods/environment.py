@@ -15,7 +15,7 @@ from pathlib import Path
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
 from pod_worker.config import read_dotenv
-from pod_worker.core.secret import is_secret_name, is_url_with_credentials
+from pod_worker.core.credentials.secret import is_secret_name, is_url_with_credentials
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 

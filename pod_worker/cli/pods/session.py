@@ -17,8 +17,8 @@ from pod_worker.cli.composition import load_settings, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.config import read_dotenv
 from pod_worker.core.clock import Clock, SystemClock
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.core.pod_intent import IntentLog
-from pod_worker.core.secret import revealed
 from pod_worker.pods.launch.launcher import Launcher
 from pod_worker.pods.launch.sqlite_intents import IntentFile
 from pod_worker.pods.pod import Pod

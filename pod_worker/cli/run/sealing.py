@@ -9,8 +9,8 @@ import requests
 from pod_worker.cli.composition import load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.config import Settings
-from pod_worker.core.bearer import BearerAuth
-from pod_worker.core.secret import revealed
+from pod_worker.core.credentials.bearer import BearerAuth
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.sealing import SealError, seal
 
 TIMEOUT_SECONDS = 10.0

@@ -14,8 +14,8 @@ from pod_worker.cli.output import say, size
 from pod_worker.content.git_state import git_state
 from pod_worker.content.tree import Tree, TreeError, TreeLimits, scan
 from pod_worker.content.upload_client import ContentClient, ContentUploadError, UploadProgress
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.core.run import Json
-from pod_worker.core.secret import revealed
 
 _GIT = re.compile(r"((?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+)@([0-9a-f]{40}|[0-9a-f]{64})", re.ASCII)
 _GIT_WITHOUT_COMMIT = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:", re.ASCII)

@@ -22,7 +22,7 @@ from pod_worker.control.app import build_app
 from pod_worker.control.artifacts.sweep import UPLOAD_DAYS, sweep_checkpoints, sweep_uploads
 from pod_worker.control.content.sweep import sweep_content
 from pod_worker.control.server import serve
-from pod_worker.core.secret import revealed
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.events.event_log import EventLog

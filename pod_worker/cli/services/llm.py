@@ -52,7 +52,7 @@ def replay(folder: Path, port: int, latency: float, fault_texts: tuple[str, ...]
     ANTHROPIC_BASE_URL. GET /counts shows what was asked. It listens on this machine only, until Ctrl-C.
     """
     from pod_worker.config import known_secrets
-    from pod_worker.core.secret import Redactor
+    from pod_worker.core.credentials.secret import Redactor
     from pod_worker.llm.cassette import CassetteError, Cassettes
     from pod_worker.llm.replay import Replay
     from pod_worker.llm.replay_server import ReplayServer
@@ -91,7 +91,7 @@ def _read_faults(texts: tuple[str, ...]) -> list[ModelFault]:
 def _open_upstream(url: str, folder: Path) -> RecordingUpstream:
     """The key is the setting's; without one, what clients send is passed on."""
     from pod_worker.cli.composition import load_settings
-    from pod_worker.core.secret import has_credentials
+    from pod_worker.core.credentials.secret import has_credentials
     from pod_worker.llm.recording import RecordingUpstream
 
     if not url.startswith(("http://", "https://")) or has_credentials(url):

@@ -22,9 +22,9 @@ from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.cli.options import GpuIndices
 from pod_worker.config import Settings
 from pod_worker.core.clock import Clock, SystemClock
-from pod_worker.core.ideation import PIPELINE as IDEATION
+from pod_worker.core.credentials.secret import Redactor, revealed
 from pod_worker.core.model_access import ModelAccess
-from pod_worker.core.secret import Redactor, revealed
+from pod_worker.core.research.ideation import PIPELINE as IDEATION
 from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
 from pod_worker.outbox.ids import UlidGenerator

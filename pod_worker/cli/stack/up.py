@@ -21,7 +21,7 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, say
 from pod_worker.cli.stack.identity import StackIdentity, mongodb_port, read_identity, write_identity
 from pod_worker.config import INSTANCE_VARIABLE, Settings, load
-from pod_worker.core.secret import revealed
+from pod_worker.core.credentials.secret import revealed
 from pod_worker.local.description import without_password
 from pod_worker.local.process import ChildProcess, free_port, require_free
 from pod_worker.local.s3 import S3Access, parse_endpoint

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pod_worker.command.execution.folders import JobFolders
+from pod_worker.core.credentials.secret import is_secret_name
 from pod_worker.core.run import Run
-from pod_worker.core.secret import is_secret_name
 
 # worker.attempt_tag: without them, a process that hid from a killed guard could not be found.
 TAGS = ("POD_WORKER_ATTEMPT_TAG", "POD_WORKER_WORK_ROOT")

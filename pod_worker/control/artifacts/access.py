@@ -12,7 +12,7 @@ from pod_worker.artifacts.keys import ArtifactKey, InvalidNameError, UploadKey, 
 from pod_worker.artifacts.wire import AbortRequest, ArtifactView, FinalizeRequest, PresignRequest
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import rfc3339
-from pod_worker.core.content_hash import is_sha256
+from pod_worker.core.identifiers.content_hash import is_sha256
 from pod_worker.core.lease import Fence
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.artifact_registry import RunWriter, UnleasedRun

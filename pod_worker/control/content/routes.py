@@ -35,7 +35,7 @@ from pod_worker.control.content.packs import UPLOAD_KEY, PackVerifier, manifest_
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import SystemClock, rfc3339
-from pod_worker.core.content_hash import is_sha256
+from pod_worker.core.identifiers.content_hash import is_sha256
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.store import content_index as index
 from pod_worker.store.content_index import DataSet

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 from pod_worker.control.events.incoming import IncomingEvent
 from pod_worker.core import payload as p
 from pod_worker.core.event import Event, Version, version_of
-from pod_worker.core.ideation import AUTOMATIC, usable_ideas
-from pod_worker.core.row_id import row_id
+from pod_worker.core.identifiers.row_id import row_id
+from pod_worker.core.research.ideation import AUTOMATIC, usable_ideas
 from pod_worker.core.run import RunStatus as S
 from pod_worker.store.views.changes import (
     SELECTED_IDEA,

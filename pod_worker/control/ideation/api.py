@@ -15,7 +15,7 @@ from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.responses import json_response
 from pod_worker.core.clock import Clock
 from pod_worker.core.failure import RunError
-from pod_worker.core.ideation import DEFAULT_GENERATIONS, DEFAULT_REFLECTIONS
+from pod_worker.core.research.ideation import DEFAULT_GENERATIONS, DEFAULT_REFLECTIONS
 from pod_worker.core.run import InvalidRunError, Json
 from pod_worker.pipelines import find_pipeline
 from pod_worker.store.ideation.hypotheses import Hypotheses, HypothesisRequest

@@ -24,7 +24,7 @@ from fastapi import Request
 
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.protocol import PEER_UID
-from pod_worker.core.attempt_token import is_attempt_token, verify
+from pod_worker.core.credentials.attempt_token import is_attempt_token, verify
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _INGEST = frozenset({"/api/ingest/event", "/api/ingest/events"})

@@ -9,8 +9,8 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 
-from pod_worker.core.completion import ChatCompletion, CompletionRequest, TokenUsage
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.research.completion import ChatCompletion, CompletionRequest, TokenUsage
 from pod_worker.core.run import Json
 from pod_worker.llm.scripted import ideation, node, paper
 from pod_worker.llm.structured_output import schema_problems
@@ -35,7 +35,7 @@ REPLIES = merge_replies(node.REPLIES, paper.REPLIES, ideation.REPLIES)
 
 
 class ScriptedClient:
-    """Implements `core.completion.CompletionClient` without a language model."""
+    """Implements `core.research.completion.CompletionClient` without a language model."""
 
     def __init__(self, replies: Mapping[str, Reply] = REPLIES) -> None:
         self._replies = replies

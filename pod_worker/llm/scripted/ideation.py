@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pod_worker.core.completion import CompletionRequest
+from pod_worker.core.research.completion import CompletionRequest
 from pod_worker.core.run import Json
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from pod_worker.core.completion import CompletionRequest
+from pod_worker.core.research.completion import CompletionRequest
 from pod_worker.core.run import Json
 from pod_worker.llm.scripted.bugs import BUGS, COMMON, NO_SUCH_MODULE, explain
 from pod_worker.llm.scripted.changes import Change, ablations, drafts, improvements, new_recipe, tunings

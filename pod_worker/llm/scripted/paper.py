@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pod_worker.core.completion import CompletionRequest
-from pod_worker.core.literature import normalized
+from pod_worker.core.research.completion import CompletionRequest
+from pod_worker.core.research.literature import normalized
 from pod_worker.core.run import Json
 
 SELECTED_LIMIT = 3  # works of one query

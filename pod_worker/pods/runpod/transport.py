@@ -27,8 +27,8 @@ from urllib3.exceptions import (
 )
 
 from pod_worker.core.backoff import full_jitter, retry_after_seconds
-from pod_worker.core.bearer import BearerAuth
 from pod_worker.core.clock import Clock
+from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.pods.errors import RateLimitedError, ServerError, UnreachableError
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
-from pod_worker.core.idea import Idea
-from pod_worker.core.literature import normalized
+from pod_worker.core.research.idea import Idea
+from pod_worker.core.research.literature import normalized
 
 TITLE_SIMILARITY = 0.85
 HYPOTHESIS_SIMILARITY = 0.85

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.ideation import (
+from pod_worker.core.research.ideation import (
     CONTEXT_LIMIT,
     DEFAULT_GENERATIONS,
     DEFAULT_REFLECTIONS,

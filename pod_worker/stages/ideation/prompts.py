@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from pod_worker.core.completion import ChatMessage, CompletionRequest
-from pod_worker.core.ideation import IDEA_LIMIT_BYTES
-from pod_worker.core.literature import Work
+from pod_worker.core.research.completion import ChatMessage, CompletionRequest
+from pod_worker.core.research.ideation import IDEA_LIMIT_BYTES
+from pod_worker.core.research.literature import Work
 from pod_worker.core.run import Json
 from pod_worker.stages.ideation.params import IdeationParams
 

@@ -11,12 +11,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pod_worker.core.completion import CompletionClient, CompletionRequest
 from pod_worker.core.failure import FailureCode, RunError, truncate
-from pod_worker.core.idea import Idea, read_idea
-from pod_worker.core.ideation import IDEA_LIMIT_BYTES, idea_size, usable_ideas
-from pod_worker.core.literature import LiteratureSearch, Work
 from pod_worker.core.payload import IdeationFailed, IdeationGenerated, IdeationStarted, StageProgress
+from pod_worker.core.research.completion import CompletionClient, CompletionRequest
+from pod_worker.core.research.idea import Idea, read_idea
+from pod_worker.core.research.ideation import IDEA_LIMIT_BYTES, idea_size, usable_ideas
+from pod_worker.core.research.literature import LiteratureSearch, Work
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context
 from pod_worker.stages.ideation.diversity import repeated_title

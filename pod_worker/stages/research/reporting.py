@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pod_worker.core.measure import Metric
 from pod_worker.core.payload import (
     NodeCompleted,
     NodeCreated,
@@ -13,6 +12,7 @@ from pod_worker.core.payload import (
     StageMetric,
     StageProgress,
 )
+from pod_worker.core.research.measure import Metric
 from pod_worker.core.stage import Context
 from pod_worker.llm.client import MeteredClient
 from pod_worker.search.events import SearchProgress

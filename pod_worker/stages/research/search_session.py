@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pod_worker.core.execution import CodeRunner, ExecutionLimits
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import Idea, read_idea
+from pod_worker.core.research.idea import Idea, read_idea
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context
 from pod_worker.llm.client import MeteredClient

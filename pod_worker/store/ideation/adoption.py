@@ -20,7 +20,8 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.failure import truncate
-from pod_worker.core.ideation import (
+from pod_worker.core.identifiers.run_id import UNREADABLE, run_id_fault
+from pod_worker.core.research.ideation import (
     DEFAULT_GENERATIONS,
     DEFAULT_REFLECTIONS,
     PIPELINE,
@@ -29,7 +30,6 @@ from pod_worker.core.ideation import (
     topic_problems,
 )
 from pod_worker.core.run import InvalidRunError, Json
-from pod_worker.core.run_id import UNREADABLE, run_id_fault
 from pod_worker.store.collections import HYPOTHESES, IDEATION_REQUESTS
 from pod_worker.store.document_fields import integer, mapping, moment, plain_json
 from pod_worker.store.errors import describe_error, is_permanent_error

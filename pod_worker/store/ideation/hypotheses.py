@@ -12,10 +12,10 @@ from datetime import datetime
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from pod_worker.core.idea import read_idea
-from pod_worker.core.ideation import refuse, topic_problems
+from pod_worker.core.identifiers.run_id import run_id_fault
+from pod_worker.core.research.idea import read_idea
+from pod_worker.core.research.ideation import refuse, topic_problems
 from pod_worker.core.run import Json
-from pod_worker.core.run_id import run_id_fault
 from pod_worker.store.collections import HYPOTHESES
 from pod_worker.store.document_fields import mapping, moment, text
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.failure import RunError, truncate
-from pod_worker.core.idea import read_idea
-from pod_worker.core.ideation import EXPERIMENT_PIPELINE
+from pod_worker.core.research.idea import read_idea
+from pod_worker.core.research.ideation import EXPERIMENT_PIPELINE
 from pod_worker.core.run import InvalidRunError, Json
 from pod_worker.store.collections import HYPOTHESES
 from pod_worker.store.document_fields import mapping, plain_json, text

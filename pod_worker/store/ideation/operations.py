@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import read_idea
-from pod_worker.core.ideation import EXPERIMENT_PIPELINE, PIPELINE, refuse, topic_problems
+from pod_worker.core.research.idea import read_idea
+from pod_worker.core.research.ideation import EXPERIMENT_PIPELINE, PIPELINE, refuse, topic_problems
 from pod_worker.core.run import Json, Run
 from pod_worker.store.ideation.adoption import RequestAdoption
 from pod_worker.store.ideation.hypotheses import Hypotheses, Hypothesis, HypothesisRequest

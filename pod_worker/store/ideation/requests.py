@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from pod_worker.core.ideation import (
+from pod_worker.core.identifiers.run_id import run_id_fault
+from pod_worker.core.research.ideation import (
     DEFAULT_GENERATIONS,
     DEFAULT_REFLECTIONS,
     REQUEST_PRIORITY,
@@ -20,7 +21,6 @@ from pod_worker.core.ideation import (
     size_problems,
 )
 from pod_worker.core.run import Json, Run
-from pod_worker.core.run_id import run_id_fault
 from pod_worker.store.collections import IDEATION_REQUESTS, RUNS
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
 from pod_worker.store.queue.run_document import run_from_document

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pymongo.errors import PyMongoError
 
-from pod_worker.core.ideation import PIPELINE
+from pod_worker.core.research.ideation import PIPELINE
 from pod_worker.core.run import RunStatus
 from pod_worker.store.collections import HYPOTHESES, IDEATION_REQUESTS, RUNS
 from pod_worker.store.errors import is_permanent_error

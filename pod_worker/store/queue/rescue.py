@@ -14,9 +14,9 @@ from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.failure import FailureCode
+from pod_worker.core.identifiers.run_id import UNREADABLE
 from pod_worker.core.retry import INTERRUPTION
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Run, RunStatus
-from pod_worker.core.run_id import UNREADABLE
 from pod_worker.store.collections import RUNS
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from pod_worker.core.identifiers.run_id import run_id_fault
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, AfterFailure, Checkpoint, Json, Requirements, Run, RunStatus
-from pod_worker.core.run_id import run_id_fault
 from pod_worker.store.document_fields import (
     COUNTER_LIMIT,
     counter,

@@ -20,10 +20,10 @@ from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailur
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.failure import FailureCode
+from pod_worker.core.identifiers.run_id import UNREADABLE, run_id_fault
 from pod_worker.core.lease import Fence, Lease, RenewalResult
 from pod_worker.core.outcome import Lost, Outcome
 from pod_worker.core.run import ENDED_WELL, TERMINAL, Checkpoint, InvalidRunError, Run, RunStatus
-from pod_worker.core.run_id import UNREADABLE, run_id_fault
 from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows

@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 
 import bson
 
+from pod_worker.core.identifiers.run_id import run_id_fault
 from pod_worker.core.retry import retry_word_fault
 from pod_worker.core.run import (
     DEFAULT_MAX_ATTEMPTS,
@@ -18,7 +19,6 @@ from pod_worker.core.run import (
     Requirements,
     RunStatus,
 )
-from pod_worker.core.run_id import run_id_fault
 from pod_worker.store.errors import ENCODING_ERRORS
 from pod_worker.store.mongo import Document, literal
 from pod_worker.store.queue.run_document import requirements_document

@@ -22,7 +22,7 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError
 
 from pod_worker.core.event import Version, version_of
-from pod_worker.core.row_id import row_id
+from pod_worker.core.identifiers.row_id import row_id
 from pod_worker.core.run import Json
 from pod_worker.store.collections import METRICS
 from pod_worker.store.document_fields import finite, mapping

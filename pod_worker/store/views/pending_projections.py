@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pymongo import ASCENDING, DeleteOne, IndexModel, UpdateOne
 
-from pod_worker.core.row_id import row_id
+from pod_worker.core.identifiers.row_id import row_id
 from pod_worker.core.run import Json
 from pod_worker.store.collections import PENDING_PROJECTIONS
 from pod_worker.store.document_fields import integer, text

@@ -17,8 +17,8 @@ from bson.errors import BSONError
 from bson.objectid import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from pod_worker.core.identifiers.run_id import run_id_fault
 from pod_worker.core.run import Json
-from pod_worker.core.run_id import run_id_fault
 from pod_worker.core.stage import stage_title
 from pod_worker.store.collections import HYPOTHESES, RUNS, STAGES, VALIDATIONS
 from pod_worker.store.document_fields import counter

@@ -19,8 +19,8 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from pod_worker.core.event import sortable_version
 from pod_worker.core.failure import truncate
-from pod_worker.core.ideation import AUTOMATIC
-from pod_worker.core.row_id import row_id
+from pod_worker.core.identifiers.row_id import row_id
+from pod_worker.core.research.ideation import AUTOMATIC
 from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
 from pod_worker.store.collections import (
     ARTIFACTS,

@@ -13,7 +13,7 @@ from pod_worker.cli.services.worker import _shipper, worker
 from pod_worker.config import load
 from pod_worker.core import payload
 from pod_worker.core.clock import SystemClock
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator

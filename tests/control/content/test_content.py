@@ -26,7 +26,7 @@ from pod_worker.content.wire import PackRef
 from pod_worker.control.app import build_app
 from pod_worker.control.content.sweep import sweep_content
 from pod_worker.control.server import bind
-from pod_worker.core.attempt_token import mint
+from pod_worker.core.credentials.attempt_token import mint
 from pod_worker.core.failure import RunError
 from tests.control.conftest import TOKEN, Db
 from tests.sandbox.support import NeverStop

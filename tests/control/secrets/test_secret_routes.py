@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from pod_worker.core.attempt_token import mint
+from pod_worker.core.credentials.attempt_token import mint
 from pod_worker.sealing import PrivateKey, seal
 from tests.control.conftest import TOKEN, Db, Plane
 

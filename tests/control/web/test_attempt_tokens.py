@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.core.attempt_token import mint
+from pod_worker.core.credentials.attempt_token import mint
 from tests.control.conftest import TOKEN, Plane
 from tests.control.lines import JSON, NDJSON, event, ndjson
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import Idea
+from pod_worker.core.research.idea import Idea
 from pod_worker.stages.ideation.diversity import repeated_title
 from pod_worker.stages.ideation.params import complete
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pod_worker.core.completion import ChatCompletion, CompletionRequest
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
-from pod_worker.core.literature import Work
 from pod_worker.core.payload import IdeationFailed, IdeationGenerated, IdeationStarted, StageProgress
+from pod_worker.core.research.completion import ChatCompletion, CompletionRequest
+from pod_worker.core.research.literature import Work
 from pod_worker.stages.ideation.params import parse
 from pod_worker.stages.ideation.run import run_ideation
 from tests.stages.research.context import ResearchContext
@@ -242,7 +242,7 @@ def test_a_task_that_is_not_offered_is_taken_off(bench: Bench) -> None:
 
 
 def test_the_state_of_twenty_large_ideas_fits_into_a_checkpoint(bench: Bench) -> None:
-    from pod_worker.core.idea import read_idea
+    from pod_worker.core.research.idea import read_idea
     from pod_worker.stages.ideation.run import IdeationState
     from pod_worker.worker.protocol import check_checkpoint
 

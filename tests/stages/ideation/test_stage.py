@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import read_idea
 from pod_worker.core.payload import IdeationGenerated
+from pod_worker.core.research.idea import read_idea
 from pod_worker.stages.ideation.stage import stages_of, task_facts
 from tests.stages.research.context import ResearchContext
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import read_idea
+from pod_worker.core.research.idea import read_idea
 
 IDEA: dict[str, Any] = {
     "Name": "noise_floor",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.attempt_token import PREFIX, AttemptClaim, is_attempt_token, mint, verify
+from pod_worker.core.credentials.attempt_token import PREFIX, AttemptClaim, is_attempt_token, mint, verify
 
 SECRET = "the control plane's token"
 

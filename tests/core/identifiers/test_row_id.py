@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.row_id import row_id
+from pod_worker.core.identifiers.row_id import row_id
 
 PARTS = st.text(alphabet="ab:%3A25", max_size=6)
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pod_worker.core.measure import Metric, estimate, t_95
+from pod_worker.core.research.measure import Metric, estimate, t_95
 
 ACCURACY = Metric("accuracy", "higher")
 LOSS = Metric("loss", "lower", "nats")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.core.path_segment import path_segment
-from pod_worker.core.run_id import RUN_ID_LIMIT, run_id_fault
+from pod_worker.core.identifiers.path_segment import path_segment
+from pod_worker.core.identifiers.run_id import RUN_ID_LIMIT, run_id_fault
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=300)
 ROOT = PurePosixPath("/root")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.idea import read_idea
+from pod_worker.core.research.idea import read_idea
 from pod_worker.core.run import ACTIVE, Json, RunStatus
 
 PIPELINE = "ideation"  # also its queue

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from pod_worker.core.bearer import BearerAuth, InvalidTokenError
+from pod_worker.core.credentials.bearer import BearerAuth, InvalidTokenError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pod_worker.core.secret import (
+from pod_worker.core.credentials.secret import (
     MASK,
     MIN_REDACTED_CHARACTERS,
     InvalidSecretError,
