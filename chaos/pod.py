@@ -152,7 +152,7 @@ def send(pid: int | None, number: signal.Signals) -> None:
 
 def _is_guard(process: psutil.Process) -> bool:
     try:
-        return any(word.endswith("worker/guard.py") for word in process.cmdline())
+        return any(word.endswith("worker/isolation/guard.py") for word in process.cmdline())
     except psutil.Error:
         return False
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pod_worker.stages.synthetic import EVIDENCE_FILE_VARIABLE
-from pod_worker.worker.attempt_tag import ATTEMPT_VARIABLE
+from pod_worker.worker.isolation.attempt_tag import ATTEMPT_VARIABLE
 
 PERIOD_SECONDS = 0.05
 _YOUNG_SECONDS = 3.0  # so long a process may still exec into something else

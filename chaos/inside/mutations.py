@@ -26,7 +26,7 @@ def token() -> None:
 
 def self_fence() -> None:
     """The guard trusts every lease for ever, and the supervisor lets a lost child live."""
-    from pod_worker.worker.guarded_child import GuardedChild
+    from pod_worker.worker.isolation.guarded_child import GuardedChild
 
     begin = GuardedChild.__init__
     _replace(GuardedChild, "__init__", lambda self, command, lease, spec: begin(self, command, 9999.0, spec))

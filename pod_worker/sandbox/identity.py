@@ -1,7 +1,8 @@
 """The user of untrusted programs, and the way to their folders.
 
 Where the starter is root, programs have a user id of their own without an account, beside that of the stages
-(`worker.child_user`). Programs and stage share a group, so that the stage can read and delete what programs write.
+(`worker.isolation.child_user`). Programs and stage share a group, so that the stage can read and delete what
+programs write.
 """
 
 from __future__ import annotations

@@ -31,13 +31,13 @@ from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.worker_registry import WorkerRegistry, WorkerState
-from pod_worker.worker.attempt_environment import AttemptEnvironment
-from pod_worker.worker.end_sequence import StopTimeouts
+from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment
+from pod_worker.worker.attempt.end_sequence import StopTimeouts
+from pod_worker.worker.attempt.supervisor import AttemptResult, Supervisor
 from pod_worker.worker.heartbeat import heartbeat_thread
 from pod_worker.worker.identity import WorkerIdentity
 from pod_worker.worker.machine import Machine
 from pod_worker.worker.preflight import Check, PreflightFailure, run_checks
-from pod_worker.worker.supervisor import AttemptResult, Supervisor
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pod_worker.core.identifiers.path_segment import path_segment
-from pod_worker.worker.child_user import ChildUser, hand_over
+from pod_worker.worker.isolation.child_user import ChildUser, hand_over
 
 KEPT_SECONDS = 3 * 86_400.0  # the folder of a failed run, for a person to look at
 KEPT_FOLDERS = 20  # without a lock; the oldest go first

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.worker.child_user import DEFAULT_UID
+from pod_worker.worker.isolation.child_user import DEFAULT_UID
 from tests.acceptance.local_stack import Running, wait_for
 from tests.worker.test_untrusted_child import interpreter_of_everyone
 

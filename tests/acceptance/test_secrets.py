@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from pod_worker.config import secret_settings
-from pod_worker.worker.child_user import DEFAULT_UID
+from pod_worker.worker.isolation.child_user import DEFAULT_UID
 from tests.acceptance.local_stack import Running, wait_for
 from tests.acceptance.process_tree import command_line, processes_below
 

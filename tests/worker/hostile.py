@@ -23,14 +23,14 @@ from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import Payload, RunLog
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
-from pod_worker.worker import supervisor
-from pod_worker.worker.attempt_environment import AttemptEnvironment
-from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
-from pod_worker.worker.child_user import ChildUser
-from pod_worker.worker.end_sequence import StopTimeouts
-from pod_worker.worker.guarded_child import ChildCommand
+from pod_worker.worker.attempt import supervisor
+from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment
+from pod_worker.worker.attempt.end_sequence import StopTimeouts
+from pod_worker.worker.attempt.supervisor import AttemptResult, Supervisor
 from pod_worker.worker.identity import WorkerIdentity
-from pod_worker.worker.supervisor import AttemptResult, Supervisor
+from pod_worker.worker.isolation.attempt_tag import AttemptTag, processes_with_tag
+from pod_worker.worker.isolation.child_user import ChildUser
+from pod_worker.worker.isolation.guarded_child import ChildCommand
 from pod_worker.worker.work_folders import WorkFolders
 
 # A lease that no busy machine outlives: what is shown is that the renewals go on.

@@ -25,10 +25,8 @@ from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.store.worker_registry import WorkerRegistry, WorkerState
 from pod_worker.worker import daemon as daemons
-from pod_worker.worker import supervisor
-from pod_worker.worker.attempt_environment import AttemptEnvironment
-from pod_worker.worker.attempt_tag import AttemptTag
-from pod_worker.worker.child_user import ChildUser
+from pod_worker.worker.attempt import supervisor
+from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment
 from pod_worker.worker.daemon import (
     Daemon,
     ExitLimits,
@@ -37,7 +35,9 @@ from pod_worker.worker.daemon import (
     WorkerOutbox,
     WorkerStore,
 )
-from pod_worker.worker.guarded_child import ChildCommand
+from pod_worker.worker.isolation.attempt_tag import AttemptTag
+from pod_worker.worker.isolation.child_user import ChildUser
+from pod_worker.worker.isolation.guarded_child import ChildCommand
 from pod_worker.worker.machine import Machine
 from pod_worker.worker.work_folders import WorkFolders
 from tests.worker.hostile import IDENTITY, PRELUDE, TIMEOUTS

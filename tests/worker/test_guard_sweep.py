@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pod_worker.process import tree
-from pod_worker.worker import guard
+from pod_worker.worker.isolation import guard
 
 # Starts two sleepers in sessions of their own, one of them as a grandchild whose parent is gone, and ends.
 LEAVES_ORPHANS = """

@@ -20,8 +20,13 @@ from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
 from pod_worker.core.payload import Payload
 from pod_worker.process import oom_kills
-from pod_worker.worker import output_capture
-from pod_worker.worker.attempt_tag import AttemptTag, kill_unguarded, processes_with_tag, unguarded_processes
+from pod_worker.worker.capture import output_capture
+from pod_worker.worker.isolation.attempt_tag import (
+    AttemptTag,
+    kill_unguarded,
+    processes_with_tag,
+    unguarded_processes,
+)
 from tests.worker.hostile import TIMEOUTS, Attempt, supervised
 
 Db = Database[dict[str, Any]]
@@ -157,7 +162,7 @@ def test_an_orphan_that_hides_from_the_sweep_does_not_delay_the_end_of_its_run(
     db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the guard killed and its tag removed it escapes; the run must still be retried."""
-    monkeypatch.setattr("pod_worker.worker.supervisor.FINAL_OUTPUT_SECONDS", 0.2)
+    monkeypatch.setattr("pod_worker.worker.attempt.supervisor.FINAL_OUTPUT_SECONDS", 0.2)
     program = """
 hidden = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={}, start_new_session=True)
 print(hidden.pid, flush=True)

@@ -20,7 +20,7 @@ from pod_worker.core.outcome import Failed
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.sealing import PrivateKey, seal
 from pod_worker.store.mongo import connect
-from pod_worker.worker.attempt_environment import AttemptEnvironment
+from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment
 from pod_worker.worker.secrets_client import fetch_secrets, secret_names
 from tests.worker.hostile import supervised
 

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from pod_worker.sandbox.identity import SANDBOX_UID
-from pod_worker.worker import guard
-from pod_worker.worker.child_user import DEFAULT_UID, ChildUser, sandbox_user
+from pod_worker.worker.isolation import guard
+from pod_worker.worker.isolation.child_user import DEFAULT_UID, ChildUser, sandbox_user
 from tests.sandbox.support import ROOT, floor, has_own_user, open_python, wait_until
 
 # As the stage of a run does.

@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Released
 from pod_worker.store.queue.run_queue import RunQueue
-from pod_worker.worker import fenced_writer
+from pod_worker.worker.attempt import fenced_writer
 from tests.worker.hostile import supervised
 
 Db = Database[dict[str, Any]]

@@ -177,7 +177,7 @@ def _is_writable(folder: Path) -> bool:
 
 def run_user(settings: Settings) -> Diagnosis:
     """Under which user runs would work, and what they could reach."""
-    from pod_worker.worker.child_user import AUTO, NONE, ChildUserError, usable_user
+    from pod_worker.worker.isolation.child_user import AUTO, NONE, ChildUserError, usable_user
 
     setting = settings.pod_worker_child_user
     try:

@@ -38,19 +38,10 @@ from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.worker_registry import WorkerRegistry
 from pod_worker.worker import machine as machines
 from pod_worker.worker import preflight, signals, uncaught_errors
-from pod_worker.worker.attempt_environment import AttemptEnvironment
-from pod_worker.worker.attempt_tag import kill_unguarded
+from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment
+from pod_worker.worker.attempt.end_sequence import StopTimeouts
 from pod_worker.worker.child_environment import child_environment
 from pod_worker.worker.child_io import event_source
-from pod_worker.worker.child_user import (
-    AUTO,
-    DEFAULT_UID,
-    ChildUser,
-    ChildUserError,
-    make_way,
-    prepare_home,
-    usable_user,
-)
 from pod_worker.worker.daemon import (
     Daemon,
     ExitLimits,
@@ -59,8 +50,17 @@ from pod_worker.worker.daemon import (
     WorkerOutbox,
     WorkerStore,
 )
-from pod_worker.worker.end_sequence import StopTimeouts
 from pod_worker.worker.identity import WorkerIdentity
+from pod_worker.worker.isolation.attempt_tag import kill_unguarded
+from pod_worker.worker.isolation.child_user import (
+    AUTO,
+    DEFAULT_UID,
+    ChildUser,
+    ChildUserError,
+    make_way,
+    prepare_home,
+    usable_user,
+)
 from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger("pod_worker.worker")

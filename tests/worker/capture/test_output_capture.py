@@ -12,8 +12,8 @@ import pytest
 
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.payload import RunLog
-from pod_worker.worker import output_capture
-from pod_worker.worker.output_capture import OutputCapture
+from pod_worker.worker.capture import output_capture
+from pod_worker.worker.capture.output_capture import OutputCapture
 
 
 def capture(data: bytes, tmp_path: Path) -> tuple[list[RunLog], OutputCapture]:

@@ -18,7 +18,7 @@ from pod_worker.process import tree
 
 ATTEMPT_VARIABLE = "POD_WORKER_ATTEMPT_TAG"  # POD_WORKER_ATTEMPT is the number that a command is given
 WORK_ROOT_VARIABLE = "POD_WORKER_WORK_ROOT"
-GUARD_SCRIPT = b"worker/guard.py"
+GUARD_SCRIPT = b"worker/isolation/guard.py"
 
 
 @dataclass(frozen=True, slots=True)

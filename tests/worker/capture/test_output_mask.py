@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.payload import RunLog
-from pod_worker.worker.output_capture import LINE_CHARACTERS, OutputCapture
-from pod_worker.worker.output_mask import OutputMask
+from pod_worker.worker.capture.output_capture import LINE_CHARACTERS, OutputCapture
+from pod_worker.worker.capture.output_mask import OutputMask
 
 SECRETS = ["s3cr3t-s3cr3t", "s3cr3t-value", "another one"]
 PIECES = st.sampled_from([*SECRETS, "s3cr", "s3cr3t-", "\n", "\r", "text ", "***", "x" * 40])

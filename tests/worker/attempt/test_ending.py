@@ -11,7 +11,7 @@ from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, S
 from pod_worker.core.payload import RunFailed, RunStatusChanged
 from pod_worker.core.run import RunStatus
 from pod_worker.store.queue.settlement import Settlement
-from pod_worker.worker.ending import (
+from pod_worker.worker.attempt.ending import (
     CrashEvidence,
     EndReason,
     EndRequest,
@@ -19,7 +19,7 @@ from pod_worker.worker.ending import (
     decide_outcome,
     final_events,
 )
-from pod_worker.worker.guarded_child import GuardReport
+from pod_worker.worker.isolation.guarded_child import GuardReport
 
 REFUSED = Failure(FailureCode.INTERNAL, "MongoDB refuses the checkpoint")
 REPORTED = Failed(Failure(FailureCode.USER_ERROR, "x"))

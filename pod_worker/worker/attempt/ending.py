@@ -28,7 +28,7 @@ from pod_worker.core.payload import (
 from pod_worker.core.run import RunStatus
 from pod_worker.core.signal_name import signal_name
 from pod_worker.store.queue.settlement import Settlement
-from pod_worker.worker.guarded_child import GuardReport
+from pod_worker.worker.isolation.guarded_child import GuardReport
 
 EVENT_MESSAGE_LIMIT = 2000
 

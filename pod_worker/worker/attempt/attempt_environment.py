@@ -12,8 +12,8 @@ from pod_worker.core.lease import Fence
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Run
 from pod_worker.pipelines import PIPELINES
-from pod_worker.worker.child_user import ChildUser
 from pod_worker.worker.identity import WorkerIdentity
+from pod_worker.worker.isolation.child_user import ChildUser
 from pod_worker.worker.protocol import AttemptSpec
 from pod_worker.worker.secrets_client import fetch_secrets, secret_names
 from pod_worker.worker.work_folders import WorkFolders

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pod_worker.core.clock import Clock
-from pod_worker.worker.ending import EndReason, EndRequest
-from pod_worker.worker.guarded_child import GuardedChild
+from pod_worker.worker.attempt.ending import EndReason, EndRequest
+from pod_worker.worker.isolation.guarded_child import GuardedChild
 
 log = logging.getLogger(__name__)
 GUARD_SECONDS = 15.0  # from SIGKILL to the guard's report; it sweeps for up to 10 s

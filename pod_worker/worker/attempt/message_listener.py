@@ -14,8 +14,8 @@ from pod_worker.core.outcome import Outcome
 from pod_worker.core.run import Checkpoint
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.worker import protocol
-from pod_worker.worker.fenced_writer import FencedWrite, FencedWriter
-from pod_worker.worker.guarded_child import GuardedChild
+from pod_worker.worker.attempt.fenced_writer import FencedWrite, FencedWriter
+from pod_worker.worker.isolation.guarded_child import GuardedChild
 
 log = logging.getLogger(__name__)
 NOISE_LINES_LOGGED = 5

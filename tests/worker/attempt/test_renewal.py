@@ -12,7 +12,7 @@ from pod_worker.core.clock import SystemClock
 from pod_worker.core.lease import Lease
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
-from pod_worker.worker.renewal import Renewer
+from pod_worker.worker.attempt.renewal import Renewer
 from tests.store.unreliable import Loss, Unreliable
 
 Db = Database[dict[str, Any]]

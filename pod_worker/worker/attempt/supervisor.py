@@ -24,10 +24,9 @@ from pod_worker.process.oom_kills import OomKillCounter
 from pod_worker.store.errors import describe_error
 from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.queue.settlement import Settlement
-from pod_worker.worker.attempt_environment import AttemptEnvironment, needs_sandbox
-from pod_worker.worker.attempt_tag import AttemptTag
-from pod_worker.worker.end_sequence import EndSequence, StopTimeouts
-from pod_worker.worker.ending import (
+from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment, needs_sandbox
+from pod_worker.worker.attempt.end_sequence import EndSequence, StopTimeouts
+from pod_worker.worker.attempt.ending import (
     CrashEvidence,
     EndReason,
     EndRequest,
@@ -35,12 +34,13 @@ from pod_worker.worker.ending import (
     final_events,
     redacted_outcome,
 )
-from pod_worker.worker.fenced_writer import TRY_SECONDS, FencedWrite, FencedWriter, FencedWriteResult
-from pod_worker.worker.guarded_child import GuardedChild, GuardReport, child_command
+from pod_worker.worker.attempt.fenced_writer import TRY_SECONDS, FencedWrite, FencedWriter, FencedWriteResult
+from pod_worker.worker.attempt.message_listener import MessageListener
+from pod_worker.worker.attempt.renewal import Renewer
+from pod_worker.worker.capture.output_capture import OutputCapture
 from pod_worker.worker.identity import WorkerIdentity
-from pod_worker.worker.message_listener import MessageListener
-from pod_worker.worker.output_capture import OutputCapture
-from pod_worker.worker.renewal import Renewer
+from pod_worker.worker.isolation.attempt_tag import AttemptTag
+from pod_worker.worker.isolation.guarded_child import GuardedChild, GuardReport, child_command
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25

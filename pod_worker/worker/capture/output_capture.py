@@ -18,7 +18,7 @@ from pod_worker.core.clock import Clock
 from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.payload import RunLog
 from pod_worker.core.terminal_text import terminal_text
-from pod_worker.worker.output_mask import OutputMask
+from pod_worker.worker.capture.output_mask import OutputMask
 
 FILE_BYTES = 16 * 1024 * 1024
 LINES_PER_SECOND = 50

@@ -19,9 +19,10 @@ from typing import cast
 import msgspec
 
 from pod_worker.process import tree
-from pod_worker.worker import guard, protocol
-from pod_worker.worker.attempt_tag import AttemptTag, processes_with_tag
-from pod_worker.worker.child_user import ChildUser, sandbox_user
+from pod_worker.worker import protocol
+from pod_worker.worker.isolation import guard
+from pod_worker.worker.isolation.attempt_tag import AttemptTag, processes_with_tag
+from pod_worker.worker.isolation.child_user import ChildUser, sandbox_user
 
 
 class GuardReport(msgspec.Struct):

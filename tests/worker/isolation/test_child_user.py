@@ -20,8 +20,8 @@ from pod_worker.core.payload import RunLog, StageMetric
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
-from pod_worker.worker.attempt_tag import unguarded_processes
-from pod_worker.worker.child_user import (
+from pod_worker.worker.isolation.attempt_tag import unguarded_processes
+from pod_worker.worker.isolation.child_user import (
     DEFAULT_UID,
     ChildUser,
     ChildUserError,

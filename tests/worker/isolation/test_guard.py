@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from pod_worker.worker import guard
+from pod_worker.worker.isolation import guard
 
 ORPHANS = (
     "import subprocess, sys, time\n"
