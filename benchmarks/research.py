@@ -31,11 +31,11 @@ from pod_worker.sandbox.client import SandboxClient
 from pod_worker.sandbox.floor import local_floor
 from pod_worker.sandbox.layers import read_floor
 from pod_worker.sandbox.starting import LocalStarter
-from pod_worker.search.journal import read_state
+from pod_worker.search.choice.stages import STAGE_RULES
 from pod_worker.search.search import Search
 from pod_worker.search.settings import SearchSettings
-from pod_worker.search.stages import STAGE_RULES
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree.journal import read_state
 from pod_worker.tasks.catalogue import find_task
 from pod_worker.tasks.evaluator import PredictionsEvaluator
 from pod_worker.tasks.prepare import PreparedTask, prepare_task

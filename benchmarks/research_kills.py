@@ -31,7 +31,7 @@ from pod_worker.sandbox.client import SandboxClient
 from pod_worker.sandbox.floor import local_floor
 from pod_worker.sandbox.layers import read_floor
 from pod_worker.sandbox.starting import LocalStarter
-from pod_worker.search.journal import read_state
+from pod_worker.search.tree.journal import read_state
 from pod_worker.stages.research.experiment import stages_of
 
 PARAMS: dict[str, Json] = {

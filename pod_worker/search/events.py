@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pod_worker.core.research.measure import Metric
-from pod_worker.search.node import SearchNode
-from pod_worker.search.selection import best_of
-from pod_worker.search.stages import StageRules
-from pod_worker.search.state import SearchState
+from pod_worker.search.choice.selection import best_of
+from pod_worker.search.choice.stages import StageRules
+from pod_worker.search.tree.node import SearchNode
+from pod_worker.search.tree.state import SearchState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

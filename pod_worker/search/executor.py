@@ -21,11 +21,11 @@ from pod_worker.core.execution import CodeRunner, ExecutionEnd, ExecutionRequest
 from pod_worker.core.failure import truncate
 from pod_worker.core.research.evaluation import NodeScore, RefusalKind, ResultRefusedError
 from pod_worker.core.stage import StopSignal
-from pod_worker.search.node import NodeOutcome, SearchNode
 from pod_worker.search.ports import Evaluator
-from pod_worker.search.records import NodeFinished
 from pod_worker.search.settings import SearchSettings
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree.node import NodeOutcome, SearchNode
+from pod_worker.search.tree.records import NodeFinished
 
 PROGRAM = "solution.py"
 OUTPUT_KEPT = 8_000  # characters of the output in the journal

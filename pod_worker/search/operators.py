@@ -13,12 +13,12 @@ from pod_worker.core.failure import FailureCode, RunError, truncate
 from pod_worker.core.research.completion import ChatCompletion, CompletionClient, CompletionRequest
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.run import Json
-from pod_worker.search import memory
-from pod_worker.search.node import Operation, SearchNode
+from pod_worker.search.choice.stages import StageRules
 from pod_worker.search.prompts import ANALYSIS_SCHEMA, PROPOSAL_SCHEMA, analysis_messages, proposal_messages
-from pod_worker.search.stages import StageRules
-from pod_worker.search.state import SearchState
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree import memory
+from pod_worker.search.tree.node import Operation, SearchNode
+from pod_worker.search.tree.state import SearchState
 
 CODE_BYTES = 48_000
 OUTPUT_LIMIT = 5_000  # characters of a node's output that a model reads

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pod_worker.core.failure import classify, truncate
 from pod_worker.search.duplicates import shape
-from pod_worker.search.node import NodeOutcome, SearchNode
 from pod_worker.search.operators import CODE_BYTES, Proposal
-from pod_worker.search.records import NodeFinished, NodeProposed
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.node import NodeOutcome, SearchNode
+from pod_worker.search.tree.records import NodeFinished, NodeProposed
+from pod_worker.search.tree.state import SearchState
 
 _REASON_LIMIT = 500
 

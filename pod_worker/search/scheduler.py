@@ -21,15 +21,17 @@ from pod_worker.core.failure import (
 )
 from pod_worker.core.research.measure import Metric
 from pod_worker.core.stage import StopSignal
+from pod_worker.search.choice.policy import NodeAction, StageEnd, next_action, proposal_state
+from pod_worker.search.choice.stages import StageRules
 from pod_worker.search.events import SearchEvents, progress_of
 from pod_worker.search.executor import NodeExecutor
-from pod_worker.search.journal import Journal
-from pod_worker.search.node import SearchNode, derive_seed, node_id
 from pod_worker.search.operators import Analysis, Operators, Proposal
 from pod_worker.search.outcomes import equal_proof, given_up, proposed, rejection, repeated, unscored
-from pod_worker.search.policy import NodeAction, StageEnd, next_action, proposal_state
 from pod_worker.search.pool import JobKind, JobResult, SearchJob, WorkPool, drain
-from pod_worker.search.records import (
+from pod_worker.search.settings import SearchSettings
+from pod_worker.search.tree.journal import Journal
+from pod_worker.search.tree.node import SearchNode, derive_seed, node_id
+from pod_worker.search.tree.records import (
     AnyRecord,
     FailuresVoided,
     NodeAnalysed,
@@ -39,9 +41,7 @@ from pod_worker.search.records import (
     NodePlanned,
     NodeStarted,
 )
-from pod_worker.search.settings import SearchSettings
-from pod_worker.search.stages import StageRules
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.state import SearchState
 
 POLL_SECONDS = 0.1  # between two looks at the stop signal
 STOP_SECONDS = 0.8  # for executions to end after a stop request

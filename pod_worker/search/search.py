@@ -11,21 +11,21 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import CompletionClient
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.stage import StopSignal
+from pod_worker.search.choice.selection import select
+from pod_worker.search.choice.stages import StageRules, stage_rules
 from pod_worker.search.events import NoSearchEvents, SearchEvents
 from pod_worker.search.executor import OneShotExecutor
-from pod_worker.search.journal import Journal
-from pod_worker.search.node import NodeOutcome
 from pod_worker.search.operators import Operators
 from pod_worker.search.pool import ThreadPool, WorkPool
 from pod_worker.search.ports import Evaluator
-from pod_worker.search.records import StageFinished
+from pod_worker.search.reports.summary import StageSummary, summarize
 from pod_worker.search.scheduler import Scheduler
-from pod_worker.search.selection import select
 from pod_worker.search.settings import SearchSettings
-from pod_worker.search.stages import StageRules, stage_rules
-from pod_worker.search.state import SearchState
-from pod_worker.search.summary import StageSummary, summarize
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree.journal import Journal
+from pod_worker.search.tree.node import NodeOutcome
+from pod_worker.search.tree.records import StageFinished
+from pod_worker.search.tree.state import SearchState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,12 +25,12 @@ from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.measure import Metric
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
-from pod_worker.search.node import SearchNode, derive_seed
 from pod_worker.search.pool import JobKind, JobResult, SearchJob, run_job
 from pod_worker.search.search import Search
 from pod_worker.search.settings import SearchSettings
-from pod_worker.search.state import SearchState
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree.node import SearchNode, derive_seed
+from pod_worker.search.tree.state import SearchState
 
 ACCURACY = Metric("accuracy", "higher")
 IDEA = Idea(

@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-from pod_worker.search.journal import read_state
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.journal import read_state
+from pod_worker.search.tree.state import SearchState
 from tests.search.fakes import FakeModel, FakeSandbox, make_search, random_program
 
 STAGES = ("Stage_1", "Stage_2", "Stage_3", "Stage_4")

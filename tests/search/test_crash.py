@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.search.journal import read_state
+from pod_worker.search.tree.journal import read_state
 from tests.search.fakes import tree_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from pod_worker.core.research.idea import Idea
-from pod_worker.search import memory
-from pod_worker.search.node import NodeOutcome, Operation, node_id
+from pod_worker.search.choice.stages import stage_rules
 from pod_worker.search.operators import Operators, _without_fence
 from pod_worker.search.prompts import PROMPT_BYTES, analysis_messages, proposal_messages
-from pod_worker.search.records import NodeAnalysed, NodeFinished, NodePlanned, NodeProposed
-from pod_worker.search.stages import stage_rules
-from pod_worker.search.state import SearchState, replay
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree import memory
+from pod_worker.search.tree.node import NodeOutcome, Operation, node_id
+from pod_worker.search.tree.records import NodeAnalysed, NodeFinished, NodePlanned, NodeProposed
+from pod_worker.search.tree.state import SearchState, replay
 from tests.search.fakes import ACCURACY, IDEA, FakeModel
 
 HUGE = Idea(

@@ -10,9 +10,9 @@ import pytest
 from pod_worker.core.execution import ExecutionEnd, ExecutionResult
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
 from pod_worker.core.research.completion import ChatCompletion
-from pod_worker.search.journal import read_state
-from pod_worker.search.node import Operation, derive_seed
 from pod_worker.search.pool import JobKind, ThreadPool
+from pod_worker.search.tree.journal import read_state
+from pod_worker.search.tree.node import Operation, derive_seed
 from tests.search.fakes import FakeModel, FakeSandbox, Stop, VirtualPool, make_search, random_program, tree_of
 
 STAGES = ("Stage_1", "Stage_2", "Stage_3", "Stage_4")

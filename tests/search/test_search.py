@@ -9,10 +9,10 @@ import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.search.journal import read_state
-from pod_worker.search.node import NodeOutcome, Operation, derive_seed
 from pod_worker.search.pool import JobKind, ThreadPool
-from pod_worker.search.summary import results
+from pod_worker.search.reports.summary import results
+from pod_worker.search.tree.journal import read_state
+from pod_worker.search.tree.node import NodeOutcome, Operation, derive_seed
 from tests.search.fakes import ACCURACY, FakeModel, RecordedEvents, make_search, tree_of
 
 STAGES = ("Stage_1", "Stage_2", "Stage_3", "Stage_4")

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pod_worker.search.journal import read_state
-from pod_worker.search.tree_svg import tree_svg
-from pod_worker.search.tree_text import tree_text
+from pod_worker.search.reports.tree_svg import tree_svg
+from pod_worker.search.reports.tree_text import tree_text
+from pod_worker.search.tree.journal import read_state
 from tests.search.fakes import FakeModel, make_search, program, random_program
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -67,14 +67,14 @@ def test_everything_drawn_lies_inside_the_picture(state):
 
 
 def test_an_empty_search_has_a_tree():
-    from pod_worker.search.state import SearchState
+    from pod_worker.search.tree.state import SearchState
 
     assert tree_text(SearchState()) == ""
     ElementTree.fromstring(tree_svg(SearchState()))
 
 
 def test_the_legend_lies_inside_the_narrowest_picture():
-    from pod_worker.search.state import SearchState
+    from pod_worker.search.tree.state import SearchState
 
     root = ElementTree.fromstring(tree_svg(SearchState()))
     groups = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}text") is not None]

@@ -14,8 +14,8 @@ import pytest
 
 from pod_worker.core.research.evaluation import RefusalKind
 from pod_worker.core.research.measure import estimate
+from pod_worker.search.choice.statistics import is_promoted
 from pod_worker.search.duplicates import shape
-from pod_worker.search.statistics import is_promoted
 from pod_worker.tasks import prepare, scoring
 from pod_worker.tasks.catalogue import find_task
 from pod_worker.tasks.prepare import prepare_task

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pod_worker.core.run import Json
 from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact
-from pod_worker.search.journal import read_state
-from pod_worker.search.node import SearchNode
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.journal import read_state
+from pod_worker.search.tree.node import SearchNode
+from pod_worker.search.tree.state import SearchState
 from pod_worker.stages.research.search_session import SearchSession
 from pod_worker.tasks.curves import read_curves
 

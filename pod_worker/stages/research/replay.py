@@ -17,9 +17,9 @@ from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
 from pod_worker.search.executor import OneShotExecutor
-from pod_worker.search.node import Operation, SearchNode
-from pod_worker.search.records import NodeFinished
 from pod_worker.search.settings import SearchSettings
+from pod_worker.search.tree.node import Operation, SearchNode
+from pod_worker.search.tree.records import NodeFinished
 from pod_worker.stages.research.gpu_slots import slots_of, visible_gpus
 from pod_worker.stages.research.params import ExperimentParams
 from pod_worker.stages.research.search_session import evaluator_of, node_limits, search_task, split_seed

@@ -16,7 +16,7 @@ from pod_worker.core.research.measure import Metric
 from pod_worker.core.stage import Context
 from pod_worker.llm.client import MeteredClient
 from pod_worker.search.events import SearchProgress
-from pod_worker.search.node import SearchNode
+from pod_worker.search.tree.node import SearchNode
 
 PLAN_CHARACTERS = 2_000
 

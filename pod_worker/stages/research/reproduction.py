@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context
-from pod_worker.search.journal import read_state
-from pod_worker.search.state import SearchState
-from pod_worker.search.summary import results
-from pod_worker.search.tree_svg import tree_svg
+from pod_worker.search.reports.summary import results
+from pod_worker.search.reports.tree_svg import tree_svg
+from pod_worker.search.tree.journal import read_state
+from pod_worker.search.tree.state import SearchState
 from pod_worker.stages.research.search_session import SearchSession
 
 README = """# Experiments of run {run_id}

@@ -10,8 +10,8 @@ from pod_worker.paper.report import ReportTable, render_report
 from pod_worker.paper.report_contents import build_report
 from pod_worker.paper.results import RecordedResults, read_json
 from pod_worker.paper.verdict import ReviewVerdict, StoredReview
-from pod_worker.search.journal import read_state
-from pod_worker.search.tree_svg import tree_svg
+from pod_worker.search.reports.tree_svg import tree_svg
+from pod_worker.search.tree.journal import read_state
 from pod_worker.stages.language_models import cost_of
 from pod_worker.stages.research.search_session import SearchSession
 

@@ -17,11 +17,11 @@ from pod_worker.core.stage import Context
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.limits import SpendCaps
 from pod_worker.paper.latex import LatexTools, check_toolchain
-from pod_worker.search.journal import read_code, read_state
 from pod_worker.search.ports import Evaluator
 from pod_worker.search.search import Search
 from pod_worker.search.settings import SearchSettings
 from pod_worker.search.task import SearchTask
+from pod_worker.search.tree.journal import read_code, read_state
 from pod_worker.stages.language_models import cost_of, open_models
 from pod_worker.stages.research.gpu_slots import slots_of, visible_gpus
 from pod_worker.stages.research.params import ExperimentParams

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pod_worker.sandbox.client import SandboxClient
-from pod_worker.search.journal import JOURNAL_NAME, whole_records
+from pod_worker.search.tree.journal import JOURNAL_NAME, whole_records
 from tests.stages.research.experiment import SEARCHES, SMALL, WRITING, SmallExperiment
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pod_worker.core.failure import truncate
 from pod_worker.core.stage import stage_title
 from pod_worker.core.terminal_text import one_line
-from pod_worker.search.node import NodeOutcome, SearchNode
-from pod_worker.search.records import StageSelected
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.node import NodeOutcome, SearchNode
+from pod_worker.search.tree.records import StageSelected
+from pod_worker.search.tree.state import SearchState
 
 _SIGNS = {NodeOutcome.SCORED: "●", NodeOutcome.BUGGY: "✗", NodeOutcome.TIMED_OUT: "◷", NodeOutcome.NO_SCORE: "○"}
 _LABEL_LIMIT = 48

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pod_worker.core.research.measure import Metric
-from pod_worker.search.node import NodeOutcome, Operation, SearchNode, debug_depth, derive_seed
-from pod_worker.search.selection import best_of, candidate_of, search_noise
+from pod_worker.search.choice.selection import best_of, candidate_of, search_noise
+from pod_worker.search.choice.stages import StageRules
 from pod_worker.search.settings import SearchSettings
-from pod_worker.search.stages import StageRules
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.node import NodeOutcome, Operation, SearchNode, debug_depth, derive_seed
+from pod_worker.search.tree.state import SearchState
 
 
 @dataclass(frozen=True, slots=True)

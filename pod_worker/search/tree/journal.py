@@ -18,8 +18,8 @@ from typing import Self
 import msgspec
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.search.records import VERSION, AnyRecord, SearchStarted
-from pod_worker.search.state import SearchState, apply, replay
+from pod_worker.search.tree.records import VERSION, AnyRecord, SearchStarted
+from pod_worker.search.tree.state import SearchState, apply, replay
 
 JOURNAL_NAME = "journal.ndjson"
 CODE_FOLDER = "code"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pod_worker.search.node import Operation
+from pod_worker.search.tree.node import Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pod_worker.core.failure import truncate
 from pod_worker.core.research.measure import Metric
 from pod_worker.core.run import Json
-from pod_worker.search.node import SearchNode
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.node import SearchNode
+from pod_worker.search.tree.state import SearchState
 
 INSIGHT_LIMIT = 400
 INSIGHTS_BYTES = 4_000

@@ -13,8 +13,8 @@ from xml.sax.saxutils import escape
 from pod_worker.core.failure import truncate
 from pod_worker.core.stage import stage_title
 from pod_worker.core.terminal_text import one_line
-from pod_worker.search.node import NodeOutcome, SearchNode
-from pod_worker.search.state import SearchState
+from pod_worker.search.tree.node import NodeOutcome, SearchNode
+from pod_worker.search.tree.state import SearchState
 
 _COLUMN, _ROW, _RADIUS = 66, 92, 13
 _LEFT, _TITLE, _GAP, _LEGEND = 28, 40, 14, 44

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 
 from pod_worker.core.research.measure import Metric, estimate
 from pod_worker.core.run import Json
-from pod_worker.search.node import SearchNode
-from pod_worker.search.selection import best_of, replica_scores
-from pod_worker.search.state import SearchState
+from pod_worker.search.choice.selection import best_of, replica_scores
+from pod_worker.search.tree.node import SearchNode
+from pod_worker.search.tree.state import SearchState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from pod_worker.core.research.measure import Metric
-from pod_worker.search.statistics import compare, is_promoted, pooled_noise
+from pod_worker.search.choice.statistics import compare, is_promoted, pooled_noise
 from tests.search.fakes import ACCURACY
 
 LOSS = Metric("loss", "lower")

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.search.journal import JOURNAL_NAME, Journal, read_state, whole_records
-from pod_worker.search.node import NodeOutcome, Operation
-from pod_worker.search.records import (
+from pod_worker.search.tree.journal import JOURNAL_NAME, Journal, read_state, whole_records
+from pod_worker.search.tree.node import NodeOutcome, Operation
+from pod_worker.search.tree.records import (
     FailuresVoided,
     NodeAnalysed,
     NodeDeclined,

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pod_worker.core.research.measure import Metric
-from pod_worker.search.node import SearchNode
-from pod_worker.search.records import StageSelected
+from pod_worker.search.choice.stages import StageRules
+from pod_worker.search.choice.statistics import Noise, compare, pooled_noise
 from pod_worker.search.settings import SearchSettings
-from pod_worker.search.stages import StageRules
-from pod_worker.search.state import SearchState
-from pod_worker.search.statistics import Noise, compare, pooled_noise
+from pod_worker.search.tree.node import SearchNode
+from pod_worker.search.tree.records import StageSelected
+from pod_worker.search.tree.state import SearchState
 
 
 def best_of(nodes: Iterable[SearchNode], metric: Metric, is_final: bool = True) -> SearchNode | None:

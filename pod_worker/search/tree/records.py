@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pod_worker.search.node import NodeOutcome, Operation
+from pod_worker.search.tree.node import NodeOutcome, Operation
 
 VERSION = 1
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
-from pod_worker.search.node import SearchNode
-from pod_worker.search.records import (
+from pod_worker.search.tree.node import SearchNode
+from pod_worker.search.tree.records import (
     AnyRecord,
     FailuresVoided,
     NodeAnalysed,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pod_worker.search.node import NodeOutcome, Operation, node_id
-from pod_worker.search.policy import NodeAction, StageEnd, WaitForNodes, next_action
-from pod_worker.search.records import (
+from pod_worker.search.choice.policy import NodeAction, StageEnd, WaitForNodes, next_action
+from pod_worker.search.choice.selection import select
+from pod_worker.search.choice.stages import STAGE_RULES, stage_rules
+from pod_worker.search.settings import SearchSettings
+from pod_worker.search.tree.node import NodeOutcome, Operation, node_id
+from pod_worker.search.tree.records import (
     AnyRecord,
     NodeAnalysed,
     NodeDeclined,
@@ -18,10 +21,7 @@ from pod_worker.search.records import (
     StageFinished,
     StageSelected,
 )
-from pod_worker.search.selection import select
-from pod_worker.search.settings import SearchSettings
-from pod_worker.search.stages import STAGE_RULES, stage_rules
-from pod_worker.search.state import SearchState, replay
+from pod_worker.search.tree.state import SearchState, replay
 from tests.search.fakes import ACCURACY
 
 FATES = st.sampled_from([*NodeOutcome, "declined", "failed"])
