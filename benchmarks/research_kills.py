@@ -26,7 +26,7 @@ from benchmarks.toy_nodes import IDEA
 from pod_worker.core.execution import CodeRunner
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.run import Checkpoint, Json
-from pod_worker.llm.ledger import CallRow, CallStatus, ReserveRow, read_rows
+from pod_worker.llm.spending.ledger import CallRow, CallStatus, ReserveRow, read_rows
 from pod_worker.sandbox.client import SandboxClient
 from pod_worker.sandbox.floor import local_floor
 from pod_worker.sandbox.layers import read_floor

@@ -13,12 +13,12 @@ from pod_worker.core.research.idea import Idea
 from pod_worker.core.run import Json
 from pod_worker.core.stop_signal import StopSignal
 from pod_worker.llm.client import ClientSettings, MeteredClient
-from pod_worker.llm.ledger import CallLedger
-from pod_worker.llm.limits import SpendCaps, SpendLimits
-from pod_worker.llm.prices import load_prices
+from pod_worker.llm.providers.scripted_wire import ScriptedWire
 from pod_worker.llm.response_cache import ResponseCache
 from pod_worker.llm.scripted.client import Reply, ScriptedClient
-from pod_worker.llm.scripted_wire import ScriptedWire
+from pod_worker.llm.spending.ledger import CallLedger
+from pod_worker.llm.spending.limits import SpendCaps, SpendLimits
+from pod_worker.llm.spending.prices import load_prices
 
 IDEA = Idea(
     title="A small model is enough",

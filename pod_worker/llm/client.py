@@ -20,11 +20,11 @@ from pod_worker.core.failure import DrainRequested, FailureCode, RunError
 from pod_worker.core.research.completion import ChatCompletion, CompletionRequest, TokenUsage
 from pod_worker.core.stage import StopSignal
 from pod_worker.llm.capability import OutputProfile, capability_of
-from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, ReserveRow, Spending
-from pod_worker.llm.limits import SpendLimits, prompt_tokens
-from pod_worker.llm.prices import FREE, ModelPrice, PriceList
 from pod_worker.llm.response_cache import ResponseCache, request_key
 from pod_worker.llm.server_schema import is_open
+from pod_worker.llm.spending.ledger import CallLabels, CallLedger, CallStatus, ReserveRow, Spending
+from pod_worker.llm.spending.limits import SpendLimits, prompt_tokens
+from pod_worker.llm.spending.prices import FREE, ModelPrice, PriceList
 from pod_worker.llm.structured_output import (
     AnswerProblem,
     asked_again,

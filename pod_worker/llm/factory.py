@@ -15,16 +15,16 @@ from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import CompletionRequest
 from pod_worker.core.stage import StopSignal
-from pod_worker.llm.anthropic_messages import AnthropicMessages
 from pod_worker.llm.capability import read_profile, short_name
-from pod_worker.llm.cassette import CassetteError, Cassettes, CassetteWire
+from pod_worker.llm.cassettes.cassette import CassetteError, Cassettes, CassetteWire
 from pod_worker.llm.client import ClientSettings, MeteredClient, RetryPolicy
-from pod_worker.llm.ledger import CallLedger
-from pod_worker.llm.limits import SpendCaps, SpendLimits
-from pod_worker.llm.openai_chat import OpenAiChat
-from pod_worker.llm.prices import load_prices
+from pod_worker.llm.providers.anthropic_messages import AnthropicMessages
+from pod_worker.llm.providers.openai_chat import OpenAiChat
+from pod_worker.llm.providers.scripted_wire import MODEL, ScriptedWire
 from pod_worker.llm.response_cache import ResponseCache
-from pod_worker.llm.scripted_wire import MODEL, ScriptedWire
+from pod_worker.llm.spending.ledger import CallLedger
+from pod_worker.llm.spending.limits import SpendCaps, SpendLimits
+from pod_worker.llm.spending.prices import load_prices
 from pod_worker.llm.wire import WireClient
 
 PROVIDERS = ("openai", "anthropic", "scripted", "replay")

@@ -12,7 +12,7 @@ from pod_worker.core.stage import Context
 from pod_worker.llm import factory
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.factory import LlmConfig, check_config, open_client
-from pod_worker.llm.limits import SpendCaps
+from pod_worker.llm.spending.limits import SpendCaps
 
 DEFAULT = "default"
 # Of a run that names none.

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.llm.cassette import Cassettes
+from pod_worker.llm.cassettes.cassette import Cassettes
+from pod_worker.llm.cassettes.replay import Replay
+from pod_worker.llm.cassettes.replay_server import ReplayServer
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.factory import open_client
-from pod_worker.llm.replay import Replay
-from pod_worker.llm.replay_server import ReplayServer
 from tests.llm.requests_and_answers import Stop, cassette, config_for, question
 
 

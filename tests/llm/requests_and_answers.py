@@ -9,12 +9,12 @@ import msgspec
 from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.failure import Interruption
 from pod_worker.core.research.completion import ChatMessage, CompletionRequest, TokenUsage
-from pod_worker.llm.canonical import canonical_messages
-from pod_worker.llm.cassette import Cassette
+from pod_worker.llm.cassettes.canonical import canonical_messages
+from pod_worker.llm.cassettes.cassette import Cassette
+from pod_worker.llm.cassettes.replay_server import ReplayServer
 from pod_worker.llm.client import RetryPolicy
 from pod_worker.llm.factory import LlmConfig
-from pod_worker.llm.limits import SpendCaps
-from pod_worker.llm.replay_server import ReplayServer
+from pod_worker.llm.spending.limits import SpendCaps
 
 KEY = "sk-secret-0123456789abcdef"
 WIRES = ("openai", "anthropic")

@@ -18,11 +18,11 @@ import pytest
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, RunError
 from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
 from pod_worker.llm.capability import OutputProfile
+from pod_worker.llm.cassettes.faults import ModelFault, ModelFaultKind
+from pod_worker.llm.cassettes.replay import Replay
 from pod_worker.llm.client import MeteredClient, RetryPolicy
-from pod_worker.llm.faults import ModelFault, ModelFaultKind
-from pod_worker.llm.ledger import CallStatus, read_ledger, read_rows
-from pod_worker.llm.limits import SpendCaps
-from pod_worker.llm.replay import Replay
+from pod_worker.llm.spending.ledger import CallStatus, read_ledger, read_rows
+from pod_worker.llm.spending.limits import SpendCaps
 from tests.llm.requests_and_answers import KEY, SCHEMA, USAGE, WIRES, Stop, cassette, question
 
 MakeClient: TypeAlias = Callable[..., MeteredClient]
@@ -429,7 +429,7 @@ def test_a_schema_with_an_open_object_is_put_into_the_prompt(
     make_client: MakeClient, server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that enforces schemas closes objects: it would answer with an empty one."""
-    from pod_worker.llm import openai_chat
+    from pod_worker.llm.providers import openai_chat
 
     sent = []
 
@@ -481,7 +481,7 @@ def test_a_defect_of_a_wire_leaves_no_one_waiting(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make_client(caps=SpendCaps(calls=2))
-    monkeypatch.setattr("pod_worker.llm.openai_chat.encode_request", lambda request: 1 / 0)
+    monkeypatch.setattr("pod_worker.llm.providers.openai_chat.encode_request", lambda request: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         client.complete(question(39))
     monkeypatch.undo()
@@ -491,7 +491,7 @@ def test_a_defect_of_a_wire_leaves_no_one_waiting(
 
 
 def test_usage_of_both_wires_is_the_same() -> None:
-    from pod_worker.llm import anthropic_messages, openai_chat
+    from pod_worker.llm.providers import anthropic_messages, openai_chat
 
     openai = {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     anthropic = {

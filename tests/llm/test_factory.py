@@ -11,10 +11,10 @@ import pytest
 from pod_worker.core.credentials.secret import Secret
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import ChatMessage, CompletionRequest
-from pod_worker.llm.cassette import Cassettes
+from pod_worker.llm.cassettes.cassette import Cassettes
 from pod_worker.llm.factory import LlmConfig, check_config, choose_provider, open_client
-from pod_worker.llm.limits import SpendCaps
 from pod_worker.llm.scripted.client import ScriptedClient
+from pod_worker.llm.spending.limits import SpendCaps
 from tests.llm.requests_and_answers import KEY, MODEL, Stop, cassette, question
 
 OPENAI = LlmConfig(openai_api_key=Secret(KEY), model="gpt-4o-mini", caps=SpendCaps(usd=1))

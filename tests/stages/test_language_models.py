@@ -10,7 +10,7 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.llm.capability import OutputProfile
 from pod_worker.llm.factory import choose_provider
-from pod_worker.llm.limits import SpendCaps
+from pod_worker.llm.spending.limits import SpendCaps
 from pod_worker.stages.language_models import DEFAULT_MODELS, model_config, open_models
 from tests.training.context import FolderContext
 

@@ -17,8 +17,8 @@ from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
 
 if TYPE_CHECKING:
-    from pod_worker.llm.faults import ModelFault
-    from pod_worker.llm.recording import RecordingUpstream
+    from pod_worker.llm.cassettes.faults import ModelFault
+    from pod_worker.llm.cassettes.recording import RecordingUpstream
 
 
 @click.group()
@@ -53,9 +53,9 @@ def replay(folder: Path, port: int, latency: float, fault_texts: tuple[str, ...]
     """
     from pod_worker.config import known_secrets
     from pod_worker.core.credentials.secret import Redactor
-    from pod_worker.llm.cassette import CassetteError, Cassettes
-    from pod_worker.llm.replay import Replay
-    from pod_worker.llm.replay_server import ReplayServer
+    from pod_worker.llm.cassettes.cassette import CassetteError, Cassettes
+    from pod_worker.llm.cassettes.replay import Replay
+    from pod_worker.llm.cassettes.replay_server import ReplayServer
 
     faults = _read_faults(fault_texts)
     upstream = None if record_url is None else _open_upstream(record_url, folder)
@@ -80,7 +80,7 @@ def replay(folder: Path, port: int, latency: float, fault_texts: tuple[str, ...]
 
 
 def _read_faults(texts: tuple[str, ...]) -> list[ModelFault]:
-    from pod_worker.llm.faults import ModelFaultError, read_fault
+    from pod_worker.llm.cassettes.faults import ModelFaultError, read_fault
 
     try:
         return [read_fault(text) for text in texts]
@@ -92,7 +92,7 @@ def _open_upstream(url: str, folder: Path) -> RecordingUpstream:
     """The key is the setting's; without one, what clients send is passed on."""
     from pod_worker.cli.composition import load_settings
     from pod_worker.core.credentials.secret import has_credentials
-    from pod_worker.llm.recording import RecordingUpstream
+    from pod_worker.llm.cassettes.recording import RecordingUpstream
 
     if not url.startswith(("http://", "https://")) or has_credentials(url):
         raise CommandError("--record needs an http:// or https:// address without a password", ExitCode.USAGE)

@@ -16,7 +16,7 @@ def stages_of(params: dict[str, Json]) -> tuple[Stage, ...]:
 
 def _run(context: Context, params: IdeationParams) -> dict[str, Json]:
     # Clients are imported by the child that runs the stage, never by the supervisor.
-    from pod_worker.llm.limits import SpendCaps
+    from pod_worker.llm.spending.limits import SpendCaps
     from pod_worker.stages.ideation.run import run_ideation
     from pod_worker.stages.language_models import cost_of, open_models
     from pod_worker.stages.literature_index import open_literature

@@ -9,7 +9,7 @@ import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import TokenUsage
-from pod_worker.llm.prices import ModelPrice, PriceTier, load_prices
+from pod_worker.llm.spending.prices import ModelPrice, PriceTier, load_prices
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 
 from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.research.completion import ChatMessage, Image
-from pod_worker.llm import anthropic_messages, openai_chat
-from pod_worker.llm.canonical import canonical_text
 from pod_worker.llm.capability import OutputProfile, capability_of
-from pod_worker.llm.cassette import CassetteError, Cassettes, question_of
-from pod_worker.llm.served_wire import ServedAnthropic, ServedOpenAi
+from pod_worker.llm.cassettes.canonical import canonical_text
+from pod_worker.llm.cassettes.cassette import CassetteError, Cassettes, question_of
+from pod_worker.llm.cassettes.served_wire import ServedAnthropic, ServedOpenAi
+from pod_worker.llm.providers import anthropic_messages, openai_chat
 from pod_worker.llm.structured_output import AnswerProblem, asked_again, instructed
 from pod_worker.llm.wire import WireAnswer, WireRequest
 from tests.llm.requests_and_answers import MODEL, SCHEMA, cassette, question

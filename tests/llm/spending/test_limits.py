@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pod_worker.core.clock import ManualClock, SystemClock
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
 from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
-from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus
-from pod_worker.llm.limits import SpendCaps, SpendLimits, prompt_tokens
+from pod_worker.llm.spending.ledger import CallLabels, CallLedger, CallStatus
+from pod_worker.llm.spending.limits import SpendCaps, SpendLimits, prompt_tokens
 from tests.llm.requests_and_answers import MODEL, Stop
 
 LABELS = CallLabels(operation="node.draft", model=MODEL, provider="openai", key="k")

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from pod_worker.cli import cli
 from pod_worker.cli.services.llm import llm
 from pod_worker.core.credentials.secret import Redactor, Secret
-from pod_worker.llm.cassette import Cassettes
+from pod_worker.llm.cassettes.cassette import Cassettes
+from pod_worker.llm.cassettes.faults import FAULT_FORM, ModelFault, ModelFaultError, ModelFaultKind, read_fault
+from pod_worker.llm.cassettes.recording import RecordingUpstream
+from pod_worker.llm.cassettes.replay import Replay
+from pod_worker.llm.cassettes.replay_server import ReplayServer
 from pod_worker.llm.factory import open_client
-from pod_worker.llm.faults import FAULT_FORM, ModelFault, ModelFaultError, ModelFaultKind, read_fault
-from pod_worker.llm.recording import RecordingUpstream
-from pod_worker.llm.replay import Replay
-from pod_worker.llm.replay_server import ReplayServer
 from tests.llm.requests_and_answers import KEY, MODEL, WIRES, Stop, cassette, config_for, question
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}

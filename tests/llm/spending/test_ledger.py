@@ -16,11 +16,11 @@ import pytest
 
 from pod_worker.core.clock import ManualClock
 from pod_worker.core.research.completion import TokenUsage
+from pod_worker.llm.cassettes.faults import ModelFault, ModelFaultKind
+from pod_worker.llm.cassettes.replay import Replay
+from pod_worker.llm.cassettes.replay_server import ReplayServer
 from pod_worker.llm.client import MeteredClient
-from pod_worker.llm.faults import ModelFault, ModelFaultKind
-from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, Spending, read_ledger
-from pod_worker.llm.replay import Replay
-from pod_worker.llm.replay_server import ReplayServer
+from pod_worker.llm.spending.ledger import CallLabels, CallLedger, CallStatus, Spending, read_ledger
 from tests.llm.requests_and_answers import MODEL, USAGE, question
 
 LABELS = CallLabels(operation="node.draft", model=MODEL, provider="openai", key="k")
@@ -90,7 +90,7 @@ def test_time_of_earlier_sessions_counts(path: Path) -> None:
 def test_rows_are_on_disk_before_a_call_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = CallLedger(path, ManualClock())
     synced: list[int] = []
-    monkeypatch.setattr("pod_worker.llm.ledger.os.fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    monkeypatch.setattr("pod_worker.llm.spending.ledger.os.fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     row = ledger.reserve(LABELS, RESERVED, 7_500)
     ledger.settle(row, CallStatus.ANSWERED, USAGE, 5_730)
     assert len(synced) == 2
@@ -109,7 +109,7 @@ def test_a_full_disk_loses_no_later_row(path: Path, monkeypatch: pytest.MonkeyPa
         return real_write(fd, data[: len(data) // 2])
 
     real_write = os.write
-    monkeypatch.setattr("pod_worker.llm.ledger.os.write", write)
+    monkeypatch.setattr("pod_worker.llm.spending.ledger.os.write", write)
     with pytest.raises(OSError, match="No space"):
         ledger.reserve(LABELS, RESERVED, 7_500)
     monkeypatch.undo()

@@ -12,9 +12,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from pod_worker.llm.faults import ModelFaultError, read_fault
-from pod_worker.llm.replay import Replay, Reply, ResetConnectionError
-from pod_worker.llm.served_wire import ServedAnthropic, ServedOpenAi, ServedRequestError, ServedWire
+from pod_worker.llm.cassettes.faults import ModelFaultError, read_fault
+from pod_worker.llm.cassettes.replay import Replay, Reply, ResetConnectionError
+from pod_worker.llm.cassettes.served_wire import ServedAnthropic, ServedOpenAi, ServedRequestError, ServedWire
 
 BODY_LIMIT_BYTES = 64 * 2**20
 _WIRES: dict[str, ServedWire] = {

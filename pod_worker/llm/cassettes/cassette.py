@@ -20,7 +20,7 @@ import msgspec
 from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.failure import FailureCode, truncate
 from pod_worker.core.research.completion import ChatMessage, TokenUsage
-from pod_worker.llm.canonical import canonical_messages, cassette_key, split_asked_again
+from pod_worker.llm.cassettes.canonical import canonical_messages, cassette_key, split_asked_again
 from pod_worker.llm.wire import FinishReason, WireAnswer, WireError, WireRequest
 
 _NEAREST_LIMIT = 200  # recordings that are compared

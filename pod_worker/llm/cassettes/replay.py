@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from pod_worker.llm.cassette import Cassette, CassetteError, Cassettes, Question, question_of
-from pod_worker.llm.faults import ModelFault, ModelFaultKind, ModelFaultPlan
-from pod_worker.llm.served_wire import ServedRequest, ServedWire
+from pod_worker.llm.cassettes.cassette import Cassette, CassetteError, Cassettes, Question, question_of
+from pod_worker.llm.cassettes.faults import ModelFault, ModelFaultKind, ModelFaultPlan
+from pod_worker.llm.cassettes.served_wire import ServedRequest, ServedWire
 from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, FinishReason, WireAnswer
 
 UNKNOWN_OPERATION = "chat"  # of clients that do not send the header

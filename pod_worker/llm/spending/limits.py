@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import ChatMessage, TokenUsage
 from pod_worker.core.stage import StopSignal
-from pod_worker.llm.ledger import CallLabels, CallLedger, CallStatus, ReserveRow, Spending, reserved_spending
+from pod_worker.llm.spending.ledger import (
+    CallLabels,
+    CallLedger,
+    CallStatus,
+    ReserveRow,
+    Spending,
+    reserved_spending,
+)
 
 MICRO = 1_000_000
 BYTES_PER_TOKEN = 3  # of UTF-8: more tokens than any usual tokenizer counts in prose or code

@@ -14,7 +14,7 @@ from pod_worker.core.credentials.secret import Secret, revealed
 from pod_worker.core.research.completion import ChatMessage, Image, TokenUsage
 from pod_worker.core.run import Json
 from pod_worker.llm.capability import OutputProfile
-from pod_worker.llm.http_transport import Endpoint, HttpTransport
+from pod_worker.llm.providers.http_transport import Endpoint, HttpTransport
 from pod_worker.llm.server_schema import closed_schema, is_strict
 from pod_worker.llm.wire import TOOL_NAME, FinishReason, WireAnswer, WireRequest
 

@@ -15,9 +15,9 @@ import requests
 
 from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.credentials.secret import Redactor, Secret, revealed
-from pod_worker.llm import anthropic_messages, openai_chat
-from pod_worker.llm.replay import Reply
-from pod_worker.llm.served_wire import ServedWire
+from pod_worker.llm.cassettes.replay import Reply
+from pod_worker.llm.cassettes.served_wire import ServedWire
+from pod_worker.llm.providers import anthropic_messages, openai_chat
 from pod_worker.llm.wire import OPERATION_HEADER, SAMPLE_HEADER, WireAnswer
 
 _TIMEOUT_SECONDS = (10.0, 600.0)
