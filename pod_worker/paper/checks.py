@@ -15,15 +15,10 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.literature import LiteratureSearch, is_same_work
 from pod_worker.core.stage import StopSignal
-from pod_worker.paper.bibliography import Citation, bibtex, unresolved
 from pod_worker.paper.citations import ReferenceList
-from pod_worker.paper.document import DocumentParts, render, used_citations
-from pod_worker.paper.figures import FigureSet
-from pod_worker.paper.latex import PDF_LIMIT_BYTES, LatexTools, read_bounded, read_pdf, read_plain_file
-from pod_worker.paper.latex_text import sanitize
-from pod_worker.paper.numbers import RecordedNumber, build_numbers
+from pod_worker.paper.evidence.numbers import RecordedNumber, build_numbers
+from pod_worker.paper.evidence.results import RecordedResults, read_json, write_json
 from pod_worker.paper.plots import IMAGE_LIMIT_BYTES, image_problem
-from pod_worker.paper.results import RecordedResults, read_json, write_json
 from pod_worker.paper.sources import (
     PaperSources,
     citation_problems,
@@ -31,7 +26,12 @@ from pod_worker.paper.sources import (
     number_problems,
     reference_problems,
 )
-from pod_worker.paper.tables import flagged_ablations
+from pod_worker.paper.typesetting.bibliography import Citation, bibtex, unresolved
+from pod_worker.paper.typesetting.document import DocumentParts, render, used_citations
+from pod_worker.paper.typesetting.figures import FigureSet
+from pod_worker.paper.typesetting.latex import PDF_LIMIT_BYTES, LatexTools, read_bounded, read_pdf, read_plain_file
+from pod_worker.paper.typesetting.latex_text import sanitize
+from pod_worker.paper.typesetting.tables import flagged_ablations
 from pod_worker.paper.verdict import PaperCheck
 from pod_worker.paper.writing import WrittenPaper
 

@@ -15,8 +15,8 @@ from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.literature import LiteratureSearch, Work, normalized
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
-from pod_worker.paper.bibliography import Citation, SearchAnswer, citation_key
 from pod_worker.paper.prompts import STRING, array_of, as_objects, as_text, build_request, closed_object
+from pod_worker.paper.typesetting.bibliography import Citation, SearchAnswer, citation_key
 
 ROUNDS_LIMIT = 4
 QUERIES_LIMIT = 3  # of a round

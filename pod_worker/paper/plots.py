@@ -16,11 +16,11 @@ from pod_worker.core.failure import truncate
 from pod_worker.core.research.completion import CompletionClient
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal, stage_title
-from pod_worker.paper.figures import FIGURE_LIMIT, FigureSet, PaperFigure, draw_figures
-from pod_worker.paper.latex import read_plain_file
-from pod_worker.paper.numbers import build_numbers
+from pod_worker.paper.evidence.numbers import build_numbers
+from pod_worker.paper.evidence.results import RecordedNode, RecordedResults, write_json
 from pod_worker.paper.prompts import STRING, array_of, as_objects, as_text, build_request, closed_object
-from pod_worker.paper.results import RecordedNode, RecordedResults, write_json
+from pod_worker.paper.typesetting.figures import FIGURE_LIMIT, FigureSet, PaperFigure, draw_figures
+from pod_worker.paper.typesetting.latex import read_plain_file
 
 REPAIRS_LIMIT = 2
 CODE_LIMIT = 40_000

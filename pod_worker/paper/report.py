@@ -11,10 +11,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pod_worker.paper.bibliography import Citation
-from pod_worker.paper.figures import PaperFigure
-from pod_worker.paper.latex import read_plain_file
 from pod_worker.paper.plots import IMAGE_LIMIT_BYTES
+from pod_worker.paper.typesetting.bibliography import Citation
+from pod_worker.paper.typesetting.figures import PaperFigure
+from pod_worker.paper.typesetting.latex import read_plain_file
 from pod_worker.paper.verdict import SCALES, PaperCheck, ReviewVerdict, StoredReview
 
 TREE_LIMIT_BYTES = 8 * 2**20

@@ -9,12 +9,12 @@ from pathlib import Path
 from pod_worker.core.failure import RunError
 from pod_worker.core.research.idea import Idea
 from pod_worker.paper.checks import CheckedPaper
-from pod_worker.paper.document import plain_text
-from pod_worker.paper.figures import FigureSet
-from pod_worker.paper.numbers import build_numbers, by_key
+from pod_worker.paper.evidence.numbers import build_numbers, by_key
+from pod_worker.paper.evidence.results import RecordedResults, read_json
 from pod_worker.paper.report import ReportTable, RunReport, reference_text
-from pod_worker.paper.results import RecordedResults, read_json
-from pod_worker.paper.tables import PaperTable, build_tables
+from pod_worker.paper.typesetting.document import plain_text
+from pod_worker.paper.typesetting.figures import FigureSet
+from pod_worker.paper.typesetting.tables import PaperTable, build_tables
 from pod_worker.paper.verdict import ReviewVerdict, StoredReview
 
 

@@ -11,11 +11,11 @@ from pod_worker.core.failure import FailureCode, RunError, truncate
 from pod_worker.core.research.completion import CompletionClient, CompletionRequest, Image
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
-from pod_worker.paper.figures import PaperFigure
-from pod_worker.paper.latex import read_plain_file
+from pod_worker.paper.evidence.results import read_json, write_json
 from pod_worker.paper.plots import IMAGE_LIMIT_BYTES
 from pod_worker.paper.prompts import STRING, array_of, build_request, closed_object
-from pod_worker.paper.results import read_json, write_json
+from pod_worker.paper.typesetting.figures import PaperFigure
+from pod_worker.paper.typesetting.latex import read_plain_file
 from pod_worker.paper.verdict import DECISIONS, LISTS, SCALES, TEXTS, PaperCheck, StoredReview, review_problems
 
 DEFAULT_REVIEWS = 3

@@ -6,21 +6,21 @@ import re
 from dataclasses import dataclass, field
 
 from pod_worker.core.research.idea import Idea
-from pod_worker.paper.bibliography import cited_keys
 from pod_worker.paper.citations import ReferenceList
-from pod_worker.paper.document import (
+from pod_worker.paper.evidence.literals import build_vocabulary, find_literals
+from pod_worker.paper.evidence.numbers import build_numbers, by_key
+from pod_worker.paper.evidence.results import RecordedResults
+from pod_worker.paper.typesetting.bibliography import cited_keys
+from pod_worker.paper.typesetting.document import (
     DEFAULT_PAGE_LIMIT,
     DocumentParts,
     Draft,
     unknown_references,
     unknown_results,
 )
-from pod_worker.paper.figures import OWN, PaperFigure
-from pod_worker.paper.latex_text import sanitize
-from pod_worker.paper.literals import build_vocabulary, find_literals
-from pod_worker.paper.numbers import build_numbers, by_key
-from pod_worker.paper.results import RecordedResults
-from pod_worker.paper.tables import build_tables
+from pod_worker.paper.typesetting.figures import OWN, PaperFigure
+from pod_worker.paper.typesetting.latex_text import sanitize
+from pod_worker.paper.typesetting.tables import build_tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

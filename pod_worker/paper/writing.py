@@ -14,9 +14,13 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import CompletionClient
 from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal, stage_title
-from pod_worker.paper.bibliography import bibtex
-from pod_worker.paper.document import Draft, DraftSection, render, used_citations
-from pod_worker.paper.latex import (
+from pod_worker.paper.evidence.numbers import ablation_key, build_numbers, stage_key
+from pod_worker.paper.evidence.results import RecordedResults, write_json
+from pod_worker.paper.prompts import STRING, array_of, as_objects, as_text, build_request, closed_object
+from pod_worker.paper.sources import PaperSources, document_parts, draft_problems
+from pod_worker.paper.typesetting.bibliography import bibtex
+from pod_worker.paper.typesetting.document import Draft, DraftSection, render, used_citations
+from pod_worker.paper.typesetting.latex import (
     JOB,
     PDF_LIMIT_BYTES,
     Compilation,
@@ -26,10 +30,6 @@ from pod_worker.paper.latex import (
     read_plain_file,
     source_excerpt,
 )
-from pod_worker.paper.numbers import ablation_key, build_numbers, stage_key
-from pod_worker.paper.prompts import STRING, array_of, as_objects, as_text, build_request, closed_object
-from pod_worker.paper.results import RecordedResults, write_json
-from pod_worker.paper.sources import PaperSources, document_parts, draft_problems
 
 REWRITES_LIMIT = 2
 REPAIRS_LIMIT = 3

@@ -26,11 +26,11 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import StopSignal
 from pod_worker.literature.recorded import RecordedSearch
 from pod_worker.paper.citations import ReferenceList, collect_references
-from pod_worker.paper.figures import FigureSet
-from pod_worker.paper.latex import LatexTools, check_toolchain
+from pod_worker.paper.evidence.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact, read_json
 from pod_worker.paper.plots import make_figures
-from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact, read_json
 from pod_worker.paper.sources import PaperSources
+from pod_worker.paper.typesetting.figures import FigureSet
+from pod_worker.paper.typesetting.latex import LatexTools, check_toolchain
 from pod_worker.paper.writing import write_paper
 
 # One cache of fonts for all processes of the tests, as the sandbox's warm interpreter has.

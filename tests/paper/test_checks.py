@@ -14,12 +14,12 @@ from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.literature import Work
 from pod_worker.core.run import Json
 from pod_worker.literature.recorded import RecordedSearch, UnavailableSearch
-from pod_worker.paper.bibliography import Citation, unresolved
 from pod_worker.paper.checks import CheckedPaper, check_paper
 from pod_worker.paper.citations import ReferenceList
-from pod_worker.paper.latex import LatexTools
+from pod_worker.paper.evidence.results import RecordedResults, read_json, write_json
 from pod_worker.paper.plots import image_problem
-from pod_worker.paper.results import RecordedResults, read_json, write_json
+from pod_worker.paper.typesetting.bibliography import Citation, unresolved
+from pod_worker.paper.typesetting.latex import LatexTools
 from pod_worker.paper.verdict import PaperCheck
 from pod_worker.paper.writing import WrittenPaper
 from tests.paper.conftest import NoStop, PlainRunner
@@ -116,7 +116,7 @@ def test_a_reference_needs_id_title_and_authors_of_an_answer(field: str) -> None
 
 
 def _answer() -> type:
-    from pod_worker.paper.bibliography import SearchAnswer
+    from pod_worker.paper.typesetting.bibliography import SearchAnswer
 
     return SearchAnswer
 

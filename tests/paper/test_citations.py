@@ -12,8 +12,8 @@ from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.literature import Work
 from pod_worker.core.run import Json
 from pod_worker.literature.recorded import RecordedSearch, UnavailableSearch
-from pod_worker.paper.bibliography import bibtex, citation_key, cited_keys, unresolved
 from pod_worker.paper.citations import CITATIONS_LIMIT, ROUNDS_LIMIT, collect_references
+from pod_worker.paper.typesetting.bibliography import bibtex, citation_key, cited_keys, unresolved
 from tests.paper.conftest import QUERIES, NoStop, Writer, select_first
 
 STOP = NoStop()

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pod_worker.paper.checks import check_paper
-from pod_worker.paper.latex import LatexTools
 from pod_worker.paper.plots import make_figures
 from pod_worker.paper.sources import PaperSources
+from pod_worker.paper.typesetting.latex import LatexTools
 from pod_worker.paper.writing import write_paper
 from pod_worker.sandbox.client import SandboxClient
 from pod_worker.sandbox.starting import LocalStarter

@@ -9,10 +9,10 @@ import pytest
 
 from pod_worker.core.run import Json
 from pod_worker.llm.scripted.client import ScriptedClient
-from pod_worker.paper.figures import FIGURE_LIMIT, FigureSet, draw_figures
-from pod_worker.paper.latex import read_plain_file
+from pod_worker.paper.evidence.results import RecordedResults, read_json
 from pod_worker.paper.plots import REPAIRS_LIMIT, image_problem, make_figures
-from pod_worker.paper.results import RecordedResults, read_json
+from pod_worker.paper.typesetting.figures import FIGURE_LIMIT, FigureSet, draw_figures
+from pod_worker.paper.typesetting.latex import read_plain_file
 from tests.paper.conftest import NoStop, PlainRunner, Writer
 
 # A real PNG without matplotlib, so that these programs start quickly.

@@ -7,9 +7,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from pod_worker.paper.figures import FigureSet, PaperFigure
+from pod_worker.paper.evidence.results import read_json
 from pod_worker.paper.report import ReportTable, RunReport, render_report
-from pod_worker.paper.results import read_json
+from pod_worker.paper.typesetting.figures import FigureSet, PaperFigure
 from pod_worker.paper.verdict import decide
 from tests.paper.test_verdict import FAILS, HOLDS, make_answer, make_review
 

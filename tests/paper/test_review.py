@@ -10,9 +10,9 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import CompletionRequest
 from pod_worker.core.run import Json
 from pod_worker.llm.scripted.client import ScriptedClient
-from pod_worker.paper.figures import FigureSet
-from pod_worker.paper.results import read_json
+from pod_worker.paper.evidence.results import read_json
 from pod_worker.paper.review import SCHEMA, collect_reviews
+from pod_worker.paper.typesetting.figures import FigureSet
 from pod_worker.paper.verdict import PaperCheck, StoredReview, decide
 from tests.paper.conftest import NoStop, Writer
 from tests.paper.test_verdict import FAILS, HOLDS, make_answer

@@ -14,11 +14,11 @@ from pod_worker.literature.recorded import RecordedSearch
 from pod_worker.llm.scripted.client import ScriptedClient
 from pod_worker.paper.checks import check_paper
 from pod_worker.paper.citations import ReferenceList, collect_references
-from pod_worker.paper.document import Draft, DraftSection
-from pod_worker.paper.latex import LatexTools
+from pod_worker.paper.evidence.results import RecordedResults
 from pod_worker.paper.prompts import build_request
-from pod_worker.paper.results import RecordedResults
 from pod_worker.paper.sources import PaperSources, draft_problems
+from pod_worker.paper.typesetting.document import Draft, DraftSection
+from pod_worker.paper.typesetting.latex import LatexTools
 from pod_worker.paper.writing import WRITE_SCHEMA, write_paper, writing_facts
 from tests.paper.conftest import NoStop, PlainRunner, make_node
 

@@ -13,13 +13,13 @@ from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionR
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stop_signal import StopSignal
-from pod_worker.paper.bibliography import bibtex
-from pod_worker.paper.document import Draft, DraftSection, render
-from pod_worker.paper.figures import FigureSet
-from pod_worker.paper.latex import LatexTools, check_toolchain, compile_paper, log_excerpt, read_pdf
-from pod_worker.paper.numbers import build_numbers, by_key
-from pod_worker.paper.results import read_json
+from pod_worker.paper.evidence.numbers import build_numbers, by_key
+from pod_worker.paper.evidence.results import read_json
 from pod_worker.paper.sources import PaperSources, document_parts, draft_problems
+from pod_worker.paper.typesetting.bibliography import bibtex
+from pod_worker.paper.typesetting.document import Draft, DraftSection, render
+from pod_worker.paper.typesetting.figures import FigureSet
+from pod_worker.paper.typesetting.latex import LatexTools, check_toolchain, compile_paper, log_excerpt, read_pdf
 from pod_worker.paper.writing import REPAIRS_LIMIT, REWRITES_LIMIT, WrittenPaper, write_paper, writing_facts
 from tests.paper.conftest import TEXT, NoStop, PlainRunner, Writer
 

@@ -68,7 +68,7 @@ def demo_research(data: Path | None, model: str, task: str, hypothesis: str, as_
     Exit code 0 only if ideas were written, the experiments ran, the paper is a PDF whose numbers all trace to the
     journal, reviews gave a verdict, and every emitted event is stored.
     """
-    from pod_worker.paper.latex import check_toolchain
+    from pod_worker.paper.typesetting.latex import check_toolchain
     from pod_worker.tasks.catalogue import find_task
 
     check_toolchain()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pod_worker.core.run import Json
-from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact
+from pod_worker.paper.evidence.results import RecordedCurve, RecordedNode, RecordedResults, TaskFact
 from pod_worker.search.tree.journal import read_state
 from pod_worker.search.tree.node import SearchNode
 from pod_worker.search.tree.state import SearchState

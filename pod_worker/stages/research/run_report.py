@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pod_worker.core.stage import Context
 from pod_worker.paper.checks import CheckedPaper
+from pod_worker.paper.evidence.results import RecordedResults, read_json
 from pod_worker.paper.report import ReportTable, render_report
 from pod_worker.paper.report_contents import build_report
-from pod_worker.paper.results import RecordedResults, read_json
 from pod_worker.paper.verdict import ReviewVerdict, StoredReview
 from pod_worker.search.reports.tree_svg import tree_svg
 from pod_worker.search.tree.journal import read_state

@@ -16,7 +16,7 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Context
 from pod_worker.llm.client import MeteredClient
 from pod_worker.llm.spending.limits import SpendCaps
-from pod_worker.paper.latex import LatexTools, check_toolchain
+from pod_worker.paper.typesetting.latex import LatexTools, check_toolchain
 from pod_worker.search.ports import Evaluator
 from pod_worker.search.search import Search
 from pod_worker.search.settings import SearchSettings

@@ -12,11 +12,11 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context
 from pod_worker.paper.checks import CheckedPaper, check_paper
 from pod_worker.paper.citations import collect_references
-from pod_worker.paper.figures import FigureSet
+from pod_worker.paper.evidence.results import RecordedResults, read_json
 from pod_worker.paper.plots import make_figures
-from pod_worker.paper.results import RecordedResults, read_json
 from pod_worker.paper.review import collect_reviews
 from pod_worker.paper.sources import PaperSources
+from pod_worker.paper.typesetting.figures import FigureSet
 from pod_worker.paper.verdict import PASS_OVERALL, ReviewVerdict, decide
 from pod_worker.paper.writing import write_paper, writing_facts
 from pod_worker.stages.literature_index import open_literature

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pod_worker.core.stage import stage_title
-from pod_worker.paper.latex_text import escape
-from pod_worker.paper.numbers import RecordedNumber, ablation_key, stage_key
-from pod_worker.paper.results import RecordedNode, RecordedResults, identical_rows
+from pod_worker.paper.evidence.numbers import RecordedNumber, ablation_key, stage_key
+from pod_worker.paper.evidence.results import RecordedNode, RecordedResults, identical_rows
+from pod_worker.paper.typesetting.latex_text import escape
 
 LABEL_LIMIT = 64
 ABLATION_ROWS_LIMIT = 14

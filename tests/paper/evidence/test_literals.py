@@ -10,10 +10,10 @@ import pytest
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.literature import Work
 from pod_worker.core.research.measure import Metric
-from pod_worker.paper.document import Draft
-from pod_worker.paper.literals import Vocabulary, build_vocabulary, find_literals
-from pod_worker.paper.results import RecordedResults
+from pod_worker.paper.evidence.literals import Vocabulary, build_vocabulary, find_literals
+from pod_worker.paper.evidence.results import RecordedResults
 from pod_worker.paper.sources import PaperSources, document_parts
+from pod_worker.paper.typesetting.document import Draft
 from pod_worker.paper.writing import writing_facts
 from tests.paper.conftest import make_node, make_results
 

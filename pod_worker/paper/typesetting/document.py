@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.paper.bibliography import Citation, cited_keys
-from pod_worker.paper.figures import OWN, PaperFigure
-from pod_worker.paper.latex_text import escape, sanitize
-from pod_worker.paper.numbers import RecordedNumber, by_key
-from pod_worker.paper.tables import PaperTable
+from pod_worker.paper.evidence.numbers import RecordedNumber, by_key
+from pod_worker.paper.typesetting.bibliography import Citation, cited_keys
+from pod_worker.paper.typesetting.figures import OWN, PaperFigure
+from pod_worker.paper.typesetting.latex_text import escape, sanitize
+from pod_worker.paper.typesetting.tables import PaperTable
 
 TEMPLATE = Path(__file__).with_name("template.tex")
 DEFAULT_PAGE_LIMIT = 4

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pod_worker.core.research.measure import estimate
 from pod_worker.core.stage import stage_title
-from pod_worker.paper.results import RecordedCurve, RecordedNode, RecordedResults
+from pod_worker.paper.evidence.results import RecordedCurve, RecordedNode, RecordedResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

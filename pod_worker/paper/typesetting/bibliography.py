@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pod_worker.core.research.literature import Work, family_name, is_same_work, normalized
-from pod_worker.paper.latex_text import escape
+from pod_worker.paper.typesetting.latex_text import escape
 
 _STOP_WORDS = frozenset(["a", "an", "and", "for", "in", "of", "on", "the", "to", "with"])
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pod_worker.core.research.measure import Metric
-from pod_worker.paper.numbers import KEY, build_numbers, by_key, format_estimate, format_value
-from pod_worker.paper.results import RecordedResults, compare, identical_rows
+from pod_worker.paper.evidence.numbers import KEY, build_numbers, by_key, format_estimate, format_value
+from pod_worker.paper.evidence.results import RecordedResults, compare, identical_rows
 from tests.paper.conftest import make_node, without_spread
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pod_worker.core.research.measure import Metric
 from pod_worker.core.stage import stage_title
-from pod_worker.paper.results import RecordedNode, RecordedResults, compare
+from pod_worker.paper.evidence.results import RecordedNode, RecordedResults, compare
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
 DECIMALS_LIMIT = 6

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pod_worker.paper.latex_text import ALLOWED, FORBIDDEN, escape, sanitize
+from pod_worker.paper.typesetting.latex_text import ALLOWED, FORBIDDEN, escape, sanitize
 
 
 def commands(latex: str) -> set[str]:

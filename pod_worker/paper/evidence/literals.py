@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.literature import Work, family_name, normalized
-from pod_worker.paper.results import RecordedResults
+from pod_worker.paper.evidence.results import RecordedResults
 
 _NUMBER = re.compile(r"\d(?:[\d.,]*\d)?")
 _TENS = (
