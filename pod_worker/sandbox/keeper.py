@@ -23,8 +23,9 @@ from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionR
 from pod_worker.core.failure import FailureCode
 from pod_worker.process.oom_kills import OomKillCounter
 from pod_worker.process.tree import ChildExitPipe, kill_tree, reap, send_signal
-from pod_worker.sandbox import program, shared_memory, usage
-from pod_worker.sandbox.confinement import Confinement
+from pod_worker.sandbox import program, usage
+from pod_worker.sandbox.kernel import shared_memory
+from pod_worker.sandbox.kernel.confinement import Confinement
 from pod_worker.sandbox.output import BoundedOutput
 from pod_worker.sandbox.program import SetupReport
 from pod_worker.sandbox.protocol import ExecutionFinished, ExecutionRefused

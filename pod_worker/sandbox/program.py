@@ -29,8 +29,9 @@ import msgspec
 from pod_worker.core.execution import ExecutionRequest
 from pod_worker.core.failure import FailureCode
 from pod_worker.process.tree import die_with_parent
-from pod_worker.sandbox import confinement, preload, shared_memory, syscalls
-from pod_worker.sandbox.confinement import Confinement
+from pod_worker.sandbox import preload
+from pod_worker.sandbox.kernel import confinement, shared_memory, syscalls
+from pod_worker.sandbox.kernel.confinement import Confinement
 
 HOME_FOLDER, SCRATCH_FOLDER = ".home", ".tmp"  # below the folder of the program
 UMASK = 0o007  # the user of the stage shares the group

@@ -30,9 +30,10 @@ from pod_worker.process.tree import (
     reap,
     send_signal,
 )
-from pod_worker.sandbox import identity, protocol, shared_memory
-from pod_worker.sandbox.confinement import Confinement
+from pod_worker.sandbox import identity, protocol
 from pod_worker.sandbox.keeper import Keeper
+from pod_worker.sandbox.kernel import shared_memory
+from pod_worker.sandbox.kernel.confinement import Confinement
 from pod_worker.sandbox.preload import DEFAULT_MODULES, preload
 from pod_worker.sandbox.protocol import (
     CommandDone,

@@ -21,8 +21,8 @@ import pytest
 
 from pod_worker.core.execution import ExecutionEnd, ExecutionResult
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.sandbox import syscalls
 from pod_worker.sandbox.client import SandboxClient
+from pod_worker.sandbox.kernel import syscalls
 from pod_worker.sandbox.starting import LocalStarter
 from tests.sandbox.conftest import Execute
 from tests.sandbox.support import floor, has_own_user, open_python, wait_until

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pod_worker.core.execution import ExecutionRequest
 from pod_worker.process.sandbox_server import server_environment
-from pod_worker.sandbox import identity, program, shared_memory, usage
-from pod_worker.sandbox.landlock import FileRight, known_file_rights
+from pod_worker.sandbox import identity, program, usage
+from pod_worker.sandbox.kernel import shared_memory
+from pod_worker.sandbox.kernel.landlock import FileRight, known_file_rights
 from pod_worker.sandbox.output import BoundedOutput
 from tests.sandbox.support import ROOT, has_own_user, open_python
 
@@ -146,7 +147,7 @@ def test_a_process_with_threads_is_not_confined() -> None:
 import threading
 from pathlib import Path
 from pod_worker.core.execution import ExecutionRequest
-from pod_worker.sandbox.confinement import Confinement
+from pod_worker.sandbox.kernel.confinement import Confinement
 wait = threading.Event()
 threading.Thread(target=wait.wait, daemon=True).start()
 try:

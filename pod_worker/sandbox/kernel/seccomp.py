@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pod_worker.sandbox import syscalls
+from pod_worker.sandbox.kernel import syscalls
 
 _SET_MODE_FILTER = 1
 _LOAD_WORD, _AND, _RETURN = 0x20, 0x54, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_RET|K

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pod_worker.core.execution import ExecutionRequest
-from pod_worker.sandbox import landlock, seccomp, shared_memory, syscalls
-from pod_worker.sandbox.landlock import DEVICE, READ, READ_AND_EXECUTE, WRITE, FileRight, Ruleset
+from pod_worker.sandbox.kernel import landlock, seccomp, shared_memory, syscalls
+from pod_worker.sandbox.kernel.landlock import DEVICE, READ, READ_AND_EXECUTE, WRITE, FileRight, Ruleset
 
 # /etc as a whole is not readable: images keep credentials there, for example RunPod in /etc/rp_environment.
 SYSTEM_PATHS = (

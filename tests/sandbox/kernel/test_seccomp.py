@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pod_worker.sandbox import seccomp, syscalls
+from pod_worker.sandbox.kernel import seccomp, syscalls
 
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000

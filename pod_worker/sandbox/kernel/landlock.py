@@ -15,7 +15,7 @@ from collections.abc import Collection
 from enum import IntFlag
 from pathlib import Path
 
-from pod_worker.sandbox import syscalls
+from pod_worker.sandbox.kernel import syscalls
 
 _CREATE_VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
 _RULE_PATH_BENEATH = 1
