@@ -50,7 +50,7 @@ _COMMON = frozenset(
 
 
 class RecordedSearch:
-    """Implements `core.research.literature.LiteratureSearch` over a folder of JSON files."""
+    """A `core.research.literature.LiteratureSearch` over a folder of JSON files."""
 
     name = "recorded"
 
