@@ -96,7 +96,9 @@ class CommandParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 300.0
     keep_checkpoints: Annotated[int, Meta(ge=1, le=100, description="newest snapshots kept, 1 to 100")] = 3
     sandbox: Annotated[bool, Meta(description="not part of this version: false")] = False
-    tensorboard: Annotated[str, Meta(description="TensorBoard event files; not read by this version")] = ""
+    tensorboard: Annotated[
+        str, Meta(description="folder of the workdir whose TensorBoard event files are read")
+    ] = ""
 
 
 UNITS = {"checkpoint_every": "seconds", "keep_checkpoints": "snapshots"}

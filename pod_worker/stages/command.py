@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pod_worker.command.execution.argv import argv_of
 from pod_worker.command.execution.environment import job_environment, setup_environment
@@ -15,6 +16,7 @@ from pod_worker.command.execution.job_environment import PreparedEnvironment, pr
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.command.params import CommandParams, parse
 from pod_worker.command.reports.events_file import EventsFileReader
+from pod_worker.command.reports.tensorboard import TensorBoardReader
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
 from pod_worker.snapshots.outputs import OutputUploader
@@ -25,8 +27,6 @@ STAGE = "command"
 
 def run_command(context: Context) -> dict[str, Json]:
     params = parse(context.run.params)
-    if params.tensorboard:
-        context.log("TensorBoard event files are not read by this version", "warning")
     folders = JobFolders(context.work_dir, params.checkpoint_dir)
     folders.clear()
     _fill_workdir(context, params, folders)
@@ -52,6 +52,7 @@ def run_command(context: Context) -> dict[str, Json]:
         ) as environment,
         _saving(snapshots, outputs),
         EventsFileReader(folders.events, context),
+        TensorBoardReader(_event_folders(params, folders), context, params.tensorboard),
     ):
         end = _execute(context, params, folders, environment, is_resumed=is_resumed)
     snapshots.snapshot_now("drain" if end.was_stopped else "end")
@@ -73,6 +74,11 @@ def _fill_workdir(context: Context, params: CommandParams, folders: JobFolders) 
         check_out(source.git, source.commit or "", folders.work, env, context.stop)
     elif source.manifest is not None:
         context.fetch_workdir(source.manifest, folders.work)
+
+
+def _event_folders(params: CommandParams, folders: JobFolders) -> list[Path]:
+    """Where TensorBoard files are looked for."""
+    return [folders.outputs, *([folders.work / params.tensorboard] if params.tensorboard else [])]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pod_worker.core.run import Checkpoint, Run, RunStatus
 from pod_worker.process.tree import become_subreaper
 from pod_worker.stages.command import COMMAND
 from pod_worker.stages.context import StageContext, StopFlag
+from tests.command.reports.test_tensorboard import TENSORBOARDX
 from tests.training.context import FolderArtifacts
 
 NEVER = 600.0
@@ -208,6 +210,14 @@ def test_lines_of_the_events_file_become_metrics(job: Job) -> None:
     assert [each.value for each in job.events if isinstance(each, StageMetric)] == [0.5]
 
 
-def test_tensorboard_without_effect_is_said(job: Job) -> None:
+def test_scalars_of_tensorboard_files_become_metrics(job: Job) -> None:
+    source = job.root.parent / "events.out.tfevents.1.host"
+    source.write_bytes(base64.b64decode(TENSORBOARDX))
+    job.execute(run=f"mkdir -p runs; cp {source} runs; cp {source} $OUTPUT_DIR", tensorboard="runs")
+    found = [(each.name, each.value, each.step) for each in job.events if isinstance(each, StageMetric)]
+    assert sorted(found) == [("loss", 0.25, 7), ("work/runs/loss", 0.25, 7)]
+
+
+def test_a_named_tensorboard_folder_that_stays_empty_is_warned_of(job: Job) -> None:
     job.execute(run="true", tensorboard="runs")
-    assert any("TensorBoard" in getattr(each, "message", "") for each in job.events)
+    assert any("no event file below 'runs'" in getattr(each, "message", "") for each in job.events)

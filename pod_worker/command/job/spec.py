@@ -55,7 +55,9 @@ class AfterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class MetricSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where metrics are read from, beside $POD_WORKER_EVENTS."""
 
-    tensorboard: Annotated[str, Meta(description="TensorBoard event files; not read by this version")] = ""
+    tensorboard: Annotated[
+        str, Meta(description="folder of the workdir whose TensorBoard event files are read")
+    ] = ""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

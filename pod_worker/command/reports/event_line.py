@@ -39,7 +39,7 @@ def parse_line(line: bytes, stage: str) -> StageMetric | ProgressLine | Reported
         raise EventLineError("it is no JSON object") from None
     if isinstance(found, dict):
         if "metric" in found:
-            return _metric(found, stage)
+            return checked_metric(found, stage)
         if "progress" in found:
             return ProgressLine(_progress(found["progress"]))
         if "log" in found:
@@ -51,7 +51,8 @@ def _refuse_constant(word: str) -> NoReturn:
     raise EventLineError(f"{word} is no JSON number; leave the value out")
 
 
-def _metric(found: dict[str, Any], stage: str) -> StageMetric:
+def checked_metric(found: dict[str, Any], stage: str) -> StageMetric:
+    """A metric of the fields that a line has. Raises EventLineError."""
     name, step, epoch, unit = (found.get(key) for key in ("metric", "step", "epoch", "unit"))
     if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS:
         raise EventLineError(f"metric must be a text of 1 to {NAME_CHARACTERS} characters")
@@ -71,6 +72,8 @@ def _number(value: Any, what: str) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
+    if math.isnan(number):
+        raise EventLineError(f"{what} is NaN; leave the value out")
     if not math.isfinite(number):
         raise EventLineError(f"{what} is too large for a number")
     return number
