@@ -87,8 +87,8 @@ SUB_LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "cli": (
         ("exit_codes", "startup", "output", "log_output", "document_values"),
-        ("options", "composition", "connection"),
-        ("completion", "config", "downloads", "object_storage"),
+        ("options", "composition", "connection", "progress"),
+        ("completion", "config", "downloads", "uploads", "object_storage"),
         ("pipelines",),
         ("diagnostics", "runs"),
         ("data", "ideas", "queues", "run"),

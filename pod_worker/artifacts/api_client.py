@@ -34,7 +34,7 @@ from pod_worker.artifacts.wire import (
 from pod_worker.core.backoff import full_jitter, is_temporary_status
 from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, Interruption, RunError
-from pod_worker.core.lease import Fence
+from pod_worker.core.lease import Fence, RunWriter
 from pod_worker.core.stage import StopSignal
 
 T = TypeVar("T")
@@ -123,20 +123,21 @@ class RetryingCaller:
 
 
 class ArtifactApiClient:
-    """Speaks for one attempt of one run."""
+    """Speaks for one attempt of one run, or by hand for a run that no worker holds."""
 
     def __init__(
-        self, url: str, token: str | None, fence: Fence, session: requests.Session, retrying: RetryingCaller
+        self, url: str, token: str | None, writer: RunWriter, session: requests.Session, retrying: RetryingCaller
     ) -> None:
         self._url = url
-        self._routes = f"{url.rstrip('/')}/api/runs/{quote(fence.run_id, safe='')}/artifacts"
+        self._routes = f"{url.rstrip('/')}/api/runs/{quote(writer.run_id, safe='')}/artifacts"
         self._auth = BearerAuth(token)  # for this one host: presigned URLs carry their own signature
-        self._fence = fence
+        self._attempt = writer.attempt
+        self._lease_token = writer.token if isinstance(writer, Fence) else None
         self._session = session
         self._retrying = retrying
 
     def presign_put(self, request: PresignRequest) -> UploadGrant:
-        ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
+        ours = replace(request, attempt=self._attempt, lease_token=self._lease_token)
         return msgspec.json.decode(self._call("presign", ours), type=UploadGrant)
 
     def presign_get(self, key: str) -> DownloadUrl:
@@ -148,16 +149,14 @@ class ArtifactApiClient:
 
         It waits however long the reading takes.
         """
-        ours = replace(request, attempt=self._fence.attempt, lease_token=self._fence.token)
+        ours = replace(request, attempt=self._attempt, lease_token=self._lease_token)
         while not (answer := self._call("finalize", ours)):
             self._retrying.sleep(1.0)
         return msgspec.json.decode(answer, type=Finalized).artifact
 
     def abort(self, key: str, upload_id: str) -> None:
-        fence = self._fence
-        self._call(
-            "abort", AbortRequest(key=key, upload_id=upload_id, attempt=fence.attempt, lease_token=fence.token)
-        )
+        ours = AbortRequest(key=key, upload_id=upload_id, attempt=self._attempt, lease_token=self._lease_token)
+        self._call("abort", ours)
 
     def _call(self, route: str, request: PresignRequest | FinalizeRequest | AbortRequest) -> bytes:
         """The response's body; empty for "not yet".

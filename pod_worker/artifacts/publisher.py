@@ -14,7 +14,7 @@ import os
 import random
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
@@ -37,7 +37,7 @@ from pod_worker.artifacts.upload import PendingUpload, Uploader
 from pod_worker.artifacts.wire import ArtifactView
 from pod_worker.core.credentials.bearer import BearerAuth
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.core.lease import Fence
+from pod_worker.core.lease import RunWriter
 from pod_worker.core.payload import ArtifactDetected, ArtifactFailed, ArtifactRegistered, RunLog
 from pod_worker.core.stage import Artifact, ArtifactKind, EventEmitter, StopSignal
 
@@ -60,22 +60,24 @@ class Publisher:
         self,
         control_plane_url: str,
         token: str | None,
-        fence: Fence,
+        writer: RunWriter,
         ledger: UploadLedger,
         emit: EventEmitter,
         stop: StopSignal,
         rng: random.Random,
         budget: RetryBudget | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> None:
-        self._run_id = fence.run_id
-        self._attempt = fence.attempt
+        """`on_sent` gets the number of bytes of each block that leaves."""
+        self._run_id = writer.run_id
+        self._attempt = writer.attempt
         self._ledger = ledger
         self._emit = emit
         self._stop = stop
         self._session = _session()
         self._retrying = RetryingCaller(budget or RetryBudget(), rng, stop, self._warn)
-        self._control = ArtifactApiClient(control_plane_url, token, fence, self._session, self._retrying)
-        self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop)
+        self._control = ArtifactApiClient(control_plane_url, token, writer, self._session, self._retrying)
+        self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop, on_sent)
         self._one_at_a_time = threading.Lock()
 
     def publish(

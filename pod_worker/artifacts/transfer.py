@@ -87,7 +87,15 @@ class FileSlice:
     request.
     """
 
-    def __init__(self, file: BinaryIO, start: int, length: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        start: int,
+        length: int,
+        check: Callable[[], None],
+        on_sent: Callable[[int], None] | None = None,
+    ) -> None:
+        self._on_sent = on_sent
         self._file = file
         self._start = start
         self._length = length
@@ -107,6 +115,8 @@ class FileSlice:
         if not block:
             raise UploadRejectedError("the file shrank while it was being uploaded")
         self._left -= len(block)
+        if self._on_sent is not None:
+            self._on_sent(len(block))
         return block
 
     def __iter__(self) -> Iterator[bytes]:
@@ -122,13 +132,14 @@ def put(
     length: int,
     check: Callable[[], None],
     content_type: str | None = None,
+    on_sent: Callable[[int], None] | None = None,
 ) -> str:
     """Upload `length` bytes from `start`; returns the store's etag.
 
     Raises TransientError, UrlExpiredError, UploadNotFoundError, UploadRejectedError, and what `check` raises.
     """
     # requests would send an empty file-like body as chunked, which S3 refuses.
-    body = FileSlice(file, start, length, check) if length else b""
+    body = FileSlice(file, start, length, check, on_sent) if length else b""
     headers = {"Content-Type": content_type} if content_type else {}
     try:
         answer = session.put(url, data=body, headers=headers, timeout=TIMEOUT_SECONDS, allow_redirects=False)

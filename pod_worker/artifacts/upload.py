@@ -9,6 +9,7 @@ not decide whether the store's copy is right.
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -90,7 +91,9 @@ class Uploader:
         retrying: RetryingCaller,
         ledger: UploadLedger,
         stop: StopSignal,
+        on_sent: Callable[[int], None] | None = None,
     ) -> None:
+        self._on_sent = on_sent
         self._control = control
         self._session = session
         self._retrying = retrying
@@ -143,7 +146,9 @@ class Uploader:
             # The content type of an upload in parts was fixed when it was begun.
             kind = upload.content_type if number == _WHOLE else None
             try:
-                return transfer.put(self._session, url, upload.file, start, length, self._stop.check, kind)
+                return transfer.put(
+                    self._session, url, upload.file, start, length, self._stop.check, kind, self._on_sent
+                )
             except UrlExpiredError as error:
                 expired += 1
                 if expired >= _EXPIRED_LIMIT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -51,8 +51,10 @@ class ArtifactDownloader:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def download(self, row: ArtifactRow, target: Path) -> str:
-        """The hash that was checked.
+    def download(
+        self, row: ArtifactRow, target: Path, on_received: Callable[[int], None] = lambda count: None
+    ) -> str:
+        """The hash that was checked; `on_received` gets the number of bytes of each block.
 
         Raises CommandError; writes nothing under the target's name then.
         """
@@ -67,6 +69,7 @@ class ArtifactDownloader:
                     )
                 digest.update(block)
                 out.write(block)
+                on_received(len(block))
             if row.sha256 and digest.hexdigest() != row.sha256:
                 raise CommandError(
                     f"{row.key} arrived with another hash than was registered. The stored object is damaged: "

@@ -7,11 +7,12 @@ was cut off goes on where the last finished pack ended. Temporary errors are rep
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 import requests
@@ -124,9 +125,7 @@ class ContentClient:
         except ContentUploadError as error:
             if error.code != "content_missing":
                 raise
-        self._send_pack(file.resolve().parent, [entry])
-        if progress:
-            progress(UploadProgress(entry.bytes, entry.bytes))
+        self._send(file.resolve().parent, [entry], progress)
         return self._post("/api/content/data", request, DataSetView)
 
     def data_sets(self) -> list[DataSetView]:
@@ -139,13 +138,17 @@ class ContentClient:
 
     def _send(self, root: Path, files: list[FileEntry], progress: Report | None) -> None:
         total, sent = sum(each.bytes for each in files), 0
-        for pack in packs_of(files):
-            self._send_pack(root, pack)
-            sent += sum(each.bytes for each in pack)
-            if progress:
-                progress(UploadProgress(sent, total))
 
-    def _send_pack(self, root: Path, files: list[FileEntry]) -> None:
+        def report(count: int) -> None:
+            if progress:
+                progress(UploadProgress(sent + count, total))
+
+        for pack in packs_of(files):
+            self._send_pack(root, pack, report)
+            sent += sum(each.bytes for each in pack)
+
+    def _send_pack(self, root: Path, files: list[FileEntry], report: Callable[[int], None]) -> None:
+        """`report` gets the bytes of this pack that were sent so far."""
         size = sum(each.bytes for each in files)
         if size > OBJECT_LIMIT_BYTES:
             raise ContentUploadError(f"{files[0].path!r} has more than 5 GiB: split it into several files")
@@ -155,11 +158,9 @@ class ContentClient:
 
         def attempt() -> None:
             grant = self._decoded(self._request("POST", "/api/content/packs/presign", b""), PackGrant)
-            if body is not None:
-                self._put(grant.url, body)
-            else:
-                with open(root / files[0].path, "rb") as file:
-                    self._put(grant.url, file)
+            with io.BytesIO(body) if body is not None else open(root / files[0].path, "rb") as file:
+                self._put(grant.url, _CountedBody(file, size, report) if size else b"")
+            report(size)
             request = PackFinalizeRequest(key=grant.key, sha256=sha256, bytes=size, files=parts)
             encoded = msgspec.json.encode(request)
             self._decoded(self._request("POST", "/api/content/packs/finalize", encoded), PackFinalized)
@@ -214,6 +215,23 @@ class ContentClient:
         except TemporaryRequestError as error:
             fix = "check that it is up, then submit again: finished parts are kept"
             raise ContentUploadError(f"the control plane at {self._client.url}: {error}: {fix}") from None
+
+
+class _CountedBody:
+    """A file-like body of a request; `report` gets how much of it was read."""
+
+    def __init__(self, file: BinaryIO, size: int, report: Callable[[int], None]) -> None:
+        self._file, self._size, self._report = file, size, report
+        self._read = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, count: int = -1) -> bytes:
+        block = self._file.read(count)
+        self._read += len(block)
+        self._report(self._read)
+        return block
 
 
 def packs_of(files: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:

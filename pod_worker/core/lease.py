@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,17 @@ class Fence:
     run_id: str
     attempt: int
     token: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnleasedRun:
+    """Writes for a run that no worker holds, as a person does by hand."""
+
+    run_id: str
+    attempt: int
+
+
+RunWriter: TypeAlias = Fence | UnleasedRun
 
 
 @dataclass(frozen=True, slots=True)

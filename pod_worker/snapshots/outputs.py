@@ -27,6 +27,8 @@ from pod_worker.snapshots.output_kinds import output_kind
 FILES_LIMIT = 10_000
 BYTES_LIMIT = 1 << 40
 INDEX_NAME = "outputs.json"
+INDEX_ROLE = "outputs"
+INDEXED_FOLDERS = ("outputs/", "work/")  # where the names of the index begin
 _POLL_SECONDS = 10.0
 _SETTLE_SECONDS = 30.0
 _SCAN_SHARE = 50  # a pause is this many times longer than the scan before it
@@ -231,7 +233,7 @@ class OutputUploader:
         ]
         path = self._context.work_dir / INDEX_NAME
         path.write_bytes(msgspec.json.encode(rows))
-        made = self._context.artifacts.publish(path, ArtifactKind.DATA, INDEX_NAME, "outputs")
+        made = self._context.artifacts.publish(path, ArtifactKind.DATA, INDEX_NAME, INDEX_ROLE)
         path.unlink()
         return [made]
 

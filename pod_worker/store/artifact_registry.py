@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.write_concern import WriteConcern
 
-from pod_worker.core.lease import Fence
+from pod_worker.core.lease import Fence, RunWriter
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_keys
@@ -58,17 +57,6 @@ class RunOwner:
 
     attempt: int
     is_leased: bool
-
-
-@dataclass(frozen=True, slots=True)
-class UnleasedRun:
-    """Writes for a run that no worker holds, as a person does by hand."""
-
-    run_id: str
-    attempt: int
-
-
-RunWriter: TypeAlias = Fence | UnleasedRun
 
 
 def owner_of(database: Mongo, run_id: str) -> RunOwner | None:

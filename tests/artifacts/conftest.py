@@ -221,7 +221,7 @@ def publisher(plane: Plane, fence: Fence, events: Events, stop: Stop, tmp_path: 
         settings: dict[str, Any] = {
             "control_plane_url": plane.url,
             "token": TOKEN,
-            "fence": fence,
+            "writer": fence,
             "ledger": UploadLedger(tmp_path / "work" / "artifacts.jsonl"),
             "emit": events,
             "stop": stop,

@@ -70,12 +70,12 @@ def test_a_later_attempt_asks_and_uploads_nothing(
     path = file(10)
     first = publisher().publish(path, DATA)
     plane.database["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 3, "leaseToken": "token3"}})
-    later = publisher(fence=Fence("run1", 3, "token3"))
+    later = publisher(writer=Fence("run1", 3, "token3"))
     assert later.publish(path, DATA) == first
     assert len(puts) == 1
     plane.database["artifacts"].delete_many({})  # pruned: the ledger alone does not decide
     plane.store.delete(first.key)
-    again = publisher(fence=Fence("run1", 4, "token4"))
+    again = publisher(writer=Fence("run1", 4, "token4"))
     plane.database["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 4, "leaseToken": "token4"}})
     assert again.publish(path, DATA).key == "runs/run1/4/result.bin"
     assert len(puts) == 2
@@ -170,7 +170,7 @@ def test_a_run_lost_during_the_upload_registers_nothing(
 
 def test_an_unknown_run_and_a_wrong_token_are_named(publisher: Any, file: Any, events: Any) -> None:
     with pytest.raises(RunError, match="no run 'run9'") as raised:
-        publisher(fence=Fence("run9", 1, "t")).publish(file(10), DATA)
+        publisher(writer=Fence("run9", 1, "t")).publish(file(10), DATA)
     assert raised.value.code is FailureCode.STORAGE
     with pytest.raises(RunError, match="CONTROL_PLANE_TOKEN") as raised:
         publisher(token="secret-guess").publish(file(10), DATA)

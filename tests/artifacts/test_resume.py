@@ -116,7 +116,7 @@ def test_a_drained_upload_goes_on_in_the_next_attempt_on_this_pod(
     _drain_after(4, publisher(), path, ledger, stop)
     plane.database["runs"].update_one({"_id": "run1"}, {"$set": {"attempt": 3, "leaseToken": "token3"}})
     seen = _noted_starts(plane)
-    made = publisher(fence=Fence("run1", 3, "token3")).publish(path, DATA)
+    made = publisher(writer=Fence("run1", 3, "token3")).publish(path, DATA)
     assert made.key == "runs/run1/2/result.bin"  # begun by attempt 2
     assert seen() == [{1, 2, 3, 4}]
     assert plane.store.sha256(made.key).sha256 == made.sha256

@@ -73,13 +73,13 @@ def store(s3: Any) -> ObjectStore:
 def publish(db: Any, store: ObjectStore, tmp_path: Path) -> Any:
     db["runs"].insert_one({"_id": "run1", "status": "RUNNING", "attempt": 2, "leaseToken": "t"})
 
-    def put(name: str, body: bytes, attempt: int = 2) -> str:
+    def put(name: str, body: bytes, attempt: int = 2, kind: str = "data", role: str | None = None) -> str:
         path, sha = tmp_path / "body", hashlib.sha256(body).hexdigest()
         path.write_bytes(body)
         key = f"runs/run1/{attempt}/{name}"
         store.put(key, path)
-        made = Artifact(key, len(body), sha, "data", "text/plain")
-        assert artifact_registry.register(db, f"run1:data:{sha}", Fence("run1", 2, "t"), made)
+        made = Artifact(key, len(body), sha, kind, "text/plain", role)
+        assert artifact_registry.register(db, f"run1:{kind}:{sha}", Fence("run1", 2, "t"), made)
         return key
 
     return put

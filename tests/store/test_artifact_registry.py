@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from pod_worker.core.lease import Fence
+from pod_worker.core.lease import Fence, RunWriter, UnleasedRun
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_registry
-from pod_worker.store.artifact_registry import RunWriter, UnleasedRun
 from pod_worker.store.mongo import ensure_indexes
 
 ARTIFACT = Artifact("runs/run1/2/a.txt", 5, "aa" * 32, "data", "text/plain")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from pod_worker.cli.composition import load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say, size
+from pod_worker.cli.progress import ByteProgress
 from pod_worker.content.git_state import git_state
 from pod_worker.content.tree import Tree, TreeError, TreeLimits, scan
-from pod_worker.content.upload_client import ContentClient, ContentUploadError, UploadProgress
+from pod_worker.content.upload_client import ContentClient, ContentUploadError
 from pod_worker.core.credentials.secret import revealed
 from pod_worker.core.run import Json
 
@@ -58,23 +58,11 @@ def missing_bytes(tree: Tree) -> int | None:
 
 def upload(tree: Tree) -> None:
     """Send what the control plane does not have. Raises CommandError."""
-    shown = 0
-
-    def report(progress: UploadProgress) -> None:
-        nonlocal shown
-        percent = 100 * progress.sent // max(progress.total, 1)
-        if percent > shown and sys.stderr.isatty():
-            shown = percent
-            sys.stderr.write(f"\rupload: {percent} % of {size(progress.total)} ")
-            sys.stderr.flush()
-
     try:
-        _client().upload(tree, report)
+        with ByteProgress("upload") as progress:
+            _client().upload(tree, lambda sent: progress.update(sent.sent, sent.total))
     except ContentUploadError as error:
         raise CommandError(f"the workdir was not uploaded: {error}", ExitCode.TEMPORARY) from None
-    finally:
-        if shown:
-            sys.stderr.write("\n")
     say(f"workdir: {tree.files} files, {size(tree.bytes)} from {tree.root}")
 
 

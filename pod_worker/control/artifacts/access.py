@@ -13,9 +13,8 @@ from pod_worker.artifacts.wire import AbortRequest, ArtifactView, FinalizeReques
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import rfc3339
 from pod_worker.core.identifiers.content_hash import is_sha256
-from pod_worker.core.lease import Fence
+from pod_worker.core.lease import Fence, RunWriter, UnleasedRun
 from pod_worker.store import artifact_registry as registry
-from pod_worker.store.artifact_registry import RunWriter, UnleasedRun
 from pod_worker.store.mongo import Mongo
 
 OBJECT_LIMIT_BYTES = 5 * 1024**4  # S3's limit on one object

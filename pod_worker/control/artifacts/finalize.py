@@ -38,11 +38,11 @@ from pod_worker.control.artifacts.access import (
     parse_upload_key,
 )
 from pod_worker.control.web.problem import ProblemError
+from pod_worker.core.lease import RunWriter
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_keys
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.artifact_keys import KeyDoomedError
-from pod_worker.store.artifact_registry import RunWriter
 from pod_worker.store.mongo import Mongo
 
 _FORGET_SECONDS = 300.0

@@ -42,10 +42,11 @@ from pod_worker.control.artifacts.finalize import ArtifactFinalizer
 from pod_worker.control.web.body import read_body
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.lease import RunWriter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.store import artifact_keys, content_index
 from pod_worker.store import artifact_registry as registry
-from pod_worker.store.artifact_registry import ArtifactRow, RunWriter
+from pod_worker.store.artifact_registry import ArtifactRow
 from pod_worker.store.mongo import Mongo
 
 URL_SECONDS = 3600

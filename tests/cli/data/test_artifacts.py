@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,77 @@ def test_unknown_runs_and_runs_without_artifacts_are_told_apart(cli: Cli, db: Da
     db.runs.insert_one({"_id": "r1", "status": "QUEUED"})
     result = cli("artifacts", "list", "r1")
     assert (result.code, "no artifacts" in result.err) == (0, True)
+
+
+def _index(publish: Any, rows: list[tuple[str, str, int]]) -> None:
+    """The index of outputs as the command's stage publishes it."""
+    found = [{"name": name, "key": key, "sha256": "0" * 64, "bytes": 1, "mode": mode} for name, key, mode in rows]
+    publish("outputs.json", json.dumps(found).encode(), role="outputs")
+
+
+def test_outputs_get_their_folder_tree_back(cli: Cli, publish: Any) -> None:
+    """Equal files are one artifact, and a second version has a key with a suffix."""
+    same = publish("outputs/a/same.txt", b"same")
+    publish("outputs/log.txt", b"first")
+    newest = publish("outputs/log.0123456789ab.txt", b"second")
+    rows = [
+        ("outputs/a/same.txt", same, 0o644),
+        ("outputs/b/tool", same, 0o755),
+        ("outputs/log.txt", newest, 0o644),
+    ]
+    _index(publish, [*rows, ("outputs/../../outside", same, 0o644), ("outputs/other", "runs/other/1/x", 0o644)])
+    done = cli("artifacts", "get", "run1", "outputs")
+    assert done.code == 0, done.err
+    found = {str(path): path.read_text() for path in Path("outputs").rglob("*") if path.is_file()}
+    assert found == {"outputs/a/same.txt": "same", "outputs/b/tool": "same", "outputs/log.txt": "second"}
+    assert os.access("outputs/b/tool", os.X_OK)
+    assert not os.access("outputs/log.txt", os.X_OK)
+    assert not Path("../outside").exists()
+
+
+def test_an_index_that_a_program_wrote_is_not_believed(cli: Cli, publish: Any) -> None:
+    publish("outputs/a.txt", b"a")
+    publish("outputs.json", b"[1", role="outputs")
+    done = cli("artifacts", "get", "run1", "outputs")
+    assert (done.code, Path("outputs/a.txt").read_bytes()) == (0, b"a")
+    assert "no index of outputs" in done.err
+
+
+def test_a_kind_selects(cli: Cli, publish: Any) -> None:
+    publish("a.txt", b"a", kind="log")
+    publish("b.txt", b"b")
+    assert cli("artifacts", "get", "run1", "--kind", "log").code == 0
+    assert [path.name for path in Path.cwd().glob("*.txt")] == ["a.txt"]
+    refused = cli("artifacts", "get", "run1", "b.txt", "--kind", "log")
+    assert (refused.code, "of kind log" in refused.err) == (3, True)
+
+
+def test_a_file_is_put_into_a_run_that_no_worker_holds(
+    cli: Cli, db: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db["runs"].insert_one({"_id": "done", "name": "mine", "status": "COMPLETED", "attempt": 3})
+    (tmp_path / "eval.csv").write_text("a,b\n")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    put = cli("artifacts", "put", "mine", "eval.csv", "--name", "later/eval.csv")
+    assert (put.code, put.out) == (0, "runs/done/3/later/eval.csv\n"), put.err
+    assert "100 % of 4 B" in put.err
+    got = cli("artifacts", "get", "mine", "later", "--kind", "data", "-o", "back")
+    assert got.code == 0, got.err
+    assert (tmp_path / "back/later/eval.csv").read_text() == "a,b\n"
+    assert "100 % of 4 B" in got.err
+    again = cli("artifacts", "put", "mine", "eval.csv", "--name", "other.csv")
+    assert again.out == put.out
+    assert "these bytes already" in again.err
+
+
+def test_a_file_for_a_run_that_a_worker_holds_is_refused(cli: Cli, publish: Any, tmp_path: Path) -> None:
+    publish("a.txt", b"a")
+    (tmp_path / "x").write_text("x")
+    refused = cli("artifacts", "put", "run1", "x")
+    assert refused.code == 1
+    assert "held by a worker" in refused.err
+    assert cli("artifacts", "put", "run1", "x", "--name", "../x").code == 2
+    assert cli("artifacts", "put", "none", "x").code == 3
 
 
 def test_the_picture_of_a_search_tree_is_downloaded(cli: Cli, publish: Any, tmp_path: Path) -> None:

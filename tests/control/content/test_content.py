@@ -106,7 +106,7 @@ def test_a_second_upload_sends_what_changed(client: ContentClient, store: Db, fo
     client.upload(scan(folder), lambda progress: sent.append(progress.total))
     (folder / "new").write_text("12345")
     client.upload(scan(folder), lambda progress: sent.append(progress.total))
-    assert sent == [7 + 12_800, 5]
+    assert list(dict.fromkeys(sent)) == [7 + 12_800, 5]
     assert store["content_packs"].count_documents({}) == 2
 
 
