@@ -111,7 +111,7 @@ def _download(downloader: ArtifactDownloader, missing: list[tuple[_File, Path]])
 @click.option("--kind", type=click.Choice(KINDS), help="[default: by the end of the name]")
 @json_option
 def put(run_id: str, file: Path, name: str | None, kind: str | None, as_json: bool) -> None:
-    """Upload a file as an artifact of a run that no worker holds, and print its key."""
+    """Add a file to a run that no worker holds."""
     settings = load_settings()
     run = resolve_run(ReadModels(open_store(settings).database), run_id)
     name = name or file.name
