@@ -48,7 +48,7 @@ def run_files(rows: list[ArtifactRow], downloader: ArtifactDownloader) -> dict[s
 
 
 def _is_superseded(name: str, row: ArtifactRow, index: ArtifactRow) -> bool:
-    """Whether the index decides which outputs of this attempt, or one before it, count."""
+    """Whether the index decides about an output: it was written later."""
     if not name.startswith(INDEXED_FOLDERS) or row.created_at is None or index.created_at is None:
         return False
     return (row.attempt or 0) <= (index.attempt or 0) and row.created_at <= index.created_at
