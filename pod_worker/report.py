@@ -1,7 +1,8 @@
 """Report metrics, progress and log lines from a program that pod_worker executes.
 
-Standard library only. Outside a run each function does nothing; the first call prints one warning. One line is one
-write to the file $POD_WORKER_EVENTS, so threads and processes may report at the same time.
+Standard library only, and one file: the worker puts it on the path of every Python that a job starts. Outside a
+run each function does nothing; the first call prints one warning. One line is one write to the file
+$POD_WORKER_EVENTS, so threads and processes may report at the same time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ def log(message: str, level: str = "info") -> None:
     _write({"log": message, "level": level})
 
 
+def checkpoint() -> None:
+    """Ask for a snapshot of $CHECKPOINT_DIR now, and go on.
+
+    Call it after a checkpoint was written: the worker reads the folder in a thread of its own.
+    """
+    _write({"checkpoint": True})
+
+
 def should_stop() -> bool:
     """Whether the run was asked to stop; save a checkpoint and end then."""
     path = os.environ.get("POD_WORKER_STOP_FILE")
@@ -52,7 +61,7 @@ def _write(line: dict[str, Any]) -> None:
         data = (_encode(line) + "\n").encode()
         if (count := os.write(_fd, data)) < len(data):
             _complete(data[count:])
-    except (OSError, TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # also of the value: a tensor of two elements raises RuntimeError
         _warn(f"a report was not written: {error}")
 
 
@@ -82,4 +91,7 @@ def _warn(message: str) -> None:
     global _has_warned
     if not _has_warned:
         _has_warned = True
-        print(f"pod_worker.report: {message}", file=sys.stderr)
+        try:
+            print(f"pod_worker.report: {message}", file=sys.stderr)
+        except (OSError, ValueError):  # closed
+            pass

@@ -40,6 +40,7 @@ LEVELS = (
         "store",
         "pods",
         "fake_runpod",
+        "integrations",
     ),
     ("stages", "pipeline_plugins"),
     ("pipelines",),

@@ -26,13 +26,13 @@ def test_each_report_is_one_line_also_from_a_forked_process(tmp_path):
         "report.metric('loss', 0.3, 10, epoch=0.5)\n"
         "child = os.fork()\nreport.progress(0.4)\n"
         "if not child: os._exit(0)\n"
-        "os.waitpid(child, 0)\nreport.log('done', 'warning')\nprint(report.should_stop())",
+        "os.waitpid(child, 0)\nreport.log('done', 'warning')\nreport.checkpoint()\nprint(report.should_stop())",
         POD_WORKER_EVENTS=str(events),
         POD_WORKER_STOP_FILE=str(stop),
     )
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     assert lines[0] == {"metric": "loss", "value": 0.3, "step": 10, "epoch": 0.5}
-    assert lines[1:] == [{"progress": 0.4}] * 2 + [{"log": "done", "level": "warning"}]
+    assert lines[1:] == [{"progress": 0.4}] * 2 + [{"log": "done", "level": "warning"}, {"checkpoint": True}]
     assert done.stdout.strip() == "True"
 
 
@@ -90,3 +90,19 @@ def test_a_short_write_is_completed_and_a_failed_one_ends_its_line(tmp_path):
     lines = events.read_text().splitlines()
     assert [json.loads(lines[0])["metric"], lines[1], json.loads(lines[2])["metric"]] == ["a", '{"m', "c"]
     assert "No space left" in done.stderr
+
+
+def test_no_report_ends_the_program(tmp_path):
+    program = (
+        "import sys\nfrom pod_worker import report\n"
+        "class Value:\n"
+        "    def __float__(self): raise RuntimeError('a tensor with 2 elements')\n"
+        "sys.stderr.close()\n"
+        "report.metric('a', Value())\nreport.metric('b', 1)\nreport.checkpoint()"
+    )
+    events = tmp_path / "events.ndjson"
+    execute(program, POD_WORKER_EVENTS=str(events))
+    assert len(events.read_text().splitlines()) == 2
+    events.unlink()
+    events.mkdir()
+    execute(program, POD_WORKER_EVENTS=str(events))

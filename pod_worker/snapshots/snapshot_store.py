@@ -33,6 +33,7 @@ from pod_worker.snapshots.restoring import CorruptChunkError, replace_folder, re
 from pod_worker.snapshots.saved import STATE_KEY, SavedSnapshot, decode_saved, encode_saved
 
 _POLL_SECONDS = 1.0
+REQUEST_PAUSE_SECONDS = 10.0  # requests of the command that come sooner are joined
 _SCAN_SHARE = 50  # a pause is this many times longer than the scan before it
 _WAIT_SECONDS = 86_400.0  # for an upload in progress at the end; the supervisor ends one that takes too long
 
@@ -63,6 +64,8 @@ class SnapshotStore:
         self._digest = b""  # of the folder as it is in the newest snapshot
         self._seen_digest = b""
         self._next_at = 0.0
+        self._requested = threading.Event()
+        self._next_request_at = 0.0
         self._said: set[str] = set()
         pause = (every_seconds, max(every_seconds, 30.0))
         self._thread = SupervisedThread(
@@ -155,6 +158,11 @@ class SnapshotStore:
         """End the thread, after a snapshot in progress."""
         self._thread.stop(_WAIT_SECONDS)
 
+    def request_snapshot(self) -> None:
+        """Take a snapshot of a changed folder in the thread, before its time."""
+        self._requested.set()
+        self._thread.wake()
+
     def snapshot_now(self, reason: str) -> bool:
         """Save the folder as it is now; True: the newest snapshot is the folder.
 
@@ -171,7 +179,9 @@ class SnapshotStore:
             except (RunError, UnreadableError, OSError) as problem:
                 self._warn(f"no snapshot ({reason}), the checkpoints stay on this pod only: {problem}")
             finally:
-                self._next_at = time.monotonic() + self._every_seconds
+                now = time.monotonic()
+                self._next_at = now + self._every_seconds
+                self._next_request_at = now + REQUEST_PAUSE_SECONDS
             return False
 
     def _take(self, reason: str) -> bool:
@@ -243,17 +253,25 @@ class SnapshotStore:
 
     def _poll(self) -> float | None:
         began = time.monotonic()
+        is_requested = self._take_request()  # before the scan, which then sees all that the command wrote before
         try:
             with OpenedFolder(self._folder) as opened:
                 digest = opened.scan().digest()
             cost = time.monotonic() - began
-            if self._is_due(digest):
-                self.snapshot_now("change")
+            is_due = self._is_due(digest)
+            if is_due or (is_requested and digest != self._digest):
+                self.snapshot_now("request" if is_requested else "change")
         except FileNotFoundError:
             return _POLL_SECONDS  # the command deleted the folder, and may make it again
         except Interruption:
             return None  # the thread that waits for the command sees it too
         return max(min(_POLL_SECONDS, self._every_seconds / 4), cost * _SCAN_SHARE)
+
+    def _take_request(self) -> bool:
+        if not self._requested.is_set() or time.monotonic() < self._next_request_at:
+            return False
+        self._requested.clear()
+        return True
 
     def _is_due(self, digest: bytes) -> bool:
         """Whether the folder changed, and is quiet since the last look.

@@ -51,7 +51,7 @@ def run_command(context: Context) -> dict[str, Json]:
             log=context.log,
         ) as environment,
         _saving(snapshots, outputs),
-        EventsFileReader(folders.events, context),
+        EventsFileReader(folders.events, context, snapshots.request_snapshot),
         TensorBoardReader(_event_folders(params, folders), context, params.tensorboard),
     ):
         end = _execute(context, params, folders, environment, is_resumed=is_resumed)

@@ -11,7 +11,7 @@ import pytest
 
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.snapshots import draft as drafts
-from pod_worker.snapshots import packs
+from pod_worker.snapshots import packs, snapshot_store
 from pod_worker.snapshots.folder import FolderScan, OpenedFolder
 from pod_worker.snapshots.snapshot_store import SnapshotStore
 from tests.training.context import FolderContext
@@ -295,3 +295,29 @@ def _is_saved_before_crash(made: SnapshotStore, context: FolderContext, crash_at
         except KilledError:
             pass
     return context.saved_state != before
+
+
+def test_a_request_is_served_without_waiting_and_several_are_joined(
+    context: FolderContext, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken_after(text: str, *, is_requested: bool) -> bool:
+        if text:
+            (folder / "step").write_text(text)
+        if is_requested:
+            saved.request_snapshot()
+        before = saved._number
+        saved._poll()
+        return saved._number > before
+
+    saved = store(context)
+    monkeypatch.setattr(snapshot_store, "REQUEST_PAUSE_SECONDS", 0.0)
+    (folder / "step").write_text("0")
+    saved.snapshot_now("first")
+    assert not taken_after("1", is_requested=False)
+    assert taken_after("2", is_requested=True)
+    assert not taken_after("", is_requested=True)  # nothing changed
+    monkeypatch.setattr(snapshot_store, "REQUEST_PAUSE_SECONDS", 600.0)
+    assert taken_after("3", is_requested=True)
+    assert not taken_after("4", is_requested=True)
+    saved._next_request_at = 0.0
+    assert taken_after("5", is_requested=False)  # the request before was kept

@@ -16,6 +16,7 @@ from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode
 from pod_worker.core.payload import Payload, StageMetric
 from pod_worker.core.run import Checkpoint, Run, RunStatus
 from pod_worker.process.tree import become_subreaper
+from pod_worker.snapshots import snapshot_store
 from pod_worker.stages.command import COMMAND
 from pod_worker.stages.context import StageContext, StopFlag
 from tests.command.reports.test_tensorboard import TENSORBOARDX
@@ -153,6 +154,18 @@ def test_another_pod_has_the_checkpoints_of_the_last_snapshot(job: Job, tmp_path
     other.state = job.state
     other.store = job.store
     other.execute(attempt=2, run="test $RESUME = 1; test $(cat $CHECKPOINT_DIR/step) = 5")
+
+
+def test_the_command_decides_when_a_snapshot_is_taken(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a Python without pod_worker; between two of them it waits for the first."""
+    monkeypatch.setattr(snapshot_store, "REQUEST_PAUSE_SECONDS", 0.0)
+    report = "/usr/bin/python3 -c 'from pod_worker import report; report.checkpoint()'"
+    saved = [
+        f"until ls {job.store}/runs/*/1/snapshots/00000{number}.manifest; do sleep 0.02; done" for number in (1, 2)
+    ]
+    lines = [f"echo {number} > $CHECKPOINT_DIR/step; {report}; {wait}" for number, wait in enumerate(saved)]
+    job.execute(run="\n".join(lines))
+    assert len(job.state["snapshots"]) >= 2
 
 
 def test_outputs_are_uploaded_also_when_the_command_fails(job: Job) -> None:

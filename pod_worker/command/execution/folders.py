@@ -43,7 +43,7 @@ class JobFolders:
 
     @property
     def modules(self) -> Path:
-        """On PYTHONPATH of an interpreter of its own: `pod_worker` alone."""
+        """On PYTHONPATH: `pod_worker.report` for the Python of a job."""
         return self.root / "modules"
 
     def clear(self) -> None:

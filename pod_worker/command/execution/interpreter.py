@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pod_worker
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.process.removal import remove
 
 VENV = "venv"
+REPORT, INTEGRATIONS = "report.py", "integrations"  # what a job may import
 OVERLAY = "import site; site.addsitedir({!r})\n"
 
 
@@ -104,12 +106,14 @@ def provide_programs(folder: Path) -> list[Path]:
 
 
 def provide_modules(folder: Path) -> str:
-    """A folder for PYTHONPATH that holds `pod_worker` alone.
+    """A folder for PYTHONPATH: `pod_worker.report` and its integrations.
 
-    A venv of its own can then import pod_worker.report.
+    The package in it has no __init__.py. So an interpreter with pod_worker installed goes on using that one, and
+    no other module of the worker becomes visible. The files are copies: a program may change them.
     """
-    folder.mkdir(exist_ok=True)
-    link = folder / "pod_worker"
-    if not link.is_symlink():
-        link.symlink_to(Path(pod_worker.__file__).resolve().parent)
+    source, target = Path(pod_worker.__file__).parent, folder / "pod_worker"
+    remove(folder)
+    target.mkdir(parents=True)
+    shutil.copyfile(source / REPORT, target / REPORT)
+    shutil.copytree(source / INTEGRATIONS, target / INTEGRATIONS, ignore=shutil.ignore_patterns("__pycache__"))
     return str(folder)

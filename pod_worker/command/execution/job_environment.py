@@ -54,8 +54,9 @@ def prepared(
     `env` has the variables of setup. Raises RunError: ENVIRONMENT for an interpreter that cannot be had, and the
     failure of setup.
     """
+    modules = interpreter.provide_modules(folders.modules)
     if not interpreter.needs_venv(python, setup):
-        yield PreparedEnvironment(interpreter.provide_programs(folders.programs), {})
+        yield PreparedEnvironment(interpreter.provide_programs(folders.programs), {"PYTHONPATH": modules})
         return
     key = environment_key(folders.work, python, setup, lock_files)
     began = time.monotonic()
@@ -65,7 +66,7 @@ def prepared(
         interpreter.create_venv(python, folder, env)
         before = changed_files.state_of(folders.work)
         if setup.strip():
-            _run_setup(setup, folders.work, _environment(folder, folders, python).complete(env), stop)
+            _run_setup(setup, folders.work, _environment(folder, modules).complete(env), stop)
         changed_files.save(folders.work, before, folder)
 
     with CacheFolders(folders.root.parent / ENVIRONMENTS).used(key, build, stop) as (folder, was_there):
@@ -73,13 +74,11 @@ def prepared(
             changed_files.apply(folder, folders.work)
         how = "from the cache" if was_there else "prepared"
         log(f"environment {key[:12]}: {how} in {time.monotonic() - began:.1f} s")
-        yield _environment(folder, folders, python)
+        yield _environment(folder, modules)
 
 
-def _environment(folder: Path, folders: JobFolders, python: str) -> PreparedEnvironment:
-    variables = interpreter.venv_variables(folder)
-    if python:
-        variables["PYTHONPATH"] = interpreter.provide_modules(folders.modules)
+def _environment(folder: Path, modules: str) -> PreparedEnvironment:
+    variables = {**interpreter.venv_variables(folder), "PYTHONPATH": modules}
     return PreparedEnvironment([folder / interpreter.VENV / "bin"], variables)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from pod_worker.core.payload import LOG_MESSAGE_BYTES, StageMetric
 
@@ -24,12 +24,20 @@ class ProgressLine:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointLine:
+    """The program asks for a snapshot of its checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportedText:
     message: str
     level: str
 
 
-def parse_line(line: bytes, stage: str) -> StageMetric | ProgressLine | ReportedText:
+ReportedEvent: TypeAlias = StageMetric | ProgressLine | ReportedText | CheckpointLine
+
+
+def parse_line(line: bytes, stage: str) -> ReportedEvent:
     """Raises EventLineError with the cause."""
     try:
         found = json.loads(line, parse_constant=_refuse_constant)
@@ -44,7 +52,9 @@ def parse_line(line: bytes, stage: str) -> StageMetric | ProgressLine | Reported
             return ProgressLine(_progress(found["progress"]))
         if "log" in found:
             return _text(found)
-    raise EventLineError("it is no JSON object with metric, progress or log")
+        if found.get("checkpoint") is True:
+            return CheckpointLine()
+    raise EventLineError("it is no JSON object with metric, progress, log or checkpoint")
 
 
 def _refuse_constant(word: str) -> NoReturn:

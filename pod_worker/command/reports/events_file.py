@@ -7,9 +7,16 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from pod_worker.command.reports.event_line import EventLineError, ProgressLine, ReportedText, parse_line
+from pod_worker.command.reports.event_line import (
+    CheckpointLine,
+    EventLineError,
+    ProgressLine,
+    ReportedText,
+    parse_line,
+)
 from pod_worker.command.reports.rate_limit import MetricLimit
 from pod_worker.core.payload import StageProgress
 from pod_worker.core.stage import Context
@@ -26,11 +33,12 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class EventsFileReader:
     """One thread reads what was appended; `close` reads the rest.
 
-    A file that was replaced or became shorter is read from its beginning.
+    A file that was replaced or became shorter is read from its beginning. `on_checkpoint` is called when the
+    program asks for a snapshot of its checkpoints.
     """
 
-    def __init__(self, path: Path, context: Context) -> None:
-        self._path, self._context = path, context
+    def __init__(self, path: Path, context: Context, on_checkpoint: Callable[[], object] = lambda: None) -> None:
+        self._path, self._context, self._on_checkpoint = path, context, on_checkpoint
         self._fd = -1
         self._offset = 0
         self._number = 0
@@ -159,6 +167,8 @@ class EventsFileReader:
             self._context.log(event.message, event.level)
         elif isinstance(event, ProgressLine):
             self._progress = StageProgress(stage=self._context.stage, progress=event.fraction)
+        elif isinstance(event, CheckpointLine):
+            self._on_checkpoint()
         else:
             self._metrics.add(event)
 

@@ -20,6 +20,8 @@ from pod_worker.command.execution.process import CommandProcess
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
 from pod_worker.stages.context import StopFlag
 
+SYSTEM_PYTHON = "/usr/bin/python3"  # without pod_worker
+
 
 class Pod:
     def __init__(self, root: Path) -> None:
@@ -126,9 +128,39 @@ def test_setup_installs_into_a_venv_above_the_packages_of_the_worker(pod: Pod) -
 
 def test_a_venv_has_pod_worker_and_nothing_else_of_the_worker(pod: Pod) -> None:
     with pod.environment(python="venv") as environment:
-        assert pod.run("python -c 'import pod_worker'", environment) == 0
+        assert pod.run("python -c 'import pod_worker.report, pod_worker.integrations'", environment) == 0
         assert pod.run("python -c 'import msgspec'", environment) == 1
         assert pod.run("test $(command -v python) = $VIRTUAL_ENV/bin/python", environment) == 0
+
+
+def test_a_python_of_the_system_has_the_module_to_report_with_and_nothing_else(pod: Pod) -> None:
+    program = (
+        "import importlib.util, os, pathlib; from pod_worker import report\n"
+        "os.environ['POD_WORKER_EVENTS'] = 'events'; report.metric('loss', 0.5); report.checkpoint()\n"
+        "assert pathlib.Path('events').read_text().count('\\n') == 2\n"
+        "assert importlib.util.find_spec('pod_worker.core') is None"
+    )
+    (pod.folders.work / "train.py").write_text(program)
+    with pod.environment() as environment:
+        assert pod.run(f"{SYSTEM_PYTHON} train.py", environment) == 0
+
+
+def test_an_installed_pod_worker_is_not_hidden(pod: Pod, tmp_path: Path) -> None:
+    installed = tmp_path / "installed" / "pod_worker"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    (installed / "core.py").touch()
+    with pod.environment() as environment:
+        command = f"PYTHONPATH=$PYTHONPATH:{installed.parent} {SYSTEM_PYTHON} -c 'import pod_worker.core'"
+        assert pod.run(command, environment) == 0
+
+
+def test_what_an_earlier_program_did_to_the_module_is_undone(pod: Pod) -> None:
+    pod.prepare()
+    module = pod.folders.modules / "pod_worker" / "report.py"
+    module.write_text("broken")
+    pod.prepare()
+    assert "def metric" in module.read_text()
 
 
 def test_without_setup_the_interpreter_is_the_workers(pod: Pod) -> None:

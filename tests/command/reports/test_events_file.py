@@ -26,7 +26,11 @@ class Recorder:
             emit=self.events.append,
             log=lambda message, level="info": self.lines.append((message, level)),
         )
-        self.reader = EventsFileReader(path, cast(Context, context))
+        self.requests = 0
+        self.reader = EventsFileReader(path, cast(Context, context), self.request)
+
+    def request(self) -> None:
+        self.requests += 1
 
     def write(self, *lines: Any) -> None:
         with self.path.open("a") as file:
@@ -53,7 +57,10 @@ def metric(value: float, name: str = "loss") -> dict[str, Any]:
 def test_each_kind_of_line_is_recorded_once_and_by_close_at_the_latest(recorder: Recorder) -> None:
     recorder.reader.start()
     recorder.write(
-        {"metric": "loss", "value": 0.3, "step": 10}, {"progress": 0.4}, {"log": "a", "level": "warning"}
+        {"metric": "loss", "value": 0.3, "step": 10},
+        {"progress": 0.4},
+        {"log": "a", "level": "warning"},
+        {"checkpoint": True},
     )
     recorder.reader.close()
     assert recorder.events == [
@@ -61,6 +68,7 @@ def test_each_kind_of_line_is_recorded_once_and_by_close_at_the_latest(recorder:
         StageProgress(stage="command", progress=0.4),
     ]
     assert recorder.lines == [("a", "warning")]
+    assert recorder.requests == 1
 
 
 def test_an_unfinished_line_waits_and_is_read_at_close(recorder: Recorder) -> None:
@@ -85,6 +93,7 @@ def test_an_unfinished_line_waits_and_is_read_at_close(recorder: Recorder) -> No
         ('{"metric":"loss","value":1,"step":1.5}', "step"),
         ('{"progress":2}', "0 to 1"),
         ('{"log":1}', "log must be"),
+        ('{"checkpoint":1}', "no JSON object"),
         ("[" * 5000, "no JSON"),
         ("1", "no JSON object"),
         ("\udcff", "no JSON"),
