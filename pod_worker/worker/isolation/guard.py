@@ -23,7 +23,7 @@ import time
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # run by path with -I -S: the package is not on the search path yet
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3)))
 
 from pod_worker.process.tree import (
     ChildExitPipe,
