@@ -122,7 +122,7 @@ def load_prices(override: Path | None = None) -> PriceList:
 
 @cache
 def _vendored() -> tuple[_PriceFile, bytes]:
-    content = files("pod_worker.llm").joinpath(_FILE).read_bytes()
+    content = files("pod_worker.llm.spending").joinpath(_FILE).read_bytes()
     return msgspec.json.decode(content, type=_PriceFile), content
 
 
