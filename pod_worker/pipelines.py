@@ -12,6 +12,8 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.pipeline import Pipeline
 from pod_worker.pipeline_plugins import load_plugins
 from pod_worker.stages import command, finetune, synthetic
+from pod_worker.stages.ai_scientist import params as ai_scientist_params
+from pod_worker.stages.ai_scientist import stage as ai_scientist
 from pod_worker.stages.ideation import params as ideation_params
 from pod_worker.stages.ideation import stage as ideation
 from pod_worker.stages.research import experiment
@@ -52,6 +54,18 @@ _OWN: dict[str, Pipeline] = {
             ends_in_review=True,
         ),
         Pipeline(
+            ai_scientist.NAME,
+            "Run a checkout of AI-Scientist-v2 on an idea, with its own search, paper and review.",
+            ai_scientist_params.complete,
+            ai_scientist.stages_of,
+            ai_scientist_params.AiScientistParams,
+            ai_scientist_params.UNITS,
+            ai_scientist_params.PATHS,
+            asks_models=True,
+            executes_user_code=True,
+            ends_in_review=True,
+        ),
+        Pipeline(
             command_params.PIPELINE,
             "Run a command of your own: any script or program, with its working directory.",
             command_params.complete,
@@ -79,11 +93,11 @@ PIPELINES: dict[str, Pipeline] = _OWN | _PLUGINS
 # `ideation` pod has the keys of language models and a small machine, so it takes none. The synthetic queue is for
 # trials and belongs to every kind of pod.
 _OWN_MODES: dict[str, tuple[str, ...]] = {
-    "experiment": ("experiment", "command", "synthetic"),
+    "experiment": ("experiment", "ai_scientist", "command", "synthetic"),
     "ideation": ("ideation",),
-    "hybrid": ("ideation", "experiment", "command", "synthetic"),
+    "hybrid": ("ideation", "experiment", "ai_scientist", "command", "synthetic"),
     "training": ("training", "command", "synthetic"),
-    "all": ("ideation", "experiment", "training", "command", "synthetic"),
+    "all": ("ideation", "experiment", "ai_scientist", "training", "command", "synthetic"),
 }
 MODES: dict[str, tuple[str, ...]] = {
     mode: (*queues, *(each.name for each in _PLUGINS.values() if mode in each.modes))

@@ -62,6 +62,23 @@ class Number(click.ParamType[float]):
         return number
 
 
+class DurationText(click.ParamType[float]):
+    """Seconds of a number, "90m", "1h30m" or "2d"; above zero."""
+
+    name = "time"
+
+    def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from pod_worker.command.job.words import WordError, duration_seconds
+
+        try:
+            seconds = duration_seconds(value)
+        except WordError as error:
+            self.fail(f"{error}.", param, ctx)
+        if seconds <= 0:
+            self.fail(f"{str(value)[:30]!r} is no time above zero.", param, ctx)
+        return seconds
+
+
 class GpuIndices(click.ParamType[tuple[int, ...]]):
     """GPU numbers of a pod with commas, such as `0,1`."""
 

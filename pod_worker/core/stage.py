@@ -35,6 +35,7 @@ STAGE_TITLES: dict[str, str] = {
     "ideation": "ideation",
     "training": "training",
     "command": "command",
+    "ai_scientist": "AI-Scientist-v2",
 }
 
 

@@ -10,17 +10,14 @@ from pod_worker.pipelines import PIPELINES
 from tests.cli.conftest import Cli
 
 # Values of required parameters that are no texts.
-REQUIRED: dict[str, dict[str, Any]] = {
-    "experiment": {
-        "idea": {
-            "Title": "t",
-            "Short Hypothesis": "h",
-            "Abstract": "a",
-            "Experiments": ["e"],
-            "Risk Factors and Limitations": ["r"],
-        }
-    },
+IDEA = {
+    "Title": "t",
+    "Short Hypothesis": "h",
+    "Abstract": "a",
+    "Experiments": ["e"],
+    "Risk Factors and Limitations": ["r"],
 }
+REQUIRED: dict[str, dict[str, Any]] = {"experiment": {"idea": IDEA}, "ai_scientist": {"idea": IDEA}}
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -10,7 +10,7 @@ import click
 from pod_worker.cli.completion import complete_pipelines, complete_queues, label_option
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.options import Int64, Number, json_option, parse_pair
+from pod_worker.cli.options import DurationText, Int64, Number, json_option, parse_pair
 from pod_worker.cli.output import print_json, print_json_line, print_line, say
 from pod_worker.cli.runs.parameters import param_options, read_params
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Requirements, Run
@@ -40,6 +40,9 @@ ENQUEUE_BATCH = 1000
     help="Give up after N failed attempts, whatever ended them. Crashes count since the last checkpoint.",
 )
 @click.option(
+    "--max-duration", type=DurationText(), metavar="TIME", help="End an attempt after this time, e.g. 90m or 24h."
+)
+@click.option(
     "--unique-key", metavar="KEY", help="Queue at most one run with this key; return that run if it exists."
 )
 @click.option("--gpu", help="Only on a pod with this GPU, e.g. 'RTX 4090'.")
@@ -56,6 +59,7 @@ def submit(
     queue: str | None,
     priority: int,
     max_attempts: int,
+    max_duration: float | None,
     unique_key: str | None,
     gpu: str | None,
     min_vram_gb: float | None,
@@ -85,6 +89,7 @@ def submit(
             queue=queue,
             priority=priority,
             max_attempts=max_attempts,
+            max_duration_seconds=max_duration,
             unique_key=unique_key,
             requirements=Requirements(gpu, min_vram_gb, region),
             labels=dict(map(parse_pair, labels)),

@@ -39,15 +39,25 @@ class CommandEnd:
 
 
 class CommandProcess:
-    """Standard output and error are those of this process; standard input is empty."""
+    """A program without standard input.
 
-    def __init__(self, argv: list[str], cwd: Path, env: Mapping[str, str]) -> None:
+    Standard output and error are those of this process, or the descriptor `output`.
+    """
+
+    def __init__(self, argv: list[str], cwd: Path, env: Mapping[str, str], output: int | None = None) -> None:
         """Raises OSError when the program cannot be started."""
         become_subreaper()
         self._foreign_children = frozenset(children(os.getpid()))  # not of this program
         self._oom_kills = OomKillCounter()
         self._process = subprocess.Popen(
-            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, process_group=0, close_fds=True
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            close_fds=True,
         )
 
     def wait(self, stop: TimedStopSignal, on_stop: Callable[[], None] = lambda: None) -> CommandEnd:

@@ -33,6 +33,15 @@ def test_submit_prints_the_id_alone_on_stdout(cli: Cli, db: Db) -> None:
     )
 
 
+def test_any_run_may_have_a_time_limit(cli: Cli, db: Db) -> None:
+    result = cli("runs", "submit", "synthetic", "--max-duration", "1h30m")
+    assert (db.runs.find_one({"_id": result.out.strip()}) or {})["maxDurationSeconds"] == 5400
+    for wrong in ("soon", "0"):
+        refused = cli("runs", "submit", "synthetic", "--max-duration", wrong)
+        assert refused.code == 2
+        assert "--max-duration" in refused.err
+
+
 def test_a_unique_key_makes_one_run(cli: Cli) -> None:
     first = cli("runs", "submit", "synthetic", "--unique-key", "k", "--json")
     second = cli("runs", "submit", "synthetic", "--unique-key", "k", "--json")

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pod_worker.process.tree import become_subreaper
+from tests.stages.ai_scientist.original_run import OriginalRun
+
+
+@pytest.fixture(autouse=True, scope="package")
+def stand_in() -> Iterator[None]:
+    """The stand-in kills only processes with this mark, should its isolation fail."""
+    os.environ["XDG_STAND_IN_TEST"] = f"unit-{os.getpid()}"
+    yield
+    del os.environ["XDG_STAND_IN_TEST"]
+    become_subreaper(enabled=False)
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> OriginalRun:
+    return OriginalRun(tmp_path)
+
+
+@pytest.fixture(scope="package")
+def finished(stand_in: None, tmp_path_factory: pytest.TempPathFactory) -> OriginalRun:
+    """A run that reached its end. Tests must not change it."""
+    run = OriginalRun(tmp_path_factory.mktemp("finished"))
+    run.save("ai_scientist", run.execute(stage1_max_iters=7, code="print(2)"))
+    return run
