@@ -10,11 +10,11 @@ from typing import Any
 from pod_worker.command.execution.environment import inherited, with_programs
 from pod_worker.command.execution.failure import start_failure
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
+from pod_worker.core.credentials.secret import Redactor, secret_values
 from pod_worker.core.failure import Interruption, classify
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import PaperGenerated, ValidationCompleted, ValidationStarted
 from pod_worker.core.run import Json
-from pod_worker.core.secret import Redactor, secret_values
 from pod_worker.core.stage import ArtifactKind, Context
 from pod_worker.process.supervised_thread import SupervisedThread
 from pod_worker.stages.ai_scientist.continuation import VARIABLE

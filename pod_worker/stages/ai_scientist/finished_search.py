@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
 from pod_worker.stages.ai_scientist.journal import is_search_finished
 from pod_worker.stages.ai_scientist.program import ProgramFolder

@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 
-from pod_worker.core.secret import Redactor
+from pod_worker.core.credentials.secret import Redactor
 
 LINE_BYTES = 64 * 1024
 FILE_BYTES = 32 * 1024 * 1024  # two files of it at most; the end is always kept

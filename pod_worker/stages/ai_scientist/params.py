@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from pod_worker.core.failure import RunError
-from pod_worker.core.idea import read_idea
+from pod_worker.core.research.idea import read_idea
 from pod_worker.core.run import Json
 from pod_worker.parameters import read_params
 

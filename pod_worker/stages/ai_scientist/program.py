@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pod_worker.core.idea import read_idea
+from pod_worker.core.research.idea import read_idea
 from pod_worker.core.run import Json
 from pod_worker.stages.ai_scientist.checkout import CONFIG, LAUNCHER, Checkout
 from pod_worker.stages.ai_scientist.models import SEARCH_STEPS, WRITING_STEPS

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
-from pod_worker.core.secret import Redactor
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
 from pod_worker.stages.ai_scientist.journal import RUN_FOLDER, read_json, stage_folders
 
