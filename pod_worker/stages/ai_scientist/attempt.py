@@ -64,10 +64,10 @@ def run_ai_scientist(context: Context, params: AiScientistParams) -> dict[str, J
     env = program_environment(plan, kept)
     check_imports(plan, folder.path, env)
     search.record_start()
-    return Attempt(context, plan, folder, search, redactor).execute(env, kept)
+    return OriginalAttempt(context, plan, folder, search, redactor).execute(env, kept)
 
 
-class Attempt:
+class OriginalAttempt:
     """One start of the program."""
 
     def __init__(

@@ -23,7 +23,7 @@ _STAGE_FOLDER = re.compile(r"stage_([1-4])_.+?_(\d+)_.*")
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedNode:
+class OriginalNode:
     id: str
     parent: str | None
     plan: str
@@ -73,7 +73,7 @@ def is_search_finished(experiment: Path) -> bool:
     return all(read_json(experiment / RUN_FOLDER / name) is not None for name in SUMMARIES)
 
 
-def read_nodes(path: Path) -> list[RecordedNode] | None:
+def read_nodes(path: Path) -> list[OriginalNode] | None:
     """The nodes of a journal; None when it cannot be read now."""
     journal = read_json(path)
     if not isinstance(journal, dict):
@@ -92,13 +92,13 @@ def read_json(path: Path) -> Json:
         return None
 
 
-def _nodes(nodes: Json, parents: Mapping[str, Json]) -> Iterator[RecordedNode]:
+def _nodes(nodes: Json, parents: Mapping[str, Json]) -> Iterator[OriginalNode]:
     for node in nodes if isinstance(nodes, list) else ():
         if not (isinstance(node, dict) and isinstance(node.get("id"), str)):
             continue
         is_buggy = node.get("is_buggy")
         parent = parents.get(node["id"])
-        yield RecordedNode(
+        yield OriginalNode(
             id=node["id"],
             parent=parent if isinstance(parent, str) else None,
             plan=str(node.get("plan") or ""),

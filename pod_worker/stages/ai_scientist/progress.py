@@ -25,7 +25,7 @@ from pod_worker.core.payload import (
 )
 from pod_worker.core.stage import Context, stage_title
 from pod_worker.stages.ai_scientist.journal import (
-    RecordedNode,
+    OriginalNode,
     StageFolder,
     is_search_finished,
     read_nodes,
@@ -66,13 +66,13 @@ class ProgressReporter:
         self._began = 0.0
         self._clock = clock
         self._read: dict[Path, tuple[int, int]] = {}  # journal -> size and time of change
-        self._nodes: dict[Path, list[RecordedNode]] = {}
+        self._nodes: dict[Path, list[OriginalNode]] = {}
         self._reported: set[str] = set()
         self._best: dict[str, str] = {}  # stage -> node
         self._tokens: list[object] = []
 
     @property
-    def nodes(self) -> dict[str, RecordedNode]:
+    def nodes(self) -> dict[str, OriginalNode]:
         """All nodes by id: the best one of a sub-stage begins the next one's journal."""
         return {node.id: node for nodes in self._nodes.values() for node in nodes}
 
@@ -113,7 +113,7 @@ class ProgressReporter:
             self._report_best(folder, nodes)
             self._report_progress(folder, nodes)
 
-    def _changed_nodes(self, journal: Path) -> list[RecordedNode] | None:
+    def _changed_nodes(self, journal: Path) -> list[OriginalNode] | None:
         try:
             found = journal.stat()
         except OSError:
@@ -125,7 +125,7 @@ class ProgressReporter:
         self._nodes[journal] = nodes
         return nodes
 
-    def _report_node(self, folder: StageFolder, node: RecordedNode) -> None:
+    def _report_node(self, folder: StageFolder, node: OriginalNode) -> None:
         if node.is_buggy is None or node.id in self._reported:
             return
         self._reported.add(node.id)
@@ -143,7 +143,7 @@ class ProgressReporter:
             )
         )
 
-    def _report_best(self, folder: StageFolder, nodes: list[RecordedNode]) -> None:
+    def _report_best(self, folder: StageFolder, nodes: list[OriginalNode]) -> None:
         best = next((node for node in nodes if node.id == folder.best_node()), None)
         if best and best.is_good and self._best.get(folder.wire_stage) != best.id:
             self._best[folder.wire_stage] = best.id
@@ -153,7 +153,7 @@ class ProgressReporter:
                 )
             )
 
-    def _report_progress(self, folder: StageFolder, nodes: list[RecordedNode]) -> None:
+    def _report_progress(self, folder: StageFolder, nodes: list[OriginalNode]) -> None:
         limit = self._max_iterations.get(f"stage{folder.stage}_max_iters")
         limit = limit if isinstance(limit, int) and limit > 0 else None
         self._context.emit(
