@@ -1,1 +1,1 @@
-"""Runs of an AI-Scientist-v2 checkout: the original program, contained and watched."""
+"""Runs of an AI-Scientist-v2 checkout: the original, contained and watched."""

@@ -1,4 +1,4 @@
-"""One attempt of AI-Scientist-v2: preflight, the original program, its results and its end."""
+"""One attempt of AI-Scientist-v2: preflight, program, results and end."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _look(progress: ProgressReporter) -> float | None:
 
 
 def program_environment(plan: LaunchPlan, kept: str | None) -> dict[str, str]:
-    """What this process has but settings of the worker, and the keys that the models need."""
+    """This process's variables without the worker's settings, and the keys."""
     env = {**inherited(os.environ), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **plan.keys}
     if kept:
         env[VARIABLE] = f"experiments/{kept}"
@@ -177,7 +177,10 @@ def program_environment(plan: LaunchPlan, kept: str | None) -> dict[str, str]:
 
 
 def cost_of(experiment: Path) -> dict[str, Any]:
-    """What the original counted, in the form of `runs cost`; without the calls of its search."""
+    """What the original counted, in the form of `runs cost`.
+
+    It does not count the calls of its search.
+    """
     operations = {
         f"writing: {each.model}": {
             "calls": 0,  # the original counts none

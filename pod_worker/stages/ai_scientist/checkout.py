@@ -1,4 +1,4 @@
-"""A checkout of AI-Scientist-v2: what it must contain, what its launcher takes, a copy to run.
+"""A checkout of AI-Scientist-v2: required files, launcher options, a copy.
 
 The checkout is read and never executed or changed: each attempt runs a copy, beside which the original writes its
 `experiments` folder. Python files are parsed, not imported.

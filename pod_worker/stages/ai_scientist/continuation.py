@@ -1,4 +1,4 @@
-"""Starts the launcher of AI-Scientist-v2 with experiments that are finished already.
+"""Starts the launcher of AI-Scientist-v2 with finished experiments.
 
 Copied into the program's folder and executed by the interpreter of the checkout: it imports only the standard
 library and the checkout. The launcher is unchanged; only its call of the experiments copies their results instead.

@@ -1,4 +1,4 @@
-"""How AI-Scientist-v2 ended: judged by what it printed and wrote, not by its exit code.
+"""How AI-Scientist-v2 ended: judged by what it printed and wrote.
 
 At its end the original kills every Python process it sees, itself included, so its exit code says little.
 """

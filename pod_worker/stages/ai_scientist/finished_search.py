@@ -1,4 +1,4 @@
-"""The finished experiments of an earlier attempt: found on this pod, or fetched from the store.
+"""Finished experiments of an earlier attempt, on this pod or from the store.
 
 The original saves checkpoints during its search and never loads them, so an unfinished search starts over. What
 follows the search reads its files alone, so a finished one is kept and only the writing is repeated.
@@ -25,7 +25,7 @@ class FinishedSearch:
         self.state: dict[str, Json] = dict(context.saved_state)
 
     def find(self) -> str | None:
-        """The name of the experiment's folder to continue from, or None to start from the beginning."""
+        """The folder to continue from, by name; None to start from the beginning."""
         name, was_started = self.state.get("experiment"), "started" in self.state
         if not was_started:
             self._folder.clear()  # a person reset the run to its start

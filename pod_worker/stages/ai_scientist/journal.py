@@ -1,4 +1,4 @@
-"""The files that AI-Scientist-v2 writes while it searches: journals, notes and token counts.
+"""Files of the search of AI-Scientist-v2: journals, notes, token counts.
 
 It writes them in place, so a file may be half written when it is read; the next look finds it whole.
 """
@@ -69,7 +69,10 @@ def stage_folders(experiment: Path) -> list[StageFolder]:
 
 
 def is_search_finished(experiment: Path) -> bool:
-    """Whether everything that the paper is written from is there. The summaries are written one by one."""
+    """Whether all files are there that the paper is written from.
+
+    The summaries are written one by one.
+    """
     return all(read_json(experiment / RUN_FOLDER / name) is not None for name in SUMMARIES)
 
 

@@ -69,7 +69,10 @@ def model_uses(params: AiScientistParams, checkout: Checkout) -> list[ModelUse]:
 
 
 def check_models(uses: list[ModelUse], params: AiScientistParams, checkout: Checkout, access: ModelAccess) -> None:
-    """Raises RunError: INVALID_INPUT for a model that cannot be used, LLM_AUTH for a key that is absent."""
+    """Refuse models that this run cannot use.
+
+    Raises RunError: INVALID_INPUT for such a model, LLM_AUTH for a key that is absent.
+    """
     for step in WRITING_STEPS:
         if getattr(params, step) and step not in checkout.options:
             raise RunError(

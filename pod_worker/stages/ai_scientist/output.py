@@ -1,4 +1,4 @@
-"""What AI-Scientist-v2 prints: masked, passed on, kept in a file, and what its lines mean."""
+"""What AI-Scientist-v2 prints: masked, passed on, kept, and understood."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ class OutputReader:
             self._take(rest + b"\n" if rest else b"")
 
     def _take(self, data: bytes) -> bytes:
-        """Returns what may be the beginning of a secret, in a line that is longer than the limit."""
+        """Show all but what may be the beginning of a secret; returns that.
+
+        Only a line that is longer than the limit has such a rest.
+        """
         masked = self._redactor.redact_bytes(data)
         length = len(masked) if masked.endswith(b"\n") else max(len(masked) - self._redactor.longest_bytes, 0)
         shown, rest = masked[:length], masked[length:]

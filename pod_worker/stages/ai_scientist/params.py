@@ -1,4 +1,4 @@
-"""The parameters of a run of AI-Scientist-v2, checked at enqueue and again at claim.
+"""Parameters of a run of AI-Scientist-v2, checked at enqueue and at claim.
 
 Where a name exists in the original, it is used: options of `launch_scientist_bfts.py`, keys of `bfts_config.yaml`.
 """

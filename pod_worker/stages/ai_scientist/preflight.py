@@ -82,7 +82,10 @@ def find_interpreter(params: AiScientistParams, checkout: Checkout) -> Path:
 
 
 def check_imports(plan: LaunchPlan, program: Path, env: Mapping[str, str]) -> None:
-    """Import in the copy `program` what the launcher will. Raises RunError(ENVIRONMENT)."""
+    """Import in the copy `program` what the launcher will.
+
+    Raises RunError(ENVIRONMENT).
+    """
     command = [str(plan.interpreter), "-c", _IMPORTS]
     try:
         end = subprocess.run(

@@ -1,4 +1,4 @@
-"""The folder that AI-Scientist-v2 runs in: a copy of the checkout with this run's idea and settings.
+"""The folder that AI-Scientist-v2 runs in: checkout, idea and settings.
 
 A finished experiment survives in it: another attempt writes the paper of it, without experiments.
 """

@@ -1,4 +1,4 @@
-"""Turns the files and lines of AI-Scientist-v2 into events of the run, while it works.
+"""Turns files and output of AI-Scientist-v2 into events of the run.
 
 The search's four stages, plots, paper and validation are reported as stages of the run, although one program and
 one stage of ours executes all of them.

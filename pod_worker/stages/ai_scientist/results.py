@@ -1,4 +1,4 @@
-"""The files of an ended AI-Scientist-v2 that become artifacts, and the verdict of its own review.
+"""Files of AI-Scientist-v2 that become artifacts, and its own review.
 
 Model-written programs wrote some of them without a sandbox. Links and special files are left out, and a file that
 holds a key of the worker is published with the key masked.
@@ -80,7 +80,10 @@ def result_files(experiment: Path) -> Iterator[ResultFile]:
 
 
 def find_paper(experiment: Path) -> Path | None:
-    """The PDF that the launcher reviews: the final one, else that of the last reflection, else the newest."""
+    """The PDF that the launcher reviews.
+
+    The final one, else that of the last reflection, else the newest.
+    """
     found = [path for path in sorted(experiment.glob("*.pdf")) if _is_plain(path)]
     return max(found, key=_rank, default=None)
 
@@ -155,7 +158,10 @@ def _is_score(value: Json) -> bool:
 
 
 def pack_experiment(experiment: Path, target: Path, redactor: Redactor) -> list[str]:
-    """Write a tar of the experiment without its workspaces; returns the files that are too large."""
+    """Write a tar of the experiment without its workspaces.
+
+    Returns the files that are not in it: too large, not regular, or with a key.
+    """
     skipped: list[str] = []
     with tarfile.open(target, "w:gz", compresslevel=1) as tar:
         for path in sorted(experiment.rglob("*")):
@@ -170,7 +176,10 @@ def pack_experiment(experiment: Path, target: Path, redactor: Redactor) -> list[
 
 
 def unpack_experiment(archive: Path, folder: Path) -> None:
-    """Raises RunError(STORAGE) for an archive that is damaged or holds anything but files below `folder`."""
+    """Extract the archive below `folder`.
+
+    Raises RunError(STORAGE) for one that is damaged or has members elsewhere.
+    """
     try:
         with tarfile.open(archive, "r:gz") as tar:
             tar.extractall(folder, filter="data")
