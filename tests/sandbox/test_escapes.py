@@ -612,7 +612,7 @@ def test_without_landlock_the_start_is_refused(library_path: dict[str, str], bas
         f"#!{open_python()}\n"
         "import os, sys\n"
         f"sys.path.insert(0, {library_path['PYTHONPATH'].split(os.pathsep)[0]!r})\n"
-        "from pod_worker.sandbox import seccomp, syscalls\n"
+        "from pod_worker.sandbox.kernel import seccomp, syscalls\n"
         "syscalls.prctl(38, 1)\n"
         "seccomp.apply(seccomp.assemble([seccomp.Denial('landlock_create_ruleset', code=38)]))\n"
         f"os.execv({open_python()!r}, [{open_python()!r}, *sys.argv[1:]])\n"

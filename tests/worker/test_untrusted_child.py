@@ -177,7 +177,8 @@ def package() -> Iterator[Path]:
         "process/tree",
         "process/sandbox_server",
         "worker/__init__",
-        "worker/guard",
+        "worker/isolation/__init__",
+        "worker/isolation/guard",
     ):
         target = root / "pod_worker" / f"{module}.py"
         target.parent.mkdir(exist_ok=True)
@@ -210,7 +211,7 @@ def test_another_process_of_the_same_user_cannot_read_our_environment(package: P
 def test_the_guard_denies_inspection_and_the_run_does_not(package: Path) -> None:
     """The files in /proc of a process that is not dumpable belong to root (proc(5))."""
     read, write = os.pipe()
-    script = str(package / "pod_worker" / "worker" / "guard.py")
+    script = str(package / "pod_worker" / "worker" / "isolation" / "guard.py")
     argv = [interpreter_of_everyone(), "-I", "-S", script, "600", f"[{read}]", "null", "null", "--"]
     guard = subprocess.Popen(
         [*argv, "/bin/sh", "-c", "echo $$ >&2; exec sleep 600"],
