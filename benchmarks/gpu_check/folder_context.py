@@ -94,6 +94,10 @@ class FolderRun:
     def fetch_workdir(self, manifest: str, target: Path) -> None:
         raise RunError(FailureCode.ENVIRONMENT, "this run has no workdir")
 
+    def fetch_data(self, key: str, folder: Path) -> Path:
+        source, target = self.artifacts.root / key, folder / Path(key).name
+        return Path(shutil.copytree(source, target)) if source.is_dir() else self.artifacts.fetch(key, target)
+
     def open_sandbox(self) -> CodeRunner:
         raise RunError(FailureCode.ENVIRONMENT, "this run has no sandbox")
 

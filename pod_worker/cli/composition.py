@@ -81,6 +81,14 @@ def local_data_dir(given: Path | None = None) -> Path:
     return (given or Path(os.environ.get("POD_WORKER_DATA") or LOCAL_DATA)).expanduser().resolve()
 
 
+def hash_cache_folder() -> Path | None:
+    """For the hashes of unchanged files; None without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pod_worker"
+    except RuntimeError:
+        return None
+
+
 def load_settings() -> Settings:
     """Settings of the environment.
 

@@ -145,6 +145,15 @@ def _check_places(paths: list[str]) -> None:
             raise InvalidManifestError(f"{path[:200]!r} lies below a file or a link")
 
 
+def select(manifest: Manifest, path: str) -> Manifest:
+    """The file at `path`, or all below that folder; everything for an empty path."""
+
+    def is_chosen(each: FileEntry | LinkEntry) -> bool:
+        return not path or each.path == path or each.path.startswith(f"{path}/")
+
+    return Manifest(files=[*filter(is_chosen, manifest.files)], links=[*filter(is_chosen, manifest.links)])
+
+
 def folders_of(path: str) -> Iterator[str]:
     """The folders above a path, the nearest first."""
     while path := path.rpartition("/")[0]:

@@ -1,4 +1,7 @@
-"""The pod's side: a run's manifest and packs, with the token of its attempt."""
+"""The pod's side: manifest and packs of a workdir or a data set.
+
+Requests carry the token of the run's attempt.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,12 @@ RETRY_SECONDS = 900.0
 BLOCK_BYTES = 256 * 1024
 
 
-class WorkdirClient:
-    """`token` speaks for an attempt of the run; `stop` ends waits and downloads."""
+class TreeClient:
+    """One tree; `stop` ends waits and downloads.
+
+    `token` speaks for an attempt of the run.
+    `data_set` is the key of a folder, None for the workdir of the run.
+    """
 
     def __init__(
         self,
@@ -38,28 +45,32 @@ class WorkdirClient:
         run_id: str,
         stop: StopSignal,
         *,
+        data_set: str | None = None,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._client = ControlPlaneClient(control_plane_url, token)
-        self._path = f"/api/runs/{quote(run_id, safe='')}/workdir"
+        route = "workdir" if data_set is None else f"data?key={quote(data_set, safe='')}"
+        self._path = f"/api/runs/{quote(run_id, safe='')}/{route}"
+        self._title = "the workdir" if data_set is None else f"data set {data_set[:200]}"
+        self._refusal = FailureCode.STORAGE if data_set is None else FailureCode.INVALID_INPUT
         self._store = requests.Session()
         self._stop = stop
         self._retry_seconds = retry_seconds
         self._has_failed = False  # the last download: its URL may have expired
 
-    def workdir(self, expected: str) -> tuple[Manifest, list[PackRef]]:
-        """The manifest with that SHA-256, and the packs with its files.
+    def tree(self, expected: str) -> tuple[Manifest, list[PackRef]]:
+        """The manifest whose SHA-256 begins so, and the packs with its files.
 
-        Raises RunError(STORAGE), and what `stop` raises.
+        Raises RunError: STORAGE, or INVALID_INPUT for a data set that is not there; and what `stop` raises.
         """
         answer = self._repeated(self._ask)
         encoded = answer.manifest.encode()
-        if sha256_of(encoded) != expected:
+        if not sha256_of(encoded).startswith(expected):
             raise RunError(FailureCode.STORAGE, "the control plane returned another manifest than the run names")
         try:
             return decode(encoded), answer.packs
         except InvalidManifestError as error:
-            raise RunError(FailureCode.STORAGE, f"the manifest of the workdir is not valid: {error}") from None
+            raise RunError(FailureCode.STORAGE, f"the manifest of {self._title} is not valid: {error}") from None
 
     def fetch_pack(self, pack: PackRef, target: Path) -> Path:
         """Download a pack; at most its announced bytes are written.
@@ -102,12 +113,13 @@ class WorkdirClient:
             return msgspec.json.decode(body, type=WorkdirAnswer)
         except RefusedRequestError as error:
             detail = error.detail or f"it answered {error.status}: check CONTROL_PLANE_URL"
+            raise RunError(self._refusal, f"{self._title} cannot be fetched: {detail}") from None
         except msgspec.MsgspecError:
             detail = "it answered 200: check CONTROL_PLANE_URL"
-        raise RunError(FailureCode.STORAGE, f"the workdir cannot be fetched: {detail}")
+        raise RunError(FailureCode.STORAGE, f"{self._title} cannot be fetched: {detail}")
 
     def _repeated(self, call: Callable[[], T]) -> T:
         try:
             return repeat(call, self._retry_seconds, first_seconds=0.2, cap_seconds=30.0, stop=self._stop)
         except TemporaryRequestError as error:
-            raise RunError(FailureCode.STORAGE, f"the workdir cannot be fetched: {error}") from None
+            raise RunError(FailureCode.STORAGE, f"{self._title} cannot be fetched: {error}") from None

@@ -111,6 +111,14 @@ class ContentClient:
                     raise
         raise ContentUploadError("the control plane keeps losing uploaded files: see its log")
 
+    def put_data_folder(self, tree: Tree, name: str, progress: Report | None = None) -> DataSetView:
+        """Store the files of `tree` and give them the key of a folder.
+
+        Raises ContentUploadError.
+        """
+        request = DataSetRequest(name=name, sha256=self.upload(tree, progress), is_folder=True)
+        return self._post("/api/content/data", request, DataSetView)
+
     def put_data(self, file: Path, name: str | None = None, progress: Report | None = None) -> DataSetView:
         """Store one file and give it a key that parameters accept.
 

@@ -10,6 +10,21 @@ HASHES_LIMIT = 20_000  # in one request
 DATA_SETS = "data/"  # before the key of a data set
 
 
+def data_key(name: str, sha256: str, is_folder: bool) -> str:
+    return f"{DATA_SETS}{sha256[:16]}/{name}" + ("/" if is_folder else "")
+
+
+def folder_of_key(key: str) -> tuple[str, str] | None:
+    """The key of the folder that a key names, or names a file of, and the path in it.
+
+    None for the key of a file that is a data set of its own.
+    """
+    prefix, *parts = key.split("/", 3)
+    if f"{prefix}/" != DATA_SETS or len(parts) < 3:
+        return None
+    return f"{DATA_SETS}{parts[0]}/{parts[1]}/", parts[2]
+
+
 def pack_key(sha256: str) -> str:
     """The object of a pack; never overwritten."""
     return f"content/packs/{sha256}"
@@ -101,16 +116,23 @@ class WorkdirAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSetRequest:
+    """A stored file, or a stored folder by the hash of its manifest."""
+
     name: str
     sha256: str
+    is_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSetView:
-    """A data set; `key` is what parameters accept."""
+    """A data set; `key` is what parameters accept.
+
+    The key of a folder ends with a slash. `sha256` is that of the file, or of the folder's manifest.
+    """
 
     key: str
     name: str
     bytes: int
     sha256: str
+    files: int | None = None  # of a folder
     created_at: str | None = None

@@ -135,6 +135,14 @@ class Context(Protocol):
         Raises RunError(STORAGE).
         """
 
+    def fetch_data(self, key: str, folder: Path) -> Path:
+        """Download an artifact of this run, or a data set, to below `folder`.
+
+        Returns its file or folder.
+        `data/…/NAME/` is a folder, `data/…/NAME/PATH` a file or folder in it. Raises RunError(INVALID_INPUT) for
+        one that is not there, and what fetching raises.
+        """
+
     def open_sandbox(self) -> CodeRunner:
         """The sandbox for programs that models wrote; one for all stages of an attempt.
 

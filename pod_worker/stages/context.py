@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
+from pod_worker.content.wire import folder_of_key
 from pod_worker.core.clock import Clock
 from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import CancelRequested, FailureCode, Interruption, RunError, classify
@@ -60,6 +62,13 @@ class StopFlag:
         return self._set.wait(seconds)
 
 
+class StoredFolders(Protocol):
+    """Folders of the content store; see `worker.child_io.ContentFolders`."""
+
+    def fetch_workdir(self, manifest: str, target: Path) -> None: ...
+    def fetch_data(self, folder_key: str, path: str, target: Path) -> Path: ...
+
+
 class StageContext:
     """Implements `core.stage.Context`.
 
@@ -79,7 +88,7 @@ class StageContext:
         clock: Clock,
         model_access: ModelAccess | None = None,
         open_sandbox: Callable[[], CodeRunner] | None = None,
-        fetch_workdir: Callable[[str, Path], None] | None = None,
+        folders: StoredFolders | None = None,
         job_secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.run = run
@@ -92,7 +101,7 @@ class StageContext:
         self.summary: dict[str, Json] = {}
         self._emitter = emitter
         self._open_sandbox = open_sandbox
-        self._fetch_workdir = fetch_workdir
+        self._folders = folders
         self._save = save
         self._clock = clock
         self._began = 0.0
@@ -118,9 +127,19 @@ class StageContext:
         return self._clock.monotonic() - self._began
 
     def fetch_workdir(self, manifest: str, target: Path) -> None:
-        if self._fetch_workdir is None:
-            raise RunError(FailureCode.INTERNAL, f"no workdir can be fetched in stage {self.stage}")
-        self._fetch_workdir(manifest, target)
+        self._stored_folders().fetch_workdir(manifest, target)
+
+    def fetch_data(self, key: str, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (found := folder_of_key(key)) is not None:
+            folder_key, path = found
+            return self._stored_folders().fetch_data(folder_key, path, folder / folder_key.split("/")[2])
+        return self.artifacts.fetch(key, folder / Path(key).name)
+
+    def _stored_folders(self) -> StoredFolders:
+        if self._folders is None:
+            raise RunError(FailureCode.INTERNAL, f"no folder can be fetched in stage {self.stage}")
+        return self._folders
 
     def open_sandbox(self) -> CodeRunner:
         if self._open_sandbox is None:

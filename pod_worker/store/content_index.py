@@ -15,6 +15,7 @@ from datetime import datetime
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from pod_worker.core.run import TERMINAL
 from pod_worker.store.collections import CONTENT, CONTENT_MANIFESTS, CONTENT_PACKS, DATA_SETS, RUNS
 from pod_worker.store.mongo import Document, Mongo, literal
 
@@ -29,7 +30,9 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     DATA_SETS: [
         IndexModel([("pack", ASCENDING)], name="pack"),
+        IndexModel([("manifest", ASCENDING)], name="manifest"),
         IndexModel([("createdAt", DESCENDING)], name="created"),
+        IndexModel([("lastUsedAt", ASCENDING)], name="last_used"),
     ],
     RUNS: [
         IndexModel(
@@ -53,13 +56,15 @@ class PlacedFile:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A file that was uploaded once, for any run."""
+    """A file or folder that was uploaded once, for any run."""
 
     key: str
     name: str
-    pack: str
     bytes: int
     created_at: datetime | None
+    pack: str | None  # of a file
+    manifest: str | None = None  # of a folder
+    files: int | None = None  # of a folder
 
 
 def locate(database: Mongo, hashes: Sequence[str]) -> dict[str, PlacedFile]:
@@ -169,19 +174,32 @@ def record_data_set(database: Mongo, key: str, name: str, pack: str, size: int) 
     """
     if not is_pack(database, pack):
         return False
-    row: Document = {
-        "name": literal(name),
-        "pack": literal(pack),
-        "bytes": literal(size),
-        "createdAt": {"$ifNull": ["$createdAt", "$$NOW"]},
-    }
-    with suppress(DuplicateKeyError):  # the key has another pack, or was recorded at the same time
-        database[DATA_SETS].update_one({"_id": key, "pack": pack}, [{"$set": row}], upsert=True)
-    return True
+    _record_data_set(database, {"_id": key, "pack": pack}, {"name": name, "pack": pack, "bytes": size})
+    return is_pack(database, pack)  # a sweep may have begun before the row was there
+
+
+def record_data_folder(database: Mongo, key: str, name: str, manifest: str) -> bool:
+    """Give a recorded manifest a key; as `record_data_set`."""
+    if not use_manifest(database, manifest):
+        return False
+    found = database[CONTENT_MANIFESTS].find_one({"_id": manifest})
+    if found is None:
+        return False
+    fields: Document = {"name": name, "manifest": manifest, "bytes": found["bytes"], "files": found["files"]}
+    _record_data_set(database, {"_id": key, "manifest": manifest}, fields)
+    return use_manifest(database, manifest)
+
+
+def _record_data_set(database: Mongo, condition: Document, fields: Document) -> None:
+    row: Document = {name: literal(value) for name, value in fields.items()}
+    row |= {"createdAt": {"$ifNull": ["$createdAt", "$$NOW"]}, "lastUsedAt": "$$NOW"}
+    with suppress(DuplicateKeyError):  # the key has other content, or was recorded at the same time
+        database[DATA_SETS].update_one(condition, [{"$set": row}], upsert=True)
 
 
 def data_set(database: Mongo, key: str) -> DataSet | None:
-    row = database[DATA_SETS].find_one({"_id": key})
+    """Stamps it as used now."""
+    row = database[DATA_SETS].find_one_and_update({"_id": key}, [{"$set": {"lastUsedAt": "$$NOW"}}])
     return _data_set(row) if row else None
 
 
@@ -190,8 +208,31 @@ def data_sets(database: Mongo, limit: int = 1000) -> list[DataSet]:
     return [_data_set(row) for row in database[DATA_SETS].find().sort("createdAt", DESCENDING).limit(limit)]
 
 
+def forget_data_sets(database: Mongo, before: datetime) -> int:
+    """Delete data sets that no unfinished run names, unused since then."""
+    stale: Document = {"lastUsedAt": {"$lt": before}}
+    names = [str(row["_id"]) for row in database[DATA_SETS].find(stale, {"_id": 1})]
+    if not names:
+        return 0
+    named = _named_data_sets(database)
+    removed = 0
+    for name in names:
+        if not any(each == name or (name.endswith("/") and each.startswith(name)) for each in named):
+            removed += database[DATA_SETS].delete_one({"_id": name} | stale).deleted_count
+    return removed
+
+
+def _named_data_sets(database: Mongo) -> set[str]:
+    """The values of parameters of unfinished runs that can be keys of data sets."""
+    open_runs = database[RUNS].find({"status": {"$nin": [each.value for each in TERMINAL]}}, {"params": 1})
+    values = [
+        value for row in open_runs if isinstance(params := row.get("params"), dict) for value in params.values()
+    ]
+    return {value for value in values if isinstance(value, str) and value.startswith("data/")}
+
+
 def doom_manifests(database: Mongo, before: datetime) -> Iterator[str]:
-    """The manifests that no run names and that were not used since then.
+    """The manifests that no run and no data set names, unused since then.
 
     Also those doomed earlier.
     """
@@ -199,6 +240,8 @@ def doom_manifests(database: Mongo, before: datetime) -> Iterator[str]:
     for row in database[CONTENT_MANIFESTS].find(stale, {"_id": 1}):
         name = row["_id"]
         if database[RUNS].find_one({"params.workdir.manifest": name}, {"_id": 1}) is not None:
+            continue
+        if database[DATA_SETS].find_one({"manifest": name}, {"_id": 1}) is not None:
             continue
         if (
             database[CONTENT_MANIFESTS]
@@ -238,4 +281,12 @@ def forget_pack(database: Mongo, pack: str) -> None:
 
 
 def _data_set(row: Document) -> DataSet:
-    return DataSet(row["_id"], row["name"], row["pack"], row["bytes"], row.get("createdAt"))
+    return DataSet(
+        row["_id"],
+        row["name"],
+        row["bytes"],
+        row.get("createdAt"),
+        row.get("pack"),
+        row.get("manifest"),
+        row.get("files"),
+    )

@@ -39,7 +39,8 @@ class TrainingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         str,
         Meta(
             min_length=1,
-            description="a JSONL file (also gzip or a JSON array) on the pod, or an artifact key runs/...",
+            description="a JSONL file (also gzip or a JSON array) on the pod, "
+            "or the key of an artifact runs/... or a data set data/...",
         ),
     ]
     revision: Annotated[str | None, Meta(description="branch, tag or commit of a hub model")] = None

@@ -100,9 +100,7 @@ class AttemptExecutor:
             model_access=self._spec.model_access,
             job_secrets=self._spec.job_secrets,
             open_sandbox=self._sandbox.open if self._sandbox else None,
-            fetch_workdir=lambda manifest, target: child_io.fetch_workdir(
-                self._spec, self._stop, manifest, target
-            ),
+            folders=child_io.ContentFolders(self._spec, self._stop),
         ) as context:
             context.summary = stage.run(context)
         self._save(stage.name, context.summary, done=True)

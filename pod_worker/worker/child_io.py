@@ -110,19 +110,40 @@ class LazyArtifacts:
         return self._opened
 
 
-def fetch_workdir(spec: AttemptSpec, stop: StopSignal, manifest: str, target: Path) -> None:
-    """Copies the workdir of the run; the cache is shared by the runs of this pod.
+class ContentFolders:
+    """Copies of stored folders; the cache is shared by the runs of this pod."""
 
-    Raises RunError(STORAGE), and what `stop` raises.
-    """
-    from pod_worker.content.manifest import InvalidManifestError
-    from pod_worker.content.materialise import materialise
-    from pod_worker.content.pod_client import WorkdirClient
+    def __init__(self, spec: AttemptSpec, stop: StopSignal) -> None:
+        self._spec, self._stop = spec, stop
 
-    client = WorkdirClient(spec.control_plane_url, spec.attempt_token, spec.run.id, stop)
-    wanted, packs = client.workdir(manifest)
-    cache = Path(spec.work_dir).parent / CONTENT_CACHE
-    try:
-        materialise(wanted, packs, target, cache, client.fetch_pack, stop)
-    except InvalidManifestError as error:
-        raise RunError(FailureCode.STORAGE, f"the manifest of the workdir is not valid: {error}") from None
+    def fetch_workdir(self, manifest: str, target: Path) -> None:
+        """Make `target` the workdir of the run.
+
+        Raises RunError(STORAGE), and what `stop` raises.
+        """
+        self._fetch(None, manifest, "", target)
+
+    def fetch_data(self, folder_key: str, path: str, target: Path) -> Path:
+        """Copy the folder of a data set, or what is at `path` in it, to `target`.
+
+        Raises RunError(INVALID_INPUT) for one that is not there, RunError(STORAGE), and what `stop` raises.
+        """
+        if not self._fetch(folder_key, folder_key.split("/")[1], path.rstrip("/"), target):
+            raise RunError(FailureCode.INVALID_INPUT, f"data set {folder_key} has no file or folder {path!r}")
+        return target / path
+
+    def _fetch(self, data_set: str | None, manifest: str, path: str, target: Path) -> bool:
+        from pod_worker.content.manifest import InvalidManifestError, select
+        from pod_worker.content.materialise import materialise
+        from pod_worker.content.pod_client import TreeClient
+
+        spec = self._spec
+        client = TreeClient(spec.control_plane_url, spec.attempt_token, spec.run.id, self._stop, data_set=data_set)
+        whole, packs = client.tree(manifest)
+        wanted = select(whole, path)
+        cache = Path(spec.work_dir).parent / CONTENT_CACHE
+        try:
+            materialise(wanted, packs, target, cache, client.fetch_pack, self._stop)
+        except InvalidManifestError as error:
+            raise RunError(FailureCode.STORAGE, f"the manifest of a folder is not valid: {error}") from None
+        return bool(wanted.files or wanted.links)

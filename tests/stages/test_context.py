@@ -24,14 +24,17 @@ class Recorder:
         return str(len(self.seen))
 
 
-def context(recorder: Recorder, clock: ManualClock, **fields: Any) -> StageContext:
+def context(
+    recorder: Recorder, clock: ManualClock, artifacts: Any = None, folders: Any = None, **fields: Any
+) -> StageContext:
     run = Run("r", "synthetic", "synthetic", RunStatus.RUNNING, {}, attempt=1, **fields)
     return StageContext(
         run,
         "paper",
         work_dir=Path("/nowhere"),
         emitter=recorder,
-        artifacts=None,  # type: ignore[arg-type]
+        artifacts=artifacts,
+        folders=folders,
         stop=StopFlag(),
         save=lambda stage, state: recorder.saved.append((stage, state)),
         clock=clock,
@@ -102,3 +105,28 @@ def test_a_cancel_outranks_a_drain() -> None:
     flag.request(DrainRequested)
     with pytest.raises(CancelRequested):
         flag.check()
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("data/0123456789abcdef/corpus/", "stored:data/0123456789abcdef/corpus/::corpus"),
+        ("data/0123456789abcdef/corpus/a/b.txt", "stored:data/0123456789abcdef/corpus/:a/b.txt:corpus"),
+        ("data/0123456789abcdef/a.jsonl", "artifact:data/0123456789abcdef/a.jsonl:a.jsonl"),
+        ("runs/r/1/outputs/a.jsonl", "artifact:runs/r/1/outputs/a.jsonl:a.jsonl"),
+    ],
+)
+def test_data_is_a_stored_folder_or_an_artifact(tmp_path: Path, key: str, place: str) -> None:
+    class Artifacts:
+        def fetch(self, key: str, target: Path, sha256: str | None = None) -> Path:
+            return Path(f"artifact:{key}:{target.relative_to(tmp_path)}")
+
+    class Folders:
+        def fetch_workdir(self, manifest: str, target: Path) -> None:
+            raise AssertionError
+
+        def fetch_data(self, folder_key: str, path: str, target: Path) -> Path:
+            return Path(f"stored:{folder_key}:{path}:{target.relative_to(tmp_path)}")
+
+    with context(Recorder(), ManualClock(), artifacts=Artifacts(), folders=Folders()) as stage:
+        assert stage.fetch_data(key, tmp_path) == Path(place)

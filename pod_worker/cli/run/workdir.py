@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.cli.composition import load_settings
+from pod_worker.cli.composition import hash_cache_folder, load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say, size
 from pod_worker.cli.progress import ByteProgress
@@ -41,7 +40,7 @@ def plan_workdir(text: str, base: Path, limits: TreeLimits) -> PlannedWorkdir:
         )
     folder = base / Path(text).expanduser()
     try:
-        tree = scan(folder, limits, _cache_folder())
+        tree = scan(folder, limits, hash_cache_folder())
     except TreeError as error:
         raise CommandError(str(error), ExitCode.USAGE) from None
     reference = {"manifest": tree.sha256, "files": tree.files, "bytes": tree.bytes}
@@ -78,10 +77,3 @@ def _source(folder: Path) -> dict[str, Json] | None:
     found: dict[str, Json] = {"commit": state.commit, "is_dirty": state.is_dirty}
     found |= {"branch": state.branch} if state.branch else {}
     return found | ({"diff_sha256": state.diff_sha256} if state.diff_sha256 else {})
-
-
-def _cache_folder() -> Path | None:
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pod_worker"
-    except RuntimeError:  # no home folder
-        return None

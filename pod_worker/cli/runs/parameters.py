@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ from pod_worker.core.run import Json
 
 if TYPE_CHECKING:
     from pod_worker.pipeline import Pipeline
+
+
+_KEY = re.compile(r"runs/[^/]+/[0-9]+/|data/[0-9a-f]{16}/", re.ASCII)  # of artifacts and data sets
 
 
 def param_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -87,7 +91,8 @@ def _absolute(name: str, value: str) -> str:
 
 def _is_file_name(value: str) -> bool:
     """Whether a text can only mean a file or folder, and not a model of a hub."""
-    return value.startswith(("/", "./", "../", "~")) or bool(Path(value).suffix)
+    is_key = _KEY.match(value) is not None
+    return not is_key and (value.startswith(("/", "./", "../", "~")) or bool(Path(value).suffix))
 
 
 def _read_file(name: str) -> dict[str, Json]:

@@ -160,7 +160,7 @@ class _Routes:
     def _data_set(self, key: str) -> DownloadUrl:
         """An uploaded data set, which every run may read."""
         found = content_index.data_set(self._database, key)
-        if found is None:
+        if found is None or found.pack is None:
             raise ProblemError(404, "object_missing", f"there is no data set {key[:200]}: pod-worker data list")
         url = self._store.presign_get(pack_key(found.pack), self._url_seconds, attachment=found.name)
         return DownloadUrl(key=key, url=url, expires_in_s=self._url_seconds, sha256=found.pack, bytes=found.bytes)

@@ -29,6 +29,7 @@ from pod_worker.content.wire import (
     PackPlace,
     PackRef,
     WorkdirAnswer,
+    data_key,
     pack_key,
 )
 from pod_worker.control.content.packs import UPLOAD_KEY, PackVerifier, manifest_key
@@ -60,6 +61,7 @@ def router(database: Mongo, object_store: ObjectStore, authorize: Callable[..., 
         ("/api/content/data", "POST", routes.put_data, DataSetView),
         ("/api/content/data", "GET", routes.list_data, list[DataSetView]),
         ("/api/runs/{run_id}/workdir", "GET", routes.workdir, WorkdirAnswer),
+        ("/api/runs/{run_id}/data", "GET", routes.data_folder, WorkdirAnswer),
     ):
         short: dict[str, Any] = {"methods": [method], "response_model": model}
         made.add_api_route(path, call, **short)
@@ -149,22 +151,36 @@ class _Routes:
         ]
         return WorkdirAnswer(sha256=sha256, manifest=encoded.decode(), packs=packs)
 
+    def data_folder(self, key: str) -> WorkdirAnswer:
+        """The manifest and the packs of a data set that is a folder."""
+        found = index.data_set(self._database, key)
+        if found is None or found.manifest is None:
+            raise ProblemError(404, "object_missing", f"there is no data set {key[:200]!r}: pod-worker data list")
+        if not index.use_manifest(self._database, found.manifest):
+            raise _gone(found.manifest)
+        return self._answer(found.manifest)
+
     def put_data(self, body: DataSetRequest) -> DataSetView:
-        """Gives a pack of one file a key under `data/`."""
+        """Gives a pack of one file, or a recorded manifest, a key under `data/`."""
         _check_hashes([body.sha256])
         try:
             check_filename(body.name)
         except InvalidNameError as error:
             raise ProblemError(422, "bad_key", str(error)) from None
         name = _UNSAFE.sub("_", body.name.rpartition("/")[2])
-        size = index.pack_sizes(self._database, [body.sha256]).get(body.sha256)
-        key = f"data/{body.sha256[:16]}/{name}"
-        if size is None or not index.record_data_set(self._database, key, name, body.sha256, size):
-            raise ProblemError(409, "content_missing", "the file is not stored: upload it, then name it again")
+        key = data_key(name, body.sha256, body.is_folder)
+        if not self._is_recorded(body, key, name):
+            raise ProblemError(409, "content_missing", "the content is not stored: upload it, then name it again")
         found = index.data_set(self._database, key)
-        if found is None or found.pack != body.sha256:
+        if found is None or body.sha256 not in (found.pack, found.manifest):
             raise ProblemError(409, "key_taken", f"{key} has other content: use another name")
         return data_set_view(found)
+
+    def _is_recorded(self, body: DataSetRequest, key: str, name: str) -> bool:
+        if body.is_folder:
+            return index.record_data_folder(self._database, key, name, body.sha256)
+        size = index.pack_sizes(self._database, [body.sha256]).get(body.sha256)
+        return size is not None and index.record_data_set(self._database, key, name, body.sha256, size)
 
     def list_data(self) -> list[DataSetView]:
         return [data_set_view(each) for each in index.data_sets(self._database)]
@@ -172,7 +188,14 @@ class _Routes:
 
 def data_set_view(found: DataSet) -> DataSetView:
     created = rfc3339(found.created_at) if found.created_at else None
-    return DataSetView(key=found.key, name=found.name, bytes=found.bytes, sha256=found.pack, created_at=created)
+    return DataSetView(
+        key=found.key,
+        name=found.name,
+        bytes=found.bytes,
+        sha256=found.pack or found.manifest or "",
+        files=found.files,
+        created_at=created,
+    )
 
 
 def _check_hashes(hashes: list[str], limit: int = HASHES_LIMIT + 1) -> None:
@@ -187,6 +210,4 @@ def _incomplete() -> ProblemError:
 
 
 def _gone(sha256: str) -> ProblemError:
-    return ProblemError(
-        404, "workdir_gone", f"the files of workdir {sha256[:16]} are no longer stored: submit the job again"
-    )
+    return ProblemError(404, "workdir_gone", f"the files of {sha256[:16]} are no longer stored: upload them again")

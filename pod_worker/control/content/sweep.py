@@ -14,11 +14,22 @@ from pod_worker.store import content_index as index
 from pod_worker.store.mongo import Mongo
 
 CONTENT_DAYS = 30
+DATA_SET_DAYS = 180
 
 
-def sweep_content(database: Mongo, store: ObjectStore, now: datetime, days: float = CONTENT_DAYS) -> int:
-    """Returns how many objects were deleted. Raises ObjectStoreError; repeatable."""
+def sweep_content(
+    database: Mongo,
+    store: ObjectStore,
+    now: datetime,
+    days: float = CONTENT_DAYS,
+    data_set_days: float = DATA_SET_DAYS,
+) -> int:
+    """Returns how many objects were deleted. Raises ObjectStoreError; repeatable.
+
+    A data set that was swept keeps its content for `days` longer, counted from its last use.
+    """
     before = now - timedelta(days=days)
+    index.forget_data_sets(database, now - timedelta(days=data_set_days))
     objects = 0
     for manifest in index.doom_manifests(database, before):
         store.delete(manifest_key(manifest))

@@ -29,7 +29,7 @@ from pod_worker.core.credentials.attempt_token import is_attempt_token, verify
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _INGEST = frozenset({"/api/ingest/event", "/api/ingest/events"})
 _ARTIFACTS = re.compile(r"/api/runs/([^/]+)/artifacts(/(presign|finalize|abort))?")
-_WORKDIR = re.compile(r"/api/runs/([^/]+)/workdir")
+_WORKDIR = re.compile(r"/api/runs/([^/]+)/(?:workdir|data)")
 _METRICS = re.compile(r"/api/training/jobs/([^/]+)/metrics")
 # Headers that proxies add.
 _PROXY_HEADERS = frozenset(
@@ -73,7 +73,7 @@ class Caller:
     def may_call(self, method: str, path: str) -> bool:
         """Whether the route is open to it.
 
-        A job may post metrics. An attempt also has events, artifacts and its run's workdir.
+        A job may post metrics. An attempt also has events, artifacts, its run's workdir, and data sets.
         """
         if self.run_id is None:
             return True

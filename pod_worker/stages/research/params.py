@@ -29,7 +29,11 @@ class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ]
     task: Annotated[
         str,
-        Meta(min_length=1, max_length=4096, description="name of a shipped task, or a folder with task.yaml"),
+        Meta(
+            min_length=1,
+            max_length=4096,
+            description="name of a shipped task, a folder with task.yaml, or its key data/.../",
+        ),
     ] = "digits"
     model: Annotated[
         str,

@@ -34,6 +34,7 @@ from pod_worker.tasks.self_reported import SelfReportedEvaluator
 
 SAVE_SECONDS = 180.0
 GB = 10**9
+DATA_FOLDER = "task-data"  # a task that was uploaded as a data set
 TASK_FILE = "task.json"  # what the run's data was when it started
 
 
@@ -116,7 +117,7 @@ class SearchSession:
 
 def open_session(context: Context, params: ExperimentParams) -> SearchSession:
     """Everything is checked here before a model is paid. Raises RunError."""
-    task = find_task(params.task)
+    task = find_task(task_place(context, params.task))
     record = RunRecord(context)
     record.open(context)
     caps = SpendCaps(
@@ -129,6 +130,13 @@ def open_session(context: Context, params: ExperimentParams) -> SearchSession:
     runner = context.open_sandbox()
     context.log(f"sandbox: {', '.join(runner.layers)}", layers=list(runner.layers))
     return SearchSession(params, record, prepared, client, model, runner, tools)
+
+
+def task_place(context: Context, task: str) -> str:
+    """The name or the folder of a task; a data set is copied to this pod first."""
+    if not task.startswith("data/") or Path(task).is_dir():
+        return task
+    return str(context.fetch_data(task, context.work_dir / DATA_FOLDER))
 
 
 def split_seed(params: ExperimentParams, run_id: str) -> int:

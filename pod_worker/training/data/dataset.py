@@ -97,11 +97,18 @@ def _local(context: Context, dataset: str) -> Path:
     if path.exists() or not dataset.startswith(("runs/", "data/")):
         return path
     folder = context.work_dir / "data" / hashlib.sha256(dataset.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        return context.artifacts.fetch(dataset, folder / path.name)
+        fetched = context.fetch_data(dataset, folder)
     except FileNotFoundError as error:
         raise RunError(
             FailureCode.INVALID_INPUT,
             f"data set {dataset} is no artifact of this run, no uploaded data set and no file here",
         ) from error
+    if fetched.is_dir():
+        names = ", ".join(sorted(each.name for each in fetched.iterdir())[:5])
+        raise RunError(
+            FailureCode.INVALID_INPUT,
+            f"data set {dataset} is a folder ({names}), and a training reads one file: write "
+            f"{dataset.rstrip('/')}/NAME",
+        )
+    return fetched

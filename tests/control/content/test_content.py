@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import uvicorn
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.content.manifest import Manifest
 from pod_worker.content.materialise import materialise
-from pod_worker.content.pod_client import WorkdirClient
+from pod_worker.content.pod_client import TreeClient
 from pod_worker.content.tree import Tree, scan
 from pod_worker.content.upload_client import ContentClient, ContentUploadError
 from pod_worker.content.wire import PackRef
@@ -27,7 +28,8 @@ from pod_worker.control.app import build_app
 from pod_worker.control.content.sweep import sweep_content
 from pod_worker.control.server import bind
 from pod_worker.core.credentials.attempt_token import mint
-from pod_worker.core.failure import RunError
+from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.worker.child_io import ContentFolders
 from tests.control.conftest import TOKEN, Db
 from tests.sandbox.support import NeverStop
 
@@ -69,13 +71,13 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def _pod(url: str, db: Db, tree: Tree) -> WorkdirClient:
+def _pod(url: str, db: Db, tree: Tree) -> TreeClient:
     db["runs"].insert_one({"_id": "r1", "params": {"workdir": {"manifest": tree.sha256}}})
-    return WorkdirClient(url, mint(TOKEN, "r1", 1), "r1", NeverStop(), retry_seconds=0)
+    return TreeClient(url, mint(TOKEN, "r1", 1), "r1", NeverStop(), retry_seconds=0)
 
 
-def _materialise(pod: WorkdirClient, tree: Tree, target: Path, cache: Path, **settings: Any) -> None:
-    manifest, packs = pod.workdir(tree.sha256)
+def _materialise(pod: TreeClient, tree: Tree, target: Path, cache: Path, **settings: Any) -> None:
+    manifest, packs = pod.tree(tree.sha256)
     materialise(manifest, packs, target, cache, pod.fetch_pack, NeverStop(), **settings)
 
 
@@ -96,7 +98,7 @@ def test_a_tree_arrives_as_it_was(
     def refuse(pack: PackRef, path: Path) -> Path:
         raise AssertionError("everything is in the cache")
 
-    materialise(tree.manifest, pod.workdir(tree.sha256)[1], target, cache, refuse, NeverStop())
+    materialise(tree.manifest, pod.tree(tree.sha256)[1], target, cache, refuse, NeverStop())
     assert scan(target).encoded == tree.encoded
 
 
@@ -199,7 +201,7 @@ def test_a_pack_with_other_bytes_is_named(
 ) -> None:
     tree = scan(folder)
     client.upload(tree)
-    manifest, packs = _pod(url, store, tree).workdir(tree.sha256)
+    manifest, packs = _pod(url, store, tree).tree(tree.sha256)
 
     def other_bytes(pack: PackRef, path: Path) -> Path:
         path.write_bytes(b"x" * pack.bytes)
@@ -281,6 +283,62 @@ def test_any_attempt_fetches_a_data_set(client: ContentClient, url: str, tmp_pat
     assert asked["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     absent = {"action": "get", "key": "data/../x"}
     assert requests.post(route, json=absent, headers=headers, timeout=10).status_code == 404
+
+
+def _pod_folders(url: str, work_dir: Path) -> ContentFolders:
+    spec: Any = SimpleNamespace(
+        control_plane_url=url,
+        attempt_token=mint(TOKEN, "r1", 1),
+        run=SimpleNamespace(id="r1"),
+        work_dir=str(work_dir / "r1"),
+    )
+    return ContentFolders(spec, NeverStop())
+
+
+def test_a_folder_is_one_data_set_for_any_attempt(
+    client: ContentClient, url: str, folder: Path, tmp_path: Path
+) -> None:
+    tree = scan(folder)
+    made = client.put_data_folder(tree, "corpus")
+    assert (made.key, made.files, made.bytes) == (f"data/{tree.sha256[:16]}/corpus/", 3, tree.bytes)
+    assert client.put_data_folder(tree, "corpus") == made
+    pod = _pod_folders(url, tmp_path)
+    assert scan(pod.fetch_data(made.key, "", tmp_path / "all")).encoded == tree.encoded
+    one = pod.fetch_data(made.key, "sub/data.bin", tmp_path / "one")
+    assert one.read_bytes() == (folder / "sub/data.bin").read_bytes()
+    assert [path.name for path in (tmp_path / "one").rglob("*")] == ["sub", "data.bin"]
+    for key, path in ((made.key, "sub/none"), (f"data/{tree.sha256[:16]}/other/", "")):
+        with pytest.raises(RunError) as refused:
+            pod.fetch_data(key, path, tmp_path / "none")
+        assert refused.value.code is FailureCode.INVALID_INPUT
+
+
+def test_the_key_of_a_folder_is_no_file(client: ContentClient, url: str, folder: Path) -> None:
+    key = client.put_data_folder(scan(folder), "corpus").key
+    headers = {"Authorization": f"Bearer {mint(TOKEN, 'r1', 1)}"}
+    for each in (key, key.rstrip("/")):
+        body = {"action": "get", "key": each}
+        answer = requests.post(f"{url}/api/runs/r1/artifacts/presign", json=body, headers=headers, timeout=10)
+        assert (answer.status_code, answer.json()["code"]) == (404, "object_missing")
+    assert requests.get(f"{url}/api/runs/r2/data?key={key}", headers=headers, timeout=10).status_code == 403
+
+
+def test_a_data_set_is_swept_when_nothing_used_it_for_long(
+    client: ContentClient, store: Db, objects: ObjectStore, folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text("{}\n")
+    keys = {client.put_data(file).key, client.put_data_folder(scan(folder), "corpus").key}
+    assert sweep_content(store, objects, datetime.now(UTC) + timedelta(days=170)) == 0
+    in_folder = next(key for key in keys if key.endswith("/")) + "sub/data.bin"
+    for key in (next(key for key in keys if not key.endswith("/")), in_folder):
+        store["runs"].insert_one({"status": "QUEUED", "params": {"dataset": key, "lr": 0.1}})
+    late = datetime.now(UTC) + timedelta(days=190)
+    assert sweep_content(store, objects, late) == 0, "a run names it"
+    assert {each.key for each in client.data_sets()} == keys
+    store["runs"].update_many({}, {"$set": {"status": "COMPLETED"}})
+    assert sweep_content(store, objects, late) == 3
+    assert (client.data_sets(), objects.list("content/")) == ([], [])
 
 
 def test_a_key_of_other_content_is_refused(client: ContentClient, store: Db, tmp_path: Path) -> None:
