@@ -8,14 +8,15 @@ import pytest
 
 from pod_worker.process.tree import become_subreaper
 from tests.stages.ai_scientist.original_run import OriginalRun
+from tests.stages.ai_scientist.stand_in import MARK, latex_stand_in
 
 
 @pytest.fixture(autouse=True, scope="package")
-def stand_in() -> Iterator[None]:
-    """The stand-in kills only processes with this mark, should its isolation fail."""
-    os.environ["XDG_STAND_IN_TEST"] = f"unit-{os.getpid()}"
-    yield
-    del os.environ["XDG_STAND_IN_TEST"]
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, f"unit-{os.getpid()}")
+        patch.setenv("PATH", latex_stand_in(tmp_path_factory.mktemp("programs")))
+        yield
     become_subreaper(enabled=False)
 
 
