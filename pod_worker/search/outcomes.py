@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from pod_worker.core.failure import classify, truncate
 from pod_worker.search.duplicates import shape
 from pod_worker.search.operators import CODE_BYTES, Proposal
@@ -56,6 +58,15 @@ def given_up(node: SearchNode) -> NodeFinished:
     """
     message = f"the worker did not survive {node.starts} executions of this program"
     return NodeFinished(node_id=node.id, outcome=NodeOutcome.BUGGY, error_kind="worker_lost", error=message)
+
+
+def is_killed(record: NodeFinished) -> bool:
+    """Whether a SIGKILL that is not the sandbox's ended the program.
+
+    The sandbox sends it for a limit only, and names the limit. The kernel or a person may send it too, so it says
+    little about the program.
+    """
+    return record.error_kind == signal.SIGKILL.name
 
 
 def unscored(node: SearchNode, error: BaseException) -> NodeFinished:

