@@ -168,6 +168,13 @@ class Failure:
         return self if self.stage else replace(self, stage=stage)
 
 
+def known_failure(code: str | None, exit_code: int | None = None) -> Failure | None:
+    """The failure that a run's document names; None for no code or a foreign one."""
+    if code is None or code not in FailureCode.__members__:
+        return None
+    return Failure(FailureCode(code), "", exit_code=exit_code)
+
+
 class RunError(Exception):
     """Raised by a stage that knows the cause; `classify` names every other exception."""
 

@@ -21,6 +21,8 @@ DEFAULT_MAX_ATTEMPTS = 5
 PARAMS_LIMIT_BYTES = 8 * 1024 * 1024
 CHECKPOINT_STATE_LIMIT_BYTES = 256 * 1024  # of one stage, as JSON
 
+TIME_LIMIT_SECONDS = 10 * 366 * 86_400.0  # the longest max_queue_time and max_duration
+
 
 class InvalidRunError(ValueError):
     """The run cannot be stored or addressed; the message names the field and the fix."""
@@ -49,7 +51,7 @@ _ENDS = frozenset({_S.FAILED, _S.CANCELED})
 _REVIEW_RESULTS = frozenset({_S.HUMAN_VALIDATED, _S.HUMAN_REJECTED})
 
 TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
-    _S.QUEUED: frozenset({_S.SCHEDULED, _S.CANCELED}),
+    _S.QUEUED: frozenset({_S.SCHEDULED}) | _ENDS,
     _S.SCHEDULED: frozenset({_S.QUEUED, _S.RUNNING, _S.COMPLETED}) | _ENDS,
     _S.RUNNING: frozenset({_S.QUEUED, _S.AUTO_VALIDATING, _S.COMPLETED}) | _ENDS,
     _S.AUTO_VALIDATING: frozenset({_S.QUEUED, _S.AWAITING_HUMAN, _S.COMPLETED}) | _ENDS,
@@ -68,9 +70,16 @@ UNATTENDED = ACTIVE | {_S.QUEUED}  # goes on without a person
 TERMINAL = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELED}) | _REVIEW_RESULTS
 
 
-def predecessors(to: RunStatus) -> frozenset[RunStatus]:
-    """The states from which `to` may be reached: the filter of a conditional write."""
-    return frozenset(state for state in RunStatus if state != to and to in TRANSITIONS[state])
+# The queue alone fails a run that waits (start deadline, dependency). A worker's event that reports it is late:
+# it belongs to the attempt before the run was queued again.
+_NEVER_REPORTED = frozenset({(_S.QUEUED, _S.FAILED)})
+
+
+def reported_predecessors(to: RunStatus) -> frozenset[RunStatus]:
+    """The states from which an event may move a run to `to`."""
+    return frozenset(
+        state for state in RunStatus if to in TRANSITIONS[state] and (state, to) not in _NEVER_REPORTED
+    )
 
 
 @dataclass(frozen=True, slots=True)

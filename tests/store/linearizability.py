@@ -98,15 +98,29 @@ class Explanation(Generic[State]):
 
 
 def explain(
-    history: Sequence[Call], initial: State, step: Callable[[State, Call], State | None]
+    history: Sequence[Call],
+    initial: State,
+    step: Callable[[State, Call], State | None],
+    is_read: Callable[[Call], bool] = lambda _call: False,
 ) -> Explanation[State]:
-    """`step` gives the state after a call, or None where the object could not have given that result."""
+    """`step` gives the state after a call, or None where the object could not have given that result.
+
+    `is_read`: with this result the call changes nothing in any state. Where it fits, no other order need be tried: it
+    could be moved here from any later place.
+    """
     calls = sorted(history, key=lambda call: call.began)
     needed = sum(1 << place for place, call in enumerate(calls) if call.ended is not None)
     tried: set[tuple[int, State]] = set()
     path: list[int] = []
     longest: list[int] = []
-    stack: list[tuple[State, int, list[int]]] = [(initial, 0, _minimal(calls, 0))]
+
+    def options_at(state: State, done: int) -> list[int]:
+        options = _minimal(calls, done)
+        fits = (place for place in options if is_read(calls[place]) and step(state, calls[place]) is not None)
+        read = next(fits, None)
+        return options if read is None else [read]
+
+    stack: list[tuple[State, int, list[int]]] = [(initial, 0, options_at(initial, 0))]
     while stack:
         state, done, options = stack[-1]
         if done & needed == needed:
@@ -125,7 +139,7 @@ def explain(
         path.append(place)
         if len(path) > len(longest):
             longest = list(path)
-        stack.append((after, marked, _minimal(calls, marked)))
+        stack.append((after, marked, options_at(after, marked)))
     explained = sum(1 << place for place in longest)
     stuck = [calls[place] for place in _minimal(calls, explained)]
     return Explanation(None, [calls[place] for place in longest], stuck, len(tried))

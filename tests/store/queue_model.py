@@ -7,11 +7,12 @@ past) and no MongoDB. `test_queue_model` holds the real queue to it, call by cal
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from pod_worker.core.failure import FailureClass, FailureCode
+from pod_worker.core.failure import Failure, FailureClass, FailureCode
 from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Succeeded
-from pod_worker.core.run import ACTIVE, TERMINAL, UNATTENDED, RunStatus
+from pod_worker.core.run import ACTIVE, ENDED_WELL, TERMINAL, UNATTENDED, AfterFailure, RunStatus
 from pod_worker.store.queue.operations import ActionResult
 
 S = RunStatus
@@ -37,6 +38,12 @@ class ModelRun:
     checkpoints: dict[str, bool] = field(default_factory=dict)  # stage -> done
     settled: tuple[str, RunStatus] | None = None  # by which token, as what
     error: str | None = None
+    after: tuple[str, ...] = ()
+    after_failure: AfterFailure = AfterFailure.FAIL
+    blocked_by: tuple[str, ...] = ()
+    has_max_queue_time: bool = False
+    start_by: str = ""  # "" | "ahead" | "past"
+    retry_on: tuple[str, ...] | None = None
 
     @property
     def is_held(self) -> bool:
@@ -60,8 +67,23 @@ class QueueModel:
 
     # ── in and claim ────────────────────────────────────────────────────────────────────────────────────
 
-    def enqueue(self, run_id: str, queue: str, priority: int, max_attempts: int) -> None:
-        self.runs[run_id] = ModelRun(run_id, queue, self._next_place(), priority, max_attempts)
+    def enqueue(self, run_id: str, queue: str, priority: int, max_attempts: int, **fields: Any) -> None:
+        run = self.runs[run_id] = ModelRun(run_id, queue, self._next_place(), priority, max_attempts, **fields)
+        run.blocked_by = run.after
+        self._begin_waiting(run)
+
+    def _begin_waiting(self, run: ModelRun) -> None:
+        """The time to start counts while a worker may claim the run."""
+        run.start_by = "ahead" if run.has_max_queue_time and not run.blocked_by else ""
+
+    def set_priority(self, run_id: str, priority: int) -> ActionResult:
+        run = self.runs.get(run_id)
+        if run is None:
+            return ActionResult.MISSING
+        if run.status is not S.QUEUED:
+            return ActionResult.LIVE
+        run.priority = priority
+        return ActionResult.DONE
 
     def claimable(self, paused: frozenset[str] | set[str] | None = None) -> list[ModelRun]:
         """Everything that a worker of all queues may take, the first in line first."""
@@ -70,7 +92,7 @@ class QueueModel:
             run
             for run in self.runs.values()
             if run.status is S.QUEUED and not run.is_hidden and run.queue not in paused
-            if "ahead" not in (run.wait, run.held)
+            if "ahead" not in (run.wait, run.held) and not run.blocked_by
         ]
         return sorted(free, key=lambda run: (-run.priority, run.place, run.id))
 
@@ -79,7 +101,7 @@ class QueueModel:
         assert run in self.claimable(paused=frozenset())
         run.status, run.attempt, run.token = S.SCHEDULED, run.attempt + 1, token
         run.is_expired = run.is_cancel_requested = False
-        run.wait = run.held = ""
+        run.wait = run.held = run.start_by = ""
         return run
 
     # ── the holder's writes ─────────────────────────────────────────────────────────────────────────────
@@ -128,22 +150,24 @@ class QueueModel:
         elif isinstance(outcome, Canceled) or run.is_cancel_requested:
             run.status = S.CANCELED
         elif isinstance(outcome, Failed):
-            self._fail(run, outcome.failure.code)
+            self._fail(run, outcome.failure)
         else:
             run.status = S.QUEUED
 
-    def _fail(self, run: ModelRun, code: FailureCode) -> None:
-        rule = outcome_rule(code)
+    def _fail(self, run: ModelRun, failure: Failure) -> None:
+        code = failure.code
+        rule = FailureClass.INFRA if outcome_rule(code) is FailureClass.INFRA else FailureClass.USER
         run.error = code.value
+        is_final = not retried(failure, run.retry_on)
         if rule is FailureClass.INFRA:
             run.crashes += 1
-            is_over = run.crashes + run.retries >= run.max_attempts
-            run.error = FailureCode.POISON.value if is_over else run.error
         else:
             run.retries += 1
-            is_over = rule is None or run.crashes + run.retries >= run.max_attempts
+        is_over = is_final or run.crashes + run.retries >= run.max_attempts
+        if is_over and not is_final and rule is FailureClass.INFRA:
+            run.error = FailureCode.POISON.value
         run.status = S.FAILED if is_over else S.QUEUED
-        if not is_over and code is not FailureCode.PREEMPTED:  # that one comes back at once
+        if not is_over and code not in AT_ONCE:
             run.wait = "ahead"
 
     # ── time and other hands ────────────────────────────────────────────────────────────────────────────
@@ -151,12 +175,53 @@ class QueueModel:
     def expire(self, run_id: str) -> None:
         self.runs[run_id].is_expired = self.runs[run_id].is_held
 
-    def rescue(self) -> set[str]:
-        dead = [run for run in self.runs.values() if run.is_held and run.is_expired]
+    def sweep(self) -> set[str]:
+        """Everything that comes due without a person; the ids of the rescued runs."""
+        self.end_overdue(list(self.runs))
+        self.advance(set(self.runs))
+        return self.rescue()
+
+    def end_overdue(self, run_ids: list[str]) -> None:
+        for run in (self.runs[run_id] for run_id in run_ids):
+            if run.status is S.QUEUED and run.start_by == "past":
+                run.status, run.error, run.start_by = S.FAILED, FailureCode.STAGE_TIMEOUT.value, ""
+
+    def advance(self, changed: set[str]) -> None:
+        """Look at the runs that wait for these, then at those that wait for them."""
+        while changed:
+            waiting = [run for run in self.runs.values() if run.status is S.QUEUED]
+            reached = [run for run in waiting if not changed.isdisjoint(run.blocked_by)]
+            verdicts = {run.id: self.verdict(run) for run in reached}
+            changed = {run.id for run in reached if self.follow(run, verdicts[run.id])}
+
+    def verdict(self, run: ModelRun) -> str:
+        """What the runs that it waits for mean for it: "" | "start" | "end"."""
+        states = {self.runs[name].status for name in run.blocked_by}
+        if states & (TERMINAL - ENDED_WELL):
+            return "end"
+        return "start" if states and states <= ENDED_WELL else ""
+
+    def follow(self, run: ModelRun, verdict: str) -> bool:
+        if verdict == "end":
+            run.status = S.CANCELED if run.after_failure is AfterFailure.SKIP else S.FAILED
+            if run.status is S.FAILED:
+                run.error = FailureCode.USER_ERROR.value
+        if verdict:
+            run.blocked_by = ()
+            run.start_by = ""
+        if verdict == "start":
+            self._begin_waiting(run)
+        return bool(verdict)
+
+    def rescue(self, run_ids: list[str] | None = None) -> set[str]:
+        chosen = self.runs.values() if run_ids is None else [self.runs[run_id] for run_id in run_ids]
+        dead = [run for run in chosen if run.is_held and run.is_expired]
         for run in dead:
             run.crashes += 1
             if run.is_cancel_requested:
                 run.status = S.CANCELED
+            elif run.retry_on is not None and "interruption" not in run.retry_on:
+                run.status, run.error = S.FAILED, FailureCode.WORKER_LOST.value
             elif run.crashes + run.retries >= run.max_attempts:
                 run.status, run.error = S.FAILED, FailureCode.POISON.value
             else:
@@ -173,10 +238,11 @@ class QueueModel:
         if run.is_held:
             run.is_cancel_requested = True
             return ActionResult.REQUESTED
-        run.status = S.CANCELED
+        run.status, run.blocked_by, run.start_by = S.CANCELED, (), ""
         return ActionResult.DONE
 
-    def reset(self, run_id: str, force: bool, from_scratch: bool) -> ActionResult:
+    def reset(self, run_id: str, force: bool, from_scratch: bool, going: set[str] | None = None) -> ActionResult:
+        """`going`: the runs that were seen to go on, if that was before this call."""
         run = self.runs.get(run_id)
         if run is None:
             return ActionResult.MISSING
@@ -186,26 +252,32 @@ class QueueModel:
             return ActionResult.LIVE
         if from_scratch or run.status is S.COMPLETED:
             run.checkpoints = {}
-        self._requeue(run)
+        self._requeue(run, going)
         return ActionResult.DONE
 
-    def retry_stage(self, run_id: str, stage: str) -> ActionResult:
+    def retry_stage(self, run_id: str, stage: str, going: set[str] | None = None) -> ActionResult:
         run = self.runs.get(run_id)
         if run is None:
             return ActionResult.MISSING
         if run.status in UNATTENDED:
             return ActionResult.LIVE
         run.checkpoints.pop(stage, None)
-        self._requeue(run)
+        self._requeue(run, going)
         return ActionResult.DONE
 
-    def _requeue(self, run: ModelRun) -> None:
+    def going(self) -> set[str]:
+        return {run.id for run in self.runs.values() if run.status not in TERMINAL | ENDED_WELL}
+
+    def _requeue(self, run: ModelRun, going: set[str] | None) -> None:
         run.status, run.attempt = S.QUEUED, run.attempt + 1
         run.held = "ahead" if run.is_held and not run.is_expired else run.held
         run.retries = run.crashes = 0
         run.is_cancel_requested = False
         run.wait, run.error, run.settled = "", None, None
         run.place = self._next_place()
+        open_runs = self.going() if going is None else going
+        run.blocked_by = tuple(name for name in run.after if name in open_runs)
+        self._begin_waiting(run)
         self._let_go(run)
 
     def _let_go(self, run: ModelRun) -> None:
@@ -222,6 +294,29 @@ class QueueModel:
         for run in self.runs.values():
             assert run.is_held == (run.status in ACTIVE)
             assert run.crashes + run.retries <= run.max_attempts
+            assert run.status is S.QUEUED or not (run.blocked_by or run.start_by)
+            assert not (run.blocked_by and run.start_by)
+
+
+AT_ONCE = {FailureCode.PREEMPTED, FailureCode.USER_ERROR, FailureCode.CUDA_OOM}  # repeated without a wait
+
+
+def retried(failure: Failure, words: tuple[str, ...] | None) -> bool:
+    """Whether the failure is retried while attempts are left. The words' whole meaning is in `tests/core`."""
+    if words is None:
+        return outcome_rule(failure.code) is not None
+    if failure.exit_code is not None:
+        return "error" in words or f"exit:{failure.exit_code}" in words
+    if outcome_rule(failure.code) is FailureClass.INFRA:
+        return "interruption" in words
+    match failure.code:
+        case FailureCode.HOST_OOM | FailureCode.CUDA_OOM:
+            return "oom" in words or "error" in words
+        case FailureCode.STAGE_TIMEOUT:
+            return "interruption" in words or "error" in words
+        case FailureCode.USER_ERROR:
+            return "error" in words
+    return False
 
 
 def outcome_rule(code: FailureCode) -> FailureClass | None:
@@ -229,6 +324,7 @@ def outcome_rule(code: FailureCode) -> FailureClass | None:
     return {
         FailureCode.USER_ERROR: None,
         FailureCode.CUDA_OOM: None,
+        FailureCode.MAX_DURATION: None,
         FailureCode.BUDGET_EXCEEDED: None,
         FailureCode.HOST_OOM: FailureClass.USER,
         FailureCode.STAGE_TIMEOUT: FailureClass.USER,

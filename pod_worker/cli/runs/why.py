@@ -8,7 +8,8 @@ from datetime import datetime
 from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.output import age, clock_time, span
-from pod_worker.core.failure import FAILURE_POLICIES, FailureClass, FailureCode
+from pod_worker.core.failure import FAILURE_POLICIES, FailureClass, known_failure
+from pod_worker.core.retry import failure_hint
 from pod_worker.core.run import AfterFailure, Json, Requirements, Run, RunStatus
 from pod_worker.core.stage import stage_title
 from pod_worker.pipelines import MODES, PIPELINES
@@ -196,8 +197,9 @@ def _failed(run: Run, document: Document) -> list[str]:
     stage = as_text(document.get("errorStage"))
     where = f" in stage {stage_title(stage)}" if stage else ""
     lines = [f"It failed{where} with {run.error_code}: {run.error_message}"]
-    if run.error_code and run.error_code in FailureCode.__members__:
-        lines.append(FAILURE_POLICIES[FailureCode(run.error_code)].hint)
+    failure = known_failure(run.error_code, run.exit_code)
+    if failure and (hint := failure_hint(failure, run.retry_on)):
+        lines.append(hint)
     done = [stage_title(name) for name, checkpoint in run.checkpoints.items() if checkpoint.done]
     kept = f" (it continues after {', '.join(done)})" if done else ""
     lines.append(f"Queue it again: pod-worker runs reset {run.id}{kept}")

@@ -17,13 +17,15 @@ from pod_worker.control.runs.downsampling import lttb
 from pod_worker.control.runs.live import Position
 from pod_worker.control.web.problem import ProblemError
 from pod_worker.control.web.responses import json_response
-from pod_worker.core.failure import FAILURE_POLICIES, FailureCode
+from pod_worker.core.failure import known_failure
+from pod_worker.core.retry import failure_hint
 from pod_worker.core.run import Json, RunStatus
 from pod_worker.store import artifact_registry as registry
 from pod_worker.store.events.event_log import LEVELS
 from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
-from pod_worker.store.mongo import Mongo
+from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.queue.operations import ActionOutcome, ActionResult, OperatorActions
+from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries, Series
 from pod_worker.store.views.read_models import InvalidCursorError, ReadModels, RunFilter
@@ -181,7 +183,7 @@ def run_detail(database: Mongo, models: ReadModels, run_id: str) -> dict[str, Js
         raise ProblemError(404, "run_not_found", f"there is no run {run_id[:200]!r}")
     return {
         "run": run,
-        "hint": _hint(run.get("errorCode")),
+        "hint": _hint(run),
         "stages": models.stages(run_id),
         "validations": models.validations(run_id),
         "artifacts": [artifact_view(row) for row in registry.of_run(database, run_id)],
@@ -189,9 +191,10 @@ def run_detail(database: Mongo, models: ReadModels, run_id: str) -> dict[str, Js
     }
 
 
-def _hint(code: Json) -> str | None:
-    known = isinstance(code, str) and code in FailureCode.__members__
-    return FAILURE_POLICIES[FailureCode(code)].hint if known else None
+def _hint(document: Document) -> str | None:
+    run = run_from_document(document)
+    failure = known_failure(run.error_code, run.exit_code)
+    return failure_hint(failure, run.retry_on) if failure else None
 
 
 def _action_response(outcome: ActionOutcome) -> Response:

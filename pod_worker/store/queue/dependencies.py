@@ -17,10 +17,10 @@ from pymongo.read_concern import ReadConcern
 from pod_worker.core.failure import FailureCode
 from pod_worker.core.run import ENDED_WELL, TERMINAL, AfterFailure, RunStatus
 from pod_worker.store.collections import RUNS
-from pod_worker.store.document_fields import text, texts
+from pod_worker.store.document_fields import finite, text, texts
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
 from pod_worker.store.queue.document_room import write_or_leave
-from pod_worker.store.queue.run_document import history_append
+from pod_worker.store.queue.run_document import WAITING_FIELDS, history_append, start_by
 
 BATCH = 1000
 DELETED = "deleted"  # shown as the state of a dependency that is gone
@@ -78,7 +78,11 @@ class Dependencies:
         if bad is not None:
             update = _ending(bad, states[bad], is_skipped=text(run, "afterFailure") == AfterFailure.SKIP.value)
         elif not left:
-            update = [{"$set": {"history": history_append("released")}}, {"$unset": ["blockedBy"]}]
+            deadline = start_by(finite(run.get("maxQueueSeconds")))
+            update = [
+                {"$set": {"history": history_append("released"), "startBy": deadline}},
+                {"$unset": ["blockedBy"]},
+            ]
         else:
             return False
         # Unchanged: a reset may have given it other dependencies.
@@ -86,7 +90,7 @@ class Dependencies:
         return write_or_leave(lambda each: self._runs.update_one(seen, each), update, str(run["_id"]))
 
 
-_FIELDS = {"blockedBy": 1, "afterFailure": 1}
+_FIELDS = {"blockedBy": 1, "afterFailure": 1, "maxQueueSeconds": 1}
 
 
 def _ending(dependency: str, state: str, *, is_skipped: bool) -> list[Document]:
@@ -107,7 +111,7 @@ def _ending(dependency: str, state: str, *, is_skipped: bool) -> list[Document]:
             "retryable": False,
             "history": history_append("failed", detail=message),
         }
-    return [{"$set": values}, {"$unset": ["blockedBy", "startBy"]}]
+    return [{"$set": values}, {"$unset": WAITING_FIELDS}]
 
 
 def find_cycle(after: Mapping[str, Sequence[str]]) -> list[str]:
@@ -117,20 +121,17 @@ def find_cycle(after: Mapping[str, Sequence[str]]) -> list[str]:
     """
     done: set[str] = set()
     for start in after:
-        path: list[str] = []
-        # Depth first with an own stack: a chain may be longer than Python's.
-        stack = [(start, iter(after[start]))]
-        while stack:
-            node, rest = stack[-1]
-            if node not in path:
-                path.append(node)
+        # Depth first with an own stack: a chain may be longer than Python's. The path, in order.
+        path = {start: iter(after[start])}
+        while path:
+            node, rest = next(reversed(path.items()))
             follower = next((name for name in rest if name in after and name not in done), None)
             if follower is None:
                 done.add(node)
-                path.pop()
-                stack.pop()
+                path.popitem()
             elif follower in path:
-                return [*path[path.index(follower) :], follower]
+                names = list(path)
+                return [*names[names.index(follower) :], follower]
             else:
-                stack.append((follower, iter(after[follower])))
+                path[follower] = iter(after[follower])
     return []

@@ -21,7 +21,7 @@ from pod_worker.core.failure import FailureCode, truncate
 from pod_worker.core.run import Json, RunStatus
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.mongo import Document, Rows
-from pod_worker.store.queue.run_document import LEASE_FIELDS
+from pod_worker.store.queue.run_document import LEASE_FIELDS, WAITING_FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def quarantine(runs: Rows, condition: Mapping[str, Json], code: FailureCode, mes
         "errorMessage": truncate(message, _MESSAGE_LIMIT),
         "retryable": False,
     }
-    removed = dict.fromkeys(LEASE_FIELDS, "")
+    removed = dict.fromkeys(LEASE_FIELDS + WAITING_FIELDS, "")
     update = {"$set": values, "$currentDate": {"failedAt": True}, "$unset": removed}
     try:
         return runs.update_one(condition, update).matched_count == 1

@@ -17,7 +17,13 @@ from pod_worker.store.collections import QUEUES, RUNS
 from pod_worker.store.document_fields import finite
 from pod_worker.store.mongo import Document, Mongo, literal, tolerant_rows
 from pod_worker.store.queue.document_room import write_with_room
-from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, run_from_document
+from pod_worker.store.queue.run_document import (
+    LEASE_FIELDS,
+    WAITING_FIELDS,
+    history_append,
+    run_from_document,
+    start_by,
+)
 
 ENDINGS = ["completedAt", "failedAt", "canceledAt"]
 ERRORS = ["errorCode", "errorMessage", "errorTraceback", "errorStage", "retryable", "exitCode"]
@@ -66,7 +72,8 @@ class OperatorActions:
                 "cancelRequestedBy": either("$cancelRequestedBy", literal(by)),
                 "cancelReason": literal(reason),
                 "history": history_append(either("canceled", "cancel requested"), by=by, detail=reason),
-            },
+            }
+            | {name: either("$$REMOVE", f"${name}") for name in WAITING_FIELDS},
         )
         if after is None:
             return self._not_applicable(run_id)
@@ -122,10 +129,9 @@ class OperatorActions:
         ended = [status.value for status in TERMINAL | ENDED_WELL]
         open_runs = self._runs.find({"_id": {"$in": list(run.after)}, "status": {"$nin": ended}}, {"_id": 1})
         blocked_by = [other["_id"] for other in open_runs] if run.after else []
-        start_by = {"$add": ["$$NOW", round((run.max_queue_seconds or 0) * 1000)]}
         return {
             "blockedBy": literal(blocked_by) if blocked_by else "$$REMOVE",
-            "startBy": start_by if run.max_queue_seconds else "$$REMOVE",
+            "startBy": start_by(run.max_queue_seconds, is_blocked=bool(blocked_by)),
         }
 
     def retry_stage(

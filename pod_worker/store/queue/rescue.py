@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pymongo import ASCENDING, ReturnDocument
 from pymongo.errors import PyMongoError
 
-from pod_worker.core.failure import FailureCode
+from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.identifiers.run_id import UNREADABLE
-from pod_worker.core.retry import INTERRUPTION
+from pod_worker.core.retry import INTERRUPTION, prevented_retry
 from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, Run, RunStatus
 from pod_worker.store.collections import RUNS
 from pod_worker.store.errors import describe_error, is_permanent_error
@@ -38,6 +38,7 @@ BATCH = 100
 
 _LOST = "The worker stopped renewing its lease."
 _POISON = f"No attempt succeeded within max_attempts. In the last one: {_LOST}"
+_UNWANTED = f"{_LOST} {prevented_retry(Failure(FailureCode.WORKER_LOST, _LOST), ())}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +122,38 @@ def expired_lease_filter() -> Document:
 
 
 def _rescue_update() -> list[Document]:
-    failed = {"$add": [number_or("retryCount", 0), number_or("crashCount", 0), 1]}
+    attempts = {"$add": [number_or("retryCount", 0), number_or("crashCount", 0), 1]}
     limit = {"$cond": [{"$gt": [number_or("maxAttempts", 0), 0]}, "$maxAttempts", DEFAULT_MAX_ATTEMPTS]}
     is_canceled = {"$gt": ["$cancelRequestedAt", None]}
-    is_spent = {"$gte": [failed, limit]}
+    is_spent = {"$gte": [attempts, limit]}
     words = {"$cond": [{"$isArray": ["$retryOn"]}, "$retryOn", [INTERRUPTION]]}
-    is_poison = {"$or": [is_spent, {"$not": [{"$in": [INTERRUPTION, words]}]}]}
+    is_unwanted = {"$not": [{"$in": [INTERRUPTION, words]}]}
 
-    def case(canceled: object, poison: object, queued: object) -> Document:
-        return {"$cond": [is_canceled, canceled, {"$cond": [is_poison, poison, queued]}]}
+    def case(*, canceled: object, unwanted: object, poison: object, queued: object) -> Document:
+        branches = [
+            {"case": is_canceled, "then": canceled},
+            {"case": is_unwanted, "then": unwanted},
+            {"case": is_spent, "then": poison},
+        ]
+        return {"$switch": {"branches": branches, "default": queued}}
 
+    failed, lost = RunStatus.FAILED.value, FailureCode.WORKER_LOST.value
     return [
         {
             "$set": {
-                "status": case(RunStatus.CANCELED.value, RunStatus.FAILED.value, RunStatus.QUEUED.value),
+                "status": case(
+                    canceled=RunStatus.CANCELED.value,
+                    unwanted=failed,
+                    poison=failed,
+                    queued=RunStatus.QUEUED.value,
+                ),
                 "crashCount": incremented("crashCount"),
-                "canceledAt": case("$$NOW", "$canceledAt", "$canceledAt"),
-                "failedAt": case("$failedAt", "$$NOW", "$failedAt"),
-                "errorCode": case("$errorCode", FailureCode.POISON.value, FailureCode.WORKER_LOST.value),
-                "errorMessage": case("$errorMessage", _POISON, _LOST),
+                "canceledAt": {"$cond": [is_canceled, "$$NOW", "$canceledAt"]},
+                "failedAt": case(canceled="$failedAt", unwanted="$$NOW", poison="$$NOW", queued="$failedAt"),
+                "errorCode": case(
+                    canceled="$errorCode", unwanted=lost, poison=FailureCode.POISON.value, queued=lost
+                ),
+                "errorMessage": case(canceled="$errorMessage", unwanted=_UNWANTED, poison=_POISON, queued=_LOST),
                 "rescuedAt": "$$NOW",
                 "history": history_append("rescued", detail=_LOST),
             }

@@ -10,7 +10,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from pod_worker.core.identifiers.run_id import run_id_fault
-from pod_worker.core.run import DEFAULT_MAX_ATTEMPTS, AfterFailure, Checkpoint, Json, Requirements, Run, RunStatus
+from pod_worker.core.run import (
+    DEFAULT_MAX_ATTEMPTS,
+    TIME_LIMIT_SECONDS,
+    AfterFailure,
+    Checkpoint,
+    Json,
+    Requirements,
+    Run,
+    RunStatus,
+)
 from pod_worker.store.document_fields import (
     COUNTER_LIMIT,
     counter,
@@ -25,6 +34,8 @@ from pod_worker.store.document_fields import (
 from pod_worker.store.mongo import Document, literal
 
 LEASE_FIELDS = ["leaseToken", "leaseExpiresAt", "claimedBy", "claimedAt"]
+# Only a queued run has them: the sweeps read every document that has.
+WAITING_FIELDS = ["blockedBy", "startBy"]
 HISTORY_LIMIT = 50
 
 _COUNTERS = ("attempt", "maxAttempts", "retryCount", "crashCount")
@@ -149,6 +160,13 @@ def incremented(field: str) -> Document:
 def number_or(field: str, default: int) -> Document:
     """The field if it is a number, else the default."""
     return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", default]}
+
+
+def start_by(max_queue_seconds: float | None, *, is_blocked: bool = False) -> Json:
+    """The value of `startBy` in an update pipeline, from the server's time."""
+    if is_blocked or max_queue_seconds is None or not 0 < max_queue_seconds <= TIME_LIMIT_SECONDS:
+        return "$$REMOVE"
+    return {"$add": ["$$NOW", round(max_queue_seconds * 1000)]}
 
 
 def history_append(what: str | Document, *, raised: int = 0, **details: Json) -> Document:

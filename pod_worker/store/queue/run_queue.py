@@ -13,7 +13,7 @@ import logging
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure, WTimeoutError
@@ -32,6 +32,7 @@ from pod_worker.store.queue.dependencies import Dependencies, find_cycle
 from pod_worker.store.queue.document_room import quarantine, quarantine_unreadable_ids, write_with_room
 from pod_worker.store.queue.fence import fence_filter
 from pod_worker.store.queue.run_document import (
+    WAITING_FIELDS,
     checkpoint_document,
     document_fault,
     history_append,
@@ -87,6 +88,11 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
+_REMOVED_AT_CLAIM = [
+    *WAITING_FIELDS, "runAfter", "heldUntil", "cancelRequestedAt", "cancelRequestedBy", "exitCode",
+]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     run: Run
@@ -123,6 +129,9 @@ class RunQueue:
         """
         check_request(request)
         self._check_dependencies([request])
+        return self._insert(request)
+
+    def _insert(self, request: RunRequest) -> tuple[Run, bool]:
         for _ in range(ENQUEUE_TRIES):  # two upserts of one key can collide; the loser's next try finds the run
             try:
                 document = self._runs.find_one_and_update(
@@ -147,11 +156,27 @@ class RunQueue:
         for request in requests:
             check_request(request)
         self._check_dependencies(requests)
-        has_order = any(request.after for request in requests)
+        named = {name for request in requests for name in request.after}
         # A sweep in between must not take a dependency for deleted.
-        given = in_dependency_order(requests) if has_order else requests
+        given = in_dependency_order(requests) if named else requests
+        if any(request.unique_key and request.id in named for request in given):
+            return self._insert_one_by_one(given)
         writes = [UpdateOne(upsert_filter(request), insert_pipeline(request), upsert=True) for request in given]
-        return self._runs.bulk_write(writes, ordered=has_order).upserted_count if writes else 0
+        return self._runs.bulk_write(writes, ordered=bool(named)).upserted_count if writes else 0
+
+    def _insert_one_by_one(self, requests: Sequence[RunRequest]) -> int:
+        """Insert in this order; how many were new.
+
+        A run that waits for one whose key exists waits for the run that has the key.
+        """
+        stored: dict[str, str] = {}
+        count = 0
+        for request in requests:
+            after = tuple(dict.fromkeys(stored.get(name, name) for name in request.after))
+            run, is_new = self._insert(replace(request, after=after))
+            stored[request.id] = run.id
+            count += is_new
+        return count
 
     def _check_dependencies(self, requests: Sequence[RunRequest]) -> None:
         """Raises InvalidRunError for a dependency that does not exist, and for a circle."""
@@ -262,7 +287,7 @@ class RunQueue:
         }
         return [
             {"$set": values},
-            {"$unset": ["runAfter", "heldUntil", "startBy", "cancelRequestedAt", "cancelRequestedBy", "exitCode"]},
+            {"$unset": _REMOVED_AT_CLAIM},
         ]
 
     def _lease_end(self) -> Document:
@@ -328,16 +353,22 @@ class RunQueue:
             return None
         while (document := self._held_or_settled(fence)) is not None:
             if document.get("settledToken") == fence.token:
-                return Settlement(_settled_status(document))
-            settlement = decide_settlement(run_from_document(document), outcome, self._rng)
+                # The first call may have failed between its write and the release.
+                return self._released(fence, Settlement(_settled_status(document)))
+            run = run_from_document(document)
+            settlement = decide_settlement(run, outcome, self._rng)
             # The write must not overlook a cancel that came since the look: then decide again.
             is_canceled = document.get("cancelRequestedAt") is not None
             seen = fence_filter(fence) | ({} if is_canceled else {"cancelRequestedAt": None})
-            if self._settle_as(seen, settlement_update(fence, outcome, settlement)):
-                if settlement.status in TERMINAL | ENDED_WELL:
-                    self._dependencies.release(fence.run_id)
-                return settlement
+            if self._settle_as(seen, settlement_update(fence, outcome, settlement, run.retry_on)):
+                return self._released(fence, settlement)
         return None
+
+    def _released(self, fence: Fence, settlement: Settlement) -> Settlement:
+        """After the runs that wait for this one were looked at, if it has ended."""
+        if settlement.status in TERMINAL | ENDED_WELL:
+            self._dependencies.release(fence.run_id)
+        return settlement
 
     def _settle_as(self, condition: Document, update: list[Document]) -> bool:
         return write_with_room(lambda each: self._runs.update_one(condition, each), update).matched_count == 1

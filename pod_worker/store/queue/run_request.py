@@ -13,6 +13,7 @@ from pod_worker.core.retry import retry_word_fault
 from pod_worker.core.run import (
     DEFAULT_MAX_ATTEMPTS,
     PARAMS_LIMIT_BYTES,
+    TIME_LIMIT_SECONDS,
     AfterFailure,
     InvalidRunError,
     Json,
@@ -21,7 +22,7 @@ from pod_worker.core.run import (
 )
 from pod_worker.store.errors import ENCODING_ERRORS
 from pod_worker.store.mongo import Document, literal
-from pod_worker.store.queue.run_document import requirements_document
+from pod_worker.store.queue.run_document import requirements_document, start_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,6 @@ class RunRequest:
 
 NAME_LIMIT = 200
 AFTER_LIMIT = 1_000  # runs that one run may wait for
-SECONDS_LIMIT = 10 * 366 * 86_400.0
 _FIELDS = (
     "pipeline", "queue", "priority", "max_attempts", "unique_key", "hypothesis_id", "labels", "name",
     "sealed_secrets",
@@ -81,8 +81,9 @@ def _scheduling_faults(request: RunRequest) -> Iterator[str]:
         yield f"The run {request.id} waits for itself. Leave its id out of `after`."
     for what in ("max_queue_seconds", "max_duration_seconds"):
         seconds = getattr(request, what)
-        if seconds is not None and not 0 < seconds <= SECONDS_LIMIT:
-            yield f"{what} is {seconds}. Give seconds from 1 to {SECONDS_LIMIT:.0f}, or leave it out for no limit."
+        if seconds is not None and not 0 < seconds <= TIME_LIMIT_SECONDS:
+            most = f"{TIME_LIMIT_SECONDS:.0f}"
+            yield f"{what} is {seconds}. Give seconds from 1 to {most}, or leave it out for no limit."
     for word in request.retry_on or ():
         if fault := retry_word_fault(word):
             yield f"The retry condition {fault}."
@@ -136,9 +137,11 @@ def insert_pipeline(request: RunRequest) -> list[Document]:
     if request.hypothesis_id:
         document["hypothesisId"] = request.hypothesis_id
     document |= _scheduling_fields(request)
-    dates: Document = {"createdAt": "$$NOW", "queuedAt": "$$NOW"}
-    if request.max_queue_seconds is not None:
-        dates["startBy"] = {"$add": ["$$NOW", round(request.max_queue_seconds * 1000)]}
+    dates: Document = {
+        "createdAt": "$$NOW",
+        "queuedAt": "$$NOW",
+        "startBy": start_by(request.max_queue_seconds, is_blocked=bool(request.after)),
+    }
     fresh = {"$mergeObjects": [literal(document), dates]}
     is_new = {"$eq": [{"$type": "$createdAt"}, "missing"]}
     return [{"$replaceWith": {"$cond": [is_new, fresh, "$$ROOT"]}}]

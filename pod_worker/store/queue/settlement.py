@@ -9,12 +9,13 @@ writes.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pod_worker.core.failure import Failure, FailureClass, FailureCode, backoff_seconds
 from pod_worker.core.lease import Fence
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
-from pod_worker.core.retry import is_retry_wanted
+from pod_worker.core.retry import is_retry_wanted, prevented_retry
 from pod_worker.core.run import Run, RunStatus
 from pod_worker.store.mongo import Document, literal
 from pod_worker.store.queue.run_document import LEASE_FIELDS, history_append, incremented
@@ -58,14 +59,16 @@ def decide_failure(run: Run, failure: Failure, rng: random.Random) -> Settlement
     return Settlement(RunStatus.QUEUED, backoff_seconds(failure.code, retries, rng), failure.code)
 
 
-def settlement_update(fence: Fence, outcome: Outcome, settlement: Settlement) -> list[Document]:
+def settlement_update(
+    fence: Fence, outcome: Outcome, settlement: Settlement, retry_on: Sequence[str] | None = None
+) -> list[Document]:
     values: Document = {
         "status": settlement.status.value,
         "settledToken": fence.token,
         "settledAs": settlement.status.value,
         "history": history_append(_history_label(outcome), code=settlement.code, detail=_detail(outcome)),
     } | _budgets(outcome, settlement)
-    values |= _ended_at_field(settlement.status) | _error_fields(outcome, settlement)
+    values |= _ended_at_field(settlement.status) | _error_fields(outcome, settlement, retry_on)
     removed = list(LEASE_FIELDS)
     if isinstance(outcome, Succeeded):
         removed += ["errorCode", "errorMessage", "errorTraceback", "retryable"]
@@ -95,19 +98,21 @@ def _ended_at_field(status: RunStatus) -> Document:
     return {field_of[status]: "$$NOW"} if status in field_of else {}
 
 
-def _error_fields(outcome: Outcome, settlement: Settlement) -> Document:
+def _error_fields(outcome: Outcome, settlement: Settlement, retry_on: Sequence[str] | None) -> Document:
     if not isinstance(outcome, Failed) or settlement.status is RunStatus.CANCELED:
         return {}
     failure = outcome.failure
     message = failure.message
     if settlement.code is FailureCode.POISON:
         message = f"No attempt succeeded within max_attempts. The last one failed with {failure.code}: {message}"
+    elif cause := prevented_retry(failure, retry_on):
+        message = f"{message}\n{cause}"
     return {
         "errorCode": (settlement.code or failure.code).value,
         "errorMessage": literal(message),
         "errorTraceback": literal(failure.traceback),
         "errorStage": literal(failure.stage),
-        "retryable": failure.policy.is_retryable,
+        "retryable": settlement.status is RunStatus.QUEUED,
         "exitCode": "$$REMOVE" if failure.exit_code is None else failure.exit_code,
     }
 

@@ -1,4 +1,8 @@
-"""Ends queued runs that no worker claimed before their `startBy` (max_queue_time)."""
+"""Ends queued runs that no worker claimed before their `startBy` (max_queue_time).
+
+The time counts while a worker may claim the run: from the submit, or from its release where it waits for other
+runs. A reset and a retried stage begin it again. A run that was claimed once has no `startBy` any more.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from pod_worker.core.run import RunStatus
 from pod_worker.store.collections import RUNS
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 from pod_worker.store.queue.document_room import write_or_leave
-from pod_worker.store.queue.run_document import history_append
+from pod_worker.store.queue.run_document import WAITING_FIELDS, history_append
 
 _MESSAGE = (
     "No worker claimed the run within its max_queue_time. `pod-worker runs why` says what it waited for; "
@@ -35,7 +39,7 @@ class StartDeadline:
                     "history": history_append("failed", detail=_MESSAGE),
                 }
             },
-            {"$unset": ["startBy", "blockedBy"]},
+            {"$unset": WAITING_FIELDS},
         ]
         ended = 0
         for run in list(self._runs.find(_OVERDUE, {"_id": 1})):
@@ -51,5 +55,6 @@ class StartDeadline:
 _OVERDUE: Document = {
     "status": RunStatus.QUEUED.value,
     "startBy": {"$type": "date"},
+    "blockedBy": None,  # a hand-made document may have both
     "$expr": {"$lt": ["$startBy", "$$NOW"]},
 }

@@ -21,7 +21,7 @@ from pod_worker.core.event import sortable_version
 from pod_worker.core.failure import truncate
 from pod_worker.core.identifiers.row_id import row_id
 from pod_worker.core.research.ideation import AUTOMATIC
-from pod_worker.core.run import TRANSITIONS, Json, RunStatus, predecessors
+from pod_worker.core.run import TRANSITIONS, Json, RunStatus, reported_predecessors
 from pod_worker.store.collections import (
     ARTIFACTS,
     HYPOTHESES,
@@ -296,7 +296,7 @@ def _allowed_sources(path: tuple[RunStatus, ...]) -> list[str]:
 
 def _walk(status: RunStatus, path: tuple[RunStatus, ...]) -> RunStatus:
     for step in path:
-        status = step if status in predecessors(step) else status
+        status = step if status in reported_predecessors(step) else status
     return status
 
 

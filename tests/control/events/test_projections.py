@@ -193,6 +193,13 @@ def test_a_late_event_cannot_end_a_run_that_was_queued_again(bench: Bench) -> No
     assert moved(bench, settled, ended(attempt=1))["status"] == "QUEUED"
 
 
+def test_no_event_fails_a_run_that_waits(bench: Bench) -> None:
+    """An event without an attempt may be of the attempt before a reset. The queue alone fails a waiting run."""
+    run = moved(bench, {"status": "QUEUED"}, ended())
+    assert run["status"] == "QUEUED"
+    assert "errorCode" not in run
+
+
 def test_another_attempts_events_do_not_move_it(bench: Bench) -> None:
     assert moved(bench, {"status": "RUNNING", "attempt": 2}, ended(attempt=1))["status"] == "RUNNING"
     assert moved(bench, {"status": "RUNNING", "attempt": 2}, ended(attempt=2))["status"] == "FAILED"

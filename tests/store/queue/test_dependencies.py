@@ -135,6 +135,40 @@ def test_runs_that_wait_for_each_other_are_refused_with_the_circle(queue: RunQue
     assert queue.enqueue_many([request("b", "a"), request("a")]) == 2
 
 
+def test_who_waits_for_a_run_whose_key_exists_waits_for_the_run_that_has_the_key(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("first", unique_key="prepare"))
+    batch = [request("c", "b", "again"), request("b", "again"), request("again", unique_key="prepare")]
+    assert queue.enqueue_many(batch) == 2
+    assert (db.runs.find_one({"_id": "b"}) or {})["after"] == ["first"]
+    assert (db.runs.find_one({"_id": "c"}) or {})["blockedBy"] == ["b", "first"]
+    Rescue(db).sweep()
+    settle(queue, "first", Succeeded({}))
+    settle(queue, "b", Succeeded({}))
+    assert queue.claim(WORKER, "c") is not None
+
+
+def test_the_end_of_a_waiting_run_takes_it_out_of_the_sweeps_indexes(queue: RunQueue, db: Db) -> None:
+    """A sweep reads every document with these fields."""
+    queue.enqueue(request("a"))
+    queue.enqueue_many([request("b", "a"), request("c", max_queue_seconds=60)])
+    for name in ("b", "c"):
+        OperatorActions(db).cancel(name, by="ana")
+    assert (
+        db.runs.count_documents({"$or": [{"blockedBy": {"$exists": True}}, {"startBy": {"$exists": True}}]}) == 0
+    )
+
+
+def test_a_settle_that_is_repeated_releases_what_the_first_one_did_not(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a"))
+    claim = queue.claim(WORKER, "a")
+    assert claim is not None
+    queue.settle(claim.lease.fence, Succeeded({}))
+    queue.enqueue(request("b", "a"))  # as if the first call had ended before the release
+    assert queue.claim(WORKER, "b") is None
+    queue.settle(claim.lease.fence, Succeeded({}))
+    assert queue.claim(WORKER, "b") is not None
+
+
 @pytest.mark.parametrize(
     ("after", "cycle"),
     [

@@ -1,6 +1,6 @@
 """Concurrent workers, an operator and a rescuer on a real MongoDB: is there one order that explains it all?
 
-The object is the model of `queue_model`, one run at a time. Requests and replies are lost beneath the queue, and
+The object is the model of `queue_model`, one run at a time, or one run with those that wait for it. Requests and replies are lost beneath the queue, and
 on the wire beneath the driver.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,17 +18,19 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import Failure, FailureCode
-from pod_worker.core.lease import Lease
+from pod_worker.core.lease import Lease, RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
-from pod_worker.core.run import Checkpoint
+from pod_worker.core.run import ENDED_WELL, TERMINAL, AfterFailure, Checkpoint, RunStatus
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.operations import OperatorActions
+from pod_worker.store.queue.operations import ActionOutcome, ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.run_edits import RunEdit, RunEdits
 from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
 from tests.store.flaky_link import LOOPBACK, FlakyLink
 from tests.store.linearizability import UNKNOWN, Call, Recorder, explain
@@ -46,14 +48,13 @@ OUTCOMES += [Failed(Failure(code, "broke")) for code in (FailureCode.PREEMPTED, 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One run as the model has it, comparable."""
+    """Runs as the model has them, comparable, and what calls in progress have seen of them."""
 
-    run: ModelRun
+    runs: tuple[ModelRun, ...]
+    seen: frozenset[tuple[int, str, Any]] = frozenset()  # (number of the call, what, result)
 
     def _key(self) -> tuple[Any, ...]:
-        run = self.run
-        lease = run.token, run.is_expired, run.is_cancel_requested, run.wait, run.held
-        return run.status, run.attempt, lease, run.retries, run.crashes, run.settled
+        return tuple(map(_comparable, self.runs)), self.seen
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, State) and self._key() == other._key()
@@ -62,16 +63,77 @@ class State:
         return hash(self._key())
 
 
+def _comparable(run: ModelRun) -> tuple[Any, ...]:
+    lease = run.token, run.is_expired, run.is_cancel_requested, run.wait, run.held
+    waiting = run.blocked_by, run.start_by
+    return run.status, run.attempt, lease, waiting, run.retries, run.crashes, run.settled
+
+
 def step(state: State, call: Call) -> State | None:
-    """The run after the call; None where it could not have answered so."""
+    """The runs after the call; None where they could not have answered so."""
     model = QueueModel()
-    run = model.runs[state.run.id] = replace(state.run, checkpoints={})
-    answer = _answer(model, run, call)
-    return State(run) if call.result is UNKNOWN or answer == call.result else None
+    model.runs = {run.id: replace(run, checkpoints={}) for run in state.runs}
+    run_id, *words = call.words
+    if call.what in SEEN_FIRST:
+        return _after_part(state, model, run_id, call)
+    answer = _answer(model, model.runs[run_id], call, tuple(words))
+    is_possible = call.result is UNKNOWN or answer == call.result
+    return replace(state, runs=tuple(model.runs.values())) if is_possible else None
 
 
-def _answer(model: QueueModel, run: ModelRun, call: Call) -> Any:
-    match call.what, call.words:
+READS: dict[str, frozenset[Any]] = {
+    "claim": frozenset({None}),
+    "renew": frozenset(RenewalResult),
+    "start": frozenset({False}),
+    "checkpoint": frozenset({False}),
+    "settle": frozenset({None}),
+    "cancel": frozenset({ActionResult.ALREADY}),
+    "reset": frozenset({ActionResult.ALREADY, ActionResult.LIVE}),
+    "retry": frozenset({ActionResult.ALREADY, ActionResult.LIVE}),
+    "set priority": frozenset(ActionResult),
+    "rescue": frozenset({False}),
+}
+
+
+def is_read(call: Call) -> bool:
+    return call.result in READS.get(call.what, ())
+
+
+# Verbs that look at other runs before they write: each part is a call of its own, in this order.
+SEEN_FIRST = {"find": None, "read": "find", "follow": "read", "see going": None, "requeue": "see going"}
+
+
+def _after_part(state: State, model: QueueModel, run_id: str, call: Call) -> State | None:
+    number, *words = call.words[1:]
+    before = [each for each in state.seen if each[:2] == (number, SEEN_FIRST[call.what])]
+    if SEEN_FIRST[call.what] and not before:
+        return None
+    found = before[0][2] if before else None
+    run = model.runs[run_id]
+    is_waiting = run.status is RunStatus.QUEUED and bool(run.blocked_by)
+    result: Any = None
+    match call.what:
+        case "find":
+            result = is_waiting
+        case "read":
+            result = model.verdict(replace(run, blocked_by=run.after)) if found else ""
+        case "see going":
+            result = frozenset(model.going())
+        case "follow":
+            model.follow(run, found if is_waiting else "")
+        case "requeue":
+            verb, force = words
+            reset = verb == "reset"
+            answer = model.reset(run_id, force, False, found) if reset else model.retry_stage(run_id, "x", found)
+            if call.result is not UNKNOWN and answer != call.result:
+                return None
+    is_last = call.what in ("follow", "requeue")
+    seen = state.seen - set(before) | (set() if is_last else {(number, call.what, result)})
+    return State(tuple(model.runs.values()), seen)
+
+
+def _answer(model: QueueModel, run: ModelRun, call: Call, words: tuple[Any, ...]) -> Any:
+    match call.what, words:
         case "claim", ():
             if run not in model.claimable():
                 return None
@@ -89,15 +151,20 @@ def _answer(model: QueueModel, run: ModelRun, call: Call) -> Any:
             return model.settle(hold, outcome)
         case "expire", ():
             run.held = "past" if run.held else ""
+            run.start_by = "past" if run.start_by else ""
             return model.expire(run.id)
+        case "end overdue", ():
+            return model.end_overdue([run.id])
         case "rescue", ():
-            return bool(model.rescue())
-        case "cancel", ():
-            return model.cancel(run.id)
+            return model.rescue([run.id]) != set()
         case "reset", (force,):
             return model.reset(run.id, force, False)
-        case "retry stage", ():
+        case "retry", _:
             return model.retry_stage(run.id, "Stage_1")
+        case "set priority", (priority,):
+            return model.set_priority(run.id, priority)
+        case "cancel", ():
+            return model.cancel(run.id)
     raise AssertionError(call.what)
 
 
@@ -118,6 +185,7 @@ def read(value: int, began: int, ended: int) -> Call:
     return Call("q", "read", (), value, began, ended)
 
 
+@pytest.mark.parametrize("is_read", [lambda _call: False, lambda call: call.what == "read"])
 @pytest.mark.parametrize(
     ("history", "is_explained"),
     [
@@ -132,8 +200,10 @@ def read(value: int, began: int, ended: int) -> Call:
         ([write(1, 1, 4), write(2, 2, 3), read(2, 5, 6), read(1, 7, 8)], False),
     ],
 )
-def test_the_search_tells_what_can_be_explained(history: list[Call], is_explained: bool) -> None:
-    assert (explain(history, 0, register).order is not None) is is_explained
+def test_the_search_tells_what_can_be_explained(
+    history: list[Call], is_explained: bool, is_read: Callable[[Call], bool]
+) -> None:
+    assert (explain(history, 0, register, is_read).order is not None) is is_explained
 
 
 # ── many hands on few runs ──────────────────────────────────────────────────────────────────────────────────
@@ -150,13 +220,22 @@ class Hand:
         recorder: Recorder,
         seed: int,
         losses: Callable[[], int | None] = lambda: 0,
+        after: Mapping[str, str] | None = None,
     ) -> None:
-        """`losses`: how many requests of this worker were lost; None where that is unknown."""
+        """`losses`: how many requests of this worker were lost; None where that is unknown.
+
+        `after`: which run waits for which one; the two are one object.
+        """
         self.name, self.runs, self.recorder, self.losses = name, runs, recorder, losses
+        self.after = after or {}
         self.rng = random.Random(seed)
         self.queue = RunQueue(database, SystemClock(), rng=self.rng)
         self.rescuer = Rescue(database)
         self.operations = OperatorActions(database)
+        self.edits = RunEdits(database)
+        for owner in (self.queue, self.rescuer):
+            # A majority read may be behind a write that another thread has seen already.
+            owner._dependencies._runs = owner._runs.with_options(read_concern=ReadConcern("local"))
         self.leases: list[Lease] = []
         self.errors: list[BaseException] = []
 
@@ -180,25 +259,33 @@ class Hand:
         self.rng.choice([self._renew, self._start, self._checkpoint, self._settle, self._settle])(lease)
 
     def _record(self, run_id: str, what: str, words: tuple[Any, ...], do: Callable[[], Any]) -> Any:
-        return self.recorder.record(run_id, self.name, what, words, do, PyMongoError)
+        return self.recorder.record(self._object(run_id), self.name, what, (run_id, *words), do, PyMongoError)
+
+    def _object(self, run_id: str) -> str:
+        return self.after.get(run_id, run_id)
+
+    def _add(
+        self, run_id: str, what: str, words: tuple[Any, ...], result: Any, began: int, ended: int | None
+    ) -> None:
+        self.recorder.add(self._object(run_id), Call(self.name, what, (run_id, *words), result, began, ended))
 
     def _claim(self, run_id: str) -> None:
         began, losses = self.recorder.tick(), self.losses()
         try:
             claimed = self.queue.claim(ClaimingWorker(self.name, "pod", ("synthetic",), ("synthetic",)), run_id)
         except PyMongoError:
-            self.recorder.add(run_id, Call(self.name, "claim", (), UNKNOWN, began, None))
+            self._add(run_id, "claim", (), UNKNOWN, began, None)
             return
         if claimed is not None:
             self.leases.append(claimed.lease)
             result = claimed.run.attempt, claimed.lease.fence.token
-            self.recorder.add(run_id, Call(self.name, "claim", (), result, began, self.recorder.tick()))
+            self._add(run_id, "claim", (), result, began, self.recorder.tick())
         elif losses is None or losses != self.losses():
             # An answer was lost: the claim may have happened and been ended (by a reset, a rescue) before it
             # was looked up, or the look-up may have come before the claim itself.
-            self.recorder.add(run_id, Call(self.name, "claim", (), UNKNOWN, began, None))
+            self._add(run_id, "claim", (), UNKNOWN, began, None)
         else:
-            self.recorder.add(run_id, Call(self.name, "claim", (), None, began, self.recorder.tick()))
+            self._add(run_id, "claim", (), None, began, self.recorder.tick())
 
     def _renew(self, lease: Lease) -> None:
         hold = _hold(lease)
@@ -220,35 +307,60 @@ class Hand:
             return settlement.status if settlement else None
 
         for _ in range(3):  # again after an unknown outcome, as a supervisor does
-            if self._record(hold.run_id, "settle", (hold, outcome), settle) is not UNKNOWN:
+            began = self.recorder.tick()
+            status = self._record(hold.run_id, "settle", (hold, outcome), settle)
+            if status is UNKNOWN or status in TERMINAL | ENDED_WELL:
+                self._add_release(hold.run_id, began, is_certain=status is not UNKNOWN)
+            if status is not UNKNOWN:
                 return
+
+    def _add_release(self, run_id: str, began: int, *, is_certain: bool) -> None:
+        """What an end, or a sweep, does for the runs that wait."""
+        ended = self.recorder.tick() if is_certain else None
+        for waiting in (name for name, other in self.after.items() if run_id in (name, other)):
+            for what in ("find", "read", "follow"):
+                self._add(waiting, what, (began,), UNKNOWN, began, ended)
 
     # Everybody else.
 
     def do_operate(self) -> None:
         run_id, force = self.rng.choice(self.runs), self.rng.random() < 0.5
-        match self.rng.choice(["cancel", "reset", "reset", "retry stage", "expire", "expire", "expire", "rescue"]):
+        verbs = ["cancel", "reset", "reset", "retry stage", "expire", "expire", "expire", "rescue", "set priority"]
+        match self.rng.choice(verbs):
             case "cancel":
                 self._record(run_id, "cancel", (), lambda: self.operations.cancel(run_id).verdict)
             case "reset":
-                self._record(run_id, "reset", (force,), lambda: self.operations.reset(run_id, force=force).verdict)
+                self._requeue(run_id, ("reset", force), lambda: self.operations.reset(run_id, force=force))
             case "retry stage":
+                self._requeue(run_id, ("retry", False), lambda: self.operations.retry_stage(run_id, "Stage_1"))
+            case "set priority":
+                edit = RunEdit(priority=self.rng.randrange(2))
                 self._record(
-                    run_id, "retry stage", (), lambda: self.operations.retry_stage(run_id, "Stage_1").verdict
+                    run_id, "set priority", (edit.priority,), lambda: self.edits.apply(run_id, edit).verdict
                 )
             case "expire":
                 self._record(run_id, "expire", (), lambda: self._expire(run_id))
             case _:
                 self._rescue()
 
+    def _requeue(self, run_id: str, words: tuple[str, bool], act: Callable[[], ActionOutcome]) -> None:
+        if run_id not in self.after:
+            self._record(run_id, words[0], words[1:], lambda: act().verdict)
+            return
+        began = self.recorder.tick()
+        result = self._record(run_id, "requeue", (began, *words), lambda: act().verdict)
+        self._add(
+            run_id, "see going", (began,), UNKNOWN, began, None if result is UNKNOWN else self.recorder.tick()
+        )
+
     def _expire(self, run_id: str) -> None:
-        """Time passes: a lease is over, and so is the wait for one that was taken by force."""
+        """Time passes: a lease is over, the wait for one that was taken by force, and the time to start."""
 
         def past(field: str) -> dict[str, Any]:
             return {"$cond": [{"$eq": [{"$type": f"${field}"}, "date"]}, long_ago, f"${field}"]}
 
         long_ago = {"$subtract": ["$$NOW", 3_600_000]}
-        fields = {name: past(name) for name in ("leaseExpiresAt", "heldUntil")}
+        fields = {name: past(name) for name in ("leaseExpiresAt", "heldUntil", "startBy")}
         self.operations._runs.update_one({"_id": run_id}, [{"$set": fields}])
 
     def _rescue(self) -> None:
@@ -262,7 +374,10 @@ class Hand:
         for run_id in self.runs:
             known = rescued is not None
             result = run_id in rescued if rescued is not None else UNKNOWN
-            self.recorder.add(run_id, Call(self.name, "rescue", (), result, began, ended if known else None))
+            if run_id in self.after:
+                self._add(run_id, "end overdue", (), UNKNOWN, began, ended if known else None)
+                self._add_release(run_id, began, is_certain=known)
+            self._add(run_id, "rescue", (), result, began, ended if known else None)
 
 
 def _hold(lease: Lease) -> Hold:
@@ -280,11 +395,12 @@ def run_all(hands: list[tuple[Hand, Callable[[], object]]], until: Callable[[int
             raise hand.errors[0]
 
 
-def check(recorder: Recorder) -> dict[str, int]:
-    """Every run's history has an explanation; returns how many calls of each kind there were."""
+def check(recorder: Recorder, waiting: Mapping[str, Sequence[ModelRun]] | None = None) -> dict[str, int]:
+    """Every object's history has an explanation; returns how many calls of each kind there were."""
     counts: dict[str, int] = {}
     for run_id, history in recorder.histories.items():
-        found = explain(history, State(ModelRun(run_id, "synthetic", 1, max_attempts=3)), step)
+        runs = (ModelRun(run_id, "synthetic", 1, max_attempts=3), *(waiting or {}).get(run_id, ()))
+        found = explain(history, State(runs), step, is_read)
         assert found.order is not None, f"run {run_id}: {found}"
         for call in history:
             known = "unknown " if call.result is UNKNOWN else ""
@@ -350,6 +466,40 @@ def _dawdling(rng: random.Random) -> Callable[[], None]:
             time.sleep(rng.uniform(0, 0.004))
 
     return dawdle
+
+
+@pytest.mark.slow
+def test_a_run_and_the_one_that_waits_for_it_have_one_order(db: Db) -> None:
+    rounds, hands_each, calls_each = 6, 2, 30
+    totals: dict[str, int] = {}
+    claims = 0
+    for number in range(rounds):
+        first, second = f"r{number}", f"r{number}-waits"
+        fields: dict[str, Any] = {
+            "after": (first,),
+            "after_failure": AfterFailure.SKIP if number % 2 else AfterFailure.FAIL,
+            "retry_on": ("error",) if number % 3 else None,
+        }
+        enqueue(db, [first])
+        request = RunRequest(second, "synthetic", {}, max_attempts=3, max_queue_seconds=3600, **fields)
+        RunQueue(db, SystemClock()).enqueue(request)
+        recorder = Recorder()
+        hands: list[tuple[Hand, Callable[[], object]]] = []
+        for place in range(hands_each + 1):
+            seed = number * 10 + place
+            slow: Any = Unreliable(db, lambda _call: Loss.NOTHING, _dawdling(random.Random(seed)))
+            hand = Hand(f"h{place}", slow, [first, second], recorder, seed, after={second: first})
+            hands.append((hand, hand.do_work if place else hand.do_operate))
+        run_all(hands, lambda done: done >= calls_each)
+        model = ModelRun(
+            second, "synthetic", 2, max_attempts=3, blocked_by=(first,), has_max_queue_time=True, **fields
+        )
+        for what, count in check(recorder, {first: [model]}).items():
+            totals[what] = totals.get(what, 0) + count
+        calls = recorder.histories[first]
+        claims += sum(call.what == "claim" and call.words[0] == second and bool(call.result) for call in calls)
+    assert totals["requeue"]
+    assert claims
 
 
 @contextmanager

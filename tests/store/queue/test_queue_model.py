@@ -27,11 +27,12 @@ from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.lease import Fence, Lease, RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
-from pod_worker.core.run import TERMINAL, Checkpoint, RunStatus
+from pod_worker.core.run import ENDED_WELL, TERMINAL, TRANSITIONS, AfterFailure, Checkpoint, RunStatus
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.run_edits import RunEdit, RunEdits
 from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
 from tests.store.queue_model import Hold, ModelRun, QueueModel
 from tests.store.unreliable import Loss, Unreliable
@@ -40,7 +41,8 @@ Db = Database[dict[str, Any]]
 QUEUES = ("synthetic", "training")
 STAGES = ("Stage_1", "paper")
 VERBS = ["cancel"] * 3 + ["reset", "reset by force", "reset from scratch", "retry stage", "rescue"] * 2
-VERBS += ["hide", "show", "show", "pause", "resume", "resume"]
+VERBS += ["hide", "show", "show", "pause", "resume", "resume", "set priority", "set priority"]
+RETRY_ON = st.sampled_from([None, None, ("interruption",), ("error", "oom"), ("exit:3", "interruption"), ()])
 LOSSES = st.sampled_from([Loss.NOTHING, Loss.NOTHING, Loss.NOTHING, Loss.REQUEST, Loss.REPLY])
 OUTCOMES = st.sampled_from(
     [Succeeded(), Canceled(), Released("drain"), Lost("fenced")]
@@ -54,8 +56,11 @@ OUTCOMES = st.sampled_from(
             FailureCode.CRASHED_SIGNAL,
             FailureCode.CRASHED_SIGNAL,
             FailureCode.BUDGET_EXCEEDED,
+            FailureCode.MAX_DURATION,
+            FailureCode.CUDA_OOM,
         )
     ]
+    + [Failed(Failure(FailureCode.USER_ERROR, "$broke", exit_code=code)) for code in (1, 3)]
 )
 
 
@@ -84,6 +89,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.queues = {worker: RunQueue(lossy, SystemClock(), rng=LongestWait(1)) for worker in ("w1", "w2")}
         self.queue = self.queues["w1"]  # a lease may be used through any connection
         self.rescuer = Rescue(self.db)
+        owners: list[Any] = [*self.queues.values(), self.rescuer]
+        for owner in owners:
+            owner._dependencies._runs = self.db.runs  # a majority read lags behind writes without a journal
         self.operations = OperatorActions(self.db)
         self.model = QueueModel()
         self.before: dict[str, dict[str, Any]] = {}
@@ -100,21 +108,41 @@ class QueueMachine(RuleBasedStateMachine):
     def a_run(self) -> str:
         return self._enqueue("synthetic", 0, 2)
 
-    @rule(target=runs, queue=st.sampled_from(QUEUES), priority=st.integers(0, 1), attempts=st.integers(1, 3))
-    @precondition(lambda self: len(self.model.runs) < 3)
-    def enqueue(self, queue: str, priority: int, attempts: int) -> str:
-        return self._enqueue(queue, priority, attempts)
+    @rule(
+        target=runs,
+        queue=st.sampled_from(QUEUES),
+        priority=st.integers(0, 1),
+        attempts=st.integers(1, 3),
+        waits_for=st.integers(0, 2),
+        after_failure=st.sampled_from(AfterFailure),
+        has_max_queue_time=st.booleans(),
+        retry_on=RETRY_ON,
+    )
+    @precondition(lambda self: len(self.model.runs) < 4)
+    def enqueue(self, queue: str, priority: int, attempts: int, waits_for: int, **fields: Any) -> str:
+        after = tuple(list(self.model.runs)[len(self.model.runs) - waits_for :]) if waits_for else ()
+        return self._enqueue(queue, priority, attempts, after=after, **fields)
 
-    def _enqueue(self, queue: str, priority: int, attempts: int) -> str:
+    def _enqueue(
+        self, queue: str, priority: int, attempts: int, has_max_queue_time: bool = False, **fields: Any
+    ) -> str:
         run_id = f"r{next(self._numbers)}"
         self.last = ("enqueue", None)
         request = RunRequest(
-            run_id, "synthetic", {"text": "$not a field"}, queue=queue, priority=priority, max_attempts=attempts
+            run_id,
+            "synthetic",
+            {"text": "$not a field"},
+            queue=queue,
+            priority=priority,
+            max_attempts=attempts,
+            max_queue_seconds=3600 if has_max_queue_time else None,
+            max_duration_seconds=3600,
+            **fields,
         )
         for _ in range(2):  # an enqueue whose reply was lost is sent again
             run, _ = self.queue.enqueue(request)
             assert run.status is RunStatus.QUEUED
-        self.model.enqueue(run_id, queue, priority, attempts)
+        self.model.enqueue(run_id, queue, priority, attempts, has_max_queue_time=has_max_queue_time, **fields)
         return run_id
 
     # ── claims ──────────────────────────────────────────────────────────────────────────────────────────
@@ -180,6 +208,8 @@ class QueueMachine(RuleBasedStateMachine):
     def settle(self, lease: Lease, outcome: Outcome, loss: Loss) -> Lease:
         hold = self._begin("settle", lease, loss)
         expected = self.model.settle(hold, outcome)
+        if expected in TERMINAL | ENDED_WELL:
+            self.model.advance({hold.run_id})
         settlement = self._repeated(lambda: self.queue.settle(lease.fence, outcome))
         assert (settlement.status if settlement else None) is expected
         return lease
@@ -221,7 +251,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _rescue(self) -> None:
         self.last = ("rescue", None)
-        expected = self.model.rescue()
+        expected = self.model.sweep()
         assert {rescued.run.id for rescued in self.rescuer.sweep()} == expected
 
     @rule(run_id=runs)
@@ -229,7 +259,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.last = ("wait", None)
         run = self.model.runs[run_id]
         run.wait, run.held = "past" if run.wait else "", "past" if run.held else ""
-        for name in ("runAfter", "heldUntil"):
+        run.start_by = "past" if run.start_by else ""
+        for name in ("runAfter", "heldUntil", "startBy"):
             self.db.runs.update_one(
                 {"_id": run_id, name: {"$type": "date"}},
                 [{"$set": {name: {"$subtract": ["$$NOW", 3_600_000]}}}],
@@ -252,6 +283,9 @@ class QueueMachine(RuleBasedStateMachine):
                 assert self.operations.retry_stage(run_id, stage).verdict is expected
             case "rescue":
                 self._rescue()
+            case "set priority":
+                expected = self.model.set_priority(run_id, 1)
+                assert RunEdits(self.db).apply(run_id, RunEdit(priority=1)).verdict is expected
             case "hide" | "show":
                 self.model.runs[run_id].is_hidden = verb == "hide"
                 assert self.operations.hide(run_id, verb == "hide").verdict is ActionResult.DONE
@@ -281,9 +315,13 @@ class QueueMachine(RuleBasedStateMachine):
         """Without the model: from one document to the next."""
         what, hold = self.last
         assert after["attempt"] >= before["attempt"], "an attempt went back"
-        if before["status"] != after["status"] and RunStatus(before["status"]) in TERMINAL:
-            assert what.startswith(("reset", "retry")), f"{what} took a run out of {before['status']}"
-        if before != after and hold is not None:
+        old, new = RunStatus(before["status"]), RunStatus(after["status"])
+        if old is not new and not (new is RunStatus.QUEUED and what.startswith(("reset", "retry"))):
+            assert new in TRANSITIONS[old], f"{what} took a run from {old} to {new}"
+        if new is not RunStatus.QUEUED:
+            assert after.keys().isdisjoint({"blockedBy", "startBy"}), f"{what} left the run in a sweep's index"
+        is_advanced = what == "settle" and bool(before.get("blockedBy"))  # it waited for the run that ended
+        if before != after and hold is not None and not is_advanced:
             holder = (before["_id"], before["attempt"], before.get("leaseToken"))
             assert (hold.run_id, hold.attempt, hold.token) == holder, f"a stale {what} was accepted"
         is_new_holder = after.get("leaseToken") not in (None, before.get("leaseToken"))
@@ -334,6 +372,9 @@ def shown(document: dict[str, Any]) -> dict[str, Any]:
         "hidden": document.get("hidden", False),
         "checkpoints": {stage: entry["done"] for stage, entry in document["checkpoints"].items()},
         "error": document.get("errorCode"),
+        "blocked_by": document.get("blockedBy", []),
+        "has_deadline": "startBy" in document,
+        "priority": document["priority"],
     }
 
 
@@ -350,6 +391,9 @@ def expected(run: ModelRun) -> dict[str, Any]:
         "hidden": run.is_hidden,
         "checkpoints": run.checkpoints,
         "error": run.error,
+        "blocked_by": list(run.blocked_by),
+        "has_deadline": run.start_by != "",
+        "priority": run.priority,
     }
 
 

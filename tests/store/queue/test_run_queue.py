@@ -663,16 +663,34 @@ def test_one_bad_document_breaks_neither_claim_nor_read(queue: RunQueue, db: Db)
 
 
 @pytest.mark.parametrize(
-    ("words", "status"), [(("interruption",), "QUEUED"), (("error",), "FAILED"), ((), "FAILED")]
+    ("words", "max_attempts", "status", "code"),
+    [
+        (("interruption",), 5, "QUEUED", "WORKER_LOST"),
+        (("interruption",), 1, "FAILED", "POISON"),
+        (("error",), 5, "FAILED", "WORKER_LOST"),
+        ((), 1, "FAILED", "WORKER_LOST"),
+    ],
 )
 def test_the_run_of_a_dead_worker_is_queued_again_only_where_interruptions_are_retried(
-    queue: RunQueue, rescue: Rescue, db: Db, words: tuple[str, ...], status: str
+    queue: RunQueue, rescue: Rescue, db: Db, words: tuple[str, ...], max_attempts: int, status: str, code: str
 ) -> None:
-    queue.enqueue(request("a", retry_on=words))
+    queue.enqueue(request("a", retry_on=words, max_attempts=max_attempts))
     claimed(queue)
     expire(db, "a")
     rescue.sweep()
-    assert (db.runs.find_one({"_id": "a"}) or {})["status"] == status
+    found = db.runs.find_one({"_id": "a"}) or {}
+    assert (found["status"], found["errorCode"]) == (status, code)
+    is_unwanted = "interruption" not in words
+    assert ("its retry.on does not list interruption" in found["errorMessage"]) == is_unwanted
+
+
+def test_an_end_that_only_the_retry_words_made_final_says_so(queue: RunQueue, db: Db) -> None:
+    queue.enqueue(request("a", retry_on=("error",)))
+    queue.settle(claimed(queue).lease.fence, Failed(Failure(FailureCode.NETWORK, "no route to host")))
+    found = db.runs.find_one({"_id": "a"}) or {}
+    assert (found["status"], found["errorCode"], found["retryable"]) == ("FAILED", "NETWORK", False)
+    assert found["errorMessage"].startswith("no route to host\n")
+    assert "retry.on does not list interruption" in found["errorMessage"]
 
 
 def test_the_exit_code_of_a_program_decides_and_is_kept(queue: RunQueue, db: Db) -> None:

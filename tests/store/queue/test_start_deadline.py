@@ -9,10 +9,10 @@ import pytest
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.core.outcome import Released
+from pod_worker.core.outcome import Released, Succeeded
 from pod_worker.core.run import InvalidRunError
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.operations import OperatorActions
+from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
 from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
 from pod_worker.store.queue.start_deadline import StartDeadline
@@ -27,8 +27,8 @@ def queue(db: Db) -> RunQueue:
     return RunQueue(db, SystemClock(), rng=random.Random(1))
 
 
-def enqueue(queue: RunQueue, run_id: str = "a", seconds: float | None = 60) -> None:
-    queue.enqueue(RunRequest(run_id, "synthetic", {}, max_queue_seconds=seconds))
+def enqueue(queue: RunQueue, run_id: str = "a", seconds: float | None = 60, after: tuple[str, ...] = ()) -> None:
+    queue.enqueue(RunRequest(run_id, "synthetic", {}, max_queue_seconds=seconds, after=after))
 
 
 def let_time_pass(db: Db) -> None:
@@ -67,6 +67,36 @@ def test_a_reset_gives_it_the_time_again(queue: RunQueue, db: Db) -> None:
     OperatorActions(db).reset("a", by="ana")
     assert "startBy" in found(db)
     assert StartDeadline(db).sweep() == 0
+
+
+def test_the_time_begins_when_no_other_run_is_waited_for(queue: RunQueue, db: Db) -> None:
+    enqueue(queue, "first", None)
+    enqueue(queue, after=("first",))
+    assert "startBy" not in found(db)
+    claim = queue.claim(WORKER)
+    assert claim is not None
+    OperatorActions(db).reset("a", by="ana", from_scratch=True)
+    assert "startBy" not in found(db), "it waits again"
+    queue.settle(claim.lease.fence, Succeeded({}))
+    assert "startBy" in found(db)
+    let_time_pass(db)
+    assert StartDeadline(db).sweep() == 1
+
+
+def test_a_hand_made_run_that_waits_for_another_one_is_not_overdue(queue: RunQueue, db: Db) -> None:
+    enqueue(queue, "first", None)
+    enqueue(queue)
+    db.runs.update_one({"_id": "a"}, {"$set": {"blockedBy": ["first"]}})
+    let_time_pass(db)
+    assert StartDeadline(db).sweep() == 0
+
+
+@pytest.mark.parametrize("seconds", [1e300, -5, float("nan"), "soon"])
+def test_a_hand_made_time_that_means_nothing_is_no_limit(queue: RunQueue, db: Db, seconds: object) -> None:
+    enqueue(queue)
+    db.runs.update_one({"_id": "a"}, {"$set": {"status": "FAILED", "maxQueueSeconds": seconds}})
+    assert OperatorActions(db).reset("a").verdict is ActionResult.DONE
+    assert "startBy" not in found(db)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])

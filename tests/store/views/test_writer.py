@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pod_worker.core.event import Version
-from pod_worker.core.run import TERMINAL, RunStatus, predecessors
+from pod_worker.core.run import TERMINAL, RunStatus, reported_predecessors
 from pod_worker.store.views.changes import (
     Change,
     FieldUpdate,
@@ -133,7 +133,7 @@ def test_no_change_is_no_write(views: DirectViews, db: Any) -> None:
 @pytest.mark.parametrize("to", [RunStatus.RUNNING, RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELED])
 def test_one_step_is_what_core_allows(to: RunStatus) -> None:
     found = set(_allowed_sources((to,))) - {"STARTING"}
-    assert found == {status.value for status in predecessors(to)}
+    assert found == {status.value for status in reported_predecessors(to)}
 
 
 def test_a_verdict_implies_the_way_to_it() -> None:
