@@ -346,7 +346,7 @@ def test_heavy_libraries_stay_in_the_runs_own_process(heavy: str) -> None:
     wrong = [
         str(each)
         for file in MODULES
-        if part_of(file) != "training"
+        if part_of(file) not in ("training", "integrations")  # integrations: no module of ours imports them
         for each in imports(file)
         if each.name.split(".")[0] == heavy
     ]
