@@ -171,6 +171,36 @@ def test_a_compilation_that_a_limit_ended_is_no_question_to_the_model(
     assert paper.is_plain
 
 
+class FullDiskRunner(PlainRunner):
+    """The compiler's last lines on a full disk, with the exit code that pdfTeX then has."""
+
+    def __init__(self, output: str, exit_code: int) -> None:
+        super().__init__()
+        self._result = ExecutionResult(end=ExecutionEnd.EXITED, exit_code=exit_code, output=output)
+
+    def execute(self, request: ExecutionRequest, stop: StopSignal) -> ExecutionResult:
+        return self._result if request.argv[-1] == "paper.tex" else super().execute(request, stop)
+
+
+@pytest.mark.parametrize(
+    ("output", "exit_code"),
+    [
+        ("!pdfTeX error: pdflatex: fflush() failed (No space left on device)\n ==> Fatal error occurred", 1),
+        ("/cmr10.pfb>fclose: No space left on device\n\nOutput written on paper.pdf (4 pages)", 0),
+    ],
+)
+def test_a_full_disk_is_no_fault_of_the_text(
+    sources: PaperSources, drawn: Path, quick_tools: LatexTools, tmp_path: Path, output: str, exit_code: int
+) -> None:
+    """Another pod has room: the run is retried, and no model is paid to correct the text."""
+    folder = Path(shutil.copytree(drawn, tmp_path / "paper"))
+    client = Writer(paper__write=[TEXT], paper__repair=[{"replacements": []}])
+    with pytest.raises(RunError, match="pdflatex cannot write") as caught:
+        write_paper(sources, folder, quick_tools, client, FullDiskRunner(output, exit_code), STOP)
+    assert caught.value.code is FailureCode.DISK_FULL
+    assert client.count("paper.repair") == 0
+
+
 def test_a_compiler_that_always_fails_ends_with_its_log(
     sources: PaperSources, drawn: Path, quick_tools: LatexTools, tmp_path: Path
 ) -> None:

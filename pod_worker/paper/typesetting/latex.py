@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pod_worker.core.execution import CodeRunner, ExecutionEnd, ExecutionLimits, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.core.output_evidence import is_disk_full
 from pod_worker.core.stage import StopSignal
 
 PACKAGES = "texlive-latex-base texlive-latex-recommended texlive-fonts-recommended poppler-utils"
@@ -126,7 +127,13 @@ def _execute(
     request = ExecutionRequest(
         folder=folder, argv=argv, limits=LIMITS, environment=_environment(folder), readable=tools.folders
     )
-    return runner.execute(request, stop)
+    result = runner.execute(request, stop)
+    # Also after exit code 0: pdfTeX takes a transcript that it could not write for a success.
+    if is_disk_full(result.output):
+        raise RunError(
+            FailureCode.DISK_FULL, f"{Path(argv[0]).name} cannot write, because the disk of {folder} is full"
+        )
+    return result
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pod_worker.command.execution.failure import failure_of
 from pod_worker.command.execution.process import CommandEnd
 from pod_worker.core.failure import FailureCode, ProgramError
+from pod_worker.core.output_evidence import is_disk_full
 from pod_worker.stages.ai_scientist.output import OutputFacts
 
 PROGRAM = "AI-Scientist-v2"
@@ -25,7 +26,6 @@ _ERRORS = (
     ("torch.OutOfMemoryError", FailureCode.CUDA_OOM),
     ("MemoryError", FailureCode.HOST_OOM),
     ("ModuleNotFoundError", FailureCode.ENVIRONMENT),
-    ("OSError: [Errno 28]", FailureCode.DISK_FULL),
 )
 
 
@@ -63,6 +63,6 @@ def failure_of_program(
 
 
 def _named_error(line: str) -> FailureCode | None:
-    if "No space left on device" in line:
+    if is_disk_full(line):
         return FailureCode.DISK_FULL
     return next((code for start, code in _ERRORS if line.startswith(start)), None)
