@@ -11,14 +11,14 @@ from pod_worker.command.execution.environment import inherited, with_programs
 from pod_worker.command.execution.failure import start_failure
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
 from pod_worker.core.credentials.secret import Redactor, secret_values
-from pod_worker.core.failure import Interruption, classify
+from pod_worker.core.failure import Failure, FailureCode, Interruption, classify
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import PaperGenerated, ValidationCompleted, ValidationStarted
 from pod_worker.core.run import Json
 from pod_worker.core.stage import ArtifactKind, Context
 from pod_worker.process.supervised_thread import SupervisedThread
 from pod_worker.stages.ai_scientist.continuation import VARIABLE
-from pod_worker.stages.ai_scientist.ending import PROGRAM, failure_of_program
+from pod_worker.stages.ai_scientist.ending import PROGRAM, failure_of_program, has_failed_review
 from pod_worker.stages.ai_scientist.finished_search import FinishedSearch
 from pod_worker.stages.ai_scientist.isolation import isolated
 from pod_worker.stages.ai_scientist.journal import is_search_finished, read_tokens
@@ -33,6 +33,7 @@ from pod_worker.stages.ai_scientist.program import (
 )
 from pod_worker.stages.ai_scientist.progress import ProgressReporter
 from pod_worker.stages.ai_scientist.results import (
+    OriginalReview,
     ResultFile,
     find_paper,
     publish_masked,
@@ -136,15 +137,17 @@ class OriginalAttempt:
         for artifact in published:
             if artifact.kind == ArtifactKind.PAPER.value:
                 self._context.emit(PaperGenerated(artifact_key=artifact.key))
+        if has_failed_review(end, facts):
+            progress.fail(Failure(FailureCode.LLM_ERROR, f"the review failed: {facts.last_error}"))
         progress.finish()
-        return self._summary(experiment, len(progress.nodes))
+        return self._summary(experiment, facts, len(progress.nodes))
 
     def _publish_log(self, log: Path) -> None:
         for path in (log.with_suffix(".1"), log):
             publish_masked(self._context, ResultFile(path, ArtifactKind.LOG, f"logs/{path.name}"), self._redactor)
 
-    def _summary(self, experiment: Path, nodes: int) -> dict[str, Json]:
-        review = read_review(experiment) if self._plan.params.wants_review else None
+    def _summary(self, experiment: Path, facts: OutputFacts, nodes: int) -> dict[str, Json]:
+        review = self._review(experiment, facts) if self._plan.params.wants_review else None
         if review:
             self._context.emit(ValidationStarted(model=PROGRAM))
             self._context.emit(
@@ -158,6 +161,12 @@ class OriginalAttempt:
             "spending_cap": None,
             "cost": cost_of(experiment),
         }
+
+    def _review(self, experiment: Path, facts: OutputFacts) -> OriginalReview:
+        reason = f": {facts.last_error}" if facts.last_error else ""
+        return read_review(experiment) or OriginalReview(
+            "inconclusive", {}, f"{PROGRAM} wrote no review of its paper{reason}"
+        )
 
 
 def _look(progress: ProgressReporter) -> float | None:

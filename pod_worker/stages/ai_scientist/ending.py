@@ -48,7 +48,7 @@ def failure_of_program(
             "`runs reset` repeats figures and paper without experiments",
             code,
         )
-    if has_search and facts.is_finished:
+    if has_search and (facts.is_finished or has_failed_review(end, facts)):
         return None
     found = _named_error(facts.last_error)
     if found is not None:
@@ -60,6 +60,15 @@ def failure_of_program(
     hint = "; no program of its search worked" if not has_search and not has_good_node else ""
     last = f": {facts.last_error}" if facts.last_error else ""
     return ProgramError(failure.code, f"{failure.message}{hint}{last}", failure.exit_code)
+
+
+def has_failed_review(end: CommandEnd, facts: OutputFacts) -> bool:
+    """Whether the paper is there and only its review ended with an exception.
+
+    The paper is a result, and a person decides about it.
+    """
+    is_exception = end.signal is None and end.code == 1 and bool(facts.last_error)
+    return facts.is_paper_found and not facts.is_review_done and not facts.is_finished and is_exception
 
 
 def _named_error(line: str) -> FailureCode | None:

@@ -22,7 +22,7 @@ NO_WORKING_PROGRAM = "Experiment ended: Could not find working implementation in
 NO_PAPER = "Writeup process did not complete successfully after all retries."
 PAPER_FOUND = "Paper found at:"
 REVIEW_DONE = "Paper review completed."
-_ERROR = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception)(?::|$)")
+_ERROR = re.compile(r"(?:[A-Za-z_]\w*\.)*(?:[A-Za-z_]\w*)?(?:Error|Exception)(?::|$)")
 _STYLE = re.compile(r"\[/?[a-z][a-z ]*\]")  # of rich, where a line was printed without it
 
 

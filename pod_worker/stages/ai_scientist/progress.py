@@ -94,7 +94,7 @@ class ProgressReporter:
         self._leave()
 
     def fail(self, failure: Failure) -> None:
-        """The program ended within a phase."""
+        """The program, or the review at its end, failed within a phase."""
         if self._phase:
             self._context.emit(StageFailed(stage=self._phase, code=failure.code.value, message=failure.message))
             self._phase = None

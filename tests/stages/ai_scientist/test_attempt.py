@@ -112,6 +112,14 @@ def test_a_search_without_a_working_program_is_named(original: OriginalRun) -> N
     assert "stage_1_initial_implementation_1_preliminary/journal.json" in original.artifacts(), "results stay"
 
 
+def test_a_failed_review_loses_no_paper(original: OriginalRun) -> None:
+    assert original.execute(code="no-review")["verdict"] == "inconclusive"
+    (verdict,) = original.of(ValidationCompleted)
+    assert "Text too short" in verdict.notes
+    assert "paper/paper.pdf" in original.artifacts()
+    assert {event.stage for event in original.of(StageFailed)} <= {"paper", "validation"}
+
+
 def test_a_failed_paper_is_written_again_without_experiments(original: OriginalRun, tmp_path: Path) -> None:
     failure = original.fails(code="no-paper")
     assert failure.code is FailureCode.LATEX_ERROR

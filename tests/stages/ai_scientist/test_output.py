@@ -72,3 +72,5 @@ def test_the_last_error_is_kept() -> None:
     ):
         facts.read(line)
     assert facts.last_error == "openai.AuthenticationError: Error code: 401"
+    facts.read("Exception: Text too short")
+    assert facts.last_error == "Exception: Text too short"

@@ -66,9 +66,11 @@ def write_up(folder: Path, args: argparse.Namespace, behavior: str) -> None:
         (folder / f"{folder.name}{name}.pdf").write_text(f"%PDF{name}")
 
 
-def review(folder: Path, args: argparse.Namespace) -> None:
+def review(folder: Path, args: argparse.Namespace, behavior: str) -> None:
     print("Paper found at: ", folder)
     create_client(args.model_review)
+    if "no-review" in behavior:
+        raise Exception("Text too short")
     (folder / "review_text.txt").write_text(json.dumps({"Overall": 6, "Soundness": 3, "Decision": "Accept"}))
     (folder / "review_img_cap_ref.json").write_text("{}")
     print("Paper review completed.")
@@ -101,7 +103,7 @@ if __name__ == "__main__":
     if not args.skip_writeup:
         write_up(folder, args, behavior)
         if not args.skip_review:
-            review(folder, args)
+            review(folder, args, behavior)
     if "survive" in behavior:
         while not Path(behavior.split()[-1]).exists():
             time.sleep(0.02)
