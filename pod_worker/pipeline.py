@@ -11,6 +11,10 @@ from pod_worker.core.run import Json
 from pod_worker.core.stage import Stage
 
 
+def _never(params: Mapping[str, Json]) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     name: str
@@ -22,6 +26,7 @@ class Pipeline:
     paths: tuple[str, ...] = ()  # parameters that may name a file or folder of the worker's machine
     asks_models: bool = False  # its child receives the keys of language models
     executes_user_code: bool = False  # its child's memory is closed to the program that it starts
-    needs_sandbox: bool = False  # its stages execute programs that models wrote
+    needs_sandbox: Callable[[Mapping[str, Json]], bool] = _never  # by parameters: stages open the sandbox
+    sandbox_modules: tuple[str, ...] = ()  # that its programs find imported; empty: those of experiments
     ends_in_review: bool = False  # a finished run waits for a person's verdict
     modes: tuple[str, ...] = ("all",)  # of a plugin: the worker modes that claim its runs

@@ -50,7 +50,7 @@ _OWN: dict[str, Pipeline] = {
             experiment_params.UNITS,
             experiment_params.PATHS,
             asks_models=True,
-            needs_sandbox=True,
+            needs_sandbox=lambda _params: True,
             ends_in_review=True,
         ),
         Pipeline(
@@ -73,6 +73,8 @@ _OWN: dict[str, Pipeline] = {
             command_params.CommandParams,
             command_params.UNITS,
             executes_user_code=True,
+            needs_sandbox=lambda params: bool(params.get("sandbox")),
+            sandbox_modules=("json",),
         ),
         Pipeline(
             "synthetic",

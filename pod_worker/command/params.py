@@ -95,7 +95,7 @@ class CommandParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         float, Meta(ge=1, le=86_400, description="shortest time between two snapshots of the checkpoints")
     ] = 300.0
     keep_checkpoints: Annotated[int, Meta(ge=1, le=100, description="newest snapshots kept, 1 to 100")] = 3
-    sandbox: Annotated[bool, Meta(description="not part of this version: false")] = False
+    sandbox: Annotated[bool, Meta(description="run in the sandbox: no network, no other files")] = False
     tensorboard: Annotated[
         str, Meta(description="folder of the workdir whose TensorBoard event files are read")
     ] = ""
@@ -132,8 +132,6 @@ def _problems(params: Mapping[str, Json]) -> Iterator[str]:
     yield from _run_problems(params.get("run"))
     yield from _variable_problems(params.get("envs"), params.get("secrets"))
     yield from _workdir_problems(params.get("workdir"))
-    if params.get("sandbox"):
-        yield "'sandbox' is not part of this version: leave it out"
     if not INTERPRETER.fullmatch(str(params.get("python", ""))):
         yield f'\'python\' is {params["python"]!r:.80}: give "venv", "3.11", "uv", "uv:3.12" or nothing'
     for name in ("checkpoint_dir", "tensorboard"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pod_worker.core.stop_signal import StopSignal
 
@@ -38,6 +38,8 @@ class ExecutionRequest:
     limits: ExecutionLimits = ExecutionLimits()
     environment: dict[str, str] = field(default_factory=dict)
     readable: tuple[Path, ...] = ()  # further files and folders, read only
+    writable: tuple[Path, ...] = ()  # further files and folders, as `folder`
+    programs: tuple[Path, ...] = ()  # further folders whose files may be executed; read only
     denied: tuple[Path, ...] = ()  # files and folders below readable system paths that stay closed
     seed: int = 0  # random, numpy and torch are seeded with it before the program starts
     gpus: tuple[int, ...] = ()
@@ -88,3 +90,17 @@ class CodeRunner(Protocol):
 
     def remove(self, folder: Path) -> None:
         """Delete a folder that programs wrote to, whatever modes they left."""
+
+
+@runtime_checkable
+class ProgramRunner(CodeRunner, Protocol):
+    """Also runs programs that write as long as they like and end in their own time."""
+
+    def run_program(
+        self, request: ExecutionRequest, output: int, terminate: StopSignal, kill: StopSignal
+    ) -> ExecutionResult:
+        """As `execute`; everything that the program writes goes to the descriptor `output` at once.
+
+        Its process group gets SIGTERM when `terminate` is set. It has ended when none of its processes is left, or
+        when `kill` is set.
+        """

@@ -79,6 +79,14 @@ class SandboxClient:
         self._prepare(request, server)
         return self._execute(request, stop)
 
+    def run_program(
+        self, request: ExecutionRequest, output: int, terminate: StopSignal, kill: StopSignal
+    ) -> ExecutionResult:
+        check_request(request)
+        server = self._ensure_server()
+        self._prepare(request, server)
+        return self._execute(request, kill, terminate, output)
+
     def remove(self, folder: Path) -> None:
         if not folder.exists():
             return
@@ -153,14 +161,14 @@ class SandboxClient:
         with self._send(command) as answers:
             return answers.next(seconds)
 
-    def _send(self, command: msgspec.Struct) -> _Answers:
+    def _send(self, command: msgspec.Struct, output: int | None = None) -> _Answers:
         """Raises ServerGoneError."""
         if self._control is None:
             raise ServerGoneError
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                protocol.send_command(self._control, command, theirs)
+                protocol.send_command(self._control, command, theirs, output)
         except OSError as error:
             ours.close()
             raise ServerGoneError from error
@@ -168,16 +176,24 @@ class SandboxClient:
 
     # ── one execution ───────────────────────────────────────────────────────────────────────────────────
 
-    def _execute(self, request: ExecutionRequest, stop: StopSignal, is_locked: bool = False) -> ExecutionResult:
+    def _execute(
+        self,
+        request: ExecutionRequest,
+        stop: StopSignal,
+        terminate: StopSignal | None = None,
+        output: int | None = None,
+        *,
+        is_locked: bool = False,
+    ) -> ExecutionResult:
         keeper = 0
         try:
             with nullcontext() if is_locked else self._lock:
-                answers = self._send(ExecuteCommand(request))
+                answers = self._send(ExecuteCommand(request), output)
             with answers:
-                answer = answers.next(START_SECONDS, stop)
+                answer = answers.next(START_SECONDS, stop, terminate)
                 if isinstance(answer, KeeperStarted):
                     keeper = answer.keeper
-                    answer = answers.next(request.limits.wall_seconds + LATE_SECONDS, stop)
+                    answer = answers.next(request.limits.wall_seconds + LATE_SECONDS, stop, terminate)
         except ServerGoneError:
             if not is_locked:
                 self._sweep(keeper)
@@ -201,11 +217,12 @@ class SandboxClient:
         """Folder and files are within reach of the server's user. Raises RunError."""
         if server.uid == os.geteuid():
             return
-        identity.share_folder(request.folder, server.gid, writable=True)
-        fresh = [path for path in request.readable if path not in self._readable]
+        for path in (request.folder, *request.writable):
+            identity.share_folder(path, server.gid, writable=True)
+        fresh = [path for path in (*request.readable, *request.programs) if path not in self._readable]
         for path in fresh:
             identity.share_folder(path, server.gid, writable=False)
-        for path in (request.folder / "file", *fresh):
+        for path in (request.folder / "file", *request.writable, *fresh):
             if closed := identity.open_way(path, server.uid, (server.gid,)):
                 raise RunError(
                     FailureCode.ENVIRONMENT,
@@ -239,9 +256,11 @@ def _problem(request: ExecutionRequest) -> str | None:
         return f"{program} is neither a Python file of the folder nor an absolute path"
     if not program.is_absolute() and not (request.folder / program).is_file():
         return f"{request.folder / program} is not a file"
-    missing = [str(path) for path in request.readable if not path.exists()]
+    missing = [
+        str(path) for path in (*request.readable, *request.writable, *request.programs) if not path.exists()
+    ]
     if missing:
-        return f"{', '.join(missing)} should be readable and does not exist"
+        return f"{', '.join(missing)} should be within reach and does not exist"
     if any("\0" in text for text in (*request.argv, *request.environment, *request.environment.values())):
         return "an argument or a variable contains NUL"
     size = len(protocol.encode(ExecuteCommand(request)))
@@ -280,8 +299,10 @@ class _Answers:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def next(self, seconds: float, stop: StopSignal | None = None) -> protocol.Answer:
-        """The next answer; a request to stop is passed on once.
+    def next(
+        self, seconds: float, stop: StopSignal | None = None, terminate: StopSignal | None = None
+    ) -> protocol.Answer:
+        """The next answer; a request to stop or to terminate is passed on once.
 
         Raises ServerGoneError for an end or a silence.
         """
@@ -289,15 +310,21 @@ class _Answers:
         while b"\n" not in self._received:
             if self._is_readable(deadline):
                 self._receive()
+            elif terminate is not None and terminate.is_set():
+                terminate = None
+                self._pass_on(protocol.TERMINATE)
             elif stop is not None and stop.is_set():
                 stop = None
                 deadline = min(deadline, time.monotonic() + LATE_SECONDS)
-                with suppress(OSError):
-                    self._connection.sendall(protocol.STOP)
+                self._pass_on(protocol.STOP)
             if time.monotonic() > deadline:
                 raise ServerGoneError
         line, _, self._received = self._received.partition(b"\n")
         return protocol.decode_answer(line)
+
+    def _pass_on(self, message: bytes) -> None:
+        with suppress(OSError):
+            self._connection.sendall(message)
 
     def _is_readable(self, deadline: float) -> bool:
         wait = min(max(deadline - time.monotonic(), 0.0), STOP_POLL_SECONDS)

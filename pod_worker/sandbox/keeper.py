@@ -22,8 +22,8 @@ import msgspec
 from pod_worker.core.execution import ExecutionEnd, ExecutionRequest, ExecutionResult
 from pod_worker.core.failure import FailureCode
 from pod_worker.process.oom_kills import OomKillCounter
-from pod_worker.process.tree import ChildExitPipe, kill_tree, reap, send_signal
-from pod_worker.sandbox import program, usage
+from pod_worker.process.tree import ChildExitPipe, descendants, kill_tree, reap, send_signal
+from pod_worker.sandbox import program, protocol, usage
 from pod_worker.sandbox.kernel import shared_memory
 from pod_worker.sandbox.kernel.confinement import Confinement
 from pod_worker.sandbox.output import BoundedOutput
@@ -52,13 +52,24 @@ class _Timer:
 
 class Keeper:
     def __init__(
-        self, request: ExecutionRequest, confinement: Confinement, connection_fd: int, *, has_own_user: bool
+        self,
+        request: ExecutionRequest,
+        confinement: Confinement,
+        connection_fd: int,
+        copy_fd: int = -1,
+        *,
+        has_own_user: bool,
     ) -> None:
-        """`connection_fd`: bytes on it, or its end, stop the program."""
+        """`connection_fd`: STOP on it, or its end, kills the program; TERMINATE lets it end.
+
+        `copy_fd`: where all of its output goes at once; -1 for nowhere.
+        """
         self._request = request
         self._limits = request.limits
         self._confinement = confinement
         self._connection_fd = connection_fd
+        self._copy_fd = copy_fd
+        self._is_terminating = False
         self._has_own_user = has_own_user
         self._output = BoundedOutput(request.limits.output_bytes)
         self._end: ExecutionEnd | None = None
@@ -99,7 +110,7 @@ class Keeper:
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self, deadline: float) -> None:
-        while self._status is None and self._end is None:
+        while self._end is None and self._is_running():
             due = min(deadline, self._memory_timer.due, self._disk_timer.due)
             self._wait(max(due - time.monotonic(), 0.0))
             if time.monotonic() >= deadline:
@@ -113,11 +124,24 @@ class Keeper:
         sources = [self._connection_fd, self._output_fd, self._exits.reader]
         readable, _, _ = select.select(sources, [], [], seconds)
         if self._connection_fd in readable:
-            self._stop(ExecutionEnd.STOPPED, "")
+            self._obey()
         if self._output_fd in readable:
             self._read_output(once=True)
         self._exits.clear()
         self._status = reap().get(self._pid, self._status)
+
+    def _is_running(self) -> bool:
+        """While it ends in its own time, every process counts: a shell dies before the program inside."""
+        return self._status is None or (self._is_terminating and bool(descendants(os.getpid())))
+
+    def _obey(self) -> None:
+        received = os.read(self._connection_fd, READ_BYTES)
+        if not received or protocol.STOP in received:
+            self._stop(ExecutionEnd.STOPPED, "")
+        elif not self._is_terminating:
+            self._is_terminating = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGTERM)
 
     def _interrupt(self) -> None:
         """SIGINT, so that Python prints where it was; the kill follows in any case."""
@@ -137,11 +161,22 @@ class Keeper:
             except BlockingIOError:
                 return
             self._output.add(data)
-            if self._output.bytes > self._limits.output_bytes * FLOOD_FACTOR:
+            if self._copy_fd >= 0:
+                self._copy(data)
+            elif self._output.bytes > self._limits.output_bytes * FLOOD_FACTOR:
                 self._stop(ExecutionEnd.OUTPUT, f"stopped after {self._output.bytes} bytes of output")
                 return
             if once or not data:
                 return
+
+    def _copy(self, data: bytes) -> None:
+        """Waits for the reader, as a program that writes to it would."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._copy_fd, rest) :]
+        except OSError:
+            self._copy_fd = -1  # the reader is gone, and so is its run
 
     def _measure(self) -> None:
         now = time.monotonic()
@@ -188,7 +223,8 @@ class Keeper:
         """Remove scratch files, and let the group read and delete the rest."""
         shutil.rmtree(self._request.folder / program.SCRATCH_FOLDER, ignore_errors=True)
         shutil.rmtree(shared_memory.socket_folder(os.getpid()), ignore_errors=True)
-        open_for_group(self._request.folder)
+        for folder in (self._request.folder, *self._request.writable):
+            open_for_group(folder)
 
     def _result(self, seconds: float, seed_proof: str) -> ExecutionResult:
         end, code, number = self._ending()

@@ -15,11 +15,14 @@ import msgspec
 from pod_worker.core.execution import ExecutionRequest, ExecutionResult
 
 COMMAND_BYTES = 128 * 1024
-STOP = b"stop"
+STOP, TERMINATE = b"stop", b"term"
 
 
 class ExecuteCommand(msgspec.Struct, tag="execute"):
-    """Answers: KeeperStarted, then ExecutionFinished or ExecutionRefused."""
+    """Answers: KeeperStarted, then ExecutionFinished or ExecutionRefused.
+
+    With a second descriptor, the output of the program goes there too.
+    """
 
     request: ExecutionRequest
 
@@ -102,27 +105,33 @@ def decode_answer(line: bytes) -> Answer:
     return _answers.decode(line)
 
 
-def send_command(control: socket.socket, command: msgspec.Struct, answers: socket.socket) -> None:
+def send_command(
+    control: socket.socket, command: msgspec.Struct, answers: socket.socket, output: int | None = None
+) -> None:
     """Raises OSError when the server is gone."""
-    socket.send_fds(control, [encode(command)], [answers.fileno()])
+    fds = [answers.fileno(), *([output] if output is not None else [])]
+    socket.send_fds(control, [encode(command)], fds)
 
 
-def receive_command(control: socket.socket) -> tuple[Command, int] | None:
-    """A command and the descriptor for its answers; None when the client is gone.
+def receive_command(control: socket.socket) -> tuple[Command, int, int] | None:
+    """A command, the descriptors for its answers and its output; None when the client is gone.
+
+    A descriptor that did not come is -1.
 
     Raises msgspec.MsgspecError for a message that is no command; its descriptors are closed.
     """
     received, fds, _, _ = socket.recv_fds(control, COMMAND_BYTES, 4)
     if not received:
         return None
-    answer = fds[0] if fds else -1
-    for surplus in fds[1:]:
-        socket.close(surplus)
+    answer, output, *surplus = [*fds, *[-1] * max(2 - len(fds), 0)]
+    for fd in surplus:
+        socket.close(fd)
     try:
-        return _commands.decode(received), answer
+        return _commands.decode(received), answer, output
     except msgspec.MsgspecError:
-        if answer >= 0:
-            socket.close(answer)
+        for fd in (answer, output):
+            if fd >= 0:
+                socket.close(fd)
         raise
 
 

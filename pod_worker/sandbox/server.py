@@ -83,12 +83,12 @@ class Server:
                 self._control.detach()  # the next server has the same descriptor
                 return True
 
-    def _handle(self, command: protocol.Command, answers: int) -> None:
+    def _handle(self, command: protocol.Command, answers: int, output: int) -> None:
         try:
             match command:
                 case ExecuteCommand():
                     self._executions += 1
-                    self._fork(lambda: self._execute(command, answers), answers)
+                    self._fork(lambda: self._execute(command, answers, output), answers, output)
                 case RemoveCommand(folder):
                     self._fork(lambda: _remove(folder, answers), answers)
                 case SweepCommand(keeper):
@@ -97,10 +97,11 @@ class Server:
                 case DescribeCommand():
                     protocol.send_answer(answers, self._describe())
         finally:
-            if answers >= 0:
-                os.close(answers)
+            for fd in (answers, output):
+                if fd >= 0:
+                    os.close(fd)
 
-    def _fork(self, action: Callable[[], object], answers: int) -> None:
+    def _fork(self, action: Callable[[], object], answers: int, output: int = -1) -> None:
         """Run the action in a child that never returns here."""
         server = os.getpid()
         try:
@@ -116,18 +117,18 @@ class Server:
             os.setsid()
             if arm := die_with_parent(server):
                 arm()
-            _close_all_except(answers)
+            _close_all_except(answers, output)
             action()
             os._exit(0)
         finally:
             os._exit(COMMAND_FAILED)
 
-    def _execute(self, command: ExecuteCommand, answers: int) -> None:
+    def _execute(self, command: ExecuteCommand, answers: int, output: int) -> None:
         become_subreaper()
         protocol.send_answer(answers, KeeperStarted(os.getpid()))
         answer: msgspec.Struct
         try:
-            keeper = Keeper(command.request, self._confinement, answers, has_own_user=self._has_own_user)
+            keeper = Keeper(command.request, self._confinement, answers, output, has_own_user=self._has_own_user)
             answer = keeper.run((os.getppid(),))
         except Exception as error:
             log.exception("a keeper failed")
@@ -174,9 +175,12 @@ def _remove(folder: Path, answers: int) -> None:
     protocol.send_answer(answers, CommandDone())
 
 
-def _close_all_except(kept: int) -> None:
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+def _close_all_except(*kept: int) -> None:
+    first = 3
+    for fd in sorted(each for each in kept if each >= first):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
 
 
 def _own_rss() -> int:

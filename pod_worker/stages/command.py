@@ -14,9 +14,12 @@ from pod_worker.command.execution.folders import JobFolders
 from pod_worker.command.execution.git_checkout import check_out
 from pod_worker.command.execution.job_environment import PreparedEnvironment, prepared
 from pod_worker.command.execution.process import CommandEnd, CommandProcess
+from pod_worker.command.execution.sandboxed import inherited_by_sandbox, prepare_folders, run_sandboxed
 from pod_worker.command.params import CommandParams, parse
 from pod_worker.command.reports.events_file import EventsFileReader
 from pod_worker.command.reports.tensorboard import TensorBoardReader
+from pod_worker.core.execution import ProgramRunner
+from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.run import Json
 from pod_worker.core.stage import Context, Stage
 from pod_worker.snapshots.outputs import OutputUploader
@@ -28,6 +31,9 @@ STAGE = "command"
 def run_command(context: Context) -> dict[str, Json]:
     params = parse(context.run.params)
     folders = JobFolders(context.work_dir, params.checkpoint_dir)
+    runner = _open_sandbox(context) if params.sandbox else None
+    if runner is not None:
+        prepare_folders(folders, runner.remove)
     folders.clear()
     _fill_workdir(context, params, folders)
     folders.create()
@@ -54,7 +60,7 @@ def run_command(context: Context) -> dict[str, Json]:
         EventsFileReader(folders.events, context, snapshots.request_snapshot),
         TensorBoardReader(_event_folders(params, folders), context, params.tensorboard),
     ):
-        end = _execute(context, params, folders, environment, is_resumed=is_resumed)
+        end = _execute(context, params, folders, environment, runner, is_resumed=is_resumed)
     snapshots.snapshot_now("drain" if end.was_stopped else "end")
     if end.was_stopped:
         # Also after exit code 0: a program that saved its state and left in time is not finished.
@@ -63,6 +69,15 @@ def run_command(context: Context) -> dict[str, Json]:
     if not end.is_ok:
         raise failure_of(end)
     return {"exit_code": 0, **snapshots.state}
+
+
+def _open_sandbox(context: Context) -> ProgramRunner:
+    """Before any file is fetched: a machine below the floor is refused at once."""
+    runner = context.open_sandbox()
+    if not isinstance(runner, ProgramRunner):
+        raise RunError(FailureCode.INTERNAL, "this sandbox runs no commands")
+    context.log(f"sandbox: {', '.join(runner.layers)}", layers=list(runner.layers))
+    return runner
 
 
 def _fill_workdir(context: Context, params: CommandParams, folders: JobFolders) -> None:
@@ -98,11 +113,12 @@ def _execute(
     params: CommandParams,
     folders: JobFolders,
     environment: PreparedEnvironment,
+    runner: ProgramRunner | None,
     *,
     is_resumed: bool,
 ) -> CommandEnd:
     env = job_environment(
-        os.environ,
+        os.environ if runner is None else inherited_by_sandbox(os.environ, params.gpus),
         context.run,
         folders,
         envs=params.envs,
@@ -111,9 +127,12 @@ def _execute(
         is_resumed=is_resumed,
     )
     argv = argv_of(params.run)
+    variables = environment.complete(env)
     context.stop.check()
     try:
-        process = CommandProcess(argv, folders.work, environment.complete(env))
+        if runner is not None:
+            return run_sandboxed(runner, argv, folders, variables, environment.folders, params.gpus, context.stop)
+        process = CommandProcess(argv, folders.work, variables)
     except OSError as error:
         raise start_failure(error, argv[0], folders.work) from error
     return process.wait(context.stop, folders.stop_file.touch)

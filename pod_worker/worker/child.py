@@ -114,6 +114,10 @@ class AttemptExecutor:
         return classify(error, self._stage)
 
 
+def _sandbox_of(spec: protocol.AttemptSpec, fd: int) -> child_io.LazySandbox:
+    return child_io.LazySandbox(fd, spec.sandbox_floor, find_pipeline(spec.run.pipeline).sandbox_modules)
+
+
 def read_stop_commands(commands: BinaryIO, stop: StopFlag) -> None:
     """Obey the supervisor's commands; exit when it is gone.
 
@@ -145,7 +149,7 @@ def main() -> int:
     stop = StopFlag()
     threading.Thread(target=read_stop_commands, args=(commands, stop), name="commands", daemon=True).start()
     uplink.send(protocol.ChildReady())
-    sandbox = child_io.LazySandbox(int(sandbox_fd), spec.sandbox_floor) if sandbox_fd else None
+    sandbox = _sandbox_of(spec, int(sandbox_fd)) if sandbox_fd else None
     outcome = AttemptExecutor(spec, uplink, emitter, stop, sandbox).execute()
     uplink.send(protocol.OutcomeReported.of(outcome))
     sys.stdout.flush()

@@ -62,9 +62,9 @@ class CancelOnlySignal:
 class LazySandbox:
     """The attempt's sandbox; its server starts at the first use, by the guard."""
 
-    def __init__(self, fd: int, floor: str) -> None:
+    def __init__(self, fd: int, floor: str, modules: tuple[str, ...] = ()) -> None:
         os.set_inheritable(fd, False)
-        self._fd, self._floor = fd, floor
+        self._fd, self._floor, self._modules = fd, floor, modules
         self._opened: CodeRunner | None = None
 
     def open(self) -> CodeRunner:
@@ -73,7 +73,7 @@ class LazySandbox:
             from pod_worker.sandbox.layers import read_floor
             from pod_worker.sandbox.starting import GuardStarter
 
-            self._opened = SandboxClient(GuardStarter(self._fd), read_floor(self._floor))
+            self._opened = SandboxClient(GuardStarter(self._fd, self._modules), read_floor(self._floor))
         return self._opened
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.execution import CodeRunner
 from pod_worker.core.failure import CancelRequested, DrainRequested, FailureCode, Interruption, RunError
 from pod_worker.core.payload import Payload, StageMetric
 from pod_worker.core.run import Checkpoint, Run, RunStatus
@@ -42,6 +43,12 @@ class Job:
         self.stop = StopFlag()
         self.events: list[Payload] = []
         self.state: dict[str, Any] = {}
+        self.sandbox: CodeRunner | None = None
+
+    def _open_sandbox(self) -> CodeRunner:
+        if self.sandbox is None:
+            raise RunError(FailureCode.ENVIRONMENT, "the protection network could not be proved")
+        return self.sandbox
 
     def emit(self, payload: Payload) -> str:
         self.events.append(payload)
@@ -62,6 +69,7 @@ class Job:
             stop=self.stop,
             save=self.save,
             clock=SystemClock(),
+            open_sandbox=self._open_sandbox,
         )
         return COMMAND.run(context)
 
@@ -105,12 +113,6 @@ def test_an_end_that_is_no_success_is_named(job: Job, run: str | list[str], code
         job.execute(run=run)
     assert caught.value.code is code
     assert text in caught.value.message
-
-
-@pytest.mark.parametrize(("name", "value"), [("sandbox", True)])
-def test_a_part_that_cannot_be_given_is_refused_and_not_left_out(job: Job, name: str, value: Any) -> None:
-    with pytest.raises(RunError, match=name):
-        job.execute(run="true", **{name: value})
 
 
 @pytest.mark.parametrize("reason", [DrainRequested, CancelRequested])

@@ -33,8 +33,13 @@ class JobFolders:
         return self.root / "events.ndjson"
 
     @property
+    def signals(self) -> Path:
+        """For files by which the worker tells the command something."""
+        return self.root / "signals"
+
+    @property
     def stop_file(self) -> Path:
-        return self.root / "stop"
+        return self.signals / "stop"
 
     @property
     def programs(self) -> Path:
@@ -48,9 +53,10 @@ class JobFolders:
 
     def clear(self) -> None:
         """Remove what belongs to an earlier attempt; the workdir is empty then."""
-        for path in (self.work, self.events, self.stop_file):
+        for path in (self.work, self.events, self.signals):
             remove(path)
         self.work.mkdir()
+        self.signals.mkdir()
 
     def create(self) -> None:
         """The folders that a job writes to."""

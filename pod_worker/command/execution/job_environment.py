@@ -27,8 +27,10 @@ ENVIRONMENTS = ".environments"  # below the work root; no run's folder begins wi
 class PreparedEnvironment:
     """What the command's variables are completed with."""
 
-    def __init__(self, programs: list[Path], variables: Mapping[str, str]) -> None:
+    def __init__(self, programs: list[Path], variables: Mapping[str, str], folders: list[Path]) -> None:
+        """`folders`: with the programs of this job alone, and what they load."""
         self._programs, self._variables = programs, variables
+        self.folders = folders
 
     def complete(self, env: Mapping[str, str]) -> dict[str, str]:
         modules = {
@@ -56,7 +58,8 @@ def prepared(
     """
     modules = interpreter.provide_modules(folders.modules)
     if not interpreter.needs_venv(python, setup):
-        yield PreparedEnvironment(interpreter.provide_programs(folders.programs), {"PYTHONPATH": modules})
+        programs = interpreter.provide_programs(folders.programs)
+        yield PreparedEnvironment(programs, {"PYTHONPATH": modules}, [folders.programs])
         return
     key = environment_key(folders.work, python, setup, lock_files)
     began = time.monotonic()
@@ -79,7 +82,7 @@ def prepared(
 
 def _environment(folder: Path, modules: str) -> PreparedEnvironment:
     variables = {**interpreter.venv_variables(folder), "PYTHONPATH": modules}
-    return PreparedEnvironment([folder / interpreter.VENV / "bin"], variables)
+    return PreparedEnvironment([folder / interpreter.VENV / "bin"], variables, interpreter.folders_of(folder))
 
 
 def environment_key(work: Path, python: str, setup: str, lock_files: list[str]) -> str:

@@ -24,6 +24,10 @@ RESERVED_SHARE = 0.25
 RESERVED_SECONDS = 15.0
 
 
+def reserved_seconds(left: float) -> float:
+    return min(left * RESERVED_SHARE, RESERVED_SECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
     """How a program ended; `signal` is set when a signal ended it."""
@@ -78,7 +82,7 @@ class CommandProcess:
 
     def _stop(self, stop: TimedStopSignal) -> None:
         self._signal(signal.SIGTERM)
-        reserved = min((stop.seconds_left() or 0.0) * RESERVED_SHARE, RESERVED_SECONDS)
+        reserved = reserved_seconds(stop.seconds_left() or 0.0)
         while (stop.seconds_left() or 0.0) > reserved and self._is_alive():
             time.sleep(POLL_SECONDS)
         self._signal(signal.SIGKILL)

@@ -111,7 +111,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     after: Annotated[
         list[str] | AfterSpec | None, Meta(description="ids or names of runs, or {runs, on_failure: fail|skip}")
     ] = None
-    sandbox: Annotated[bool, Meta(description="not part of this version: false")] = False
+    sandbox: Annotated[bool, Meta(description="run in the sandbox: no network, no other files")] = False
     metrics: Annotated[MetricSpec, Meta(description="{tensorboard: FOLDER}")] = MetricSpec()
 
     @property

@@ -74,11 +74,14 @@ class Confinement:
                 rules.allow_except(path, READ_AND_EXECUTE, closed)
         for readable in request.readable:
             rules.allow_except(readable, READ, closed)
+        for folder in request.programs:
+            rules.allow_except(folder, READ_AND_EXECUTE, closed)
         for device in filter(os.path.exists, DEVICES):
             rules.allow(device, DEVICE)
         if os.path.isdir(shared_memory.FOLDER):
             rules.allow(shared_memory.FOLDER, WRITE)
-        rules.allow(request.folder, WRITE)
+        for writable in (request.folder, *request.writable):
+            rules.allow(writable, WRITE)
         if request.gpus:
             _allow_gpus(rules)
         if request.loopback and self.landlock_abi >= 4:

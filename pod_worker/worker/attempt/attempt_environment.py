@@ -70,7 +70,7 @@ class AttemptEnvironment:
         return attempt_token.mint(secret, fence.run_id, fence.attempt) if secret else None
 
 
-def needs_sandbox(name: str) -> bool:
-    """Whether the guard of this pipeline's child starts sandbox servers for it."""
-    pipeline = PIPELINES.get(name)
-    return bool(pipeline and pipeline.needs_sandbox)
+def needs_sandbox(run: Run) -> bool:
+    """Whether the guard of this run's child starts sandbox servers for it."""
+    pipeline = PIPELINES.get(run.pipeline)
+    return bool(pipeline and pipeline.needs_sandbox(run.params))

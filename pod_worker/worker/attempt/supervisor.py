@@ -174,7 +174,7 @@ class Supervisor:
                 tag,
                 self._environment.variables,
                 self._environment.child_user,
-                needs_sandbox=needs_sandbox(self._run.pipeline),
+                needs_sandbox=needs_sandbox(self._run),
             ),
             self._trusted_seconds(),
             self._environment.spec(self._run, self._fence, self._identity, work_dir, secrets),
