@@ -83,10 +83,17 @@ def test_it_writes_its_own_files_and_nothing_else(
     )
 
 
-def test_the_next_attempt_resumes_although_the_first_closed_its_folders(job: Job) -> None:
+def test_the_next_attempt_resumes_although_the_first_closed_its_folders(
+    job: Job, runner: SandboxClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandbox deletes them: the stage, which is root in this test and another user on a pod, could not."""
+    removed: list[Path] = []
+    remove_as_program = runner.remove
+    monkeypatch.setattr(runner, "remove", lambda path: (removed.append(path), remove_as_program(path)))
     closed = "mkdir -m 0700 $CHECKPOINT_DIR/a b; echo 1 > $CHECKPOINT_DIR/a/x; chmod 0 b"
     job.execute(sandbox=True, run=closed)
     job.execute(attempt=2, sandbox=True, run="test $RESUME = 1; test $(cat $CHECKPOINT_DIR/a/x) = 1; test ! -e b")
+    assert removed == [job.work, job.root / "checkpoints"]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +116,7 @@ def test_its_end_is_named_as_that_of_any_command(
 
 def test_it_has_its_time_below_a_shell_that_died_of_sigterm(job: Job) -> None:
     job.request_when_ready(DrainRequested)
-    saving = (
-        "trap 'until test -e $POD_WORKER_STOP_FILE; do :; done; echo saved > $CHECKPOINT_DIR/state; exit' TERM"
-    )
+    saving = "trap 'until test -e $POD_WORKER_STOP_FILE; do :; done; sleep 0.3; echo saved > $CHECKPOINT_DIR/state; exit' TERM"
     inner = f"{saving}; touch ready; while :; do sleep 0.05 || true; done"
     with pytest.raises(DrainRequested):
         job.execute(sandbox=True, run='(bash -c "$INNER") & wait', envs={"INNER": inner})
