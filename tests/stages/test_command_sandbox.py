@@ -89,7 +89,12 @@ def test_the_next_attempt_resumes_although_the_first_closed_its_folders(
     """The sandbox deletes them: the stage, which is root in this test and another user on a pod, could not."""
     removed: list[Path] = []
     remove_as_program = runner.remove
-    monkeypatch.setattr(runner, "remove", lambda path: (removed.append(path), remove_as_program(path)))
+
+    def recorded(path: Path) -> None:
+        removed.append(path)
+        remove_as_program(path)
+
+    monkeypatch.setattr(runner, "remove", recorded)
     closed = "mkdir -m 0700 $CHECKPOINT_DIR/a b; echo 1 > $CHECKPOINT_DIR/a/x; chmod 0 b"
     job.execute(sandbox=True, run=closed)
     job.execute(attempt=2, sandbox=True, run="test $RESUME = 1; test $(cat $CHECKPOINT_DIR/a/x) = 1; test ! -e b")
