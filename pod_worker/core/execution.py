@@ -99,7 +99,7 @@ class ProgramRunner(CodeRunner, Protocol):
     def run_program(
         self, request: ExecutionRequest, output: int, terminate: StopSignal, kill: StopSignal
     ) -> ExecutionResult:
-        """As `execute`; everything that the program writes goes to the descriptor `output` at once.
+        """As `execute`; the program's output goes to a descriptor at once.
 
         Its process group gets SIGTERM when `terminate` is set. It has ended when none of its processes is left, or
         when `kill` is set.

@@ -60,7 +60,7 @@ class Keeper:
         *,
         has_own_user: bool,
     ) -> None:
-        """`connection_fd`: STOP on it, or its end, kills the program; TERMINATE lets it end.
+        """`connection_fd`: STOP or TERMINATE comes there; its end is a STOP.
 
         `copy_fd`: where all of its output goes at once; -1 for nowhere.
         """
@@ -131,7 +131,7 @@ class Keeper:
         self._status = reap().get(self._pid, self._status)
 
     def _is_running(self) -> bool:
-        """While it ends in its own time, every process counts: a shell dies before the program inside."""
+        """While it ends in its own time, every process counts, not the shell alone."""
         return self._status is None or (self._is_terminating and bool(descendants(os.getpid())))
 
     def _obey(self) -> None:

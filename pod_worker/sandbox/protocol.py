@@ -114,9 +114,9 @@ def send_command(
 
 
 def receive_command(control: socket.socket) -> tuple[Command, int, int] | None:
-    """A command, the descriptors for its answers and its output; None when the client is gone.
+    """A command and the descriptors for answers and output; -1 for an absent one.
 
-    A descriptor that did not come is -1.
+    None when the client is gone.
 
     Raises msgspec.MsgspecError for a message that is no command; its descriptors are closed.
     """

@@ -91,7 +91,7 @@ def venv_variables(folder: Path) -> dict[str, str]:
 
 
 def folders_of(folder: Path) -> list[Path]:
-    """The venv, and its interpreter where that is not the worker's or the system's (one of uv)."""
+    """The venv, and its interpreter: one of uv lies elsewhere."""
     real = Path(os.path.realpath(folder / VENV / "bin" / "python")).parents[1]
     is_known = any(real.is_relative_to(each) for each in ("/usr", os.path.realpath(sys.base_prefix)))
     return [folder / VENV, *([] if is_known else [real])]

@@ -1,4 +1,4 @@
-"""A command inside the sandbox: no network, no files but its own, a user of its own.
+"""A command inside the sandbox: no network, its own files and user alone.
 
 It may write its workdir, outputs, checkpoints and the events file. `setup` and the workdir are prepared before,
 outside. `core.execution` has the port, `sandbox/` the implementation.
@@ -50,9 +50,9 @@ def run_sandboxed(
     gpus: int,
     stop: TimedStopSignal,
 ) -> CommandEnd:
-    """Blocks until nothing of the program is left. Standard output and error are this process's output.
+    """Blocks until nothing of the program is left.
 
-    `programs`: folders of programs beside those of the system. Raises OSError when the program cannot be started,
+    Standard output and error are this process's output. `programs`: folders of programs beside those of the system. Raises OSError when the program cannot be started,
     and RunError(ENVIRONMENT) when the sandbox cannot work.
     """
     folders.events.touch()
