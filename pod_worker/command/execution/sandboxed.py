@@ -52,7 +52,8 @@ def run_sandboxed(
 ) -> CommandEnd:
     """Blocks until nothing of the program is left.
 
-    Standard output and error are this process's output. `programs`: folders of programs beside those of the system. Raises OSError when the program cannot be started,
+    Standard output and error are this process's output. `programs`: folders of programs beside those of the
+    system. Raises OSError when the program cannot be started,
     and RunError(ENVIRONMENT) when the sandbox cannot work.
     """
     folders.events.touch()
