@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from pod_worker.core.research.evaluation import NodeScore, RefusalKind, ResultRe
 from pod_worker.core.stage import StopSignal
 from pod_worker.search.ports import Evaluator
 from pod_worker.search.settings import SearchSettings
+from pod_worker.search.slot_permits import SlotPermits
 from pod_worker.search.task import SearchTask
 from pod_worker.search.tree.node import NodeOutcome, SearchNode
 from pod_worker.search.tree.records import NodeFinished
@@ -53,10 +55,13 @@ class OneShotExecutor:
     task: SearchTask
     settings: SearchSettings
     folder: Path  # of the search
+    permits: SlotPermits | None = None  # where others execute programs in the slots too
 
     def execute(self, node: SearchNode, code: str, slot: int, stop: StopSignal) -> NodeFinished | None:
         folder = self._fresh_folder(node, code)
-        result = self.runner.execute(self._request(node, folder, slot), stop)
+        with self.permits.hold(stop, slot) if self.permits else nullcontext():
+            request = execution_request(self.task, self.settings, folder, node.seed, slot)
+            result = self.runner.execute(request, stop)
         if result.end is ExecutionEnd.STOPPED:
             return None
         record = self._score(node, result, folder) if result.is_ok else failed(node, result)
@@ -76,24 +81,6 @@ class OneShotExecutor:
         (folder / PROGRAM).write_text(code)
         return folder
 
-    def _request(self, node: SearchNode, folder: Path, slot: int) -> ExecutionRequest:
-        environment = {
-            "TASK_DIR": str(self.task.folder),
-            "OUTPUT_DIR": str(folder / "out"),
-            "RUN_SEED": str(node.seed),
-        }
-        return ExecutionRequest(
-            folder=folder,
-            argv=(PROGRAM,),
-            limits=self.settings.limits,
-            environment=environment,
-            readable=(self.task.folder, *self.task.readable),
-            denied=self.task.denied,
-            seed=node.seed,
-            gpus=self.settings.gpus[slot] if self.settings.gpus else (),
-            unix_sockets=True,  # data loaders with workers need them
-        )
-
     def _score(self, node: SearchNode, result: ExecutionResult, folder: Path) -> NodeFinished:
         try:
             score = self.evaluator.score(folder)
@@ -110,6 +97,23 @@ class OneShotExecutor:
             output=kept_output(result.output),
             seed_proof=result.seed_proof,
         )
+
+
+def execution_request(
+    task: SearchTask, settings: SearchSettings, folder: Path, seed: int, slot: int, program: str = PROGRAM
+) -> ExecutionRequest:
+    """The contract with a program: what it reads and writes, seed and limits."""
+    return ExecutionRequest(
+        folder=folder,
+        argv=(program,),
+        limits=settings.limits,
+        environment={"TASK_DIR": str(task.folder), "OUTPUT_DIR": str(folder / "out"), "RUN_SEED": str(seed)},
+        readable=(task.folder, *task.readable),
+        denied=task.denied,
+        seed=seed,
+        gpus=settings.gpus[slot] if settings.gpus else (),
+        unix_sockets=True,  # data loaders with workers need them
+    )
 
 
 def failed(node: SearchNode, result: ExecutionResult) -> NodeFinished:

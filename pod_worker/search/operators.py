@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Protocol
 
 from pod_worker.core.failure import FailureCode, RunError, truncate
 from pod_worker.core.research.completion import ChatCompletion, CompletionClient, CompletionRequest
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.run import Json
 from pod_worker.search.choice.stages import StageRules
-from pod_worker.search.prompts import ANALYSIS_SCHEMA, PROPOSAL_SCHEMA, analysis_messages, proposal_messages
+from pod_worker.search.prompts import (
+    ANALYSIS_SCHEMA,
+    PROPOSAL_SCHEMA,
+    analysis_messages,
+    both_ends,
+    proposal_messages,
+)
 from pod_worker.search.task import SearchTask
 from pod_worker.search.tree import memory
 from pod_worker.search.tree.node import Operation, SearchNode
@@ -23,8 +30,8 @@ from pod_worker.search.tree.state import SearchState
 CODE_BYTES = 48_000
 OUTPUT_LIMIT = 5_000  # characters of a node's output that a model reads
 _ERROR_LIMIT = 2_000
-_PLAN_LIMIT = 2_000
-_CHANGE_LIMIT = 120
+PLAN_LIMIT = 2_000
+CHANGE_LIMIT = 120
 _ANALYSIS_LIMIT = 2_000
 _IDEA_TEXT_LIMIT = 2_000
 _IDEA_ENTRIES, _IDEA_ENTRY_LIMIT = 12, 500
@@ -39,6 +46,7 @@ class Proposal:
     change: str
     code: str
     is_scripted: bool = False
+    calls: int = 1  # of a model, for this proposal alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,20 @@ class Analysis:
     insight: str
 
 
+class NodeOperators(Protocol):
+    """What the scheduler asks about nodes; safe for several threads."""
+
+    def propose(self, state: SearchState, node: SearchNode, code: str, rejected: str = "") -> Proposal: ...
+
+    def analyse(self, state: SearchState, node: SearchNode, code: str) -> Analysis: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operators:
-    """Asks a model about nodes; safe for several threads."""
+    """The one-shot operators: one call a proposal, one an analysis.
+
+    Implements `NodeOperators`.
+    """
 
     client: CompletionClient
     task: SearchTask
@@ -75,8 +94,8 @@ class Operators:
             )
         )
         return Proposal(
-            plan=truncate(_text(answer, "plan"), _PLAN_LIMIT),
-            change=truncate(_text(answer, "change"), _CHANGE_LIMIT),
+            plan=truncate(_text(answer, "plan"), PLAN_LIMIT),
+            change=truncate(_text(answer, "change"), CHANGE_LIMIT),
             code=_without_fence(_text(answer, "code")),
             is_scripted=answer.is_scripted,
         )
@@ -144,20 +163,12 @@ def _parent_facts(node: SearchNode, code: str, operation: Operation) -> dict[str
         "change": node.change,
         "code": code,
         "score": node.search_score,
-        "output": _both_ends(node.output, OUTPUT_LIMIT),
+        "output": both_ends(node.output, OUTPUT_LIMIT),
     }
     if operation is Operation.DEBUG:
         facts["outcome"] = node.outcome.value if node.outcome else None
         facts["error"] = truncate(": ".join(filter(None, (node.error_kind, node.error))), _ERROR_LIMIT)
     return facts
-
-
-def _both_ends(text: str, limit: int) -> str:
-    """The beginning and the end: imports and settings, and the traceback."""
-    if len(text) <= limit:
-        return text
-    first = limit // 3
-    return f"{text[:first]}\n[{len(text) - limit} characters cut]\n{text[first - limit :]}"
 
 
 def _bounded_task(facts: dict[str, Json]) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from pod_worker.core.research.completion import ChatMessage
 from pod_worker.core.run import Json
 
 PROMPT_BYTES = 160_000
-_CONTRACT = """You write experiments for a research project. A program is one complete Python file.
+CONTRACT = """You write experiments for a research project. A program is one complete Python file.
 
 Rules for the program:
 - It runs as `solution.py`, as `__main__`, without arguments, without network, with the time limit of the task.
@@ -56,6 +56,11 @@ ANALYSIS_SCHEMA: dict[str, Json] = {
 
 
 def proposal_messages(operation: str, facts: dict[str, Json]) -> tuple[ChatMessage, ...]:
+    return _messages(CONTRACT, [*proposal_parts(operation, facts), _ANSWER])
+
+
+def proposal_parts(operation: str, facts: dict[str, Json]) -> list[str]:
+    """What a program has to do, without the form of the answer."""
     parts = [_TASKS[operation], _section("Task", facts.get("task")), _section("Idea", facts.get("idea"))]
     parts.append(f"## Stage {facts.get('stage')}, program {facts.get('step')}\n{facts.get('goals')}")
     if parent := facts.get("parent"):
@@ -64,7 +69,15 @@ def proposal_messages(operation: str, facts: dict[str, Json]) -> tuple[ChatMessa
     parts.append(_bullets("Insights from other experiments", facts.get("insights")))
     if rejected := facts.get("rejected"):
         parts.append(f"## Your last answer was rejected\n{rejected} Answer differently.")
-    return _messages(_CONTRACT, [*parts, _ANSWER])
+    return [part for part in parts if part]
+
+
+def both_ends(text: str, limit: int) -> str:
+    """The beginning and the end: imports and settings, and the traceback."""
+    if len(text) <= limit:
+        return text
+    first = limit // 3
+    return f"{text[:first]}\n[{len(text) - limit} characters cut]\n{text[first - limit :]}"
 
 
 def analysis_messages(facts: dict[str, Json]) -> tuple[ChatMessage, ...]:

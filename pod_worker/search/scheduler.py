@@ -7,6 +7,7 @@ becomes free finds a program. There is no batch: each result is followed by new 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
@@ -25,7 +26,7 @@ from pod_worker.search.choice.policy import NodeAction, StageEnd, next_action, p
 from pod_worker.search.choice.stages import StageRules
 from pod_worker.search.events import SearchEvents, progress_of
 from pod_worker.search.executor import NodeExecutor
-from pod_worker.search.operators import Analysis, Operators, Proposal
+from pod_worker.search.operators import Analysis, NodeOperators, Proposal
 from pod_worker.search.outcomes import equal_proof, given_up, is_killed, proposed, rejection, repeated, unscored
 from pod_worker.search.pool import JobKind, JobResult, SearchJob, WorkPool, drain
 from pod_worker.search.settings import SearchSettings
@@ -46,6 +47,7 @@ from pod_worker.search.tree.state import SearchState
 POLL_SECONDS = 0.1  # between two looks at the stop signal
 STOP_SECONDS = 0.8  # for executions to end after a stop request
 _REASON_LIMIT = 500
+_NO_SANDBOX = FailureCode.ENVIRONMENT  # an agent executes programs while it writes one
 
 
 class Scheduler:
@@ -58,7 +60,7 @@ class Scheduler:
         rules: StageRules,
         settings: SearchSettings,
         metric: Metric,
-        operators: Operators,
+        operators: NodeOperators,
         executor: NodeExecutor,
         pool: WorkPool,
         events: SearchEvents,
@@ -70,6 +72,7 @@ class Scheduler:
         self._free_slots = list(range(settings.slots))
         self._jobs: dict[tuple[JobKind, str], SearchJob] = {}
         self._asked: dict[str, int] = {}  # proposals asked for by this process, for each node
+        self._calls: Counter[str] = Counter()  # of a model, for those proposals
         self._decided_from: dict[str, SearchState] = {}  # the state before the decision for an open proposal
         self._error: BaseException | None = None  # ends the search once the executions have ended
 
@@ -207,21 +210,23 @@ class Scheduler:
         self._report()
 
     def _take_proposal(self, node: SearchNode, result: JobResult) -> None:
-        calls = self._asked[node.id]
         decided_from = self._decided_from.pop(node.id)
         if result.error is not None:
             if failure := self._model_failure(result.error):
                 code, message = failure
+                calls = self._calls[node.id] + 1
                 self._append(NodeDeclined(node_id=node.id, reason=message, calls=calls, failure_code=code))
                 self._limit_failures()
             return
         proposal = cast(Proposal, result.value)
+        self._calls[node.id] += proposal.calls
+        calls = self._calls[node.id]
         reason = rejection(self._state, proposal)
         if reason is None:
             self._accept(node, proposal, calls)
         elif self._stop.is_set():
             return  # a resume asks again: the client's cache has the answer
-        elif calls == 1:
+        elif self._asked[node.id] == 1:
             self._decided_from[node.id] = decided_from
             self._submit_proposal(node, rejected=reason)
         else:
@@ -278,7 +283,7 @@ class Scheduler:
     def _model_failure(self, error: BaseException) -> tuple[str, str] | None:
         """Code and message to record; None for a failure that ends the search at once."""
         failure = classify(error)
-        if isinstance(error, RunError) and not failure.policy.is_retryable:
+        if isinstance(error, RunError) and (not failure.policy.is_retryable or failure.code is _NO_SANDBOX):
             self._end_with(error)
             return None
         code = failure.code if failure.policy.is_retryable else FailureCode.INTERNAL

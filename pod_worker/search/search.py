@@ -11,16 +11,18 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import CompletionClient
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.stage import StopSignal
+from pod_worker.search.agent.session import AgentOperators
 from pod_worker.search.choice.selection import select
 from pod_worker.search.choice.stages import StageRules, stage_rules
 from pod_worker.search.events import NoSearchEvents, SearchEvents
 from pod_worker.search.executor import OneShotExecutor
-from pod_worker.search.operators import Operators
+from pod_worker.search.operators import NodeOperators, Operators
 from pod_worker.search.pool import ThreadPool, WorkPool
 from pod_worker.search.ports import Evaluator
 from pod_worker.search.reports.summary import StageSummary, summarize
 from pod_worker.search.scheduler import Scheduler
 from pod_worker.search.settings import SearchSettings
+from pod_worker.search.slot_permits import SlotPermits
 from pod_worker.search.task import SearchTask
 from pod_worker.search.tree.journal import Journal
 from pod_worker.search.tree.node import NodeOutcome
@@ -58,21 +60,37 @@ class Search:
             return summarize(journal.state, stage, self.task.metric)
 
     def _scheduler(self, journal: Journal, rules: StageRules) -> Scheduler:
+        permits = SlotPermits(self.settings.slots) if self.settings.agent_turns else None
         return Scheduler(
             journal=journal,
             rules=rules,
             settings=self.settings,
             metric=self.task.metric,
-            operators=Operators(client=self.client, task=self.task, idea=self.idea, rules=rules),
+            operators=self._operators(rules, permits),
             executor=OneShotExecutor(
                 runner=self.runner,
                 evaluator=self.evaluator,
                 task=self.task,
                 settings=self.settings,
                 folder=self.folder,
+                permits=permits,
             ),
             pool=self.new_pool(),
             events=self.events,
+            stop=self.stop,
+        )
+
+    def _operators(self, rules: StageRules, permits: SlotPermits | None) -> NodeOperators:
+        one_shot = Operators(client=self.client, task=self.task, idea=self.idea, rules=rules)
+        if permits is None:
+            return one_shot
+        return AgentOperators(
+            one_shot=one_shot,
+            runner=self.runner,
+            task=self.task,
+            settings=self.settings,
+            permits=permits,
+            folder=self.folder,
             stop=self.stop,
         )
 

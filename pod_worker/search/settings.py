@@ -24,6 +24,7 @@ class SearchSettings:
     band_floor: float = 0.0  # smallest difference of scores that the task can resolve
     max_model_failures: int = 3  # in a row, before the search ends with the last one
     max_starts: int = 3  # of one node that took the whole process down each time
+    agent_turns: int = 0  # of the agent that writes a program; 0: one call writes it
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
 
     def __post_init__(self) -> None:
@@ -31,6 +32,8 @@ class SearchSettings:
         for name in ("slots", "num_drafts", "max_model_failures", "max_starts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.agent_turns < 0 or self.agent_turns == 1:
+            raise ValueError(f"agent_turns must be 0, or at least 2 to write and finish, not {self.agent_turns}")
         if self.seeds < 2:
             raise ValueError(f"seeds must be at least 2, not {self.seeds}: one replica shows no noise")
         if not 0 <= self.debug_probability <= 1:

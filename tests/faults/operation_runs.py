@@ -53,6 +53,13 @@ def search(operation: str) -> Run:
     return run
 
 
+def agent(client: CompletionClient, folder: Path, stop: StopSignal) -> Any:
+    """The first stage with an agent that writes its programs."""
+    found = make_search(folder / "search", client=client, stop=stop, set={"agent_turns": 6, "seeds": 2})
+    found.run_stage("Stage_1", 4)
+    return tree_of(read_state(folder / "search"))
+
+
 def figures(client: CompletionClient, folder: Path, stop: StopSignal) -> Any:
     return make_figures(RESULTS, folder, client, FigureRunner(), stop)
 
@@ -80,6 +87,7 @@ def ideation(client: CompletionClient, folder: Path, stop: StopSignal) -> Any:
 
 
 RUNS: dict[str, Run] = {  # of the families without stages
+    "agent": agent,
     "plots": figures,
     "citations": citations,
     "paper": paper,

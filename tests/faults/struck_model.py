@@ -60,7 +60,7 @@ class Answering:
             facts=dict(question.facts),
             sample=question.sample,
         )
-        model = self._toy if question.operation.startswith("node.") else self._scripted
+        model = self._toy if question.operation.startswith(("node.", "agent.")) else self._scripted
         value = model.complete(request).value
         return WireAnswer(text=json.dumps(value), model=MODEL, usage=USAGE, has_tool_call=True)
 

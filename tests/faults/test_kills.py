@@ -124,7 +124,7 @@ class KilledRun:
         self.db, self.folder = db, folder
         self.id = folder.name
         self._environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("POD_WORKER_")},
             **QUICK,
             **variables,
             "POD_WORKER_SPOOL_DIR": str(folder / "spool"),

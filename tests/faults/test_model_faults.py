@@ -26,6 +26,7 @@ from tests.llm.requests_and_answers import WIRES, Stop
 K = ModelFaultKind
 OPERATIONS = sorted(REPLIES)
 WRITES_CODE = {"node.draft", "node.improve", "node.debug", "node.tune", "node.ablate", "plots.write"}
+SEARCHES = ("node.", "agent.", "ideation.")  # they go on after a failed call
 HARMLESS = {K.PROSE, K.NO_USAGE}  # the answer can be used
 # Of a fault that lasts; the others end with LLM_ERROR: no usable answer.
 CODES = {
@@ -137,7 +138,7 @@ def test_a_lasting_fault_ends_in_its_state_within_a_bound_and_a_resume_goes_on(
     expected = healthy(operation)
     struck = attempt(model, tmp_path, operation, wire, ModelFault(kind, operation, first, count=0))
     ends = lasting_ends(operation, kind) if first <= expected.requests else {None}
-    if first > 1 and operation.startswith(("node.", "ideation.")):
+    if first > 1 and operation.startswith(SEARCHES):
         ends = ends | {None}  # too few are left to fail in a row
     assert struck.code in ends
     assert struck.requests <= 3 * (expected.requests + 3), "each question is asked at most three times"
@@ -145,7 +146,7 @@ def test_a_lasting_fault_ends_in_its_state_within_a_bound_and_a_resume_goes_on(
     if struck.code is not None and struck.code is not FailureCode.MAX_ITERATIONS:
         resumed = attempt(model, tmp_path, operation, wire)
         assert resumed.code is None
-        assert operation.startswith(("node.", "ideation.")) or resumed.result == expected.result
+        assert operation.startswith(SEARCHES) or resumed.result == expected.result
         paid = paid + resumed.paid
     assert max(paid.values(), default=1) == 1
 

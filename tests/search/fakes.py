@@ -104,10 +104,24 @@ class FakeModel:
         if request.operation == "node.analyse":
             node = request.facts["node"]
             return {"analysis": "Seen.", "insight": f"{node['node_id']} had {node['score']}"}
+        if request.operation == "agent.turn":
+            return self._turn(request)
         does = self.reply(request)
         if "code" in does:
             return {"plan": "As given.", "change": "given"} | does
         return {"plan": f"Do {does}.", "change": str(does.get("number", ""))[:6], "code": program(**does)}
+
+    def _turn(self, request: CompletionRequest) -> dict[str, Json]:
+        """An agent writes the program, runs it, and hands it in."""
+        last = request.facts["last"]
+        if last is None:
+            return agent_action("write", content=program(**self.reply(request)))
+        return agent_action("run") if last["action"] == "write" else agent_action("finish", plan="Done.")
+
+
+def agent_action(action: str, path: str = "solution.py", **fields: Json) -> dict[str, Json]:
+    empty = {"thought": "", "content": "", "offset": 0, "plan": "", "change": ""}
+    return {**empty, "action": action, "path": path, **fields}
 
 
 @dataclass

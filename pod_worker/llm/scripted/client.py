@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.research.completion import ChatCompletion, CompletionRequest, TokenUsage
 from pod_worker.core.run import Json
-from pod_worker.llm.scripted import ideation, node, paper
+from pod_worker.llm.scripted import agent, ideation, node, paper
 from pod_worker.llm.structured_output import schema_problems
 
 MODEL = "scripted"
@@ -31,7 +31,7 @@ def merge_replies(*families: Mapping[str, Reply]) -> dict[str, Reply]:
     return merged
 
 
-REPLIES = merge_replies(node.REPLIES, paper.REPLIES, ideation.REPLIES)
+REPLIES = merge_replies(node.REPLIES, agent.REPLIES, paper.REPLIES, ideation.REPLIES)
 
 
 class ScriptedClient:

@@ -73,6 +73,16 @@ class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     replicas: Annotated[
         int, Meta(ge=2, le=20, description="runs of the best program with further seeds, for intervals")
     ] = 3
+    executor: Annotated[
+        Literal["one-shot", "agent"],
+        Meta(
+            description="who writes a program: one call of the model, or an agent that writes files, runs them in "
+            "the sandbox and reads their output"
+        ),
+    ] = "one-shot"
+    agent_turns: Annotated[
+        int, Meta(ge=2, le=100, description="model calls that an agent may make for one program, at most")
+    ] = 12
     node_seconds: Annotated[float, Meta(ge=1, le=7 * 86_400, description="time limit of one program")] = 3600.0
     node_memory_gb: Annotated[
         float, Meta(ge=0, le=4096, description="memory limit of one program; 0 for none")

@@ -80,6 +80,7 @@ class SearchSession:
                 max_debug_depth=params.debug_depth,
                 seeds=params.replicas,
                 band_floor=resolution(prepared),
+                agent_turns=params.agent_turns if params.executor == "agent" else 0,
                 limits=node_limits(params),
             ),
             client=self.client,

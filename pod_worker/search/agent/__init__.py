@@ -1,0 +1,1 @@
+"""The agentic executor: a model works on a program in turns, with tools."""
