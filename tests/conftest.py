@@ -1,4 +1,4 @@
-"""Real services for every test: one mongod and one S3 server per session, a fresh database or bucket per test.
+"""Real services for every test: one mongod and one S3 server per session, a empty database and a fresh bucket per test.
 
 Nothing is started before the first test that asks for it. A missing service fails the test and names the fix;
 it is never skipped.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pod_worker.local.mongod import Mongod
     from pod_worker.local.s3 import ObjectStoreServer, S3Access
     from pod_worker.sandbox.client import SandboxClient
+    from tests.database_pool import DatabasePool
 
 MONGOD_CACHE_GB = 1.0
 CLOSE_FILES = "file_manager=(close_idle_time=2,close_scan_interval=1,close_handle_minimum=100)"
@@ -114,20 +115,43 @@ def mongo_client(mongod: Mongod) -> Iterator[MongoClient[dict[str, Any]]]:
     client.close()
 
 
+@pytest.fixture(scope="session")
+def database_pool(mongo_client: MongoClient[dict[str, Any]]) -> DatabasePool:
+    from tests.database_pool import DatabasePool
+
+    return DatabasePool(mongo_client)
+
+
 @pytest.fixture
-def mongodb_url(mongod: Mongod, mongo_client: MongoClient[dict[str, Any]]) -> Iterator[str]:
-    """The URL of a database of this test alone; dropped afterwards."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
+def mongodb_url(mongod: Mongod, database_pool: DatabasePool) -> Iterator[str]:
+    """The URL of an empty database of this test alone, with all indexes."""
+    name = database_pool.take()
     yield mongod.url_for(name)
-    mongo_client.drop_database(name)
+    database_pool.give_back(name)
 
 
 @pytest.fixture
 def db(mongodb_url: str, mongo_client: MongoClient[dict[str, Any]]) -> Database[dict[str, Any]]:
-    """The empty database of `mongodb_url`, through the session's client."""
+    """The database of `mongodb_url`, through the session's client."""
     from pymongo.uri_parser import parse_uri
 
     return mongo_client[parse_uri(mongodb_url)["database"]]
+
+
+@pytest.fixture
+def bare_mongodb_url(mongod: Mongod, database_pool: DatabasePool) -> Iterator[str]:
+    """The URL of a database that does not exist yet; dropped after the test."""
+    name = database_pool.bare_name()
+    yield mongod.url_for(name)
+    database_pool.drop(name)
+
+
+@pytest.fixture
+def bare_db(bare_mongodb_url: str, mongo_client: MongoClient[dict[str, Any]]) -> Database[dict[str, Any]]:
+    """The database of `bare_mongodb_url`, through the session's client."""
+    from pymongo.uri_parser import parse_uri
+
+    return mongo_client[parse_uri(bare_mongodb_url)["database"]]
 
 
 @pytest.fixture(scope="session")

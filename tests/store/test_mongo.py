@@ -63,14 +63,14 @@ def test_a_database_that_connect_did_not_open_is_refused(db: Database[dict[str, 
         async_database(db)
 
 
-def test_documents_that_prevent_an_index_are_named_with_the_fix(db: Database[dict[str, object]]) -> None:
+def test_documents_that_prevent_an_index_are_named_with_the_fix(bare_db: Database[dict[str, object]]) -> None:
     """Documents of another program that share a unique key: every program of ours refuses to start."""
-    db["runs"].insert_many([{"_id": name, "uniqueKey": "same"} for name in ("a", "b")])
+    bare_db["runs"].insert_many([{"_id": name, "uniqueKey": "same"} for name in ("a", "b")])
     with pytest.raises(IndexConflictError, match=r"collection runs.*unique_key.*\"same\".*then start again"):
-        ensure_indexes(db, all_indexes())
-    db["runs"].delete_one({"_id": "b"})
-    db["workers"].create_index("podId", name="foreign")
+        ensure_indexes(bare_db, all_indexes())
+    bare_db["runs"].delete_one({"_id": "b"})
+    bare_db["workers"].create_index("podId", name="foreign")
     with pytest.raises(IndexConflictError, match=r"collection workers.*foreign"):
-        ensure_indexes(db, all_indexes())
-    db["workers"].drop_index("foreign")
-    ensure_indexes(db, all_indexes())
+        ensure_indexes(bare_db, all_indexes())
+    bare_db["workers"].drop_index("foreign")
+    ensure_indexes(bare_db, all_indexes())

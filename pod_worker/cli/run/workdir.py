@@ -12,7 +12,7 @@ from pod_worker.cli.output import say, size
 from pod_worker.cli.progress import ByteProgress
 from pod_worker.content.git_state import git_state
 from pod_worker.content.tree import Tree, TreeError, TreeLimits, scan
-from pod_worker.content.upload_client import ContentClient, ContentUploadError
+from pod_worker.content.upload_client import RETRY_SECONDS, ContentClient, ContentUploadError
 from pod_worker.core.credentials.secret import revealed
 from pod_worker.core.run import Json
 
@@ -48,9 +48,12 @@ def plan_workdir(text: str, base: Path, limits: TreeLimits) -> PlannedWorkdir:
 
 
 def missing_bytes(tree: Tree) -> int | None:
-    """Bytes that an upload would send; None when the control plane cannot be asked."""
+    """Bytes that an upload would send; None when the control plane cannot be asked.
+
+    Asks once: a plan is looked at, and nothing is lost without this number.
+    """
     try:
-        return sum(each.bytes for each in _client().missing(tree))
+        return sum(each.bytes for each in _client(retry_seconds=0).missing(tree))
     except ContentUploadError:
         return None
 
@@ -65,9 +68,10 @@ def upload(tree: Tree) -> None:
     say(f"workdir: {tree.files} files, {size(tree.bytes)} from {tree.root}")
 
 
-def _client() -> ContentClient:
+def _client(retry_seconds: float = RETRY_SECONDS) -> ContentClient:
     settings = load_settings()
-    return ContentClient(settings.control_plane_url, revealed(settings.control_plane_token))
+    token = revealed(settings.control_plane_token)
+    return ContentClient(settings.control_plane_url, token, retry_seconds=retry_seconds)
 
 
 def _source(folder: Path) -> dict[str, Json] | None:

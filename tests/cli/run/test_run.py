@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,31 @@ def test_a_dry_run_changes_nothing_and_shows_no_secret(cli: Cli, db: Db, tmp_pat
     assert found.json["workdir"]["files"] == 1
     assert "a-secret-value" not in text.out + text.err + found.out + found.err
     assert db.runs.count_documents({}) == 0
+
+
+def test_a_plan_asks_a_control_plane_that_is_away_once(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Away(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    (tmp_path / "job.yaml").write_text("run: train\nworkdir: .\n")
+    with HTTPServer(("127.0.0.1", 0), Away) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("CONTROL_PLANE_URL", f"http://127.0.0.1:{server.server_port}")
+        plan = cli("run", "job.yaml", "--dry-run")
+        server.shutdown()
+        thread.join()
+    assert plan.code == 0, plan.err
+    assert asked == ["/api/content/missing"]
 
 
 def test_wait_exits_with_the_first_code_that_is_not_zero(cli: Cli, db: Db) -> None:
