@@ -21,7 +21,7 @@ from pod_worker.stages.ai_scientist.continuation import VARIABLE
 from pod_worker.stages.ai_scientist.ending import PROGRAM, failure_of_program, has_failed_review
 from pod_worker.stages.ai_scientist.finished_search import FinishedSearch
 from pod_worker.stages.ai_scientist.isolation import isolated
-from pod_worker.stages.ai_scientist.journal import is_search_finished, read_tokens
+from pod_worker.stages.ai_scientist.journal import is_search_finished, read_tokens, recorded_nodes
 from pod_worker.stages.ai_scientist.output import OutputFacts, OutputReader
 from pod_worker.stages.ai_scientist.params import AiScientistParams
 from pod_worker.stages.ai_scientist.preflight import LaunchPlan, check_imports, prepare
@@ -122,12 +122,13 @@ class OriginalAttempt:
         """Results first: a failure of the paper loses no experiment."""
         self._publish_log(log)
         paper = find_paper(experiment) if experiment else None
+        nodes = recorded_nodes(experiment) if experiment else {}
         published = publish_results(self._context, experiment, self._redactor) if experiment else []
         failure = failure_of_program(
             end,
             facts,
             has_search=experiment is not None and is_search_finished(experiment),
-            has_good_node=any(node.is_good for node in progress.nodes.values()),
+            has_good_node=any(node.is_good for node in nodes.values()),
             lacks_paper=self._plan.params.wants_paper and paper is None,
         )
         if failure is not None:
@@ -140,7 +141,7 @@ class OriginalAttempt:
         if has_failed_review(end, facts):
             progress.fail(Failure(FailureCode.LLM_ERROR, f"the review failed: {facts.last_error}"))
         progress.finish()
-        return self._summary(experiment, facts, len(progress.nodes))
+        return self._summary(experiment, facts, len(nodes))
 
     def _publish_log(self, log: Path) -> None:
         for path in (log.with_suffix(".1"), log):

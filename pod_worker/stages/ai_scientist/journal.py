@@ -68,6 +68,12 @@ def stage_folders(experiment: Path) -> list[StageFolder]:
     return sorted(found, key=lambda each: (each.stage, each.number))
 
 
+def recorded_nodes(experiment: Path) -> dict[str, OriginalNode]:
+    """All nodes by id: the best one of a sub-stage begins the next one's journal."""
+    journals = (read_nodes(folder.path / "journal.json") or [] for folder in stage_folders(experiment))
+    return {node.id: node for nodes in journals for node in nodes}
+
+
 def is_search_finished(experiment: Path) -> bool:
     """Whether all files are there that the paper is written from.
 

@@ -70,7 +70,7 @@ def check_latex(path: str | None = None) -> None:
 
 def find_interpreter(params: AiScientistParams, checkout: Checkout) -> Path:
     own = checkout.folder / ".venv" / "bin" / "python"
-    named = params.python or (str(own) if own.is_file() else sys.executable)
+    named = params.python or (str(own) if os.access(own, os.X_OK) else sys.executable)
     found = shutil.which(Path(named).expanduser())
     if found is None:
         raise RunError(
@@ -93,6 +93,8 @@ def check_imports(plan: LaunchPlan, program: Path, env: Mapping[str, str]) -> No
         )
     except subprocess.TimeoutExpired:
         reason = f"the imports took longer than {IMPORT_SECONDS} s"
+    except OSError as error:
+        reason = error.strerror or str(error)
     else:
         if end.returncode == 0:
             return

@@ -66,15 +66,9 @@ class ProgressReporter:
         self._began = 0.0
         self._clock = clock
         self._read: dict[Path, tuple[int, int]] = {}  # journal -> size and time of change
-        self._nodes: dict[Path, list[OriginalNode]] = {}
         self._reported: set[str] = set()
         self._best: dict[str, str] = {}  # stage -> node
         self._tokens: list[object] = []
-
-    @property
-    def nodes(self) -> dict[str, OriginalNode]:
-        """All nodes by id: the best one of a sub-stage begins the next one's journal."""
-        return {node.id: node for nodes in self._nodes.values() for node in nodes}
 
     def look(self) -> None:
         experiment = self._find_experiment()
@@ -122,7 +116,6 @@ class ProgressReporter:
         if self._read.get(journal) == state or (nodes := read_nodes(journal)) is None:
             return None
         self._read[journal] = state
-        self._nodes[journal] = nodes
         return nodes
 
     def _report_node(self, folder: StageFolder, node: OriginalNode) -> None:

@@ -127,7 +127,8 @@ def test_a_failed_paper_is_written_again_without_experiments(original: OriginalR
     other = original.on_another_pod(tmp_path / "other")
     for run, attempt in ((original, 2), (other, 3)):
         nodes = len(run.of(NodeCompleted))
-        assert run.execute(attempt, code="no-paper")["verdict"] == "pass"
+        summary = run.execute(attempt, code="no-paper")
+        assert (summary["verdict"], summary["nodes"]) == ("pass", 8)
         assert not (run.program / "searches").exists(), "the copy is fresh, and no search was made in it"
         assert len(run.of(NodeCompleted)) == nodes
         assert "paper/paper.pdf" in run.artifacts(attempt)

@@ -112,6 +112,15 @@ def test_an_interpreter_without_the_requirements_is_refused(checkout: Path, orig
     assert original.state == {}
 
 
+def test_a_file_that_is_no_interpreter_is_refused(original: OriginalRun, tmp_path: Path) -> None:
+    wrong = tmp_path / "python"
+    wrong.write_bytes(b"\x7fELF")
+    wrong.chmod(0o755)
+    failure = original.fails(python=str(wrong))
+    assert failure.code is FailureCode.ENVIRONMENT
+    assert "Exec format error" in failure.message
+
+
 def test_a_machine_without_namespaces_is_refused() -> None:
     def none() -> tuple[str, ...]:
         raise RunError(FailureCode.ENVIRONMENT, "no namespace")
