@@ -76,7 +76,8 @@ def _read(read: Callable[[ReadModels], list[T]]) -> list[T]:
     try:
         import pymongo
 
-        from pod_worker.cli.composition import connect_store, load_settings
+        from pod_worker.cli.composition import connect_store
+        from pod_worker.stack_settings import load_settings
         from pod_worker.store.views.read_models import ReadModels
 
         store = connect_store(load_settings(), "pod_worker completion", CONNECT_SECONDS)
@@ -106,7 +107,8 @@ def _proposals(kind: str, incomplete: str) -> list[CompletionItem]:
 
 
 def _research_ids(kind: str, incomplete: str) -> list[tuple[str, str]]:
-    from pod_worker.cli.composition import connect_store, load_settings
+    from pod_worker.cli.composition import connect_store
+    from pod_worker.stack_settings import load_settings
     from pod_worker.store.ideation.hypotheses import Hypotheses
     from pod_worker.store.ideation.requests import IdeationRequests
 

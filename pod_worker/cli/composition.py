@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 from pymongo.synchronous import monitor
 
-from pod_worker.config import SettingOrigin, Settings, load_with_origins
+from pod_worker.config import Settings
 from pod_worker.core.clock import SystemClock
-from pod_worker.local.description import StackDescription, read_description, read_keys
+from pod_worker.stack_settings import load_settings
 from pod_worker.store.mongo import Mongo, check_reachable, connect, ensure_indexes
 
 if TYPE_CHECKING:
@@ -23,8 +21,7 @@ if TYPE_CHECKING:
     from pod_worker.store.queue.rescue import Rescue
     from pod_worker.store.queue.run_edits import RunEdits
     from pod_worker.store.queue.run_queue import RunQueue
-
-LOCAL_DATA = "~/.pod_worker/local"
+    from pod_worker.submission.address import ControlPlaneAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +43,9 @@ class StoreSession:
             lease_seconds=self.settings.pod_worker_lease_seconds,
             margin_seconds=self.settings.margin_seconds,
         )
+
+    def control_plane(self) -> ControlPlaneAddress:
+        return control_plane_address(self.settings)
 
     def operations(self) -> OperatorActions:
         from pod_worker.store.queue.operations import OperatorActions
@@ -76,53 +76,10 @@ class StoreSession:
         return Rescue(self.database)
 
 
-def local_data_dir(given: Path | None = None) -> Path:
-    """The folder of the local stack: given, POD_WORKER_DATA, or in the home folder."""
-    return (given or Path(os.environ.get("POD_WORKER_DATA") or LOCAL_DATA)).expanduser().resolve()
+def control_plane_address(settings: Settings) -> ControlPlaneAddress:
+    from pod_worker.submission.address import ControlPlaneAddress
 
-
-def hash_cache_folder() -> Path | None:
-    """For the hashes of unchanged files; None without a home folder."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pod_worker"
-    except RuntimeError:
-        return None
-
-
-def load_settings() -> Settings:
-    """Settings of the environment.
-
-    Without MONGODB_URL they are those of the running local stack.
-    """
-    return load_settings_with_origins()[0]
-
-
-def load_settings_with_origins() -> tuple[Settings, list[SettingOrigin]]:
-    settings, origins = load_with_origins()
-    if settings.mongodb_url:
-        return settings, origins
-    folder = local_data_dir()
-    stack = read_description(folder)
-    if stack is None:
-        return settings, origins
-    filled_in = {name: value for name, value in _stack_variables(stack).items() if not os.environ.get(name)}
-    settings, origins = load_with_origins({**os.environ, **filled_in})
-    source = f"local stack {folder}"
-    return settings, [replace(each, source=source) if each.name in filled_in else each for each in origins]
-
-
-def _stack_variables(stack: StackDescription) -> dict[str, str]:
-    """The settings with which commands reach a local stack."""
-    values = {
-        "MONGODB_URL": stack.mongodb_url,
-        "CONTROL_PLANE_URL": stack.control_plane_url,
-        "CONTROL_PLANE_TOKEN": stack.token,
-    }
-    if keys := read_keys(stack.s3_keys_file):
-        access, secret = keys
-        values |= {"MINIO_ENDPOINT": stack.s3_url, "MINIO_BUCKET": stack.s3_bucket}
-        values |= {"MINIO_ACCESS_KEY": access, "MINIO_SECRET_KEY": secret}
-    return {name: value for name, value in values.items() if value}
+    return ControlPlaneAddress(settings.control_plane_url, settings.control_plane_token)
 
 
 def open_store(

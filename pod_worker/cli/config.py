@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from pod_worker.cli.composition import load_settings_with_origins
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_table
 from pod_worker.config import SettingOrigin, read_dotenv
 from pod_worker.core.credentials.secret import MASK, has_credentials
+from pod_worker.stack_settings import load_settings_with_origins
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 

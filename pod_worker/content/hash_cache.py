@@ -62,3 +62,11 @@ class HashCache:
             return msgspec.msgpack.decode(self._file.read_bytes(), type=dict[str, tuple[Stamp, str]])
         except (OSError, msgspec.MsgspecError):
             return {}
+
+
+def hash_cache_folder() -> Path | None:
+    """For the hashes of unchanged files; None without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pod_worker"
+    except RuntimeError:
+        return None

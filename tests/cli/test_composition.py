@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pod_worker.cli.composition import load_settings
 from pod_worker.local.folder_lock import FolderLock
+from pod_worker.stack_settings import load_settings
 from tests.cli.conftest import CommandResult
 
 STACK = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from pod_worker.cli.completion import complete_run_ids, run_id_argument
-from pod_worker.cli.composition import StoreSession, load_settings, open_store
+from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.data.run_files import run_files
 from pod_worker.cli.downloads import STDOUT, ArtifactDownloader
 from pod_worker.cli.exit_codes import CommandError, ExitCode
@@ -26,6 +26,7 @@ from pod_worker.cli.uploads import upload_artifact
 from pod_worker.core.lease import UnleasedRun
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.snapshots.output_kinds import output_kind
+from pod_worker.stack_settings import load_settings
 from pod_worker.store import artifact_registry
 from pod_worker.store.artifact_registry import ArtifactRow
 from pod_worker.store.views.read_models import ReadModels

@@ -10,16 +10,17 @@ from pathlib import Path
 import click
 import msgspec
 
-from pod_worker.cli.composition import hash_cache_folder, load_settings
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_line, say, size
 from pod_worker.cli.progress import ByteProgress
+from pod_worker.content.hash_cache import hash_cache_folder
 from pod_worker.content.manifest import FILE_LIMIT
 from pod_worker.content.tree import TreeError, TreeLimits, scan
 from pod_worker.content.upload_client import ContentClient, ContentUploadError, Report
 from pod_worker.content.wire import DataSetView
 from pod_worker.core.credentials.secret import revealed
+from pod_worker.stack_settings import load_settings
 
 LIMITS = TreeLimits(bytes=1 << 42, files=FILE_LIMIT)
 

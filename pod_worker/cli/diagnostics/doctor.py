@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import click
 
-from pod_worker.cli.composition import load_settings
 from pod_worker.cli.diagnostics.diagnosis import print_diagnoses
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import say
 from pod_worker.core.credentials.secret import revealed
+from pod_worker.stack_settings import load_settings
 
 
 @click.group(invoke_without_command=True)

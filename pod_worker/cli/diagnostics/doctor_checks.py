@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pod_worker.cli.composition import load_settings, local_data_dir
 from pod_worker.cli.diagnostics.diagnosis import Diagnosis
 from pod_worker.cli.output import say
 from pod_worker.config import ConfigurationError, Settings
 from pod_worker.core.credentials.secret import revealed
 from pod_worker.local.description import read_description
+from pod_worker.stack_settings import load_settings, local_data_dir
 
 if TYPE_CHECKING:
     from pod_worker.store.mongo import Mongo

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import sleep
 
-from pod_worker.cli.composition import load_settings, open_store
+from pod_worker.cli.composition import open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.config import read_dotenv
 from pod_worker.core.clock import Clock, SystemClock
@@ -26,6 +26,7 @@ from pod_worker.pods.provider import Absent, Known, PodProvider, Unknown
 from pod_worker.pods.runpod_client import RunpodClient, make_client, make_launcher, open_provider
 from pod_worker.pods.runpod_settings import RunpodSettings, from_env
 from pod_worker.pods.ssh.host_keys import PinFolder
+from pod_worker.stack_settings import load_settings
 
 
 @dataclass

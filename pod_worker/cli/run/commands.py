@@ -13,19 +13,20 @@ from pod_worker.cli.completion import complete_queues, label_option
 from pod_worker.cli.composition import open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import Int64, json_option, parse_pair
-from pod_worker.cli.output import print_json, print_json_line, print_line, say
+from pod_worker.cli.output import print_json, print_json_line, print_line, say, size
+from pod_worker.cli.progress import ByteProgress
 from pod_worker.cli.run.following import follow_job, wait_for_jobs
 from pod_worker.cli.run.plan import show_plan
-from pod_worker.cli.run.submission import PlannedJob, job_folder, plan_job, requests_of, secret_values
 from pod_worker.cli.run.words import COMMAND_KEY, RunCommand
 from pod_worker.command.job.document import read_job_file, set_fields, value_of
 from pod_worker.command.job.spec import JobSpec, job_schema, read_job
 from pod_worker.command.job.sweep import combinations, sweep_values, with_values
 from pod_worker.core.failure import RunError
 from pod_worker.core.run import InvalidRunError, Json
+from pod_worker.submission.job_plan import PlannedJob, plan_job, secret_values
 
 if TYPE_CHECKING:
-    from pod_worker.cli.run.workdir import PlannedWorkdir
+    from pod_worker.submission.workdir import PlannedWorkdir
 
 CURRENT_FOLDER = "."
 # Options that are fields of the same name.
@@ -103,18 +104,23 @@ def _submit(
     is_detached: bool,
     as_json: bool,
 ) -> int:
-    from pod_worker.cli.run.sealing import sealed_values
+    from pod_worker.store.views.read_models import ReadModels
+    from pod_worker.submission.submit import submit_jobs
 
     store = open_store(with_indexes=True)
-    sealed = sealed_values(secrets) if secrets else {}
-    if workdir and workdir.tree:
-        from pod_worker.cli.run.workdir import upload
-
-        upload(workdir.tree)
-    requests = requests_of(jobs, store, sealed)
-    with _usage_errors():
-        store.queue().enqueue_many(requests)
-    ids = [request.id for request in requests]
+    with _usage_errors(), ByteProgress("upload") as progress:
+        ids = submit_jobs(
+            jobs,
+            workdir,
+            secrets,
+            models=ReadModels(store.database),
+            queue=store.queue(),
+            address=store.control_plane(),
+            note=say,
+            on_upload=lambda sent: progress.update(sent.sent, sent.total),
+        )
+    if workdir and (tree := workdir.tree):
+        say(f"workdir: {tree.files} files, {size(tree.bytes)} from {tree.root}")
     if as_json:
         shown = {"id": ids[0] if len(ids) == 1 else None, "ids": ids, "status": "QUEUED"}
         (print_json if is_detached else print_json_line)(shown)
@@ -216,10 +222,11 @@ def _secret(text: str) -> str:
 def _plan_workdir(spec: JobSpec, file: Path | None, options: dict[str, Any]) -> PlannedWorkdir | None:
     if spec.workdir is None:
         return None
-    from pod_worker.cli.run.workdir import plan_workdir
     from pod_worker.content.tree import TreeLimits
+    from pod_worker.submission.workdir import plan_workdir
 
-    base = Path.cwd() if options["workdir"] is not None else job_folder(file)
+    # A relative folder of a job file is seen from the file.
+    base = file.resolve().parent if file and options["workdir"] is None else Path.cwd()
     return plan_workdir(spec.workdir, base, TreeLimits(options["max_mb"] * 1_000_000, options["max_files"]))
 
 

@@ -9,9 +9,10 @@ from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_json_line, print_line, say
 from pod_worker.cli.runs.logs import follow_log
-from pod_worker.cli.runs.watch import ENDED, SUCCEEDED, fetch_runs, watch_runs
+from pod_worker.cli.runs.watch import fetch_runs, watch_runs
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels
+from pod_worker.submission.run_end import end_of, has_ended
 
 POLL_SECONDS = 0.5
 
@@ -46,7 +47,7 @@ def wait_for_jobs(store: StoreSession, run_ids: Sequence[str], seconds: float | 
     try:
         while True:
             for run in fetch_runs(models, [each for each in run_ids if each not in ended]):
-                if run.get("status") in ENDED:
+                if has_ended(run):
                     ended[str(run["_id"])] = run
                     _print_end(run, as_json)
             if len(ended) == len(run_ids):
@@ -63,15 +64,7 @@ def wait_for_jobs(store: StoreSession, run_ids: Sequence[str], seconds: float | 
 
 def exit_code_of(runs: Sequence[Document]) -> int:
     """The first code that is not 0: the program's where it has one, else 1."""
-    return next((code for run in runs if (code := _code(run))), ExitCode.OK)
-
-
-def _code(run: Document) -> int:
-    if run.get("status") in SUCCEEDED:
-        return ExitCode.OK
-    code = run.get("exitCode")
-    is_code = isinstance(code, int) and 0 < code < 256 and run.get("status") == "FAILED"
-    return int(code) if is_code else ExitCode.FAILED  # type: ignore[arg-type]
+    return next((code for run in runs if (code := end_of(run).exit_code)), ExitCode.OK)
 
 
 def _print_end(run: Document, as_json: bool) -> None:
@@ -81,7 +74,7 @@ def _print_end(run: Document, as_json: bool) -> None:
                 "id": run["_id"],
                 "name": run.get("name"),
                 "status": run.get("status"),
-                "exit_code": _code(run),
+                "exit_code": end_of(run).exit_code,
                 "error": run.get("errorMessage"),
             }
         )
@@ -90,8 +83,7 @@ def _print_end(run: Document, as_json: bool) -> None:
 
 
 def _end_line(run: Document) -> str:
-    status = str(run.get("status"))
-    if status in SUCCEEDED:
-        return f"{status}. Its files: pod-worker artifacts list {run['_id']}"
-    message = run.get("errorMessage") or run.get("cancelReason") or ""
-    return f"{status}: {message}" if message else status
+    end = end_of(run)
+    if end.is_ok:
+        return f"{end.status}. Its files: pod-worker artifacts list {run['_id']}"
+    return f"{end.status}: {end.message}" if end.message else end.status

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pod_worker.cli.composition import control_plane_address
 from pod_worker.cli.exit_codes import ExitCode
 from pod_worker.cli.output import print_fields, print_json, print_table, say, size
-from pod_worker.cli.run.submission import PlannedJob
 from pod_worker.core.run import Json
+from pod_worker.stack_settings import load_settings
+from pod_worker.submission.job_plan import PlannedJob
 
 if TYPE_CHECKING:
-    from pod_worker.cli.run.workdir import PlannedWorkdir
+    from pod_worker.submission.workdir import PlannedWorkdir
 
 LARGEST = 5
 
@@ -21,9 +23,9 @@ def show_plan(jobs: list[PlannedJob], workdir: PlannedWorkdir | None, *, as_json
     tree = workdir.tree if workdir else None
     missing = None
     if tree:
-        from pod_worker.cli.run.workdir import missing_bytes
+        from pod_worker.submission.workdir import missing_bytes
 
-        missing = missing_bytes(tree)
+        missing = missing_bytes(tree, control_plane_address(load_settings()))
     largest = tree.largest[:LARGEST] if tree else []
     if as_json:
         print_json(

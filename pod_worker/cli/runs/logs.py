@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-
 import click
 
 from pod_worker.cli.completion import run_id_argument
@@ -13,14 +10,13 @@ from pod_worker.cli.connection import until_reconnected
 from pod_worker.cli.document_values import as_datetime, as_mapping
 from pod_worker.cli.options import json_option, parse_time, time_option
 from pod_worker.cli.output import clock_time, print_json_line, print_line, say
-from pod_worker.cli.runs.lookup import ENDED_STATUSES, resolve_run
+from pod_worker.cli.runs.lookup import resolve_run
 from pod_worker.store.events.reader import LOG_TYPE, EventFilter, EventReader
 from pod_worker.store.events.tail import EventTail
 from pod_worker.store.mongo import Document, Mongo
 from pod_worker.store.views.read_models import ReadModels
+from pod_worker.submission.run_log import follow_pages, log_tail
 
-POLL_SECONDS = 0.5
-FOLLOWED_LINES = 1000  # before a command that follows from the start begins
 COLORS = {"error": "red", "warn": "yellow", "warning": "yellow"}
 
 
@@ -54,28 +50,14 @@ def logs(run_id: str, follow: bool, since: str | None, tail: int, level: str | N
         if not found and not as_json:
             say("no log lines match")
         return
-    for found in _follow(models, EventTail(reader, run_id, wanted, tail), run_id):
+    for found in follow_pages(models, EventTail(reader, run_id, wanted, tail), run_id, until_reconnected):
         _print_logs(found, as_json)
 
 
 def follow_log(database: Mongo, run_id: str, *, as_json: bool) -> None:
     """Print the log of a run from its beginning until it has ended."""
-    lines = EventTail(EventReader(database), run_id, EventFilter((LOG_TYPE,)), FOLLOWED_LINES)
-    for found in _follow(ReadModels(database), lines, run_id):
+    for found in follow_pages(ReadModels(database), log_tail(database, run_id), run_id, until_reconnected):
         _print_logs(found, as_json)
-
-
-def _follow(models: ReadModels, lines: EventTail, run_id: str) -> Iterator[list[Document]]:
-    """Pages of new lines until the run has ended and no more come."""
-    while True:
-        # Asked before the lines are read, so that those written before the end are still shown.
-        has_ended = until_reconnected(lambda: models.status(run_id)) in (*ENDED_STATUSES, None)
-        found = until_reconnected(lines.read)
-        yield found
-        if has_ended and not found:
-            return
-        if not found:
-            time.sleep(POLL_SECONDS)
 
 
 def _print_logs(items: list[Document], as_json: bool) -> None:

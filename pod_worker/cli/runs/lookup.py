@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import say
-from pod_worker.core.run import TERMINAL, UNATTENDED, Json, RunStatus
+from pod_worker.core.run import TERMINAL, Json, RunStatus
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels
+from pod_worker.submission import run_end
+from pod_worker.submission.errors import NoSuchRunError
+from pod_worker.submission.lookup import find_run
 
 TERMINAL_STATUSES = {status.value for status in TERMINAL}
-ENDED_STATUSES = {
-    status.value for status in RunStatus if status not in UNATTENDED
-}  # also those that wait for a person
+ENDED_STATUSES = run_end.ENDED_STATUSES
 OPEN_STATUSES = [status.value for status in RunStatus if status not in TERMINAL]
 # Scripts find each of these keys in every run; what a run does not have yet is null.
 _LISTED_FIELDS = (
@@ -32,29 +33,15 @@ def resolve_run(models: ReadModels, run_id: str) -> Document:
 
     Raises CommandError.
     """
-    run = models.run(run_id) or _newest_named(models, run_id)
-    if run is not None:
-        return run
-    near = models.ids_with_prefix(run_id, 3)
-    if len(near) == 1 and (found := models.run(near[0])) is not None:
-        return found
-    if near:
-        raise CommandError(f"{run_id!r} is the beginning of several ids: {', '.join(near)}", ExitCode.NOT_FOUND)
-    raise CommandError(
-        f"there is no run {run_id!r}, neither by id nor by name. See `pod-worker runs list`.", ExitCode.NOT_FOUND
-    )
+    try:
+        return find_run(models, run_id, say)
+    except NoSuchRunError as error:
+        raise CommandError(str(error), ExitCode.NOT_FOUND) from None
 
 
 def resolve_ids(models: ReadModels, words: Iterable[str]) -> list[str]:
     """Full ids in the given order, each once. Raises CommandError."""
     return list(dict.fromkeys(str(resolve_run(models, word)["_id"]) for word in words))
-
-
-def _newest_named(models: ReadModels, name: str) -> Document | None:
-    found = models.ids_of_name(name, 2)
-    if len(found) > 1:
-        say(f"{name}: several runs have this name; this is the newest one, {found[0]}")
-    return models.run(found[0]) if found else None
 
 
 def listed_json(run: Mapping[str, Json]) -> Document:

@@ -31,11 +31,12 @@ from pod_worker.cli.output import (
     span,
 )
 from pod_worker.cli.runs.lookup import ENDED_STATUSES
-from pod_worker.core.run import ACTIVE, Json, RunStatus
+from pod_worker.core.run import ACTIVE, Json
 from pod_worker.core.stage import stage_title
 from pod_worker.core.terminal_text import one_line
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels
+from pod_worker.submission.run_end import DELETED, WELL
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,9 +46,7 @@ STAGES_SHOWN = 4
 FULL_ROWS = 6  # more runs than this get one line each
 LINES_BESIDE_ROWS = 8
 METRICS_SHOWN = ("loss", "eval_loss", "learning_rate", "tokens_per_second")
-DELETED = "DELETED"  # shown for a run that is gone
 ENDED = {*ENDED_STATUSES, DELETED}
-SUCCEEDED = {RunStatus.COMPLETED.value, RunStatus.AWAITING_HUMAN.value, RunStatus.HUMAN_VALIDATED.value}
 
 
 def watch_runs(
@@ -65,7 +64,7 @@ def watch_runs(
         again = f"pod-worker runs watch {' '.join(run_ids)}" if len(run_ids) < 4 else "pod-worker runs list"
         _say_unwatched(len(run_ids), again)
         return ExitCode.INTERRUPTED
-    return ExitCode.OK if all(run.get("status") in SUCCEEDED for run in found) else ExitCode.FAILED
+    return ExitCode.OK if all(run.get("status") in WELL for run in found) else ExitCode.FAILED
 
 
 def _say_unwatched(count: int, again: str) -> None:

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from pod_worker.artifacts.keys import UPLOADS
 from pod_worker.artifacts.object_store import ObjectStore, ObjectStoreError
-from pod_worker.cli.composition import StoreSession, load_settings, open_store
+from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging
 from pod_worker.cli.object_storage import object_store
@@ -24,6 +24,7 @@ from pod_worker.control.content.sweep import sweep_content
 from pod_worker.control.server import serve
 from pod_worker.core.credentials.secret import revealed
 from pod_worker.process.supervised_thread import SupervisedThread, every
+from pod_worker.stack_settings import load_settings
 from pod_worker.store.errors import describe_error, is_permanent_error
 from pod_worker.store.events.event_log import EventLog
 from pod_worker.store.ideation.sweep import IdeationSweep

@@ -90,9 +90,9 @@ def _read_faults(texts: tuple[str, ...]) -> list[ModelFault]:
 
 def _open_upstream(url: str, folder: Path) -> RecordingUpstream:
     """The key is the setting's; without one, what clients send is passed on."""
-    from pod_worker.cli.composition import load_settings
     from pod_worker.core.credentials.secret import has_credentials
     from pod_worker.llm.cassettes.recording import RecordingUpstream
+    from pod_worker.stack_settings import load_settings
 
     if not url.startswith(("http://", "https://")) or has_credentials(url):
         raise CommandError("--record needs an http:// or https:// address without a password", ExitCode.USAGE)

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from pod_worker import __version__
-from pod_worker.cli.composition import StoreSession, connect_store, create_indexes, load_settings
+from pod_worker.cli.composition import StoreSession, connect_store, create_indexes
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.log_output import configure_logging, make_redactor
 from pod_worker.cli.options import GpuIndices
@@ -33,6 +33,7 @@ from pod_worker.outbox.spool import Spool, adopt_orphans
 from pod_worker.pipelines import MODES, PIPELINES
 from pod_worker.process.tree import become_subreaper, deny_inspection
 from pod_worker.sandbox.identity import SANDBOX_UID
+from pod_worker.stack_settings import load_settings
 from pod_worker.store.mongo import redacted
 from pod_worker.store.queue.change_stream import QueueWatcher
 from pod_worker.store.worker_registry import WorkerRegistry

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import click
 
-from pod_worker.cli.composition import local_data_dir
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.output import is_terminal, say
 from pod_worker.cli.stack.identity import StackIdentity, mongodb_port, read_identity, write_identity
@@ -27,6 +26,7 @@ from pod_worker.local.process import ChildProcess, free_port, require_free
 from pod_worker.local.s3 import S3Access, parse_endpoint
 from pod_worker.local.stack import Stack, stop_on_signals
 from pod_worker.pipelines import MODES
+from pod_worker.stack_settings import local_data_dir
 
 DEFAULT_PORT = 8787
 RESTART_SECONDS = 5.0  # a worker that ends sooner would end again

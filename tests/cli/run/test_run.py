@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from pod_worker import jobs
 from pod_worker.cli.run.words import with_repeated_sweeps
 from tests.cli.conftest import Cli
 
@@ -47,6 +48,39 @@ def test_a_file_is_queued_and_an_option_outranks_it(cli: Cli, db: Db, tmp_path: 
     assert (run["name"], run["params"]["envs"]) == ("from-option", {"A": "1", "B": "2"})
     [then] = queued(cli, "job.yaml", "--after", "from-option")
     assert (db.runs.find_one({"_id": then}) or {})["after"] == [run_id]
+
+
+def test_a_job_from_python_is_the_same_run_as_from_a_file(
+    cli: Cli, control_plane: str, db: Db, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "train.py").write_text("print(1)")
+    first = jobs.run(run="true", name="prepare").id
+    fields: dict[str, Any] = {
+        "run": ["python", "train.py", 1],
+        "name": "digits",
+        "labels": {"team": "vision"},
+        "envs": {"LR": 1e-4},
+        "secrets": {"KEY": "a-secret-value"},
+        "resources": {"gpu": "24GB..48GB:2", "memory": "64GB"},
+        "max_duration": "90m",
+        "retry": {"max": 2, "on": ["oom"]},
+        "outputs": ["*.json", {"glob": "model.bin", "required": True}],
+        "after": ["prepare"],
+        "metrics": {"tensorboard": "runs"},
+    }
+    made = jobs.run(**fields, workdir=tmp_path / "work").id
+    (tmp_path / "job.yaml").write_text(json.dumps({**fields, "workdir": "work"}))
+    other = cli("run", "--detach", "--json", "job.yaml").json["id"]
+    found, expected = (db.runs.find_one({"_id": each}) or {} for each in (made, other))
+    assert found["after"] == [first]
+    assert found["params"]["workdir"]["files"] == 1
+    own = {"_id", "createdAt", "queuedAt", "runAfter", "history", "sealedSecrets"}
+    assert {name: value for name, value in found.items() if name not in own} == {
+        name: value for name, value in expected.items() if name not in own
+    }
+    assert "a-secret-value" not in repr(found)
+    jobs.close()
 
 
 def test_a_sweep_is_queued_together(cli: Cli, db: Db) -> None:

@@ -16,11 +16,11 @@ import pytest
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from pod_worker.cli import connection
 from pod_worker.cli.connection import until_reconnected
 from pod_worker.local.mongod import Mongod
 from pod_worker.local.process import free_port
 from pod_worker.store.mongo import connect
+from pod_worker.submission import reconnecting
 from tests.cli.conftest import Cli
 
 Db = Database[dict[str, Any]]
@@ -28,7 +28,7 @@ Db = Database[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reconnecting, "RETRY_SECONDS", 0.01)
 
 
 def test_an_outage_is_waited_out_and_reported_once(capsys: pytest.CaptureFixture[str]) -> None:

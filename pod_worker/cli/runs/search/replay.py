@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pod_worker.cli.completion import run_id_argument
-from pod_worker.cli.composition import StoreSession, load_settings, open_store
+from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.document_values import as_mapping
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_table, say
 from pod_worker.cli.runs.lookup import resolve_run
+from pod_worker.stack_settings import load_settings
 from pod_worker.store import artifact_registry
 from pod_worker.store.artifact_registry import ArtifactRow
 from pod_worker.store.mongo import Document

@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from pod_worker.cli.completion import run_id_argument
-from pod_worker.cli.composition import StoreSession, load_settings, open_store
+from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import json_option
 from pod_worker.cli.output import print_json, print_line, say
 from pod_worker.cli.runs.lookup import resolve_run
 from pod_worker.cli.runs.search.search_tree import NODE_TYPES, tree_lines, tree_of
+from pod_worker.stack_settings import load_settings
 from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.mongo import Document
 from pod_worker.store.views.read_models import ReadModels

@@ -1,26 +1,22 @@
-"""From job specs to runs: parameters, requirements, secrets, dependencies."""
+"""From job specs to what is queued: parameters, requirements, secrets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pod_worker.cli.composition import StoreSession
-from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.command.job.spec import JobSpec
 from pod_worker.command.job.words import duration_seconds, gpu_need, size_gb
-from pod_worker.command.params import PIPELINE, OutputGlob, complete
-from pod_worker.core.run import AfterFailure, Json, Requirements
-from pod_worker.store.queue.run_request import RunRequest
-from pod_worker.store.views.read_models import ReadModels
+from pod_worker.command.params import OutputGlob, complete
+from pod_worker.core.run import Json, Requirements
+from pod_worker.submission.errors import JobInputError
 
 if TYPE_CHECKING:
-    from pod_worker.cli.run.workdir import PlannedWorkdir
+    from pod_worker.submission.workdir import PlannedWorkdir  # brings an HTTP client
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,45 +59,13 @@ def plan_job(spec: JobSpec, workdir: PlannedWorkdir | None, labels: Mapping[str,
 
 
 def secret_values(spec: JobSpec, variables: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The values to seal. Raises CommandError for one that is missing."""
+    """The values to seal. Raises JobInputError for one that is missing."""
     missing = [name for name, value in spec.secrets.items() if value is None and name not in variables]
     if missing:
-        raise CommandError(
-            f"secrets without a value: {', '.join(missing)}. Set them in your environment: export {missing[0]}=…",
-            ExitCode.USAGE,
+        raise JobInputError(
+            f"secrets without a value: {', '.join(missing)}. Set them in your environment: export {missing[0]}=…"
         )
     return {name: variables[name] if value is None else value for name, value in spec.secrets.items()}
-
-
-def requests_of(
-    jobs: Sequence[PlannedJob], store: StoreSession, sealed_secrets: Mapping[str, str]
-) -> list[RunRequest]:
-    """Raises CommandError for a dependency that does not exist."""
-    from ulid import ULID
-
-    models = ReadModels(store.database)
-    return [_request(job, str(ULID()), _dependencies(job.spec, models), dict(sealed_secrets)) for job in jobs]
-
-
-def _request(job: PlannedJob, run_id: str, after: tuple[str, ...], sealed_secrets: dict[str, str]) -> RunRequest:
-    spec = job.spec
-    return RunRequest(
-        id=run_id,
-        pipeline=PIPELINE,
-        params=job.params,
-        queue=spec.queue,
-        priority=spec.priority,
-        max_attempts=spec.retry.max + 1,
-        requirements=requirements_of(spec),
-        labels=job.labels,
-        name=spec.name,
-        after=after,
-        after_failure=AfterFailure(spec.after_failure),
-        max_queue_seconds=duration_seconds(spec.max_queue_time) or None,
-        max_duration_seconds=duration_seconds(spec.max_duration) or None,
-        retry_on=tuple(spec.retry.on),
-        sealed_secrets=sealed_secrets,
-    )
 
 
 def requirements_of(spec: JobSpec) -> Requirements:
@@ -116,17 +80,6 @@ def requirements_of(spec: JobSpec) -> Requirements:
         memory_gb=None if needs.memory is None else size_gb(needs.memory),
         disk_gb=None if needs.disk is None else size_gb(needs.disk),
     )
-
-
-def _dependencies(spec: JobSpec, models: ReadModels) -> tuple[str, ...]:
-    from pod_worker.cli.runs.lookup import resolve_ids
-
-    return tuple(resolve_ids(models, spec.after_runs))
-
-
-def job_folder(job_file: Path | None) -> Path:
-    """What a relative `workdir` is relative to: the folder of the job file."""
-    return job_file.resolve().parent if job_file else Path.cwd()
 
 
 def _text(value: str | float | bool) -> str:

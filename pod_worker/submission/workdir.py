@@ -6,15 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pod_worker.cli.composition import hash_cache_folder, load_settings
-from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.cli.output import say, size
-from pod_worker.cli.progress import ByteProgress
 from pod_worker.content.git_state import git_state
+from pod_worker.content.hash_cache import hash_cache_folder
 from pod_worker.content.tree import Tree, TreeError, TreeLimits, scan
-from pod_worker.content.upload_client import RETRY_SECONDS, ContentClient, ContentUploadError
-from pod_worker.core.credentials.secret import revealed
+from pod_worker.content.upload_client import ContentUploadError
 from pod_worker.core.run import Json
+from pod_worker.submission.address import ControlPlaneAddress
+from pod_worker.submission.errors import JobInputError
 
 _GIT = re.compile(r"((?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+)@([0-9a-f]{40}|[0-9a-f]{64})", re.ASCII)
 _GIT_WITHOUT_COMMIT = re.compile(r"(?:https?|ssh|git|file)://|[\w.-]+@[\w.-]+:", re.ASCII)
@@ -30,48 +28,31 @@ class PlannedWorkdir:
 
 
 def plan_workdir(text: str, base: Path, limits: TreeLimits) -> PlannedWorkdir:
-    """Looks at the folder and reads its files. Raises CommandError with the fix."""
+    """Looks at the folder and reads its files. Raises JobInputError."""
     if found := _GIT.fullmatch(text):
         return PlannedWorkdir({"git": found[1], "commit": found[2]}, None, None)
     if _GIT_WITHOUT_COMMIT.match(text):
-        raise CommandError(
-            "the workdir names a repository without a full commit: write URL@COMMIT (git rev-parse HEAD)",
-            ExitCode.USAGE,
+        raise JobInputError(
+            "the workdir names a repository without a full commit: write URL@COMMIT (git rev-parse HEAD)"
         )
     folder = base / Path(text).expanduser()
     try:
         tree = scan(folder, limits, hash_cache_folder())
     except TreeError as error:
-        raise CommandError(str(error), ExitCode.USAGE) from None
+        raise JobInputError(str(error)) from None
     reference = {"manifest": tree.sha256, "files": tree.files, "bytes": tree.bytes}
     return PlannedWorkdir(reference, _source(folder), tree)
 
 
-def missing_bytes(tree: Tree) -> int | None:
+def missing_bytes(tree: Tree, address: ControlPlaneAddress) -> int | None:
     """Bytes that an upload would send; None when the control plane cannot be asked.
 
-    Asks once: a plan is looked at, and nothing is lost without this number.
+    It is asked once: a plan need not wait for a control plane that is away.
     """
     try:
-        return sum(each.bytes for each in _client(retry_seconds=0).missing(tree))
+        return sum(each.bytes for each in address.content_client(retry_seconds=0).missing(tree))
     except ContentUploadError:
         return None
-
-
-def upload(tree: Tree) -> None:
-    """Send what the control plane does not have. Raises CommandError."""
-    try:
-        with ByteProgress("upload") as progress:
-            _client().upload(tree, lambda sent: progress.update(sent.sent, sent.total))
-    except ContentUploadError as error:
-        raise CommandError(f"the workdir was not uploaded: {error}", ExitCode.TEMPORARY) from None
-    say(f"workdir: {tree.files} files, {size(tree.bytes)} from {tree.root}")
-
-
-def _client(retry_seconds: float = RETRY_SECONDS) -> ContentClient:
-    settings = load_settings()
-    token = revealed(settings.control_plane_token)
-    return ContentClient(settings.control_plane_url, token, retry_seconds=retry_seconds)
 
 
 def _source(folder: Path) -> dict[str, Json] | None:

@@ -6,36 +6,39 @@ from collections.abc import Mapping
 
 import requests
 
-from pod_worker.cli.composition import load_settings
-from pod_worker.cli.exit_codes import CommandError, ExitCode
-from pod_worker.config import Settings
 from pod_worker.core.credentials.bearer import BearerAuth
-from pod_worker.core.credentials.secret import revealed
 from pod_worker.sealing import SealError, seal
+from pod_worker.submission.address import ControlPlaneAddress
+from pod_worker.submission.errors import (
+    JobInputError,
+    SubmissionAccessError,
+    SubmissionError,
+    SubmissionOutageError,
+)
 
 TIMEOUT_SECONDS = 10.0
 
 
-def sealed_values(secrets: Mapping[str, str]) -> dict[str, str]:
-    """Sealed texts by name. Raises CommandError."""
+def sealed_values(secrets: Mapping[str, str], address: ControlPlaneAddress) -> dict[str, str]:
+    """Sealed texts by name. Raises SubmissionError."""
     if not secrets:
         return {}
-    public = _public_key(load_settings())
+    public = _public_key(address)
     try:
         return {name: seal(public, name, value) for name, value in secrets.items()}
     except SealError as error:
-        raise CommandError(str(error), ExitCode.USAGE) from None
+        raise JobInputError(str(error)) from None
 
 
-def _public_key(settings: Settings) -> str:
-    url = settings.control_plane_url.rstrip("/")
-    code = ExitCode.TEMPORARY
-    auth = BearerAuth(revealed(settings.control_plane_token))
+def _public_key(address: ControlPlaneAddress) -> str:
+    url = address.url.rstrip("/")
+    kind: type[SubmissionError] = SubmissionOutageError
+    auth = BearerAuth(address.revealed_token)
     try:
         answer = requests.get(
             f"{url}/api/secrets/public-key", auth=auth, timeout=TIMEOUT_SECONDS, allow_redirects=False
         )
-        code = ExitCode.AUTH if answer.status_code in (401, 403) else ExitCode.FAILED
+        kind = SubmissionAccessError if answer.status_code in (401, 403) else SubmissionError
         found = answer.json()
         if answer.status_code == 200:
             return str(found["public_key"])
@@ -49,4 +52,4 @@ def _public_key(settings: Settings) -> str:
         )
     except (KeyError, TypeError):
         detail = f"{url} is no control plane of this version: check CONTROL_PLANE_URL"
-    raise CommandError(f"the secrets cannot be sealed: {detail}", code)
+    raise kind(f"the secrets cannot be sealed: {detail}")
