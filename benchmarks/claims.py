@@ -27,6 +27,7 @@ from typing import IO, Any
 from pymongo import ReturnDocument
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.local.mongod import Mongod
 from pod_worker.store.mongo import Mongo, connect, ensure_indexes
 from pod_worker.store.queue import claiming, run_queue
@@ -201,7 +202,7 @@ def claim_away(url: str, side: str, threads: int, seconds: float) -> dict[str, A
 
 
 def _claimer(database: Mongo, side: str, worker_id: str) -> ClaimOne:
-    claimant = ClaimingWorker(worker_id, "pod", (PIPELINE,), (PIPELINE,), region="EU")
+    claimant = ClaimingWorker(worker_id, "pod", (PIPELINE,), (PIPELINE,), offer=WorkerOffer(region="EU"))
     queue = RunQueue(database, SystemClock())
     if side == "naive":
         return lambda: _claim_naively(database, queue, claimant)

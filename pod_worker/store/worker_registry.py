@@ -5,14 +5,16 @@ It is a report, never a lock. Only the lease decides whether a run's worker live
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from pymongo import DESCENDING, IndexModel
 
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store.collections import WORKERS
-from pod_worker.store.document_fields import moment, text
+from pod_worker.store.document_fields import counter, finite, mapping, moment, text, texts
 from pod_worker.store.mongo import Document, Mongo, tolerant_rows
 
 KEPT_SECONDS = 7 * 24 * 3600
@@ -44,9 +46,8 @@ class WorkerInfo:
     host: str
     pid: int
     gpu: str | None = None
-    gpu_count: int = 0
-    region: str | None = None
     queues: tuple[str, ...] = ()
+    offer: WorkerOffer = field(default_factory=WorkerOffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class WorkerRecord:
     reason: str | None
     last_state: str  # as reported; differs from `state` for a worker that is gone
     queues: tuple[str, ...] = ()  # that it claims from; empty in records of earlier versions
+    offer: WorkerOffer | None = None  # None in records of earlier versions
 
 
 class WorkerRegistry:
@@ -77,9 +79,10 @@ class WorkerRegistry:
             "host": worker.host,
             "pid": worker.pid,
             "gpu": worker.gpu,
-            "gpuCount": worker.gpu_count,
-            "region": worker.region,
+            "gpuCount": worker.offer.gpu_count,
+            "region": worker.offer.region,
             "queues": list(worker.queues),
+            "offer": _offer_document(worker.offer),
             "state": state.value,
             "runId": run_id,
             "reason": reason,
@@ -113,4 +116,33 @@ def _record(document: Document) -> WorkerRecord:
         reason=text(document, "reason"),
         last_state=last_state,
         queues=tuple(str(name) for name in queues) if isinstance(queues, list) else (),
+        offer=_offer(document),
     )
+
+
+def _offer_document(offer: WorkerOffer) -> Document:
+    amounts = {name: getattr(offer, field) for name, field in _AMOUNTS.items()}
+    measured = {name: value for name, value in amounts.items() if math.isfinite(value)}
+    return measured | {"gpuNames": list(offer.gpu_names)}
+
+
+def _offer(document: Document) -> WorkerOffer | None:
+    stored = mapping(document, "offer")
+    if not stored:
+        return None
+    amounts = {field: finite(stored.get(name)) for name, field in _AMOUNTS.items()}
+    return WorkerOffer(
+        gpu_names=texts(stored, "gpuNames"),
+        gpu_count=counter(document.get("gpuCount")) or 0,
+        region=text(document, "region"),
+        **{field: value for field, value in amounts.items() if value is not None},
+    )
+
+
+_AMOUNTS = {
+    "smallestVramGb": "smallest_vram_gb",
+    "largestVramGb": "largest_vram_gb",
+    "cpus": "cpus",
+    "memoryGb": "memory_gb",
+    "diskGb": "disk_gb",
+}

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pymongo.errors import PyMongoError
 
 from pod_worker.core.clock import Clock
-from pod_worker.core.outcome import Failed, Lost, Succeeded
+from pod_worker.core.outcome import Failed, Succeeded
 from pod_worker.core.payload import RunLog
 from pod_worker.core.run import TERMINAL, RunStatus
 from pod_worker.core.stage import EventEmitter
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.shipper import Shipper
 from pod_worker.process.supervised_thread import SupervisedThread, every
@@ -33,6 +34,7 @@ from pod_worker.store.queue.run_queue import Claim, RunQueue
 from pod_worker.store.worker_registry import WorkerRegistry, WorkerState
 from pod_worker.worker.attempt.attempt_environment import AttemptEnvironment
 from pod_worker.worker.attempt.end_sequence import StopTimeouts
+from pod_worker.worker.attempt.ending import end_detail
 from pod_worker.worker.attempt.supervisor import AttemptResult, Supervisor
 from pod_worker.worker.heartbeat import heartbeat_thread
 from pod_worker.worker.identity import WorkerIdentity
@@ -123,8 +125,6 @@ class Daemon:
         self._environment, self._checks, self._machine = environment, checks, machine
         self._clock, self._intervals, self._timeouts = clock, intervals, timeouts
         self._limits, self._shutdown, self._rng = limits, shutdown, rng
-        self._claiming_worker = identity.claiming_worker()
-        self._registered = identity.registered()
         self._wakeup = threading.Event()
         self._watcher = store.watch(self._on_queue_change)
         self._supervisor: Supervisor | None = None
@@ -222,7 +222,7 @@ class Daemon:
             self._sweep()
             if self._store.ideation:
                 self._store.ideation.run_if_due(self._clock.monotonic(), self._intervals.poll_seconds)
-            return self._store.queue.claim(self._claiming_worker, self._limits.run_id)
+            return self._store.queue.claim(self._identity.claiming_worker(self._offer()), self._limits.run_id)
         except PyMongoError as error:
             log.warning("nothing can be claimed, trying again: %s", describe_error(error))
         except Exception:
@@ -328,7 +328,7 @@ class Daemon:
 
     def _finish_attempt(self, claim: Claim, result: AttemptResult) -> None:
         run_id, outcome = claim.run.id, result.outcome
-        log.info("run %s: %s%s", run_id, type(outcome).__name__.lower(), _detail(result))
+        log.info("run %s: %s%s", run_id, type(outcome).__name__.lower(), end_detail(outcome, result.settlement))
         if isinstance(outcome, Failed):
             self._failures += 1
         ended = result.settlement and result.settlement.status is not RunStatus.QUEUED
@@ -351,7 +351,15 @@ class Daemon:
             state, reason = WorkerState.UNHEALTHY, "; ".join(problems)
         if self._shutdown.requested.is_set():
             state = WorkerState.DRAINING
-        self._store.registry.report_state(self._registered, state, self._run_id, reason)
+        self._register(state, self._run_id, reason)
+
+    def _register(self, state: WorkerState, run_id: str | None = None, reason: str | None = None) -> None:
+        worker = self._identity.registered(self._offer())
+        self._store.registry.report_state(worker, state, run_id, reason)
+
+    def _offer(self) -> WorkerOffer:
+        """Measured each time: runs, caches and other programs use up the disk."""
+        return self._machine.offer(self._identity.region)
 
     def _try_report_state(self) -> None:
         try:
@@ -378,22 +386,7 @@ class Daemon:
             )
         self._state = WorkerState.STOPPED
         try:
-            self._store.registry.report_state(self._registered, WorkerState.STOPPED)
+            self._register(WorkerState.STOPPED)
         except Exception as error:
             log.debug("the state could not be reported: %s", error)
         log.info("worker %s stopped", self._identity.worker_id)
-
-
-def _detail(result: AttemptResult) -> str:
-    match result.outcome:
-        case Failed(failure):
-            text = f": {failure.code}: {failure.message.splitlines()[0] if failure.message else ''}"
-        case Lost(reason):
-            text = f": {reason}"
-        case _:
-            text = ""
-    settlement = result.settlement
-    if settlement and settlement.status is RunStatus.QUEUED:
-        wait = settlement.retry_in_seconds
-        text += f" (queued again{f', next try in {wait:.0f} s' if wait else ''})"
-    return text

@@ -5,12 +5,12 @@ Built once; the store's records derive from it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store.queue.run_queue import ClaimingWorker
 from pod_worker.store.worker_registry import WorkerInfo
-from pod_worker.worker.machine import Gpu, MachineOffer, gpu_names
+from pod_worker.worker.machine import Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +28,23 @@ class WorkerIdentity:
     gpus: tuple[Gpu, ...] = ()
     region: str | None = None
     image: str | None = None
-    offer: MachineOffer | None = None  # None: not measured, so no run is refused for it
 
     @property
     def gpu(self) -> str | None:
         """The name of the first GPU."""
         return self.gpus[0].name if self.gpus else None
 
-    def claiming_worker(self) -> ClaimingWorker:
-        offer = self.offer or MachineOffer(math.inf, math.inf, math.inf)
+    def claiming_worker(self, offer: WorkerOffer) -> ClaimingWorker:
         return ClaimingWorker(
             worker_id=self.worker_id,
             pod_id=self.pod_id,
             queues=self.queues,
             pipelines=self.pipelines,
             gpu=self.gpu,
-            gpu_names=gpu_names(list(self.gpus)),
-            vram_gb=max((each.vram_gb for each in self.gpus), default=0.0),
-            region=self.region,
-            gpu_count=len(self.gpus),
-            cpus=offer.cpus,
-            memory_gb=offer.memory_gb,
-            disk_gb=offer.disk_gb,
+            offer=offer,
         )
 
-    def registered(self) -> WorkerInfo:
+    def registered(self, offer: WorkerOffer) -> WorkerInfo:
         """The entry in the registry of workers."""
         return WorkerInfo(
             self.worker_id,
@@ -62,7 +54,6 @@ class WorkerIdentity:
             self.host,
             self.pid,
             self.gpu,
-            len(self.gpus),
-            self.region,
             self.queues,
+            offer,
         )

@@ -21,6 +21,7 @@ from pod_worker.core.clock import SystemClock
 from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Succeeded
 from pod_worker.core.run import Checkpoint, RunStatus
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store import artifact_registry
 from pod_worker.store.errors import is_partial_write
 from pod_worker.store.events.event_log import EventLog
@@ -49,7 +50,8 @@ from tests.store.foreign_documents import IDEA as FOREIGN_IDEA
 Db = Database[dict[str, Any]]
 
 EXAMPLES = int(os.environ.get("FOREIGN_EXAMPLES", "0"))
-WORKER = ClaimingWorker("w1", "pod", ("synthetic", "paused"), ("synthetic",), vram_gb=24.0)
+OFFER = WorkerOffer(smallest_vram_gb=24.0, largest_vram_gb=24.0)
+WORKER = ClaimingWorker("w1", "pod", ("synthetic", "paused"), ("synthetic",), offer=OFFER)
 ENDED = [RunStatus.COMPLETED.value, RunStatus.FAILED.value]
 PARTS = [collection for collection, _ in TEMPLATES.values()]
 

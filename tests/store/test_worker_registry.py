@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store.worker_registry import GONE_SECONDS, WorkerInfo, WorkerRecord, WorkerRegistry, WorkerState
 
 Db = Database[dict[str, Any]]
@@ -48,6 +49,18 @@ def test_a_worker_that_reports_again_is_back(db: Db) -> None:
     assert listed(db).state == "gone"
     registry.report_state(INFO, WorkerState.IDLE)
     assert listed(db).state == "idle"
+
+
+def test_an_offer_is_kept_and_records_without_one_are_read(db: Db) -> None:
+    offer = WorkerOffer(
+        ("H100",), 2, 80.0, 80.0, cpus=8.0, memory_gb=64.0, region="EU"
+    )  # the disk was not measured
+    WorkerRegistry(db).report_state(replace(INFO, offer=offer), WorkerState.IDLE)
+    assert listed(db).offer == offer
+    db["workers"].update_one({}, {"$set": {"offer": {"cpus": "many", "gpuNames": 7}}})
+    assert listed(db).offer == WorkerOffer(gpu_count=2, region="EU")
+    db["workers"].update_one({}, {"$unset": {"offer": 1}})
+    assert listed(db).offer is None
 
 
 @pytest.mark.parametrize("stored", [None, "synthetic", {"a": 1}, 7])

@@ -21,6 +21,7 @@ from pod_worker.core.clock import SystemClock
 from pod_worker.core.credentials.secret import Redactor
 from pod_worker.core.model_access import ModelAccess
 from pod_worker.core.payload import Payload, RunLog
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 from pod_worker.worker.attempt import supervisor
@@ -76,7 +77,7 @@ class Attempt:
         self._runs = db["runs"]
         self._queue = RunQueue(db, SystemClock(), lease_seconds=LEASE_SECONDS, margin_seconds=MARGIN_SECONDS)
         self._queue.enqueue(RunRequest("r", "synthetic", {}, max_duration_seconds=max_duration_seconds))
-        claim = self._queue.claim(IDENTITY.claiming_worker())
+        claim = self._queue.claim(IDENTITY.claiming_worker(WorkerOffer()))
         assert claim is not None
         self._fence = claim.lease.fence
         self._program = PRELUDE + program

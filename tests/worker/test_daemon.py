@@ -15,6 +15,8 @@ import pytest
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
+from pod_worker.core.run import Requirements
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.outbox.emitter import PodEmitter, RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.shipper import Shipper
@@ -94,6 +96,19 @@ def enqueue(db: Db, count: int, prefix: str = "r") -> None:
     queue = RunQueue(db, SystemClock())
     for number in range(count):
         queue.enqueue(RunRequest(f"{prefix}{number}", "synthetic", {}))
+
+
+def test_a_run_that_the_disk_no_longer_holds_is_left_for_another_worker(
+    db: Db, make_daemon: MakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is measured at each claim, not once."""
+    daemon = make_daemon(exit_when_idle_seconds=0)
+    offers = iter([WorkerOffer(disk_gb=10), *[WorkerOffer(disk_gb=1)] * 9])
+    monkeypatch.setattr(daemon._machine, "offer", lambda _region: next(offers))
+    daemon.shutdown()  # reports the first offer
+    assert (db.workers.find_one() or {})["offer"]["diskGb"] == 10
+    RunQueue(db, SystemClock()).enqueue(RunRequest("r", "synthetic", {}, requirements=Requirements(disk_gb=5)))
+    assert daemon._claim() is None
 
 
 def descriptors() -> int:
@@ -185,7 +200,7 @@ def test_a_request_of_a_front_end_is_carried_out_by_an_idle_worker(db: Db, make_
     daemon = make_daemon(max_runs=1)
     sweep = IdeationSweep(db, RunQueue(db, SystemClock()))
     daemon._store = replace(daemon._store, ideation=sweep)
-    daemon._claiming_worker = replace(daemon._claiming_worker, queues=("ideation",), pipelines=("ideation",))
+    daemon._identity = replace(daemon._identity, queues=("ideation",), pipelines=("ideation",))
     assert daemon.run() == daemons.EXIT_OK
     assert db.runs.count_documents({"_id": "q1", "status": "COMPLETED"}) == 1
     sweep.run()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime
 
 from pod_worker.cli.composition import StoreSession
 from pod_worker.cli.document_values import as_datetime, as_mapping, as_number, as_text
 from pod_worker.cli.output import age, clock_time, span
+from pod_worker.cli.runs.eligible_workers import explain_workers
 from pod_worker.core.failure import FAILURE_POLICIES, FailureClass, known_failure
 from pod_worker.core.retry import failure_hint
-from pod_worker.core.run import AfterFailure, Json, Requirements, Run, RunStatus
+from pod_worker.core.run import AfterFailure, Json, Run, RunStatus
 from pod_worker.core.stage import stage_title
-from pod_worker.pipelines import MODES, PIPELINES
+from pod_worker.pipelines import PIPELINES
 from pod_worker.store.mongo import Document, server_time
 from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.queue.waiting import count_runs_ahead
-from pod_worker.store.worker_registry import WorkerRecord, WorkerRegistry, WorkerState
-from pod_worker.worker.machine import names_of_gpu
+from pod_worker.store.worker_registry import WorkerRecord, WorkerRegistry
 
 HISTORY_SHOWN = 12
 # The same parameters would fail in the same way.
@@ -65,78 +64,7 @@ def _queued(
     lines.append(
         f"{ahead} run{'s are' if ahead != 1 else ' is'} ahead of it." if ahead else "No run is ahead of it."
     )
-    return lines + _eligible_workers(run, workers)
-
-
-# ── which workers could claim it ────────────────────────────────────────────────────────────────────────────
-
-
-def _eligible_workers(run: Run, workers: list[WorkerRecord]) -> list[str]:
-    modes = [mode for mode, queues in MODES.items() if run.queue in queues]
-    alive = [worker for worker in workers if _is_alive(worker)]
-    serving = [worker for worker in alive if run.queue in (worker.queues or MODES.get(worker.mode, ()))]
-    if not modes and not serving:
-        return [
-            f"No worker serves queue {run.queue!r}: no worker mode includes it. Start one with `pod-worker worker "
-            f"--queue {run.queue}`. Or queue a copy in another queue and cancel this run: pod-worker runs clone "
-            f"{run.id} --queue {run.pipeline}"
-        ]
-    if not serving:
-        others = ", ".join(f"{count} in mode {mode}" for mode, count in Counter(w.mode for w in alive).items())
-        there = f" ({others})" if others else ""
-        mode = "all" if "all" in modes else modes[0]
-        start = f"No running worker serves this queue{there}. Start one: pod-worker worker --mode {mode}"
-        return [*_needs_line(run), start]
-    able = [worker for worker in serving if not _unmet(run.requirements, worker)]
-    if not able:
-        return [_no_match(run.requirements, serving)]
-    idle = sum(worker.state == WorkerState.IDLE for worker in able)
-    lines = [f"{len(able)} worker{'s' if len(able) != 1 else ''} can claim it; {idle} idle."]
-    return (
-        _needs_line(run)
-        + lines
-        + [f"{w.worker_id} refuses to work: {w.reason}" for w in able if w.state == WorkerState.UNHEALTHY]
-    )
-
-
-def _is_alive(worker: WorkerRecord) -> bool:
-    return worker.state not in (WorkerState.GONE, WorkerState.STOPPED)
-
-
-def _needs_line(run: Run) -> list[str]:
-    needs = _needs(run.requirements)
-    return [f"It needs a pod with {needs}."] if needs else []
-
-
-def _needs(needs: Requirements) -> str:
-    parts = [f"GPU {needs.gpu}"] if needs.gpu else []
-    parts += [f"at least {needs.min_vram_gb:g} GB of GPU memory"] if needs.min_vram_gb else []
-    parts += [f"at most {needs.max_vram_gb:g} GB of GPU memory"] if needs.max_vram_gb else []
-    parts += [f"{needs.gpu_count} GPUs"] if needs.gpu_count else []
-    parts += [f"{needs.cpus:g} CPU cores"] if needs.cpus else []
-    parts += [f"{needs.memory_gb:g} GB of memory"] if needs.memory_gb else []
-    parts += [f"{needs.disk_gb:g} GB of free disk"] if needs.disk_gb else []
-    parts += [f"region {needs.region}"] if needs.region else []
-    return ", ".join(parts)
-
-
-def _unmet(needs: Requirements, worker: WorkerRecord) -> bool:
-    """Only what a worker's record shows.
-
-    A pod without a GPU has neither the model nor the memory.
-    """
-    if worker.gpu is None:
-        return bool(needs.gpu or needs.min_vram_gb or needs.gpu_count)
-    return needs.gpu is not None and needs.gpu not in names_of_gpu(worker.gpu)
-
-
-def _no_match(needs: Requirements, serving: list[WorkerRecord]) -> str:
-    have = Counter(worker.gpu or "no GPU" for worker in serving)
-    there = ", ".join(f"{count} with {gpu}" for gpu, count in have.items())
-    return (
-        f"No running worker meets its requirements. It needs a pod with {_needs(needs)}; the queue's workers are: "
-        f"{there}. Start a worker on such a pod, or submit the run with other requirements."
-    )
+    return lines + explain_workers(run, workers)
 
 
 # ── runs that are claimed or over ───────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -66,7 +66,7 @@ from pod_worker.worker.work_folders import WorkFolders
 
 log = logging.getLogger("pod_worker.worker")
 MIB = 1024 * 1024
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+VISIBLE_GPUS = machines.VISIBLE_GPUS
 
 
 @click.command()
@@ -119,6 +119,7 @@ def worker(
         )
     if gpus is not None:
         os.environ[VISIBLE_GPUS] = ",".join(map(str, gpus))  # of the preflight and of every run
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which NVML counts: else 0 may be another GPU
     limits = ExitLimits(run_id, max_runs, exit_when_idle)
     shutdown = ShutdownRequest()
     daemon = build(settings, chosen, queues or MODES[chosen], limits, shutdown, gpus)
@@ -160,7 +161,7 @@ def build(
     """
     clock = SystemClock()
     store = connect_store(settings, "pod_worker worker")
-    machine = machines.Machine(settings.work_dir, machines.GpuMonitor(gpus))
+    machine = machines.Machine(settings.work_dir, _gpu_monitor(gpus, os.environ))
     new_id = UlidGenerator(clock)
     identity = _identity(settings, mode, queues, machine, new_id)
     user = _child_user(settings)  # first: it makes the way to the folders
@@ -186,6 +187,21 @@ def build(
     )
 
 
+def _gpu_monitor(gpus: tuple[int, ...] | None, env: Mapping[str, str]) -> machines.GpuMonitor:
+    """The GPUs of `--gpus`, else of CUDA_VISIBLE_DEVICES, else all of the pod.
+
+    Raises CommandError for a GPU of `--gpus` that is not there: the worker would offer fewer than it was given.
+    """
+    try:
+        return machines.GpuMonitor(machines.owned_gpus(env) if gpus is None else gpus)
+    except machines.UnknownGpuError as error:
+        if gpus is not None:
+            raise CommandError(f"--gpus names {error}", ExitCode.USAGE) from None
+        # As CUDA does: the variable may be set on a machine without a GPU.
+        log.warning("this worker has no GPU: %s names %s", VISIBLE_GPUS, error)
+        return machines.GpuMonitor(())
+
+
 def _identity(
     settings: Settings, mode: str, queues: tuple[str, ...], machine: machines.Machine, new_id: UlidGenerator
 ) -> WorkerIdentity:
@@ -202,7 +218,6 @@ def _identity(
         gpus=tuple(machine.gpus),
         region=settings.pod_worker_region or machines.region(os.environ),
         image=settings.pod_worker_image,
-        offer=machine.offer(),
     )
 
 

@@ -9,16 +9,16 @@ sort does under contention.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo.read_concern import ReadConcern
 
 from pod_worker.core.clock import Clock
 from pod_worker.core.run import RunStatus
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store.mongo import Document, Rows
 from pod_worker.store.queue.contention import BATCH, CACHE_SECONDS, ClaimContention, QueuedRun
 
@@ -36,13 +36,7 @@ class ClaimingWorker:
     queues: tuple[str, ...]
     pipelines: tuple[str, ...]
     gpu: str | None = None
-    gpu_names: tuple[str, ...] = ()  # every GPU name that a run may require and this pod satisfies
-    vram_gb: float = 0.0
-    region: str | None = None
-    gpu_count: int = 0
-    cpus: float = math.inf  # not measured
-    memory_gb: float = math.inf
-    disk_gb: float = math.inf
+    offer: WorkerOffer = field(default_factory=WorkerOffer)
 
 
 class ClaimCandidates:
@@ -112,20 +106,24 @@ class ClaimCandidates:
 
 
 def claimable_filter(worker: ClaimingWorker) -> Document:
-    """Matches the queued runs that this worker may execute now."""
+    """Matches the queued runs that this worker may execute now.
+
+    Its part about requirements is `core.worker_offer.unmet_requirements` as a query.
+    """
+    offer = worker.offer
     return {
         "status": RunStatus.QUEUED.value,
         "queue": {"$in": list(worker.queues)},
         "pipeline": {"$in": list(worker.pipelines)},
         "hidden": {"$ne": True},
-        "requirements.gpu": {"$in": [None, *worker.gpu_names]},
-        "requirements.minVramGb": {"$not": {"$gt": worker.vram_gb}},
-        "requirements.maxVramGb": {"$not": {"$lt": worker.vram_gb}},
-        "requirements.gpuCount": {"$not": {"$gt": worker.gpu_count}},
-        "requirements.cpus": {"$not": {"$gt": worker.cpus}},
-        "requirements.memoryGb": {"$not": {"$gt": worker.memory_gb}},
-        "requirements.diskGb": {"$not": {"$gt": worker.disk_gb}},
-        "requirements.region": {"$in": [None, worker.region]},
+        "requirements.gpu": {"$in": [None, *offer.gpu_names]},
+        "requirements.minVramGb": {"$not": {"$gt": offer.smallest_vram_gb}},
+        "requirements.maxVramGb": {"$not": {"$lt": offer.largest_vram_gb}},
+        "requirements.gpuCount": {"$not": {"$gt": offer.gpu_count}},
+        "requirements.cpus": {"$not": {"$gt": offer.cpus}},
+        "requirements.memoryGb": {"$not": {"$gt": offer.memory_gb}},
+        "requirements.diskGb": {"$not": {"$gt": offer.disk_gb}},
+        "requirements.region": {"$in": [None, offer.region]},
         "blockedBy": None,  # missing or null: it waits for no other run
         "$expr": {
             "$and": [

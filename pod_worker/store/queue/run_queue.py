@@ -272,7 +272,7 @@ class RunQueue:
             log.warning("run %r is quarantined (%s): %s", document["_id"], code.value, fault)
 
     def _claim_update(self, worker: ClaimingWorker, token: str) -> list[Document]:
-        pod = {"id": worker.pod_id, "workerId": worker.worker_id, "gpu": worker.gpu, "region": worker.region}
+        pod = {"id": worker.pod_id, "workerId": worker.worker_id, "gpu": worker.gpu, "region": worker.offer.region}
         values: Document = {
             "status": RunStatus.SCHEDULED.value,
             "attempt": incremented("attempt"),

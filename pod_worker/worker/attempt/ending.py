@@ -166,3 +166,18 @@ def _failed_event(failure: Failure, settlement: Settlement | None) -> RunFailed:
         traceback=failure.traceback,
         retryable=is_retried,
     )
+
+
+def end_detail(outcome: Outcome, settlement: Settlement | None) -> str:
+    """The end of an attempt as the rest of a line of the worker's log."""
+    match outcome:
+        case Failed(failure):
+            text = f": {failure.code}: {failure.message.splitlines()[0] if failure.message else ''}"
+        case Lost(reason):
+            text = f": {reason}"
+        case _:
+            text = ""
+    if settlement and settlement.status is RunStatus.QUEUED:
+        wait = settlement.retry_in_seconds
+        text += f" (queued again{f', next try in {wait:.0f} s' if wait else ''})"
+    return text

@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.run import Requirements
+from pod_worker.core.worker_offer import WorkerOffer
+from pod_worker.store.queue.run_queue import RunQueue, RunRequest
+from pod_worker.store.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from tests.cli.conftest import Cli
 
 Db = Database[dict[str, Any]]
@@ -175,6 +180,41 @@ def test_why_says_that_no_worker_meets_the_requirements(cli: Cli, db: Db) -> Non
     assert "1 with no GPU" in text
     db.workers.update_one({"_id": "w"}, {"$set": {"gpu": "NVIDIA H100"}})
     assert "1 worker can claim it; 1 idle." in cli("runs", "why", run_id).out
+
+
+BOUNDS = {
+    "cpus": (8, "8 CPU cores: the most is 4."),
+    "memory_gb": (128, "128 GB of memory: the most is 64."),
+    "disk_gb": (500, "500 GB of free disk: the most is 100."),
+    "min_vram_gb": (40, "at least 40 GB of GPU memory: the most is 24."),
+    "max_vram_gb": (16, "at most 16 GB of GPU memory: the least is 24."),
+    "gpu_count": (4, "4 GPUs: the most is 2."),
+    "gpu": ("H100", "GPU H100."),
+    "region": ("US", "region US: there are EU."),
+}
+
+
+@pytest.mark.parametrize("field", BOUNDS)
+def test_why_names_the_bound_that_no_worker_satisfies(cli: Cli, db: Db, field: str) -> None:
+    value, text = BOUNDS[field]
+    offer = WorkerOffer(("RTX 4090",), 2, 24.0, 24.0, cpus=4.0, memory_gb=64.0, disk_gb=100.0, region="EU")
+    worker = WorkerInfo("w", "pod", "all", "0.1", "host", 7, "RTX 4090", offer=offer)
+    WorkerRegistry(db).report_state(worker, WorkerState.IDLE)
+    needs = Requirements(**{field: value})
+    RunQueue(db, SystemClock()).enqueue(RunRequest("a", "synthetic", {}, requirements=needs))
+    lines = cli("runs", "why", "a").out.splitlines()
+    assert f"No worker has {text}" in lines
+    assert sum(line.startswith("No worker has") for line in lines) == 1
+
+
+def test_why_says_when_no_worker_meets_all_requirements_together(cli: Cli, db: Db) -> None:
+    for name, offer in (("w1", WorkerOffer(cpus=8, memory_gb=1)), ("w2", WorkerOffer(cpus=1, memory_gb=8))):
+        WorkerRegistry(db).report_state(
+            WorkerInfo(name, "pod", "all", "0.1", "host", 7, offer=offer), WorkerState.IDLE
+        )
+    needs = Requirements(cpus=8, memory_gb=8)
+    RunQueue(db, SystemClock()).enqueue(RunRequest("a", "synthetic", {}, requirements=needs))
+    assert "no worker meets all of them" in cli("runs", "why", "a").out
 
 
 def test_unknown_ids_are_an_error_everywhere(cli: Cli, db: Db) -> None:

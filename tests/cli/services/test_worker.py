@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import GpuIndices
-from pod_worker.cli.services.worker import _shipper, worker
+from pod_worker.cli.services.worker import _gpu_monitor, _shipper, worker
 from pod_worker.config import load
 from pod_worker.core import payload
 from pod_worker.core.clock import SystemClock
@@ -55,3 +56,12 @@ def test_a_list_of_gpus_that_cannot_be_read_is_refused(text: str) -> None:
 
 def test_a_list_of_gpus_is_read() -> None:
     assert GpuIndices().convert("0, 3", None, None) == (0, 3)
+
+
+def test_a_gpu_that_the_pod_lacks_is_refused_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """The worker would work without a GPU and say nothing."""
+    with pytest.raises(CommandError, match=r"--gpus names GPU 99, ") as refused:
+        _gpu_monitor((99,), {})
+    assert refused.value.exit_code == ExitCode.USAGE
+    assert _gpu_monitor(None, {"CUDA_VISIBLE_DEVICES": "99"}).list() == []
+    assert "this worker has no GPU: CUDA_VISIBLE_DEVICES names GPU 99, " in caplog.text

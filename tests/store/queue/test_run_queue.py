@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +17,13 @@ from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.lease import Fence, RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Checkpoint, Requirements, RunStatus
+from pod_worker.core.worker_offer import WorkerOffer, unmet_requirements
 from pod_worker.store.mongo import ensure_indexes
+from pod_worker.store.queue.claiming import claimable_filter
 from pod_worker.store.queue.contention import UNCONTENDED_LOOK_AHEAD
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.run_document import requirements_document
 from pod_worker.store.queue.run_queue import INDEXES, Claim, ClaimingWorker, RunQueue, RunRequest
 from tests.store.commands import Commands, watched
 from tests.store.unreliable import Loss, Unreliable
@@ -161,12 +165,26 @@ def test_a_run_that_must_wait_is_not_claimed(queue: RunQueue, db: Db) -> None:
     assert queue.claim(claimant()) is not None
 
 
+def vram(smallest: float, largest: float) -> dict[str, float]:
+    return {"smallest_vram_gb": smallest, "largest_vram_gb": largest}
+
+
+def test_every_requirement_is_compared_by_query_and_rule(queue: RunQueue) -> None:
+    names = {field.name for field in fields(Requirements)}
+    assert (
+        unmet_requirements(Requirements("x", 9, "r", -1, 9, 9, 9, 9), WorkerOffer(cpus=1, memory_gb=1, disk_gb=1))
+        == names
+    )
+    stored = requirements_document(Requirements("x", 9, "r", 9, 9, 9, 9, 9))
+    assert {f"requirements.{name}" for name in stored} <= claimable_filter(claimant()).keys()
+
+
 @pytest.mark.parametrize(
     ("needs", "able", "unable"),
     [
         (Requirements(gpu="RTX 4090"), {"gpu_names": ("RTX 4090",)}, {"gpu_names": ("A100",)}),
-        (Requirements(min_vram_gb=40), {"vram_gb": 48.0}, {"vram_gb": 24.0}),
-        (Requirements(max_vram_gb=48), {"vram_gb": 48.0}, {"vram_gb": 80.0}),
+        (Requirements(min_vram_gb=40), vram(48.0, 80.0), vram(24.0, 80.0)),
+        (Requirements(max_vram_gb=48), vram(24.0, 48.0), vram(24.0, 80.0)),
         (Requirements(gpu_count=2), {"gpu_count": 2}, {"gpu_count": 1}),
         (Requirements(cpus=8), {"cpus": 8.0}, {"cpus": 4.0}),
         (Requirements(memory_gb=64), {"memory_gb": 128.0}, {"memory_gb": 24.0}),
@@ -178,9 +196,11 @@ def test_a_run_that_must_wait_is_not_claimed(queue: RunQueue, db: Db) -> None:
 def test_only_a_pod_that_satisfies_the_requirements_claims(
     queue: RunQueue, needs: Requirements, able: dict[str, Any], unable: dict[str, Any]
 ) -> None:
+    """The query and the rule for people say the same."""
     queue.enqueue(request("a", requirements=needs))
-    assert queue.claim(claimant(**unable)) is None
-    assert queue.claim(claimant(**able)) is not None
+    for offer, is_able in ((WorkerOffer(**unable), False), (WorkerOffer(**able), True)):
+        assert (queue.claim(claimant(offer=offer)) is not None) == is_able
+        assert (not unmet_requirements(needs, offer)) == is_able
 
 
 def test_a_pipeline_the_worker_does_not_know_is_left_for_others(queue: RunQueue) -> None:
