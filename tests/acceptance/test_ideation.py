@@ -45,7 +45,7 @@ def finished(running: Running, request: str) -> dict[str, Any] | None:
 
 def test_a_front_ends_request_becomes_ideas_of_its_hypothesis(running: Running) -> None:
     hypothesis, request = insert_request(running)
-    other = running.submit("synthetic", {"seconds": 0})
+    other = running.submit("synthetic", {"seconds": 0}, "--priority", "9")
     with running.worker("ideas", "--mode", "ideation", "--max-runs", "1", POD_WORKER_LLM="scripted") as worker:
         document = wait_for(lambda: finished(running, request), "the request to end", 90)
         assert worker.wait() == 0, worker.log_text()
