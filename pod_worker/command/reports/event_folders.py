@@ -27,14 +27,14 @@ class FoundFile:
         return os.path.dirname(self.path)
 
 
-def find_event_files(roots: Sequence[Path]) -> tuple[list[FoundFile], bool]:
+def find_event_files(base: Path, roots: Sequence[Path]) -> tuple[list[FoundFile], bool]:
     """The files by creation, and whether all were found within the limits.
 
-    Links are not followed, except that a root may be one.
+    `roots` are below `base`. Links are not followed: a job in a sandbox could lead the search out of its folders.
     """
     found: list[FoundFile] = []
     looked_at = 0
-    folders = deque(map(str, roots))
+    folders = deque(str(each) for each in roots if not _has_link(base, each))
     while folders:
         for entry in _entries(folders.popleft()):
             looked_at += 1
@@ -45,6 +45,12 @@ def find_event_files(roots: Sequence[Path]) -> tuple[list[FoundFile], bool]:
             elif MARK in entry.name and (file := _found(entry)):
                 found.append(file)
     return _by_creation(found), True
+
+
+def _has_link(base: Path, root: Path) -> bool:
+    """Whether a part of the path below `base` is a link."""
+    expected = os.path.join(os.path.realpath(base), os.path.relpath(root, base))
+    return os.path.realpath(root) != os.path.normpath(expected)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

@@ -122,7 +122,7 @@ class TensorBoardReader:
 
     def _find(self) -> list[FoundFile]:
         began = time.monotonic()
-        files, is_complete = find_event_files(self._folders)
+        files, is_complete = find_event_files(self._context.work_dir, self._folders)
         self._search_seconds = time.monotonic() - began
         if not is_complete and not self._has_warned_of_limit:
             self._has_warned_of_limit = True

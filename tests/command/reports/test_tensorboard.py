@@ -40,7 +40,10 @@ class Recorder:
         self.lines: list[str] = []
         self._files = 0
         context = SimpleNamespace(
-            stage="command", emit=self.metrics.append, log=lambda message, level: self.lines.append(message)
+            stage="command",
+            work_dir=folder,
+            emit=self.metrics.append,
+            log=lambda message, level: self.lines.append(message),
         )
         self.reader = TensorBoardReader([folder], cast(Context, context))
 
@@ -223,6 +226,16 @@ def test_close_ends_although_there_is_more_to_read(recorder: Recorder, monkeypat
     recorder.reader.close()
     assert recorder.metrics == []
     assert "was not read within" in recorder.lines[0]
+
+
+@pytest.mark.parametrize(("link", "target"), [("runs", "outside/runs"), ("sub", "outside")])
+def test_a_folder_that_a_link_leads_to_is_not_searched(recorder: Recorder, link: str, target: str) -> None:
+    """A job in a sandbox could make the worker read what the job may not."""
+    append(recorder.file("outside/runs"), record("loss", 1))
+    (recorder.folder / link).symlink_to(recorder.folder / target)
+    named = recorder.folder / ("runs" if link == "runs" else "sub/runs")
+    recorder.reader = TensorBoardReader([named], recorder.reader._context)
+    assert recorder.read() == []
 
 
 def test_links_and_other_files_are_not_followed(
