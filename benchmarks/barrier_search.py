@@ -26,6 +26,11 @@ class BarrierResult:
     nodes: int
     calls: int
     seconds: float
+    model_seconds: float  # of these: nothing else happens while the model answers
+
+    def seconds_with(self, latency: float) -> float:
+        """How long the same batches take with another latency: calls and executions never overlap."""
+        return self.seconds - self.model_seconds + self.calls * latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +44,26 @@ class BarrierSearch:
 
     def run(self, batches: int, replica_batches: int, first: int = 0) -> BarrierResult:
         """Batches with model calls, then batches of replicas, which need none."""
-        began, calls = time.perf_counter(), 0
+        began, calls, waited = time.perf_counter(), 0, 0.0
         for batch in range(batches + replica_batches):
             numbers = [first + batch * self.slots + slot for slot in range(self.slots)]
             is_written = batch < batches
-            for _ in numbers if is_written else ():
-                calls += self._ask()
+            if is_written:
+                waited += self._ask(len(numbers))
             with ThreadPoolExecutor(self.slots) as pool:
                 list(pool.map(self._execute, numbers))
-            for _ in numbers if is_written else ():
-                calls += self._ask()
-        return BarrierResult((batches + replica_batches) * self.slots, calls, time.perf_counter() - began)
+            if is_written:
+                waited += self._ask(len(numbers))
+                calls += 2 * len(numbers)
+        nodes = (batches + replica_batches) * self.slots
+        return BarrierResult(nodes, calls, time.perf_counter() - began, waited)
 
-    def _ask(self) -> int:
-        time.sleep(self.latency_seconds)
-        return 1
+    def _ask(self, calls: int) -> float:
+        """One call after another; how long they took."""
+        began = time.perf_counter()
+        for _ in range(calls):
+            time.sleep(self.latency_seconds)
+        return time.perf_counter() - began
 
     def _execute(self, number: int) -> NodeScore:
         folder = self.folder / f"node-{number}"

@@ -46,9 +46,12 @@ SLEEPS = (0.1, 1.0)  # 1 s and 10 s, at a tenth
 LATENCIES = (0.0, 1.0)
 ORIGINAL_CALLS = 15.7  # AI-Scientist-v2, default iterations, per program that a model wrote
 ORIGINAL_RATES = {0.0: 1738, 1.0: 337}  # AI-Scientist-v2, executed nodes/h on such a machine, not in this run
-# Batches of the control after the second and the fourth stage: with proposals, with replicas. A third of its nodes
-# are replicas, which need no model; a fifth of ours.
-CONTROL_BATCHES = {1: (1, 0), 3: (1, 1)}
+# Batches of the control, in turns with our stages: (latency of our search, stages done) -> with proposals, with
+# replicas. Half of its nodes are replicas, which need no model; a fifth of ours, so the ratios favour the control.
+# Its calls and executions never overlap, so each batch counts for every latency: executions as measured, calls at
+# that latency.
+CONTROL_BATCHES = {(0.0, 2): (1, 0), (1.0, 2): (0, 1)}
+CONTROL_LATENCY = 1.0
 LIMITS = ExecutionLimits(wall_seconds=60)
 
 
@@ -101,7 +104,7 @@ def measure(starts: int, cold_starts: int, nodes: int) -> dict[str, Any]:
             found = {
                 "sandbox": {"ready_s": round(ready, 1), "layers": list(runner.layers)},
                 "start": start_times(bench, starts, cold_starts),
-                "rates": [rates(bench, latency) for latency in LATENCIES],
+                "rates": all_rates(bench),
                 "busy": busy_slots(bench, nodes),
                 "load": round(os.getloadavg()[0], 1),
             }
@@ -144,21 +147,38 @@ def _seconds_of_cold_start(folder: Path) -> float:
 # ── executed nodes an hour ──────────────────────────────────────────────────────────────────────────────────
 
 
-def rates(bench: Bench, latency: float) -> dict[str, Any]:
-    """All four stages with their default iterations; a round of the control after each two of them."""
-    ours = bench.fresh_folder(f"search-{latency:g}")
+def all_rates(bench: Bench) -> list[dict[str, Any]]:
+    """Both latencies, each beside all batches of the control."""
     control = BarrierSearch(
-        folder=bench.fresh_folder(f"control-{latency:g}"),
+        folder=bench.fresh_folder("control"),
         start=fresh_interpreter(bench.task.public),
         evaluator=PredictionsEvaluator(bench.task),
         program=toy_nodes.toy_program,
         slots=SLOTS,
-        latency_seconds=latency,
+        latency_seconds=CONTROL_LATENCY,
     )
+    rounds = list[BarrierResult]()
+    ours = [search_stages(bench, latency, control, rounds) for latency in LATENCIES]
+    return [_rates(each, rounds) for each in ours]
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSearch:
+    latency: float
+    folder: Path
+    seconds: float
+    calls: int
+
+
+def search_stages(
+    bench: Bench, latency: float, control: BarrierSearch, rounds: list[BarrierResult]
+) -> TimedSearch:
+    """All four stages with their default iterations; batches of the control in between."""
+    folder = bench.fresh_folder(f"search-{latency:g}")
     table = toy_nodes.replies(latency)
-    with closing(open_client(ours / "llm", table, NeverStop())) as client:
+    with closing(open_client(folder / "llm", table, NeverStop())) as client:
         search = Search(
-            folder=ours,
+            folder=folder,
             task=_search_task(bench.task),
             idea=toy_nodes.IDEA,
             settings=SearchSettings(seed=1, slots=SLOTS, limits=LIMITS),
@@ -167,31 +187,29 @@ def rates(bench: Bench, latency: float) -> dict[str, Any]:
             evaluator=PredictionsEvaluator(bench.task),
             stop=NeverStop(),
         )
-        rounds = list[BarrierResult]()
         seconds = 0.0
-        for number, stage in enumerate(STAGE_RULES):
+        for number, stage in enumerate(STAGE_RULES, 1):
             began = time.perf_counter()
             search.run_stage(stage)
             seconds += time.perf_counter() - began
-            if number % 2:
-                rounds.append(control.run(*CONTROL_BATCHES[number], first=number * 1_000))
+            if batches := CONTROL_BATCHES.get((latency, number)):
+                rounds.append(control.run(*batches, first=len(rounds) * 1_000))
         calls = client.total().calls
-    return _rates(ours, seconds, calls, rounds, latency)
+    return TimedSearch(latency, folder, seconds, calls)
 
 
-def _rates(
-    folder: Path, seconds: float, calls: int, rounds: Sequence[BarrierResult], latency: float
-) -> dict[str, Any]:
-    executed = [node for node in read_state(folder).nodes.values() if node.outcome is not None]
+def _rates(ours: TimedSearch, rounds: Sequence[BarrierResult]) -> dict[str, Any]:
+    latency, calls = ours.latency, ours.calls
+    executed = [node for node in read_state(ours.folder).nodes.values() if node.outcome is not None]
     assert all(node.is_scored for node in executed), {node.id: node.error for node in executed}
     control_nodes = sum(each.nodes for each in rounds)
-    control_rate = control_nodes / sum(each.seconds for each in rounds) * 3600
-    rate = len(executed) / seconds * 3600
+    control_rate = control_nodes / sum(each.seconds_with(latency) for each in rounds) * 3600
+    rate = len(executed) / ours.seconds * 3600
     return {
         "latency_s": latency,
         "nodes": len(executed),
         "replicas": sum(node.is_replica for node in executed),
-        "seconds": round(seconds, 2),
+        "seconds": round(ours.seconds, 2),
         "per_hour": round(rate),
         "control_nodes": control_nodes,
         "control_per_hour": round(control_rate),
@@ -219,7 +237,7 @@ def busy_slots(bench: Bench, nodes: int) -> dict[str, Any]:
         slots=BUSY_SLOTS,
         latency_seconds=0.0,
     )
-    barrier.run(nodes // BUSY_SLOTS // 2, 0)
+    barrier.run(nodes // BUSY_SLOTS // 4, 0)
     return {
         "nodes": len(spans),
         "slots": BUSY_SLOTS,
@@ -286,7 +304,7 @@ def _search_task(task: PreparedTask) -> SearchTask:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--starts", type=int, default=60, help="warm starts")
-    parser.add_argument("--cold-starts", type=int, default=4)
+    parser.add_argument("--cold-starts", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=100, help="programs that wait, in four slots")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
