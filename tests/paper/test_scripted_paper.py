@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from pod_worker.core.research.idea import Idea
 from pod_worker.core.research.measure import Metric
 from pod_worker.literature.recorded import RecordedSearch
+from pod_worker.llm.scripted import paper as scripted_paper
 from pod_worker.llm.scripted.client import ScriptedClient
 from pod_worker.paper.checks import check_paper
 from pod_worker.paper.citations import ReferenceList, collect_references
@@ -47,6 +49,28 @@ def test_the_scripted_paper_holds_every_check(
     assert paper.draft.is_scripted
     assert "scripted model" in checked.text
     assert len(checked.parts.referenced_figures) == len(given.figures)
+
+
+def test_related_work_is_prose() -> None:
+    works = [
+        {"key": "a1", "authors": ["A", "B"], "title": "T", "abstract": "Relates losses and shows when one helps."},
+        {"key": "b2", "authors": ["C"], "title": "T", "abstract": "Trains a small network. More text."},
+        {"key": "c3", "authors": ["D"], "title": "T", "abstract": "This paper is about 5 things."},
+        {"key": "d4", "authors": ["E"], "title": "T", "abstract": ""},
+    ]
+    assert scripted_paper._related_work(works) == (
+        r"\citet{a1} relate losses and show when one helps. \citet{b2} trains a small network. "
+        r"The search also found \citet{c3} and \citet{d4}."
+    )
+    assert scripted_paper._related_work(works[2:3]) == r"The search found \citet{c3}."
+
+
+def test_no_sentence_of_the_abstract_is_in_the_introduction(sources: PaperSources) -> None:
+    draft = write(sources)
+    introduction = next(each.body for each in draft.sections if each.heading == "Introduction")
+    sentences = [each for each in re.split(r"(?<=[.])\s+", draft.abstract) if len(each) > 30]
+    assert sentences
+    assert not [each for each in sentences if each in introduction]
 
 
 NASTY = Idea(

@@ -29,7 +29,7 @@ _QUESTIONS = (
     _Question(
         "feature_scaling",
         "When does standardising inputs change a linear model",
-        "A linear model gains from standardised inputs where columns differ in scale by more than ten times.",
+        "A linear model gains from standardised inputs where columns differ strongly in scale.",
         "raw inputs against standardised and rank-transformed inputs",
         "A solver that is run to convergence may hide the effect.",
     ),
@@ -58,14 +58,14 @@ _QUESTIONS = (
     _Question(
         "feature_selection",
         "Dropping columns before fitting: help or harm for nearest neighbours",
-        "Nearest neighbours gain from keeping the half of the columns with the highest mutual information.",
+        "Nearest neighbours gain from keeping only the columns with the highest mutual information.",
         "all columns against the best half, quarter and eighth of them",
         "Selection on the training rows alone can overfit.",
     ),
     _Question(
         "bagging_size",
         "The smallest ensemble whose score no longer depends on the seed",
-        "Beyond 100 trees the spread between seeds falls below the gain of further trees.",
+        "From a certain size on, the spread between seeds is larger than the gain of further trees.",
         "forests of 5, 20, 100 and 400 trees with ten seeds each",
         "The spread of the split is not the spread of the ensemble.",
     ),
@@ -109,7 +109,7 @@ _QUESTIONS = (
     _Question(
         "principal_components",
         "Principal components before a neural network on tables",
-        "Keeping 95 percent of the variance shortens training without a loss beyond the noise band.",
+        "Keeping the directions of most variance shortens training without a loss beyond the noise band.",
         "all columns against 99, 95 and 80 percent of the variance",
         "Directions of low variance may carry the signal.",
     ),
@@ -144,7 +144,7 @@ _QUESTIONS = (
     _Question(
         "seed_variance",
         "How much of a reported gain is the seed",
-        "For default models the spread between seeds is larger than half of the gain of tuning.",
+        "For default models the spread between seeds is as large as the gain of tuning.",
         "ten seeds of the default against ten seeds of a tuned model",
         "Ten seeds give wide intervals.",
     ),
@@ -158,7 +158,7 @@ _QUESTIONS = (
     _Question(
         "monte_carlo_dropout",
         "Averaging predictions over dropout masks at test time",
-        "Averaging 30 dropout masks improves the probabilities of a small network at no training cost.",
+        "Averaging dropout masks improves the probabilities of a small network at no training cost.",
         "one deterministic pass against 10 and 30 stochastic passes",
         "A network this small may need no dropout.",
         True,
@@ -180,14 +180,15 @@ def _propose(request: CompletionRequest) -> Json:
     question, task = _choose(facts, bool(facts.get("problem")))
     topic = facts.get("topic") or {}
     subject = str(topic.get("title") or topic.get("text") or "the hypothesis").strip()[:120]
-    metric, title = task["metric"], task["title"]
+    metric, title = str(task["metric"]).replace("_", " "), task["title"]
+    opening = f"a question: {subject}" if subject.endswith("?") else f"a hypothesis: {subject.rstrip('.')}."
     idea = {
         "Name": f"{question.name}_{task['name']}".strip("_"),
         "Title": f"{question.title}: {title.lower()}",
         "Short Hypothesis": f"{question.claim} We test it on {title.lower()}.",
         "Related Work": _related_work(facts.get("literature") or []),
         "Abstract": (
-            f"The hypothesis '{subject}' leads to a question that a small program can answer. {question.claim} "
+            f"We start from {opening} A small program can test a part of it. {question.claim} "
             f"On {title.lower()} we compare {question.change}, all else equal, and measure {metric} on rows that "
             "no program sees. A difference counts only beyond the noise band of the replicated baseline. If there "
             "is none, the claim is refuted for this task, and the paper says so."

@@ -18,6 +18,12 @@ _NUMBER_WORDS = re.compile(
     r"|hundreds?|thousands?|millions?|billions?|half|times|fold|points?)\b",
     re.IGNORECASE,
 )
+# With such a verb a summary begins that can follow the names of its authors.
+_VERB_WORDS = """
+    adds analyses combines compares hurts introduces normalises presents proposes relates separates shows studies
+    surveys trains
+"""
+_VERBS = frozenset(_VERB_WORDS.split())
 _COMMON_WORDS = """
     about after and are based can does for from help helps how into its more not of on the their this to with when
     which while using small data study learning machine method methods model models new
@@ -125,7 +131,14 @@ def _paper(request: CompletionRequest) -> Json:
 
 def _abstract(facts: Json, keys: set[str], better: list[Json]) -> str:
     best = _last_best(keys)
-    parts = [_sentences(str(facts["idea"]["Abstract"]), 3), f"We test this on {_clean(str(facts['task']))}."]
+    claim = _sentences(str(facts["idea"]["Short Hypothesis"]), 1).rstrip(".?!")
+    task = rf"\emph{{{_clean(str(facts['task']))}}}"
+    question = f"We test the hypothesis that {claim[:1].lower()}{claim[1:]}." if claim else ""
+    parts = [
+        question or "We report an automated research run.",
+        f"The task is {task}. A search proposes changes to a program, executes each one, and repeats the best "
+        "with fresh seeds; rows that no program sees decide.",
+    ]
     if best:
         parts.append(
             rf"The best method reaches \result{{{best}}} ({_metric(facts)}, hidden split), and the baseline "
@@ -142,7 +155,7 @@ def _abstract(facts: Json, keys: set[str], better: list[Json]) -> str:
 
 
 def _introduction(facts: Json, better: list[Json]) -> str:
-    hypothesis = _sentences(str(facts["idea"]["Short Hypothesis"]), 3)
+    hypothesis = _sentences(str(facts["idea"]["Short Hypothesis"]), 1)
     outcome = (
         "The selected method improves on the baseline by more than the noise."
         if better
@@ -166,12 +179,28 @@ def _introduction(facts: Json, better: list[Json]) -> str:
 def _related_work(references: list[Json]) -> str:
     if not references:
         return "No literature search was available for this run, so this paper does not discuss related work."
-    lines = []
+    lines, others = [], []
     for each in references:
-        summary = _sentences(str(each["abstract"]), 1)
-        author = rf"\citet{{{each['key']}}}"
-        lines.append(f"{author}: {summary[:1].lower()}{summary[1:]}" if summary else f"See also {author}.")
+        author, summary = rf"\citet{{{each['key']}}}", _sentences(str(each["abstract"]), 1)
+        verb, _, rest = summary.partition(" ")
+        if verb.lower() in _VERBS:
+            lines.append(f"{author} {_conjugated(verb.lower(), rest, len(each['authors']))}")
+        else:
+            others.append(author)
+    if others:
+        lines.append(f"The search {'also ' if lines else ''}found {_joined(others)}.")
     return " ".join(lines)
+
+
+def _conjugated(verb: str, rest: str, authors: int) -> str:
+    """A summary as what one author or several do; verbs after `and` too."""
+    if authors == 1:
+        return f"{verb} {rest}"
+    return re.sub(r"\band (\w+)", lambda found: f"and {_plural(found[1])}", f"{_plural(verb)} {rest}")
+
+
+def _plural(word: str) -> str:
+    return word.removesuffix("s") if word in _VERBS else word
 
 
 def _method(facts: Json) -> str:
