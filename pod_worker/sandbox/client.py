@@ -23,6 +23,7 @@ from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import StopSignal
 from pod_worker.sandbox import identity, protocol
 from pod_worker.sandbox.layers import missing_layers, prove
+from pod_worker.sandbox.named_hosts import HOSTS_LIMIT, host_problem
 from pod_worker.sandbox.protocol import (
     DescribeCommand,
     ExecuteCommand,
@@ -245,8 +246,8 @@ def check_request(request: ExecutionRequest) -> None:
 
 
 def _problem(request: ExecutionRequest) -> str | None:
-    if request.hosts:
-        return "the sandbox cannot reach named hosts yet; remove them from the request, or fetch the data before"
+    if request.hosts and (problem := _host_problem(request)):
+        return problem
     if not request.argv:
         return "the request names no program"
     if not request.folder.is_dir() or not request.folder.is_absolute():
@@ -267,6 +268,16 @@ def _problem(request: ExecutionRequest) -> str | None:
     if size > protocol.COMMAND_BYTES:
         return f"the request has {size} bytes; at most {protocol.COMMAND_BYTES} are sent. Pass data in files."
     return None
+
+
+def _host_problem(request: ExecutionRequest) -> str | None:
+    if request.unix_sockets or request.loopback:
+        return "named hosts exclude sockets of the program's own: a connection could be used to listen"
+    if not request.argv or not request.argv[0].endswith(".py") or os.path.isabs(request.argv[0]):
+        return "only Python files of the folder can reach named hosts"
+    if len(request.hosts) > HOSTS_LIMIT:
+        return f"the request names {len(request.hosts)} hosts; at most {HOSTS_LIMIT} may be named"
+    return next(filter(None, map(host_problem, request.hosts)), None)
 
 
 def _floor_message(missing: Sequence[str], server: ServerDescription) -> str:

@@ -26,6 +26,7 @@ from pod_worker.process.tree import ChildExitPipe, descendants, kill_tree, reap,
 from pod_worker.sandbox import program, protocol, usage
 from pod_worker.sandbox.kernel import shared_memory
 from pod_worker.sandbox.kernel.confinement import Confinement
+from pod_worker.sandbox.named_hosts import HostBroker
 from pod_worker.sandbox.output import BoundedOutput
 from pod_worker.sandbox.program import SetupReport
 from pod_worker.sandbox.protocol import ExecutionFinished, ExecutionRefused
@@ -88,11 +89,19 @@ class Keeper:
         self._output_fd, output = os.pipe()
         report_fd, report = os.pipe()
         os.set_blocking(self._output_fd, False)
-        self._pid = program.start(self._request, self._confinement, (os.getpid(), *protected), output, report)
+        broker = HostBroker(self._request.hosts) if self._request.hosts else None
+        channel = broker.program_end.fileno() if broker else -1
+        self._pid = program.start(
+            self._request, self._confinement, (os.getpid(), *protected), output, report, channel
+        )
+        if broker:
+            broker.start()
         os.close(output)
         os.close(report)
         self._watch(began + self._limits.wall_seconds)
         survivors = kill_tree(os.getpid())
+        if broker:
+            broker.close()
         seconds = time.monotonic() - began
         self._read_output()
         setup = _read_report(report_fd)

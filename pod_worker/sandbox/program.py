@@ -29,7 +29,7 @@ import msgspec
 from pod_worker.core.execution import ExecutionRequest
 from pod_worker.core.failure import FailureCode
 from pod_worker.process.tree import die_with_parent
-from pod_worker.sandbox import preload
+from pod_worker.sandbox import host_sockets, preload
 from pod_worker.sandbox.kernel import confinement, shared_memory, syscalls
 from pod_worker.sandbox.kernel.confinement import Confinement
 
@@ -54,11 +54,16 @@ class SetupError(Exception):
 
 
 def start(
-    request: ExecutionRequest, limits: Confinement, protected: tuple[int, ...], output_fd: int, report_fd: int
+    request: ExecutionRequest,
+    limits: Confinement,
+    protected: tuple[int, ...],
+    output_fd: int,
+    report_fd: int,
+    hosts_fd: int = -1,
 ) -> int:
     """Fork; returns the pid of the program.
 
-    `protected`: processes that it must not signal.
+    `protected`: processes that it must not signal. `hosts_fd`: where it asks for connections to named hosts.
     """
     keeper = os.getpid()
     other_threads = _threads_of_this_user()
@@ -69,7 +74,7 @@ def start(
         os.setsid()
         if arm := die_with_parent(keeper):
             arm()
-        _take_descriptors(output_fd, report_fd)
+        _take_descriptors(output_fd, report_fd, hosts_fd)
         _become(request, limits, protected, other_threads)
     except SetupError as error:
         _report(SetupReport(code=FailureCode.INVALID_INPUT, message=str(error)))
@@ -103,17 +108,18 @@ def environment(request: ExecutionRequest, inherited: Mapping[str, str]) -> dict
 
 # ── the forked process ──────────────────────────────────────────────────────────────────────────────────────
 
-_REPORT_FD = 3
+_REPORT_FD, _HOSTS_FD = 3, 4
 
 
-def _take_descriptors(output_fd: int, report_fd: int) -> None:
-    """Close everything but 0 (empty), 1 and 2 (output) and 3 (report)."""
+def _take_descriptors(output_fd: int, report_fd: int, hosts_fd: int) -> None:
+    """Close everything but 0 (empty), 1 and 2 (output), 3 (report) and 4 (hosts)."""
     null = os.open(os.devnull, os.O_RDONLY)
-    # First out of the way: a target may be the source of another one.
-    null, output, report = (fcntl.fcntl(fd, fcntl.F_DUPFD, _REPORT_FD + 1) for fd in (null, output_fd, report_fd))
-    for target, fd in ((0, null), (1, output), (2, output), (_REPORT_FD, report)):
-        os.dup2(fd, target, inheritable=target != _REPORT_FD)
-    os.closerange(_REPORT_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    # First out of the way: a target may be the source of another one. Nothing to ask on: an empty file.
+    sources = (null, output_fd, report_fd, hosts_fd if hosts_fd >= 0 else null)
+    null, output, report, hosts = (fcntl.fcntl(fd, fcntl.F_DUPFD, _HOSTS_FD + 1) for fd in sources)
+    for target, fd in ((0, null), (1, output), (2, output), (_REPORT_FD, report), (_HOSTS_FD, hosts)):
+        os.dup2(fd, target, inheritable=target < _REPORT_FD)
+    os.closerange(_HOSTS_FD + (hosts_fd >= 0), os.sysconf("SC_OPEN_MAX"))
 
 
 def _become(
@@ -168,6 +174,8 @@ def _become_python(
     gc.enable()
     _send_report(SetupReport(seed_proof=proof))
     os.close(_REPORT_FD)
+    if request.hosts:
+        host_sockets.install(_HOSTS_FD)
     code = _run_main(path)
     os._exit(code)
 

@@ -112,7 +112,8 @@ def execution_request(
         denied=task.denied,
         seed=seed,
         gpus=settings.gpus[slot] if settings.gpus else (),
-        unix_sockets=True,  # data loaders with workers need them
+        hosts=settings.hosts,
+        unix_sockets=not settings.hosts,  # data loaders with workers need them; named hosts exclude them
     )
 
 

@@ -74,6 +74,7 @@ class Operators:
     task: SearchTask
     idea: Idea
     rules: StageRules
+    hosts: tuple[str, ...] = ()  # that programs may reach
 
     def propose(self, state: SearchState, node: SearchNode, code: str, rejected: str = "") -> Proposal:
         """A program for the planned node; `code` is its parent's program.
@@ -131,6 +132,8 @@ class Operators:
             "step": node.step,
             "seed": node.seed,
         }
+        if self.hosts:
+            facts["hosts"] = list(self.hosts)
         if node.parent is not None:
             facts["parent"] = _parent_facts(state.nodes[node.parent], code, node.operation)
         if rejected:

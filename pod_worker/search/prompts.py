@@ -14,7 +14,8 @@ PROMPT_BYTES = 160_000
 CONTRACT = """You write experiments for a research project. A program is one complete Python file.
 
 Rules for the program:
-- It runs as `solution.py`, as `__main__`, without arguments, without network, with the time limit of the task.
+- It runs as `solution.py`, as `__main__`, without arguments, with the time limit of the task. There is no network,
+  except for hosts that are named below.
 - The environment has TASK_DIR (read only), OUTPUT_DIR (writable) and RUN_SEED. Every random choice uses RUN_SEED.
 - Read `train.npz` (arrays x, y), `search.npz` (x, y) and `hidden_inputs.npz` (x) from TASK_DIR, where the task has
   these files. Train on train.npz only. search.npz is for looking at results.
@@ -62,6 +63,8 @@ def proposal_messages(operation: str, facts: dict[str, Json]) -> tuple[ChatMessa
 def proposal_parts(operation: str, facts: dict[str, Json]) -> list[str]:
     """What a program has to do, without the form of the answer."""
     parts = [_TASKS[operation], _section("Task", facts.get("task")), _section("Idea", facts.get("idea"))]
+    if hosts := facts.get("hosts"):
+        parts.append(_section("Hosts that it may reach (TCP, by name; then no workers in data loaders)", hosts))
     parts.append(f"## Stage {facts.get('stage')}, program {facts.get('step')}\n{facts.get('goals')}")
     if parent := facts.get("parent"):
         parts.append(_node("Program to start from", parent))

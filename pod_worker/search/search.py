@@ -81,7 +81,9 @@ class Search:
         )
 
     def _operators(self, rules: StageRules, permits: SlotPermits | None) -> NodeOperators:
-        one_shot = Operators(client=self.client, task=self.task, idea=self.idea, rules=rules)
+        one_shot = Operators(
+            client=self.client, task=self.task, idea=self.idea, rules=rules, hosts=self.settings.hosts
+        )
         if permits is None:
             return one_shot
         return AgentOperators(

@@ -25,6 +25,7 @@ class SearchSettings:
     max_model_failures: int = 3  # in a row, before the search ends with the last one
     max_starts: int = 3  # of one node that took the whole process down each time
     agent_turns: int = 0  # of the agent that writes a program; 0: one call writes it
+    hosts: tuple[str, ...] = ()  # that programs may reach; empty: no network
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
 
     def __post_init__(self) -> None:

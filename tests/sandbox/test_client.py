@@ -305,7 +305,7 @@ def request_of(folder: Path, **changes: object) -> ExecutionRequest:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hosts": ("example.org",)}, "cannot reach named hosts yet"),
+        ({"hosts": ("https://example.org",)}, "is no host"),
         ({"argv": ()}, "names no program"),
         ({"argv": ("../solution.py",)}, "neither a Python file"),
         ({"argv": ("missing.py",)}, "is not a file"),

@@ -509,6 +509,13 @@ def test_a_program_gets_its_folder_seed_and_gpu(tmp_path):
     assert first.readable == (search.task.folder,)
 
 
+def test_programs_reach_the_hosts_of_the_run_and_the_model_knows_them(tmp_path):
+    model, sandbox = FakeModel(), FakeSandbox()
+    make_search(tmp_path, client=model, runner=sandbox, set={"hosts": ("huggingface.co",)}).run_stage("Stage_1")
+    assert all(each.hosts == ("huggingface.co",) and not each.unix_sockets for each in sandbox.executions)
+    assert "- huggingface.co" in model.requests[0].messages[-1].text
+
+
 def test_a_file_of_an_earlier_execution_is_not_scored(tmp_path):
     """The program ends well and writes nothing, in a folder that an earlier execution filled."""
     stale = tmp_path / "nodes" / "Stage_1-001" / "out" / "scores.json"

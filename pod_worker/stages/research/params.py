@@ -12,6 +12,7 @@ from pod_worker.core.failure import RunError
 from pod_worker.core.research.idea import read_idea
 from pod_worker.core.run import Json
 from pod_worker.parameters import read_params
+from pod_worker.sandbox.named_hosts import host_problem
 from pod_worker.tasks.catalogue import find_task
 
 
@@ -88,6 +89,13 @@ class ExperimentParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         float, Meta(ge=0, le=4096, description="memory limit of one program; 0 for none")
     ] = 0.0
     node_disk_gb: Annotated[float, Meta(gt=0, le=4096, description="disk limit of one program")] = 10.0
+    hosts: Annotated[
+        list[Annotated[str, Meta(max_length=260)]],
+        Meta(
+            max_length=50,
+            description="hosts that programs may reach, as NAME (port 443) or NAME:PORT; empty for no network",
+        ),
+    ] = []
     literature: Annotated[
         Literal["auto", "openalex", "semantic_scholar", "recorded", "none"],
         Meta(description="index of published works that the paper may cite"),
@@ -135,6 +143,10 @@ def _problems(params: Mapping[str, Json]) -> Iterator[str]:
             read_idea(params["idea"])
         except RunError as error:
             yield error.message
+    hosts = params.get("hosts")
+    for host in hosts if isinstance(hosts, list) else ():
+        if isinstance(host, str) and (problem := host_problem(host)):
+            yield f"'hosts': {problem}"
     task = params.get("task")
     # Only the worker can look at a path; commands make one of a folder's name.
     if isinstance(task, str) and task and "/" not in task:

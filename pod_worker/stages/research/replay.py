@@ -126,7 +126,12 @@ class SearchReplay:
             runner=runner,
             evaluator=evaluator_of(self._prepared),
             task=search_task(self._prepared),
-            settings=SearchSettings(seed=self._params.seed, gpus=gpus, limits=node_limits(self._params)),
+            settings=SearchSettings(
+                seed=self._params.seed,
+                gpus=gpus,
+                hosts=tuple(self._params.hosts),
+                limits=node_limits(self._params),
+            ),
             folder=self._folder,
         )
 

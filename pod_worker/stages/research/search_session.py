@@ -80,6 +80,7 @@ class SearchSession:
                 max_debug_depth=params.debug_depth,
                 seeds=params.replicas,
                 band_floor=resolution(prepared),
+                hosts=tuple(params.hosts),
                 agent_turns=params.agent_turns if params.executor == "agent" else 0,
                 limits=node_limits(params),
             ),
@@ -130,6 +131,8 @@ def open_session(context: Context, params: ExperimentParams) -> SearchSession:
     _require_same_data(record.folder / TASK_FILE, prepared)
     runner = context.open_sandbox()
     context.log(f"sandbox: {', '.join(runner.layers)}", layers=list(runner.layers))
+    if params.hosts:
+        context.log(f"programs may reach {', '.join(params.hosts)}", "warning")
     return SearchSession(params, record, prepared, client, model, runner, tools)
 
 

@@ -5,6 +5,7 @@ Each can be repeated alone. They execute no experiment: they read the journal. T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pod_worker.core.payload import PaperGenerated, PaperStarted, ValidationCompleted, ValidationStarted
@@ -53,6 +54,7 @@ def run_paper(context: Context, session: SearchSession) -> dict[str, Json]:
         figures=read_json(folder / "figures.json", FigureSet).figures,
         references=collect_references(session.idea, session.client, search, context.stop),
         page_limit=session.params.page_limit,
+        notices=reach_notice(session.params.hosts),
     )
     paper = write_paper(sources, folder, session.tools, session.client, session.runner, context.stop)
     published = context.artifacts.publish(folder / "paper.pdf", ArtifactKind.PAPER, "paper/paper.pdf")
@@ -129,6 +131,11 @@ def _review(
         name = f"review-{review.sample}.json"
         context.artifacts.publish(folder / "reviews" / name, ArtifactKind.REPORT, f"paper/{name}")
     return decide(reviews, checked.checks)
+
+
+def reach_notice(hosts: Sequence[str]) -> tuple[str, ...]:
+    """What a reader must know of a run whose programs had a network."""
+    return (f"Programs of the experiments could reach {', '.join(hosts)}.",) if hosts else ()
 
 
 def _folder(session: SearchSession) -> Path:

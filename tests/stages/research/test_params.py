@@ -6,6 +6,7 @@ import pytest
 
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.stages.research.params import FIELDS, complete, parse
+from pod_worker.stages.research.writing import reach_notice
 
 IDEA = {
     "Title": "Does scaling help?",
@@ -35,6 +36,9 @@ def test_an_idea_is_enough() -> None:
         ({"idea": IDEA, "replicas": 1}, "'replicas' is 1"),
         ({"idea": IDEA, "stage_1_iterations": 0}, "'stage_1_iterations' is 0"),
         ({"idea": IDEA, "task": ""}, "'task' is ''"),
+        ({"idea": IDEA, "hosts": ["https://a.org"]}, "'https://a.org' is no host"),
+        ({"idea": IDEA, "executor": "robot"}, "'executor'"),
+        ({"idea": IDEA, "agent_turns": 1}, "'agent_turns' is 1"),
         ({"idea": IDEA, "task": "digitz"}, "there is no task 'digitz'"),
     ],
 )
@@ -54,3 +58,9 @@ def test_all_problems_are_listed_together() -> None:
 def test_a_shipped_task_or_a_path_is_accepted(task: str) -> None:
     """The path may be on the worker alone."""
     assert parse({"idea": IDEA, "task": task}).task == task
+
+
+def test_named_hosts_are_checked_and_shown() -> None:
+    hosts = parse({"idea": IDEA, "hosts": ["huggingface.co", "10.0.0.1:8080"]}).hosts
+    assert reach_notice(hosts) == ("Programs of the experiments could reach huggingface.co, 10.0.0.1:8080.",)
+    assert reach_notice(parse({"idea": IDEA}).hosts) == ()
