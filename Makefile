@@ -38,7 +38,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help up demo demo-research demo-pods latex train install check lint format types test test-fast coverage hooks \
-  bench bench-research chaos chaos-short mutation conformance system lock clean
+  bench bench-research chaos chaos-short chaos-command mutation conformance system lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -97,6 +97,9 @@ chaos-short: $(ALL) ## Run one seeded minute of faults as a test, every kind at 
 
 chaos: $(ALL) ## Inject faults for MINUTES into WORKERS workers, replayable by SEED
 	$(BIN)/python -m chaos --seed $(SEED) --minutes $(MINUTES) --workers $(WORKERS)
+
+chaos-command: $(DEV) ## Kill a checkpointing command 50 times at random moments; SEED chooses them
+	POD_WORKER_KILLS=50 POD_WORKER_KILLS_SEED=$(SEED) $(PYTEST) -s tests/stages/test_command_kills.py
 
 mutation: $(ALL) system ## Remove each guard in turn; a test must fail for every one
 	$(BIN)/python tests/mutation/run.py
