@@ -222,6 +222,20 @@ def checkpoint_snapshot(found: dict[str, Any]) -> list[Line]:
     ]
 
 
+def report_line(found: dict[str, Any]) -> list[Line]:
+    ours, bare = found["metric_p50_us"], found["bare_write_p50_us"]
+    lost = 2 * found["lines"] - found["lines_seen_by_the_worker"]
+    return [
+        Line(
+            f"report.metric() in a training loop, p50 (bare write: {bare:.1f} µs)",
+            f"{ours:.1f} µs",
+            "≤ 10 µs",
+            ours <= 10,
+        ),
+        Line("reported lines that the worker did not see", f"{lost}", "0", lost == 0),
+    ]
+
+
 # name -> (arguments, how its JSON becomes lines)
 PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = {
     "emit": (["--repeats", "2"], emit),
@@ -237,6 +251,7 @@ PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = 
     "research": ([], research),
     "sandbox_start": ([], sandbox_start),
     "checkpoint_snapshot": ([], checkpoint_snapshot),
+    "report_line": ([], report_line),
 }
 
 

@@ -70,11 +70,16 @@ class EventsFileReader:
             self._rest = b""
         self._emit_progress()
         self._metrics.flush()
-        if count := self._metrics.thinned:
+        if count := self.thinned:
             self._warn(f"{count} metric values were thinned: a series keeps its newest value; report less often")
         if (more := self._invalid - NAMED_LINES) > 0:
             self._warn(f"{more} more invalid lines in the events file")
         self._close_file()
+
+    @property
+    def thinned(self) -> int:
+        """Metric values that were left out."""
+        return self._metrics.thinned
 
     def _step(self) -> float:
         self.poll()
