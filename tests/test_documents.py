@@ -9,15 +9,25 @@ from contextlib import closing
 from fnmatch import filter as filter_names
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from pymongo.database import Database
 
 from pod_worker.artifacts.object_store import ObjectStore
 from pod_worker.cli import cli
 from pod_worker.config import INTERNAL, Settings
 from pod_worker.control.app import build_app
+from pod_worker.core.clock import SystemClock
+from pod_worker.core.failure import Failure, FailureCode
+from pod_worker.core.outcome import Failed
+from pod_worker.core.run import Checkpoint, Requirements
+from pod_worker.core.worker_offer import WorkerOffer
 from pod_worker.store.mongo import connect
+from pod_worker.store.queue.operations import OperatorActions
+from pod_worker.store.queue.run_document import run_from_document
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -149,3 +159,54 @@ def test_named_routes_exist(mongodb_url: str) -> None:
     named = {(method, PARAMETER.sub("{}", path)) for method, path in ROUTE.findall(code_of("docs/contract.md"))}
     assert len(named) > 10
     assert named - known == {("GET", "/openapi.json")}
+    described = {
+        (method, PARAMETER.sub("{}", path)) for method, path in ROUTE.findall(code_of("docs/ideation.md"))
+    }
+    assert {route for route in known - named - described if "/api/" in route[1]} == set(), (
+        "not in docs/contract.md"
+    )
+
+
+def test_every_field_of_a_run_is_in_the_contract(db: Database[dict[str, Any]]) -> None:
+    """What the queue writes during a run's life, and what its codec reads."""
+    queue, written = RunQueue(db, SystemClock()), set[str]()
+
+    def note() -> None:
+        for document in db.runs.find():
+            written.update(document, document["requirements"], *document["checkpoints"].values())
+
+    needs = Requirements("H100", 1, "EU", 99, 1, 1, 1, 1)
+    offer = WorkerOffer(("H100",), 1, 80, 80, region="EU")
+    request = RunRequest(
+        "r", "synthetic", {}, unique_key="k", hypothesis_id="h", requirements=needs, name="n", after=("first",),
+        max_queue_seconds=1, max_duration_seconds=1, retry_on=("exit:3",), sealed_secrets={"A": "b"},
+    )  # fmt: skip
+    queue.enqueue_many([RunRequest("first", "synthetic", {}), request])
+    note()
+    OperatorActions(db).cancel("first", by="ana", reason="why")
+    OperatorActions(db).reset("r", from_scratch=True)
+    note()
+    worker = ClaimingWorker("w", "pod", ("synthetic",), ("synthetic",), offer=offer)
+    claim = queue.claim(worker, "r")
+    assert claim is not None
+    queue.checkpoint(claim.lease.fence, Checkpoint("one", True))
+    OperatorActions(db).reset("r", force=True)
+    note()
+    db.runs.update_one({"_id": "r"}, {"$unset": {"heldUntil": 1}})
+    claim = queue.claim(worker, "r")
+    assert claim is not None
+    note()
+    queue.settle(claim.lease.fence, Failed(Failure(FailureCode.USER_ERROR, "broke", "one", "trace", exit_code=3)))
+    note()
+    read = set[str]()
+
+    class Document(dict[str, Any]):
+        def get(self, name: str, default: Any = None) -> Any:
+            read.add(name)
+            return super().get(name, default)
+
+    run_from_document(Document(db.runs.find_one({"_id": "r"}) or {}))
+    assert {"blockedBy", "leaseToken", "exitCode", "heldUntil", "settledAs"} <= written
+    assert {"retryOn", "cancelRequestedAt"} <= read
+    known = set(re.findall(r"[A-Za-z_]+", code_of("docs/contract.md")))
+    assert (written | read) - known == set()

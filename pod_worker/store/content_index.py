@@ -23,10 +23,14 @@ BATCH = 5_000
 
 INDEXES: dict[str, list[IndexModel]] = {
     CONTENT: [IndexModel([("pack", ASCENDING)], name="pack")],
-    CONTENT_PACKS: [IndexModel([("lastUsedAt", ASCENDING)], name="last_used")],
+    CONTENT_PACKS: [
+        IndexModel([("lastUsedAt", ASCENDING)], name="last_used"),
+        IndexModel([("isDoomed", ASCENDING)], name="doomed", sparse=True),
+    ],
     CONTENT_MANIFESTS: [
         IndexModel([("lastUsedAt", ASCENDING)], name="last_used"),
         IndexModel([("packs", ASCENDING)], name="packs"),
+        IndexModel([("isDoomed", ASCENDING)], name="doomed", sparse=True),
     ],
     DATA_SETS: [
         IndexModel([("pack", ASCENDING)], name="pack"),
@@ -239,7 +243,9 @@ def doom_manifests(database: Mongo, before: datetime) -> Iterator[str]:
     stale: Document = {"$or": [{"lastUsedAt": {"$lt": before}}, {"isDoomed": True}]}
     for row in database[CONTENT_MANIFESTS].find(stale, {"_id": 1}):
         name = row["_id"]
-        if database[RUNS].find_one({"params.workdir.manifest": name}, {"_id": 1}) is not None:
+        # With its type: the server uses a partial index only for conditions that imply its filter.
+        named: Document = {"params.workdir.manifest": {"$eq": name, "$type": "string"}}
+        if database[RUNS].find_one(named, {"_id": 1}) is not None:
             continue
         if database[DATA_SETS].find_one({"manifest": name}, {"_id": 1}) is not None:
             continue

@@ -18,7 +18,7 @@ from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.run_queue import RunQueue
 from tests.store.commands import QUERIES, Commands, watched
 from tests.store.ideation.conftest import IDEA
-from tests.store.views.test_read_models import plans
+from tests.store.plans import plans
 
 
 def test_every_query_has_an_index_and_an_idle_sweep_makes_four(mongodb_url: str) -> None:

@@ -19,10 +19,10 @@ from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, S
 from pod_worker.core.run import Checkpoint, Requirements, RunStatus
 from pod_worker.core.worker_offer import WorkerOffer, unmet_requirements
 from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.claiming import claimable_filter
+from pod_worker.store.queue.claiming import CLAIM_SORT, claimable_filter
 from pod_worker.store.queue.contention import UNCONTENDED_LOOK_AHEAD
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
-from pod_worker.store.queue.rescue import Rescue
+from pod_worker.store.queue.rescue import Rescue, expired_lease_filter
 from pod_worker.store.queue.run_document import requirements_document
 from pod_worker.store.queue.run_queue import INDEXES, Claim, ClaimingWorker, RunQueue, RunRequest
 from tests.store.commands import Commands, watched
@@ -229,26 +229,17 @@ def test_a_paused_queue_is_not_claimed_from_and_other_queues_are(
 
 def test_claim_and_rescue_use_their_indexes(queue: RunQueue, db: Db) -> None:
     queue.enqueue_many([request(f"r{n}") for n in range(200)])
-    claim_filter = {
-        "status": "QUEUED",
-        "queue": {"$in": ["synthetic", "x"]},
-        "$expr": {"$lte": ["$runAfter", "$$NOW"]},
-    }
+    offer = WorkerOffer(("H100",), 2, 80, 80, 8, 64, 100, "EU")
     plan = (
-        db.runs.find(claim_filter, {"_id": 1})
-        .sort([("priority", -1), ("queuedAt", 1), ("_id", 1)])
+        db.runs.find(claimable_filter(claimant(queues=("synthetic", "x"), offer=offer)), {"_id": 1})
+        .sort(CLAIM_SORT)
         .limit(8)
         .explain()["queryPlanner"]["winningPlan"]
     )
     assert "'claim'" in str(plan)
     assert "SORT'" not in str(plan).replace("SORT_MERGE'", "")
 
-    expired = {
-        "status": {"$in": ["SCHEDULED", "RUNNING", "AUTO_VALIDATING"]},
-        "leaseExpiresAt": {"$type": "date"},
-        "$expr": {"$lt": ["$leaseExpiresAt", "$$NOW"]},
-    }
-    assert "'leases'" in str(db.runs.find(expired).explain()["queryPlanner"]["winningPlan"])
+    assert "'leases'" in str(db.runs.find(expired_lease_filter()).explain()["queryPlanner"]["winningPlan"])
 
 
 def test_a_unique_key_is_looked_up_by_its_index(queue: RunQueue, db: Db, mongodb_url: str) -> None:

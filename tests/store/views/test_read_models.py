@@ -22,6 +22,7 @@ from pod_worker.store.views.read_models import ROWS_LIMIT, InvalidCursorError, R
 from tests.control.batches import take
 from tests.control.lines import event, ndjson
 from tests.store.commands import QUERIES, Commands, watched
+from tests.store.plans import explainable, plans
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -110,29 +111,6 @@ def ask_everything(database: Any) -> None:
     rebuild(database, "r1")
 
 
-def plans(database: Any, command: dict[str, Any]) -> list[str]:
-    """The stages of the winning plan of each part of a command."""
-    name = next(iter(command))
-    if name in ("update", "delete"):
-        key = "updates" if name == "update" else "deletes"
-        parts = [{name: command[name], key: [each]} for each in command[key]]
-    else:
-        dropped = {"lsid", "$clusterTime", "$db", "readConcern", "$readPreference", "txnNumber", "writeConcern"}
-        parts = [{each: value for each, value in command.items() if each not in dropped}]
-    return [
-        stage for part in parts for stage in stages(database.command("explain", part, verbosity="queryPlanner"))
-    ]
-
-
-def stages(found: Any) -> list[str]:
-    if isinstance(found, dict):
-        own = [found["stage"]] if isinstance(found.get("stage"), str) else []
-        return own + [stage for key, value in found.items() if key != "rejectedPlans" for stage in stages(value)]
-    if isinstance(found, list):
-        return [stage for each in found for stage in stages(each)]
-    return []
-
-
 def test_nothing_reads_a_collection_whole(database: Any, seen: Commands) -> None:
     ask_everything(database)
     commands = [each for each in seen.seen if next(iter(each)) in QUERIES]
@@ -164,12 +142,10 @@ def test_a_list_by_queue_label_or_name_reads_the_matching_runs_only(
     )
     seen.clear()
     assert ReadModels(database).runs(wanted, 20).total == matching
-    dropped = {"lsid", "$clusterTime", "$db", "readConcern", "$readPreference", "txnNumber"}
     commands = [each for each in seen.seen if next(iter(each)) in QUERIES]
     assert len(commands) == 2
     for command in commands:
-        part = {key: value for key, value in command.items() if key not in dropped}
-        explained = database.command("explain", part, verbosity="executionStats")
+        explained = database.command("explain", explainable(command), verbosity="executionStats")
         assert examined(explained) <= 2 * matching, command
 
 
