@@ -21,7 +21,7 @@ def demo(*words: str) -> tuple[int, dict[str, bool], str]:
         capture_output=True,
         text=True,
         timeout=400,
-        env={**clean, "OMP_NUM_THREADS": "2"},
+        env={**clean, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "[]"
