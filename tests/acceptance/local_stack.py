@@ -35,7 +35,7 @@ QUICK = {
 }
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
     """The condition's first true value; fails the test by name when it does not come."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -53,7 +53,7 @@ class WorkerProcess:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 180) -> int:
         return self.process.wait(timeout=seconds)
 
     def log_text(self) -> str:
@@ -72,7 +72,7 @@ class Running:
             capture_output=True,
             text=True,
             env=self.local.env(**env),
-            timeout=120,
+            timeout=300,
             check=False,
         )
         if check:
@@ -87,7 +87,7 @@ class Running:
     def run(self, run_id: str) -> dict[str, Any]:
         return self.db.runs.find_one({"_id": run_id}) or {}
 
-    def wait_status(self, run_id: str, *statuses: str, seconds: float = 90) -> dict[str, Any]:
+    def wait_status(self, run_id: str, *statuses: str, seconds: float = 240) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             run = self.run(run_id)
             return run if run.get("status") in statuses else None
