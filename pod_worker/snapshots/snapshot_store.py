@@ -102,6 +102,9 @@ class SnapshotStore:
             remove(fresh)
             fresh.mkdir()
             replace_folder(self._folder, fresh, self._staging)
+            # An empty folder is no change: a snapshot of it would only delay the first one of a checkpoint.
+            with OpenedFolder(self._folder) as opened:
+                self._digest = opened.scan().digest()
         self._folder.mkdir(parents=True, exist_ok=True)
         return False
 

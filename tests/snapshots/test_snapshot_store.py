@@ -297,6 +297,15 @@ def _is_saved_before_crash(made: SnapshotStore, context: FolderContext, crash_at
     return context.saved_state != before
 
 
+def test_a_folder_that_is_still_empty_delays_no_request(context: FolderContext, folder: Path) -> None:
+    saved = store(context)
+    saved._poll()
+    (folder / "step").write_text("1")
+    saved.request_snapshot()
+    saved._poll()
+    assert saved._number == 1
+
+
 def test_a_request_is_served_without_waiting_and_several_are_joined(
     context: FolderContext, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
