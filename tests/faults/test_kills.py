@@ -1,6 +1,6 @@
 """SIGKILL at random points of a run: its worker, guard, child, sandbox and the program that it executes.
 
-The run, its queue and all processes are real. POD_WORKER_KILLS=100 kills as often; POD_WORKER_KILLS_SEED draws others.
+The run, its queue and all processes are real. KILLS=100 kills as often; KILLS_SEED draws others.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from tests.search.fakes import tree_of
 Db = Database[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("worker", "program", "child", "sandbox", "guard")
-KILLS = int(os.environ.get("POD_WORKER_KILLS", "3"))
+KILLS = int(os.environ.get("KILLS", "3"))
 STAGES = list(STAGE_RULES) if len(TARGETS) < KILLS else list(STAGE_RULES)[:2]
-SEED = int(os.environ.get("POD_WORKER_KILLS_SEED", "1"))
+SEED = int(os.environ.get("KILLS_SEED", "1"))
 KILLS_OF_A_RUN = 10
 WAIT_SECONDS = 120.0  # only a failing test waits so long
 QUICK = {

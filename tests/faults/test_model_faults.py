@@ -1,7 +1,7 @@
 """Every fault of a model server at every operation that the pipelines ask: each run ends in the right state.
 
 The list of operations is the scripted model's, and the healthy runs must ask every one of them.
-POD_WORKER_FULL_MATRIX=1 takes all faults, both wires, and faults that begin at the second request.
+FULL_MATRIX=1 takes all faults, both wires, and faults that begin at the second request.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LISTED = (  # the others are variants of these
     K.RATE_LIMIT, K.SERVER_ERROR, K.HANG, K.RESET, K.TRUNCATED_JSON, K.PROSE, K.NO_TOOL_CALL, K.WRONG_SCHEMA,
     K.EMPTY_CODE, K.CONTENT_FILTER,
 )  # fmt: skip
-IS_FULL = os.environ.get("POD_WORKER_FULL_MATRIX") == "1"
+IS_FULL = os.environ.get("FULL_MATRIX") == "1"
 FIRSTS = (1, 2) if IS_FULL else (1,)
 CELLS = [
     pytest.param(operation, kind, wire, first, id=f"{operation}-{kind}-{wire}-{first}")

@@ -188,10 +188,10 @@ def _propose(request: CompletionRequest) -> Json:
         "Short Hypothesis": f"{question.claim} We test it on {title.lower()}.",
         "Related Work": _related_work(facts.get("literature") or []),
         "Abstract": (
-            f"We start from {opening} A small program can test a part of it. {question.claim} "
-            f"On {title.lower()} we compare {question.change}, all else equal, and measure {metric} on rows that "
-            "no program sees. A difference counts only beyond the noise band of the replicated baseline. If there "
-            "is none, the claim is refuted for this task, and the paper says so."
+            f"We start from {opening} A small program can test a part of it. On {title.lower()} we compare "
+            f"{question.change}, all else equal, and measure {metric} on rows that no program sees. A difference "
+            "counts only beyond the noise band of the replicated baseline. If there is none, the claim is refuted "
+            "for this task, and the paper says so."
         ),
         "Experiments": [
             f"Fit a default baseline for {title.lower()} and replicate it with further seeds.",
