@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,12 +9,11 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
+from pod_worker.core.duration import DurationError, duration_seconds
 from pod_worker.core.run import Json, RunStatus
 from pod_worker.core.terminal_text import terminal_text
 
 INT64_MAX = 2**63 - 1
-_SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
@@ -68,11 +65,9 @@ class DurationText(click.ParamType[float]):
     name = "time"
 
     def convert(self, value: Json, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from pod_worker.command.job.words import WordError, duration_seconds
-
         try:
             seconds = duration_seconds(value)
-        except WordError as error:
+        except DurationError as error:
             self.fail(f"{error}.", param, ctx)
         if seconds <= 0:
             self.fail(f"{str(value)[:30]!r} is no time above zero.", param, ctx)
@@ -112,12 +107,11 @@ def parse_statuses(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parse_duration(text: str) -> timedelta:
-    """`30s`, `10m`, `12h`, `30d`. Raises CommandError."""
-    found = _DURATION.fullmatch(text.strip())
-    seconds = float(found[1]) * _SECONDS_PER_UNIT[found[2]] if found else math.inf
-    if seconds > timedelta(days=36_500).total_seconds():
-        raise CommandError(f"{text!r} is not a duration. Write 30s, 10m, 12h or 30d.", ExitCode.USAGE)
-    return timedelta(seconds=seconds)
+    """`30s`, `10m`, `1h30m`, `30d`; not a bare number. Raises CommandError."""
+    try:
+        return timedelta(seconds=duration_seconds(text, needs_unit=True))
+    except DurationError as error:
+        raise CommandError(f"{error}.", ExitCode.USAGE) from None
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -135,7 +129,7 @@ def parse_time(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise CommandError(
-            f"{text!r} is not a time. Write a duration before now (30s, 10m, 12h, 30d) or a time such as "
+            f"{text!r} is not a time. Write a duration before now (30s, 1h30m, 30d) or a time such as "
             "2026-01-31T18:00 (local time) or 2026-01-31T18:00:00Z.",
             ExitCode.USAGE,
         ) from None

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pod_worker.command.job.spec import JobSpec
-from pod_worker.command.job.words import duration_seconds, gpu_need, size_gb
+from pod_worker.command.job.words import gpu_need, size_gb
 from pod_worker.command.params import OutputGlob, complete
+from pod_worker.core.duration import duration_seconds
 from pod_worker.core.run import Json, Requirements
 from pod_worker.submission.errors import JobInputError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pod_worker.command.job.words import duration_seconds
 from pod_worker.command.params import PIPELINE
 from pod_worker.content.upload_client import ContentUploadError, UploadProgress
+from pod_worker.core.duration import duration_seconds
 from pod_worker.core.run import AfterFailure
 from pod_worker.store.queue.run_queue import RunQueue
 from pod_worker.store.queue.run_request import RunRequest

@@ -21,6 +21,7 @@ from pod_worker.cli.run.words import COMMAND_KEY, RunCommand
 from pod_worker.command.job.document import read_job_file, set_fields, value_of
 from pod_worker.command.job.spec import JobSpec, job_schema, read_job
 from pod_worker.command.job.sweep import combinations, sweep_values, with_values
+from pod_worker.core.duration import DurationError, duration_seconds
 from pod_worker.core.failure import RunError
 from pod_worker.core.run import InvalidRunError, Json
 from pod_worker.submission.job_plan import PlannedJob, plan_job, secret_values
@@ -144,12 +145,11 @@ def wait(run_ids: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     out.
     """
     from pod_worker.cli.runs.lookup import resolve_ids
-    from pod_worker.command.job.words import WordError, duration_seconds
     from pod_worker.store.views.read_models import ReadModels
 
     try:
         seconds = duration_seconds(timeout) if timeout is not None else None
-    except WordError as error:
+    except DurationError as error:
         raise CommandError(f"--timeout {error}", ExitCode.USAGE) from None
     store = open_store()
     ids = resolve_ids(ReadModels(store.database), run_ids)

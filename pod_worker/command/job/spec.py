@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from pod_worker.command.job.words import WordError, duration_seconds, gpu_need, size_gb
+from pod_worker.command.job.words import WordError, gpu_need, size_gb
 from pod_worker.command.params import OutputGlob
+from pod_worker.core.duration import DurationError, duration_seconds
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.retry import retry_word_fault
 from pod_worker.core.run import Json
@@ -200,5 +201,5 @@ def _problems(fields: Mapping[str, Json]) -> Iterator[str]:
 def _word_problem(name: str, read: Any, value: Json) -> Iterator[str]:
     try:
         read(value)
-    except WordError as error:
+    except (WordError, DurationError) as error:
         yield f"{name!r} {error}"

@@ -1,37 +1,17 @@
-"""Durations, sizes and GPUs as people write them. Errors say what to write."""
+"""Sizes and GPUs as people write them. Errors say what to write."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 GIGABYTES = {"MB": 1 / 1024, "GB": 1.0, "TB": 1024.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|GB|TB)?", re.ASCII | re.IGNORECASE)
 _VRAM = re.compile(r"(\d+(?:\.\d+)?)GB(?:(\.\.)(?:(\d+(?:\.\d+)?)GB)?)?", re.ASCII | re.IGNORECASE)
 
 
 class WordError(ValueError):
     """The text cannot be read; the message says what to write."""
-
-
-def duration_seconds(value: str | float) -> float:
-    """Seconds of a number, "90m", "1h30m" or "2d"."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        text = str(value).strip()
-        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-            seconds = float(text)
-        elif _DURATION.fullmatch(text):
-            seconds = sum(float(number) * SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
-        else:
-            raise WordError(f'{text!r:.60} is no duration: give seconds, or a text such as "90m", "1h30m" or "2d"')
-    if not 0 <= seconds <= 3660 * 86_400:
-        raise WordError(f"{value!r:.60} is no duration of at most ten years")
-    return seconds
 
 
 def size_gb(value: str | float) -> float:

@@ -1,24 +1,10 @@
-"""Durations, sizes and GPUs as people write them."""
+"""Sizes and GPUs as people write them."""
 
 from __future__ import annotations
 
 import pytest
 
-from pod_worker.command.job.words import GpuNeed, WordError, duration_seconds, gpu_need, size_gb
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90m", 5400), ("1h30m", 5400), ("2d", 172_800), ("0.5h", 1800), (30, 30), ("30", 30), (0, 0), ("45s", 45)],
-)
-def test_durations(text: str | float, seconds: float) -> None:
-    assert duration_seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["5 minutes", "", "-1", -1, "1y", "9999999d", "m", "1h 30m", True, float("nan")])
-def test_other_texts_are_no_durations(text: str | float) -> None:
-    with pytest.raises(WordError, match="no duration"):
-        duration_seconds(text)
+from pod_worker.command.job.words import GpuNeed, WordError, gpu_need, size_gb
 
 
 @pytest.mark.parametrize(
