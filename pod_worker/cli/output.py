@@ -12,7 +12,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -127,11 +127,15 @@ def _encodable(value: Json) -> Json:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], styles: dict[str, dict[str, str]] | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    styles: dict[str, dict[str, str]] | None = None,
+    *,
+    cut: Collection[str] = (),
 ) -> None:
     """A table on a terminal; tab-separated lines with a header in a pipe.
 
-    `styles`: column -> value -> style.
+    `styles`: column -> value -> style. `cut`: more columns that end in … where space is short.
     """
     cleaned = [[one_line(cell) for cell in row] for row in rows]
     if not is_terminal():
@@ -145,7 +149,10 @@ def print_table(
     for row in cleaned:
         cells = zip(columns, row, strict=True)
         table.add_row(
-            *(cell(column, value, (styles or {}).get(column, {}).get(value, "")) for column, value in cells)
+            *(
+                cell(column, value, (styles or {}).get(column, {}).get(value, ""), is_cut=column in cut)
+                for column, value in cells
+            )
         )
     console().print(table)
 
@@ -164,11 +171,11 @@ def make_table(columns: Sequence[str]) -> Table:
     return table
 
 
-def cell(column: str, value: str, style: str = "") -> Text:
+def cell(column: str, value: str, style: str = "", *, is_cut: bool = False) -> Text:
     """Text, not str: what comes out of a database is data, never markup."""
     from rich.text import Text
 
-    is_cut = column in CUT_COLUMNS
+    is_cut |= column in CUT_COLUMNS
     return Text(value, style=style, no_wrap=is_cut or None, overflow="ellipsis" if is_cut else None)
 
 

@@ -10,11 +10,12 @@ import click
 from pod_worker.cli.completion import complete_queues
 from pod_worker.cli.composition import StoreSession, open_store
 from pod_worker.cli.options import json_option
-from pod_worker.cli.output import age, print_json, print_table, say, span
+from pod_worker.cli.output import age, is_terminal, print_json, print_line, print_table, say, span
 from pod_worker.cli.runs.lookup import current_user
 from pod_worker.pipelines import MODES
 from pod_worker.store.queue.stats import QueueStatsReader
-from pod_worker.store.worker_registry import WorkerRegistry
+from pod_worker.store.worker_registry import WorkerRecord, WorkerRegistry, offer_document
+from pod_worker.worker.machine import names_of_gpu
 
 
 @click.group(invoke_without_command=True)
@@ -101,6 +102,8 @@ def workers(as_json: bool) -> None:
                     "state": w.state,
                     "runId": w.run_id,
                     "gpu": w.gpu,
+                    "gpuCount": w.offer.gpu_count if w.offer else None,
+                    "offer": offer_document(w.offer) if w.offer else None,
                     "lastSeen": w.last_seen,
                     "lastState": w.last_state,
                     "reason": w.reason,
@@ -109,11 +112,25 @@ def workers(as_json: bool) -> None:
             ]
         )
         return
-    rows = [
-        [w.worker_id, w.mode, w.state, w.run_id or "-", w.gpu or "-", f"{age(w.last_seen)} ago", w.reason or "-"]
-        for w in found
-    ]
+    rows = [[w.worker_id, w.mode, w.state, w.run_id or "-", _gpus(w), f"{age(w.last_seen)} ago"] for w in found]
     styles = {"state": {"busy": "green", "refusing": "red", "gone": "red", "stopped": "dim", "draining": "yellow"}}
-    print_table(["worker", "mode", "state", "run", "gpu", "seen", "reason"], rows, styles)
+    columns = ["worker", "mode", "state", "run", "gpu", "seen"]
+    if is_terminal():
+        print_table(columns, rows, styles, cut=("gpu",))
+        for each in found:  # a sentence, too long for a column
+            if each.reason:
+                print_line(f"{each.worker_id}: {each.reason}")
+    else:
+        reasons = [[*row, each.reason or "-"] for row, each in zip(rows, found, strict=True)]
+        print_table([*columns, "reason"], reasons)
     if not rows:
         say("no workers yet. Start one: pod-worker worker --mode all")
+
+
+def _gpus(worker: WorkerRecord) -> str:
+    """`2 × RTX 4090`: the shortest name, and how many where there are several."""
+    if worker.gpu is None:
+        return "-"
+    name = min(names_of_gpu(worker.gpu), key=len)
+    count = worker.offer.gpu_count if worker.offer else 1
+    return f"{count} × {name}" if count > 1 else name

@@ -82,7 +82,7 @@ class WorkerRegistry:
             "gpuCount": worker.offer.gpu_count,
             "region": worker.offer.region,
             "queues": list(worker.queues),
-            "offer": _offer_document(worker.offer),
+            "offer": offer_document(worker.offer),
             "state": state.value,
             "runId": run_id,
             "reason": reason,
@@ -120,7 +120,8 @@ def _record(document: Document) -> WorkerRecord:
     )
 
 
-def _offer_document(offer: WorkerOffer) -> Document:
+def offer_document(offer: WorkerOffer) -> Document:
+    """What was measured; the count of GPUs and the region are fields of the worker."""
     amounts = {name: getattr(offer, field) for name, field in _AMOUNTS.items()}
     measured = {name: value for name, value in amounts.items() if math.isfinite(value)}
     return measured | {"gpuNames": list(offer.gpu_names)}

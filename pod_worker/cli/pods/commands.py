@@ -37,7 +37,7 @@ STYLES = {
 def pods() -> None:
     """Create, list, reach and terminate GPU pods.
 
-    Needs RUNPOD_API_KEY. RUNPOD_API_BASE_URL points it elsewhere, for example at `pod-worker fake-runpod`.
+    Needs RUNPOD_API_KEY. RUNPOD_API_BASE_URL points it elsewhere: `pod-worker fake-runpod` prints one.
     """
 
 

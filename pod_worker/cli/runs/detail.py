@@ -24,14 +24,16 @@ from pod_worker.cli.output import (
     span,
 )
 from pod_worker.cli.runs.duration import ended_at, took
+from pod_worker.cli.runs.eligible_workers import describe_requirements
 from pod_worker.cli.runs.lookup import ENDED_STATUSES, detail_json
 from pod_worker.core.payload import PAYLOADS
-from pod_worker.core.run import ACTIVE, DEFAULT_MAX_ATTEMPTS, Json
+from pod_worker.core.run import ACTIVE, DEFAULT_MAX_ATTEMPTS, Json, Run
 from pod_worker.core.stage import stage_title
 from pod_worker.store import artifact_registry
 from pod_worker.store.artifact_registry import ArtifactRow
 from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.mongo import Document
+from pod_worker.store.queue.run_document import run_from_document
 from pod_worker.store.views.read_models import ReadModels
 
 EVENTS_SHOWN = 10
@@ -111,6 +113,12 @@ def _page_url(store: StoreSession, run_id: str) -> str:
     return f"{store.settings.control_plane_url.rstrip('/')}/runs/{quote(run_id, safe='')}"
 
 
+OPTIONAL_FIELDS = frozenset({
+    "name", "stage", "requirements", "waits for", "time limits", "retried after", "labels",
+    "unique key", "metrics",
+})  # fmt: skip
+
+
 def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
     stage = as_mapping(run.get("currentStage"))
     fields = [
@@ -126,20 +134,32 @@ def _header(store: StoreSession, run: Document) -> list[tuple[str, str]]:
         ("ended", _moment(ended_at(run))),
         ("took", took(run) + _of_attempt(run)),
         ("stage", _current_stage(stage, run)),
-        ("requirements", _pairs(run.get("requirements"))),
+        *_conditions(run_from_document(run)),
         ("labels", _pairs(run.get("labels"))),
         ("unique key", as_text(run.get("uniqueKey")) or "-"),
         ("parameters", _pairs(run.get("params"), "\n")),
         ("metrics", _pairs(run.get("metrics"), "\n")),
     ]
-    optional = ("name", "stage", "requirements", "labels", "unique key", "metrics")
-    fields = [(name, value) for name, value in fields if value != "-" or name not in optional]
+    fields = [(name, value) for name, value in fields if value != "-" or name not in OPTIONAL_FIELDS]
     if run.get("cancelRequestedAt"):
         by = as_text(run.get("cancelRequestedBy"))
         fields.append(("cancel", f"requested{f' by {by}' if by else ''} {_moment(run['cancelRequestedAt'])}"))
     if run.get("errorCode"):
         fields.append(("error", f"{run['errorCode']}: {run.get('errorMessage')}"))
     return [*fields, ("page", _page_url(store, str(run["_id"])))]
+
+
+def _conditions(run: Run) -> list[tuple[str, str]]:
+    """What a worker must have, what is waited for, how long and how often it runs."""
+    times = ((run.max_queue_seconds, "to start"), (run.max_duration_seconds, "for an attempt"))
+    limits = [f"{span(seconds)} {what}" for seconds, what in times if seconds]
+    words = "-" if run.retry_on is None else ", ".join(run.retry_on) or "nothing"
+    return [
+        ("requirements", describe_requirements(run.requirements) or "-"),
+        ("waits for", ", ".join(run.blocked_by) or "-"),
+        ("time limits", ", ".join(limits) or "-"),
+        ("retried after", words),
+    ]
 
 
 def _of_attempt(run: Document) -> str:

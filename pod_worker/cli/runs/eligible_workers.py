@@ -71,11 +71,12 @@ def _offer(worker: WorkerRecord) -> WorkerOffer:
 
 
 def _needs_line(run: Run) -> list[str]:
-    needs = _needs(run.requirements)
+    needs = describe_requirements(run.requirements)
     return [f"It needs a pod with {needs}."] if needs else []
 
 
-def _needs(needs: Requirements) -> str:
+def describe_requirements(needs: Requirements) -> str:
+    """In words; empty without requirements."""
     return ", ".join(_text(needs, field) for field in _TEXTS if getattr(needs, field) is not None)
 
 
@@ -93,8 +94,8 @@ def _no_match(needs: Requirements, serving: Sequence[WorkerRecord]) -> list[str]
     unmet = [unmet_requirements(needs, offer) for offer in offers]
     nowhere = [field for field in _TEXTS if all(field in each for each in unmet)]
     lines = [
-        f"No running worker meets its requirements. It needs a pod with {_needs(needs)}; the queue's workers are: "
-        f"{there}."
+        f"No running worker meets its requirements. It needs a pod with {describe_requirements(needs)}; "
+        f"the queue's workers are: {there}."
     ]
     lines += [f"No worker has {_text(needs, field)}{_best(field, offers)}." for field in nowhere]
     if not nowhere:

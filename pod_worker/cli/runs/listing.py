@@ -134,7 +134,12 @@ def _print_rows(found: RunPage) -> None:
     is_named = is_wide() or any(row[3] != "-" for row in rows)
     kept = [n for n, each in enumerate(columns) if is_wide() or each not in ("queue", "labels")]
     kept = [n for n in kept if is_named or columns[n] != "name"]
-    print_table([columns[n] for n in kept], [[row[n] for n in kept] for row in rows], {"status": STATUS_STYLE})
+    print_table(
+        [columns[n] for n in kept],
+        [[row[n] for n in kept] for row in rows],
+        {"status": STATUS_STYLE},
+        cut=("name",),
+    )
 
 
 def _row(run: Document) -> list[str]:

@@ -59,8 +59,12 @@ def _queued(
     if run.blocked_by:
         more = f" and {len(run.blocked_by) - 3} more" if len(run.blocked_by) > 3 else ""
         shown = ", ".join(run.blocked_by[:3]) + more
-        ending = "canceled" if run.after_failure is AfterFailure.SKIP else "FAILED"
-        lines.append(f"It starts when {shown} ended well. If one of them fails, this run ends as {ending}.")
+        ending = "CANCELED" if run.after_failure is AfterFailure.SKIP else "FAILED"
+        which = "it" if len(run.blocked_by) == 1 else "one of them"
+        lines.append(f"It starts when {shown} ended well. If {which} fails, this run ends as {ending}.")
+    if start_by := as_datetime(document.get("startBy")):
+        left = max((start_by - now).total_seconds(), 0.0)
+        lines.append(f"It fails when no worker starts it within {span(left)} (max_queue_time).")
     lines.append(
         f"{ahead} run{'s are' if ahead != 1 else ' is'} ahead of it." if ahead else "No run is ahead of it."
     )

@@ -120,7 +120,7 @@ def test_the_list_is_filtered_by_status_label_queue_and_age(cli: Cli, db: Db) ->
 def test_a_time_that_is_none_is_refused_with_the_forms(cli: Cli, text: str) -> None:
     result = cli("runs", "list", "--since", text)
     assert result.code == 2
-    assert "10m" in result.err
+    assert "1h30m" in result.err
     assert "2026-01-31T18:00" in result.err
 
 
@@ -149,7 +149,7 @@ def test_show_prints_everything_about_a_run(cli: Cli, db: Db) -> None:
     for text in (
         "seconds=2",
         "team=a",
-        "gpu=H100",
+        "GPU H100",
         "1m30s",
         "baseline tuning, at 40%, about 30s left",
         f"/runs/{run_id}",
@@ -215,6 +215,26 @@ def test_why_says_when_no_worker_meets_all_requirements_together(cli: Cli, db: D
     needs = Requirements(cpus=8, memory_gb=8)
     RunQueue(db, SystemClock()).enqueue(RunRequest("a", "synthetic", {}, requirements=needs))
     assert "no worker meets all of them" in cli("runs", "why", "a").out
+
+
+def test_show_and_why_have_the_conditions_of_a_waiting_run(cli: Cli, db: Db) -> None:
+    queue = RunQueue(db, SystemClock())
+    queue.enqueue(RunRequest("first", "synthetic", {}, max_queue_seconds=7200))
+    request = RunRequest(
+        "a", "synthetic", {}, after=("first",), requirements=Requirements(gpu_count=1, min_vram_gb=24),
+        max_queue_seconds=3600, max_duration_seconds=60, retry_on=("error", "oom"),
+    )  # fmt: skip
+    queue.enqueue(request)
+    text = cli("runs", "show", "a").out
+    for line in (
+        "requirements   at least 24 GB of GPU memory, 1 GPU",
+        "waits for      first",
+        "time limits    1h00m to start, 1m00s for an attempt",
+        "retried after  error, oom",
+    ):
+        assert line in text
+    assert "If it fails, this run ends as FAILED." in cli("runs", "why", "a").out
+    assert "It fails when no worker starts it within " in cli("runs", "why", "first").out
 
 
 def test_unknown_ids_are_an_error_everywhere(cli: Cli, db: Db) -> None:
