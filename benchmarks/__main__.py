@@ -236,6 +236,36 @@ def report_line(found: dict[str, Any]) -> list[Line]:
     ]
 
 
+def workdir_upload(found: dict[str, Any]) -> list[Line]:
+    size = f"{found['files']:,} files, {found['bytes'] / 1e6:.0f} MB"
+    first, same = found["submit_first_s"], found["submit_unchanged_s"]
+    ask, rclone = found["scan_and_upload_unchanged_s"], found["rclone_first_s"]
+    return [
+        Line(f"submit of {size}, first (rclone copy: {rclone:.1f} s)", f"{first:.1f} s", "≤ 5 s", first <= 5),
+        Line(
+            f"the same, unchanged (rclone copy: {found['rclone_unchanged_s']:.2f} s; without a workdir: "
+            f"{found['submit_without_workdir_s']:.2f} s)",
+            f"{same:.2f} s",
+            "≤ 0.5 s",
+            same <= 0.5,
+        ),
+        Line("of it, the unchanged workdir", f"{ask:.2f} s", "≤ 0.5 s", ask <= 0.5),
+    ]
+
+
+def command_overhead(found: dict[str, Any]) -> list[Line]:
+    over, bare = found["stage_p50_s"] - found["bare_s"], found["stage_without_workdir_p50_s"]
+    return [
+        Line(
+            f"overhead of a command, 2 000 files of workdir on the pod (cp -r of them: {found['cp_p50_s']:.2f} s)",
+            f"{over:.2f} s",
+            "≤ 0.5 s",
+            over <= 0.5,
+        ),
+        Line("overhead of a command without a workdir", f"{bare:.2f} s", "≤ 0.5 s", bare <= 0.5),
+    ]
+
+
 # name -> (arguments, how its JSON becomes lines)
 PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = {
     "emit": (["--repeats", "2"], emit),
@@ -252,6 +282,8 @@ PROGRAMS: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[Line]]]] = 
     "sandbox_start": ([], sandbox_start),
     "checkpoint_snapshot": ([], checkpoint_snapshot),
     "report_line": ([], report_line),
+    "workdir_upload": ([], workdir_upload),
+    "command_overhead": ([], command_overhead),
 }
 
 

@@ -1,7 +1,8 @@
 """Makes a folder the exact copy of a manifest, from a cache and the store's packs.
 
-Code of a run may write the cache, so every file is verified while it is copied. Each file gets its name when it is
-whole. What the manifest does not name is removed. `stop` is checked between files and blocks.
+Code of a run may write the cache, so every file is verified while it is copied. What the manifest does not name is
+removed first. A copy that is cut off does no harm: the next attempt begins with an empty folder. `stop` is checked
+between files and blocks.
 """
 
 from __future__ import annotations
@@ -10,10 +11,22 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pod_worker.content.manifest import FileEntry, Manifest, check, folders_of, paths_of
+from pod_worker.content.manifest import (
+    MANIFEST_LIMIT_BYTES,
+    FileEntry,
+    InvalidManifestError,
+    Manifest,
+    check,
+    decode,
+    encode,
+    folders_of,
+    paths_of,
+    sha256_of,
+)
 from pod_worker.content.wire import PackRef
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stop_signal import StopSignal
@@ -21,12 +34,13 @@ from pod_worker.process.removal import remove
 
 CACHE_BYTES = 10 * 1024**3
 BLOCK_BYTES = 1024 * 1024
+USE_SECONDS = 600.0  # a use within this time of the last one is not noted
 FetchPack = Callable[[PackRef, Path], Path]
 
 
 def materialise(
     manifest: Manifest,
-    packs: Sequence[PackRef],
+    packs: Callable[[], Sequence[PackRef]],
     target: Path,
     cache: Path,
     fetch_pack: FetchPack,
@@ -36,15 +50,18 @@ def materialise(
 ) -> None:
     """Make `target` the exact copy of the manifest.
 
-    Raises InvalidManifestError, RunError(STORAGE) when a pack has other bytes, and what `stop` and
+    `packs` is called only when the cache lacks something. Raises InvalidManifestError, RunError(STORAGE) when a
+    pack has other bytes, and what `stop` and
     `fetch_pack` raise.
     """
     check(manifest)
     contents = _Contents(cache, stop)
     _clear(target, manifest, stop)
+    for folder in sorted({f"{target}/{folder}" for path in paths_of(manifest) for folder in folders_of(path)}):
+        os.makedirs(folder, exist_ok=True)
     left = [each for each in manifest.files if not contents.copy_to(each, target)]
     wanted = {each.sha256 for each in left}
-    for pack in packs:
+    for pack in packs() if left else ():
         needed = [place for place in pack.files if place.sha256 in wanted]
         if needed:
             stop.check()
@@ -54,54 +71,57 @@ def materialise(
         if not contents.copy_to(each, target):
             raise RunError(FailureCode.STORAGE, f"{each.path!r}: the stored content is not what its hash names")
     for link in manifest.links:
-        place = target / link.path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(link.target)
+        os.symlink(link.target, f"{target}/{link.path}")
     contents.evict(cache_bytes)
 
 
 class _Contents:
-    """The cache: one file per content, by its hash; its mtime is the last use."""
+    """The cache: one file per content, by its hash; its mtime is about the last use."""
 
     def __init__(self, folder: Path, stop: StopSignal) -> None:
-        self.folder = folder
+        self.folder, self._path = folder, str(folder)
         self._stop = stop
+        self._now = time.time()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def copy_to(self, entry: FileEntry, target: Path) -> bool:
         """Whether the cache had the right bytes; wrong ones are removed from it."""
         self._stop.check()
-        source = self.folder / entry.sha256
-        place = target / entry.path
-        place.parent.mkdir(parents=True, exist_ok=True)
+        source = f"{self._path}/{entry.sha256}"
+        place = f"{target}/{entry.path}"
         try:
             # A link or a pipe that a run left here is not followed, and does not block.
-            handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False
-        partial = place.with_name(f".{entry.sha256[:32]}.partial")
-        with open(handle, "rb", buffering=0) as file:
-            is_right = stat.S_ISREG(os.fstat(handle).st_mode) and self._copy(file, partial, entry)
+        try:
+            found = os.fstat(handle)
+            is_right = stat.S_ISREG(found.st_mode) and self._copy(handle, place, entry)
+        finally:
+            os.close(handle)
         if not is_right:
-            partial.unlink(missing_ok=True)
-            remove(source)
+            remove(Path(place))
+            remove(Path(source))
             return False
-        partial.chmod(0o755 if entry.is_executable else 0o644)
-        os.replace(partial, place)
-        os.utime(source, follow_symlinks=False)
+        if found.st_mtime < self._now - USE_SECONDS:
+            os.utime(source, follow_symlinks=False)
         return True
 
-    def _copy(self, file: object, partial: Path, entry: FileEntry) -> bool:
+    def _copy(self, source: int, place: str, entry: FileEntry) -> bool:
+        mode = 0o755 if entry.is_executable else 0o644
         hasher, left = hashlib.sha256(), entry.bytes
-        partial.unlink(missing_ok=True)
-        with open(partial, "xb") as copied:
-            while block := file.read(min(BLOCK_BYTES, left + 1)):  # type: ignore[attr-defined]
+        copied = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            while block := os.read(source, min(BLOCK_BYTES, left + 1)):
                 self._stop.check()
                 left -= len(block)
                 if left < 0:
                     return False
                 hasher.update(block)
-                copied.write(block)
+                _write(copied, block)
+            os.fchmod(copied, mode)  # whatever the umask is
+        finally:
+            os.close(copied)
         return left == 0 and hasher.hexdigest() == entry.sha256
 
     def add(self, pack: Path, ref: PackRef) -> None:
@@ -137,6 +157,33 @@ class _Contents:
                 return
             Path(path).unlink(missing_ok=True)
             total -= size
+
+
+def cached_manifest(cache: Path, sha256: str) -> Manifest | None:
+    """A manifest that was kept; None where there is none with this hash."""
+    try:
+        handle = os.open(cache / sha256, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            encoded = file.read(MANIFEST_LIMIT_BYTES + 1)
+        return decode(encoded) if sha256_of(encoded) == sha256 else None
+    except (OSError, InvalidManifestError):
+        return None
+
+
+def keep_manifest(cache: Path, manifest: Manifest) -> None:
+    """For `cached_manifest`: the next run with this workdir asks nothing."""
+    encoded = encode(manifest)
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile(dir=cache, prefix=".manifest-", delete=False) as file:
+        file.write(encoded)
+    remove(cache / sha256_of(encoded))
+    os.replace(file.name, cache / sha256_of(encoded))
+
+
+def _write(handle: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _clear(target: Path, manifest: Manifest, stop: StopSignal) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.credentials.secret import Redactor
@@ -18,6 +19,11 @@ from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
 from pod_worker.worker.protocol import AttemptSpec
+
+if TYPE_CHECKING:
+    from pod_worker.content.manifest import Manifest
+    from pod_worker.content.pod_client import TreeClient
+    from pod_worker.content.wire import PackRef
 
 CONTENT_CACHE = ".content"  # below the work root; no run's folder begins with a dot
 
@@ -134,16 +140,49 @@ class ContentFolders:
 
     def _fetch(self, data_set: str | None, manifest: str, path: str, target: Path) -> bool:
         from pod_worker.content.manifest import InvalidManifestError, select
-        from pod_worker.content.materialise import materialise
-        from pod_worker.content.pod_client import TreeClient
+        from pod_worker.content.materialise import cached_manifest, keep_manifest, materialise
 
-        spec = self._spec
-        client = TreeClient(spec.control_plane_url, spec.attempt_token, spec.run.id, self._stop, data_set=data_set)
-        whole, packs = client.tree(manifest)
+        cache = Path(self._spec.work_dir).parent / CONTENT_CACHE
+        client = _LazyTreeClient(self._spec, self._stop, data_set, manifest)
+        whole = cached_manifest(cache, manifest)
+        if whole is None:
+            whole = client.manifest()
+            keep_manifest(cache, whole)
         wanted = select(whole, path)
-        cache = Path(spec.work_dir).parent / CONTENT_CACHE
         try:
-            materialise(wanted, packs, target, cache, client.fetch_pack, self._stop)
+            materialise(wanted, client.packs, target, cache, client.fetch_pack, self._stop)
         except InvalidManifestError as error:
             raise RunError(FailureCode.STORAGE, f"the manifest of a folder is not valid: {error}") from None
         return bool(wanted.files or wanted.links)
+
+
+class _LazyTreeClient:
+    """Asks the control plane only for what this pod lacks."""
+
+    def __init__(self, spec: AttemptSpec, stop: StopSignal, data_set: str | None, sha256: str) -> None:
+        self._spec, self._stop, self._data_set, self._sha256 = spec, stop, data_set, sha256
+        self._client: TreeClient | None = None
+        self._packs: list[PackRef] | None = None
+
+    def manifest(self) -> Manifest:
+        manifest, self._packs = self._opened().tree(self._sha256)
+        return manifest
+
+    def packs(self) -> list[PackRef]:
+        if self._packs is None:
+            self.manifest()
+        assert self._packs is not None
+        return self._packs
+
+    def fetch_pack(self, pack: PackRef, target: Path) -> Path:
+        return self._opened().fetch_pack(pack, target)
+
+    def _opened(self) -> TreeClient:
+        if self._client is None:
+            from pod_worker.content.pod_client import TreeClient
+
+            spec = self._spec
+            self._client = TreeClient(
+                spec.control_plane_url, spec.attempt_token, spec.run.id, self._stop, data_set=self._data_set
+            )
+        return self._client

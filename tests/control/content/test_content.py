@@ -18,7 +18,7 @@ import requests
 import uvicorn
 
 from pod_worker.artifacts.object_store import ObjectStore
-from pod_worker.content.manifest import Manifest
+from pod_worker.content.manifest import Manifest, encode
 from pod_worker.content.materialise import materialise
 from pod_worker.content.pod_client import TreeClient
 from pod_worker.content.tree import Tree, scan
@@ -29,7 +29,7 @@ from pod_worker.control.content.sweep import sweep_content
 from pod_worker.control.server import bind
 from pod_worker.core.credentials.attempt_token import mint
 from pod_worker.core.failure import FailureCode, RunError
-from pod_worker.worker.child_io import ContentFolders
+from pod_worker.worker.child_io import CONTENT_CACHE, ContentFolders
 from tests.control.conftest import TOKEN, Db
 from tests.sandbox.support import NeverStop
 
@@ -78,7 +78,7 @@ def _pod(url: str, db: Db, tree: Tree) -> TreeClient:
 
 def _materialise(pod: TreeClient, tree: Tree, target: Path, cache: Path, **settings: Any) -> None:
     manifest, packs = pod.tree(tree.sha256)
-    materialise(manifest, packs, target, cache, pod.fetch_pack, NeverStop(), **settings)
+    materialise(manifest, lambda: packs, target, cache, pod.fetch_pack, NeverStop(), **settings)
 
 
 def test_a_tree_arrives_as_it_was(
@@ -98,7 +98,7 @@ def test_a_tree_arrives_as_it_was(
     def refuse(pack: PackRef, path: Path) -> Path:
         raise AssertionError("everything is in the cache")
 
-    materialise(tree.manifest, pod.tree(tree.sha256)[1], target, cache, refuse, NeverStop())
+    materialise(tree.manifest, lambda: pod.tree(tree.sha256)[1], target, cache, refuse, NeverStop())
     assert scan(target).encoded == tree.encoded
 
 
@@ -208,7 +208,7 @@ def test_a_pack_with_other_bytes_is_named(
         return path
 
     with pytest.raises(RunError, match="not what its hash names"):
-        materialise(manifest, packs, tmp_path / "work", tmp_path / "cache", other_bytes, NeverStop())
+        materialise(manifest, lambda: packs, tmp_path / "work", tmp_path / "cache", other_bytes, NeverStop())
 
 
 def test_the_cache_stays_within_its_limit(
@@ -227,7 +227,7 @@ def test_stop_ends_the_copy(folder: Path, tmp_path: Path) -> None:
 
     manifest: Manifest = scan(folder).manifest
     with pytest.raises(InterruptedError):
-        materialise(manifest, [], tmp_path / "work", tmp_path / "cache", lambda _, path: path, Stop())
+        materialise(manifest, list, tmp_path / "work", tmp_path / "cache", lambda _, path: path, Stop())
 
 
 def test_content_that_nothing_names_is_swept(
@@ -311,6 +311,23 @@ def test_a_folder_is_one_data_set_for_any_attempt(
         with pytest.raises(RunError) as refused:
             pod.fetch_data(key, path, tmp_path / "none")
         assert refused.value.code is FailureCode.INVALID_INPUT
+
+
+def test_a_workdir_that_this_pod_has_is_copied_without_the_control_plane(
+    client: ContentClient, url: str, store: Db, folder: Path, tmp_path: Path
+) -> None:
+    tree = scan(folder)
+    client.upload(tree)
+    _pod(url, store, tree)
+    _pod_folders(url, tmp_path).fetch_workdir(tree.sha256, tmp_path / "first")
+    unreachable = _pod_folders("http://127.0.0.1:9", tmp_path)
+    unreachable.fetch_workdir(tree.sha256, tmp_path / "second")
+    assert scan(tmp_path / "second").encoded == tree.encoded
+    other = encode(Manifest(files=tree.manifest.files[:1]))
+    (tmp_path / CONTENT_CACHE / tree.sha256).write_bytes(other)
+    with_network = _pod_folders(url, tmp_path)
+    with_network.fetch_workdir(tree.sha256, tmp_path / "third")
+    assert scan(tmp_path / "third").encoded == tree.encoded
 
 
 def test_the_key_of_a_folder_is_no_file(client: ContentClient, url: str, folder: Path) -> None:
