@@ -123,5 +123,10 @@ class KilledSearchParams(msgspec.Struct):
 
 
 PIPELINE = Pipeline(
-    NAME, "A search that is killed.", lambda params: params, stages_of, KilledSearchParams, needs_sandbox=True
+    NAME,
+    "A search that is killed.",
+    lambda params: params,
+    stages_of,
+    KilledSearchParams,
+    needs_sandbox=lambda _params: True,
 )
