@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from pod_worker.cli.exit_codes import CommandError
+from pod_worker.cli.services import control as control_service
 from pod_worker.cli.services.control import _check_access, rescue_thread, retention_thread
 from pod_worker.config import Settings
+from pod_worker.process.supervised_thread import SupervisedThread
 from pod_worker.store.events import event_log
 from pod_worker.store.views import metric_series
 from tests.fake_runpod.waiting import until
@@ -54,6 +58,36 @@ def test_the_retention_thread_bounds_what_a_run_stores(db: Any, monkeypatch: pyt
     until(lambda: db["events"].count_documents({}) == 3 and db["metrics"].count_documents({}) == 0, "both bounded")
     assert thread.problem() is None
     thread.stop()
+
+
+def test_control_starts_every_thread_that_bounds_or_rescues(
+    db: Any, mongodb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the server is replaced: it reports that it listens, and ends when the threads have worked."""
+    monkeypatch.setattr(event_log, "EVENTS_LIMIT", 3)
+    db["events"].insert_many([{"runId": "r1", "position": position} for position in range(5)])
+    for name, value in {"MONGODB_URL": mongodb_url, "CONTROL_PLANE_TOKEN": "a-long-enough-token"}.items():
+        monkeypatch.setenv(name, value)
+    started: list[SupervisedThread] = []
+    start = SupervisedThread.start
+
+    def note(thread: SupervisedThread) -> None:
+        started.append(thread)
+        start(thread)
+
+    def serve(_app: object, host: str, port: int, on_ready: Callable[[str, int], object]) -> None:
+        on_ready(host, port)
+        until(lambda: db["events"].count_documents({}) == 3, "the retention works")
+
+    monkeypatch.setattr(SupervisedThread, "start", note)
+    monkeypatch.setattr(control_service, "serve", serve)
+    try:
+        result = CliRunner().invoke(control_service.control, ["--port", "0"])
+    finally:
+        for thread in started:
+            thread.stop()
+    assert result.exit_code == 0, result.output
+    assert {"rescue", "retention", "ideation"} <= {thread.name for thread in started}
 
 
 def test_a_rescue_that_always_fails_is_reported() -> None:

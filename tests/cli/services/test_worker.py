@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from pod_worker.cli.exit_codes import CommandError, ExitCode
 from pod_worker.cli.options import GpuIndices
-from pod_worker.cli.services.worker import _gpu_monitor, _shipper, worker
+from pod_worker.cli.services.worker import _gpu_monitor, _identity, _shipper, worker
 from pod_worker.config import load
 from pod_worker.core import payload
 from pod_worker.core.clock import SystemClock
@@ -19,6 +19,7 @@ from pod_worker.outbox.backlog import Backlog
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
+from pod_worker.worker.machine import GpuMonitor, Machine
 
 
 def test_only_undelivered_events_of_an_earlier_worker_are_worth_a_line(
@@ -52,6 +53,13 @@ def test_a_list_of_gpus_that_cannot_be_read_is_refused(text: str) -> None:
     result = CliRunner().invoke(worker, ["--gpus", text])
     assert result.exit_code == 2
     assert "GPU" in result.output
+
+
+def test_workers_of_one_pod_have_ids_of_their_own(tmp_path: Path) -> None:
+    """Spool, registry and lease of two workers on a pod would be mixed up."""
+    machine, new_id = Machine(tmp_path, GpuMonitor(())), UlidGenerator(SystemClock())
+    ids = {_identity(load({}, None), "all", ("synthetic",), machine, new_id).worker_id for _ in range(3)}
+    assert len(ids) == 3
 
 
 def test_a_list_of_gpus_is_read() -> None:

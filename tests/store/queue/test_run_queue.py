@@ -157,6 +157,24 @@ def test_one_run_many_claimers_one_owner(queue: RunQueue) -> None:
     assert sorted(owned) == [f"r{number:02d}" for number in range(10)]
 
 
+def test_each_run_of_a_pod_is_executed_once_when_one_of_its_workers_dies(
+    queue: RunQueue, rescue: Rescue, db: Db
+) -> None:
+    """Two workers with one pod id: which of them holds a run is told by its token, never by the pod."""
+    queue.enqueue_many([request(f"r{number}") for number in range(8)])
+    first, second = claimant("pod:1"), claimant("pod:2")
+    dead = queue.claim(first)
+    assert dead is not None
+    assert queue.settle(queue.claim(second).lease.fence, Succeeded()) is not None  # type: ignore[union-attr]
+    expire(db, dead.run.id)
+    assert [each.run.id for each in rescue.sweep()] == [dead.run.id]
+    settled = 1
+    while claim := queue.claim(second):
+        assert queue.settle(dead.lease.fence, Succeeded()) is None, "the dead one is back"
+        settled += queue.settle(claim.lease.fence, Succeeded()) is not None
+    assert settled == db.runs.count_documents({"status": "COMPLETED", "settledToken": {"$exists": True}}) == 8
+
+
 def test_a_run_that_must_wait_is_not_claimed(queue: RunQueue, db: Db) -> None:
     queue.enqueue(request("a"))
     db.runs.update_one({"_id": "a"}, [{"$set": {"runAfter": {"$add": ["$$NOW", 60_000]}}}])
