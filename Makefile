@@ -10,6 +10,8 @@ WORKERS ?= 8
 # A package index with CPU builds of torch, tried first on a machine without an NVIDIA GPU. See CONTRIBUTING.md.
 TORCH_CPU_INDEX ?=
 export TORCH_CPU_INDEX
+# Packages are installed without byte code: the first import writes it, and later processes start in half the time.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What a target needs: LOCAL runs the stack and the command line, TRAIN adds torch, DEV adds the tools, ALL has
 # these and what research runs need.

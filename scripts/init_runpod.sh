@@ -13,6 +13,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$here"
+# The user of runs cannot write byte code beside the packages: the worker's own imports write it.
+unset PYTHONDONTWRITEBYTECODE
 start=yes
 skip_gpu=${POD_WORKER_SKIP_GPU:-}
 skip_system=

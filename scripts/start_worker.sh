@@ -5,6 +5,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$here"
+# The user of runs cannot write byte code beside the packages: the worker's own imports write it.
+unset PYTHONDONTWRITEBYTECODE
 
 python=${POD_WORKER_PYTHON:-}
 if [ -z "$python" ]; then

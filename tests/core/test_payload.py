@@ -80,7 +80,7 @@ def test_only_heartbeats_are_not_kept_and_only_samples_may_be_thinned() -> None:
 
 def test_every_stage_of_the_contract_has_words_and_a_foreign_one_is_its_own() -> None:
     ours = {"Stage_1", "Stage_2", "Stage_3", "Stage_4", "plots", "paper", "validation", "ideation", "training"}
-    ours |= {"command"}
+    ours |= {"command", "ai_scientist"}
     assert STAGE_TITLES.keys() == ours
     assert stage_title("Stage_2") == "baseline tuning"
     assert stage_title("warp drive") == "warp drive"
