@@ -231,7 +231,7 @@ class Keeper:
     def _hand_back(self) -> None:
         """Remove scratch files, and let the group read and delete the rest."""
         shutil.rmtree(self._request.folder / program.SCRATCH_FOLDER, ignore_errors=True)
-        shutil.rmtree(shared_memory.socket_folder(os.getpid()), ignore_errors=True)
+        shared_memory.remove_socket_folders(os.getpid())
         for folder in (self._request.folder, *self._request.writable):
             open_for_group(folder)
 

@@ -255,8 +255,7 @@ def _use_short_socket_paths(keeper: int) -> None:
 
     The path of a UNIX socket has at most 107 bytes; that of a run's folder is often longer.
     """
-    path = shared_memory.socket_folder(keeper)
-    os.mkdir(path, 0o700)
+    path = shared_memory.make_socket_folder(keeper)
     multiprocessing.process.current_process()._config["tempdir"] = path  # type: ignore[attr-defined]
 
 

@@ -115,6 +115,18 @@ def test_a_readable_folder_is_not_made_writable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["open", "mapped"])
+def test_a_folder_of_an_earlier_keeper_with_our_process_id_is_in_no_ones_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "FOLDER", str(tmp_path))
+    own, dead = os.getpid(), 1 << 30
+    folders = [shared_memory.make_socket_folder(keeper) for keeper in (own, own, dead)]
+    shared_memory.clear()
+    assert [os.path.isdir(each) for each in folders] == [True, True, False]
+    shared_memory.remove_socket_folders(own)
+    assert not any(map(os.path.exists, folders))
+
+
 def test_shared_memory_that_a_process_uses_is_not_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

@@ -6,9 +6,11 @@ Two servers of one machine have the same user, so a file that any of its process
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import shutil
+import tempfile
 
 from pod_worker.process import tree
 
@@ -17,9 +19,17 @@ _SOCKETS = "sockets-of-"
 log = logging.getLogger(__name__)
 
 
-def socket_folder(keeper: int) -> str:
-    """For the UNIX sockets of the program of this keeper."""
-    return f"{FOLDER}/{_SOCKETS}{keeper}"
+def make_socket_folder(keeper: int) -> str:
+    """A new folder for the UNIX sockets of the program of this keeper.
+
+    Process ids come again: the folder of an earlier keeper with this one may still be there.
+    """
+    return tempfile.mkdtemp(prefix=f"{_SOCKETS}{keeper}-", dir=FOLDER)
+
+
+def remove_socket_folders(keeper: int) -> None:
+    for path in glob.glob(f"{FOLDER}/{_SOCKETS}{keeper}-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def clear() -> None:
@@ -38,7 +48,8 @@ def clear() -> None:
 
 
 def _has_keeper(name: str) -> bool:
-    return name.startswith(_SOCKETS) and os.path.exists(f"/proc/{name.removeprefix(_SOCKETS)}")
+    keeper = name.removeprefix(_SOCKETS).partition("-")[0]
+    return name.startswith(_SOCKETS) and keeper.isdigit() and os.path.exists(f"/proc/{keeper}")
 
 
 def _remove(entry: os.DirEntry[str]) -> None:
