@@ -9,6 +9,7 @@ raises `ArtifactRequestError` with its code. Sleeps end when the run must stop. 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ class RetryingCaller:
         self, budget: RetryBudget, rng: random.Random, stop: StopSignal, on_slow: Callable[[str], None]
     ) -> None:
         self._budget = budget
-        self._total_seconds = budget.total_seconds
+        self._own = threading.local()  # threads have limits of their own
         self._rng = rng
         self._stop = stop
         self._on_slow = on_slow
@@ -90,7 +91,7 @@ class RetryingCaller:
     def __call__(self, call: Callable[[], T]) -> T:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TransientError),
-            stop=tenacity.stop_after_delay(self._total_seconds),
+            stop=tenacity.stop_after_delay(getattr(self._own, "seconds", self._budget.total_seconds)),
             wait=self._wait,
             sleep=self.sleep,
             reraise=True,
@@ -98,12 +99,12 @@ class RetryingCaller:
 
     @contextmanager
     def with_timeout(self, seconds: float) -> Iterator[None]:
-        """Limits how long each request in the block is tried."""
-        self._total_seconds = min(seconds, self._budget.total_seconds)
+        """Limits how long this thread tries each request in the block."""
+        self._own.seconds = min(seconds, self._budget.total_seconds)
         try:
             yield
         finally:
-            self._total_seconds = self._budget.total_seconds
+            del self._own.seconds
 
     def sleep(self, seconds: float) -> None:
         """Raises what the stop signal raises, at most _SLICE_SECONDS late."""

@@ -53,7 +53,7 @@ _START_AGAIN = ("mismatch", "object_missing", "upload_gone", "bad_parts")
 class Publisher:
     """One attempt's artifacts.
 
-    Threads may share it; files go one after another, parts in order.
+    Threads may share it. Checkpoints go one after another, and so do all other files; parts in order.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class Publisher:
         self._retrying = RetryingCaller(budget or RetryBudget(), rng, stop, self._warn)
         self._control = ArtifactApiClient(control_plane_url, token, writer, self._session, self._retrying)
         self._uploader = Uploader(self._control, self._session, self._retrying, ledger, stop, on_sent)
-        self._one_at_a_time = threading.Lock()
+        # A long upload of an output must not hold up a snapshot. The same bytes of one kind are in one lane.
+        self._checkpoint_lane, self._other_lane = threading.Lock(), threading.Lock()
 
     def publish(
         self, path: Path, kind: ArtifactKind, name: str | None = None, role: str | None = None
@@ -91,7 +92,8 @@ class Publisher:
         read, has no usable name, or changed while it was uploaded.
         """
         filename = name or path.name
-        with self._one_at_a_time, self._reported(filename), _opened(path) as file:
+        lane = self._checkpoint_lane if kind is ArtifactKind.CHECKPOINT else self._other_lane
+        with lane, self._reported(filename), _opened(path) as file:
             ArtifactKey.of(self._run_id, self._attempt, filename)
             known = transfer.fingerprint(file, self._stop.check)
             entry = self._ledger.find(kind, known.sha256)

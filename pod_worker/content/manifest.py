@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pod_worker.core.identifiers.content_hash import is_sha256
+from pod_worker.core.identifiers.link_target import is_inside
 
 FORMAT = 1
 FILE_LIMIT = 200_000
@@ -118,22 +119,6 @@ def check_path(path: str) -> None:
         raise InvalidManifestError(f"{path[:200]!r} is not a path inside the tree")
     if any(len(part.encode()) > SEGMENT_LIMIT_BYTES for part in parts):
         raise InvalidManifestError(f"{path[:200]!r} has a name of more than {SEGMENT_LIMIT_BYTES} bytes")
-
-
-def is_inside(path: str, target: str) -> bool:
-    """Whether a link at `path` leads to a place inside the tree.
-
-    ".." counts only at the beginning: behind a name it could follow another link out of the tree.
-    """
-    try:
-        size = len(target.encode())
-    except UnicodeEncodeError:
-        return False
-    if not target or target.startswith("/") or "\0" in target or size > PATH_LIMIT_BYTES:
-        return False
-    parts = [part for part in target.split("/") if part not in ("", ".")]
-    ups = next((index for index, part in enumerate(parts) if part != ".."), len(parts))
-    return ups <= path.count("/") and ".." not in parts[ups:]
 
 
 def _check_places(paths: list[str]) -> None:

@@ -23,9 +23,9 @@ from pod_worker.content.manifest import (
     Manifest,
     check_path,
     encode,
-    is_inside,
     sha256_of,
 )
+from pod_worker.core.identifiers.link_target import is_inside
 
 LARGEST = 10
 SHOWN_PROBLEMS = 10

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from pod_worker.core.identifiers.link_target import is_inside
+
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # deleted or replaced since it was listed
@@ -169,18 +171,6 @@ def _entry(folder: int, path: bytes, found: FolderScan) -> FolderEntry | None:
         raise _named(error, path) from None
     found.left_out.append(f"{shown(path)}: no plain file, folder or link")
     return None
-
-
-def is_inside(path: bytes, target: bytes) -> bool:
-    """Whether a link at `path` with this target cannot lead out of the folder.
-
-    `..` is allowed at the start only: behind the name of another link it would lead anywhere.
-    """
-    parts = target.split(b"/")
-    while parts and parts[0] == b"..":
-        parts.pop(0)
-    ups = len(target.split(b"/")) - len(parts)
-    return bool(target) and not target.startswith(b"/") and b".." not in parts and ups <= path.count(b"/")
 
 
 def shown(path: bytes) -> str:

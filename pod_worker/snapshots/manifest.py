@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pod_worker.snapshots.folder import is_inside, shown
+from pod_worker.core.identifiers.link_target import is_inside
+from pod_worker.snapshots.folder import shown
 
 CHUNK_BYTES = 1 << 20
 MANIFEST_LIMIT_BYTES = 1 << 30  # decoded
@@ -99,7 +100,7 @@ def _check(manifest: SnapshotManifest) -> None:
         _check_path(path, folders, seen)
         if is_folder:
             folders.add(path)
-        if target is not None and (not is_inside(path, target) or b"\0" in target):
+        if target is not None and not is_inside(path, target):
             raise ManifestError(f"its link {shown(path)} leads outside")
     for file in manifest.files:
         _check_chunks(file, manifest.packs)

@@ -21,7 +21,7 @@ import msgspec
 from pod_worker.core.failure import FailureCode, Interruption, RunError
 from pod_worker.core.stage import Artifact, ArtifactKind, Context
 from pod_worker.process.supervised_thread import SupervisedThread
-from pod_worker.snapshots.folder import FolderEntry, OpenedFolder, UnreadableError, shown
+from pod_worker.snapshots.folder import FileChangedError, FolderEntry, OpenedFolder, UnreadableError, shown
 from pod_worker.snapshots.output_kinds import output_kind
 
 FILES_LIMIT = 10_000
@@ -161,10 +161,11 @@ class OutputUploader:
                 raise
             self._warn_once(f"output {shown(os.fsencode(name))} was not uploaded: {problem}")
             return "changed while" not in problem.message
-        except Exception as problem:
-            if isinstance(problem, OSError):
-                raise
+        except (FileChangedError, FileNotFoundError, NotADirectoryError):
             return False  # deleted or replaced since it was listed
+        except UnreadableError as problem:
+            self._warn_once(f"output {shown(os.fsencode(name))} was not uploaded: {problem}")
+            return True
         self._done[name] = (entry, made)
         self._versions[name] = self._versions.get(name, 0) + 1
         return True

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pod_worker.artifacts import transfer
+from pod_worker.artifacts.api_client import RetryingCaller
 from pod_worker.artifacts.publisher import LeaseLostError, RetryBudget
 from pod_worker.core.failure import CancelRequested, FailureCode, RunError
 from pod_worker.core.lease import Fence
@@ -304,3 +308,52 @@ def test_a_store_that_stays_away_is_a_storage_failure(publisher: Any, file: Any,
         )
     assert raised.value.code is FailureCode.STORAGE
     assert set(events.types) == {"ai.artifact.detected", "ai.run.log", "ai.artifact.failed"}
+
+
+def test_the_upload_of_a_result_does_not_hold_up_a_checkpoint(
+    publisher: Any, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drain leaves seconds for the last snapshot, and an output may need minutes."""
+    started, release = threading.Event(), threading.Event()
+    real = transfer.put
+
+    def slow(session: Any, url: str, opened: Any, start: int, length: int, *rest: Any) -> str:
+        if length == 20:
+            started.set()
+            assert release.wait(60)
+        return real(session, url, opened, start, length, *rest)
+
+    monkeypatch.setattr(transfer, "put", slow)
+    ours = publisher()
+    result = file(20, "result")
+    with ThreadPoolExecutor(2) as pool:
+        uploading = pool.submit(ours.publish, result, DATA)
+        assert started.wait(60)
+        try:
+            checkpoint = pool.submit(ours.publish, file(10, "checkpoint"), ArtifactKind.CHECKPOINT)
+            assert checkpoint.result(60).bytes == 10
+            assert not uploading.done()
+        finally:
+            release.set()
+        assert uploading.result(60).bytes == 20
+
+
+def test_a_limit_of_time_is_that_of_one_thread(events: Any, stop: Any) -> None:
+    """A result is tried for long, also while a checkpoint is tried for a short time."""
+    caller = RetryingCaller(RetryBudget(5.0, 0.01, 0.02), random.Random(1), stop, lambda _: None)
+    tries = 0
+
+    def third_time() -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise transfer.TransientError("away")
+        return "done"
+
+    def away() -> None:
+        raise transfer.TransientError("away")
+
+    with caller.with_timeout(0.0), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(caller, third_time).result(60) == "done"
+        with pytest.raises(transfer.TransientError):
+            caller(away)

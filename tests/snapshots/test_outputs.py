@@ -11,6 +11,7 @@ import pytest
 from pod_worker.core.failure import FailureCode, RunError
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.snapshots import outputs
+from pod_worker.snapshots.folder import OpenedFolder, UnreadableError
 from pod_worker.snapshots.outputs import OutputUploader, compile_glob
 from tests.training.context import FolderContext
 
@@ -86,6 +87,35 @@ def test_a_settled_file_leaves_during_the_run_and_once(
     assert names(context) == ["outputs/a"]
     made.finish(is_failed=False)
     assert names(context) == ["outputs.json", "outputs/a"]
+
+
+def test_only_what_the_command_did_counts_as_a_change(
+    context: FolderContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of this program would leave an output behind without a word."""
+    write(context, "outputs/a")
+
+    def broken(*_: object) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(context.artifacts, "publish", broken)
+    with pytest.raises(KeyError):
+        uploader(context).finish(is_failed=False)
+
+
+def test_a_folder_that_cannot_be_read_is_named(context: FolderContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(context, "outputs/a", "outputs/b/c")
+    real = OpenedFolder.parent_of
+
+    def closed(self: OpenedFolder, path: bytes) -> int:
+        if path == b"b/c":
+            raise UnreadableError("b: Permission denied")
+        return real(self, path)
+
+    monkeypatch.setattr(OpenedFolder, "parent_of", closed)
+    uploader(context).finish(is_failed=False)
+    assert names(context) == ["outputs.json", "outputs/a"]
+    assert any("outputs/b/c was not uploaded: b: Permission denied" in each for each in context.logs("warning"))
 
 
 def test_a_store_that_refuses_fails_a_success_only(context: FolderContext) -> None:

@@ -6,12 +6,14 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pod_worker.core.stage import ArtifactKind
 from pod_worker.snapshots import draft as drafts
 from pod_worker.snapshots import packs, snapshot_store
+from pod_worker.snapshots.draft import DraftReader, FolderDraft
 from pod_worker.snapshots.folder import FolderScan, OpenedFolder
 from pod_worker.snapshots.snapshot_store import SnapshotStore
 from tests.training.context import FolderContext
@@ -126,10 +128,32 @@ def test_files_of_a_killed_attempt_are_not_trusted(context: FolderContext, folde
     saved = store(context)
     (folder / "state").write_bytes(b"whole")
     saved.snapshot_now("test")
-    (folder / "state").write_bytes(b"half")
+    (folder / "state").write_bytes(b"halfs")
     (folder / "more").write_bytes(b"half")
     assert store(context).restore()
     assert {name: value[0] for name, value in tree(folder).items()} == {"state": b"whole"}  # type: ignore[index]
+
+
+def test_a_file_that_comes_during_the_copy_is_in_the_snapshot(
+    context: FolderContext, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file changes meanwhile: only a second look at the folder finds it."""
+    saved = store(context)
+    (folder / "latest").write_bytes(b"weights")
+    real, is_first = DraftReader._copy, [True]
+
+    def slow(self: DraftReader, *arguments: Any) -> FolderDraft:
+        draft = real(self, *arguments)
+        if is_first:
+            is_first.clear()
+            (folder / "weights").write_bytes(b"1")
+        return draft
+
+    monkeypatch.setattr(DraftReader, "_copy", slow)
+    assert saved.snapshot_now("test")
+    shutil.rmtree(folder)
+    assert store(context).restore()
+    assert sorted(os.listdir(folder)) == ["latest", "weights"]
 
 
 def test_without_a_snapshot_the_folder_begins_empty(context: FolderContext, folder: Path) -> None:

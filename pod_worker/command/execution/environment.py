@@ -21,14 +21,17 @@ LOOPBACK = "127.0.0.1"
 
 
 def inherited(env: Mapping[str, str]) -> dict[str, str]:
-    """What a job receives of this process's environment."""
-    return {name: value for name, value in env.items() if name in TAGS or not name.startswith("POD_WORKER_")}
+    """What a job receives of this process's environment: nothing secret, as HF_TOKEN, that it did not ask for."""
+    return {
+        name: value
+        for name, value in env.items()
+        if name in TAGS or not (name.startswith("POD_WORKER_") or is_secret_name(name))
+    }
 
 
 def setup_environment(env: Mapping[str, str], envs: Mapping[str, str]) -> dict[str, str]:
     """The variables of `setup`: no secret, because its result is kept for other runs."""
-    given = {name: value for name, value in inherited(env).items() if not is_secret_name(name)}
-    return {**given, **_defaults(), **envs}
+    return {**inherited(env), **_defaults(), **envs}
 
 
 def job_environment(

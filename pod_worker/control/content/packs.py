@@ -1,7 +1,7 @@
 """Finalize of a pack: read it back, compare every hash, copy it, record it.
 
 The client is never believed. Two uploads of the same pack in one moment are copied one after the other, because
-`rclone serve s3` shows a copy while it is being written.
+`rclone serve s3` shows a copy while it is being written. Other packs do not wait for them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pod_worker.artifacts.object_store import ObjectChangedError, ObjectMissingError, ObjectStore, StoredObject
 from pod_worker.content.wire import OBJECT_LIMIT_BYTES, PackFile, PackFinalized, PackFinalizeRequest, pack_key
@@ -26,11 +28,34 @@ def manifest_key(sha256: str) -> str:
     return f"content/manifests/{sha256}"
 
 
+class KeyedThreadLocks:
+    """One lock for each key that is in use, for threads."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._users: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, key: str) -> Iterator[None]:
+        with self._guard:
+            self._users[key] += 1
+            lock = self._locks.setdefault(key, threading.Lock())
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                self._users[key] -= 1
+                if not self._users[key]:
+                    del self._users[key], self._locks[key]
+
+
 class PackVerifier:
     def __init__(self, database: Mongo, store: ObjectStore) -> None:
         self._database = database
         self._store = store
-        self._publishing = threading.Lock()
+        self._publishing = KeyedThreadLocks()
 
     def finalize(self, body: PackFinalizeRequest) -> PackFinalized:
         """Raises ProblemError 404, 409, 422 or 503, ObjectStoreError."""
@@ -80,7 +105,7 @@ class PackVerifier:
         for each in body.files:
             places.append(PlacedFile(each.sha256, body.sha256, offset, each.bytes))
             offset += each.bytes
-        with self._publishing:
+        with self._publishing.hold(body.sha256):
             if not index.is_pack(self._database, body.sha256):
                 try:
                     self._store.copy(found, pack_key(body.sha256))

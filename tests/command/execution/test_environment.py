@@ -56,6 +56,11 @@ def test_only_the_tags_of_the_workers_variables_are_passed(tmp_path: Path) -> No
     assert "POD_WORKER_UPLINK_FD" not in found
 
 
+def test_a_job_gets_the_secrets_that_it_asked_for_alone(tmp_path: Path) -> None:
+    assert "HF_TOKEN" not in variables(tmp_path)
+    assert variables(tmp_path, secrets={"HF_TOKEN": "mine"})["HF_TOKEN"] == "mine"
+
+
 def test_setup_gets_envs_and_no_secret() -> None:
     found = setup_environment(OURS, {"EXTRA": "dev", "MY_TOKEN": "given in clear"})
     assert "HF_TOKEN" not in found

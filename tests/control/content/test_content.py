@@ -139,6 +139,33 @@ def test_a_pack_that_is_not_what_was_announced_is_not_recorded(url: str, store: 
     assert store["content"].count_documents({}) == store["content_packs"].count_documents({}) == 0
 
 
+def test_one_pack_does_not_wait_for_another(
+    client: ContentClient, url: str, objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of 5 GiB takes minutes; a submit of another user would wait as long."""
+    started, release = threading.Event(), threading.Event()
+    real = ObjectStore.copy
+
+    def slow(self: ObjectStore, source: Any, target: str) -> None:
+        if source.bytes == 5:
+            started.set()
+            assert release.wait(60)
+        real(self, source, target)
+
+    monkeypatch.setattr(ObjectStore, "copy", slow)
+    (tmp_path / "slow").write_text("12345")
+    (tmp_path / "fast").write_text("1234")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ContentClient(url, TOKEN).put_data, tmp_path / "slow")
+        assert started.wait(60)
+        try:
+            assert client.put_data(tmp_path / "fast").bytes == 4
+            assert not waiting.done()
+        finally:
+            release.set()
+        assert waiting.result(60).bytes == 5
+
+
 def test_a_manifest_without_its_files_is_refused(url: str, store: Db, folder: Path) -> None:
     http = {"Authorization": f"Bearer {TOKEN}"}
     answer = requests.post(f"{url}/api/content/manifests", data=scan(folder).encoded, headers=http, timeout=10)
