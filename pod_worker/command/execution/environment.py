@@ -21,7 +21,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def inherited(env: Mapping[str, str]) -> dict[str, str]:
-    """What a job receives of this process's environment: nothing secret, as HF_TOKEN, that it did not ask for."""
+    """What a job receives of this process's environment.
+
+    No secret such as HF_TOKEN: a job names those that it needs.
+    """
     return {
         name: value
         for name, value in env.items()
