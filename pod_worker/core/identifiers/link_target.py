@@ -6,7 +6,7 @@ TARGET_LIMIT_BYTES = 4096  # PATH_MAX of Linux
 
 
 def is_inside(path: str | bytes, target: str | bytes) -> bool:
-    """Whether a link at `path`, relative to a folder, leads to a place inside the folder.
+    """Whether a link at the relative `path` leads to a place inside its folder.
 
     ".." counts only at the beginning: behind a name it could follow another link out of the folder.
     """
