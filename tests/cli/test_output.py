@@ -56,3 +56,15 @@ def test_a_cell_is_one_line_without_control_characters(capsys: pytest.CaptureFix
 )
 def test_a_length_of_time_never_shows_sixty_of_a_unit(seconds: float, shown: str) -> None:
     assert output.span(seconds) == shown
+
+
+def test_a_cut_column_keeps_each_row_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long name took five lines of `runs list` in a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    raw = captured(monkeypatch, "utf-8")
+    row = ["01M8KGJ9RV3ZV357Z8S6KTY80V", "experiment", "a-long-name-" * 8, "2s ago"]
+    output.print_table(["id", "pipeline", "name", "created"], [row], cut=("name",))
+    lines = [line for line in raw.getvalue().decode().splitlines() if line.strip()]
+    assert len(lines) == 3, "a header, a rule and one row"
+    assert "…" in lines[2]
