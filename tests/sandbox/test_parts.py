@@ -114,7 +114,6 @@ def test_a_readable_folder_is_not_made_writable(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "data" / "x").stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("way", ["open", "mapped"])
 def test_a_folder_of_an_earlier_keeper_with_our_process_id_is_in_no_ones_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +126,7 @@ def test_a_folder_of_an_earlier_keeper_with_our_process_id_is_in_no_ones_way(
     assert not any(map(os.path.exists, folders))
 
 
+@pytest.mark.parametrize("way", ["open", "mapped"])
 def test_shared_memory_that_a_process_uses_is_not_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
