@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -15,15 +16,25 @@ from tests.mutation.run import ROOT, Guard, check_places, judge, read_guards
 GUARDS = read_guards()
 
 
+@cache
+def dump_of(file: str) -> str:
+    return ast.dump(ast.parse((ROOT / file).read_text()))
+
+
+@cache
+def functions_of(file: str) -> frozenset[str]:
+    nodes = ast.walk(ast.parse((ROOT / file).read_text()))
+    return frozenset(node.name for node in nodes if isinstance(node, ast.FunctionDef))
+
+
 def test_every_guard_is_where_the_list_says() -> None:
     assert check_places(GUARDS) == []
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name.replace(" ", "-"))
 def test_a_mutant_is_a_program_and_another_one(guard: Guard) -> None:
-    original = (ROOT / guard.file).read_text()
-    mutated = guard.mutated(original)
-    assert ast.dump(ast.parse(mutated)) != ast.dump(ast.parse(original))
+    mutated = guard.mutated((ROOT / guard.file).read_text())
+    assert ast.dump(ast.parse(mutated)) != dump_of(guard.file)
     assert guard.why
     assert guard.tests
 
@@ -36,12 +47,7 @@ def test_every_named_test_exists() -> None:
     for guard in GUARDS:
         for test in guard.tests:
             file, _, name = test.partition("::")
-            functions = {
-                node.name
-                for node in ast.walk(ast.parse((ROOT / file).read_text()))
-                if isinstance(node, ast.FunctionDef)
-            }
-            assert not name or name in functions, f"{guard.name}: {test}"
+            assert not name or name in functions_of(file), f"{guard.name}: {test}"
 
 
 @pytest.mark.parametrize(
