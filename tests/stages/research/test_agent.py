@@ -63,7 +63,7 @@ def run(folder: Path, prepared: PreparedTask, runner: SandboxClient, wire: WireC
         settings=ClientSettings(model="scripted", is_free=True),
         stop=NeverStop(),
     )
-    limits = ExecutionLimits(wall_seconds=30)
+    limits = ExecutionLimits(wall_seconds=600)  # no program comes near it, however busy the machine is
     with closing(client):
         Search(
             folder=folder,
