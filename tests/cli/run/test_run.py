@@ -150,9 +150,11 @@ def test_a_plan_asks_a_control_plane_that_is_away_once(
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setenv("CONTROL_PLANE_URL", f"http://127.0.0.1:{server.server_port}")
-        plan = cli("run", "job.yaml", "--dry-run")
-        server.shutdown()
-        thread.join()
+        try:
+            plan = cli("run", "job.yaml", "--dry-run")
+        finally:
+            server.shutdown()
+            thread.join()
     assert plan.code == 0, plan.err
     assert asked == ["/api/content/missing"]
 
