@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from functools import partial
+from pathlib import Path
 
 from tests.acceptance.local_stack import Running, wait_for
 
@@ -74,7 +75,26 @@ def test_a_job_finds_no_secret_of_its_worker(running: Running) -> None:
     assert "mongodb://" not in text
 
 
-def test_a_worker_of_a_part_of_the_pod_shows_its_runs_these_gpus(running: Running) -> None:
+FOUR_GPUS = """\
+from types import SimpleNamespace
+
+class NVMLError(Exception):
+    pass
+
+nvmlInit = lambda: None
+nvmlDeviceGetCount = lambda: 4
+nvmlDeviceGetHandleByIndex = lambda index: index
+nvmlDeviceGetName = lambda gpu: "NVIDIA H100"
+nvmlDeviceGetMemoryInfo = lambda gpu: SimpleNamespace(total=80 << 30, used=0)
+nvmlDeviceGetUtilizationRates = lambda gpu: SimpleNamespace(gpu=0)
+nvmlDeviceGetTemperature = lambda gpu, sensor: 30
+nvmlDeviceGetPowerUsage = lambda gpu: 100_000
+"""
+
+
+def test_a_worker_of_a_part_of_the_pod_shows_its_runs_these_gpus(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text(FOUR_GPUS)
     run_id = running.submit("command", {"run": "echo gpus=$CUDA_VISIBLE_DEVICES"})
-    with running.worker("part", "--gpus", "1,3", POD_WORKER_REQUIRED_GPUS="0"):
+    environment = {"POD_WORKER_REQUIRED_GPUS": "0", "PYTHONPATH": str(tmp_path)}
+    with running.worker("part", "--gpus", "1,3", **environment):
         wait_for(lambda: "gpus=1,3" in output_of(running, run_id), "the output")

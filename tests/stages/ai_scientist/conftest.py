@@ -11,7 +11,7 @@ from tests.stages.ai_scientist.original_run import OriginalRun
 from tests.stages.ai_scientist.stand_in import MARK, latex_stand_in
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, f"unit-{os.getpid()}")
@@ -25,7 +25,7 @@ def original(tmp_path: Path) -> OriginalRun:
     return OriginalRun(tmp_path)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def finished(stand_in: None, tmp_path_factory: pytest.TempPathFactory) -> OriginalRun:
     """A run that reached its end. Tests must not change it."""
     run = OriginalRun(tmp_path_factory.mktemp("finished"))
