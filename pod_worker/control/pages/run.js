@@ -113,6 +113,7 @@ function facts(run) {
   const active = ACTIVE.includes(run.status);
   const beat = run.heartbeat ?? {};
   const entries = [
+    ["Name", run.name],
     ["Pipeline", run.pipeline],
     ["Attempt", run.attempt ?? 0],
     ["Failed attempts", run.maxAttempts && `${run.failedAttempts ?? 0} of at most ${run.maxAttempts}`],

@@ -125,7 +125,8 @@ function cells(run) {
 
 function label(run) {
   const code = run.status === "FAILED" && run.errorCode;
-  const words = code ? [code] : Object.entries(run.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+  const labels = Object.entries(run.labels ?? {}).map(([key, value]) => `${key}=${value}`);
+  const words = [...(run.name ? [run.name] : []), ...(code ? [code] : labels)];
   return words.length ? make("small", { class: code ? "bad" : "quiet" }, ` ${words.join(" ")}`) : null;
 }
 

@@ -240,6 +240,12 @@ def test_the_list_shows_an_error_where_it_is_the_runs_end() -> None:
     assert "WORKER_LOST" in shown_list([run | {"status": "FAILED"}])["rows"][0]
 
 
+def test_a_name_is_shown_in_the_list_and_on_the_page() -> None:
+    run = {"_id": "r1", "status": "RUNNING", "createdAt": moment(0), "name": "first", "labels": {"team": "a"}}
+    assert "first team=a" in shown_list([run])["rows"][0]
+    assert "Name first" in shown_page(run)["texts"]["facts"]
+
+
 def test_rejected_runs_are_not_counted_as_failed() -> None:
     tiles = shown_list([], {"FAILED": 2, "HUMAN_REJECTED": 5})["texts"]["tiles"]
     assert "2 Failed" in tiles
