@@ -7,7 +7,6 @@ the artifact store is a folder. Beside it stand sha256sum and cp of the same fil
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import print_figures
 from pod_worker.snapshots.snapshot_store import SnapshotStore
 from tests.training.context import FolderContext
 
@@ -80,11 +80,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = measure(arguments.mib)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:28} {value}")
+    print_figures(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ starts the process of the run.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 from ulid import ULID
 
+from benchmarks.figures import print_figures
 from benchmarks.workdir_upload import write_tree
 from pod_worker.cli.stack.up import LocalStack
 from pod_worker.content.tree import scan
@@ -103,11 +103,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = measure(arguments.runs, arguments.files, arguments.megabytes)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:28} {value}")
+    print_figures(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":

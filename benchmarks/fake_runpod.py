@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.figures import print_figures
 from pod_worker.fake_runpod.billing.ledger import ZERO
 from pod_worker.fake_runpod.billing.money import NANO, PICO, amount_usd
 from pod_worker.fake_runpod.cloud.account import Account
@@ -201,11 +202,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = measure_requests(arguments.seconds, arguments.connections) | measure_month(arguments.days)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:22} {value}")
+    print_figures(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":

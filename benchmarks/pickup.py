@@ -8,7 +8,6 @@ supervisor, and the queries it sends, counted by the server.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 import psutil
 from ulid import ULID
 
+from benchmarks.figures import print_figures
 from pod_worker.cli.stack.up import LocalStack
 from pod_worker.core.clock import SystemClock
 from pod_worker.store.mongo import Mongo, connect
@@ -139,11 +139,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = measure(arguments.runs, arguments.polled_runs, arguments.idle_seconds)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:22} {value}")
+    print_figures(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":

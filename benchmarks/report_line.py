@@ -7,7 +7,6 @@ the two, so that both have the same machine.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from benchmarks.figures import print_figures
 from pod_worker.command.reports.events_file import EventsFileReader
 from pod_worker.core.stage import Context
 
@@ -94,11 +94,7 @@ def main() -> None:
         follow(arguments.follow)
         return
     found = measure(arguments.lines)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:28} {value}")
+    print_figures(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ its parts in this process, and `rclone copy` of the same tree to the same object
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import print_figures
 from pod_worker.cli.stack.up import LocalStack
 from pod_worker.content.hash_cache import SETTLED_NS
 from pod_worker.content.tree import scan
@@ -115,11 +115,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = measure(arguments.files, arguments.megabytes)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:28} {value}")
+    print_figures(found, as_json=arguments.json)
 
 
 if __name__ == "__main__":
