@@ -5,6 +5,7 @@ Field names on the wire and in the database are those of AI-Scientist-v2 (`Title
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pod_worker.core.failure import FailureCode, RunError
@@ -58,6 +59,15 @@ def read_idea(value: Json) -> Idea:
     if problems:
         raise RunError(FailureCode.INVALID_INPUT, "the idea cannot be used: " + "; ".join(problems))
     return Idea(**fields, experiments=lists["experiments"], risks=lists["risks"])
+
+
+def idea_problems(params: Mapping[str, Json]) -> Iterator[str]:
+    """What is wrong with the parameter `idea`, where it is given."""
+    if "idea" in params:
+        try:
+            read_idea(params["idea"])
+        except RunError as error:
+            yield error.message
 
 
 def _text(value: Json, wire: str, is_optional: bool, problems: list[str]) -> str:

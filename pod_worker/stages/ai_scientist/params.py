@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from pod_worker.core.failure import RunError
-from pod_worker.core.research.idea import read_idea
+from pod_worker.core.research.idea import idea_problems
 from pod_worker.core.run import Json
 from pod_worker.parameters import read_params
 
@@ -132,11 +131,7 @@ def complete(params: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _problems(params: Mapping[str, Json]) -> Iterator[str]:
-    if "idea" in params:
-        try:
-            read_idea(params["idea"])
-        except RunError as error:
-            yield error.message
+    yield from idea_problems(params)
     for name in CAPS:
         if name in params:
             yield f"AI-Scientist-v2 cannot limit its spending, so {name!r} has no effect: use --max-duration"

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from pod_worker.core.failure import RunError
-from pod_worker.core.research.idea import read_idea
+from pod_worker.core.research.idea import idea_problems
 from pod_worker.core.run import Json
 from pod_worker.parameters import read_params
 from pod_worker.sandbox.named_hosts import host_problem
@@ -138,11 +138,7 @@ def complete(params: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _problems(params: Mapping[str, Json]) -> Iterator[str]:
-    if "idea" in params:
-        try:
-            read_idea(params["idea"])
-        except RunError as error:
-            yield error.message
+    yield from idea_problems(params)
     hosts = params.get("hosts")
     for host in hosts if isinstance(hosts, list) else ():
         if isinstance(host, str) and (problem := host_problem(host)):
