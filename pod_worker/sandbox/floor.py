@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from pod_worker.sandbox.identity import SANDBOX_UID, closed_folder
+from pod_worker.process.folder_access import closed_folder
+from pod_worker.sandbox.identity import SANDBOX_UID
 from pod_worker.sandbox.layers import DEFAULT_FLOOR
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pod_worker.process.folder_access import closed_folder
 
 SANDBOX_UID = 61_998  # worker.child_user.DEFAULT_UID is the stage's
 
@@ -21,26 +22,6 @@ class SandboxUser:
     uid: int
     gid: int
     groups: tuple[int, ...] = ()  # of the GPU devices
-
-
-def closed_folder(path: Path, uid: int, groups: Iterable[int]) -> Path | None:
-    """The first folder on the way to `path` that the user may not enter, or None."""
-    if uid == 0:
-        return None
-    for folder in reversed(path.parents):
-        try:
-            found = folder.stat()
-        except OSError:
-            continue  # created later
-        if found.st_uid == uid:
-            is_open = found.st_mode & stat.S_IXUSR
-        elif found.st_gid in groups:
-            is_open = found.st_mode & stat.S_IXGRP
-        else:
-            is_open = found.st_mode & stat.S_IXOTH
-        if not is_open:
-            return folder
-    return None
 
 
 def share_folder(folder: Path, gid: int, *, writable: bool) -> None:

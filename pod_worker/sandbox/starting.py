@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pod_worker.core.failure import FailureCode, RunError
+from pod_worker.process.folder_access import closed_folder
 from pod_worker.process.sandbox_server import START_REQUEST, SandboxIds, server_environment, start_server
-from pod_worker.sandbox.identity import SANDBOX_UID, closed_folder
+from pod_worker.sandbox.identity import SANDBOX_UID
 
 GUARD_SECONDS = 30.0
 END_SECONDS = 10.0

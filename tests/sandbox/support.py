@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from pod_worker.sandbox.identity import SANDBOX_UID, closed_folder
+from pod_worker.process.folder_access import closed_folder
+from pod_worker.sandbox.identity import SANDBOX_UID
 from pod_worker.sandbox.layers import DEFAULT_FLOOR
 
 ROOT = Path(__file__).resolve().parents[2]

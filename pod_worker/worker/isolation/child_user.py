@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pod_worker.process.folder_access import closed_folder
 from pod_worker.sandbox.identity import SANDBOX_UID
 
 AUTO, NONE = "auto", "none"
@@ -104,7 +105,7 @@ def check_user(user: ChildUser, folders: Iterable[Path], cwd: Path | None = None
     It must reach the folders.
     """
     for path in (*folders, Path(sys.executable).resolve(), Path(__file__)):
-        if closed := closed_folder(user, path):
+        if closed := closed_folder(path, user.uid, (user.gid, *user.groups)):
             raise ChildUserError(
                 f"user {user.name} ({user.uid}) cannot enter {closed}, which leads to {path}; move it to a folder "
                 f"that others may enter, or run `chmod o+x {closed}`"
@@ -128,24 +129,6 @@ def check_user(user: ChildUser, folders: Iterable[Path], cwd: Path | None = None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ChildUserError(f"user {user.name} ({user.uid}) cannot import pod_worker: {lines[-1][:300]}")
-
-
-def closed_folder(user: ChildUser, path: Path) -> Path | None:
-    """The first folder on the way to `path` that the user may not enter, or None."""
-    for folder in reversed(path.parents):
-        try:
-            found = folder.stat()
-        except OSError:
-            continue  # created later, by us
-        if found.st_uid == user.uid:
-            is_open = found.st_mode & stat.S_IXUSR
-        elif found.st_gid in (user.gid, *user.groups):
-            is_open = found.st_mode & stat.S_IXGRP
-        else:
-            is_open = found.st_mode & stat.S_IXOTH
-        if not is_open:
-            return folder
-    return None
 
 
 def prepare_home(user: ChildUser, work_root: Path, env: Mapping[str, str]) -> dict[str, str]:

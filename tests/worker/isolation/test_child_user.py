@@ -20,13 +20,13 @@ from pod_worker.core.payload import RunLog, StageMetric
 from pod_worker.outbox.emitter import RunEmitter
 from pod_worker.outbox.ids import UlidGenerator
 from pod_worker.outbox.spool import Spool
+from pod_worker.process.folder_access import closed_folder
 from pod_worker.worker.isolation.attempt_tag import unguarded_processes
 from pod_worker.worker.isolation.child_user import (
     DEFAULT_UID,
     ChildUser,
     ChildUserError,
     check_user,
-    closed_folder,
     find_user,
     hand_over,
     make_way,
@@ -80,9 +80,9 @@ def test_a_user_that_cannot_protect_is_refused(setting: str, message: str) -> No
 def test_the_first_closed_folder_is_named(open_folder: Path) -> None:
     target = open_folder / "private" / "work"
     target.mkdir(parents=True)
-    assert closed_folder(USER, target) is None
+    assert closed_folder(target, USER.uid, (USER.gid, *USER.groups)) is None
     (open_folder / "private").chmod(0o700)
-    assert closed_folder(USER, target) == open_folder / "private"
+    assert closed_folder(target, USER.uid, (USER.gid, *USER.groups)) == open_folder / "private"
 
 
 @only_root
@@ -100,7 +100,7 @@ def test_the_way_to_a_state_folder_is_open_whatever_the_umask_is(open_folder: Pa
         make_way(open_folder / "lib" / "pod-worker" / "work")
     finally:
         os.umask(before)
-    assert closed_folder(USER, open_folder / "lib" / "pod-worker" / "work") is None
+    assert closed_folder(open_folder / "lib" / "pod-worker" / "work", USER.uid, (USER.gid, *USER.groups)) is None
     assert stat.S_IMODE((open_folder / "lib" / "pod-worker").stat().st_mode) == 0o711
 
 
