@@ -11,8 +11,7 @@ from pymongo.database import Database
 
 from pod_worker.control.app import build_app
 from pod_worker.core.clock import ManualClock
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import connect, ensure_indexes
+from pod_worker.store.mongo import connect
 
 TOKEN = "control-token"
 
@@ -24,7 +23,6 @@ Plane = Callable[..., TestClient]
 def store(mongodb_url: str) -> Iterator[Db]:
     """The database as the product opens it, with its indexes."""
     database = connect(mongodb_url)
-    ensure_indexes(database, all_indexes())
     yield database
     database.client.close()
 

@@ -12,7 +12,6 @@ from pod_worker.core.lease import Fence
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_keys, artifact_registry
 from pod_worker.store.artifact_keys import UnfinishedKey
-from pod_worker.store.mongo import ensure_indexes
 
 KEY, A, B = "runs/r/1/$a.txt", "aa" * 32, "bb" * 32
 SOON = datetime.now(UTC) + timedelta(days=1)
@@ -20,7 +19,6 @@ SOON = datetime.now(UTC) + timedelta(days=1)
 
 @pytest.fixture
 def keys(db: Any) -> Any:
-    ensure_indexes(db, artifact_keys.INDEXES)
     return db
 
 

@@ -12,7 +12,6 @@ import pytest
 from pod_worker.core.lease import Fence, RunWriter, UnleasedRun
 from pod_worker.core.stage import Artifact
 from pod_worker.store import artifact_registry
-from pod_worker.store.mongo import ensure_indexes
 
 ARTIFACT = Artifact("runs/run1/2/a.txt", 5, "aa" * 32, "data", "text/plain")
 NAME = f"run1:data:{ARTIFACT.sha256}"
@@ -21,7 +20,6 @@ FENCE = Fence("run1", 2, "token2")
 
 @pytest.fixture
 def held(db: Any) -> Any:
-    ensure_indexes(db, artifact_registry.INDEXES)
     db["runs"].insert_one({"_id": "run1", "attempt": 2, "leaseToken": "token2"})
     return db
 

@@ -29,8 +29,7 @@ from pod_worker.store.events.reader import EventFilter, EventReader
 from pod_worker.store.ideation.hypotheses import Hypotheses, HypothesisRequest
 from pod_worker.store.ideation.requests import IdeationRequest, IdeationRequests
 from pod_worker.store.ideation.sweep import IdeationSweep
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import ensure_indexes, tolerant_rows
+from pod_worker.store.mongo import tolerant_rows
 from pod_worker.store.pod_intents import PodIntents
 from pod_worker.store.pruning import RunPruner
 from pod_worker.store.queue.operations import OperatorActions
@@ -58,7 +57,6 @@ PARTS = [collection for collection, _ in TEMPLATES.values()]
 
 @pytest.fixture
 def ready(db: Db) -> Db:
-    ensure_indexes(db, all_indexes())
     # Without a journal: thousands of examples, and none crashes the server.
     return db.client.get_database(db.name, write_concern=WriteConcern(1, j=False))
 

@@ -10,8 +10,6 @@ import pytest
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.pruning import Pruned, RunPruner
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue
@@ -24,7 +22,6 @@ ENDED = ["COMPLETED", "FAILED", "CANCELED"]
 
 @pytest.fixture
 def pruner(db: Db) -> RunPruner:
-    ensure_indexes(db, all_indexes())
     return RunPruner(db)
 
 

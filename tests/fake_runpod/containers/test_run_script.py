@@ -20,8 +20,7 @@ from pod_worker.fake_runpod.containers.run_script import run_script
 from pod_worker.fake_runpod.containers.scripted_runner import ScriptedRunner
 from pod_worker.fake_runpod.server import Options, running
 from pod_worker.local.s3 import S3Access
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import Mongo, connect, ensure_indexes
+from pod_worker.store.mongo import Mongo, connect
 from tests.fake_runpod.api_client import GPU, Api
 from tests.fake_runpod.waiting import until
 
@@ -66,7 +65,6 @@ def test_the_story_is_the_documented_one() -> None:
 @pytest.fixture
 def database(mongodb_url: str) -> Iterator[Mongo]:
     database = connect(mongodb_url)
-    ensure_indexes(database, all_indexes())
     yield database
     database.client.close()
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import connect, ensure_indexes
+from pod_worker.store.mongo import connect
 from pod_worker.store.queue.run_queue import RunQueue
 
 IDEA: dict[str, Any] = {
@@ -26,7 +25,6 @@ IDEA: dict[str, Any] = {
 @pytest.fixture
 def database(mongodb_url: str) -> Iterator[Any]:
     made = connect(mongodb_url)
-    ensure_indexes(made, all_indexes())
     yield made
     made.client.close()
 

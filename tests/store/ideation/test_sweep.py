@@ -13,8 +13,6 @@ from pod_worker.store.ideation.adoption import RequestAdoption
 from pod_worker.store.ideation.hypotheses import Hypotheses, HypothesisRequest
 from pod_worker.store.ideation.requests import IdeationRequest, IdeationRequests
 from pod_worker.store.ideation.sweep import IdeationSweep
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.run_queue import RunQueue
 from tests.store.commands import QUERIES, Commands, watched
 from tests.store.ideation.conftest import IDEA
@@ -24,7 +22,6 @@ from tests.store.plans import plans
 def test_every_query_has_an_index_and_an_idle_sweep_makes_four(mongodb_url: str) -> None:
     seen = Commands()
     with watched(mongodb_url, seen) as database:
-        ensure_indexes(database, all_indexes())
         numbers = range(200)
         database["hypotheses"].insert_many({"_id": f"h{n}", "title": "t", "idea": "x"} for n in numbers)
         database["ideation_requests"].insert_many(

@@ -13,8 +13,7 @@ import pytest
 from pymongo.database import Database
 
 from pod_worker.core.clock import SystemClock
-from pod_worker.store.mongo import ensure_indexes
-from pod_worker.store.queue.run_queue import INDEXES, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import RunQueue, RunRequest
 
 Db = Database[dict[str, Any]]
 PROCESSES = 8
@@ -49,7 +48,6 @@ def race(url: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_eight_processes_claim_every_run_exactly_once(mongodb_url: str, db: Db) -> None:
-    ensure_indexes(db, INDEXES)
     RunQueue(db, SystemClock()).enqueue_many(
         [RunRequest(f"r{number:04d}", "synthetic", {}) for number in range(RUNS)]
     )

@@ -12,11 +12,10 @@ from pod_worker.core.clock import SystemClock
 from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.outcome import Canceled, Failed, Outcome, Released, Succeeded
 from pod_worker.core.run import AfterFailure, InvalidRunError
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.dependencies import Dependencies, find_cycle
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 from pod_worker.store.queue.run_request import in_dependency_order
 
 Db = Database[dict[str, Any]]
@@ -26,7 +25,6 @@ BROKEN = Failed(Failure(FailureCode.USER_ERROR, "broke"))
 
 @pytest.fixture
 def queue(db: Db) -> RunQueue:
-    ensure_indexes(db, INDEXES)
     return RunQueue(db, SystemClock(), rng=random.Random(1))
 
 

@@ -19,10 +19,9 @@ from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Succeeded
 from pod_worker.core.run import PARAMS_LIMIT_BYTES, Checkpoint, InvalidRunError, RunStatus
 from pod_worker.store.errors import is_permanent_error
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import BATCH, Rescue
-from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 
 Db = Database[dict[str, Any]]
 OLD = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,7 +32,6 @@ LIMIT = 16 * 1024 * 1024
 
 @pytest.fixture
 def queue(db: Db) -> RunQueue:
-    ensure_indexes(db, INDEXES)
     return RunQueue(db, SystemClock(), rng=random.Random(1))
 
 

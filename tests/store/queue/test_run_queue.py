@@ -18,13 +18,12 @@ from pod_worker.core.lease import Fence, RenewalResult
 from pod_worker.core.outcome import Canceled, Failed, Lost, Outcome, Released, Succeeded
 from pod_worker.core.run import Checkpoint, Requirements, RunStatus
 from pod_worker.core.worker_offer import WorkerOffer, unmet_requirements
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.claiming import CLAIM_SORT, claimable_filter
 from pod_worker.store.queue.contention import UNCONTENDED_LOOK_AHEAD
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue, expired_lease_filter
 from pod_worker.store.queue.run_document import requirements_document
-from pod_worker.store.queue.run_queue import INDEXES, Claim, ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import Claim, ClaimingWorker, RunQueue, RunRequest
 from tests.store.commands import Commands, watched
 from tests.store.unreliable import Loss, Unreliable
 
@@ -33,7 +32,6 @@ Db = Database[dict[str, Any]]
 
 @pytest.fixture
 def queue(db: Db) -> RunQueue:
-    ensure_indexes(db, INDEXES)
     return RunQueue(db, SystemClock(), rng=random.Random(1))
 
 

@@ -13,10 +13,9 @@ from pod_worker.core.failure import Failure, FailureCode
 from pod_worker.core.lease import RenewalResult
 from pod_worker.core.outcome import Failed, Succeeded
 from pod_worker.core.run import Checkpoint
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, Claim, ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import Claim, ClaimingWorker, RunQueue, RunRequest
 from tests.store.commands import Commands, watched
 from tests.store.unreliable import Loss, Unreliable
 
@@ -44,7 +43,6 @@ def claimed(queue: RunQueue) -> Claim:
 
 def test_no_command_of_the_queue_carries_the_clients_time(mongodb_url: str, db: Db) -> None:
     """A clock that is an hour off must neither lengthen a lease nor end one."""
-    ensure_indexes(db, INDEXES)
     sent = Commands()
     with watched(mongodb_url, sent) as database:
         live_a_little(RunQueue(database, SystemClock()), OperatorActions(database), Rescue(database))
@@ -72,7 +70,6 @@ def live_a_little(queue: RunQueue, operations: OperatorActions, rescue: Rescue) 
 
 
 def test_a_lease_ends_by_the_servers_clock_whatever_the_claimer_thinks(db: Db) -> None:
-    ensure_indexes(db, INDEXES)
     queue = RunQueue(db, ManualClock(), lease_seconds=60)
     queue.enqueue(RunRequest("a", "synthetic", {}))
     claimed(queue)
@@ -84,7 +81,6 @@ def test_a_lease_ends_by_the_servers_clock_whatever_the_claimer_thinks(db: Db) -
 
 def test_trust_is_counted_from_before_the_request_was_sent(db: Db) -> None:
     """A slow answer makes the lease shorter for its holder, never longer."""
-    ensure_indexes(db, INDEXES)
     clock = ManualClock()
     RunQueue(db, clock).enqueue(RunRequest("a", "synthetic", {}))
 
@@ -124,7 +120,6 @@ def rescue_while(db: Db, meanwhile: Any) -> list[Any]:
 
 
 def test_a_lease_that_was_renewed_after_the_look_is_left_alone(db: Db) -> None:
-    ensure_indexes(db, INDEXES)
     queue = RunQueue(db, SystemClock())
     queue.enqueue(RunRequest("a", "synthetic", {}))
     claim = claimed(queue)
@@ -137,7 +132,6 @@ def test_a_lease_that_was_renewed_after_the_look_is_left_alone(db: Db) -> None:
 
 def test_a_rescue_ends_only_the_lease_that_it_looked_at(db: Db) -> None:
     """Else it would name one worker dead and take the run from another."""
-    ensure_indexes(db, INDEXES)
     queue = RunQueue(db, SystemClock())
     queue.enqueue(RunRequest("a", "synthetic", {}))
     claimed(queue)

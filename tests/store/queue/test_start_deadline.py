@@ -11,10 +11,9 @@ from pymongo.database import Database
 from pod_worker.core.clock import SystemClock
 from pod_worker.core.outcome import Released, Succeeded
 from pod_worker.core.run import InvalidRunError
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import ActionResult, OperatorActions
 from pod_worker.store.queue.rescue import Rescue
-from pod_worker.store.queue.run_queue import INDEXES, ClaimingWorker, RunQueue, RunRequest
+from pod_worker.store.queue.run_queue import ClaimingWorker, RunQueue, RunRequest
 from pod_worker.store.queue.start_deadline import StartDeadline
 
 Db = Database[dict[str, Any]]
@@ -23,7 +22,6 @@ WORKER = ClaimingWorker("w1", "pod", ("synthetic",), ("synthetic",))
 
 @pytest.fixture
 def queue(db: Db) -> RunQueue:
-    ensure_indexes(db, INDEXES)
     return RunQueue(db, SystemClock(), rng=random.Random(1))
 
 

@@ -13,8 +13,6 @@ from pod_worker.control.ingest.decode import read_batch
 from pod_worker.control.runs.live import RunFollower
 from pod_worker.store import artifact_registry
 from pod_worker.store.events.reader import EventFilter, EventReader
-from pod_worker.store.indexes import all_indexes
-from pod_worker.store.mongo import ensure_indexes
 from pod_worker.store.queue.operations import OperatorActions
 from pod_worker.store.queue.stats import QueueStatsReader
 from pod_worker.store.views.metric_series import MetricSeries
@@ -42,7 +40,6 @@ def database(mongodb_url: str, seen: Commands) -> Iterator[Any]:
 
 
 def fill(made: Any) -> None:
-    ensure_indexes(made, all_indexes())
     made["runs"].insert_many(
         {
             "_id": f"r{n}",
